@@ -1,0 +1,92 @@
+"""A distributed task-queue backend for LLM agents, on Celery, Redis, kombu and Flower.
+
+The public names are imported when they are first used, so that a tool that needs one of them (the fake LLM,
+the command line's help) does not pay for Celery.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aios_dist.agents import Agent, JobSpec, PromptsAgent, agent, gather, llm, prompts, tool
+    from aios_dist.calls import LLMRequest, LLMResponse, Usage
+    from aios_dist.errors import (
+        AiosError,
+        JobCancelled,
+        JobFailed,
+        LLMError,
+        ResultTimeout,
+        RetryableLLMError,
+        ToolError,
+        UsageError,
+    )
+    from aios_dist.fleet import AsyncFleet, AsyncJob, AsyncPlan
+    from aios_dist.jobs import JobState, Outcome, Step, StepState
+    from aios_dist.plans import Plan, fifo, fixed, hybrid
+    from aios_dist.sync import Fleet, Job
+
+_HOMES = {
+    "agents": ("Agent", "JobSpec", "PromptsAgent", "agent", "gather", "llm", "prompts", "tool"),
+    "calls": ("LLMRequest", "LLMResponse", "Usage"),
+    "errors": (
+        "AiosError",
+        "JobCancelled",
+        "JobFailed",
+        "LLMError",
+        "ResultTimeout",
+        "RetryableLLMError",
+        "ToolError",
+        "UsageError",
+    ),
+    "fleet": ("AsyncFleet", "AsyncJob", "AsyncPlan"),
+    "jobs": ("JobState", "Outcome", "Step", "StepState"),
+    "plans": ("Plan", "fifo", "fixed", "hybrid"),
+    "sync": ("Fleet", "Job"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "AiosError",
+    "AsyncFleet",
+    "AsyncJob",
+    "AsyncPlan",
+    "Fleet",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobSpec",
+    "JobState",
+    "LLMError",
+    "LLMRequest",
+    "LLMResponse",
+    "Outcome",
+    "Plan",
+    "PromptsAgent",
+    "ResultTimeout",
+    "RetryableLLMError",
+    "Step",
+    "StepState",
+    "ToolError",
+    "Usage",
+    "UsageError",
+    "agent",
+    "fifo",
+    "fixed",
+    "gather",
+    "hybrid",
+    "llm",
+    "prompts",
+    "tool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'aios_dist' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"aios_dist.{home}"), name)

@@ -1,0 +1,406 @@
+"""The programming model: ``@agent``, ``llm()``, ``tool()``, ``gather()``.
+
+An agent is a plain ``async def``. It is not kept in memory while it waits: after each outcome it is run
+again from its start, and what it had asked for before is answered from the journal (as Temporal and DBOS
+do). So between its awaits an agent must do the same each time it is run; time, randomness, files and the
+network belong in ``tool()``, which is journaled and runs once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import string
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+
+from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
+from aios_dist.config import NAME, PromptsConfig
+from aios_dist.errors import InvalidInput, UnknownName
+
+in_turn: ContextVar[bool] = ContextVar("aios_in_turn", default=False)
+"""True while an agent's program runs in a turn: the only place where its awaits mean anything."""
+
+Program = Callable[[], Coroutine[Any, Any, Any]]
+"""An agent with its input bound: each call starts the program anew."""
+
+
+class Command:
+    """What an agent awaits. Created freely; asked for only when awaited."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Command, Any, Any]:
+        if not in_turn.get():
+            what = type(self).__name__.lower()
+            raise RuntimeError(
+                f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."
+            )
+        return (yield self)
+
+
+class LLM(Command):
+    """A step of kind ``llm``."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: LLMRequest) -> None:
+        self.request = request
+
+    def __await__(self) -> Generator[Command, Any, LLMResponse]:
+        return super().__await__()
+
+
+class Tool(Command):
+    """A step of kind ``tool``: the function itself stays with the program, its name and arguments are journaled."""
+
+    __slots__ = ("call", "request")
+
+    def __init__(self, request: ToolRequest, call: Callable[[], Any]) -> None:
+        self.request = request
+        self.call = call
+
+
+class Gather(Command):
+    """Several awaitables at once."""
+
+    __slots__ = ("branches", "return_exceptions")
+
+    def __init__(self, branches: Sequence[Awaitable[Any]], return_exceptions: bool) -> None:
+        self.branches = branches
+        self.return_exceptions = return_exceptions
+
+
+def llm(
+    prompt: str | None = None,
+    *,
+    messages: Sequence[dict[str, Any]] | None = None,
+    system: str | None = None,
+    model: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
+    response_format: dict[str, Any] | None = None,
+    **extra: Any,
+) -> LLM:
+    """Ask a language model; await the result inside an agent.
+
+    Args:
+        prompt: the user's message; or give ``messages``.
+        messages: a whole conversation in OpenAI's form, passed on untouched.
+        system: a system message put before ``prompt``.
+        model: a name from ``[models.*]`` in aios.toml; the fleet's default model when left out.
+        temperature, max_tokens, tools, response_format: passed on where given.
+        extra: any other provider option, passed on untouched.
+
+    Returns:
+        Something to await: an :class:`LLMResponse`.
+
+    Raises:
+        InvalidInput: neither or both of ``prompt`` and ``messages``.
+        LLMError: from the await, when the call brought no answer.
+    """
+    if (prompt is None) == (messages is None):
+        raise InvalidInput("llm() takes either a prompt or messages, one of the two.")
+    if messages is not None:
+        conversation = [dict(m) for m in messages]
+        if system is not None:
+            raise InvalidInput("llm(messages=…) holds its system message itself; leave system= out.")
+    else:
+        if not isinstance(prompt, str):
+            raise InvalidInput(f"llm() takes its prompt as text, not {type(prompt).__name__}.")
+        conversation = [{"role": "system", "content": system}] if system is not None else []
+        conversation.append({"role": "user", "content": prompt})
+    return LLM(
+        LLMRequest(
+            messages=conversation,
+            model=model,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            tools=list(tools) if tools is not None else None,
+            response_format=response_format,
+            extra=extra,
+        )
+    )
+
+
+def tool(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Tool:
+    """Run ``function(*args, **kwargs)`` once and journal what it returned; await the result in an agent.
+
+    Args:
+        function: plain or ``async``; a plain one runs in a thread. It may be run again when its worker
+            is lost before the outcome is written, so make what it does repeatable.
+        args, kwargs: JSON values.
+
+    Returns:
+        Something to await: what the function returned, as JSON gives it back (tuples become lists).
+
+    Raises:
+        ToolError: from the await, when the function raised.
+    """
+    if not callable(function):
+        raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return Tool(
+        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *args, **kwargs)
+    )
+
+
+def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather:
+    """Wait for several at once: ``await gather(llm("a"), llm("b"), other_async_function(x))``.
+
+    All branches are waited for, also when one fails: what is asked for is paid for. Then the first
+    failure in the order of the arguments is raised, or, with ``return_exceptions``, put in its place.
+
+    Returns:
+        Something to await: the list of results in the order of the arguments.
+    """
+    return Gather(branches, return_exceptions)
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent with its input: what is submitted, and what plans are made of.
+
+    Attributes:
+        agent: the agent's name.
+        input: its arguments, JSON values by name.
+        id: the job's id; one is made up when None.
+        tenant: on whose behalf it runs.
+        prompts: the definition, for an agent that is data.
+        program: starts the agent, where the submitting process has its code.
+    """
+
+    agent: str
+    input: dict[str, Any]
+    id: str | None = None
+    tenant: str = "default"
+    prompts: PromptsConfig | None = None
+    program: Program | None = None
+
+
+class Agent:
+    """An ``async def`` that a fleet can run. Made by :func:`agent`."""
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name
+        self.signature = inspect.signature(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """The plain coroutine: an agent may await another agent as a part of itself."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<agent {self.name}{self.signature}>"
+
+    def job(self, *, id: str | None = None, tenant: str = "default", **input: Any) -> JobSpec:
+        """This agent with its input, checked.
+
+        Args:
+            id: the job's id; submitting the same id twice is one job.
+            tenant: on whose behalf it runs.
+            input: the agent's arguments, by name; JSON values.
+
+        Raises:
+            InvalidInput: the arguments do not fit the signature, or are not JSON.
+        """
+        try:
+            bound = self.signature.bind(**input)
+        except TypeError as exc:
+            raise InvalidInput(f"Agent {self.name}{self.signature} cannot take this input: {exc}.") from None
+        given = as_json(dict(bound.arguments), f"input of agent {self.name!r}")
+        names = list(self.signature.parameters.values())
+        if any(p.kind is p.VAR_KEYWORD for p in names):
+            extra = next(p.name for p in names if p.kind is p.VAR_KEYWORD)
+            given = {**{k: v for k, v in given.items() if k != extra}, **given.get(extra, {})}
+        return JobSpec(agent=self.name, input=given, id=id, tenant=tenant, program=self.program(given))
+
+    def program(self, input: dict[str, Any]) -> Program:
+        """The agent with its input bound."""
+        return functools.partial(self.function, **input)
+
+
+_registry: dict[str, Agent] = {}
+
+
+def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, name: str | None = None) -> Any:
+    """Make an ``async def`` an agent: ``@agent`` or ``@agent(name="trip")``.
+
+    Args:
+        name: what the agent is called on the wire, on every machine; the function's name when left out.
+
+    Raises:
+        InvalidInput: not an ``async def``; or the name is taken by another function.
+    """
+    if function is None:
+        return functools.partial(agent, name=name)
+    label = name or function.__name__
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidInput(f"Agent {label!r} must be an async def.")
+    if not NAME.fullmatch(label):
+        raise InvalidInput(f"Agent name {label!r} must be letters, digits and . _ : - (at most 128).")
+    if any(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(function).parameters.values()):
+        raise InvalidInput(f"Agent {label!r} has positional-only parameters; its input is given by name.")
+    known = _registry.get(label)
+    if known is not None and (known.function.__module__, known.function.__qualname__) != (
+        function.__module__,
+        function.__qualname__,
+    ):
+        raise InvalidInput(
+            f"Two agents are called {label!r} ({known.function.__module__} and {function.__module__}); "
+            "give one of them another name: @agent(name=…)."
+        )
+    made = _registry[label] = Agent(function, label)
+    return made
+
+
+def registered() -> dict[str, Agent]:
+    """The agents whose code this process has imported, by name."""
+    return dict(_registry)
+
+
+def find(name: str) -> Agent | None:
+    """The agent of that name, if this process has its code."""
+    return _registry.get(name)
+
+
+def prompts(
+    name: str,
+    prompts: Sequence[str],
+    *,
+    model: str | None = None,
+    system: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+) -> PromptsAgent:
+    """An agent that is data: prompts asked one after another; workers need no code for it.
+
+    ``{input}`` is the job's input (``{input[key]}`` one entry of it), ``{previous}`` the answer before,
+    ``{steps[0]}`` the answer of step 0. Braces are doubled to stand for themselves.
+
+    Raises:
+        InvalidInput: no prompts, a bad name, or a placeholder that can never be filled.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
+    config = PromptsConfig(
+        prompts=list(prompts), model=model, system=system, temperature=temperature, max_tokens=max_tokens
+    )
+    return PromptsAgent(name, config)
+
+
+class PromptsAgent:
+    """An agent that is data. Made by :func:`prompts` or by ``[agents.NAME]`` in aios.toml."""
+
+    def __init__(self, name: str, config: PromptsConfig) -> None:
+        if not NAME.fullmatch(name):
+            raise InvalidInput(f"Agent name {name!r} must be letters, digits and . _ : - (at most 128).")
+        self.name = name
+        self.config = config
+        for number, prompt in enumerate(config.prompts):
+            _fill(name, number, prompt, _Anything(), ["x"] * number)
+
+    def __repr__(self) -> str:
+        return f"<agent {self.name}: {len(self.config.prompts)} prompts>"
+
+    def job(self, input: Any = None, *, id: str | None = None, tenant: str = "default", **named: Any) -> JobSpec:
+        """This agent with its input: one JSON value, or named ones that become ``{input[name]}``.
+
+        Raises:
+            InvalidInput: the input is not JSON, or a prompt needs what it does not have.
+        """
+        if named and input is not None:
+            raise InvalidInput(f"Give agent {self.name!r} one input or named ones, not both.")
+        value = as_json(named or input, f"input of agent {self.name!r}")
+        for number, prompt in enumerate(self.config.prompts):
+            _fill(self.name, number, prompt, value, [""] * number)
+        return JobSpec(
+            agent=self.name,
+            input={"input": value},
+            id=id,
+            tenant=tenant,
+            prompts=self.config,
+            program=prompts_program(self.name, self.config, value),
+        )
+
+
+def prompts_program(name: str, config: PromptsConfig, value: Any) -> Program:
+    """The program of an agent that is data."""
+
+    async def run() -> str:
+        answers: list[str] = []
+        for number, prompt in enumerate(config.prompts):
+            answer: LLMResponse = await llm(
+                _fill(name, number, prompt, value, answers),
+                system=config.system,
+                model=config.model,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+            )
+            answers.append(answer.text)
+        return answers[-1]
+
+    return run
+
+
+class _Anything:
+    """Stands for an input that is not known yet, while an agent's placeholders are checked."""
+
+    def __getitem__(self, key: object) -> _Anything:
+        return self
+
+    def __format__(self, spec: str) -> str:
+        return ""
+
+
+def _fill(agent_name: str, number: int, prompt: str, value: Any, answers: list[str]) -> str:
+    fields: dict[str, Any] = {"input": value, "steps": answers}
+    if answers:
+        fields["previous"] = answers[-1]
+    try:
+        if any("." in (field or "") or field == "" for _, field, _, _ in _formatter.parse(prompt)):
+            raise ValueError("only {input}, {input[key]}, {previous} and {steps[0]} can be filled in")
+        return _formatter.vformat(prompt, (), fields)
+    except (LookupError, ValueError, TypeError) as exc:
+        why = f"there is no {exc}" if isinstance(exc, KeyError) else str(exc)
+        raise InvalidInput(
+            f"Prompt {number} of agent {agent_name!r} cannot be filled in: {why}. "
+            "It may use {input}, {input[key]}, {previous} and {steps[N]} of an earlier prompt."
+        ) from None
+
+
+_formatter = string.Formatter()
+
+
+def as_json(value: Any, what: str) -> Any:
+    """The value as JSON gives it back (tuples become lists, dataclasses dicts).
+
+    Raises:
+        InvalidInput: it is not JSON.
+    """
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_refuse))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidInput(f"The {what} is not JSON: {exc}.") from None
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+def program_of(name: str, input: dict[str, Any], definition: PromptsConfig | None) -> Program:
+    """The program of a journaled job.
+
+    Raises:
+        UnknownName: its code is not in this process.
+    """
+    if definition is not None:
+        return prompts_program(name, definition, input.get("input"))
+    known = find(name)
+    if known is None:
+        raise UnknownName(f"Agent {name!r} is not in this process; import its module.")
+    return known.program(input)

@@ -1,0 +1,182 @@
+"""The one definition of the Celery app, the wire names, and tickets.
+
+A ticket is an ordinary Celery message (protocol 2) on the Redis list of its lane. Kombu builds it, once, on
+its in-memory transport; what changes from ticket to ticket (ids, the hint for people) is then filled in as
+text. That gives the bytes that ``apply_async`` would give (a contract test compares them) for a hundredth
+of the time, and the ready list ``LPUSH`` command can travel in the same round trip as the commit that made
+the step ready.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from celery import Celery
+from kombu import Connection, Queue
+
+from aios_dist.config import Config, PoolConfig
+from aios_dist.journal.records import Ticket
+
+TASK = "aios.step"
+"""The one Celery task."""
+
+POOL = "aios_dist.runtime.pool:AsyncioPool"
+
+
+def keyprefix(fleet: str) -> str:
+    """Kombu's ``global_keyprefix`` of a fleet: its lists, ``unacked`` and events are the fleet's own."""
+    return f"{fleet}."
+
+
+def broker_url(redis_url: str) -> str:
+    """The fleet's Redis URL as kombu wants it (``sentinel://a:1;sentinel://b:1`` for several nodes)."""
+    if not redis_url.startswith("sentinel://"):
+        return redis_url
+    parts = urlsplit(redis_url)
+    account, at, hosts = parts.netloc.rpartition("@")
+    query = [(k, v) for k, v in parse_qsl(parts.query) if k != "master"]
+    return ";".join(
+        urlunsplit(("sentinel", f"{account}{at}{host}", parts.path, urlencode(query), ""))
+        for host in hosts.split(",")
+    )
+
+
+def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios") -> Celery:
+    """The Celery app of a fleet: a worker's when a pool is given, else one that only talks.
+
+    Every setting that differs from Celery's default says why; see the design, section 5.
+    """
+    fleet = config.fleet
+    app = Celery(name, broker=broker_url(fleet.redis_url), set_as_current=pool is not None)
+    options: dict[str, Any] = {
+        "global_keyprefix": keyprefix(fleet.name),
+        "priority_steps": [0],  # one list a lane: order is ours
+        "max_connections": 1000,  # kombu's 10 fail under load
+        "socket_timeout": 30.0,  # kombu's default waits for ever on a dead connection
+        "socket_connect_timeout": 5.0,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    }
+    if fleet.redis_url.startswith("sentinel://"):
+        options["master_name"] = dict(parse_qsl(urlsplit(fleet.redis_url).query)).get("master", "mymaster")
+    app.conf.update(
+        broker_transport_options=options,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a Redis restart is waited out
+        task_serializer="json",
+        result_serializer="json",
+        event_serializer="json",
+        accept_content=["json"],  # no pickle anywhere
+        task_ignore_result=True,  # the journal is the result
+        task_acks_late=False,  # the lease answers for the step, not kombu
+        task_default_queue="llm",
+        task_create_missing_queues=False,
+        task_send_sent_event=False,  # 488 → 315 tasks a second, for nothing that Flower needs
+        worker_send_task_events=True,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # a ticket is taken when a slot is free
+        worker_disable_rate_limits=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_prefetch_count_reduction=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        enable_utc=True,
+        timezone="UTC",
+    )
+    lanes = pool.lanes if pool else config.lane_names()
+    app.conf.task_queues = [Queue(lane, routing_key=lane) for lane in lanes]
+    if pool is not None:
+        app.conf.update(worker_pool=POOL, worker_concurrency=pool.slots)
+    return app
+
+
+class Tickets:
+    """Makes the Redis commands that put tickets on their lanes."""
+
+    def __init__(self, config: Config) -> None:
+        self._prefix = keyprefix(config.fleet.name)
+        self._parts = _template()
+
+    def key(self, lane: str) -> str:
+        """The Redis list of a lane's tickets."""
+        return f"{self._prefix}{lane}"
+
+    def command(self, ticket: Ticket, root: str | None = None, parent: str | None = None) -> tuple[Any, ...]:
+        """The command that publishes one ticket.
+
+        Args:
+            ticket: the lane, and the step that it is published for.
+            root, parent: Celery ids of the chain's first ticket and of the one before, for Flower.
+        """
+        id = str(uuid.uuid4())
+        values = {
+            "id": id,
+            "root": root or id,
+            "parent": parent,
+            "lane": ticket.lane,
+            "hint": f"['{ticket.job}', '{ticket.step}']",
+            "tag": str(uuid.uuid4()),
+        }
+        text = "".join(part if slot is None else json.dumps(values[slot]) for part, slot in self._parts)
+        return ("LPUSH", self.key(ticket.lane), text)
+
+    def commands(self, tickets: Iterable[Ticket], parent: str | None = None, root: str | None = None) -> list[Any]:
+        """One command a ticket; for tickets of one turn the order is that of the steps."""
+        return [self.command(t, root, parent) for t in tickets]
+
+
+_SLOTS = ("id", "root", "parent", "lane", "hint", "tag")
+
+
+def _template() -> list[tuple[str, str | None]]:
+    """A ticket as kombu encodes it, cut at the places that change."""
+    marks = {slot: f"\x01{slot}\x01" for slot in _SLOTS}
+    app = Celery("aios-template", broker="memory://", set_as_current=False)
+    app.conf.update(task_serializer="json", task_ignore_result=True)
+    with Connection("memory://aios-template") as connection:
+        channel = connection.default_channel
+        caught: list[dict[str, Any]] = []
+        channel._put = lambda queue, message, **_: caught.append(message)  # what a transport is handed
+        queue = Queue("aios-template", routing_key="aios-template", channel=channel)
+        queue.declare()
+        message = app.amqp.as_task_v2(
+            marks["id"],
+            TASK,
+            (),
+            {},
+            root_id=marks["root"],
+            parent_id=marks["parent"],
+            argsrepr=marks["hint"],
+            kwargsrepr="{}",
+            ignore_result=True,
+            origin="aios_dist",
+        )
+        with connection.Producer(serializer="json") as producer:
+            producer.publish(
+                message.body, headers=message.headers, routing_key="aios-template", **message.properties
+            )
+    sent = caught[0]
+    sent["properties"]["delivery_info"] = {"exchange": "", "routing_key": marks["lane"]}
+    sent["properties"]["delivery_tag"] = marks["tag"]
+    sent["properties"]["reply_to"] = ""  # nobody listens for a reply: the journal is the result
+    text = json.dumps(sent)
+    parts: list[tuple[str, str | None]] = []
+    while True:
+        found = [(text.find(json.dumps(mark)), slot) for slot, mark in marks.items()]
+        at, slot = min(((a, s) for a, s in found if a >= 0), default=(-1, ""))
+        if at < 0:
+            parts.append((text, None))
+            return parts
+        parts.append((text[:at], None))
+        parts.append(("", slot))
+        text = text[at + len(json.dumps(marks[slot])) :]
+
+
+def depth_commands(config: Config, lanes: Iterable[str]) -> list[tuple[str, str]]:
+    """The commands that count the tickets of lanes."""
+    prefix = keyprefix(config.fleet.name)
+    return [("LLEN", f"{prefix}{lane}") for lane in lanes]

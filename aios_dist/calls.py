@@ -1,0 +1,91 @@
+"""What is asked of a provider and what it answers: plain frozen records, the same for every provider.
+
+The field names are those of OpenAI's chat completions, which most providers speak
+(https://platform.openai.com/docs/api-reference/chat); a provider with another protocol translates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class LLMRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One call of a language model.
+
+    Attributes:
+        messages: the conversation, ``[{"role": …, "content": …}, …]``, passed on untouched.
+        model: a name from ``[models.*]``; None is the fleet's default model.
+        temperature: passed on where given.
+        max_tokens: the most output tokens; passed on where given.
+        tools: tool definitions in OpenAI's form.
+        response_format: OpenAI's ``response_format``.
+        extra: provider options, passed on untouched (``{"seed": 1, "top_p": 0.5}``).
+    """
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    extra: dict[str, Any] = {}
+
+
+class ToolRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One run of a tool: its name, for people and for the replay check, and its arguments as JSON."""
+
+    name: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tokens, as the provider counted them; ``calls`` counts answered calls."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    calls: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and output tokens together."""
+        return self.prompt_tokens + self.output_tokens
+
+
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool that the model wants called; ``arguments`` is the JSON text that the model wrote."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Seconds, on the worker's monotonic clock. ``first_token_s`` only where the reply was streamed."""
+
+    call_s: float = 0.0
+    first_token_s: float | None = None
+
+
+class LLMResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a provider answered.
+
+    Attributes:
+        text: the answer's text; empty when the model only calls tools.
+        tool_calls: what the model wants called.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, … in OpenAI's words.
+        usage: tokens as the provider counted them.
+        model: the model's name at the provider.
+        provider: the name of the provider's adapter.
+        timings: how long it took.
+    """
+
+    text: str
+    tool_calls: list[ToolCall] = []
+    finish_reason: str | None = None
+    usage: Usage = Usage()
+    model: str = ""
+    provider: str = ""
+    timings: Timings = Timings()

@@ -1,0 +1,283 @@
+"""``aios.toml`` and the environment, read once, checked whole, and never changed afterwards.
+
+Order: built-in defaults, then the file (``AIOS_CONFIG``, else ``./aios.toml`` if it is there), then
+``AIOS_REDIS_URL`` and ``AIOS_FLEET``. Keys of providers are not configuration: a model names the
+environment variable that holds its key (``api_key_env``), and only workers read that variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from aios_dist.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+"""What names and ids look like: they become parts of Redis keys, file names and log lines."""
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[models.NAME]``: how one model is reached.
+
+    Attributes:
+        provider: the adapter: ``openai`` (and all that speak its protocol) or ``anthropic``.
+        model: the model's name at the provider; the table's own name when left out.
+        base_url: where the provider is, when not at the SDK's own address.
+        api_key_env: the environment variable of the worker that holds the key.
+        timeout: seconds for one whole call.
+        lane: the lane that this model's steps wait on.
+        stream: read the reply as a stream: gives the time to the first token, keeps proxies from cutting
+            long calls, and costs some 20 µs of CPU a piece.
+        options: provider options sent with every call.
+    """
+
+    provider: str = "openai"
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    timeout: float = 300.0
+    lane: str = "llm"
+    stream: bool = False
+    options: dict[str, Any] = {}
+
+
+class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[lanes.NAME]``: one stream of work. ``policy`` gives its steps their rank."""
+
+    policy: str = "fifo"
+
+
+class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[pools.NAME]``: what one kind of worker process serves.
+
+    Attributes:
+        lanes: the lanes it takes steps from.
+        slots: how many steps one process holds at a time.
+    """
+
+    lanes: list[str]
+    slots: int = 64
+
+
+class PromptsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[agents.NAME]``: an agent that is data, a list of prompts asked one after another.
+
+    ``{input}`` (or ``{input[key]}``), ``{previous}`` and ``{steps[0]}`` are filled in.
+    """
+
+    prompts: list[str]
+    model: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+
+class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[fleet]``: what all processes of a fleet agree on. Durations are seconds, sizes are bytes.
+
+    Attributes:
+        name: the fleet's name: the prefix of everything it keeps in Redis.
+        redis_url: the one Redis of the fleet (``redis://``, ``rediss://``, ``sentinel://``).
+        default_model: the model of ``llm()`` calls that name none; the only model when there is one.
+        modules: Python modules that define agents, imported by workers and the command line.
+        prompt_limit: the largest request that a step may carry.
+        result_limit: the largest outcome or job result that is kept.
+        retention: how long a finished job is kept.
+        lease: how long a step stays with a worker that does not renew.
+        renew: how often workers renew.
+        reconcile: how often the reconciler looks for what was dropped between two writes.
+        attempts: how many workers may be lost over one step before the step fails.
+        shutdown_grace: how long a warm shutdown waits for calls in flight before handing them back.
+    """
+
+    name: str = "aios"
+    redis_url: str = DEFAULT_REDIS_URL
+    default_model: str | None = None
+    modules: list[str] = []
+    prompt_limit: int = 1024 * 1024
+    result_limit: int = 8 * 1024 * 1024
+    retention: float = 7 * 24 * 3600.0
+    lease: float = 10.0
+    renew: float = 3.0
+    reconcile: float = 2.0
+    attempts: int = 3
+    shutdown_grace: float = 30.0
+
+
+DEFAULT_POOLS = {
+    "llm": PoolConfig(lanes=["llm"], slots=64),
+    "turns": PoolConfig(lanes=["turns"], slots=16),
+}
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of ``aios.toml``."""
+
+    fleet: FleetConfig = FleetConfig()
+    models: dict[str, ModelConfig] = {}
+    lanes: dict[str, LaneConfig] = {}
+    pools: dict[str, PoolConfig] = {}
+    agents: dict[str, PromptsConfig] = {}
+
+    def default_model(self) -> str | None:
+        """The model of ``llm()`` calls that name none, or None where that is not decided."""
+        if self.fleet.default_model is not None:
+            return self.fleet.default_model
+        return next(iter(self.models)) if len(self.models) == 1 else None
+
+    def pool(self, name: str) -> PoolConfig:
+        """The pool of that name.
+
+        Raises:
+            ConfigError: neither the file nor the built-in pools have it.
+        """
+        pool = self.pools.get(name) or DEFAULT_POOLS.get(name)
+        if pool is None:
+            known = ", ".join(sorted({*self.pools, *DEFAULT_POOLS}))
+            raise ConfigError(f"There is no pool {name!r}; add [pools.{name}] to aios.toml (known: {known}).")
+        return pool
+
+    def lane_names(self) -> list[str]:
+        """Every lane that is named anywhere, sorted."""
+        named = {"llm", "turns", *self.lanes, *(m.lane for m in self.models.values())}
+        named.update(lane for pool in self.pools.values() for lane in pool.lanes)
+        return sorted(named)
+
+    def lane(self, name: str) -> LaneConfig:
+        """The lane's settings, or the defaults."""
+        return self.lanes.get(name, LaneConfig())
+
+
+def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Config:
+    """Read the configuration.
+
+    Args:
+        path: the file; None means ``AIOS_CONFIG``, else ``./aios.toml`` where that exists.
+        env: the environment.
+
+    Raises:
+        ConfigError: one sentence that names the file, the place and what to write instead.
+    """
+    named = path or env.get("AIOS_CONFIG")
+    file = Path(named) if named else Path("aios.toml")
+    data: dict[str, Any] = {}
+    if named and not file.is_file():
+        raise ConfigError(f"There is no configuration file {str(file)!r}; check AIOS_CONFIG or --config.")
+    if file.is_file():
+        try:
+            data = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{file} is not TOML: {exc}.") from None
+        except OSError as exc:
+            raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+    return parse(data, source=str(file), env=env)
+
+
+def parse(data: Mapping[str, Any], source: str = "configuration", env: Mapping[str, str] | None = None) -> Config:
+    """Check plain data as a configuration; ``source`` is named in errors.
+
+    Raises:
+        ConfigError: see :func:`load`.
+    """
+    env = env or {}
+    fleet = dict(data.get("fleet") or {}) if isinstance(data.get("fleet", {}), Mapping) else data["fleet"]
+    if isinstance(fleet, dict):
+        if env.get("AIOS_REDIS_URL"):
+            fleet["redis_url"] = env["AIOS_REDIS_URL"]
+        if env.get("AIOS_FLEET"):
+            fleet["name"] = env["AIOS_FLEET"]
+    try:
+        config = msgspec.convert({**data, "fleet": fleet}, Config)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{source}: {_sentence(str(exc), data)}") from None
+    _check(config, source)
+    return config
+
+
+def _check(config: Config, source: str) -> None:
+    fleet = config.fleet
+    for kind, names in (
+        ("fleet", [fleet.name]),
+        ("model", config.models),
+        ("lane", config.lane_names()),
+        ("pool", config.pools),
+        ("agent", config.agents),
+    ):
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{source}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128)."
+                )
+    if urlsplit(fleet.redis_url).scheme not in ("redis", "rediss", "sentinel", "unix"):
+        raise ConfigError(
+            f"{source}: redis_url {masked(fleet.redis_url)!r} must start with redis://, rediss:// or sentinel://."
+        )
+    for field in ("prompt_limit", "result_limit", "retention", "lease", "renew", "reconcile", "attempts"):
+        if getattr(fleet, field) <= 0:
+            raise ConfigError(f"{source}: [fleet] {field} must be more than 0.")
+    if fleet.renew * 2 > fleet.lease:
+        raise ConfigError(
+            f"{source}: [fleet] renew ({fleet.renew} s) must be at most half of lease ({fleet.lease} s)."
+        )
+    for name, pool in config.pools.items():
+        if pool.slots < 1 or not pool.lanes:
+            raise ConfigError(f"{source}: [pools.{name}] needs at least one slot and one lane.")
+    for name, model in config.models.items():
+        if model.timeout <= 0:
+            raise ConfigError(f"{source}: [models.{name}] timeout must be more than 0 seconds.")
+    default = fleet.default_model
+    if default is not None and config.models and default not in config.models:
+        known = ", ".join(sorted(config.models))
+        raise ConfigError(f"{source}: default_model {default!r} is not one of the models ({known}).")
+    for agent, prompts in config.agents.items():
+        if not prompts.prompts:
+            raise ConfigError(f"{source}: [agents.{agent}] needs at least one prompt.")
+        if prompts.model is not None and config.models and prompts.model not in config.models:
+            known = ", ".join(sorted(config.models))
+            raise ConfigError(f"{source}: [agents.{agent}] model {prompts.model!r} is not one of ({known}).")
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`(?: - at `(?P<at>[^`]*)`)?")
+_FIELDS: dict[str, type[msgspec.Struct]] = {
+    "fleet": FleetConfig,
+    "models": ModelConfig,
+    "lanes": LaneConfig,
+    "pools": PoolConfig,
+    "agents": PromptsConfig,
+}
+
+
+def _sentence(message: str, data: Mapping[str, Any]) -> str:
+    """msgspec's message as a sentence in the file's own words, with the nearest right spelling."""
+    unknown = _UNKNOWN.match(message)
+    if unknown is None:
+        return message.replace("`$.", "`").replace("`$`", "the file") + "."
+    field, at = unknown["field"], unknown["at"] or "$"
+    section = at.removeprefix("$").strip(".").split(".")[0].removesuffix("[...]")
+    allowed = _FIELDS.get(section, Config).__struct_fields__
+    where = f" in [{section}]" if section else ""
+    if section and at.endswith("[...]"):
+        owners = [name for name, table in data[section].items() if isinstance(table, dict) and field in table]
+        where = f" in [{section}.{owners[0]}]" if owners else where
+    near = difflib.get_close_matches(field, allowed, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}."
+    return f"unknown field {field!r}{where}; {hint}"
+
+
+def masked(url: str) -> str:
+    """The URL without its password, for messages and logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

@@ -1,0 +1,196 @@
+"""Every error a user of aios_dist can meet.
+
+::
+
+    AiosError
+    ├── UsageError                what the caller asked for cannot be done; nothing was written
+    │   ├── ConfigError           aios.toml, the environment, or a missing package
+    │   ├── InvalidInput          arguments, prompts, ids, plans
+    │   ├── UnknownName           an agent, model, lane, pool or job that does not exist
+    │   └── JobConflict           the id belongs to another job already
+    ├── FleetUnavailable          Redis cannot be reached, or refuses to serve us
+    ├── JobError                  raised by ``Job.result()``
+    │   ├── JobFailed             the agent raised; ``.error`` says what
+    │   ├── JobCancelled
+    │   └── ResultTimeout         (also a TimeoutError) the job goes on
+    └── StepError                 raised inside an agent by ``await llm()`` or ``await tool()``
+        ├── LLMError
+        │   ├── RetryableLLMError
+        │   │   ├── RateLimited       429
+        │   │   ├── ProviderBusy      408, 409, 5xx
+        │   │   ├── ConnectionBroken  no connection, or it ended before the answer did
+        │   │   └── CallTimeout       no answer within the model's ``timeout``
+        │   └── FinalLLMError
+        │       ├── BadRequest        400, 413, 422 and whatever else will not get better
+        │       ├── NotAllowed        401, 403
+        │       ├── ModelNotFound     404
+        │       ├── ContentRefused    the provider's filter stopped the answer
+        │       └── BadReply          an answer that is not of the protocol
+        ├── ToolError             the tool raised
+        ├── WorkerLost            the step's worker died each time it was tried
+        └── ProgramChanged        the agent does not repeat its own steps on replay
+
+*Retryable* is a class, not a flag: ``except RetryableLLMError`` is the whole test.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AiosError(Exception):
+    """The root: ``except AiosError`` catches everything this package raises on purpose."""
+
+
+class UsageError(AiosError):
+    """A request that cannot be met as it stands. The command line exits with 2."""
+
+
+class ConfigError(UsageError):
+    """A setting is missing, misspelt or out of range."""
+
+
+class InvalidInput(UsageError, ValueError):
+    """An argument, prompt, id or plan that cannot be accepted."""
+
+
+class UnknownName(UsageError, LookupError):
+    """Nothing of that name: agent, model, lane, pool or job."""
+
+
+class JobConflict(UsageError):
+    """The id is taken by a job with another agent or other input."""
+
+
+class FleetUnavailable(AiosError):
+    """Redis cannot be reached, or is set up in a way that would lose work."""
+
+
+class JobError(AiosError):
+    """What ``Job.result()`` raises when there is no result."""
+
+
+class JobFailed(JobError):
+    """The job ended with an error.
+
+    Attributes:
+        job_id: the job.
+        error: the error that ended it, of the class that the agent saw, where that is known.
+    """
+
+    def __init__(self, job_id: str, error: Exception) -> None:
+        super().__init__(f"job {job_id!r} failed: {describe(error)}")
+        self.job_id = job_id
+        self.error = error
+
+
+class JobCancelled(JobError):
+    """The job was cancelled."""
+
+
+class ResultTimeout(JobError, TimeoutError):
+    """The wait ended before the job did. The job goes on; ask again."""
+
+
+class StepError(AiosError):
+    """A step ended with an error instead of a value.
+
+    Attributes:
+        detail: what is known beyond the message (``status``, ``retry_after_s``, ``provider``, …).
+    """
+
+    def __init__(self, message: str, **detail: Any) -> None:
+        super().__init__(message)
+        self.detail: dict[str, Any] = {k: v for k, v in detail.items() if v is not None}
+
+
+class LLMError(StepError):
+    """A provider call that brought no answer."""
+
+
+class RetryableLLMError(LLMError):
+    """The same call may succeed later."""
+
+
+class RateLimited(RetryableLLMError):
+    """429. ``detail["retry_after_s"]`` is the provider's own wish, in seconds, where it gave one."""
+
+
+class ProviderBusy(RetryableLLMError):
+    """408, 409, 5xx."""
+
+
+class ConnectionBroken(RetryableLLMError):
+    """No connection, or it was cut before the answer was complete."""
+
+
+class CallTimeout(RetryableLLMError):
+    """No complete answer within the model's ``timeout``."""
+
+
+class FinalLLMError(LLMError):
+    """The same call will fail again."""
+
+
+class BadRequest(FinalLLMError):
+    """400, 413, 422, or any other refusal of the request as it stands."""
+
+
+class NotAllowed(FinalLLMError):
+    """401, 403: the key is missing, wrong, or has no right to this model."""
+
+
+class ModelNotFound(FinalLLMError):
+    """404."""
+
+
+class ContentRefused(FinalLLMError):
+    """The provider's content filter stopped the request or the answer."""
+
+
+class BadReply(FinalLLMError):
+    """The provider answered something that is not of its protocol."""
+
+
+class ToolError(StepError):
+    """The tool's function raised; the message carries its type and text."""
+
+
+class WorkerLost(StepError):
+    """Every worker that tried the step was lost before it could write the outcome."""
+
+
+class ProgramChanged(StepError):
+    """On replay the agent asked for something else than what its journal holds."""
+
+
+_BY_NAME: dict[str, type[StepError]] = {}
+
+
+def _register(cls: type[StepError]) -> None:
+    _BY_NAME[cls.__name__] = cls
+    for sub in cls.__subclasses__():
+        _register(sub)
+
+
+_register(StepError)
+
+
+def describe(error: BaseException) -> str:
+    """One line for people: the class, and the message if there is one."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def to_record(error: BaseException) -> dict[str, Any]:
+    """The error as plain data for the journal: ``{"type", "message", "detail"}``."""
+    detail = error.detail if isinstance(error, StepError) else {}
+    return {"type": type(error).__name__, "message": str(error), "detail": detail}
+
+
+def from_record(record: dict[str, Any]) -> Exception:
+    """The error of a journaled record; one of the agent's own classes comes back as ``StepError``."""
+    cls = _BY_NAME.get(record["type"])
+    if cls is None:
+        return StepError(f"{record['type']}: {record['message']}", **record.get("detail", {}))
+    return cls(record["message"], **record.get("detail", {}))

@@ -1,0 +1,195 @@
+"""Jobs, steps and outcomes as records, and the table of the state changes that are allowed."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest, Usage
+from aios_dist.config import PromptsConfig
+from aios_dist.errors import from_record, to_record
+
+COMPRESS_ABOVE = 1024
+"""Bytes: requests and outcomes above this are compressed (design, section 4)."""
+
+TURN = "t"
+"""The number of a turn that runs as a step of its own, on the lane ``turns``."""
+
+
+class Kind(StrEnum):
+    """What a step is."""
+
+    LLM = "llm"
+    TOOL = "tool"
+    TURN = "turn"
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    WAITING = "waiting"  # its plan has not admitted it
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will happen to the job."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+class StepState(StrEnum):
+    """Where a step is."""
+
+    PENDING = "pending"  # asked for by a job that is not admitted
+    READY = "ready"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+    DROPPED = "dropped"  # its job ended before it was called
+
+
+JOB_CHANGES: dict[JobState, frozenset[JobState]] = {
+    JobState.WAITING: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
+    JobState.DONE: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+"""Every allowed change of a job's state; the Lua verbs keep to it, and a test compares them."""
+
+STEP_CHANGES: dict[StepState, frozenset[StepState]] = {
+    StepState.PENDING: frozenset({StepState.READY, StepState.DROPPED}),
+    StepState.READY: frozenset({StepState.LEASED, StepState.DROPPED, StepState.DONE, StepState.FAILED}),
+    StepState.LEASED: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
+    StepState.DONE: frozenset(),
+    StepState.FAILED: frozenset(),
+    StepState.DROPPED: frozenset({StepState.DONE, StepState.FAILED}),
+}
+"""Every allowed change of a step's state. READY → DONE is the late answer of a worker whose lease had
+ended and whose step nobody has taken since; DROPPED → DONE the answer of a call that was in flight when
+its job ended: both are paid for, so both are kept."""
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a step left behind: a response, a tool's value, or an error; once, for ever."""
+
+    response: LLMResponse | None = None
+    value: Any = None
+    error: dict[str, Any] | None = None
+
+    @classmethod
+    def failed(cls, error: BaseException) -> Outcome:
+        """The outcome of a step that raised."""
+        return cls(error=to_record(error))
+
+    @property
+    def ok(self) -> bool:
+        """The step brought what was asked for."""
+        return self.error is None
+
+    @property
+    def usage(self) -> Usage:
+        """What the step was billed for."""
+        return self.response.usage if self.response is not None else Usage()
+
+    def result(self) -> Any:
+        """What the agent's await gives: a response or a value.
+
+        Raises:
+            StepError: the step ended with an error.
+        """
+        if self.error is not None:
+            raise from_record(self.error)
+        return self.response if self.response is not None else self.value
+
+
+class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a job was submitted as; written once."""
+
+    agent: str
+    input: dict[str, Any]
+    tenant: str = "default"
+    prompts: PromptsConfig | None = None
+
+    def digest(self) -> str:
+        """Tells two submissions of the same id apart."""
+        return digest(msgspec.json.encode(self, order="sorted"))
+
+
+class NewStep(msgspec.Struct, frozen=True):
+    """A step that a turn asked for.
+
+    Attributes:
+        kind: what it is.
+        lane: where it waits.
+        request: the encoded request.
+        digest: of the request, for the replay check.
+        label: a few words for people: the model or the tool; never the prompt.
+    """
+
+    kind: Kind
+    lane: str
+    request: bytes
+    digest: str
+    label: str = ""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step as the journal holds it. Times are seconds since the epoch, on Redis' clock.
+
+    Attributes:
+        number: 0, 1, 2 … within its job.
+        label: the model or the tool.
+        rank: the lowest rank on a lane runs first.
+        attempt: how often it was claimed.
+        order: the how-manieth outcome of its job it brought (from 1); 0 while there is none.
+        worker: who claimed it last.
+    """
+
+    job: str
+    number: int
+    kind: Kind
+    lane: str
+    state: StepState
+    label: str = ""
+    rank: float = 0.0
+    attempt: int = 0
+    order: int = 0
+    worker: str = ""
+    ready_at: float = 0.0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    digest: str = ""
+    request: LLMRequest | ToolRequest | None = None
+    outcome: Outcome | None = None
+
+
+def digest(data: bytes) -> str:
+    """A short stable fingerprint."""
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
+
+
+def encode(value: Any) -> bytes:
+    """A record as the journal keeps it: one byte for the form, then JSON, compressed where it pays.
+
+    JSON and zlib because people read journals with other tools; level 1 because speed counts more here.
+    """
+    data = msgspec.json.encode(value)
+    if len(data) > COMPRESS_ABOVE:
+        return b"z" + zlib.compress(data, 1)
+    return b"j" + data
+
+
+T = TypeVar("T")
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The record that :func:`encode` made."""
+    raw = zlib.decompress(memoryview(data)[1:]) if data[:1] == b"z" else memoryview(data)[1:]
+    return msgspec.json.decode(raw, type=kind)

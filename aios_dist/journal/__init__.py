@@ -1,0 +1,33 @@
+"""The journal: all that is known of a fleet's jobs, in Redis, and the only code that touches it."""
+
+from aios_dist.journal.journal import Journal
+from aios_dist.journal.keys import Keys
+from aios_dist.journal.records import (
+    Advance,
+    Claim,
+    Decision,
+    Event,
+    History,
+    JobView,
+    NewJob,
+    RankedStep,
+    Registry,
+    Ticket,
+    WorkerInfo,
+)
+
+__all__ = [
+    "Advance",
+    "Claim",
+    "Decision",
+    "Event",
+    "History",
+    "JobView",
+    "Journal",
+    "Keys",
+    "NewJob",
+    "RankedStep",
+    "Registry",
+    "Ticket",
+    "WorkerInfo",
+]

@@ -1,0 +1,170 @@
+"""One Redis connection shared by thousands of waiting calls.
+
+Commands that are asked for while a round trip is under way go out together in the next one. A worker with
+a thousand calls in flight so needs one connection, not a thousand, and one system call for many verbs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import redis.asyncio as aioredis
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from aios_dist.config import masked
+from aios_dist.errors import ConfigError, FleetUnavailable
+from aios_dist.journal.scripts import Script
+
+SOCKET_TIMEOUT_S = 10.0
+BATCH = 256
+"""Commands in one round trip at the most, so that one flood does not hold up the renewals behind it."""
+
+
+def open_client(url: str, **options: Any) -> aioredis.Redis:
+    """A client for ``redis://``, ``rediss://``, ``unix://`` or
+    ``sentinel://host:port[,host:port…]/db?master=NAME`` (passwords as in redis:// URLs).
+
+    Raises:
+        ConfigError: the URL cannot be understood.
+    """
+    settings: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": 5.0,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+        **options,
+    }
+    try:
+        if not url.startswith("sentinel://"):
+            return aioredis.from_url(url, **settings)
+        parts = urlsplit(url.replace(",", "%2C"))
+        query = parse_qs(parts.query)
+        hosts = [h.rpartition(":") for h in parts.netloc.rpartition("@")[2].split("%2C")]
+        nodes = [(host or port, int(port) if host else 26379) for host, _, port in hosts]
+        sentinel = Sentinel(nodes, **{k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")})
+        database = int(parts.path.strip("/") or 0)
+        return sentinel.master_for(
+            query["master"][0], db=database, username=parts.username, password=parts.password, **settings
+        )
+    except (ValueError, KeyError, IndexError) as exc:
+        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {exc}.") from None
+
+
+class Connection:
+    """Batches verbs and commands of one event loop over one Redis connection."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = open_client(url)
+        self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def eval(self, script: Script, prefix: str, argument: bytes, *then: tuple[Any, ...]) -> Any:
+        """Run a verb; ``then`` are commands sent right behind it, whatever it answers.
+
+        Raises:
+            FleetUnavailable: Redis cannot be reached, or refuses.
+        """
+        try:
+            answer, *rest = await asyncio.gather(
+                self._send("EVALSHA", script.sha, 1, prefix, argument), *(self._send(*c) for c in then)
+            )
+        except NoScriptError:
+            # A Redis that was restarted or flushed; commands in `then` have run and are harmless alone.
+            return await self.command("EVAL", script.source, 1, prefix, argument)
+        except RedisError as exc:
+            raise unavailable(exc, self.url) from exc
+        return answer
+
+    async def command(self, *args: Any) -> Any:
+        """Run one Redis command; the answer is as Redis gives it (bytes, ints, lists).
+
+        Raises:
+            FleetUnavailable: Redis cannot be reached, or refuses.
+        """
+        try:
+            return await self._send(*args)
+        except RedisError as exc:
+            raise unavailable(exc, self.url) from exc
+
+    def _send(self, *args: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((args, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        return future
+
+    async def _flush(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            try:
+                if len(batch) == 1:
+                    answers = [await self._one(batch[0][0])]
+                else:
+                    pipe = self.client.pipeline(transaction=False)
+                    for args, _ in batch:
+                        pipe.execute_command(*args)
+                    answers = await pipe.execute(raise_on_error=False)
+            except (RedisError, OSError) as exc:
+                answers = [exc] * len(batch)
+            except BaseException:
+                for _, future in batch:
+                    future.cancel()
+                raise
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.done():
+                    continue
+                if isinstance(answer, OSError) and not isinstance(answer, RedisError):
+                    answer = RedisConnectionError(str(answer))
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+    async def _one(self, args: tuple[Any, ...]) -> Any:
+        try:
+            return await self.client.execute_command(*args)
+        except ResponseError as exc:
+            return exc
+
+    async def close(self) -> None:
+        """Send what is queued, then close the socket."""
+        if self._flusher is not None:
+            await asyncio.gather(self._flusher, return_exceptions=True)
+        await self.client.aclose()
+
+
+def unavailable(exc: RedisError, url: str) -> Exception:
+    """One sentence for what Redis, or its absence, said; a mistake of ours comes back as it is."""
+    where = masked(url)
+    text = str(exc).rstrip(".")
+    if isinstance(exc, RedisTimeoutError):
+        return FleetUnavailable(f"Redis at {where} does not answer within {SOCKET_TIMEOUT_S:g} s.")
+    if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
+        return FleetUnavailable(f"Redis at {where} is a replica (READONLY); point AIOS_REDIS_URL at the primary.")
+    if isinstance(exc, (AuthenticationError, AuthorizationError)):
+        return FleetUnavailable(f"Redis at {where} refuses the account ({text}); check AIOS_REDIS_URL.")
+    if isinstance(exc, RedisConnectionError) or text.startswith(("LOADING", "MASTERDOWN", "CLUSTERDOWN")):
+        return FleetUnavailable(f"Redis at {where} cannot be reached ({text}); start it or set AIOS_REDIS_URL.")
+    if isinstance(exc, NoPermissionError) or text.startswith(("NOPERM", "NOAUTH", "WRONGPASS")):
+        return FleetUnavailable(f"Redis at {where} does not allow it ({text}); see docs/deploy.md, ACL.")
+    if "OOM command not allowed" in text:
+        return FleetUnavailable(f"Redis at {where} is full (maxmemory): nothing is lost; give it more memory.")
+    return exc

@@ -1,0 +1,425 @@
+"""The journal: one method a verb. The only code that touches the fleet's own keys in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from aios_dist.calls import Usage
+from aios_dist.config import FleetConfig
+from aios_dist.errors import FleetUnavailable, UnknownName, WorkerLost
+from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, decode, encode
+from aios_dist.journal import scripts
+from aios_dist.journal.connection import Connection, open_client, unavailable
+from aios_dist.journal.keys import Keys
+from aios_dist.journal.records import (
+    Advance,
+    Claim,
+    Decision,
+    Event,
+    History,
+    JobView,
+    NewJob,
+    PlanView,
+    Reaped,
+    Registry,
+    Submitted,
+    Ticket,
+    WorkerInfo,
+    head_to_step,
+)
+from aios_dist.plans import Shape
+
+GIVEN_UP = encode(Outcome.failed(WorkerLost("Every worker that tried this step was lost before it answered.")))
+WORKER_GONE_S = 60.0
+"""A worker that has not renewed for this long is not listed any more."""
+
+
+class Journal:
+    """All that is known of a fleet's jobs. One per event loop."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        self.config = config
+        self.keys = Keys(config.name)
+        self.connection = Connection(config.redis_url)
+        self._scripts = scripts.load()
+        self._retention_ms = int(config.retention * 1000)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.connection.close()
+
+    async def _run(self, verb: str, *then: tuple[Any, ...], **fields: Any) -> Any:
+        script = self._scripts[verb]
+        return await self.connection.eval(script, self.keys.prefix, script.pack(fields), *then)
+
+    # Writing ---------------------------------------------------------------------------------------
+
+    async def submit(
+        self, jobs: Sequence[NewJob], plan: Shape | None = None, then: Sequence[tuple[Any, ...]] = ()
+    ) -> Submitted:
+        """Create jobs, and the plan between them, all or nothing. ``then``: commands sent along.
+
+        Raises:
+            FleetUnavailable: nothing was written, or the answer was lost: submit again, with the same ids.
+        """
+        status, tickets, detail = await self._run(
+            "submit",
+            *then,
+            jobs=[_plain(job) for job in jobs],
+            plan=plan.plain() if plan else None,
+            retention_ms=self._retention_ms,
+        )
+        state = status.decode()
+        if state == "conflict":
+            return Submitted(state, [], conflict=detail.decode())
+        return Submitted(state, _tickets(tickets), new=[d == b"new" for d in detail])
+
+    async def extend(self, plan: str, jobs: Sequence[NewJob]) -> Submitted:
+        """Add jobs at the tail of a plan; ``unknown`` and ``stopped`` are possible answers too."""
+        status, *rest = await self._run(
+            "extend", plan=plan, jobs=[_plain(job) for job in jobs], retention_ms=self._retention_ms
+        )
+        state = status.decode()
+        if state == "conflict":
+            return Submitted(state, [], conflict=rest[0].decode())
+        return Submitted(state, _tickets(rest[0]) if rest else [])
+
+    async def claim(self, lane: str, worker: str) -> Claim | None:
+        """The best ready step of the lane, leased to ``worker``; None when nothing is ready."""
+        got = await self._run("claim", lane=lane, worker=worker, lease_us=int(self.config.lease * 1e6))
+        if not got:
+            return None
+        job, step, attempt, kind, label, record, request, version, ready, started = got
+        return Claim(
+            job=job.decode(),
+            step=step.decode(),
+            attempt=attempt,
+            kind=Kind(kind.decode()),
+            label=label.decode(),
+            record=decode(record, JobRecord),
+            request=request,
+            version=int(version),
+            ready_us=int(ready),
+            started_us=int(started),
+        )
+
+    async def commit(
+        self,
+        claim: Claim,
+        outcome: bytes,
+        *,
+        ok: bool,
+        usage: Usage = Usage(),
+        decision: Decision | None = None,
+        turn_here: bool = True,
+        then: Sequence[tuple[Any, ...]] = (),
+    ) -> Advance:
+        """Write a step's outcome, and with it what the turn decided. See ``commit.lua`` for the answers."""
+        got = await self._run(
+            "commit",
+            *then,
+            job=claim.job,
+            step=claim.step,
+            attempt=claim.attempt,
+            ok=int(ok),
+            outcome=outcome,
+            prompt_tokens=usage.prompt_tokens,
+            output_tokens=usage.output_tokens,
+            calls=usage.calls,
+            decision=decision.plain() if decision else None,
+            turn_here=int(turn_here),
+            grace_us=int(self.config.reconcile * 1e6),
+            retention_ms=self._retention_ms,
+        )
+        return Advance(got[0].decode(), got[1], _tickets(got[2]))
+
+    async def advance(
+        self, job: str, decision: Decision, *, turn_attempt: int = 0, then: Sequence[tuple[Any, ...]] = ()
+    ) -> Advance:
+        """Write what a turn decided, where it ran apart from a commit."""
+        got = await self._run(
+            "advance",
+            *then,
+            job=job,
+            decision=decision.plain(),
+            turn_attempt=turn_attempt,
+            retention_ms=self._retention_ms,
+        )
+        return Advance(got[0].decode(), got[1], _tickets(got[2]))
+
+    async def release(self, claim: Claim, reason: str, after: float = 0.0) -> list[Ticket]:
+        """Give a step back with its old rank, after ``after`` seconds without a slot."""
+        _, tickets = await self._run(
+            "release",
+            job=claim.job,
+            step=claim.step,
+            attempt=claim.attempt,
+            reason=reason,
+            after_us=int(after * 1e6),
+        )
+        return _tickets(tickets)
+
+    async def renew(self, leases: Iterable[str]) -> set[str]:
+        """Renew all leases of a worker in one round trip; those that are lost come back."""
+        lost = await self._run("renew", leases=list(leases), lease_us=int(self.config.lease * 1e6))
+        return {lease.decode() for lease in lost}
+
+    async def cancel(self, job: str) -> tuple[str, list[Ticket]]:
+        """End a job; ``cancelled``, ``unknown``, or the state in which it had ended before."""
+        status, tickets = await self._run("cancel", job=job, retention_ms=self._retention_ms)
+        return status.decode(), _tickets(tickets)
+
+    async def reap(self, lanes: Sequence[str], cursor: str = "0", page: int = 200) -> Reaped:
+        """One bounded pass over what time or a crash has left behind."""
+        moved, ready, cursor_, next_us = await self._run(
+            "reap",
+            page=page,
+            attempts=self.config.attempts,
+            lost_outcome=GIVEN_UP,
+            lanes=list(lanes),
+            due_us=int(self.config.reconcile * 1e6),
+            cursor=cursor,
+            retention_ms=self._retention_ms,
+        )
+        counts = dict(zip(lanes, ready, strict=True))
+        return Reaped(moved, counts, cursor_.decode(), int(next_us) / 1e6 or None)
+
+    async def take_reconciler(self, worker: str, seconds: float) -> bool:
+        """Become, or stay, the one reconciler of the fleet for some seconds."""
+        key, expiry = self.keys.reconciler, int(seconds * 1000)
+        if await self.connection.command("SET", key, worker, "NX", "PX", expiry) is not None:
+            return True
+        if await self.connection.command("GET", key) != worker.encode():
+            return False
+        await self.connection.command("PEXPIRE", key, expiry)
+        return True
+
+    async def announce(self, info: WorkerInfo, models: dict[str, str]) -> None:
+        """Say what a worker is and serves."""
+        fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
+        for model, lane in models.items():
+            fields += [f"model/{model}", lane]
+        for agent in info.agents:
+            fields += [f"agent/{agent}", ""]
+        await self.connection.command("HSET", self.keys.registry, *fields)
+
+    async def leave(self, worker: str) -> None:
+        """A worker says that it is gone."""
+        await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
+
+    # Reading ---------------------------------------------------------------------------------------
+
+    async def now(self) -> float:
+        """Seconds since the epoch on Redis' clock, the only clock that the journal knows."""
+        seconds, micros = await self.connection.command("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    async def registry(self) -> Registry:
+        """What workers said of themselves; those long gone are forgotten on the way."""
+        flat = await self.connection.command("HGETALL", self.keys.registry)
+        entries = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        now = await self.now()
+        workers, models, agents = [], {}, []
+        for field, value in entries.items():
+            kind, _, name = field.decode().partition("/")
+            if kind == "worker":
+                info = msgspec.json.decode(value, type=WorkerInfo)
+                if info.seen_at < now - WORKER_GONE_S:
+                    await self.leave(info.id)
+                else:
+                    workers.append(info)
+            elif kind == "model":
+                models[name] = value.decode()
+            else:
+                agents.append(name)
+        return Registry(sorted(workers, key=lambda w: (w.pool, w.id)), models, sorted(agents))
+
+    async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
+        """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
+        found = await self._gather(
+            ("HMGET", self.keys.job(j), "st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1") for j in jobs
+        )
+        return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
+
+    async def state(self, job: str) -> tuple[JobState, bytes]:
+        """The job's state and its encoded result.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        state, result = await self.connection.command("HMGET", self.keys.job(job), "st", "res")
+        if state is None:
+            raise UnknownName(f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s).")
+        return JobState(state.decode()), result or b""
+
+    async def states(self, jobs: Sequence[str]) -> list[JobState | None]:
+        """The state of each job; None for an id that is unknown or expired."""
+        found = await self._gather(("HGET", self.keys.job(j), "st") for j in jobs)
+        return [JobState(s.decode()) if s else None for s in found]
+
+    async def load(self, job: str) -> History:
+        """All of a job.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        flat = await self.connection.command("HGETALL", self.keys.job(job))
+        facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        if b"st" not in facts:
+            raise UnknownName(f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s).")
+        named = [facts.get(f.encode()) for f in ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1")]
+        view = _view(job, named)
+        assert view is not None
+        steps = [
+            head_to_step(
+                job,
+                number,
+                msgspec.msgpack.decode(facts[b"h%d" % number]),
+                facts.get(b"q%d" % number),
+                facts.get(b"o%d" % number),
+            )
+            for number in range(view.steps)
+        ]
+        return History(view, decode(facts[b"rec"], JobRecord), steps, facts.get(b"res") or b"")
+
+    async def plan(self, plan: str) -> PlanView:
+        """A plan as it stands.
+
+        Raises:
+            UnknownName: no such plan.
+        """
+        state = await self.connection.command("HGET", self.keys.plan(plan), "st")
+        if state is None:
+            raise UnknownName(f"There is no plan {plan!r}.")
+        return PlanView(plan, state.decode())
+
+    async def list_jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
+        """Jobs, newest first: open ones, ended ones, or (None) both."""
+        ids: list[bytes] = []
+        for wanted, key in ((False, self.keys.open), (True, self.keys.ended)):
+            if ended in (None, wanted):
+                ids += await self.connection.command("ZRANGE", key, 0, limit - 1, "REV")
+        views = [v for v in await self.views([i.decode() for i in ids]) if v is not None]
+        return sorted(views, key=lambda v: -v.submitted_at)[:limit]
+
+    async def counts(self, lanes: Sequence[str]) -> dict[str, int]:
+        """Numbers for people: open jobs, held and timed steps, and ``ready:<lane>`` for each lane."""
+        keys = self.keys
+        commands = [("ZCARD", keys.open), ("ZCARD", keys.leases), ("ZCARD", keys.timers)]
+        commands += [("ZCARD", keys.ready(lane)) for lane in lanes]
+        answers = await self._gather(commands)
+        return dict(zip(("open", "leased", "timed", *(f"ready:{lane}" for lane in lanes)), answers, strict=True))
+
+    async def events(self, job: str, after: int = -1) -> list[Event]:
+        """The job's events with an index above ``after``."""
+        packed = await self.connection.command("LRANGE", self.keys.events(job), after + 1, -1)
+        return [_event(after + 1 + i, p) for i, p in enumerate(packed)]
+
+    async def ends_now(self) -> str:
+        """Where the stream of ends stands: what is read after this was not there before."""
+        last = await self.connection.command("XREVRANGE", self.keys.ends, "+", "-", "COUNT", 1)
+        return last[0][0].decode() if last else "0-0"
+
+    async def ends(self, after: str, idle: float = 5.0) -> AsyncIterator[list[str]]:
+        """Ids of jobs as they end, in batches, for ever; an empty batch after ``idle`` seconds without one.
+
+        One connection, however many jobs are waited for. A broken connection is opened again and nothing
+        is missed; each such gap is shown as an empty batch.
+        """
+        client = open_client(self.config.redis_url, socket_timeout=idle + 10)
+        try:
+            while True:
+                try:
+                    got = await client.xread({self.keys.ends: after}, count=1000, block=int(idle * 1000))
+                except RedisError as exc:
+                    yield []
+                    if not isinstance(exc, (ConnectionError, TimeoutError)) and "Connection" not in type(exc).__name__:
+                        raise unavailable(exc, self.config.redis_url) from exc
+                    continue
+                entries = _entries(got)
+                if entries:
+                    after = entries[-1][0].decode()
+                yield [fields[b"job"].decode() for _, fields in entries if b"job" in fields]
+        finally:
+            await client.aclose()
+
+    async def check(self) -> None:
+        """Redis is there and keeps what it is given.
+
+        Raises:
+            FleetUnavailable: it cannot be reached, or may evict keys.
+        """
+        try:
+            info = await self.connection.client.info("memory")
+        except RedisError as exc:
+            if "permission" in str(exc).lower() or "NOPERM" in str(exc):
+                return  # an account without INFO: `doctor` says so, work goes on
+            raise unavailable(exc, self.config.redis_url) from exc
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise FleetUnavailable(
+                f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs; "
+                "set it to noeviction: CONFIG SET maxmemory-policy noeviction."
+            )
+
+    async def _gather(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        import asyncio
+
+        return list(await asyncio.gather(*(self.connection.command(*c) for c in commands)))
+
+
+def _plain(job: NewJob) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "rec": encode(job.record),
+        "dig": job.record.digest(),
+        "decision": job.decision.plain() if job.decision else None,
+        "parent": job.node,
+    }
+
+
+def _tickets(flat: list[bytes]) -> list[Ticket]:
+    text = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
+    return [Ticket(*text[i : i + 3]) for i in range(0, len(text), 3)]
+
+
+def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
+    state, record, steps, outcomes, prompt, output, calls, plan, submitted, ended = facts
+    if state is None or record is None:
+        return None
+    what = decode(record, JobRecord)
+    return JobView(
+        id=job,
+        state=JobState(state.decode()),
+        agent=what.agent,
+        tenant=what.tenant,
+        steps=int(steps or 0),
+        outcomes=int(outcomes or 0),
+        usage=Usage(int(prompt or 0), int(output or 0), int(calls or 0)),
+        plan=plan.decode() if plan else None,
+        submitted_at=int(submitted or 0) / 1e6,
+        ended_at=int(ended or 0) / 1e6,
+    )
+
+
+def _event(index: int, packed: bytes) -> Event:
+    at, what, step, detail = msgspec.msgpack.decode(packed)
+    return Event(index, int(at) / 1e6, what, int(step) if step.isdigit() else None, detail)
+
+
+def _entries(got: Any) -> list[Any]:
+    """The entries of one stream from XREAD's answer, in RESP2 and RESP3 form."""
+    if not got:
+        return []
+    streams = list(got.values()) if isinstance(got, dict) else [stream[1] for stream in got]
+    entries = streams[0]
+    if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], (list, tuple)):
+        return list(entries[0])
+    return list(entries)
+
+
+__all__ = ["FleetUnavailable", "Journal"]

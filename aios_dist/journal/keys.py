@@ -1,0 +1,53 @@
+"""Every key that the journal uses: nothing else in the project spells one.
+
+All under one prefix with a hash tag per fleet, so that a fleet never straddles two Redis nodes and more
+fleets can be put on more of them.
+"""
+
+from __future__ import annotations
+
+PERMANENT = ("clock", "leases", "timers", "due", "open", "ended", "ends", "registry", "ready:*")
+"""Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
+The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
+an agent that waits for a human for a month must not expire under him."""
+
+
+def prefix(fleet: str) -> str:
+    """What all keys of a fleet begin with."""
+    return f"aios:{{{fleet}}}:"
+
+
+class Keys:
+    """The keys of one fleet."""
+
+    def __init__(self, fleet: str) -> None:
+        self.prefix = prefix(fleet)
+        self.open = self.prefix + "open"
+        self.ended = self.prefix + "ended"
+        self.ends = self.prefix + "ends"
+        self.leases = self.prefix + "leases"
+        self.timers = self.prefix + "timers"
+        self.due = self.prefix + "due"
+        self.registry = self.prefix + "registry"
+        self.control = self.prefix + "control"
+        self.reconciler = self.prefix + "reconciler"
+
+    def job(self, id: str) -> str:
+        """All of a job but its events: one hash."""
+        return f"{self.prefix}job:{id}"
+
+    def events(self, id: str) -> str:
+        """The job's events: a list, and the channel on which each new one is announced."""
+        return f"{self.prefix}ev:{id}"
+
+    def plan(self, id: str) -> str:
+        """A plan's tree: one hash."""
+        return f"{self.prefix}plan:{id}"
+
+    def ready(self, lane: str) -> str:
+        """The ready steps of a lane, by rank."""
+        return f"{self.prefix}ready:{lane}"
+
+    def worker(self, id: str) -> str:
+        """What a worker says of itself; expires with it."""
+        return f"{self.prefix}worker:{id}"

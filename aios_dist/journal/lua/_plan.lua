@@ -1,0 +1,174 @@
+-- Jobs, their turns and plans: shared by submit, extend, commit, advance, cancel, reap.
+--
+-- plan:ID   st state, n nodes; node<I> = {mode, parent, children, ended, admitted, on_failure, failed},
+--           c<I>.<K> the K-th child of node I: "j" .. job or "n" .. node. Node 0 is the root.
+-- A `fixed` node admits its next child when the one before has ended, a `fifo` node all at once.
+
+local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7 }
+
+local end_job, admit_child   -- each needs the other
+
+local function node(plan, i) return cmsgpack.unpack(redis.call('HGET', key('plan', plan), 'node' .. i)) end
+local function put_node(plan, i, v) redis.call('HSET', key('plan', plan), 'node' .. i, cmsgpack.pack(v)) end
+local function child(plan, i, k) return redis.call('HGET', key('plan', plan), 'c' .. i .. '.' .. k) end
+
+local function add_step(job, step, s, state)
+  local h = { s.kind, s.lane, state, 0, s.base, s.from_ready, 0, 0, 0, 0, 0, '', s.digest, s.label, 0 }
+  redis.call('HSET', key('job', job), 'q' .. step, s.request)
+  if state == 'ready' then make_ready(job, step, h) else put(job, step, h) end
+end
+
+-- What a turn decided: new steps, or the end. `state` is where the job stands.
+local function apply_turn(job, decision, state)
+  local k = key('job', job)
+  local first = tonumber(redis.call('HGET', k, 'n'))
+  local count = #decision.steps
+  if count > 0 then
+    redis.call('HINCRBY', k, 'n', count)
+    redis.call('HINCRBY', k, 'op', count)
+    for i, s in ipairs(decision.steps) do
+      add_step(job, first + i - 1, s, state == 'running' and 'ready' or 'pending')
+    end
+  end
+  redis.call('ZREM', P .. 'due', job)
+  if decision.ends ~= '' then
+    if state == 'running' then
+      end_job(job, decision.ends, decision.result)
+    else  -- it needs no step at all, but its plan has not admitted it: remember the end
+      redis.call('HSET', k, 'ends', decision.ends, 'res', decision.result)
+    end
+  end
+end
+
+local function admit_job(job)
+  local k = key('job', job)
+  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res')
+  if facts[1] ~= 'waiting' then return end
+  redis.call('HSET', k, 'st', 'running')
+  event(job, stamp(), 'admitted', '')
+  if facts[3] then
+    redis.call('HDEL', k, 'ends')
+    end_job(job, facts[3], facts[4])
+    return
+  end
+  local count = tonumber(facts[2])
+  if count == 0 then need_turn(job) end
+  for step = 0, count - 1 do
+    local h = head(job, step)
+    if h[H.state] == 'pending' then make_ready(job, step, h) end
+  end
+end
+
+local function admit_node(plan, i)
+  local v = node(plan, i)
+  if v[N.mode] == 'fixed' then
+    v[N.admitted] = 1
+    put_node(plan, i, v)
+    admit_child(plan, i, 0)
+  else
+    local count = v[N.children]
+    v[N.admitted] = count
+    put_node(plan, i, v)
+    for k = 0, count - 1 do admit_child(plan, i, k) end
+  end
+end
+
+admit_child = function(plan, i, k)
+  local c = child(plan, i, k)
+  if string.sub(c, 1, 1) == 'j' then admit_job(string.sub(c, 2)) else admit_node(plan, string.sub(c, 2)) end
+end
+
+-- Whatever below this child was not admitted yet is cancelled without a word to the plan.
+local function drop_child(plan, i, k)
+  local c = child(plan, i, k)
+  if string.sub(c, 1, 1) == 'j' then
+    end_job(string.sub(c, 2), 'cancelled', '', true)
+  else
+    local j = string.sub(c, 2)
+    for n = 0, node(plan, j)[N.children] - 1 do drop_child(plan, j, n) end
+  end
+end
+
+local function end_plan(plan, failed)
+  local state = failed and 'failed' or 'done'
+  redis.call('HSET', key('plan', plan), 'st', state)
+  redis.call('PEXPIRE', key('plan', plan), A.retention_ms)
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'plan', plan, 'state', state)
+end
+
+local function child_ended(plan, i, failed)
+  local v = node(plan, i)
+  v[N.ended] = v[N.ended] + 1
+  if failed and v[N.on_failure] == 'stop' then
+    v[N.failed] = 1
+    if v[N.mode] == 'fixed' then
+      local from = v[N.admitted]
+      v[N.admitted], v[N.ended] = v[N.children], v[N.children]
+      put_node(plan, i, v)
+      for k = from, v[N.children] - 1 do drop_child(plan, i, k) end
+    end
+  end
+  if v[N.mode] == 'fixed' and v[N.admitted] < v[N.children] then
+    local k = v[N.admitted]
+    v[N.admitted] = k + 1
+    put_node(plan, i, v)
+    admit_child(plan, i, k)
+    return
+  end
+  put_node(plan, i, v)
+  if v[N.ended] == v[N.children] then
+    if v[N.parent] < 0 then end_plan(plan, v[N.failed] == 1)
+    else child_ended(plan, int(v[N.parent]), v[N.failed] == 1) end
+  end
+end
+
+-- The one place where a job ends.
+end_job = function(job, state, result, silent)
+  local k = key('job', job)
+  local facts = redis.call('HMGET', k, 'st', 'n', 'op', 'pl', 'pn')
+  if facts[1] ~= 'running' and facts[1] ~= 'waiting' then return false end
+  local at = stamp()
+  redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
+  if tonumber(facts[3]) > 0 then
+    for step = 0, tonumber(facts[2]) - 1 do
+      local h = head(job, step)
+      if h[H.state] == 'ready' or h[H.state] == 'pending' then
+        redis.call('ZREM', key('ready', h[H.lane]), member(job, step))
+        redis.call('ZREM', P .. 'timers', member(job, step))
+        h[H.state] = 'dropped'
+        put(job, step, h)
+      elseif h[H.state] == 'leased' then
+        redis.call('PUBLISH', P .. 'control', cmsgpack.pack({ 'drop', job, tostring(step), h[H.worker] }))
+      end
+    end
+  end
+  local turn = head(job, TURN)
+  if turn then
+    redis.call('ZREM', key('ready', 'turns'), member(job, TURN))
+    redis.call('ZREM', P .. 'timers', member(job, TURN))
+  end
+  event(job, at, state, '')
+  redis.call('ZREM', P .. 'open', job)
+  redis.call('ZREM', P .. 'due', job)
+  redis.call('ZADD', P .. 'ended', int(at), job)
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
+  redis.call('PEXPIRE', k, A.retention_ms)
+  redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+  if facts[4] and not silent then child_ended(facts[4], facts[5], state ~= 'done') end
+  return true
+end
+
+-- An outcome is written: once, in the order of writing. The caller has checked that there is none.
+local function write_outcome(job, step, h, ok, blob, at)
+  local k = key('job', job)
+  local order = redis.call('HINCRBY', k, 'v', 1)
+  redis.call('HINCRBY', k, 'op', -1)
+  redis.call('HSET', k, 'o' .. step, blob)
+  redis.call('ZREM', P .. 'leases', lease_of(job, step, h[H.attempt]))
+  h[H.state] = ok and 'done' or 'failed'
+  h[H.ended] = at
+  h[H.order] = order
+  put(job, step, h)
+  event(job, at, h[H.state], step)
+  return order
+end

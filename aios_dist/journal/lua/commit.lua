@@ -1,0 +1,37 @@
+-- commit: the outcome of a step, once for ever, fenced by the attempt; with it what the turn decided.
+-- ARGV 1: job, step, attempt, ok, outcome, prompt_tokens, output_tokens, calls, decision, turn_here, grace_us, retention_ms
+--   decision: nil, or {version: outcomes it has seen, this one included, steps, ends, result}
+--   turn_here: 1 when the caller can run the turn itself after this
+-- returns: {status, version, tickets}: "advanced" (the decision holds), "turn" (the outcome is written, a
+--   turn is due), "ended" (written, but the job has ended), "mine" (this attempt had written it already),
+--   "written" (another attempt had), "fenced" (the lease ended and somebody else has the step), "gone"
+-- include: plan
+local k = key('job', A.job)
+local facts = redis.call('HMGET', k, 'st', 'v', 'n')
+local h = facts[1] and head(A.job, A.step)
+if not h then return { 'gone', 0, {} } end
+local mine = h[H.attempt] == A.attempt
+if h[H.state] == 'done' or h[H.state] == 'failed' then
+  return { mine and 'mine' or 'written', tonumber(facts[2]), {} }
+end
+if not mine then return { 'fenced', tonumber(facts[2]), {} } end
+local at = stamp()
+-- A late answer that nobody has taken the step for since: kept, because it is paid for (invariant 3).
+if h[H.state] == 'ready' then
+  redis.call('ZREM', key('ready', h[H.lane]), member(A.job, A.step))
+  redis.call('ZREM', P .. 'timers', member(A.job, A.step))
+end
+local version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at)
+if A.calls > 0 then
+  redis.call('HINCRBY', k, 'up', A.prompt_tokens)
+  redis.call('HINCRBY', k, 'uo', A.output_tokens)
+  redis.call('HINCRBY', k, 'uc', A.calls)
+end
+if facts[1] ~= 'running' then return { 'ended', version, {} } end
+if A.decision and A.decision.version == version and A.decision.first == tonumber(facts[3]) then
+  apply_turn(A.job, A.decision, 'running')
+  return { 'advanced', version, tickets }
+end
+due_later(A.job, A.grace_us)
+if A.turn_here ~= 1 then need_turn(A.job) end
+return { 'turn', version, tickets }

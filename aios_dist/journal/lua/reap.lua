@@ -1,0 +1,86 @@
+-- reap: one bounded pass of the reconciler: what time or a crash has left behind moves again.
+-- ARGV 1: page, attempts, lost_outcome, lanes, due_us, cursor, retention_ms
+--   page: the most entries of each kind in this pass; lost_outcome: the outcome of a step given up
+--   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
+-- returns: {moved, ready steps by lane, next cursor, next time in µs or 0}
+-- include: plan
+local t = redis.call('TIME')
+local now = t[1] * 1000000 + t[2]
+local moved = 0
+
+-- Ended leases: back with the old rank, or given up after too many lost workers.
+for _, lease in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), 'LIMIT', 0, A.page)) do
+  redis.call('ZREM', P .. 'leases', lease)
+  local m, attempt = string.match(lease, '^(.*)#(%d+)$')
+  local job, step = split(m)
+  local h = head(job, step)
+  if h and h[H.state] == 'leased' and h[H.attempt] == tonumber(attempt) then
+    moved = moved + 1
+    h[H.lost] = h[H.lost] + 1
+    if redis.call('HGET', key('job', job), 'st') ~= 'running' then
+      h[H.state] = 'dropped'
+      put(job, step, h)
+    elseif h[H.lost] >= A.attempts and step ~= TURN then
+      write_outcome(job, step, h, false, A.lost_outcome, stamp())
+      due_later(job, A.due_us)
+      need_turn(job)
+    elseif h[H.lost] >= A.attempts then
+      put(job, step, h)
+      end_job(job, 'failed', A.lost_outcome)
+    else
+      back(job, step, h, stamp(), 'lease ended')
+    end
+  end
+end
+
+-- Steps whose time has come.
+for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMIT', 0, A.page)) do
+  redis.call('ZREM', P .. 'timers', m)
+  local job, step = split(m)
+  local h = head(job, step)
+  if h and h[H.state] == 'ready' then
+    moved = moved + 1
+    back(job, step, h, stamp(), 'time')
+  end
+end
+
+-- Turns that are due and that nobody ran.
+for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', 0, int(now), 'LIMIT', 0, A.page)) do
+  if redis.call('HGET', key('job', job), 'st') == 'running' then
+    moved = moved + 1
+    need_turn(job)
+    redis.call('ZADD', P .. 'due', int(now + A.due_us), job)
+  else
+    redis.call('ZREM', P .. 'due', job)
+  end
+end
+
+-- One page of the open jobs: a running job without an open step needs a turn (invariant 4).
+local cursor = '0'
+local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, A.page)
+for i = 1, #jobs, 2 do
+  local job = jobs[i]
+  cursor = jobs[i + 1]
+  local facts = redis.call('HMGET', key('job', job), 'st', 'op')
+  if not facts[1] then
+    redis.call('ZREM', P .. 'open', job)
+  elseif facts[1] == 'running' and tonumber(facts[2]) <= 0 and not redis.call('ZSCORE', P .. 'due', job) then
+    local h = head(job, TURN)
+    if not h or (h[H.state] ~= 'ready' and h[H.state] ~= 'leased') then
+      moved = moved + 1
+      due_later(job, A.due_us)
+      need_turn(job)
+    end
+  end
+end
+if #jobs < 2 * A.page then cursor = '0' end
+
+redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000))
+local waiting = {}
+for i, lane in ipairs(A.lanes) do waiting[i] = redis.call('ZCARD', key('ready', lane)) end
+local next_time = 0
+for _, set in ipairs({ 'timers', 'leases' }) do
+  local first = redis.call('ZRANGE', P .. set, 0, 0, 'WITHSCORES')
+  if #first > 0 and (next_time == 0 or tonumber(first[2]) < next_time) then next_time = tonumber(first[2]) end
+end
+return { moved, waiting, cursor, int(next_time) }

@@ -1,0 +1,44 @@
+-- submit: create jobs, and the plan between them; all or nothing; the same id twice is the same job.
+-- ARGV 1: jobs, plan, retention_ms
+--   jobs: list of {id, rec, dig, decision | nil, parent (node of the plan) | nil}
+--   plan: nil, or {id, nodes: list of {mode, parent, children, on_failure}, links: list of {node, k, child}}
+-- returns: {status, tickets, detail}: status is "new", "same" (nothing changed) or "conflict" (nothing
+--   written; detail is the id); detail else is a list of "new" | "same", by job
+-- include: plan
+local plan = A.plan
+if plan and redis.call('EXISTS', key('plan', plan.id)) == 1 then
+  for _, j in ipairs(A.jobs) do
+    if redis.call('HGET', key('job', j.id), 'dig') ~= j.dig then return { 'conflict', {}, j.id } end
+  end
+  return { 'same', {}, {} }
+end
+local fresh, report = {}, {}
+for i, j in ipairs(A.jobs) do
+  local known = redis.call('HGET', key('job', j.id), 'dig')
+  if known and (plan or known ~= j.dig) then return { 'conflict', {}, j.id } end
+  fresh[i] = not known
+  report[i] = known and 'same' or 'new'
+end
+local state = plan and 'waiting' or 'running'
+for i, j in ipairs(A.jobs) do
+  if fresh[i] then
+    local at, k = stamp(), key('job', j.id)
+    redis.call('HSET', k, 'st', state, 'v', 0, 'n', 0, 'op', 0, 'rec', j.rec, 'dig', j.dig, 't0', int(at))
+    if plan then redis.call('HSET', k, 'pl', plan.id, 'pn', int(j.parent)) end
+    redis.call('ZADD', P .. 'open', int(at), j.id)
+    event(j.id, at, 'submitted', '')
+    if j.decision then apply_turn(j.id, j.decision, state)
+    elseif not plan then need_turn(j.id) end
+  end
+end
+if plan then
+  redis.call('HSET', key('plan', plan.id), 'st', 'running', 'n', #plan.nodes)
+  for i, v in ipairs(plan.nodes) do
+    put_node(plan.id, int(i - 1), { v.mode, v.parent, v.children, 0, 0, v.on_failure, 0 })
+  end
+  for _, l in ipairs(plan.links) do
+    redis.call('HSET', key('plan', plan.id), 'c' .. int(l.node) .. '.' .. int(l.k), l.child)
+  end
+  admit_node(plan.id, '0')
+end
+return { 'new', tickets, report }

@@ -1,0 +1,234 @@
+"""What goes into the journal's verbs and what comes out of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aios_dist.calls import LLMRequest, ToolRequest, Usage
+from aios_dist.jobs import TURN, JobRecord, JobState, Kind, NewStep, Outcome, Step, StepState, decode
+
+
+class RankedStep(msgspec.Struct, frozen=True):
+    """A new step with what its policy said; ``rank = base + from_ready × time of becoming ready (µs)``."""
+
+    step: NewStep
+    base: float = 0.0
+    from_ready: bool = True
+
+    def plain(self) -> dict[str, Any]:
+        """As the verbs take it."""
+        step = self.step
+        return {
+            "kind": step.kind.value,
+            "lane": step.lane,
+            "request": step.request,
+            "digest": step.digest,
+            "label": step.label,
+            "base": self.base,
+            "from_ready": int(self.from_ready),
+        }
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a turn came to.
+
+    Attributes:
+        version: how many outcomes the turn has seen.
+        first: how many steps the job had; the new ones are numbered from here.
+        steps: what the program asks for now.
+        ends: the job's end, or None while it goes on.
+        result: the encoded result or error, at the end.
+    """
+
+    version: int
+    first: int
+    steps: list[RankedStep] = []
+    ends: JobState | None = None
+    result: bytes = b""
+
+    def plain(self) -> dict[str, Any]:
+        """As the verbs take it."""
+        return {
+            "version": self.version,
+            "first": self.first,
+            "steps": [s.plain() for s in self.steps],
+            "ends": self.ends.value if self.ends else "",
+            "result": self.result,
+        }
+
+    def lanes(self) -> list[str]:
+        """The lane of each new step: one ticket each."""
+        return [s.step.lane for s in self.steps]
+
+
+class NewJob(msgspec.Struct, frozen=True):
+    """A job to be written.
+
+    Attributes:
+        id: its id.
+        record: what was submitted.
+        decision: what its turn 0 came to; None lets a worker run that turn.
+        node: the plan's node it belongs to.
+    """
+
+    id: str
+    record: JobRecord
+    decision: Decision | None = None
+    node: int = 0
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """A Celery message to be published: there is a ready step on this lane. The step is a hint for people."""
+
+    lane: str
+    job: str
+    step: str
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A step that this worker holds. Times are µs since the epoch on Redis' clock."""
+
+    job: str
+    step: str
+    attempt: int
+    kind: Kind
+    label: str
+    record: JobRecord
+    request: bytes
+    version: int
+    ready_us: int
+    started_us: int
+
+    @property
+    def lease(self) -> str:
+        """The lease's name, as ``renew`` takes it."""
+        return f"{self.job}/{self.step}#{self.attempt}"
+
+    @property
+    def is_turn(self) -> bool:
+        """No step of the program, but the running of it."""
+        return self.step == TURN
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish."""
+
+    status: str
+    version: int
+    tickets: list[Ticket]
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """What ``submit`` answered: ``new``, ``same`` or ``conflict``; then the id it is about."""
+
+    status: str
+    tickets: list[Ticket]
+    conflict: str = ""
+    new: list[bool] = []
+
+
+class Reaped(msgspec.Struct, frozen=True):
+    """One pass of the reconciler: what moved, ready steps by lane, where the next pass goes on."""
+
+    moved: int
+    ready: dict[str, int]
+    cursor: str
+    next_s: float | None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened to a job. ``index`` counts from 0; ``at`` is seconds since the epoch."""
+
+    index: int
+    at: float
+    what: str
+    step: int | None = None
+    detail: str = ""
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it stands. Times are seconds since the epoch, 0 where it has not come to that."""
+
+    id: str
+    state: JobState
+    agent: str
+    tenant: str = "default"
+    steps: int = 0
+    outcomes: int = 0
+    usage: Usage = Usage()
+    plan: str | None = None
+    submitted_at: float = 0.0
+    ended_at: float = 0.0
+
+
+class History(msgspec.Struct, frozen=True):
+    """All that a replay needs: steps by number, outcomes in the order of writing."""
+
+    view: JobView
+    record: JobRecord
+    steps: list[Step]
+    result: bytes = b""
+
+    def outcomes(self) -> list[tuple[int, Outcome]]:
+        """Number and outcome, in the order in which they were written."""
+        done = sorted((s for s in self.steps if s.order), key=lambda s: s.order)
+        return [(s.number, s.outcome) for s in done if s.outcome is not None]
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself, at start and with each renewal."""
+
+    id: str
+    host: str
+    pid: int
+    pool: str
+    lanes: list[str]
+    slots: int
+    in_flight: int = 0
+    models: list[str] = []
+    agents: list[str] = []
+    started_at: float = 0.0
+    seen_at: float = 0.0
+
+
+class Registry(msgspec.Struct, frozen=True):
+    """What the workers of a fleet said of themselves. ``models`` gives each model's lane."""
+
+    workers: list[WorkerInfo] = []
+    models: dict[str, str] = {}
+    agents: list[str] = []
+
+
+class PlanView(msgspec.Struct, frozen=True):
+    """A plan as it stands: ``running``, ``done`` or ``failed``."""
+
+    id: str
+    state: str
+
+
+def head_to_step(job: str, number: int, head: list[Any], request: bytes | None, outcome: bytes | None) -> Step:
+    """A step from the array in which the Lua verbs keep it (``H`` in ``_lib.lua``)."""
+    kind = Kind(head[0])
+    record: Any = None
+    if request:
+        record = decode(request, LLMRequest if kind is Kind.LLM else ToolRequest)
+    return Step(
+        job=job,
+        number=number,
+        kind=kind,
+        lane=head[1],
+        state=StepState(head[2]),
+        attempt=head[3],
+        rank=head[6],
+        ready_at=head[7] / 1e6,
+        started_at=head[8] / 1e6,
+        ended_at=head[9] / 1e6,
+        order=head[10],
+        worker=head[11],
+        digest=head[12],
+        label=head[13],
+        request=record,
+        outcome=decode(outcome, Outcome) if outcome else None,
+    )

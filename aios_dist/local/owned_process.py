@@ -1,0 +1,136 @@
+"""A child process that ends when we end, however we end: also after ``kill -9``.
+
+::
+
+    we ── start_owned() ──► this file as a script ── exec ──► the program   (its pid: our Popen's)
+     ╰─ lifeline: a pipe and, on Linux, a pidfd ──►  ╰─ fork ──► the watcher, in the program's group
+
+The watcher sleeps until one of two things happens. The program ends: so does the watcher. The lifeline ends,
+which is to say that all of our process is gone: it sends SIGTERM to the program's process group, and SIGKILL
+after ``grace_s``. A group with a member keeps its number, so that never hits a stranger.
+
+Why not Linux' parent-death signal: it follows the *thread* that started the child, so a server started in a
+thread pool would end with that thread; it needs code of ours between fork and exec in a process with threads;
+and macOS has none. Why the pidfd beside the pipe: children that we fork without exec (multiprocessing,
+prefork) hold copies of the pipe.
+
+Run as a script it must start fast: keep this module's imports few.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Mapping, Sequence
+
+NOT_STARTED = 127
+"""Exit code when the program could not be executed; the reason is on its stderr."""
+
+
+def start_owned(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    grace_s: float = 5.0,
+) -> subprocess.Popen[bytes]:
+    """Start a program that does not outlive us.
+
+    It leads a session and process group of its own, so Ctrl-C in the terminal does not reach it: stopping it
+    in good order is ours to do. Its stdin is empty. Any thread may call this.
+
+    Args:
+        argv: the program, found on the PATH, and its arguments.
+        env, cwd, stdout, stderr: as of ``subprocess.Popen``.
+        grace_s: seconds between SIGTERM and SIGKILL, if it is the watcher that ends the program.
+
+    Returns:
+        The program's own ``Popen`` (pid, wait, kill). Keep it: when it is collected, the program ends too.
+        A program that cannot be executed exits with ``NOT_STARTED``.
+    """
+    import subprocess
+    import weakref
+
+    lifeline, ours = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", __file__, str(os.getpid()), str(lifeline), str(grace_s)),
+                *[os.fspath(part) for part in argv],
+            ],
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=(lifeline,),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(lifeline)
+    weakref.finalize(process, os.close, ours)
+    return process
+
+
+def _become(owner: int, lifeline: int, grace_s: float, argv: list[str]) -> None:
+    """Fork the watcher, then become ``argv``."""
+    os.set_inheritable(lifeline, False)
+    watched = [lifeline]
+    if hasattr(os, "pidfd_open"):
+        try:
+            watched.append(os.pidfd_open(owner))
+        except OSError:  # the owner is gone, or the kernel is older than 5.3
+            pass
+    if os.getppid() != owner:  # it was gone before we looked, so that pidfd may be a stranger's
+        return
+    ended, held_by_program = os.pipe()
+    if os.fork() == 0:
+        os.close(held_by_program)
+        try:
+            _watch(watched, ended, grace_s)
+        finally:
+            os._exit(0)
+    os.set_inheritable(held_by_program, True)  # for the rest of the program's life
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
+    os.execvp(argv[0], argv)
+
+
+def _watch(watched: list[int], ended: int, grace_s: float) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):  # whoever reads the program's output must see it end with the program
+        os.dup2(nowhere, standard)
+    program = os.getppid()
+    ready, _, _ = select.select([*watched, ended], [], [])
+    if ended in ready or os.getppid() != program:
+        return
+    os.killpg(0, signal.SIGTERM)
+    select.select([ended], [], [], grace_s)
+    os.killpg(0, signal.SIGKILL)  # what is left of the group, ourselves included
+
+
+def _main(args: list[str]) -> int:
+    owner, lifeline, grace_s, *argv = args
+    try:
+        _become(int(owner), int(lifeline), float(grace_s), argv)
+    except OSError as error:
+        sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
+        sys.stderr.flush()
+    return NOT_STARTED
+
+
+if __name__ == "__main__":
+    os._exit(_main(sys.argv[1:]))

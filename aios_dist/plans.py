@@ -1,0 +1,137 @@
+"""Plans: jobs submitted together, and the order between them.
+
+``fifo`` admits all its members at once: their steps interleave, in the order of becoming ready. ``fixed``
+admits one member at a time, the next when the one before has ended. Members are jobs or plans, so a hybrid
+is a fixed order of fifo groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from aios_dist.agents import JobSpec
+from aios_dist.errors import InvalidInput
+
+OnFailure = Literal["stop", "continue"]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """An order between jobs. Made by :func:`fifo`, :func:`fixed` or :func:`hybrid`."""
+
+    mode: Literal["fifo", "fixed"]
+    members: tuple[JobSpec | Plan, ...]
+    on_failure: OnFailure
+
+    def jobs(self) -> Iterator[JobSpec]:
+        """All jobs, in the order in which they are written down."""
+        for member in self.members:
+            if isinstance(member, Plan):
+                yield from member.jobs()
+            else:
+                yield member
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """A plan without its jobs, as the journal takes it.
+
+    Attributes:
+        id: the plan's id.
+        nodes: ``(mode, parent or -1, members, on_failure)``; node 0 is the root.
+        links: ``(node, place, "n" + node or "j" + job id)``.
+    """
+
+    id: str
+    nodes: list[tuple[str, int, int, str]]
+    links: list[tuple[int, int, str]]
+
+    def plain(self) -> dict[str, Any]:
+        """As the journal's verbs take it."""
+        return {
+            "id": self.id,
+            "nodes": [
+                {"mode": mode, "parent": parent, "children": count, "on_failure": on_failure}
+                for mode, parent, count, on_failure in self.nodes
+            ],
+            "links": [{"node": node, "k": place, "child": child} for node, place, child in self.links],
+        }
+
+
+def fifo(jobs: Iterable[JobSpec | Plan], *, on_failure: OnFailure = "continue") -> Plan:
+    """All at once; steps run in the order in which they become ready (request granularity).
+
+    Args:
+        jobs: jobs (``agent.job(…)``) or plans.
+        on_failure: ``stop``: a failed member makes this group count as failed in the plan around it.
+    """
+    return _plan("fifo", jobs, on_failure)
+
+
+def fixed(jobs: Iterable[JobSpec | Plan], *, on_failure: OnFailure = "stop") -> Plan:
+    """One after another, each when the one before has ended (agent granularity).
+
+    Args:
+        jobs: jobs (``agent.job(…)``) or plans.
+        on_failure: ``stop``: after a failed member the rest is cancelled; ``continue``: the next runs.
+    """
+    return _plan("fixed", jobs, on_failure)
+
+
+def hybrid(groups: Iterable[Iterable[JobSpec | Plan]], *, on_failure: OnFailure = "stop") -> Plan:
+    """Groups in fixed order, FIFO inside a group; a group begins when all of the one before has ended."""
+    return fixed([fifo(group, on_failure=on_failure) for group in groups], on_failure=on_failure)
+
+
+def _plan(mode: Literal["fifo", "fixed"], jobs: Iterable[JobSpec | Plan], on_failure: OnFailure) -> Plan:
+    if on_failure not in ("stop", "continue"):
+        raise InvalidInput(f"on_failure is 'stop' or 'continue', not {on_failure!r}.")
+    members = tuple(jobs)
+    if not members:
+        raise InvalidInput(f"A {mode} plan needs at least one job; a group of it may not be empty either.")
+    for member in members:
+        if not isinstance(member, (JobSpec, Plan)):
+            raise InvalidInput(
+                f"A plan is made of jobs (agent.job(…)) and plans, not of {type(member).__name__} objects."
+            )
+    return Plan(mode, members, on_failure)
+
+
+def shape(plan: Plan, id: str, ids: Sequence[str]) -> tuple[Shape, list[int]]:
+    """A plan as the journal takes it.
+
+    Args:
+        plan: the plan.
+        id: its id.
+        ids: the ids of its jobs, in the order of :meth:`Plan.jobs`.
+
+    Returns:
+        The shape, and for each job the node that it belongs to.
+
+    Raises:
+        InvalidInput: an id comes twice.
+    """
+    seen: set[str] = set()
+    for job in ids:
+        if job in seen:
+            raise InvalidInput(f"The plan has the job id {job!r} twice; ids are unique.")
+        seen.add(job)
+    nodes: list[tuple[str, int, int, str]] = []
+    links: list[tuple[int, int, str]] = []
+    owners: list[int] = []
+    rest = iter(ids)
+
+    def walk(part: Plan, parent: int) -> int:
+        number = len(nodes)
+        nodes.append((part.mode, parent, len(part.members), part.on_failure))
+        for place, member in enumerate(part.members):
+            if isinstance(member, Plan):
+                links.append((number, place, f"n{walk(member, number)}"))
+            else:
+                owners.append(number)
+                links.append((number, place, f"j{next(rest)}"))
+        return number
+
+    walk(plan, -1)
+    return Shape(id, nodes, links), owners

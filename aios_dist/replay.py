@@ -1,0 +1,258 @@
+"""Running an agent's program from its journal: the turn, as pure code.
+
+The program is started anew and driven until each of its branches waits for an outcome that is not there
+yet. Outcomes are handed to it one at a time **in the order in which they were written**, so that branches
+that run side by side (``gather``) ask for their steps in the same order on every replay, on every machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+
+from aios_dist.agents import LLM, Gather, Program, Tool, as_json, in_turn
+from aios_dist.calls import LLMRequest, ToolRequest
+from aios_dist.errors import InvalidInput, ProgramChanged, StepError, UsageError
+from aios_dist.jobs import Kind, Outcome, Step, digest
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A step that the program asked for, in the order of asking; its place in the list is its number."""
+
+    command: LLM | Tool
+    kind: Kind
+    digest: str
+
+
+class _Branch:
+    """One coroutine of the program, and whom it reports to."""
+
+    __slots__ = ("coroutine", "index", "left", "parent", "results", "wants")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int) -> None:
+        self.coroutine = coroutine
+        self.parent = parent
+        self.index = index
+        self.wants: Gather | None = None
+        self.results: list[Any] = []
+        self.left = 0
+
+
+class _Raised:
+    """An exception on its way to the branch that will see it."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+async def _just(command: Any) -> Any:
+    return await command
+
+
+class Replay:
+    """One run of a program, fed with outcomes.
+
+    Attributes:
+        asked: every step that was asked for so far.
+        version: how many outcomes were delivered.
+        finished: the program returned or raised.
+        result: what it returned, as JSON gives it back.
+        error: what it raised.
+        refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        journaled: Sequence[Step] = (),
+        admit: Callable[[LLM | Tool, bytes], None] = lambda command, data: None,
+    ) -> None:
+        """Start the program and run it until it waits.
+
+        Args:
+            program: the agent with its input.
+            journaled: the steps that the journal holds, by number.
+            admit: raises a UsageError for a request that can never be served.
+        """
+        self.asked: list[Asked] = []
+        self.version = 0
+        self.finished = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.refused: UsageError | None = None
+        self._admit = admit
+        self._journaled = journaled
+        self._waiting: dict[int, _Branch] = {}
+        self._runnable: deque[tuple[_Branch, Any]] = deque()
+        self._broken: ProgramChanged | None = None
+        self._root = _Branch(program(), None, 0)
+        self._run(self._root, None)
+
+    def deliver(self, number: int, outcome: Outcome) -> None:
+        """Hand the next outcome, in the order of writing, to whoever waits for it."""
+        self.version += 1
+        if self.finished:
+            return
+        branch = self._waiting.pop(number, None)
+        if branch is None:
+            self._diverge(number, "nothing; the program no longer asks for it")
+            return
+        try:
+            answer = outcome.result()
+        except StepError as error:
+            answer = _Raised(error)
+        self._run(branch, answer)
+
+    def check_complete(self) -> None:
+        """After the whole journal was delivered: every journaled step must have been asked for."""
+        if not self.finished and len(self.asked) < len(self._journaled):
+            self._diverge(len(self.asked), "nothing; the program waits for something else")
+
+    def waits(self) -> bool:
+        """Some branch waits for an outcome."""
+        return bool(self._waiting)
+
+    def close(self) -> None:
+        """Drop the program where it stands; its ``finally`` blocks run."""
+        for branch in [self._root, *self._waiting.values()]:
+            try:
+                branch.coroutine.close()
+            except (RuntimeError, GeneratorExit):  # an agent that awaits in its finally cannot be helped
+                continue
+
+    def _run(self, branch: _Branch, answer: Any) -> None:
+        self._runnable.append((branch, answer))
+        token = in_turn.set(True)
+        try:
+            while self._runnable and not self.finished:
+                self._advance(*self._runnable.popleft())
+        finally:
+            in_turn.reset(token)
+
+    def _advance(self, branch: _Branch, answer: Any) -> None:
+        """Run one branch to its next await, or to its end."""
+        try:
+            while True:
+                if isinstance(answer, _Raised):
+                    command = branch.coroutine.throw(answer.error)
+                else:
+                    command = branch.coroutine.send(answer)
+                if isinstance(command, (LLM, Tool)):
+                    try:
+                        number = self._ask(command)
+                    except UsageError as error:
+                        self.refused = self.refused or error
+                        answer = _Raised(error)
+                        continue
+                    if number >= 0:
+                        self._waiting[number] = branch
+                    return
+                if isinstance(command, Gather):
+                    if not command.branches:
+                        answer = []
+                        continue
+                    self._split(branch, command)
+                    return
+                answer = _Raised(_foreign(command))
+        except StopIteration as stop:
+            self._settle(branch, stop.value)
+        except (Exception, asyncio.CancelledError, GeneratorExit) as error:
+            self._settle(branch, _Raised(error))
+
+    def _ask(self, command: LLM | Tool) -> int:
+        kind = Kind.LLM if isinstance(command, LLM) else Kind.TOOL
+        if isinstance(command, Tool):
+            # A request is data: refuse now what the journal could not give back.
+            as_json([command.request.args, command.request.kwargs], f"input of tool {command.request.name!r}")
+        try:
+            data = msgspec.json.encode(command.request)
+        except (TypeError, ValueError) as exc:
+            raise InvalidInput(f"The request is not JSON: {exc}.") from None
+        asked = Asked(command=command, kind=kind, digest=digest(data))
+        number = len(self.asked)
+        if number < len(self._journaled):
+            known = self._journaled[number]
+            if (known.kind, known.digest) != (kind, asked.digest):
+                self._diverge(number, f"{kind.value} {_brief(command.request)}")
+                return -1
+        else:
+            self._admit(command, data)
+        self.asked.append(asked)
+        return number
+
+    def _split(self, branch: _Branch, command: Gather) -> None:
+        branch.wants = command
+        branch.left = len(command.branches)
+        branch.results = [None] * branch.left
+        for index, child in enumerate(command.branches):
+            whole = child if asyncio.iscoroutine(child) else _just(child)
+            self._runnable.append((_Branch(whole, branch, index), None))
+
+    def _settle(self, branch: _Branch, answer: Any) -> None:
+        """A branch came to its end: tell its parent, or end the program."""
+        parent = branch.parent
+        if parent is None:
+            self._finish(answer)
+            return
+        parent.results[branch.index] = answer
+        parent.left -= 1
+        if parent.left:
+            return
+        results, wants = parent.results, parent.wants
+        parent.results, parent.wants = [], None
+        failures = [r for r in results if isinstance(r, _Raised)]
+        if wants is not None and not wants.return_exceptions and failures:
+            self._runnable.append((parent, failures[0]))
+        else:
+            plain = [r.error if isinstance(r, _Raised) else r for r in results]
+            self._runnable.append((parent, plain))
+
+    def _finish(self, answer: Any) -> None:
+        self.finished = True
+        if self._broken is not None:
+            answer = _Raised(self._broken)
+        if isinstance(answer, _Raised):
+            self.error = answer.error
+            return
+        try:
+            self.result = as_json(answer, "agent's result")
+        except InvalidInput as error:
+            self.error = error
+
+    def _diverge(self, number: int, now: str) -> None:
+        journaled = "nothing"
+        if number < len(self._journaled):
+            step = self._journaled[number]
+            journaled = f"{step.kind.value} {_brief(step.request)}"
+        self._broken = ProgramChanged(
+            f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
+            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: put time, "
+            "randomness and input/output into tool().",
+            step=number,
+        )
+        self._finish(_Raised(self._broken))
+
+
+def _foreign(awaited: Any) -> InvalidInput:
+    what = type(awaited).__name__ if awaited is not None else "something of asyncio's own"
+    return InvalidInput(
+        f"The agent awaited {what}. An agent awaits only llm(), tool() and gather() (not asyncio.gather); "
+        "put other async code into a function and await tool(function)."
+    )
+
+
+def _brief(request: LLMRequest | ToolRequest | None) -> str:
+    """The request in a few words, for the job's owner (the error goes into the journal, not into logs)."""
+    if isinstance(request, ToolRequest):
+        text = f"{request.name}({', '.join(map(repr, request.args))})"
+    elif request is not None:
+        text = repr(request.messages[-1].get("content", "")) if request.messages else "an empty conversation"
+    else:
+        text = "an unknown request"
+    return text if len(text) <= 80 else text[:77] + "…"

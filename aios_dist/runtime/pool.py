@@ -1,0 +1,174 @@
+"""The asyncio pool: Celery 5.7 has none.
+
+An event loop in a thread of its own; each task's synchronous tracer runs in a greenlet on it (``greenback``),
+so that a provider call deep inside is a plain ``await``. Slots are Celery's ``worker_concurrency``. When one
+frees, a byte in a pipe wakes the worker's own loop, which then takes the next ticket: without that it would
+not look before its next poll (measured: 9.7 × the bound instead of 1.12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import greenback
+from celery.concurrency.base import BasePool, apply_target
+
+logger = logging.getLogger("aios_dist.pool")
+
+
+class Resident(Protocol):
+    """What lives on the pool's loop as long as the pool does."""
+
+    async def open(self) -> None:
+        """Called once, before the first task."""
+
+    async def close(self, busy: Callable[[], int]) -> None:
+        """Called once; ``busy`` counts the tasks that still run."""
+
+
+class AsyncioPool(BasePool):
+    """Runs each Celery task as an asyncio task. ``limit`` is the number of slots."""
+
+    signal_safe = False
+    task_join_will_block = False
+    body_can_be_buffer = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    @property
+    def resident(self) -> Resident | None:
+        """The app's runtime, if it has one."""
+        return getattr(self.app, "aios_runtime", None)
+
+    def on_start(self) -> None:
+        """Start the loop, and on it the runtime."""
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(started,), name="aios-loop", daemon=True)
+        self._thread.start()
+        started.wait()
+        if self.resident is not None:
+            self._call(self.resident.open())
+
+    def _serve(self, started: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(started.set)
+        self._loop.run_forever()
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Called again after each reconnect: the hub was reset then."""
+        hub.add_reader(self._reader, self._woken)
+
+    def _woken(self, *_: Any) -> None:
+        try:
+            os.read(self._reader, 4096)
+        except BlockingIOError:
+            return
+
+    def wake(self) -> None:
+        """Let the worker's loop look whether it may take a ticket."""
+        try:
+            os.write(self._writer, b"\0")
+        except (BlockingIOError, OSError):
+            return  # full: it will wake anyway; closed: there is nobody to wake
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        **_: Any,
+    ) -> Applied:
+        """Called by the worker's loop for each ticket."""
+        run = functools.partial(apply_target, target, args or (), kwargs or {}, callback, accept_callback)
+        applied = Applied(self._loop)
+        self._loop.call_soon_threadsafe(self._spawn, run, applied)
+        return applied
+
+    def _spawn(self, run: Callable[[], Any], applied: Applied) -> None:
+        task = self._loop.create_task(self._run(run))
+        applied.task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def _run(self, run: Callable[[], Any]) -> None:
+        try:
+            await greenback.with_portal_run_sync(run)
+        except Exception:
+            logger.exception("A task broke outside of its body.")
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self.wake()
+
+    def on_stop(self) -> None:
+        """Warm shutdown: the runtime finishes or hands back what is in flight."""
+        if self._thread is None:
+            return
+        try:
+            if self.resident is not None:
+                self._call(self.resident.close(lambda: len(self._tasks)))
+            elif self._tasks:
+                self._call(asyncio.wait(set(self._tasks)))
+        finally:
+            self._end_loop()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: leases end by themselves."""
+        self._end_loop()
+
+    def _end_loop(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        thread.join(timeout=5.0)
+
+    def terminate_job(self, pid: int, signal: Any = None) -> None:
+        """Celery's ``revoke(terminate=True)`` ends processes; here `aios-dist job cancel` ends the call."""
+        logger.warning("Tickets cannot be terminated; use `aios-dist job cancel ID`.")
+
+    def grow(self, n: int = 1) -> None:
+        """More slots while running (``celery control pool_grow``)."""
+        self.limit += n
+        self.wake()
+
+    def shrink(self, n: int = 1) -> None:
+        """Fewer slots; what is in flight goes on."""
+        self.limit = max(1, self.limit - n)
+
+    def _get_info(self) -> dict[str, Any]:
+        return {**super()._get_info(), "in-flight": len(self._tasks)}
+
+
+class Applied:
+    """What Celery keeps of a task that was given to the pool."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.task: asyncio.Task[None] | None = None
+
+    def terminate(self, signal: Any = None) -> None:
+        """Cancel the task on its own loop."""
+        if self.task is not None:
+            self._loop.call_soon_threadsafe(self.task.cancel)
+
+
+__all__ = ["AsyncioPool", "Resident"]

@@ -1,0 +1,299 @@
+"""Anthropic's messages, asked and answered in OpenAI's words.
+
+https://platform.claude.com/docs/en/api/messages, and for streams
+https://platform.claude.com/docs/en/build-with-claude/streaming
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import anthropic
+import msgspec
+
+from aios_dist.calls import LLMRequest, ToolCall, Usage
+from aios_dist.config import ModelConfig
+from aios_dist.errors import BadRequest
+from aios_dist.runtime.providers import ProviderSaid, Reply, SdkProvider, http_options, key_of
+
+MAX_TOKENS = 4096
+"""What is asked for where the request says nothing: Anthropic insists on a number."""
+
+SAMPLING = ("temperature", "top_p", "top_k")
+SAMPLING_VERSION = "2023-06-01"
+"""The last version of the API that takes SAMPLING. 2026-10-21, which the SDK sends from 2.0 on, answers 400
+to them even at their defaults, so a request that has one asks for this version:
+https://codersera.com/blog/anthropic-api-2026-10-21-sdk-migration-guide-2026/"""
+
+_FINISH = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+}
+
+# https://platform.claude.com/docs/en/api/errors
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
+class _Block(msgspec.Struct):
+    """A content block, or a piece (``delta``) of one."""
+
+    type: str = ""
+    text: str | None = None
+    id: str = ""
+    name: str = ""
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    partial_json: str = ""
+    stop_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class _Message(msgspec.Struct):
+    """What is read of a message, and of every event of a stream; ``type`` says which fields are there."""
+
+    type: str = ""
+    content: list[_Block] = []
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+    model: str | None = None
+    message: _Message | None = None
+    index: int = 0
+    content_block: _Block | None = None
+    delta: _Block | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Message).decode
+
+
+class MessageReply(Reply):
+    """Reads a message. Blocks that are neither text nor a call of a tool (thinking) are left out."""
+
+    def whole(self, data: bytes) -> None:
+        """See :meth:`Reply.whole`."""
+        message = _decode(data)
+        self._check(message)
+        if message.type != "message":
+            raise msgspec.DecodeError("an answer that is not a message")
+        self._start(message)
+        for index, block in enumerate(message.content):
+            self._block(index, block, bytes(block.input).decode())
+        self._end(message.stop_reason)
+        self.complete = True
+
+    def event(self, data: bytes) -> bool:
+        """See :meth:`Reply.event`."""
+        event = _decode(data)
+        self._check(event)
+        match event.type:
+            case "content_block_delta" if event.delta is not None:
+                self._delta(event.index, event.delta)
+            case "message_start" if event.message is not None:
+                self._start(event.message)
+            case "content_block_start" if event.content_block is not None:
+                # The input of a streamed call is empty here and follows in pieces.
+                self._block(event.index, event.content_block, "")
+            case "message_delta":
+                self._count(event.usage)
+                self._end(event.delta.stop_reason if event.delta is not None else None)
+            case "message_stop":
+                # A call without arguments comes without a piece: its input is the empty object.
+                self.calls = {at: ToolCall(c.id, c.name, c.arguments or "{}") for at, c in self.calls.items()}
+                self.complete = True
+        return self.complete
+
+    def _check(self, message: _Message) -> None:
+        if message.error is not None:
+            kind = message.error.get("type") if isinstance(message.error, dict) else None
+            raise ProviderSaid(_STATUS_OF.get(str(kind), 500), message.error)
+
+    def _start(self, message: _Message) -> None:
+        self.model = message.model
+        self._count(message.usage)
+
+    def _count(self, told: _Usage | None) -> None:
+        """Take the counts, which are sums so far. What a cache held or took is part of the prompt."""
+        if told is None:
+            return
+        prompt = sum(
+            count or 0
+            for count in (told.input_tokens, told.cache_creation_input_tokens, told.cache_read_input_tokens)
+        )
+        self.usage = Usage(max(prompt, self.usage.prompt_tokens), told.output_tokens or 0, calls=1)
+
+    def _block(self, index: int, block: _Block, arguments: str) -> None:
+        if block.type == "text" and block.text:
+            self.text.append(block.text)
+        elif block.type == "tool_use":
+            self.calls[index] = ToolCall(block.id, block.name, arguments)
+
+    def _delta(self, index: int, delta: _Block) -> None:
+        if delta.type == "text_delta" and delta.text:
+            self.text.append(delta.text)
+        elif delta.type == "input_json_delta" and (call := self.calls.get(index)) is not None:
+            self.calls[index] = ToolCall(call.id, call.name, call.arguments + delta.partial_json)
+
+    def _end(self, reason: str | None) -> None:
+        self.finish_reason = _FINISH.get(reason, reason) if reason is not None else None
+        if reason == "refusal":
+            self.refused = "it stopped the answer with the reason 'refusal'"
+
+
+class AnthropicProvider(SdkProvider):
+    """A model of Anthropic's; see :class:`SdkProvider` and :func:`open_provider`.
+
+    ``base_url`` is without ``/v1``, as the SDK has it.
+    """
+
+    name = "anthropic"
+    path = "/v1/messages"
+    reply = MessageReply
+    connection_error = anthropic.APIConnectionError
+
+    def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
+        key = key_of(name, model, env)
+        http = http_options()
+        client = anthropic.AsyncAnthropic(
+            # Given always, so that the SDK looks for no other credentials of the machine.
+            api_key=key or "none",
+            base_url=model.base_url,
+            max_retries=0,
+            timeout=http["timeout"],
+            http_client=anthropic.DefaultAioHttpClient(**http),
+        )
+        post = partial(client.post, stream_cls=anthropic.AsyncStream[Any])
+        super().__init__(name, model, post, client.close, key)
+
+    def body(self, request: LLMRequest) -> dict[str, Any]:
+        """The request in Anthropic's form; options that are Anthropic's own pass untouched.
+
+        Raises:
+            BadRequest: what has no counterpart there: the ``response_format`` ``json_object``, or a tool call
+                in the conversation whose arguments are not a JSON object.
+        """
+        body: dict[str, Any] = {"max_tokens": MAX_TOKENS, "stream": self.config.stream, **self.config.options}
+        body["model"] = self.model
+        body["messages"], system = messages(request.messages)
+        for field in ("temperature", "max_tokens", "tools"):
+            value = getattr(request, field)
+            if value is not None:
+                body[field] = value
+        if system:
+            body["system"] = system
+        body.update(request.extra)
+        if "tools" in body:
+            body["tools"] = [tool(definition) for definition in body["tools"]]
+        if "tool_choice" in body:
+            body["tool_choice"] = tool_choice(body["tool_choice"])
+        wanted = request.response_format or {"type": "text"}
+        if wanted.get("type") == "json_schema":
+            form = {"type": "json_schema", "schema": wanted.get("json_schema", {}).get("schema", {})}
+            body["output_config"] = {**body.get("output_config", {}), "format": form}
+        elif wanted.get("type") != "text":
+            raise BadRequest(f"anthropic has no response_format {wanted.get('type')!r}; use json_schema.")
+        if any(option in body for option in SAMPLING):
+            version = {"anthropic-version": SAMPLING_VERSION}
+            body["extra_headers"] = {**version, **body.get("extra_headers", {})}
+        return body
+
+
+def messages(conversation: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | list[dict[str, Any]]]:
+    """OpenAI's messages as Anthropic's, and the system prompt, which Anthropic has beside them."""
+    out: list[dict[str, Any]] = []
+    system: list[dict[str, Any]] = []
+    for message in conversation:
+        role, content = message.get("role"), message.get("content")
+        if role in ("system", "developer"):
+            system += _parts(content)
+        elif role == "tool":
+            told = content if isinstance(content, str) else _parts(content)
+            result = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": told}
+            # The results of calls that were made together must come back in one message.
+            if out and out[-1]["role"] == "user" and _is_results(out[-1]["content"]):
+                out[-1]["content"].append(result)
+            else:
+                out.append({"role": "user", "content": [result]})
+        elif role == "assistant" and message.get("tool_calls"):
+            uses = [_tool_use(call) for call in message["tool_calls"]]
+            out.append({"role": "assistant", "content": [*_parts(content), *uses]})
+        else:
+            out.append({"role": role, "content": content if isinstance(content, str) else _parts(content)})
+    if all(set(part) == {"type", "text"} for part in system):
+        return out, "\n\n".join(part["text"] for part in system)
+    return out, system
+
+
+def tool(definition: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's definition of a tool as Anthropic's; one that is Anthropic's own passes untouched."""
+    function = definition.get("function")
+    if definition.get("type") != "function" or not isinstance(function, dict):
+        return definition
+    kept = {key: function[key] for key in ("name", "description", "strict") if function.get(key) is not None}
+    return {**kept, "input_schema": function.get("parameters") or {"type": "object", "properties": {}}}
+
+
+def tool_choice(choice: Any) -> Any:
+    """OpenAI's ``tool_choice`` as Anthropic's; one that is Anthropic's own passes untouched."""
+    if isinstance(choice, str):
+        return {"type": {"required": "any"}.get(choice, choice)}
+    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
+        return {"type": "tool", "name": choice["function"].get("name")}
+    return choice
+
+
+_DATA_URL = re.compile(r"data:(?P<media>[\w.+-]+/[\w.+-]+);base64,(?P<data>.*)", re.DOTALL)
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    """A message's content as Anthropic's blocks; images are translated, all else passes untouched."""
+    if not content:
+        return []
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [_image(part) if part.get("type") == "image_url" else part for part in content]
+
+
+def _image(part: dict[str, Any]) -> dict[str, Any]:
+    url = part["image_url"]["url"] if isinstance(part.get("image_url"), dict) else part.get("image_url")
+    inline = _DATA_URL.fullmatch(str(url))
+    if inline is None:
+        return {"type": "image", "source": {"type": "url", "url": url}}
+    source = {"type": "base64", "media_type": inline["media"], "data": inline["data"]}
+    return {"type": "image", "source": source}
+
+
+def _is_results(content: Any) -> bool:
+    return isinstance(content, list) and bool(content) and content[0].get("type") == "tool_result"
+
+
+def _tool_use(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    try:
+        arguments = msgspec.json.decode(function.get("arguments") or "{}", type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise BadRequest(
+            f"the arguments of the tool call {call.get('id')!r} are not a JSON object, as anthropic insists."
+        ) from None
+    return {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}

@@ -1,0 +1,73 @@
+"""The reconciler: what a crash left between two writes moves again.
+
+Every worker has one, one at a time works, under a lock with a time to live. Its pass is bounded, so it does
+not grow with the number of waiting steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aios_dist.broker import Tickets, depth_commands
+from aios_dist.config import Config
+from aios_dist.errors import FleetUnavailable
+from aios_dist.journal import Journal, Ticket
+
+logger = logging.getLogger("aios_dist.reconciler")
+
+MOST_TICKETS = 1000
+"""Tickets added to a lane in one pass at the most."""
+
+
+class Reconciler:
+    """Restores invariants 4 to 6 of the design from the journal, within its period."""
+
+    def __init__(self, config: Config, journal: Journal, tickets: Tickets, worker: str) -> None:
+        self._config = config
+        self._journal = journal
+        self._tickets = tickets
+        self._worker = worker
+        self._cursor = "0"
+        self._lanes = config.lane_names()
+
+    async def run(self) -> None:
+        """Work for ever; a Redis that is away is waited for."""
+        period = self._config.fleet.reconcile
+        while True:
+            pause = period
+            try:
+                if await self._journal.take_reconciler(self._worker, 3 * period):
+                    pause = await self.once()
+            except FleetUnavailable as exc:
+                logger.warning("Not reconciled: %s", exc)
+            await asyncio.sleep(pause)
+
+    async def once(self) -> float:
+        """One pass.
+
+        Returns:
+            Seconds until the next one is worth while: the period, or less when something is due before.
+        """
+        registry = await self._journal.registry()
+        lanes = sorted({*self._lanes, *(lane for w in registry.workers for lane in w.lanes)})
+        reaped = await self._journal.reap(lanes, self._cursor)
+        self._cursor = reaped.cursor
+        if reaped.moved:
+            logger.info("Moved %d that a crash or time had left behind.", reaped.moved)
+        await self._top_up(reaped.ready)
+        period = self._config.fleet.reconcile
+        if reaped.next_s is None:
+            return period
+        return min(period, max(0.05, reaped.next_s - await self._journal.now()))
+
+    async def _top_up(self, ready: dict[str, int]) -> None:
+        """As many tickets as ready steps, on every lane (invariant 5). A spare one is a no-op."""
+        connection = self._journal.connection
+        lanes = [lane for lane, count in ready.items() if count]
+        depths = await asyncio.gather(*(connection.command(*c) for c in depth_commands(self._config, lanes)))
+        for lane, depth in zip(lanes, depths, strict=True):
+            missing = min(ready[lane] - depth, MOST_TICKETS)
+            if missing > 0:
+                spare = self._tickets.commands([Ticket(lane, "?", "?")] * missing)
+                await asyncio.gather(*(connection.command(*c) for c in spare))

@@ -1,0 +1,295 @@
+"""One page: what a worker does with a ticket. Claim → call → commit → turn."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
+
+from aios_dist import turns
+from aios_dist.agents import Tool, as_json, find
+from aios_dist.broker import Tickets
+from aios_dist.calls import LLMRequest
+from aios_dist.errors import FinalLLMError, FleetUnavailable, LLMError, ToolError, UnknownName, describe
+from aios_dist.jobs import Kind, Outcome, decode, encode
+from aios_dist.journal import Advance, Claim, Decision, Journal, Ticket
+from aios_dist.replay import Replay
+from aios_dist.runtime.leases import Leases
+from aios_dist.runtime.providers import Provider
+
+logger = logging.getLogger("aios_dist.runner")
+
+T = TypeVar("T")
+LIVE = 4096
+"""Programs kept as they stand after a turn, so that the next turn need not replay; the journal decides."""
+
+
+class Origin(NamedTuple):
+    """The Celery task that we run in: what it publishes is its child in Flower."""
+
+    ticket: str | None = None
+    root: str | None = None
+
+
+_origin: ContextVar[Origin] = ContextVar("aios_origin", default=Origin())
+
+
+class Runner:
+    """Serves tickets on one event loop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        tickets: Tickets,
+        leases: Leases,
+        catalog: turns.Catalog,
+        providers: Mapping[str, Provider],
+        worker: str,
+    ) -> None:
+        self._journal = journal
+        self._tickets = tickets
+        self._leases = leases
+        self._catalog = catalog
+        self._providers = providers
+        self._worker = worker
+        self._live: OrderedDict[str, Replay] = OrderedDict()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def serve(self, lane: str, origin: Origin, announce: Callable[[str, Claim], None]) -> str:
+        """What one ticket is good for: the best ready step of its lane.
+
+        Args:
+            lane: the lane that the ticket was on.
+            origin: the Celery task.
+            announce: told which step it became.
+
+        Returns:
+            A few words for people, without any of the content.
+
+        Raises:
+            LLMError, ToolError: the step's outcome is an error (it is written; Flower shows a failure).
+        """
+        _origin.set(origin)
+        claim = await self._insist(functools.partial(self._journal.claim, lane, self._worker))
+        if claim is None:
+            return "spare ticket: nothing was ready"
+        task = asyncio.current_task()
+        assert task is not None
+        self._leases.add(claim, task)
+        try:
+            announce(origin.ticket or "", claim)
+            return await self._step(claim)
+        except asyncio.CancelledError as exc:
+            # The job was cancelled, or the worker shuts down: the step goes back, with its old rank.
+            reason = str(exc.args[0]) if exc.args else "shutdown"
+            await self._publish(await self._insist(functools.partial(self._journal.release, claim, reason)))
+            return f"handed back: {reason}"
+        finally:
+            self._leases.remove(claim)
+
+    async def _step(self, claim: Claim) -> str:
+        if claim.is_turn:
+            return await self._turn(claim)
+        here = claim.record.prompts is not None or find(claim.record.agent) is not None
+        if claim.kind is Kind.TOOL and not here:
+            logger.error("Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent)
+            await self._journal.release(claim, "no code for this agent", after=1.0)
+            return "handed back: no code for this agent"
+        # The program is brought up to date while the provider thinks.
+        ready = asyncio.create_task(self._program(claim)) if here else None
+        try:
+            error: Exception | None = None
+            try:
+                if claim.kind is Kind.LLM:
+                    outcome = Outcome(response=await self._call(claim))
+                else:
+                    assert ready is not None
+                    outcome = Outcome(value=await self._tool(claim, await asyncio.shield(ready)))
+            except (LLMError, ToolError) as exc:
+                outcome, error = Outcome.failed(exc), exc
+            await self._write(claim, outcome, ready)
+        finally:
+            if ready is not None and not ready.done():
+                ready.cancel()
+        if error is not None:
+            raise error
+        usage = outcome.usage
+        return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
+
+    async def _call(self, claim: Claim) -> Any:
+        request = decode(claim.request, LLMRequest)
+        provider = self._providers.get(claim.label)
+        if provider is None:
+            raise FinalLLMError(
+                f"This worker has no model {claim.label!r}; give all workers of a lane the same [models.*]."
+            )
+        try:
+            return await provider.call(request, idempotency_key=f"{claim.job}/{claim.step}")
+        except LLMError:
+            raise
+        except Exception as exc:
+            logger.exception("The provider's adapter broke on %s/%s.", claim.job, claim.step)
+            raise FinalLLMError(f"The provider's adapter broke: {type(exc).__name__}.") from exc
+
+    async def _tool(self, claim: Claim, replay: Replay | None) -> Any:
+        number = int(claim.step)
+        if replay is None or number >= len(replay.asked):
+            raise ToolError("The agent's program no longer asks for this tool.")
+        command = replay.asked[number].command
+        assert isinstance(command, Tool)
+        try:
+            if inspect.iscoroutinefunction(inspect.unwrap(getattr(command.call, "func", command.call))):
+                value = await command.call()
+            else:
+                value = await asyncio.to_thread(command.call)
+                if inspect.isawaitable(value):
+                    value = await value
+            return as_json(value, f"result of tool {claim.label!r}")
+        except Exception as exc:
+            raise ToolError(f"{claim.label}: {describe(exc)}", error=type(exc).__name__) from exc
+
+    # Writing the outcome and running the turn ---------------------------------------------------------
+
+    async def _write(self, claim: Claim, outcome: Outcome, ready: asyncio.Task[Replay | None] | None) -> None:
+        """Commit, and with it what the program asks for next, in one write where nothing came between."""
+        lock = self._locks.setdefault(claim.job, asyncio.Lock())
+        async with lock:
+            decision, replay = None, None
+            if ready is not None:
+                replay = self._live.pop(claim.job, None) or await ready
+            if replay is not None:
+                first = len(replay.asked)
+                await self._drive(claim, replay, functools.partial(replay.deliver, int(claim.step), outcome))
+                decision = turns.decide(replay, claim.record, self._catalog, first)
+            commit = functools.partial(
+                self._journal.commit,
+                claim,
+                encode(outcome),
+                ok=outcome.ok,
+                usage=outcome.usage,
+                decision=decision,
+                turn_here=ready is not None,
+                then=self._commands(decision, claim),
+            )
+            done = await self._insist(commit)
+            await self._publish(_beyond(done, decision))
+            if done.status in ("fenced", "gone", "written"):
+                logger.warning("The outcome of %s/%s came too late (%s).", claim.job, claim.step, done.status)
+            elif done.status == "advanced" and replay is not None and not replay.finished:
+                self._keep(claim.job, replay)
+            elif done.status in ("turn", "mine") and ready is not None:
+                await self._catch_up(claim, turn_attempt=0)
+
+    async def _turn(self, claim: Claim) -> str:
+        """A turn that is a step of its own: nobody with the agent's code had committed before it."""
+        lock = self._locks.setdefault(claim.job, asyncio.Lock())
+        async with lock:
+            try:
+                return await self._catch_up(claim, turn_attempt=claim.attempt)
+            except UnknownName:
+                logger.error("Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent)
+                await self._journal.release(claim, "no code for this agent", after=1.0)
+                return "handed back: no code for this agent"
+
+    async def _catch_up(self, claim: Claim, turn_attempt: int) -> str:
+        """Replay the whole journal and write what the program asks for, until nothing comes between."""
+        while True:
+            self._live.pop(claim.job, None)
+            history = await self._insist(functools.partial(self._journal.load, claim.job))
+            if history.view.state.ended:
+                empty = Decision(version=0, first=0)
+                await self._insist(
+                    functools.partial(self._journal.advance, claim.job, empty, turn_attempt=turn_attempt)
+                )
+                return "the job has ended"
+            replay = await self._rebuilt(history)
+            decision = turns.decide(replay, history.record, self._catalog, len(history.steps))
+            done = await self._insist(
+                functools.partial(
+                    self._journal.advance,
+                    claim.job,
+                    decision,
+                    turn_attempt=turn_attempt,
+                    then=self._commands(decision, claim),
+                )
+            )
+            await self._publish(_beyond(done, decision))
+            if done.status != "stale":
+                if done.status == "advanced" and not replay.finished:
+                    self._keep(claim.job, replay)
+                return f"asked for {len(decision.steps)} steps"
+
+    async def _program(self, claim: Claim) -> Replay | None:
+        """The job's program as of the claim: kept from the last turn, or replayed."""
+        live = self._live.get(claim.job)
+        if live is not None and live.version == claim.version:
+            return live
+        self._live.pop(claim.job, None)
+        try:
+            return await self._rebuilt(await self._insist(functools.partial(self._journal.load, claim.job)))
+        except UnknownName:
+            return None  # the job has expired meanwhile; the commit will say so
+
+    async def _rebuilt(self, history: Any) -> Replay:
+        if history.record.prompts is not None:
+            return turns.rebuild(history, self._catalog)
+        return await asyncio.to_thread(turns.rebuild, history, self._catalog)
+
+    async def _drive(self, claim: Claim, replay: Replay, run: Callable[[], None]) -> None:
+        """Users' code runs in a thread: one that computes for long must not stop the renewals."""
+        if claim.record.prompts is not None:
+            run()
+        else:
+            await asyncio.to_thread(run)
+
+    def _keep(self, job: str, replay: Replay) -> None:
+        self._live[job] = replay
+        self._live.move_to_end(job)
+        while len(self._live) > LIVE:
+            self._live.popitem(last=False)[1].close()
+
+    # Tickets ------------------------------------------------------------------------------------------
+
+    def _commands(self, decision: Decision | None, claim: Claim) -> list[tuple[Any, ...]]:
+        """The tickets of a decision, sent behind the write, in the same round trip."""
+        if decision is None:
+            return []
+        steps = enumerate(decision.steps, start=decision.first)
+        tickets = [Ticket(s.step.lane, claim.job, str(n)) for n, s in steps]
+        return self._tickets.commands(tickets, *_origin.get())
+
+    async def _publish(self, tickets: list[Ticket]) -> None:
+        commands = self._tickets.commands(tickets, *_origin.get())
+        try:
+            await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
+        except FleetUnavailable as exc:
+            logger.warning("%d tickets not published, the reconciler will: %s", len(tickets), exc)
+
+    async def _insist(self, write: Callable[[], Awaitable[T]]) -> T:
+        """A verb, again and again while Redis is away: verbs are safe to repeat, and work is paid for."""
+        pause = 0.05
+        while True:
+            try:
+                return await write()
+            except FleetUnavailable as exc:
+                logger.warning("%s Trying again in %.1f s.", exc, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+
+def _beyond(done: Advance, sent: Decision | None) -> list[Ticket]:
+    """Tickets that the write calls for and that were not sent behind it (another job admitted, a turn)."""
+    already = sent.lanes() if sent is not None else []
+    rest = []
+    for ticket in done.tickets:
+        if ticket.lane in already:
+            already.remove(ticket.lane)
+        else:
+            rest.append(ticket)
+    return rest

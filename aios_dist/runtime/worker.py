@@ -1,0 +1,215 @@
+"""A worker: the runtime that lives on the pool's loop, and the Celery app around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import greenback
+import msgspec
+from celery import Celery, signals
+from redis.exceptions import RedisError
+
+from aios_dist import modules, turns
+from aios_dist.agents import registered
+from aios_dist.broker import TASK, Tickets, make_app
+from aios_dist.config import Config, PoolConfig, load
+from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
+from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.journal.connection import open_client
+from aios_dist.runtime.leases import Leases
+from aios_dist.runtime.providers import Provider, check_model, open_provider
+from aios_dist.runtime.reconciler import Reconciler
+from aios_dist.runtime.runner import Origin, Runner
+from aios_dist.runtime.telemetry import Dispatcher, name_row
+
+logger = logging.getLogger("aios_dist.worker")
+
+START_PATIENCE_S = 10.0
+"""How long a worker that starts waits for a Redis that is not there yet."""
+
+
+class Runtime:
+    """Everything of a worker but Celery: journal, providers, leases, reconciler, runner."""
+
+    def __init__(self, config: Config, pool: str, settings: PoolConfig, env: Mapping[str, str] = os.environ) -> None:
+        self.config = config
+        self.pool = pool
+        self.settings = settings
+        self.env = env
+        self.id = f"{pool}@{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
+        self.slots = settings.slots
+        self._background: list[asyncio.Task[Any]] = []
+        self._providers: dict[str, Provider] = {}
+
+    def models(self) -> dict[str, str]:
+        """The models that this pool serves, and the lane of each."""
+        return {n: m.lane for n, m in self.config.models.items() if m.lane in self.settings.lanes}
+
+    def check(self) -> None:
+        """Everything that would make calls fail later, now.
+
+        Raises:
+            ConfigError: a model's key or package is missing, or a module of agents cannot be imported.
+            FleetUnavailable: Redis cannot be reached, or may evict keys.
+        """
+        modules.load(self.config)
+        for name in self.models():
+            check_model(name, self.config.models[name], self.env)
+        for lane in self.settings.lanes:
+            if self.config.lane(lane).policy:
+                turns.policies.find(self.config.lane(lane).policy)
+        asyncio.run(self._check_redis())
+
+    async def _check_redis(self) -> None:
+        journal = Journal(self.config.fleet)
+        try:
+            deadline = asyncio.get_running_loop().time() + START_PATIENCE_S
+            while True:
+                try:
+                    return await journal.check()
+                except FleetUnavailable as exc:
+                    if "evict" in str(exc) or asyncio.get_running_loop().time() > deadline:
+                        raise
+                await asyncio.sleep(0.25)
+        finally:
+            await journal.close()
+
+    async def open(self) -> None:
+        """Called on the pool's loop, before the first ticket."""
+        self.journal = Journal(self.config.fleet)
+        self.leases = Leases(self.journal)
+        tickets = Tickets(self.config)
+        self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
+        self.started_at = await self.journal.now()
+        registry = await self.journal.registry()
+        self.runner = Runner(
+            self.journal,
+            tickets,
+            self.leases,
+            turns.Catalog.of(self.config, registry.models),
+            self._providers,
+            self.id,
+        )
+        await self._announce()
+        fleet = self.config.fleet
+        self._background = [
+            asyncio.create_task(self.leases.keep(fleet.renew, self._announce)),
+            asyncio.create_task(Reconciler(self.config, self.journal, tickets, self.id).run()),
+            asyncio.create_task(self._listen()),
+        ]
+
+    async def _announce(self) -> None:
+        agents = sorted({*registered(), *self.config.agents})
+        info = WorkerInfo(
+            id=self.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pool=self.pool,
+            lanes=self.settings.lanes,
+            slots=self.slots,
+            in_flight=len(self.leases.held),
+            models=sorted(self.models()),
+            agents=agents,
+            started_at=self.started_at,
+            seen_at=await self.journal.now(),
+        )
+        await self.journal.announce(info, self.models())
+
+    async def _listen(self) -> None:
+        """Jobs that ended while we call for them: stop the call."""
+        while True:
+            client = open_client(self.config.fleet.redis_url, socket_timeout=None)
+            try:
+                async with client.pubsub(ignore_subscribe_messages=True) as channel:
+                    await channel.subscribe(self.journal.keys.control)
+                    async for message in channel.listen():
+                        what, job, step, worker = msgspec.msgpack.decode(message["data"])
+                        if what == "drop" and worker == self.id:
+                            self.leases.cancel(job, step)
+            except (RedisError, OSError) as exc:
+                logger.warning("Not listening for cancelled jobs: %s", exc)
+            finally:
+                with contextlib.suppress(RedisError, OSError):
+                    await client.aclose()
+            await asyncio.sleep(1.0)
+
+    async def close(self, busy: Callable[[], int]) -> None:
+        """Finish what is in flight, for ``shutdown_grace`` at the most; then hand it back."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.fleet.shutdown_grace
+        if busy():
+            logger.warning("Finishing %d steps in flight (at most %g s).", busy(), self.config.fleet.shutdown_grace)
+        while busy() and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        for _, task in list(self.leases.held.values()):
+            task.cancel("shutdown")
+        while busy() and loop.time() < deadline + 10.0:
+            await asyncio.sleep(0.02)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        with contextlib.suppress(FleetUnavailable):
+            await self.journal.leave(self.id)
+        for provider in self._providers.values():
+            with contextlib.suppress(Exception):
+                await provider.aclose()
+        await self.journal.close()
+
+
+def worker_app(pool: str, *, slots: int | None = None, config: Config | None = None) -> Celery:
+    """The Celery app of a pool: what ``celery -A workers.llm worker`` starts.
+
+    Args:
+        pool: a pool of ``aios.toml``.
+        slots: steps held at a time; the pool's own number when None (``-c N`` overrides both).
+        config: the configuration; read from ``aios.toml`` and the environment when None.
+
+    Returns:
+        The app. Its queues, slots and pool are set; ``-Q`` and ``-P`` are not needed.
+    """
+    try:
+        config = config or load()
+        settings = config.pool(pool)
+    except AiosError as exc:
+        _refuse(exc)
+    if slots is not None:
+        settings = msgspec.structs.replace(settings, slots=slots)
+    app = make_app(config, settings, name=f"aios-{pool}")
+    runtime = Runtime(config, pool, settings)
+    app.aios_runtime = runtime
+    app.steps["consumer"].add(Dispatcher)
+
+    @app.task(name=TASK, bind=True, throws=(AiosError,))
+    def step(self: Any) -> str:
+        request = self.request
+        lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
+        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), name_row)))
+
+    @signals.worker_init.connect(weak=False)
+    def check(sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is not app:
+            return
+        try:
+            runtime.slots = int(sender.concurrency or settings.slots)
+            runtime.check()
+        except AiosError as exc:
+            _refuse(exc)
+
+    return app
+
+
+def _refuse(error: AiosError) -> None:
+    """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
+    print(f"aios-dist: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+__all__ = ["ConfigError", "Runtime", "worker_app"]

@@ -1,0 +1,221 @@
+"""The same fleet for code without asyncio: one loop in a thread serves all handles of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from typing import Any, TypeVar
+
+from aios_dist.agents import Agent, JobSpec, PromptsAgent
+from aios_dist.calls import Usage
+from aios_dist.config import Config, load
+from aios_dist.fleet import RESULT_TIMEOUT_S, AsyncFleet, AsyncJob, LaneView
+from aios_dist.jobs import JobState, Step
+from aios_dist.journal import Event, JobView, Registry
+from aios_dist.plans import Plan
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop in a daemon thread, made anew after a fork."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="aios-fleet", daemon=True).start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C in the caller ends the wait on the loop too
+            raise
+
+    def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
+        try:
+            while True:
+                try:
+                    yield self.run(_next(source))
+                except StopAsyncIteration:
+                    return
+        finally:
+            close = getattr(source, "aclose", None)
+            if close is not None:
+                self.run(close())
+
+
+async def _next(source: AsyncIterator[T]) -> T:
+    return await source.__anext__()
+
+
+class Fleet:
+    """A fleet, from the producers' side.
+
+    The methods are those of :class:`aios_dist.AsyncFleet`, without ``await``.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._open()
+
+    def _open(self) -> None:
+        self._loop = _Loop()
+
+        async def make() -> AsyncFleet:
+            return AsyncFleet(self.config)
+
+        self._fleet = self._loop.run(make())
+
+    @property
+    def _on(self) -> tuple[_Loop, AsyncFleet]:
+        if self._loop.pid != os.getpid():
+            self._open()
+        return self._loop, self._fleet
+
+    @classmethod
+    def from_env(cls, path: str | os.PathLike[str] | None = None) -> Fleet:
+        """The fleet of ``aios.toml`` (or ``AIOS_CONFIG``) and ``AIOS_REDIS_URL``.
+
+        Raises:
+            ConfigError: a setting is missing, misspelt or out of range.
+        """
+        return cls(load(path))
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. Jobs go on."""
+        loop, fleet = self._on
+        loop.run(fleet.close())
+        loop.loop.call_soon_threadsafe(loop.loop.stop)
+
+    def submit(
+        self,
+        agent: Agent | PromptsAgent | JobSpec | str,
+        /,
+        *,
+        id: str | None = None,
+        tenant: str = "default",
+        **input: Any,
+    ) -> Job:
+        """Submit one job and return at once; see :meth:`AsyncFleet.submit`."""
+        loop, fleet = self._on
+        return Job(self, loop.run(fleet.submit(agent, id=id, tenant=tenant, **input)).id)
+
+    def submit_many(self, specs: Iterable[JobSpec]) -> list[Job]:
+        """Submit many jobs without an order between them; see :meth:`AsyncFleet.submit_many`."""
+        loop, fleet = self._on
+        return [Job(self, job.id) for job in loop.run(fleet.submit_many(specs))]
+
+    def submit_plan(self, plan: Plan, id: str | None = None) -> PlanJobs:
+        """Submit jobs with an order between them, all or none; see :meth:`AsyncFleet.submit_plan`."""
+        loop, fleet = self._on
+        made = loop.run(fleet.submit_plan(plan, id=id))
+        return PlanJobs(self, made.id, [Job(self, job.id) for job in made])
+
+    def extend_plan(self, plan: str, specs: Iterable[JobSpec]) -> list[Job]:
+        """Add jobs at the tail of a plan; see :meth:`AsyncFleet.extend_plan`."""
+        loop, fleet = self._on
+        return [Job(self, job.id) for job in loop.run(fleet.extend_plan(plan, specs))]
+
+    def job(self, id: str) -> Job:
+        """The handle of a job, whoever submitted it."""
+        return Job(self, id)
+
+    def jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
+        """Jobs, newest first; open ones, ended ones, or (None) both."""
+        loop, fleet = self._on
+        return loop.run(fleet.jobs(limit, ended=ended))
+
+    def registry(self) -> Registry:
+        """Workers, models and agents, as the workers said."""
+        loop, fleet = self._on
+        return loop.run(fleet.registry())
+
+    def lanes(self) -> list[LaneView]:
+        """Every lane with its waiting steps, tickets, slots and workers."""
+        loop, fleet = self._on
+        return loop.run(fleet.lanes())
+
+    def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
+        """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
+        loop, fleet = self._on
+        handles = {job.id: job for job in jobs}
+        for ended in loop.iterate(fleet.as_completed([AsyncJob(fleet, id) for id in handles], timeout)):
+            yield handles[ended.id]
+
+
+class Job:
+    """A handle: holds nothing but the id."""
+
+    def __init__(self, fleet: Fleet, id: str) -> None:
+        self._fleet = fleet
+        self.id = id
+
+    def __repr__(self) -> str:
+        return f"<job {self.id}>"
+
+    def _run(self, what: str, *args: Any) -> Any:
+        loop, fleet = self._fleet._on
+        return loop.run(getattr(AsyncJob(fleet, self.id), what)(*args))
+
+    def view(self) -> JobView:
+        """The job as it stands. Raises UnknownName."""
+        view: JobView = self._run("view")
+        return view
+
+    def status(self) -> JobState:
+        """``waiting``, ``running``, ``done``, ``failed`` or ``cancelled``."""
+        return JobState(self._run("status"))
+
+    def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
+        """What the agent returned, when it has, within ``timeout`` seconds; see :meth:`AsyncJob.result`."""
+        return self._run("result", timeout)
+
+    def steps(self) -> list[Step]:
+        """Every step with request, outcome, usage and times."""
+        steps: list[Step] = self._run("steps")
+        return steps
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens that the job has cost so far."""
+        usage: Usage = self._run("usage")
+        return usage
+
+    def cancel(self) -> bool:
+        """End the job now; False when it had ended before; see :meth:`AsyncJob.cancel`."""
+        return bool(self._run("cancel"))
+
+    def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
+        """What happens to the job, as it happens, until it has ended; see :meth:`AsyncJob.events`."""
+        loop, fleet = self._fleet._on
+        return loop.iterate(AsyncJob(fleet, self.id).events(after, timeout))
+
+
+class PlanJobs(list[Job]):
+    """The jobs of a plan, in the order in which they are written down, and the plan's id."""
+
+    def __init__(self, fleet: Fleet, id: str, jobs: Iterable[Job]) -> None:
+        super().__init__(jobs)
+        self._fleet = fleet
+        self.id = id
+
+    def state(self) -> str:
+        """``running``, ``done`` or ``failed``."""
+        loop, fleet = self._fleet._on
+        return loop.run(fleet.journal.plan(self.id)).state
+
+    def extend_with(self, specs: Iterable[JobSpec]) -> list[Job]:
+        """Add jobs at the tail; see :meth:`AsyncFleet.extend_plan`."""
+        added = self._fleet.extend_plan(self.id, specs)
+        self.extend(added)
+        return added

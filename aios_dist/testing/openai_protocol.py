@@ -1,0 +1,115 @@
+"""OpenAI's chat completions: from a request's JSON to what was asked, from a reply to an answer's bytes."""
+
+from __future__ import annotations
+
+import time
+
+from aios_dist.testing.replies import Asked, BadRequest, Json, Reply, compact, pieces_of, prompt_tokens
+
+_ERRORS = {
+    400: ("invalid_request_error", None),
+    401: ("invalid_request_error", "invalid_api_key"),
+    403: ("invalid_request_error", "unsupported_country_region_territory"),
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("requests", "rate_limit_exceeded"),
+}
+
+
+def read(body: Json) -> Asked:
+    """What a request asks for; ``BadRequest`` names the field that is wrong."""
+    model, messages = body.get("model"), body.get("messages")
+    if not isinstance(model, str) or not model:
+        raise BadRequest(400, "you must provide a model parameter", "model")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest(400, "'messages' must be a list that is not empty", "messages")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            field = f"messages[{index}].role"
+            raise BadRequest(400, f"'{field}' is missing: a message is an object with a role", field)
+    name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    max_tokens = body.get(name)
+    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
+        raise BadRequest(400, f"'{name}' must be a number from 1", name)
+    options, form = body.get("stream_options"), body.get("response_format")
+    return Asked(
+        model,
+        tuple(messages),
+        stream=body.get("stream") is True,
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        max_tokens=max_tokens,
+        as_json=isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"),
+    )
+
+
+def whole(asked: Asked, reply: Reply, call_id: str) -> bytes:
+    """The answer of a call that does not stream."""
+    message: Json = {"role": "assistant", "content": reply.text, "refusal": None}
+    if reply.tool_calls:
+        message["content"] = reply.text or None
+        message["tool_calls"] = _tool_calls(reply, call_id)
+    return compact(
+        {
+            "id": call_id,
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": asked.model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}],
+            "usage": _usage(asked, reply),
+            "system_fingerprint": "fp_fake",
+        }
+    ).encode()
+
+
+def stream(asked: Asked, reply: Reply, call_id: str, per_piece: int) -> list[bytes]:
+    """The server-sent events of a streaming call, in the pieces that are written one after the other."""
+    usage = ',"usage":null' if asked.include_usage else ""
+    start = (
+        f'data: {{"id":{compact(call_id)},"object":"chat.completion.chunk","created":{int(time.time())},'
+        f'"model":{compact(asked.model)},"system_fingerprint":"fp_fake"{usage},"choices":['
+    )
+    open_, close = '{"index":0,"delta":', ',"logprobs":null,"finish_reason":null}]}\n\n'
+    deltas = [f'{{"content":{compact(piece)}}}' for piece in pieces_of(reply.text, reply.tokens, per_piece)]
+    for index, call in enumerate(_tool_calls(reply, call_id) if reply.tool_calls else ()):
+        arguments = call["function"]["arguments"]
+        call["function"]["arguments"] = ""
+        deltas.append(compact({"tool_calls": [{"index": index, **call}]}))
+        deltas += [
+            compact({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+            for piece in pieces_of(arguments, -(-len(arguments) // 4), per_piece)
+        ]
+    frames = [start + open_ + delta + close for delta in deltas or ['{"content":""}']]
+    frames[0] = start + open_ + '{"role":"assistant","content":"","refusal":null}' + close + frames[0]
+    frames[-1] += f'{start}{open_}{{}},"logprobs":null,"finish_reason":{compact(reply.finish)}}}]}}\n\n'
+    if asked.include_usage:
+        end = compact(_usage(asked, reply))
+        frames[-1] += f"{start.replace(usage, '')}],{compact('usage')}:{end}}}\n\n"
+    frames[-1] += "data: [DONE]\n\n"
+    return [frame.encode() for frame in frames]
+
+
+def error(status: int, sentence: str, param: str | None = None) -> bytes:
+    """The JSON of an error answer."""
+    kind, code = _ERRORS.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
+    return compact({"error": {"message": sentence, "type": kind, "param": param, "code": code}}).encode()
+
+
+def models(names: tuple[str, ...]) -> bytes:
+    """The answer of GET /v1/models."""
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "fake-llm"} for name in names]
+    return compact({"object": "list", "data": data}).encode()
+
+
+def _tool_calls(reply: Reply, call_id: str) -> list[Json]:
+    return [
+        {
+            "id": call.id or f"call_{call_id}_{index}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments_text},
+        }
+        for index, call in enumerate(reply.tool_calls)
+    ]
+
+
+def _usage(asked: Asked, reply: Reply) -> Json:
+    before, after = prompt_tokens(asked.messages), reply.tokens
+    return {"prompt_tokens": before, "completion_tokens": after, "total_tokens": before + after}

@@ -1,0 +1,158 @@
+"""A turn: running an agent's program from its journal, and putting what it asks for into the journal's words.
+
+Turn 0 runs in the producer, all others in workers. No I/O here: in goes a history, out comes a decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from aios_dist import policies
+from aios_dist.agents import LLM, Program, Tool, program_of
+from aios_dist.config import Config
+from aios_dist.errors import InvalidInput, UnknownName, to_record
+from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
+from aios_dist.journal.records import Decision, History, RankedStep
+from aios_dist.replay import Asked, Replay
+
+TURNS_LANE = "turns"
+"""Where tools and turns run: on workers that have the agents' code."""
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """What a turn must know of the fleet: which models there are, and what a request may weigh.
+
+    Attributes:
+        models: each model's lane; empty where nothing is known, then any name is let through.
+        default: the model of calls that name none.
+        prompt_limit, result_limit: bytes.
+        lane_policies: the policy of each lane that has another than ``fifo``.
+    """
+
+    models: Mapping[str, str]
+    default: str | None
+    prompt_limit: int
+    result_limit: int
+    lane_policies: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, config: Config, registered: Mapping[str, str] | None = None) -> Catalog:
+        """The catalogue of a configuration, and of what workers have registered."""
+        models = {**(registered or {}), **{name: model.lane for name, model in config.models.items()}}
+        default = config.default_model() or (next(iter(models)) if len(models) == 1 else None)
+        return cls(
+            models=models,
+            default=default,
+            prompt_limit=config.fleet.prompt_limit,
+            result_limit=config.fleet.result_limit,
+            lane_policies={name: lane.policy for name, lane in config.lanes.items()},
+        )
+
+    def model_of(self, command: LLM) -> str:
+        """The model that a call goes to.
+
+        Raises:
+            UnknownName: none of that name, or none named and no default.
+        """
+        name = command.request.model or self.default
+        known = ", ".join(sorted(self.models)) or "none"
+        if name is None:
+            raise UnknownName(
+                f"The call names no model and the fleet has no default: llm(…, model=…), or default_model "
+                f"in [fleet] (known models: {known})."
+            )
+        if self.models and name not in self.models:
+            raise UnknownName(f"There is no model {name!r}; known are {known}. Add [models.{name}] to aios.toml.")
+        return name
+
+    def admit(self, command: LLM | Tool, data: bytes) -> None:
+        """Refuse a request that can never be served.
+
+        Raises:
+            InvalidInput: it is over ``prompt_limit``.
+            UnknownName: its model does not exist.
+        """
+        if len(data) > self.prompt_limit:
+            raise InvalidInput(
+                f"The request has {len(data):,} bytes, more than prompt_limit ({self.prompt_limit:,}); "
+                "shorten it, or raise prompt_limit in [fleet]."
+            )
+        if isinstance(command, LLM):
+            self.model_of(command)
+
+    def step(self, asked: Asked) -> NewStep:
+        """A step of the program in the journal's words."""
+        if isinstance(asked.command, LLM):
+            model = self.model_of(asked.command)
+            lane, label = self.models.get(model, "llm"), model
+        else:
+            lane, label = TURNS_LANE, asked.command.request.name
+        return NewStep(asked.kind, lane, encode(asked.command.request), asked.digest, label)
+
+
+def start(program: Program, catalog: Catalog) -> Replay:
+    """Turn 0 of a new job.
+
+    Raises:
+        InvalidInput, UnknownName: the first requests cannot be served.
+    """
+    replay = Replay(program, admit=catalog.admit)
+    if replay.refused is not None:
+        replay.close()
+        raise replay.refused
+    return replay
+
+
+def rebuild(history: History, catalog: Catalog) -> Replay:
+    """A program brought to where its journal stands.
+
+    Raises:
+        UnknownName: the agent's code is not in this process.
+    """
+    record = history.record
+    program = program_of(record.agent, record.input, record.prompts)
+    replay = Replay(program, history.steps, admit=catalog.admit)
+    for number, outcome in history.outcomes():
+        replay.deliver(number, outcome)
+    replay.check_complete()
+    return replay
+
+
+def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int) -> Decision:
+    """What the turn came to.
+
+    Args:
+        replay: the program, run until it waits or has ended.
+        record: the job.
+        catalog: the fleet's models and limits.
+        first: how many of its steps the journal holds already.
+    """
+    if replay.finished:
+        state, result = JobState.DONE, Outcome(value=replay.result)
+        if replay.error is not None:
+            state, result = JobState.FAILED, Outcome(error=to_record(replay.error))
+        data = encode(result)
+        if len(data) > catalog.result_limit:
+            state = JobState.FAILED
+            text = f"The agent's result has {len(data):,} bytes, more than result_limit ({catalog.result_limit:,})."
+            data = encode(Outcome(error=to_record(InvalidInput(text))))
+        return Decision(version=replay.version, first=first, ends=state, result=data)
+    steps = [
+        _ranked(catalog.step(asked), number, record, _policy(catalog))
+        for number, asked in enumerate(replay.asked[first:], start=first)
+    ]
+    return Decision(version=replay.version, first=first, steps=steps)
+
+
+def _policy(catalog: Catalog) -> Callable[[str], policies.Policy]:
+    return lambda lane: policies.find(catalog.lane_policies.get(lane, "fifo"))
+
+
+def _ranked(
+    step: NewStep, number: int, record: JobRecord, policy_of: Callable[[str], policies.Policy]
+) -> RankedStep:
+    policy = policy_of(step.lane) if step.kind is Kind.LLM else policies.find("fifo")
+    rank = policy(policies.Waiting(agent=record.agent, tenant=record.tenant, number=number))
+    return RankedStep(step, base=rank.base, from_ready=rank.from_ready)

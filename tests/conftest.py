@@ -1,0 +1,144 @@
+"""What every test may ask for: a Redis of this test run, a fleet name of its own, and a look at what it left.
+
+``AIOS_TEST_REDIS=redis|valkey`` chooses the server. Without one, tests that need it are skipped; with
+``CI=true`` they fail. Nothing of the caller's own configuration (``AIOS_…``) reaches a test.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import pytest
+
+from aios_dist.errors import ConfigError
+
+if TYPE_CHECKING:
+    import redis
+
+    from aios_dist.local.redis_server import EmbeddedRedis
+
+FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
+MARKED_FOLDERS = ("redis", "fleet")
+
+
+def pytest_configure() -> None:
+    for name in [name for name in os.environ if name.startswith("AIOS_") and name not in FOR_TESTS]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        top = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
+        if top in MARKED_FOLDERS:
+            item.add_marker(top)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """One embedded server for the whole run. A test that kills or restarts one starts its own."""
+    from aios_dist.local.redis_server import EmbeddedRedis, find_server
+
+    asked = os.environ.get("AIOS_TEST_REDIS")
+    if asked not in (None, "", "redis", "valkey"):
+        pytest.fail(f"AIOS_TEST_REDIS is {asked!r}: it takes 'redis' or 'valkey'")
+    try:
+        binary = find_server(cast('Literal["redis", "valkey"] | None', asked or None))
+    except ConfigError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    with EmbeddedRedis(binary) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """A connection to look at Redis with; answers are bytes."""
+    import redis
+
+    with redis.Redis.from_url(redis_server.url, socket_timeout=10) as client:
+        yield client
+
+
+class Fleets:
+    """The fleet names of this test run that may hold keys now."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def new_name(self) -> str:
+        """A name that nobody had before, for a fleet that several tests share; see ``fleet_name``."""
+        name = f"t{secrets.token_hex(4)}"
+        self.names.add(name)
+        return name
+
+    def owner_of(self, key: str) -> str | None:
+        """The fleet whose prefix the key has, ours or kombu's; None for a key that leaked."""
+        return next((name for name in self.names if key.startswith((_our_prefix(name), f"{name}."))), None)
+
+
+@pytest.fixture(scope="session")
+def fleets() -> Fleets:
+    return Fleets()
+
+
+@pytest.fixture
+def fleet_name(fleets: Fleets) -> Iterator[str]:
+    """A fleet of this test's own."""
+    name = fleets.new_name()
+    yield name
+    fleets.names.discard(name)
+
+
+@pytest.fixture
+def redis_url(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, fleets: Fleets, fleet_name: str
+) -> Iterator[str]:
+    """The server's address. Afterwards the fleet's keys are looked at and removed.
+
+    The test fails if it left a key outside all fleets' prefixes, or one of ours without a time to live that
+    is not on the list of permanent keys (``aios_dist.journal.keys.PERMANENT``). Jobs that have not ended may
+    have none.
+    """
+    yield redis_server.url
+    keys = [key.decode(errors="backslashreplace") for key in redis_client.scan_iter(count=1000)]
+    stray = [key for key in keys if fleets.owner_of(key) is None]
+    ours = [key for key in keys if key.startswith(_our_prefix(fleet_name))]
+    immortal = _without_time_to_live(redis_client, ours, _our_prefix(fleet_name))
+    gone = [*stray, *(key for key in keys if fleets.owner_of(key) == fleet_name)]
+    if gone:
+        redis_client.unlink(*gone)
+    assert not stray, f"keys outside the prefix of any fleet: {sorted(stray)}"
+    assert not immortal, (
+        f"keys with no time to live that are not on the list of permanent keys: {sorted(immortal)}"
+    )
+
+
+def _our_prefix(fleet: str) -> str:
+    return f"aios:{{{fleet}}}:"
+
+
+def _without_time_to_live(client: redis.Redis, keys: list[str], prefix: str) -> list[str]:
+    if not keys:
+        return []
+    from aios_dist.journal.keys import PERMANENT
+
+    open_jobs = [member.decode() for member in cast("list[bytes]", client.zrange(f"{prefix}open", 0, -1))]
+    permanent = [*PERMANENT, *(f"{part}:{job}" for job in open_jobs for part in ("job", "ev"))]
+    if open_jobs:
+        permanent.append("plan:*")
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.ttl(key)
+    return [
+        key
+        for key, ttl in zip(keys, pipeline.execute(), strict=True)
+        if ttl == -1
+        and not any(fnmatch.fnmatchcase(key.removeprefix(prefix), pattern) for pattern in permanent)
+    ]

@@ -1,0 +1,1 @@
+"""The pools of this fleet, one file each: copy them, change them."""
