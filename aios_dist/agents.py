@@ -8,10 +8,12 @@ network belong in ``tool()``, which is journaled and runs once.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import json
 import string
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -106,6 +108,8 @@ def llm(
     if (prompt is None) == (messages is None):
         raise InvalidInput("llm() takes either a prompt or messages, one of the two.")
     if messages is not None:
+        if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
+            raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
         conversation = [dict(m) for m in messages]
         if system is not None:
             raise InvalidInput("llm(messages=…) holds its system message itself; leave system= out.")
@@ -127,7 +131,7 @@ def llm(
     )
 
 
-def tool(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Tool:
+def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     """Run ``function(*args, **kwargs)`` once and journal what it returned; await the result in an agent.
 
     Args:
@@ -144,8 +148,13 @@ def tool(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Tool:
     if not callable(function):
         raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    try:
+        # What the function does to its arguments must not reach the program: a replay would not see it.
+        own = copy.deepcopy((args, kwargs))
+    except Exception:
+        own = (args, kwargs)  # not JSON: refused when awaited
     return Tool(
-        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *args, **kwargs)
+        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *own[0], **own[1])
     )
 
 
@@ -220,8 +229,15 @@ class Agent:
         return JobSpec(agent=self.name, input=given, id=id, tenant=tenant, program=self.program(given))
 
     def program(self, input: dict[str, Any]) -> Program:
-        """The agent with its input bound."""
-        return functools.partial(self.function, **input)
+        """The agent with its input bound: each start has its own copy, since an agent may change it."""
+
+        def start() -> Coroutine[Any, Any, Any]:
+            try:
+                return self.function(**copy.deepcopy(input))
+            except TypeError as exc:  # submitted by name, or by other code than this
+                raise InvalidInput(f"Agent {self.name}{self.signature} cannot take this input: {exc}.") from None
+
+        return start
 
 
 _registry: dict[str, Agent] = {}
@@ -243,8 +259,14 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
         raise InvalidInput(f"Agent {label!r} must be an async def.")
     if not NAME.fullmatch(label):
         raise InvalidInput(f"Agent name {label!r} must be letters, digits and . _ : - (at most 128).")
-    if any(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(function).parameters.values()):
+    parameters = inspect.signature(function).parameters
+    if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters.values()):
         raise InvalidInput(f"Agent {label!r} has positional-only parameters; its input is given by name.")
+    for reserved in ("id", "tenant", "self"):
+        if reserved in parameters:
+            raise InvalidInput(
+                f"Agent {label!r} has a parameter {reserved!r}, which submitting it needs itself; call it otherwise."
+            )
     known = _registry.get(label)
     if known is not None and (known.function.__module__, known.function.__qualname__) != (
         function.__module__,
@@ -358,12 +380,15 @@ class _Anything:
 
 
 def _fill(agent_name: str, number: int, prompt: str, value: Any, answers: list[str]) -> str:
-    fields: dict[str, Any] = {"input": value, "steps": answers}
+    fields: dict[str, Any] = {"steps": answers}
+    if value is not None:
+        fields["input"] = value
     if answers:
         fields["previous"] = answers[-1]
     try:
-        if any("." in (field or "") or field == "" for _, field, _, _ in _formatter.parse(prompt)):
-            raise ValueError("only {input}, {input[key]}, {previous} and {steps[0]} can be filled in")
+        for _, field, spec, conversion in _formatter.parse(prompt):
+            if field is not None and ("." in field or not field or spec or conversion):
+                raise ValueError(f"{{{field}{'!' if conversion else ':' if spec else ''}…}} is not one of those")
         return _formatter.vformat(prompt, (), fields)
     except (LookupError, ValueError, TypeError) as exc:
         why = f"there is no {exc}" if isinstance(exc, KeyError) else str(exc)
@@ -383,7 +408,10 @@ def as_json(value: Any, what: str) -> Any:
         InvalidInput: it is not JSON.
     """
     try:
-        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_refuse))
+        data = msgspec.json.encode(value, enc_hook=_refuse)
+        if b"null" in data:  # what msgspec makes of NaN and infinity
+            json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=_refuse), allow_nan=False)
+        return msgspec.json.decode(data)
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidInput(f"The {what} is not JSON: {exc}.") from None
 

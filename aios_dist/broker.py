@@ -10,6 +10,7 @@ the step ready.
 from __future__ import annotations
 
 import json
+import ssl
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -33,16 +34,31 @@ def keyprefix(fleet: str) -> str:
 
 
 def broker_url(redis_url: str) -> str:
-    """The fleet's Redis URL as kombu wants it (``sentinel://a:1;sentinel://b:1`` for several nodes)."""
-    if not redis_url.startswith("sentinel://"):
-        return redis_url
+    """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`)."""
     parts = urlsplit(redis_url)
+    query = urlencode([(k, v) for k, v in parse_qsl(parts.query) if k != "master" and not k.startswith("ssl_")])
     account, at, hosts = parts.netloc.rpartition("@")
-    query = [(k, v) for k, v in parse_qsl(parts.query) if k != "master"]
+    if parts.scheme != "sentinel":
+        return urlunsplit(parts._replace(query=query))
     return ";".join(
-        urlunsplit(("sentinel", f"{account}{at}{host}", parts.path, urlencode(query), ""))
-        for host in hosts.split(",")
+        urlunsplit(("sentinel", f"{account}{at}{host}", parts.path, query, "")) for host in hosts.split(",")
     )
+
+
+def tls_of(redis_url: str) -> dict[str, Any] | None:
+    """The ``ssl_…`` settings of a ``rediss://`` URL, for Celery's ``broker_use_ssl``; None without TLS.
+
+    The certificate is verified unless the URL says otherwise (kombu alone would not).
+    """
+    parts = urlsplit(redis_url)
+    if parts.scheme != "rediss":
+        return None
+    wanted: dict[str, Any] = {k: v for k, v in parse_qsl(parts.query) if k.startswith("ssl_")}
+    level = wanted.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    wanted["ssl_cert_reqs"] = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL}.get(level, ssl.CERT_REQUIRED)
+    if "ssl_check_hostname" in wanted:
+        wanted["ssl_check_hostname"] = wanted["ssl_check_hostname"].lower() in ("1", "true", "yes")
+    return wanted
 
 
 def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios") -> Celery:
@@ -55,6 +71,7 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
     options: dict[str, Any] = {
         "global_keyprefix": keyprefix(fleet.name),
         "priority_steps": [0],  # one list a lane: order is ours
+        "ack_emulation": False,  # no `unacked`: from the claim on, the lease answers for the step
         "max_connections": 1000,  # kombu's 10 fail under load
         "socket_timeout": 30.0,  # kombu's default waits for ever on a dead connection
         "socket_connect_timeout": 5.0,
@@ -62,9 +79,10 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
         "health_check_interval": 10,
     }
     if fleet.redis_url.startswith("sentinel://"):
-        options["master_name"] = dict(parse_qsl(urlsplit(fleet.redis_url).query)).get("master", "mymaster")
+        options["master_name"] = dict(parse_qsl(urlsplit(fleet.redis_url).query)).get("master", "")
     app.conf.update(
         broker_transport_options=options,
+        broker_use_ssl=tls_of(fleet.redis_url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a Redis restart is waited out
         task_serializer="json",

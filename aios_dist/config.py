@@ -11,10 +11,10 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +22,12 @@ from aios_dist.errors import ConfigError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 """What names and ids look like: they become parts of Redis keys, file names and log lines."""
+
+FOREVER = 1e10
+"""Durations and sizes end here (317 years, 10 GB): Redis counts microseconds in doubles."""
+
+RESERVED_LANES = ("unacked", "unacked_index", "unacked_mutex")
+"""Kombu's own keys stand beside the lanes' queues."""
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -190,16 +196,21 @@ def parse(data: Mapping[str, Any], source: str = "configuration", env: Mapping[s
         ConfigError: see :func:`load`.
     """
     env = env or {}
-    fleet = dict(data.get("fleet") or {}) if isinstance(data.get("fleet", {}), Mapping) else data["fleet"]
-    if isinstance(fleet, dict):
-        if env.get("AIOS_REDIS_URL"):
-            fleet["redis_url"] = env["AIOS_REDIS_URL"]
-        if env.get("AIOS_FLEET"):
-            fleet["name"] = env["AIOS_FLEET"]
-    try:
-        config = msgspec.convert({**data, "fleet": fleet}, Config)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"{source}: {_sentence(str(exc), data)}") from None
+    for name in data:
+        if name not in Config.__struct_fields__:
+            raise ConfigError(f"{source}: unknown section [{name}]; {_nearest(name, Config.__struct_fields__)}")
+    fleet = _table(data, "fleet", source)
+    for variable, field in (("AIOS_REDIS_URL", "redis_url"), ("AIOS_FLEET", "name")):
+        if env.get(variable):
+            fleet[field] = env[variable]
+    tables = {
+        section: {
+            name: _convert(entry, kind, f"{source}: [{section}.{name}]")
+            for name, entry in _table(data, section, source).items()
+        }
+        for section, kind in _ENTRIES.items()
+    }
+    config = Config(fleet=_convert(fleet, FleetConfig, f"{source}: [fleet]"), **tables)
     _check(config, source)
     return config
 
@@ -218,13 +229,28 @@ def _check(config: Config, source: str) -> None:
                 raise ConfigError(
                     f"{source}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128)."
                 )
-    if urlsplit(fleet.redis_url).scheme not in ("redis", "rediss", "sentinel", "unix"):
+    for lane in config.lane_names():
+        if lane in RESERVED_LANES:
+            raise ConfigError(f"{source}: lane name {lane!r} is kombu's own; choose another.")
+    if not fleet.redis_url.startswith(("redis://", "rediss://", "sentinel://", "unix://")):
         raise ConfigError(
             f"{source}: redis_url {masked(fleet.redis_url)!r} must start with redis://, rediss:// or sentinel://."
         )
+    try:
+        parts = urlsplit(fleet.redis_url)
+        if "," not in parts.netloc:
+            _ = parts.port
+    except ValueError as exc:
+        raise ConfigError(f"{source}: redis_url {masked(fleet.redis_url)!r} is not a URL: {exc}.") from None
+    if fleet.redis_url.startswith("sentinel://") and "master=" not in urlsplit(fleet.redis_url).query:
+        raise ConfigError(
+            f"{source}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
+        )
     for field in ("prompt_limit", "result_limit", "retention", "lease", "renew", "reconcile", "attempts"):
-        if getattr(fleet, field) <= 0:
-            raise ConfigError(f"{source}: [fleet] {field} must be more than 0.")
+        if not 0 < getattr(fleet, field) < FOREVER:
+            raise ConfigError(f"{source}: [fleet] {field} must be more than 0 (and finite).")
+    if not 0 <= fleet.shutdown_grace < FOREVER:
+        raise ConfigError(f"{source}: [fleet] shutdown_grace must be 0 or more seconds (and finite).")
     if fleet.renew * 2 > fleet.lease:
         raise ConfigError(
             f"{source}: [fleet] renew ({fleet.renew} s) must be at most half of lease ({fleet.lease} s)."
@@ -233,8 +259,8 @@ def _check(config: Config, source: str) -> None:
         if pool.slots < 1 or not pool.lanes:
             raise ConfigError(f"{source}: [pools.{name}] needs at least one slot and one lane.")
     for name, model in config.models.items():
-        if model.timeout <= 0:
-            raise ConfigError(f"{source}: [models.{name}] timeout must be more than 0 seconds.")
+        if not 0 < model.timeout < FOREVER:
+            raise ConfigError(f"{source}: [models.{name}] timeout must be more than 0 seconds (and finite).")
     default = fleet.default_model
     if default is not None and config.models and default not in config.models:
         known = ", ".join(sorted(config.models))
@@ -247,37 +273,70 @@ def _check(config: Config, source: str) -> None:
             raise ConfigError(f"{source}: [agents.{agent}] model {prompts.model!r} is not one of ({known}).")
 
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`(?: - at `(?P<at>[^`]*)`)?")
-_FIELDS: dict[str, type[msgspec.Struct]] = {
-    "fleet": FleetConfig,
+T = TypeVar("T")
+
+_ENTRIES: dict[str, type[msgspec.Struct]] = {
     "models": ModelConfig,
     "lanes": LaneConfig,
     "pools": PoolConfig,
     "agents": PromptsConfig,
 }
+_EXPECTED = re.compile(r"Expected `(?P<want>[^`]*)`, got `(?P<got>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+_WORDS = {
+    "str": "text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
 
 
-def _sentence(message: str, data: Mapping[str, Any]) -> str:
-    """msgspec's message as a sentence in the file's own words, with the nearest right spelling."""
-    unknown = _UNKNOWN.match(message)
-    if unknown is None:
-        return message.replace("`$.", "`").replace("`$`", "the file") + "."
-    field, at = unknown["field"], unknown["at"] or "$"
-    section = at.removeprefix("$").strip(".").split(".")[0].removesuffix("[...]")
-    allowed = _FIELDS.get(section, Config).__struct_fields__
-    where = f" in [{section}]" if section else ""
-    if section and at.endswith("[...]"):
-        owners = [name for name, table in data[section].items() if isinstance(table, dict) and field in table]
-        where = f" in [{section}.{owners[0]}]" if owners else where
-    near = difflib.get_close_matches(field, allowed, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}."
-    return f"unknown field {field!r}{where}; {hint}"
+def _table(data: Mapping[str, Any], section: str, source: str) -> dict[str, Any]:
+    table = data.get(section, {})
+    if not isinstance(table, Mapping):
+        example = "[fleet]" if section == "fleet" else f"[{section}.NAME]"
+        raise ConfigError(f"{source}: {section} must be a table, {example}, not {_said(table)}.")
+    return dict(table)
+
+
+def _convert(entry: Any, kind: type[T], place: str) -> T:
+    """One table as its record, or a sentence in the file's own words with the nearest right spelling."""
+    fields: tuple[str, ...] = kind.__struct_fields__  # type: ignore[attr-defined]
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{place} must be a table with {', '.join(fields)}; not {_said(entry)}.")
+    try:
+        return msgspec.convert(entry, kind)
+    except msgspec.ValidationError as exc:
+        message = str(exc)
+    if unknown := _UNKNOWN.match(message):
+        field = unknown["field"]
+        raise ConfigError(f"{place} has an unknown field {field!r}; {_nearest(field, fields)}")
+    if missing := _MISSING.match(message):
+        raise ConfigError(f"{place} needs {missing['field']}.")
+    if expected := _EXPECTED.match(message):
+        want, got = (_WORDS.get(expected[k].split(" | ")[0], expected[k]) for k in ("want", "got"))
+        raise ConfigError(f"{place} {expected['at'] or ''} must be {want}, not {got}.")
+    raise ConfigError(f"{place}: {message}.")
+
+
+def _nearest(word: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(allowed), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}."
+
+
+def _said(value: Any) -> str:
+    """What stands in the file, in a few words: never all of it, it may be a secret."""
+    return {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
+
+
+_SECRET = re.compile(r"(?<=:)(?!//)(?:(?!;\w+://).)*(?=@)|(?<=[?&]password=)[^&;]*")
 
 
 def masked(url: str) -> str:
-    """The URL without its password, for messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    """The URL without its passwords, for messages and logs; also of a URL that cannot be understood."""
+    return _SECRET.sub("***", url)

@@ -99,7 +99,7 @@ class StepError(AiosError):
         detail: what is known beyond the message (``status``, ``retry_after_s``, ``provider``, …).
     """
 
-    def __init__(self, message: str, **detail: Any) -> None:
+    def __init__(self, message: str, /, **detail: Any) -> None:
         super().__init__(message)
         self.detail: dict[str, Any] = {k: v for k, v in detail.items() if v is not None}
 
@@ -178,14 +178,35 @@ _register(StepError)
 
 def describe(error: BaseException) -> str:
     """One line for people: the class, and the message if there is one."""
-    text = str(error)
+    text = _text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def to_record(error: BaseException) -> dict[str, Any]:
     """The error as plain data for the journal: ``{"type", "message", "detail"}``."""
-    detail = error.detail if isinstance(error, StepError) else {}
-    return {"type": type(error).__name__, "message": str(error), "detail": detail}
+    detail = {k: _plain(v) for k, v in error.detail.items()} if isinstance(error, StepError) else {}
+    return {"type": type(error).__name__, "message": _text(error), "detail": detail}
+
+
+def _text(error: BaseException) -> str:
+    """The message, whatever the user's class makes of it: an error must never fail to be written."""
+    try:
+        text = str(error)
+    except Exception as exc:
+        text = f"(its message cannot be had: {type(exc).__name__})"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: Any, depth: int = 4) -> Any:
+    """The value, with everything in it that is not JSON put into words."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, dict) and depth:
+        return {str(k): _plain(v, depth - 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and depth:
+        return [_plain(v, depth - 1) for v in value]
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def from_record(record: dict[str, Any]) -> Exception:

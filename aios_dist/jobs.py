@@ -66,7 +66,7 @@ JOB_CHANGES: dict[JobState, frozenset[JobState]] = {
 STEP_CHANGES: dict[StepState, frozenset[StepState]] = {
     StepState.PENDING: frozenset({StepState.READY, StepState.DROPPED}),
     StepState.READY: frozenset({StepState.LEASED, StepState.DROPPED, StepState.DONE, StepState.FAILED}),
-    StepState.LEASED: frozenset({StepState.READY, StepState.DONE, StepState.FAILED}),
+    StepState.LEASED: frozenset({StepState.READY, StepState.DONE, StepState.FAILED, StepState.DROPPED}),
     StepState.DONE: frozenset(),
     StepState.FAILED: frozenset(),
     StepState.DROPPED: frozenset({StepState.DONE, StepState.FAILED}),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aios_dist.agents import PromptsAgent, find
 from aios_dist.config import Config
-from aios_dist.errors import ConfigError, UnknownName
+from aios_dist.errors import ConfigError
 
 
 def load(config: Config) -> None:
@@ -23,7 +23,7 @@ def load(config: Config) -> None:
     for name in config.fleet.modules:
         try:
             importlib.import_module(name)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             raise ConfigError(
                 f"The module {name!r} of [fleet] modules cannot be imported: {type(exc).__name__}: {exc}."
             ) from exc
@@ -33,6 +33,3 @@ def agent(config: Config, name: str) -> object | None:
     """The agent of that name, from the code of this process or from ``aios.toml``; None elsewhere."""
     prompts = config.agents.get(name)
     return PromptsAgent(name, prompts) if prompts is not None else find(name)
-
-
-__all__ = ["UnknownName", "agent", "load"]

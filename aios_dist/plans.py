@@ -87,6 +87,8 @@ def hybrid(groups: Iterable[Iterable[JobSpec | Plan]], *, on_failure: OnFailure 
 def _plan(mode: Literal["fifo", "fixed"], jobs: Iterable[JobSpec | Plan], on_failure: OnFailure) -> Plan:
     if on_failure not in ("stop", "continue"):
         raise InvalidInput(f"on_failure is 'stop' or 'continue', not {on_failure!r}.")
+    if isinstance(jobs, (JobSpec, Plan)) or not isinstance(jobs, Iterable):
+        raise InvalidInput(f"A {mode} plan takes a list of jobs and plans, not one {type(jobs).__name__}.")
     members = tuple(jobs)
     if not members:
         raise InvalidInput(f"A {mode} plan needs at least one job; a group of it may not be empty either.")

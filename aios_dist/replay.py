@@ -8,8 +8,10 @@ that run side by side (``gather``) ask for their steps in the same order on ever
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -26,6 +28,13 @@ class Asked(msgspec.Struct, frozen=True):
     command: LLM | Tool
     kind: Kind
     digest: str
+
+
+STUBBORN = 8
+"""How often a program that is dropped may await again before it is left alone."""
+
+NO_LOOP = ("no running event loop", "There is no current event loop")
+"""What asyncio says in a turn."""
 
 
 class _Branch:
@@ -49,6 +58,23 @@ class _Raised:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+@contextmanager
+def _in_turn() -> Iterator[None]:
+    """Agents' code runs here: llm() and tool() mean something, and asyncio does not, in producers as in workers."""
+    token = in_turn.set(True)
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
+        in_turn.reset(token)
+
+
+def _unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
 
 
 async def _just(command: Any) -> Any:
@@ -91,8 +117,13 @@ class Replay:
         self._waiting: dict[int, _Branch] = {}
         self._runnable: deque[tuple[_Branch, Any]] = deque()
         self._broken: ProgramChanged | None = None
-        self._root = _Branch(program(), None, 0)
-        self._run(self._root, None)
+        self._open: dict[_Branch, None] = {}  # begun and not ended, in the order of beginning
+        try:
+            coroutine = program()
+        except Exception as error:
+            self._finish(_Raised(error))
+        else:
+            self._run(self._begin(coroutine, None, 0), None)
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
@@ -111,29 +142,46 @@ class Replay:
 
     def check_complete(self) -> None:
         """After the whole journal was delivered: every journaled step must have been asked for."""
-        if not self.finished and len(self.asked) < len(self._journaled):
-            self._diverge(len(self.asked), "nothing; the program waits for something else")
+        if self._broken is None and len(self.asked) < len(self._journaled):
+            does = "has ended" if self.finished else "waits for something else"
+            self._diverge(len(self.asked), f"nothing; the program {does}")
 
     def waits(self) -> bool:
         """Some branch waits for an outcome."""
         return bool(self._waiting)
 
     def close(self) -> None:
-        """Drop the program where it stands; its ``finally`` blocks run."""
-        for branch in [self._root, *self._waiting.values()]:
-            try:
-                branch.coroutine.close()
-            except (RuntimeError, GeneratorExit):  # an agent that awaits in its finally cannot be helped
-                continue
+        """Drop the program where it stands; its ``finally`` blocks run, but what they await is not done."""
+        branches = list(reversed(self._open))
+        self._open.clear()
+        self._waiting.clear()
+        self._runnable.clear()
+        self.finished = True
+        with _in_turn():
+            for branch in branches:
+                for _ in range(STUBBORN):
+                    try:
+                        branch.coroutine.close()
+                        break
+                    except RuntimeError:  # it awaited again, in a finally: once more
+                        continue
+                    except (Exception, asyncio.CancelledError, GeneratorExit, SystemExit):
+                        break
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", None):
+            self.close()
+
+    def _begin(self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int) -> _Branch:
+        branch = _Branch(coroutine, parent, index)
+        self._open[branch] = None
+        return branch
 
     def _run(self, branch: _Branch, answer: Any) -> None:
         self._runnable.append((branch, answer))
-        token = in_turn.set(True)
-        try:
+        with _in_turn():
             while self._runnable and not self.finished:
                 self._advance(*self._runnable.popleft())
-        finally:
-            in_turn.reset(token)
 
     def _advance(self, branch: _Branch, answer: Any) -> None:
         """Run one branch to its next await, or to its end."""
@@ -147,8 +195,7 @@ class Replay:
                     try:
                         number = self._ask(command)
                     except UsageError as error:
-                        self.refused = self.refused or error
-                        answer = _Raised(error)
+                        answer = _Raised(self._refuse(error))
                         continue
                     if number >= 0:
                         self._waiting[number] = branch
@@ -159,11 +206,15 @@ class Replay:
                         continue
                     self._split(branch, command)
                     return
-                answer = _Raised(_foreign(command))
+                answer = _Raised(self._refuse(_foreign(command)))
         except StopIteration as stop:
             self._settle(branch, stop.value)
-        except (Exception, asyncio.CancelledError, GeneratorExit) as error:
+        except (Exception, asyncio.CancelledError, GeneratorExit, SystemExit) as error:
             self._settle(branch, _Raised(error))
+
+    def _refuse(self, error: UsageError) -> UsageError:
+        self.refused = self.refused or error
+        return error
 
     def _ask(self, command: LLM | Tool) -> int:
         kind = Kind.LLM if isinstance(command, LLM) else Kind.TOOL
@@ -172,16 +223,23 @@ class Replay:
             as_json([command.request.args, command.request.kwargs], f"input of tool {command.request.name!r}")
         try:
             data = msgspec.json.encode(command.request)
-        except (TypeError, ValueError) as exc:
+            # The order of a set is another one in each process: the fingerprint must not see it.
+            mark = digest(msgspec.json.encode(command.request, order="deterministic"))
+        except (TypeError, ValueError, RecursionError) as exc:
             raise InvalidInput(f"The request is not JSON: {exc}.") from None
-        asked = Asked(command=command, kind=kind, digest=digest(data))
+        asked = Asked(command=command, kind=kind, digest=mark)
         number = len(self.asked)
         if number < len(self._journaled):
             known = self._journaled[number]
-            if (known.kind, known.digest) != (kind, asked.digest):
+            if (known.kind, known.digest) != (kind, mark):
+                self._admit(command, data)  # what was refused then never became a step: refused again
                 self._diverge(number, f"{kind.value} {_brief(command.request)}")
                 return -1
         else:
+            try:
+                msgspec.json.decode(data, type=type(command.request))
+            except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as exc:
+                raise InvalidInput(f"The request cannot be used: {exc}.") from None
             self._admit(command, data)
         self.asked.append(asked)
         return number
@@ -190,12 +248,17 @@ class Replay:
         branch.wants = command
         branch.left = len(command.branches)
         branch.results = [None] * branch.left
+        seen: set[int] = set()
         for index, child in enumerate(command.branches):
-            whole = child if asyncio.iscoroutine(child) else _just(child)
-            self._runnable.append((_Branch(whole, branch, index), None))
+            # One that was begun, or comes twice, is awaited in the plain way: Python then says what is wrong.
+            fresh = asyncio.iscoroutine(child) and _unbegun(child) and id(child) not in seen
+            seen.add(id(child))
+            whole = child if fresh and asyncio.iscoroutine(child) else _just(child)
+            self._runnable.append((self._begin(whole, branch, index), None))
 
     def _settle(self, branch: _Branch, answer: Any) -> None:
         """A branch came to its end: tell its parent, or end the program."""
+        self._open.pop(branch, None)
         parent = branch.parent
         if parent is None:
             self._finish(answer)
@@ -218,12 +281,15 @@ class Replay:
         if self._broken is not None:
             answer = _Raised(self._broken)
         if isinstance(answer, _Raised):
-            self.error = answer.error
+            error = answer.error
+            if isinstance(error, RuntimeError) and str(error).startswith(NO_LOOP):
+                error = self._refuse(_foreign(None))
+            self.error = error
             return
         try:
             self.result = as_json(answer, "agent's result")
-        except InvalidInput as error:
-            self.error = error
+        except InvalidInput as exc:
+            self.error = exc
 
     def _diverge(self, number: int, now: str) -> None:
         journaled = "nothing"

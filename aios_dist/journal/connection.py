@@ -75,6 +75,7 @@ class Connection:
         self.client = open_client(url)
         self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._encode = self.client.get_encoder().encode
 
     async def eval(self, script: Script, prefix: str, argument: bytes, *then: tuple[Any, ...]) -> Any:
         """Run a verb; ``then`` are commands sent right behind it, whatever it answers.
@@ -106,7 +107,8 @@ class Connection:
 
     def _send(self, *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((args, future))
+        # Made bytes here, where what cannot be sent hits its own caller and not the whole batch.
+        self._queue.append((tuple(map(self._encode, args)), future))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
         return future

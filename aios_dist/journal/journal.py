@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from aios_dist.calls import Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import FleetUnavailable, UnknownName, WorkerLost
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, decode, encode
+from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, decode, digest, encode
 from aios_dist.journal import scripts
 from aios_dist.journal.connection import Connection, open_client, unavailable
 from aios_dist.journal.keys import Keys
@@ -36,6 +39,8 @@ from aios_dist.plans import Shape
 GIVEN_UP = encode(Outcome.failed(WorkerLost("Every worker that tried this step was lost before it answered.")))
 WORKER_GONE_S = 60.0
 """A worker that has not renewed for this long is not listed any more."""
+LOOK_AGAIN_S = 0.2
+"""Between two tries to read the stream of ends while Redis is away."""
 
 
 class Journal:
@@ -66,11 +71,13 @@ class Journal:
         Raises:
             FleetUnavailable: nothing was written, or the answer was lost: submit again, with the same ids.
         """
+        plain = [_plain(job) for job in jobs]
+        whole = digest(msgspec.json.encode([plan, [job["dig"] for job in plain]])) if plan else ""
         status, tickets, detail = await self._run(
             "submit",
             *then,
-            jobs=[_plain(job) for job in jobs],
-            plan=plan.plain() if plan else None,
+            jobs=plain,
+            plan={**plan.plain(), "dig": whole} if plan else None,
             retention_ms=self._retention_ms,
         )
         state = status.decode()
@@ -335,11 +342,14 @@ class Journal:
             while True:
                 try:
                     got = await client.xread({self.keys.ends: after}, count=1000, block=int(idle * 1000))
-                except RedisError as exc:
+                except (AuthenticationError, AuthorizationError) as exc:  # connection errors to redis-py
+                    raise unavailable(exc, self.config.redis_url) from exc
+                except (RedisConnectionError, RedisTimeoutError):  # away, silent, or loading its file
                     yield []
-                    if not isinstance(exc, (ConnectionError, TimeoutError)) and "Connection" not in type(exc).__name__:
-                        raise unavailable(exc, self.config.redis_url) from exc
+                    await asyncio.sleep(LOOK_AGAIN_S)
                     continue
+                except RedisError as exc:
+                    raise unavailable(exc, self.config.redis_url) from exc
                 entries = _entries(got)
                 if entries:
                     after = entries[-1][0].decode()
@@ -367,8 +377,6 @@ class Journal:
             )
 
     async def _gather(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        import asyncio
-
         return list(await asyncio.gather(*(self.connection.command(*c) for c in commands)))
 
 

@@ -13,6 +13,13 @@ from celery import bootsteps
 from aios_dist.journal import Claim
 
 
+FLUSH_EVERY_S = 0.2
+"""Task events go out in batches: one publication per event would cost a tenth of a worker's time."""
+
+BUFFER = 4096
+"""Events between two flushes at the most; beyond, the one who sends them flushes."""
+
+
 class Dispatcher(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
     """Keeps hold of the consumer: its event dispatcher is made anew with each connection.
 
@@ -25,6 +32,21 @@ class Dispatcher(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has n
     def start(self, consumer: Any) -> None:
         """The worker has a connection."""
         type(self).consumer = consumer
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is not None:
+            dispatcher.buffer_limit = BUFFER
+            dispatcher.on_send_buffered = None
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """Celery ends this timer with the connection and calls us again with the next one."""
+        hub.call_repeatedly(FLUSH_EVERY_S, flush)
+
+
+def flush() -> None:
+    """Send the events that are held back."""
+    dispatcher = getattr(Dispatcher.consumer, "event_dispatcher", None)
+    if dispatcher is not None and dispatcher.enabled:
+        dispatcher.flush()
 
 
 def name_row(ticket: str, claim: Claim) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -28,9 +29,12 @@ from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
 from aios_dist.runtime.runner import Origin, Runner
-from aios_dist.runtime.telemetry import Dispatcher, name_row
+from aios_dist.runtime.telemetry import Dispatcher, flush, name_row
 
 logger = logging.getLogger("aios_dist.worker")
+
+for _chatty in ("httpx2", "openai", "anthropic"):
+    logging.getLogger(_chatty).setLevel(logging.WARNING)  # a line a call, and prompts at DEBUG
 
 START_PATIENCE_S = 10.0
 """How long a worker that starts waits for a Redis that is not there yet."""
@@ -84,6 +88,10 @@ class Runtime:
 
     async def open(self) -> None:
         """Called on the pool's loop, before the first ticket."""
+        gc.collect()
+        gc.freeze()  # a hundred thousand objects of imports need not be looked at again and again
+        gc.set_threshold(20_000, 20, 100)
+        sys.setswitchinterval(0.0001)  # Celery's loop and ours hand over to each other at each step
         self.journal = Journal(self.config.fleet)
         self.leases = Leases(self.journal)
         tickets = Tickets(self.config)
@@ -153,6 +161,8 @@ class Runtime:
             task.cancel("shutdown")
         while busy() and loop.time() < deadline + 10.0:
             await asyncio.sleep(0.02)
+        with contextlib.suppress(Exception):
+            flush()  # Celery's loop has ended: what happened since would never be shown
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -20,10 +20,15 @@ local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller i
 local function key(kind, id) return P .. kind .. ':' .. id end
 local function int(n) return string.format('%.0f', n) end
 
--- µs since the epoch on Redis' clock, never the same twice in a fleet: the order of becoming ready.
-local function stamp()
+-- µs since the epoch on Redis' clock: what leases and timers end by.
+local function clock()
   local t = redis.call('TIME')
-  local now = t[1] * 1000000 + t[2]
+  return t[1] * 1000000 + t[2]
+end
+
+-- The same, but never twice in a fleet and never backwards: the order of becoming ready.
+local function stamp()
+  local now = clock()
   local last = tonumber(redis.call('GET', P .. 'clock') or '0')
   if now <= last then now = last + 1 end
   redis.call('SET', P .. 'clock', int(now))
@@ -82,6 +87,5 @@ local function need_turn(job)
 end
 
 local function due_later(job, after_us)
-  local t = redis.call('TIME')
-  redis.call('ZADD', P .. 'due', int(t[1] * 1000000 + t[2] + after_us), job)
+  redis.call('ZADD', P .. 'due', int(clock() + after_us), job)
 end

@@ -1,12 +1,14 @@
 -- Jobs, their turns and plans: shared by submit, extend, commit, advance, cancel, reap.
 --
--- plan:ID   st state, n nodes; node<I> = {mode, parent, children, ended, admitted, on_failure, failed},
+-- plan:ID   st state, n nodes, dig digest of what was submitted; node<I> = {mode, parent, children, ended, admitted, on_failure, failed},
 --           c<I>.<K> the K-th child of node I: "j" .. job or "n" .. node. Node 0 is the root.
 -- A `fixed` node admits its next child when the one before has ended, a `fifo` node all at once.
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7 }
 
 local end_job, admit_child   -- each needs the other
+-- Admitting gives nil while what was admitted goes on, else whether it failed: a loop over the members, so
+-- that a plan of thousands whose jobs end in turn 0 does not fill Lua's stack (its depth is the nesting's).
 
 local function node(plan, i) return cmsgpack.unpack(redis.call('HGET', key('plan', plan), 'node' .. i)) end
 local function put_node(plan, i, v) redis.call('HSET', key('plan', plan), 'node' .. i, cmsgpack.pack(v)) end
@@ -43,13 +45,13 @@ end
 local function admit_job(job)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res')
-  if facts[1] ~= 'waiting' then return end
+  if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end   -- cancelled before its turn came
   redis.call('HSET', k, 'st', 'running')
   event(job, stamp(), 'admitted', '')
   if facts[3] then
     redis.call('HDEL', k, 'ends')
-    end_job(job, facts[3], facts[4])
-    return
+    end_job(job, facts[3], facts[4], true)
+    return facts[3] ~= 'done'
   end
   local count = tonumber(facts[2])
   if count == 0 then need_turn(job) end
@@ -57,25 +59,6 @@ local function admit_job(job)
     local h = head(job, step)
     if h[H.state] == 'pending' then make_ready(job, step, h) end
   end
-end
-
-local function admit_node(plan, i)
-  local v = node(plan, i)
-  if v[N.mode] == 'fixed' then
-    v[N.admitted] = 1
-    put_node(plan, i, v)
-    admit_child(plan, i, 0)
-  else
-    local count = v[N.children]
-    v[N.admitted] = count
-    put_node(plan, i, v)
-    for k = 0, count - 1 do admit_child(plan, i, k) end
-  end
-end
-
-admit_child = function(plan, i, k)
-  local c = child(plan, i, k)
-  if string.sub(c, 1, 1) == 'j' then admit_job(string.sub(c, 2)) else admit_node(plan, string.sub(c, 2)) end
 end
 
 -- Whatever below this child was not admitted yet is cancelled without a word to the plan.
@@ -96,33 +79,56 @@ local function end_plan(plan, failed)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'plan', plan, 'state', state)
 end
 
-local function child_ended(plan, i, failed)
-  local v = node(plan, i)
+-- One more member of node I has ended; after a failure that stops it, those to come are dropped.
+local function count_end(plan, i, v, failed)
   v[N.ended] = v[N.ended] + 1
   if failed and v[N.on_failure] == 'stop' then
     v[N.failed] = 1
     if v[N.mode] == 'fixed' then
-      local from = v[N.admitted]
+      for k = v[N.admitted], v[N.children] - 1 do drop_child(plan, i, k) end
       v[N.admitted], v[N.ended] = v[N.children], v[N.children]
-      put_node(plan, i, v)
-      for k = from, v[N.children] - 1 do drop_child(plan, i, k) end
     end
-  end
-  if v[N.mode] == 'fixed' and v[N.admitted] < v[N.children] then
-    local k = v[N.admitted]
-    v[N.admitted] = k + 1
-    put_node(plan, i, v)
-    admit_child(plan, i, k)
-    return
-  end
-  put_node(plan, i, v)
-  if v[N.ended] == v[N.children] then
-    if v[N.parent] < 0 then end_plan(plan, v[N.failed] == 1)
-    else child_ended(plan, int(v[N.parent]), v[N.failed] == 1) end
   end
 end
 
--- The one place where a job ends.
+-- Admit the members whose turn it is. Gives nil while the node goes on, else whether it failed.
+local function admit_next(plan, i, v)
+  while v[N.admitted] < v[N.children] and (v[N.mode] == 'fifo' or v[N.ended] == v[N.admitted]) do
+    local k = v[N.admitted]
+    v[N.admitted] = k + 1
+    local failed = admit_child(plan, i, k)
+    if failed ~= nil then count_end(plan, i, v, failed) end
+  end
+  put_node(plan, i, v)
+  if v[N.ended] == v[N.children] then return v[N.failed] == 1 end
+end
+
+admit_child = function(plan, i, k)
+  local c = child(plan, i, k)
+  local id = string.sub(c, 2)
+  if string.sub(c, 1, 1) == 'j' then return admit_job(id) end
+  return admit_next(plan, id, node(plan, id))
+end
+
+-- The root's new members, or all of a new plan.
+local function admit_root(plan)
+  local failed = admit_next(plan, '0', node(plan, '0'))
+  if failed ~= nil then end_plan(plan, failed) end
+end
+
+-- A member that was admitted has ended: on to the next, and upwards as far as nodes end with it.
+local function child_ended(plan, i, failed)
+  repeat
+    local v = node(plan, i)
+    count_end(plan, i, v, failed)
+    failed = admit_next(plan, i, v)
+    if failed ~= nil and v[N.parent] < 0 then return end_plan(plan, failed) end
+    i = int(v[N.parent])
+  until failed == nil
+end
+
+-- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
+-- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'st', 'n', 'op', 'pl', 'pn')
@@ -146,6 +152,10 @@ end_job = function(job, state, result, silent)
   if turn then
     redis.call('ZREM', key('ready', 'turns'), member(job, TURN))
     redis.call('ZREM', P .. 'timers', member(job, TURN))
+    if turn[H.state] == 'ready' then
+      turn[H.state] = 'dropped'
+      put(job, TURN, turn)
+    end
   end
   event(job, at, state, '')
   redis.call('ZREM', P .. 'open', job)
@@ -154,7 +164,7 @@ end_job = function(job, state, result, silent)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
   redis.call('PEXPIRE', k, A.retention_ms)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
-  if facts[4] and not silent then child_ended(facts[4], facts[5], state ~= 'done') end
+  if facts[4] and facts[1] == 'running' and not silent then child_ended(facts[4], facts[5], state ~= 'done') end
   return true
 end
 

@@ -17,7 +17,7 @@ while true do
       h[H.started] = at
       h[H.worker] = A.worker
       put(job, step, h)
-      redis.call('ZADD', P .. 'leases', int(at + A.lease_us), lease_of(job, step, h[H.attempt]))
+      redis.call('ZADD', P .. 'leases', int(clock() + A.lease_us), lease_of(job, step, h[H.attempt]))
       event(job, at, 'started', step, A.worker)
       return { job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', facts[3],
                int(h[H.ready]), int(at) }

@@ -4,8 +4,7 @@
 --   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
 -- returns: {moved, ready steps by lane, next cursor, next time in µs or 0}
 -- include: plan
-local t = redis.call('TIME')
-local now = t[1] * 1000000 + t[2]
+local now = clock()
 local moved = 0
 
 -- Ended leases: back with the old rank, or given up after too many lost workers.
@@ -25,6 +24,7 @@ for _, lease in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), '
       due_later(job, A.due_us)
       need_turn(job)
     elseif h[H.lost] >= A.attempts then
+      h[H.state] = 'dropped'
       put(job, step, h)
       end_job(job, 'failed', A.lost_outcome)
     else

@@ -16,7 +16,7 @@ if A.after_us == 0 then
 else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
-  redis.call('ZADD', P .. 'timers', int(at + A.after_us), member(A.job, A.step))
+  redis.call('ZADD', P .. 'timers', int(clock() + A.after_us), member(A.job, A.step))
   event(A.job, at, 'released', A.step, A.reason)
 end
 return { 'released', tickets }

@@ -2,8 +2,7 @@
 -- ARGV 1: leases, lease_us
 --   leases: list of "job/step#attempt"
 -- returns: the leases that are no longer the caller's
-local t = redis.call('TIME')
-local till = int(t[1] * 1000000 + t[2] + A.lease_us)
+local till = int(clock() + A.lease_us)
 local lost = {}
 for _, lease in ipairs(A.leases) do
   if redis.call('ZSCORE', P .. 'leases', lease) then

@@ -1,20 +1,22 @@
 -- submit: create jobs, and the plan between them; all or nothing; the same id twice is the same job.
 -- ARGV 1: jobs, plan, retention_ms
 --   jobs: list of {id, rec, dig, decision | nil, parent (node of the plan) | nil}
---   plan: nil, or {id, nodes: list of {mode, parent, children, on_failure}, links: list of {node, k, child}}
+--   plan: nil, or {id, dig, nodes: list of {mode, parent, children, on_failure}, links: list of {node, k, child}}
 -- returns: {status, tickets, detail}: status is "new", "same" (nothing changed) or "conflict" (nothing
 --   written; detail is the id); detail else is a list of "new" | "same", by job
 -- include: plan
 local plan = A.plan
 if plan and redis.call('EXISTS', key('plan', plan.id)) == 1 then
+  if redis.call('HGET', key('plan', plan.id), 'dig') == plan.dig then return { 'same', {}, {} } end
   for _, j in ipairs(A.jobs) do
     if redis.call('HGET', key('job', j.id), 'dig') ~= j.dig then return { 'conflict', {}, j.id } end
   end
-  return { 'same', {}, {} }
+  return { 'conflict', {}, plan.id }   -- the same jobs in another order or under other rules
 end
-local fresh, report = {}, {}
+local fresh, report, seen = {}, {}, {}
 for i, j in ipairs(A.jobs) do
-  local known = redis.call('HGET', key('job', j.id), 'dig')
+  local known = seen[j.id] or redis.call('HGET', key('job', j.id), 'dig')
+  seen[j.id] = j.dig
   if known and (plan or known ~= j.dig) then return { 'conflict', {}, j.id } end
   fresh[i] = not known
   report[i] = known and 'same' or 'new'
@@ -32,13 +34,13 @@ for i, j in ipairs(A.jobs) do
   end
 end
 if plan then
-  redis.call('HSET', key('plan', plan.id), 'st', 'running', 'n', #plan.nodes)
+  redis.call('HSET', key('plan', plan.id), 'st', 'running', 'dig', plan.dig, 'n', #plan.nodes)
   for i, v in ipairs(plan.nodes) do
     put_node(plan.id, int(i - 1), { v.mode, v.parent, v.children, 0, 0, v.on_failure, 0 })
   end
   for _, l in ipairs(plan.links) do
     redis.call('HSET', key('plan', plan.id), 'c' .. int(l.node) .. '.' .. int(l.k), l.child)
   end
-  admit_node(plan.id, '0')
+  admit_root(plan.id)
 end
 return { 'new', tickets, report }

@@ -1,0 +1,102 @@
+"""The way in: the commands by name, global options, and what becomes of errors.
+
+Exit codes: 0; 1 a job that failed, was cancelled or did not end in time, or a finding of ``doctor``;
+2 a request that cannot be met as it stands, or a Redis that cannot be reached; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from aios_dist.cli.lazy import LazyGroup
+from aios_dist.errors import AiosError, JobError, StepError
+
+GLOBAL = ("--config", "--redis-url")
+
+COMMANDS = {
+    "demo": ("aios_dist.cli.demo", "demo", "A fleet on this machine runs agents under fifo and fixed order."),
+    "up": ("aios_dist.cli.up", "up", "A whole fleet on this machine, in this terminal."),
+    "worker": ("aios_dist.cli.worker", "worker", "Run one worker of a pool."),
+    "flower": ("aios_dist.cli.flower", "flower", "Run Flower, the web page of the fleet."),
+    "submit": ("aios_dist.cli.submit", "submit", "Submit an agent, prompts, or a plan from a file."),
+    "job": ("aios_dist.cli.job", "job", "Look at jobs, wait for them, cancel them."),
+    "fleet": ("aios_dist.cli.fleet", "fleet", "Show workers, slots, lanes and what waits on them."),
+    "doctor": ("aios_dist.cli.doctor", "doctor", "Look for what is wrong, and say how to mend it."),
+    "healthcheck": ("aios_dist.cli.healthcheck", "healthcheck", "Exit 0 when this host's worker is alive."),
+    "fake-llm": ("aios_dist.cli.fake_llm", "fake_llm", "Run a fake LLM that speaks OpenAI's protocol."),
+    "version": ("aios_dist.cli.version", "version", "Show the versions of aios-dist and what it stands on."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_by_name=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    invoke_without_command=True,
+    epilog="Listings take --json: one document, snake_case names, times as ISO 8601 in UTC or null, durations in "
+    "seconds. Exit codes: 0; 1 a job that did not end well, or a finding; 2 what cannot be done as asked.",
+)
+@click.option("--config", metavar="FILE", help="aios.toml  [default: AIOS_CONFIG, else ./aios.toml]")
+@click.option(
+    "--redis-url",
+    metavar="URL",
+    help="The fleet's Redis. AIOS_REDIS_URL does the same and keeps a password out of the process list.",
+)
+@click.pass_context
+def root(context: click.Context, config: str | None, redis_url: str | None) -> None:
+    """LLM agents as Celery work on one shared Redis."""
+    # As environment, so that whatever the command starts (worker processes, Flower, modules of agents) has it.
+    if config is not None:
+        os.environ["AIOS_CONFIG"] = config
+    if redis_url is not None:
+        os.environ["AIOS_REDIS_URL"] = redis_url
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    try:
+        code = root.main(
+            args=None if args is None else list(args), prog_name="aios-dist", standalone_mode=False
+        )
+        sys.stdout.flush()
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except click.ClickException as exc:
+        say(_sentence(exc))
+        return exc.exit_code if exc.exit_code != 1 else 2
+    except AiosError as exc:
+        say(str(exc))
+        return 1 if isinstance(exc, (JobError, StepError)) else 2
+    except BrokenPipeError:
+        # `aios-dist job list | head`: nobody reads on. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def say(sentence: str) -> None:
+    """One sentence on stderr."""
+    from aios_dist.cli.output import plain
+
+    print(f"aios-dist: {plain(sentence)}", file=sys.stderr, flush=True)
+
+
+def _sentence(exc: click.ClickException) -> str:
+    text = exc.format_message()
+    if not isinstance(exc, click.UsageError) or exc.ctx is None:
+        return text
+    if isinstance(exc, click.NoSuchOption) and exc.option_name in GLOBAL:
+        return f"{exc.option_name} goes before the command: aios-dist {exc.option_name} … {exc.ctx.info_name}"
+    return f"{text} See {exc.ctx.command_path} --help."

@@ -1,0 +1,98 @@
+"""``aios-dist fleet``: workers, slots, lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aios_dist.cli.output import clock, console, iso, print_json, print_table
+from aios_dist.cli.session import on_fleet
+from aios_dist.config import masked
+
+if TYPE_CHECKING:
+    from aios_dist.fleet import AsyncFleet, LaneView
+    from aios_dist.journal import Registry
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def fleet(as_json: bool) -> None:
+    """Show workers, slots, lanes and what waits on them, models and agents.
+
+    A lane's depth is the number of its waiting steps; its tickets are the Celery messages in its queue.
+    """
+
+    async def look(fleet: AsyncFleet) -> tuple[Registry, list[LaneView], dict[str, int]]:
+        registry, lanes, counts = await asyncio.gather(
+            fleet.registry(), fleet.lanes(), fleet.journal.counts([])
+        )
+        return registry, lanes, counts
+
+    from aios_dist.config import load
+
+    config = load()
+    registry, lanes, counts = on_fleet(look, config)
+    if as_json:
+        print_json(
+            {
+                "fleet": config.fleet.name,
+                "redis": masked(config.fleet.redis_url),
+                "jobs_open": counts["open"],
+                "steps_in_flight": counts["leased"],
+                "steps_timed": counts["timed"],
+                "workers": [_worker(w) for w in registry.workers],
+                "lanes": [
+                    {
+                        "name": lane.name,
+                        "depth": lane.ready,
+                        "tickets": lane.tickets,
+                        "slots": lane.slots,
+                        "workers": lane.workers,
+                    }
+                    for lane in lanes
+                ],
+                "models": [{"name": n, "lane": lane} for n, lane in sorted(registry.models.items())],
+                "agents": registry.agents,
+            }
+        )
+        return
+    print(
+        f"Fleet {config.fleet.name} on {masked(config.fleet.redis_url)}: {counts['open']} open jobs, "
+        f"{counts['leased']} steps in flight.\n"
+    )
+    print_table(
+        ("WORKER", "POOL", "LANES", ">IN FLIGHT", ">SLOTS", "MODELS", "SINCE"),
+        (
+            (w.id, w.pool, ", ".join(w.lanes), w.in_flight, w.slots, ", ".join(w.models), clock(w.started_at))
+            for w in registry.workers
+        ),
+        empty="No workers. Start one: aios-dist worker llm",
+    )
+    print()
+    print_table(
+        ("LANE", ">WAITING", ">TICKETS", ">SLOTS", ">WORKERS"),
+        ((lane.name, lane.ready, lane.tickets, lane.slots, lane.workers) for lane in lanes),
+        empty="No lanes.",
+    )
+    print()
+    out = console()
+    out.print("Models: " + (", ".join(f"{n} (lane {lane})" for n, lane in sorted(registry.models.items())) or "none"))
+    out.print("Agents: " + (", ".join(registry.agents) or "none but those that are data"))
+
+
+def _worker(worker: Any) -> dict[str, Any]:
+    return {
+        "id": worker.id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "pool": worker.pool,
+        "lanes": worker.lanes,
+        "slots": worker.slots,
+        "in_flight": worker.in_flight,
+        "models": worker.models,
+        "agents": worker.agents,
+        "started_at": iso(worker.started_at),
+        "seen_at": iso(worker.seen_at),
+    }

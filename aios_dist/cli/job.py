@@ -1,0 +1,23 @@
+"""``aios-dist job …``: the group; each command is imported when it is asked for."""
+
+from __future__ import annotations
+
+import click
+
+from aios_dist.cli.lazy import LazyGroup
+
+COMMANDS = {
+    "list": ("aios_dist.cli.job_commands", "list_", "Jobs, newest first."),
+    "show": ("aios_dist.cli.job_show", "show", "One job: its steps, models, tokens, times, workers."),
+    "wait": ("aios_dist.cli.job_commands", "wait", "Wait for jobs and print their results."),
+    "events": ("aios_dist.cli.job_commands", "events", "What happened to a job, and what happens."),
+    "cancel": ("aios_dist.cli.job_commands", "cancel", "End jobs now."),
+}
+
+
+@click.group(cls=LazyGroup, commands_by_name=COMMANDS, invoke_without_command=True)
+@click.pass_context
+def job(context: click.Context) -> None:
+    """Look at jobs, wait for them, cancel them."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

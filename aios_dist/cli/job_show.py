@@ -1,0 +1,143 @@
+"""``aios-dist job show``: one job, step by step. Texts of prompts and answers only when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from aios_dist.cli.output import clock, console, iso, job_record, plain, print_json, print_table, short, took
+from aios_dist.cli.session import on_journal
+
+if TYPE_CHECKING:
+    from aios_dist.jobs import Outcome, Step
+    from aios_dist.journal import History, Journal
+
+
+@click.command()
+@click.argument("id")
+@click.option("--prompts", is_flag=True, help="Also the texts: input, prompts, answers, result.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def show(id: str, prompts: bool, as_json: bool) -> None:
+    """One job: its steps with state, model, tokens, waiting and running time, worker."""
+
+    async def look(journal: Journal) -> tuple[History, float]:
+        return await journal.load(id), await journal.now()
+
+    history, now = on_journal(look)
+    outcome = _outcome(history)
+    if as_json:
+        record = job_record(history.view)
+        record["error"] = outcome.error if outcome is not None else None
+        if prompts:
+            record["input"] = history.record.input
+            record["result"] = outcome.value if outcome is not None else None
+        record["steps_detail"] = [_step_record(step, now, prompts) for step in history.steps]
+        print_json(record)
+        return
+    _print_head(history, outcome)
+    print()
+    print_table(
+        (">STEP", "KIND", "MODEL", "STATE", ">TRIES", ">IN", ">OUT", ">WAITED", ">RAN", "LANE", "WORKER"),
+        (_row(step, now) for step in history.steps),
+        empty="No steps yet.",
+    )
+    for step in history.steps:
+        if step.outcome is not None and step.outcome.error is not None:
+            error = step.outcome.error
+            console().print(plain(f"\nStep {step.number} failed: {error['type']}: {error['message']}"))
+    if prompts:
+        _print_texts(history, outcome)
+
+
+def _outcome(history: History) -> Outcome | None:
+    from aios_dist.jobs import Outcome, decode
+
+    return decode(history.result, Outcome) if history.result else None
+
+
+def _print_head(history: History, outcome: Outcome | None) -> None:
+    view, out = history.view, console()
+    duration = short(took(view.submitted_at, view.ended_at))
+    out.print(f"Job {view.id}: {view.state.value}" + (f" after {duration}" if duration else ""))
+    out.print(f"Agent {view.agent}, tenant {view.tenant}" + (f", plan {view.plan}" if view.plan else ""))
+    out.print(f"Submitted {clock(view.submitted_at)}" + (f", ended {clock(view.ended_at)}" if view.ended_at else ""))
+    usage = view.usage
+    out.print(f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens")
+    if outcome is not None and outcome.error is not None:
+        out.print(plain(f"Failed: {outcome.error['type']}: {outcome.error['message']}"))
+
+
+def _times(step: Step, now: float) -> tuple[float | None, float | None]:
+    """Seconds that the step waited and ran, up to now where that goes on; the last attempt only."""
+    if not step.ready_at:
+        return None, None
+    waiting = step.state.value == "ready"
+    waited = took(step.ready_at, now if waiting else step.started_at or step.ended_at or now)
+    ran = took(step.started_at, step.ended_at or now) if step.started_at and not waiting else None
+    return waited, ran
+
+
+def _row(step: Step, now: float) -> tuple[object, ...]:
+    waited, ran = _times(step, now)
+    usage = step.outcome.usage if step.outcome is not None else None
+    return (
+        step.number,
+        step.kind.value,
+        step.label,
+        step.state.value,
+        step.attempt,
+        usage.prompt_tokens if usage else None,
+        usage.output_tokens if usage else None,
+        short(waited),
+        short(ran),
+        step.lane,
+        step.worker,
+    )
+
+
+def _step_record(step: Step, now: float, prompts: bool) -> dict[str, Any]:
+    waited, ran = _times(step, now)
+    outcome = step.outcome
+    record: dict[str, Any] = {
+        "number": step.number,
+        "kind": step.kind.value,
+        "label": step.label,
+        "lane": step.lane,
+        "state": step.state.value,
+        "attempt": step.attempt,
+        "worker": step.worker or None,
+        "prompt_tokens": outcome.usage.prompt_tokens if outcome else 0,
+        "output_tokens": outcome.usage.output_tokens if outcome else 0,
+        "ready_at": iso(step.ready_at),
+        "started_at": iso(step.started_at),
+        "ended_at": iso(step.ended_at),
+        "wait_s": waited,
+        "run_s": ran,
+        "error": outcome.error if outcome else None,
+    }
+    if prompts:
+        record["request"] = msgspec.to_builtins(step.request)
+        record["response"] = msgspec.to_builtins(outcome.response or outcome.value) if outcome else None
+    return record
+
+
+def _print_texts(history: History, outcome: Outcome | None) -> None:
+    out = console()
+
+    def text(title: str, value: object) -> None:
+        body = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
+        out.print(f"\n— {title}", style="bold")
+        out.print(plain(body))
+
+    text("input", history.record.input)
+    for step in history.steps:
+        if step.request is not None:
+            asked = getattr(step.request, "messages", None)
+            text(f"step {step.number}: asked", asked if asked is not None else msgspec.to_builtins(step.request))
+        if step.outcome is not None and step.outcome.ok:
+            response = step.outcome.response
+            text(f"step {step.number}: answered", response.text if response is not None else step.outcome.value)
+    if outcome is not None and outcome.ok:
+        text("result", outcome.value)

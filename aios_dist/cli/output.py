@@ -1,0 +1,106 @@
+"""What commands print: tables for people, JSON for programs.
+
+JSON: one document on stdout; ``snake_case`` names that stay; times as ISO 8601 in UTC, null where it has not
+come to that; durations in seconds, their names end in ``_s``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from aios_dist.journal import JobView
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+PIPE_WIDTH = 240
+"""Columns where nobody looks: lines for grep and awk must not be cut at 80."""
+
+
+def print_json(value: Any) -> None:
+    """The one document of a ``--json``."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def plain(text: str) -> str:
+    """Text of others (models, agents) without what a terminal would take for a command."""
+    return _CONTROL.sub("�", text)
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """Rich on a terminal, and as wide as need be anywhere else."""
+    from rich.console import Console
+
+    out = stream or sys.stdout
+    return Console(file=out, highlight=False, markup=False, width=None if out.isatty() else PIPE_WIDTH)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """A table for people; ``>`` before a column's name puts it to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(
+            name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(plain("" if cell is None else str(cell))) for cell in row))
+    out = console()
+    out.print(table if table.row_count else Text(empty, style="dim"))
+
+
+def iso(at: float) -> str | None:
+    """Seconds since the epoch as ISO 8601 in UTC; None where it has not come to that."""
+    if not at:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def clock(at: float) -> str:
+    """The same for people, in their own time zone."""
+    if not at:
+        return ""
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def took(start: float, end: float) -> float | None:
+    """Seconds between two times of the journal, None where one is missing."""
+    return round(max(0.0, end - start), 6) if start and end else None
+
+
+def short(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.2f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def job_record(view: JobView) -> dict[str, Any]:
+    """A job as every ``--json`` shows it."""
+    return {
+        "id": view.id,
+        "state": view.state.value,
+        "agent": view.agent,
+        "tenant": view.tenant,
+        "plan": view.plan,
+        "steps": view.steps,
+        "outcomes": view.outcomes,
+        "prompt_tokens": view.usage.prompt_tokens,
+        "output_tokens": view.usage.output_tokens,
+        "calls": view.usage.calls,
+        "submitted_at": iso(view.submitted_at),
+        "ended_at": iso(view.ended_at),
+        "took_s": took(view.submitted_at, view.ended_at),
+    }

@@ -1,0 +1,45 @@
+"""A configuration as an ``aios.toml`` that workers, Flower and the command line can be pointed at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aios_dist.config import Config
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write the file; readable by its owner only, as the Redis URL may hold a password."""
+    path.touch(mode=0o600)
+    path.write_text(to_toml(config), encoding="utf-8")
+
+
+def to_toml(config: Config) -> str:
+    """The text that :func:`aios_dist.config.load` reads as this configuration."""
+    lines: list[str] = []
+    data = msgspec.to_builtins(config)
+    for section in ("fleet", "models", "lanes", "pools", "agents"):
+        tables = {section: data[section]} if section == "fleet" else _named(section, data[section])
+        for name, table in tables.items():
+            lines += [f"[{name}]", *(f"{_text(key)} = {_value(v)}" for key, v in table.items() if v is not None), ""]
+    return "\n".join(lines)
+
+
+def _named(section: str, tables: dict[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{_text(name)}": table for name, table in tables.items()}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """JSON's texts and numbers are TOML's, but for one control character that JSON leaves alone."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

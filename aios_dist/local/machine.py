@@ -1,0 +1,257 @@
+"""A whole fleet on one machine, as real processes: for first runs, demonstrations and tests."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from aios_dist.config import Config, ModelConfig
+from aios_dist.errors import ConfigError, UnknownName
+from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.local.config_file import write_config
+from aios_dist.local.members import (
+    Launch,
+    Member,
+    WorkerSpec,
+    answers,
+    environment,
+    fake_llm_url,
+    free_port,
+)
+from aios_dist.local.redis_server import EmbeddedRedis
+
+T = TypeVar("T")
+
+READY_S = 60.0
+"""Seconds in which everything must be ready. A first start compiles some thousand modules."""
+LOOK_EVERY_S = 0.05
+
+
+class LocalFleet:
+    """Redis, workers, and if asked for the fake LLM and Flower; all end when we end.
+
+    ::
+
+        with LocalFleet(config, [WorkerSpec("machine-1", "llm", 8)], fake_llm="0.1") as machine:
+            fleet = Fleet(machine.config)
+
+    Args:
+        config: the fleet; what the processes get is this with the addresses filled in (``.config``).
+        workers: the worker processes to start.
+        embedded_redis: start a Redis of our own instead of using ``redis_url``.
+        data: a folder in which the embedded Redis keeps its data; without one they go when it stops.
+        fake_llm: the latency of a fake LLM (see ``python -m aios_dist.testing``) that stands for all models.
+        flower: Flower's port; 0 takes a free one, None does without.
+        cwd: where the processes run, so where ``[fleet] modules`` are found; our own folder by default.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workers: Iterable[WorkerSpec] = (),
+        *,
+        embedded_redis: bool = True,
+        data: Path | None = None,
+        fake_llm: str | None = None,
+        flower: int | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.config = config
+        self.redis: EmbeddedRedis | None = EmbeddedRedis() if embedded_redis else None
+        self.llm_url: str | None = None
+        self.flower_port = flower
+        self.flower_login = f"aios:{secrets.token_urlsafe(6)}"
+        self.members: list[Member] = []
+        self._specs = list(workers)
+        self._data = data
+        self._latency = fake_llm
+        self._cwd = cwd
+        self._dir: Path | None = None
+        self._launch: Launch | None = None
+
+    # Start and stop ------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start everything and return when all of it is ready.
+
+        Raises:
+            ConfigError: something did not start; says what, and shows its last words.
+        """
+        self._dir = Path(tempfile.mkdtemp(prefix="aios-fleet-"))
+        self._launch = Launch(self._dir, environment(self.config_path), self._cwd)
+        try:
+            fake = self._add(self._launch.fake_llm(self._latency)) if self._latency is not None else None
+            if self.redis is not None:
+                self.redis.start(self._data, appendonly=self._data is not None)
+                self._change(redis_url=self.redis.url)
+            if fake is not None:
+                self._use(fake)
+            write_config(self.config, self.config_path)
+            if self.flower_port is not None:
+                self.flower_port = free_port(self.flower_port)
+                self._add(self._launch.flower(self.flower_port, self.flower_login))
+            self.start_workers(self._specs)
+            if self.flower_port is not None:
+                self._wait(lambda: answers(f"{self.flower_url}/healthcheck"))
+        except BaseException:
+            self.stop(grace_s=1.0)
+            raise
+        return self
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Warm shutdown of all workers, then the rest; SIGKILL after ``grace_s``. May be called twice."""
+        if grace_s is None:
+            grace_s = self.config.fleet.shutdown_grace + 15.0  # the worker's own, and what it needs after it
+        self.stop_workers(self.workers, grace_s)
+        for member in self.members:
+            member.process.terminate()
+        for member in self.members:
+            member.stop(5.0)
+        self.members.clear()
+        if self.redis is not None:
+            self.redis.stop()
+        if self._dir is not None:
+            shutil.rmtree(self._dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self if self.members else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # Workers -------------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> list[Member]:
+        """The worker processes that were started and neither stopped nor killed."""
+        return [member for member in self.members if member.spec is not None]
+
+    def worker(self, name: str) -> Member:
+        """The worker of that name.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        for member in self.workers:
+            if member.name == name:
+                return member
+        raise UnknownName(f"There is no worker {name!r} on this machine.")
+
+    def start_workers(self, specs: Sequence[WorkerSpec]) -> list[Member]:
+        """Start workers side by side and return when all are in the fleet's registry.
+
+        Raises:
+            ConfigError: one has ended before it was ready.
+        """
+        assert self._launch is not None, "start() the fleet first"
+        started = [self._add(self._launch.worker(spec)) for spec in specs]
+        wanted = {member.pid for member in started}
+
+        self._wait(lambda: wanted <= {info.pid for info in self.ask(Journal.registry).workers})
+        return started
+
+    def stop_workers(self, members: Sequence[Member], grace_s: float = 60.0) -> bool:
+        """SIGTERM, which is a warm shutdown, to several at once; SIGKILL after ``grace_s``.
+
+        Returns:
+            True if each ended by itself.
+        """
+        for member in members:
+            member.process.terminate()
+        end = time.monotonic() + grace_s
+        well = [member.stop(max(0.1, end - time.monotonic())) for member in members]
+        self.members = [member for member in self.members if member not in members]
+        return all(well)
+
+    def kill(self, name: str) -> None:
+        """``kill -9`` of a worker, as a crash of its machine; the registry forgets it after a while."""
+        member = self.worker(name)
+        member.kill()
+        self.members.remove(member)
+
+    def registered(self, name: str) -> WorkerInfo:
+        """What the worker of that name says of itself; its ``id`` is what steps name as their worker.
+
+        Raises:
+            UnknownName: it is not in the registry.
+        """
+        pid = self.worker(name).pid
+
+        for info in self.ask(Journal.registry).workers:
+            if info.pid == pid:
+                return info
+        raise UnknownName(f"The worker {name!r} is not in the registry.")
+
+    # Where things are ----------------------------------------------------------------------------------
+
+    @property
+    def dir(self) -> Path:
+        """The folder of configuration and logs; it goes when the fleet stops."""
+        if self._dir is None:
+            raise RuntimeError("this fleet is not started")
+        return self._dir
+
+    @property
+    def config_path(self) -> Path:
+        """The ``aios.toml`` of this fleet: ``AIOS_CONFIG`` for whoever wants to talk to it."""
+        return self.dir / "aios.toml"
+
+    @property
+    def flower_url(self) -> str:
+        """Flower's address; see ``flower_login``."""
+        return f"http://127.0.0.1:{self.flower_port}"
+
+    def ask(self, question: Callable[[Journal], Awaitable[T]]) -> T:
+        """Ask the fleet's journal something, from code without an event loop."""
+
+        async def run() -> T:
+            journal = Journal(self.config.fleet)
+            try:
+                return await question(journal)
+            finally:
+                await journal.close()
+
+        return asyncio.run(run())
+
+    # -----------------------------------------------------------------------------------------------------
+
+    def _add(self, member: Member) -> Member:
+        self.members.append(member)
+        return member
+
+    def _change(self, **fleet: Any) -> None:
+        changed = msgspec.structs.replace(self.config.fleet, **fleet)
+        self.config = msgspec.structs.replace(self.config, fleet=changed)
+
+    def _use(self, fake: Member) -> None:
+        """Point every model at the fake LLM; where there is none, make one."""
+        self._wait(lambda: fake_llm_url(fake) is not None)
+        self.llm_url = fake_llm_url(fake)
+        models = self.config.models or {"small": ModelConfig()}
+        faked = {
+            name: msgspec.structs.replace(model, provider="openai", base_url=self.llm_url, api_key_env=None)
+            for name, model in models.items()
+        }
+        self.config = msgspec.structs.replace(self.config, models=faked)
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Until ``ready``; every member must go on running meanwhile."""
+        end = time.monotonic() + READY_S
+        while not ready():
+            for member in self.members:
+                member.check()
+            if time.monotonic() > end:
+                names = ", ".join(member.name for member in self.members)
+                raise ConfigError(f"The fleet was not ready within {READY_S:g} s; it has: {names}.")
+            time.sleep(LOOK_EVERY_S)
+
+
+__all__ = ["LocalFleet", "Member", "WorkerSpec"]

@@ -1,0 +1,174 @@
+"""The processes of a fleet on one machine: how each kind is started, and by which sign it is ready."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aios_dist.errors import ConfigError
+from aios_dist.local.owned_process import start_owned
+
+LAST_LINES = 12
+FLOWER_COLUMNS = "name,uuid,state,args,kwargs,result,received,started,runtime,worker"
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """A worker process: its name in Flower and in logs, its pool, its slots (None: the pool's own number)."""
+
+    name: str
+    pool: str
+    slots: int | None = None
+
+
+@dataclass
+class Member:
+    """A process of the fleet and the file with all that it wrote."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    spec: WorkerSpec | None = None
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self.process.pid
+
+    @property
+    def ended(self) -> bool:
+        """The process is gone."""
+        return self.process.poll() is not None
+
+    def last_words(self) -> str:
+        """The last lines of its log, for an error message."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return "\n".join(lines[-LAST_LINES:]) or "(it wrote nothing)"
+
+    def check(self) -> None:
+        """It still runs.
+
+        Raises:
+            ConfigError: it has ended, with its last words; a sentence of ours comes without the rest.
+        """
+        if not self.ended:
+            return
+        words = self.last_words()
+        ours = re.findall(r"^aios-dist: (.*)$", words, re.MULTILINE)
+        if ours:
+            raise ConfigError(ours[-1])
+        raise ConfigError(f"{self.name} ended with exit code {self.process.returncode}:\n{words}")
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash; returns when the process is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, grace_s: float) -> bool:
+        """After a SIGTERM: wait for the end, SIGKILL after ``grace_s``; True if it ended by itself."""
+        try:
+            self.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+        return True
+
+
+@dataclass
+class Launch:
+    """Starts members: where their logs go, what their environment is, and where they look for modules."""
+
+    dir: Path
+    env: Mapping[str, str]
+    cwd: Path | None = None
+    count: int = field(default=0)
+
+    def start(self, name: str, argv: Sequence[str], **env: str) -> Member:
+        """Start ``python argv…``; ends when we end, however we end."""
+        self.count += 1
+        log = self.dir / f"{self.count}-{name}.log"
+        with log.open("wb") as out:
+            process = start_owned(
+                [sys.executable, *argv],
+                env={**self.env, **env},
+                cwd=self.cwd,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        return Member(name, process, log)
+
+    def worker(self, spec: WorkerSpec) -> Member:
+        """A worker; ready when it is in the fleet's registry."""
+        slots = [str(spec.slots)] if spec.slots else []
+        member = self.start(
+            spec.name, ["-m", "aios_dist.local.worker_process", spec.pool, spec.name, *slots]
+        )
+        member.spec = spec
+        return member
+
+    def fake_llm(self, latency: str) -> Member:
+        """The fake LLM; ready when it has written its address."""
+        return self.start("fake-llm", ["-m", "aios_dist.testing", "--port", "0", "--latency", latency])
+
+    def flower(self, port: int, login: str) -> Member:
+        """Flower; ready when it answers. The login goes by the environment: a command line is seen by all."""
+        settings = {
+            "address": "127.0.0.1",
+            "port": str(port),
+            "basic_auth": login,
+            "tasks_columns": FLOWER_COLUMNS,
+            "max_tasks": "20000",
+            "purge_offline_workers": "60",
+        }
+        return self.start(
+            "flower",
+            ["-m", "celery", "-A", "aios_dist.local.flower_app", "flower"],
+            **{f"FLOWER_{name.upper()}": value for name, value in settings.items()},
+        )
+
+
+def fake_llm_url(member: Member) -> str | None:
+    """The base URL that the fake LLM has written, once it has."""
+    found = re.search(r"^fake LLM on (\S+)$", member.log.read_text(errors="replace"), re.MULTILINE)
+    return found[1] if found else None
+
+
+def answers(url: str) -> bool:
+    """A GET of the URL brings a 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def free_port(wanted: int = 0) -> int:
+    """``wanted`` if it is free, for 0 a random free one (below the range of outgoing connections).
+
+    Raises:
+        ConfigError: ``wanted`` is taken.
+    """
+    for port in [wanted] if wanted else random.sample(range(12_000, 20_000), 50):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise ConfigError(f"Port {wanted} on 127.0.0.1 is taken: choose another one.")
+
+
+def environment(config: Path) -> dict[str, str]:
+    """Ours, with the configuration file in the place of all other settings of a fleet."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("AIOS_", "FLOWER_"))}
+    return {**env, "AIOS_CONFIG": str(config), "PYTHONUNBUFFERED": "1"}

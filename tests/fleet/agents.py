@@ -1,0 +1,72 @@
+"""The agents of these tests. The workers import this module too: it is in the fleet's ``modules``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from aios_dist import LLMError, agent, gather, llm, tool
+
+
+def work(seconds: float) -> float:
+    """Stands for an agent's own work between two calls."""
+    time.sleep(seconds)
+    return seconds
+
+
+@agent
+async def caller(calls: int, model: str = "one") -> str:
+    """Calls the model some times, one after another."""
+    text = ""
+    for number in range(calls):
+        text = (await llm(f"call {number}", model=model)).text
+    return text
+
+
+@agent
+async def worker_between(pause: float, model: str = "one") -> str:
+    """The seed's C: a call, work of its own, a call."""
+    await llm("before", model=model)
+    await tool(work, pause)
+    return (await llm("after", model=model)).text
+
+
+@agent
+async def fan_out(branches: int) -> list[str]:
+    """Several calls at once."""
+    answers = await gather(*(llm(f"branch {n}", model="small") for n in range(branches)))
+    return [answer.text for answer in answers]
+
+
+def append_line(path: str) -> int:
+    """Leaves a trace of each time it ran."""
+    with Path(path).open("a") as file:
+        file.write("ran\n")
+    return len(Path(path).read_text().splitlines())
+
+
+@agent
+async def tool_user(path: str) -> list[int]:
+    """A tool between two calls: the program is replayed after it."""
+    await llm("before", model="small")
+    first = await tool(append_line, path)
+    await llm("between", model="small")
+    await llm("after", model="small")
+    return [first]
+
+
+@agent
+async def careful() -> str:
+    """Catches what its call raises, and goes on."""
+    try:
+        await llm("this fails", model="small")
+    except LLMError as error:
+        answer = await llm("this does not", model="small")
+        return f"{type(error).__name__}, then {answer.text}"
+    return "nothing failed"
+
+
+@agent
+async def careless() -> str:
+    """Catches nothing."""
+    return (await llm("this fails", model="one")).text

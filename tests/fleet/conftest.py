@@ -1,0 +1,77 @@
+"""One fleet of real worker processes for all tests of this folder, and the fake LLM that they call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aios_dist import Fleet
+from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.local.machine import LocalFleet, WorkerSpec
+from aios_dist.testing import FakeLLM
+
+if TYPE_CHECKING:
+    from aios_dist.local.redis_server import EmbeddedRedis
+
+REPLY_S = 0.1
+MODELS = {"one": "one", "small": "llm", "frail": "frail"}
+WORKERS = [
+    WorkerSpec("machine-1", "llm"),
+    WorkerSpec("machine-2", "llm"),
+    WorkerSpec("one-slot", "one"),
+    WorkerSpec("turns", "turns"),
+]
+
+
+@pytest.fixture(scope="session")
+def fake_llm() -> Iterator[FakeLLM]:
+    with FakeLLM() as server:
+        yield server
+
+
+@pytest.fixture
+def llm(fake_llm: FakeLLM) -> FakeLLM:
+    """The fake LLM as new: no calls, no faults, ``REPLY_S`` for a reply."""
+    fake_llm.script(latency=REPLY_S, faults="")
+    fake_llm.reset()
+    return fake_llm
+
+
+@pytest.fixture(scope="session")
+def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iterator[LocalFleet]:
+    """Two machines of eight slots, a pool of one slot, a pool for turns; ``frail`` is for faults."""
+    config = Config(
+        fleet=FleetConfig(
+            name=fleets.new_name(),
+            redis_url=redis_server.url,
+            modules=["tests.fleet.agents"],
+            lease=1.0,
+            renew=0.3,
+            reconcile=0.5,
+            shutdown_grace=1.0,
+        ),
+        models={name: ModelConfig(lane=lane, base_url=fake_llm.url) for name, lane in MODELS.items()},
+        pools={
+            "llm": PoolConfig(lanes=["llm"], slots=8),
+            "one": PoolConfig(lanes=["one"], slots=1),
+            "frail": PoolConfig(lanes=["frail"], slots=4),
+        },
+    )
+    root = Path(__file__).parents[2]
+    with LocalFleet(config, WORKERS, embedded_redis=False, cwd=root) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def session_fleet(machine: LocalFleet) -> Iterator[Fleet]:
+    with Fleet(machine.config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fleet(session_fleet: Fleet, llm: FakeLLM) -> Fleet:
+    """The fleet from the producers' side, with the fake LLM as new."""
+    return session_fleet

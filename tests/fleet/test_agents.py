@@ -1,0 +1,80 @@
+"""What agents can rely on, on real workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from aios_dist import Fleet, JobCancelled, JobState, UsageError
+from aios_dist.testing import CLIENT_LEFT, FakeLLM
+from tests.fleet.agents import caller, careful, fan_out, tool_user
+from tests.fleet.reading import calls
+
+MANY = 500
+
+
+def test_gather_has_its_branches_in_flight_together_and_keeps_their_order(fleet: Fleet, llm: FakeLLM) -> None:
+    llm.script(reply={f"branch {n}": f"answer {n}" for n in range(5)})
+    try:
+        assert fleet.submit(fan_out, branches=5).result(timeout=20) == [f"answer {n}" for n in range(5)]
+    finally:
+        llm.script(reply=None)
+    assert llm.max_in_flight == 5
+
+
+def test_a_tool_runs_once_however_often_the_program_is_replayed(fleet: Fleet, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    assert fleet.submit(tool_user, path=str(trace)).result(timeout=20) == [1]
+    assert trace.read_text() == "ran\n"
+
+
+def test_an_agent_may_catch_the_failure_of_a_call_and_go_on(fleet: Fleet, llm: FakeLLM) -> None:
+    llm.script(faults="400@0")
+    job = fleet.submit(careful)
+    assert job.result(timeout=20).startswith("BadRequest, then ")
+    assert [step.state for step in calls(job)] == ["failed", "done"]
+
+
+def test_the_same_id_twice_is_the_same_job(fleet: Fleet, llm: FakeLLM) -> None:
+    first = fleet.submit(caller, calls=2, model="small", id="twice")
+    second = fleet.submit(caller, calls=2, model="small", id="twice")
+    assert first.result(timeout=20) == second.result(timeout=20)
+    assert llm.count == 2
+
+
+def test_the_same_id_for_other_work_is_refused(fleet: Fleet) -> None:
+    fleet.submit(caller, calls=1, model="small", id="taken").result(timeout=20)
+    with pytest.raises(UsageError, match="taken"):
+        fleet.submit(caller, calls=2, model="small", id="taken")
+
+
+def test_cancelling_a_job_stops_its_call_at_the_provider(fleet: Fleet, llm: FakeLLM) -> None:
+    llm.script(latency=30.0)
+    job = fleet.submit(caller, calls=2, model="small")
+    llm.wait_until(lambda: llm.in_flight == 1)
+    assert job.cancel()
+    llm.wait_until(lambda: llm.in_flight == 0)
+    assert [call.status for call in llm.calls] == [CLIENT_LEFT]
+    assert job.status() is JobState.CANCELLED
+    with pytest.raises(JobCancelled):
+        job.result(timeout=20)
+    assert not job.cancel()
+
+
+def test_hundreds_of_jobs_are_awaited_over_two_connections(
+    fleet: Fleet, llm: FakeLLM, redis_client: redis.Redis
+) -> None:
+    llm.script(latency=0.01)
+    fleet.submit(caller, calls=1, model="small").result(timeout=20)  # both connections are open from here on
+    before = len(redis_client.client_list())
+    jobs = fleet.submit_many([caller.job(calls=1, model="small") for _ in range(MANY)])
+    most = 0
+    seen = set()
+    for number, job in enumerate(fleet.as_completed(jobs, timeout=40)):
+        seen.add(job.id)
+        if number % 100 == 0:
+            most = max(most, len(redis_client.client_list()))
+    assert seen == {job.id for job in jobs}
+    assert most <= before
