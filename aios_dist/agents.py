@@ -15,7 +15,7 @@ import json
 import string
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
@@ -57,7 +57,7 @@ class LLM(Command):
 
 
 class Tool(Command):
-    """A step of kind ``tool``: the function itself stays with the program, its name and arguments are journaled."""
+    """A step of kind ``tool``: the function stays with the program, its name and arguments are journaled."""
 
     __slots__ = ("call", "request")
 
@@ -108,7 +108,7 @@ def llm(
     if (prompt is None) == (messages is None):
         raise InvalidInput("llm() takes either a prompt or messages, one of the two.")
     if messages is not None:
-        if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
+        if not all(isinstance(m, Mapping) for m in messages):  # also text: it is a sequence of texts
             raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
         conversation = [dict(m) for m in messages]
         if system is not None:
@@ -235,12 +235,24 @@ class Agent:
             try:
                 return self.function(**copy.deepcopy(input))
             except TypeError as exc:  # submitted by name, or by other code than this
-                raise InvalidInput(f"Agent {self.name}{self.signature} cannot take this input: {exc}.") from None
+                raise InvalidInput(
+                    f"Agent {self.name}{self.signature} cannot take this input: {exc}."
+                ) from None
 
         return start
 
 
-_registry: dict[str, Agent] = {}
+_registry: dict[str, Agent | PromptsAgent] = {}
+
+
+@overload
+def agent(function: Callable[..., Coroutine[Any, Any, Any]], *, name: str | None = None) -> Agent: ...
+
+
+@overload
+def agent(
+    function: None = None, *, name: str | None = None
+) -> Callable[[Callable[..., Coroutine[Any, Any, Any]]], Agent]: ...
 
 
 def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, name: str | None = None) -> Any:
@@ -265,10 +277,11 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
     for reserved in ("id", "tenant", "self"):
         if reserved in parameters:
             raise InvalidInput(
-                f"Agent {label!r} has a parameter {reserved!r}, which submitting it needs itself; call it otherwise."
+                f"Agent {label!r} has a parameter {reserved!r}, a name that submitting it needs itself; "
+                "give it another."
             )
     known = _registry.get(label)
-    if known is not None and (known.function.__module__, known.function.__qualname__) != (
+    if isinstance(known, Agent) and (known.function.__module__, known.function.__qualname__) != (
         function.__module__,
         function.__qualname__,
     ):
@@ -280,13 +293,18 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
     return made
 
 
-def registered() -> dict[str, Agent]:
-    """The agents whose code this process has imported, by name."""
+def register(made: Agent | PromptsAgent) -> None:
+    """Let jobs name the agent on the wire; ``@agent`` does it by itself."""
+    _registry[made.name] = made
+
+
+def registered() -> dict[str, Agent | PromptsAgent]:
+    """The agents that this process can run, by name: imported code, and ``[agents.*]`` of aios.toml."""
     return dict(_registry)
 
 
-def find(name: str) -> Agent | None:
-    """The agent of that name, if this process has its code."""
+def find(name: str) -> Agent | PromptsAgent | None:
+    """The agent of that name, if this process can run it."""
     return _registry.get(name)
 
 
@@ -321,6 +339,8 @@ class PromptsAgent:
     def __init__(self, name: str, config: PromptsConfig) -> None:
         if not NAME.fullmatch(name):
             raise InvalidInput(f"Agent name {name!r} must be letters, digits and . _ : - (at most 128).")
+        if not config.prompts:
+            raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
         self.name = name
         self.config = config
         for number, prompt in enumerate(config.prompts):
@@ -329,7 +349,9 @@ class PromptsAgent:
     def __repr__(self) -> str:
         return f"<agent {self.name}: {len(self.config.prompts)} prompts>"
 
-    def job(self, input: Any = None, *, id: str | None = None, tenant: str = "default", **named: Any) -> JobSpec:
+    def job(
+        self, input: Any = None, *, id: str | None = None, tenant: str = "default", **named: Any
+    ) -> JobSpec:
         """This agent with its input: one JSON value, or named ones that become ``{input[name]}``.
 
         Raises:
@@ -348,6 +370,10 @@ class PromptsAgent:
             prompts=self.config,
             program=prompts_program(self.name, self.config, value),
         )
+
+    def program(self, input: dict[str, Any]) -> Program:
+        """The agent with the input of a job: ``{"input": value}``."""
+        return prompts_program(self.name, self.config, input.get("input"))
 
 
 def prompts_program(name: str, config: PromptsConfig, value: Any) -> Program:
@@ -388,7 +414,8 @@ def _fill(agent_name: str, number: int, prompt: str, value: Any, answers: list[s
     try:
         for _, field, spec, conversion in _formatter.parse(prompt):
             if field is not None and ("." in field or not field or spec or conversion):
-                raise ValueError(f"{{{field}{'!' if conversion else ':' if spec else ''}…}} is not one of those")
+                rest = f"!{conversion}" * bool(conversion) + f":{spec}" * bool(spec)
+                raise ValueError(f"{{{field}{rest}}} is more than that")
         return _formatter.vformat(prompt, (), fields)
     except (LookupError, ValueError, TypeError) as exc:
         why = f"there is no {exc}" if isinstance(exc, KeyError) else str(exc)

@@ -36,7 +36,9 @@ def keyprefix(fleet: str) -> str:
 def broker_url(redis_url: str) -> str:
     """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`)."""
     parts = urlsplit(redis_url)
-    query = urlencode([(k, v) for k, v in parse_qsl(parts.query) if k != "master" and not k.startswith("ssl_")])
+    query = urlencode(
+        [(k, v) for k, v in parse_qsl(parts.query) if k != "master" and not k.startswith("ssl_")]
+    )
     account, at, hosts = parts.netloc.rpartition("@")
     if parts.scheme != "sentinel":
         return urlunsplit(parts._replace(query=query))
@@ -55,7 +57,9 @@ def tls_of(redis_url: str) -> dict[str, Any] | None:
         return None
     wanted: dict[str, Any] = {k: v for k, v in parse_qsl(parts.query) if k.startswith("ssl_")}
     level = wanted.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
-    wanted["ssl_cert_reqs"] = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL}.get(level, ssl.CERT_REQUIRED)
+    wanted["ssl_cert_reqs"] = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL}.get(
+        level, ssl.CERT_REQUIRED
+    )
     if "ssl_check_hostname" in wanted:
         wanted["ssl_check_hostname"] = wanted["ssl_check_hostname"].lower() in ("1", "true", "yes")
     return wanted
@@ -142,7 +146,9 @@ class Tickets:
         text = "".join(part if slot is None else json.dumps(values[slot]) for part, slot in self._parts)
         return ("LPUSH", self.key(ticket.lane), text)
 
-    def commands(self, tickets: Iterable[Ticket], parent: str | None = None, root: str | None = None) -> list[Any]:
+    def commands(
+        self, tickets: Iterable[Ticket], parent: str | None = None, root: str | None = None
+    ) -> list[Any]:
         """One command a ticket; for tickets of one turn the order is that of the steps."""
         return [self.command(t, root, parent) for t in tickets]
 

@@ -189,7 +189,9 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     return parse(data, source=str(file), env=env)
 
 
-def parse(data: Mapping[str, Any], source: str = "configuration", env: Mapping[str, str] | None = None) -> Config:
+def parse(
+    data: Mapping[str, Any], source: str = "configuration", env: Mapping[str, str] | None = None
+) -> Config:
     """Check plain data as a configuration; ``source`` is named in errors.
 
     Raises:
@@ -198,12 +200,13 @@ def parse(data: Mapping[str, Any], source: str = "configuration", env: Mapping[s
     env = env or {}
     for name in data:
         if name not in Config.__struct_fields__:
-            raise ConfigError(f"{source}: unknown section [{name}]; {_nearest(name, Config.__struct_fields__)}")
+            raise ConfigError(
+                f"{source}: unknown section [{name}]; {_nearest(name, Config.__struct_fields__)}"
+            )
     fleet = _table(data, "fleet", source)
-    for variable, field in (("AIOS_REDIS_URL", "redis_url"), ("AIOS_FLEET", "name")):
-        if env.get(variable):
-            fleet[field] = env[variable]
-    tables = {
+    named = {field: variable for field, variable in _VARIABLES.items() if env.get(variable)}
+    fleet.update({field: env[variable] for field, variable in named.items()})
+    tables: dict[str, Any] = {
         section: {
             name: _convert(entry, kind, f"{source}: [{section}.{name}]")
             for name, entry in _table(data, section, source).items()
@@ -211,11 +214,15 @@ def parse(data: Mapping[str, Any], source: str = "configuration", env: Mapping[s
         for section, kind in _ENTRIES.items()
     }
     config = Config(fleet=_convert(fleet, FleetConfig, f"{source}: [fleet]"), **tables)
-    _check(config, source)
+    _check(config, source, named)
     return config
 
 
-def _check(config: Config, source: str) -> None:
+_VARIABLES = {"redis_url": "AIOS_REDIS_URL", "name": "AIOS_FLEET"}
+
+
+def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
+    """``named``: fields of ``[fleet]`` that come from the environment, and from which variable."""
     fleet = config.fleet
     for kind, names in (
         ("fleet", [fleet.name]),
@@ -226,25 +233,27 @@ def _check(config: Config, source: str) -> None:
     ):
         for name in names:
             if not NAME.fullmatch(name):
+                place = named.get("name", source) if kind == "fleet" else source
                 raise ConfigError(
-                    f"{source}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128)."
+                    f"{place}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128)."
                 )
     for lane in config.lane_names():
         if lane in RESERVED_LANES:
             raise ConfigError(f"{source}: lane name {lane!r} is kombu's own; choose another.")
+    place = named.get("redis_url", source)
     if not fleet.redis_url.startswith(("redis://", "rediss://", "sentinel://", "unix://")):
         raise ConfigError(
-            f"{source}: redis_url {masked(fleet.redis_url)!r} must start with redis://, rediss:// or sentinel://."
+            f"{place}: redis_url {masked(fleet.redis_url)!r} must start with redis://, rediss:// or sentinel://."
         )
     try:
         parts = urlsplit(fleet.redis_url)
         if "," not in parts.netloc:
             _ = parts.port
     except ValueError as exc:
-        raise ConfigError(f"{source}: redis_url {masked(fleet.redis_url)!r} is not a URL: {exc}.") from None
+        raise ConfigError(f"{place}: redis_url {masked(fleet.redis_url)!r} is not a URL: {exc}.") from None
     if fleet.redis_url.startswith("sentinel://") and "master=" not in urlsplit(fleet.redis_url).query:
         raise ConfigError(
-            f"{source}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
+            f"{place}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
         )
     for field in ("prompt_limit", "result_limit", "retention", "lease", "renew", "reconcile", "attempts"):
         if not 0 < getattr(fleet, field) < FOREVER:

@@ -1,14 +1,15 @@
-"""What producers hold: a fleet, and handles of its jobs. Asynchronous here; :mod:`aios_dist.sync` for the rest."""
+"""What producers hold: a fleet and handles of its jobs. :mod:`aios_dist.sync` is the same without asyncio."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from redis.exceptions import RedisError
@@ -19,6 +20,7 @@ from aios_dist.broker import Tickets, depth_commands
 from aios_dist.calls import Usage
 from aios_dist.config import NAME, Config, load
 from aios_dist.errors import (
+    FleetUnavailable,
     InvalidInput,
     JobCancelled,
     JobConflict,
@@ -32,8 +34,13 @@ from aios_dist.journal import Event, JobView, Journal, NewJob, Registry, Ticket
 from aios_dist.journal.connection import open_client, unavailable
 from aios_dist.plans import Plan, shape
 
+T = TypeVar("T")
+
 RESULT_TIMEOUT_S = 3600.0
 """What ``result()`` waits when not told otherwise: every wait has an end."""
+
+PATIENCE_S = 30.0
+"""How long a submission waits for a Redis that was there before and is away: a restart, a failover."""
 
 CHUNK = 200
 """Jobs in one round trip of a bulk submission."""
@@ -127,7 +134,7 @@ class AsyncFleet:
             part = await self._new_jobs(wanted[at : at + CHUNK], ids[at : at + CHUNK])
             lanes = [(job, n, lane) for job in part for n, lane in enumerate(_lanes(job))]
             then = self._tickets.commands(Ticket(lane, job.id, str(n)) for job, n, lane in lanes)
-            done = await self.journal.submit(part, then=then)
+            done = await self._patiently(functools.partial(self.journal.submit, part, then=then))
             if done.status == "conflict":
                 raise _conflict(done.conflict)
         return [AsyncJob(self, id) for id in ids]
@@ -156,7 +163,7 @@ class AsyncFleet:
             msgspec.structs.replace(job, node=node)
             for job, node in zip(await self._new_jobs(specs, ids), nodes, strict=True)
         ]
-        done = await self.journal.submit(jobs, layout)
+        done = await self._patiently(functools.partial(self.journal.submit, jobs, layout))
         if done.status == "conflict":
             raise _conflict(done.conflict)
         await self._publish(done.tickets)
@@ -185,7 +192,9 @@ class AsyncFleet:
         await self._publish(done.tickets)
         return [AsyncJob(self, id) for id in ids]
 
-    async def _spec(self, agent: Agent | PromptsAgent | str, id: str | None, tenant: str, input: Any) -> JobSpec:
+    async def _spec(
+        self, agent: Agent | PromptsAgent | str, id: str | None, tenant: str, input: Any
+    ) -> JobSpec:
         if isinstance(agent, str):
             known = modules.agent(self.config, agent)
             if known is None:
@@ -193,7 +202,9 @@ class AsyncFleet:
                 return spec
             agent = known
         if not isinstance(agent, (Agent, PromptsAgent)):
-            raise InvalidInput(f"submit() takes an @agent, a job or an agent's name, not {type(agent).__name__}.")
+            raise InvalidInput(
+                f"submit() takes an @agent, a job or an agent's name, not {type(agent).__name__}."
+            )
         return agent.job(id=id, tenant=tenant, **input)
 
     def _ids(self, specs: Sequence[JobSpec], within: str | None = None) -> list[str]:
@@ -217,8 +228,9 @@ class AsyncFleet:
         for name in sorted(unknown - self._agents):
             known = ", ".join(sorted(self._agents)) or "none"
             raise UnknownName(
-                f"No agent {name!r}: neither this process nor any worker has its code (workers have: {known}). "
-                "Import its module here, or add it to [fleet] modules of the workers."
+                f"No agent {name!r}: neither this process nor any worker has its code "
+                f"(workers have: {known}). Import its module here, or add it to [fleet] modules of the "
+                "workers."
             )
 
     async def _learn(self) -> None:
@@ -249,6 +261,21 @@ class AsyncFleet:
         decision = turns.decide(replay, record, self._catalog, first=0)
         replay.close()
         return NewJob(id, record, decision)
+
+    async def _patiently(self, write: Callable[[], Awaitable[T]]) -> T:
+        """A verb that is safe to repeat, while Redis restarts or fails over.
+
+        Raises:
+            FleetUnavailable: it was away for longer than ``PATIENCE_S``.
+        """
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            try:
+                return await write()
+            except FleetUnavailable:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(0.25)
 
     async def _publish(self, tickets: Sequence[Ticket]) -> None:
         send = self.journal.connection.command
@@ -299,8 +326,13 @@ class AsyncFleet:
         handles = {job.id: job for job in jobs}
         ended: asyncio.Queue[str] = asyncio.Queue()
         futures = {id: self._notice(id) for id in handles}
+
+        def note(id: str, future: asyncio.Future[None]) -> None:
+            if not future.cancelled():
+                ended.put_nowait(id)
+
         for id, future in futures.items():
-            future.add_done_callback(lambda f, id=id: None if f.cancelled() else ended.put_nowait(id))
+            future.add_done_callback(functools.partial(note, id))
         try:
             await self._watch()
             await self._look(list(handles))

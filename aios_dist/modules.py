@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from aios_dist.agents import PromptsAgent, find
+from aios_dist.agents import Agent, PromptsAgent, find, register
 from aios_dist.config import Config
 from aios_dist.errors import ConfigError
 
@@ -27,9 +27,11 @@ def load(config: Config) -> None:
             raise ConfigError(
                 f"The module {name!r} of [fleet] modules cannot be imported: {type(exc).__name__}: {exc}."
             ) from exc
+    for name, prompts in config.agents.items():
+        register(PromptsAgent(name, prompts))
 
 
-def agent(config: Config, name: str) -> object | None:
+def agent(config: Config, name: str) -> Agent | PromptsAgent | None:
     """The agent of that name, from the code of this process or from ``aios.toml``; None elsewhere."""
     prompts = config.agents.get(name)
     return PromptsAgent(name, prompts) if prompts is not None else find(name)

@@ -8,6 +8,7 @@ that run side by side (``gather``) ask for their steps in the same order on ever
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from aios_dist.agents import LLM, Gather, Program, Tool, as_json, in_turn
-from aios_dist.calls import LLMRequest, ToolRequest
+from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
 from aios_dist.errors import InvalidInput, ProgramChanged, StepError, UsageError
 from aios_dist.jobs import Kind, Outcome, Step, digest
 
@@ -40,10 +41,13 @@ NO_LOOP = ("no running event loop", "There is no current event loop")
 class _Branch:
     """One coroutine of the program, and whom it reports to."""
 
-    __slots__ = ("coroutine", "index", "left", "parent", "results", "wants")
+    __slots__ = ("coroutine", "index", "left", "parent", "results", "source", "wants")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int, source: Any = None
+    ) -> None:
         self.coroutine = coroutine
+        self.source = source  # what it awaits, where that is all it does
         self.parent = parent
         self.index = index
         self.wants: Gather | None = None
@@ -62,7 +66,7 @@ class _Raised:
 
 @contextmanager
 def _in_turn() -> Iterator[None]:
-    """Agents' code runs here: llm() and tool() mean something, and asyncio does not, in producers as in workers."""
+    """Around agents' code: llm() and tool() mean something here, and asyncio nothing, on every machine."""
     token = in_turn.set(True)
     loop = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
@@ -75,6 +79,15 @@ def _in_turn() -> Iterator[None]:
 
 def _unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
     return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+
+
+def _drop(awaitable: Any) -> None:
+    """Nobody will await this: say so to what it holds, or Python does."""
+    if isinstance(awaitable, Gather):
+        for branch in awaitable.branches:
+            _drop(branch)
+    elif inspect.iscoroutine(awaitable) and _unbegun(awaitable):
+        awaitable.close()
 
 
 async def _just(command: Any) -> Any:
@@ -90,6 +103,7 @@ class Replay:
         finished: the program returned or raised.
         result: what it returned, as JSON gives it back.
         error: what it raised.
+        closed: it was dropped; whoever wants to go on replays the journal.
         refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
     """
 
@@ -109,6 +123,7 @@ class Replay:
         self.asked: list[Asked] = []
         self.version = 0
         self.finished = False
+        self.closed = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.refused: UsageError | None = None
@@ -127,6 +142,8 @@ class Replay:
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
+        if self.closed:
+            raise RuntimeError("This program was dropped: replay the journal.")
         self.version += 1
         if self.finished:
             return
@@ -135,7 +152,7 @@ class Replay:
             self._diverge(number, "nothing; the program no longer asks for it")
             return
         try:
-            answer = outcome.result()
+            answer = _own(outcome.result())
         except StepError as error:
             answer = _Raised(error)
         self._run(branch, answer)
@@ -156,24 +173,24 @@ class Replay:
         self._open.clear()
         self._waiting.clear()
         self._runnable.clear()
-        self.finished = True
+        self.closed = True
         with _in_turn():
             for branch in branches:
                 for _ in range(STUBBORN):
                     try:
-                        branch.coroutine.close()
-                        break
-                    except RuntimeError:  # it awaited again, in a finally: once more
-                        continue
+                        _drop(branch.coroutine.throw(GeneratorExit()))  # it awaited again, in a finally
                     except (Exception, asyncio.CancelledError, GeneratorExit, SystemExit):
                         break
+                _drop(branch.source)
 
     def __del__(self) -> None:
         if getattr(self, "_open", None):
             self.close()
 
-    def _begin(self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int) -> _Branch:
-        branch = _Branch(coroutine, parent, index)
+    def _begin(
+        self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int, source: Any = None
+    ) -> _Branch:
+        branch = _Branch(coroutine, parent, index, source)
         self._open[branch] = None
         return branch
 
@@ -254,7 +271,7 @@ class Replay:
             fresh = asyncio.iscoroutine(child) and _unbegun(child) and id(child) not in seen
             seen.add(id(child))
             whole = child if fresh and asyncio.iscoroutine(child) else _just(child)
-            self._runnable.append((self._begin(whole, branch, index), None))
+            self._runnable.append((self._begin(whole, branch, index, child), None))
 
     def _settle(self, branch: _Branch, answer: Any) -> None:
         """A branch came to its end: tell its parent, or end the program."""
@@ -303,6 +320,12 @@ class Replay:
             step=number,
         )
         self._finish(_Raised(self._broken))
+
+
+def _own(answer: Any) -> Any:
+    """What the agent may change without changing the outcome, which is still to be written, or kept."""
+    changeable = isinstance(answer, (list, dict)) or (isinstance(answer, LLMResponse) and answer.tool_calls)
+    return copy.deepcopy(answer) if changeable else answer
 
 
 def _foreign(awaited: Any) -> InvalidInput:

@@ -64,7 +64,9 @@ class Catalog(msgspec.Struct, frozen=True):
                 f"in [fleet] (known models: {known})."
             )
         if self.models and name not in self.models:
-            raise UnknownName(f"There is no model {name!r}; known are {known}. Add [models.{name}] to aios.toml.")
+            raise UnknownName(
+                f"There is no model {name!r}; known are {known}. Add [models.{name}] to aios.toml."
+            )
         return name
 
     def admit(self, command: LLM | Tool, data: bytes) -> None:
@@ -136,7 +138,8 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int) -> D
         data = encode(result)
         if len(data) > catalog.result_limit:
             state = JobState.FAILED
-            text = f"The agent's result has {len(data):,} bytes, more than result_limit ({catalog.result_limit:,})."
+            limit = f"result_limit ({catalog.result_limit:,})"
+            text = f"The agent's result has {len(data):,} bytes, more than {limit}."
             data = encode(Outcome(error=to_record(InvalidInput(text))))
         return Decision(version=replay.version, first=first, ends=state, result=data)
     steps = [

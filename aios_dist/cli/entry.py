@@ -38,8 +38,9 @@ COMMANDS = {
     commands_by_name=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     invoke_without_command=True,
-    epilog="Listings take --json: one document, snake_case names, times as ISO 8601 in UTC or null, durations in "
-    "seconds. Exit codes: 0; 1 a job that did not end well, or a finding; 2 what cannot be done as asked.",
+    epilog="Listings take --json: one document, snake_case names, times as ISO 8601 in UTC or null, "
+    "durations in seconds. Exit codes: 0; 1 a job that did not end well, or a finding; "
+    "2 what cannot be done as asked.",
 )
 @click.option("--config", metavar="FILE", help="aios.toml  [default: AIOS_CONFIG, else ./aios.toml]")
 @click.option(
@@ -50,7 +51,7 @@ COMMANDS = {
 @click.pass_context
 def root(context: click.Context, config: str | None, redis_url: str | None) -> None:
     """LLM agents as Celery work on one shared Redis."""
-    # As environment, so that whatever the command starts (worker processes, Flower, modules of agents) has it.
+    # As environment, so that whatever the command starts (workers, Flower, modules of agents) has it.
     if config is not None:
         os.environ["AIOS_CONFIG"] = config
     if redis_url is not None:
@@ -80,7 +81,7 @@ def run(args: Sequence[str] | None = None) -> int:
         say(str(exc))
         return 1 if isinstance(exc, (JobError, StepError)) else 2
     except BrokenPipeError:
-        # `aios-dist job list | head`: nobody reads on. Python would complain once more when it flushes at its end.
+        # `aios-dist job list | head`: nobody reads on, and Python must not complain of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0

@@ -78,7 +78,10 @@ def fleet(as_json: bool) -> None:
     )
     print()
     out = console()
-    out.print("Models: " + (", ".join(f"{n} (lane {lane})" for n, lane in sorted(registry.models.items())) or "none"))
+    out.print(
+        "Models: "
+        + (", ".join(f"{n} (lane {lane})" for n, lane in sorted(registry.models.items())) or "none")
+    )
     out.print("Agents: " + (", ".join(registry.agents) or "none but those that are data"))
 
 

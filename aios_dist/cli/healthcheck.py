@@ -50,6 +50,8 @@ def _ask(pool: str | None) -> str:
         if not mine:
             return f"No worker {which}on this host ({host}) has registered."
         late = min(now - w.seen_at for w in mine)
-        return f"The worker {which}on this host ({host}) has not renewed for {late:.0f} s (the lease is {lease:g} s)."
+        return (
+            f"The worker {which}on this host ({host}) has not renewed for {late:.0f} s (lease: {lease:g} s)."
+        )
 
     return on_journal(look)

@@ -13,7 +13,7 @@ from aios_dist.cli.session import on_fleet, on_journal
 
 if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet
-    from aios_dist.journal import Event, Journal, JobView
+    from aios_dist.journal import Event, JobView, Journal
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
@@ -21,7 +21,9 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="For progr
 @click.command("list")
 @click.option("--open", "which", flag_value="open", help="Only jobs that have not ended.")
 @click.option("--ended", "which", flag_value="ended", help="Only jobs that have ended.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at the most.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at the most."
+)
 @as_json_option
 def list_(which: str | None, limit: int, as_json: bool) -> None:
     """Jobs, newest first."""
@@ -72,7 +74,9 @@ def wait(ids: tuple[str, ...], timeout: float, as_json: bool) -> None:
 @click.argument("id")
 @click.option("--after", type=click.IntRange(min=-1), default=-1, help="Only events after this number.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=3600.0, help="Seconds to follow at the most.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=3600.0, help="Seconds to follow at the most."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object a line.")
 def events(id: str, after: int, follow: bool, timeout: float, as_json: bool) -> None:
     """What happened to a job, and, with --follow, what happens."""
@@ -105,7 +109,9 @@ def _print_event(event: Event, as_json: bool) -> None:
         print(json.dumps(fields, ensure_ascii=False), flush=True)
         return
     step = f"step {event.step}" if event.step is not None else ""
-    print(f"{event.index:>4}  {clock(event.at)}  {event.what:<10} {step:<9} {event.detail}".rstrip(), flush=True)
+    print(
+        f"{event.index:>4}  {clock(event.at)}  {event.what:<10} {step:<9} {event.detail}".rstrip(), flush=True
+    )
 
 
 @click.command()
@@ -127,4 +133,6 @@ def cancel(ids: tuple[str, ...], as_json: bool) -> None:
         print_json(done)
         return
     for entry in done:
-        print(f"{entry['id']} " + ("cancelled" if entry["cancelled"] else f"had ended before: {entry['state']}"))
+        print(
+            f"{entry['id']} " + ("cancelled" if entry["cancelled"] else f"had ended before: {entry['state']}")
+        )

@@ -33,7 +33,7 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         if prompts:
             record["input"] = history.record.input
             record["result"] = outcome.value if outcome is not None else None
-        record["steps_detail"] = [_step_record(step, now, prompts) for step in history.steps]
+        record["steps"] = [_step_record(step, now, prompts) for step in history.steps]
         print_json(record)
         return
     _print_head(history, outcome)
@@ -62,7 +62,9 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
     duration = short(took(view.submitted_at, view.ended_at))
     out.print(f"Job {view.id}: {view.state.value}" + (f" after {duration}" if duration else ""))
     out.print(f"Agent {view.agent}, tenant {view.tenant}" + (f", plan {view.plan}" if view.plan else ""))
-    out.print(f"Submitted {clock(view.submitted_at)}" + (f", ended {clock(view.ended_at)}" if view.ended_at else ""))
+    out.print(
+        f"Submitted {clock(view.submitted_at)}" + (f", ended {clock(view.ended_at)}" if view.ended_at else "")
+    )
     usage = view.usage
     out.print(f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens")
     if outcome is not None and outcome.error is not None:
@@ -135,9 +137,14 @@ def _print_texts(history: History, outcome: Outcome | None) -> None:
     for step in history.steps:
         if step.request is not None:
             asked = getattr(step.request, "messages", None)
-            text(f"step {step.number}: asked", asked if asked is not None else msgspec.to_builtins(step.request))
+            text(
+                f"step {step.number}: asked",
+                asked if asked is not None else msgspec.to_builtins(step.request),
+            )
         if step.outcome is not None and step.outcome.ok:
             response = step.outcome.response
-            text(f"step {step.number}: answered", response.text if response is not None else step.outcome.value)
+            text(
+                f"step {step.number}: answered", response.text if response is not None else step.outcome.value
+            )
     if outcome is not None and outcome.ok:
         text("result", outcome.value)

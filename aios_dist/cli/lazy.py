@@ -17,7 +17,9 @@ class LazyGroup(click.Group):
         commands_by_name: module, attribute and help line of each command.
     """
 
-    def __init__(self, *args: Any, commands_by_name: Mapping[str, tuple[str, str, str]], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, commands_by_name: Mapping[str, tuple[str, str, str]], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._table = dict(commands_by_name)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aios_dist.journal import JobView
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-PIPE_WIDTH = 240
+PIPE_WIDTH = 2000
 """Columns where nobody looks: lines for grep and awk must not be cut at 80."""
 
 
@@ -95,8 +95,8 @@ def job_record(view: JobView) -> dict[str, Any]:
         "agent": view.agent,
         "tenant": view.tenant,
         "plan": view.plan,
-        "steps": view.steps,
-        "outcomes": view.outcomes,
+        "steps_total": view.steps,
+        "steps_done": view.outcomes,
         "prompt_tokens": view.usage.prompt_tokens,
         "output_tokens": view.usage.output_tokens,
         "calls": view.usage.calls,

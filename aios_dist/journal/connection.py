@@ -17,6 +17,7 @@ from redis.exceptions import (
     AuthorizationError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -60,11 +61,16 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         nodes = [(host or port, int(port) if host else 26379) for host, _, port in hosts]
         sentinel = Sentinel(nodes, **{k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")})
         database = int(parts.path.strip("/") or 0)
-        return sentinel.master_for(
-            query["master"][0], db=database, username=parts.username, password=parts.password, **settings
-        )
+        settings |= {"db": database, "username": parts.username, "password": parts.password}
+        client: aioredis.Redis = sentinel.master_for(query["master"][0], **settings)
+        return client
     except (ValueError, KeyError, IndexError) as exc:
         raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {exc}.") from None
+
+
+AWAY = ("LOADING", "MASTERDOWN", "CLUSTERDOWN")
+REFUSES = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED", "TRYAGAIN")
+"""Answers of a Redis that is there and cannot write (disk full, replicas gone), or is failing over."""
 
 
 class Connection:
@@ -84,7 +90,7 @@ class Connection:
             FleetUnavailable: Redis cannot be reached, or refuses.
         """
         try:
-            answer, *rest = await asyncio.gather(
+            answers = await asyncio.gather(
                 self._send("EVALSHA", script.sha, 1, prefix, argument), *(self._send(*c) for c in then)
             )
         except NoScriptError:
@@ -92,7 +98,7 @@ class Connection:
             return await self.command("EVAL", script.source, 1, prefix, argument)
         except RedisError as exc:
             raise unavailable(exc, self.url) from exc
-        return answer
+        return answers[0]
 
     async def command(self, *args: Any) -> Any:
         """Run one Redis command; the answer is as Redis gives it (bytes, ints, lists).
@@ -153,6 +159,13 @@ class Connection:
         await self.client.aclose()
 
 
+def passes(exc: RedisError) -> bool:
+    """It is worth while to wait: Redis is away, silent or failing over, but it has not turned us down."""
+    if isinstance(exc, (AuthenticationError, AuthorizationError)):  # connection errors to redis-py
+        return False
+    return isinstance(exc, (RedisConnectionError, RedisTimeoutError)) or str(exc).startswith((*AWAY, *REFUSES))
+
+
 def unavailable(exc: RedisError, url: str) -> Exception:
     """One sentence for what Redis, or its absence, said; a mistake of ours comes back as it is."""
     where = masked(url)
@@ -160,13 +173,21 @@ def unavailable(exc: RedisError, url: str) -> Exception:
     if isinstance(exc, RedisTimeoutError):
         return FleetUnavailable(f"Redis at {where} does not answer within {SOCKET_TIMEOUT_S:g} s.")
     if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
-        return FleetUnavailable(f"Redis at {where} is a replica (READONLY); point AIOS_REDIS_URL at the primary.")
+        return FleetUnavailable(
+            f"Redis at {where} is a replica (READONLY); point AIOS_REDIS_URL at the primary."
+        )
     if isinstance(exc, (AuthenticationError, AuthorizationError)):
         return FleetUnavailable(f"Redis at {where} refuses the account ({text}); check AIOS_REDIS_URL.")
-    if isinstance(exc, RedisConnectionError) or text.startswith(("LOADING", "MASTERDOWN", "CLUSTERDOWN")):
-        return FleetUnavailable(f"Redis at {where} cannot be reached ({text}); start it or set AIOS_REDIS_URL.")
+    if isinstance(exc, RedisConnectionError) or text.startswith(AWAY):
+        return FleetUnavailable(
+            f"Redis at {where} cannot be reached ({text}); start it or set AIOS_REDIS_URL."
+        )
     if isinstance(exc, NoPermissionError) or text.startswith(("NOPERM", "NOAUTH", "WRONGPASS")):
         return FleetUnavailable(f"Redis at {where} does not allow it ({text}); see docs/deploy.md, ACL.")
-    if "OOM command not allowed" in text:
-        return FleetUnavailable(f"Redis at {where} is full (maxmemory): nothing is lost; give it more memory.")
+    if isinstance(exc, OutOfMemoryError) or text.startswith("OOM"):
+        return FleetUnavailable(
+            f"Redis at {where} is full (maxmemory): nothing is lost; give it more memory."
+        )
+    if text.startswith(REFUSES):
+        return FleetUnavailable(f"Redis at {where} does not serve now ({text}); its log says more.")
     return exc

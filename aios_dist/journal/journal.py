@@ -7,16 +7,14 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from aios_dist.calls import Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import FleetUnavailable, UnknownName, WorkerLost
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, decode, digest, encode
 from aios_dist.journal import scripts
-from aios_dist.journal.connection import Connection, open_client, unavailable
+from aios_dist.journal.connection import Connection, open_client, passes, unavailable
 from aios_dist.journal.keys import Keys
 from aios_dist.journal.records import (
     Advance,
@@ -36,9 +34,14 @@ from aios_dist.journal.records import (
 )
 from aios_dist.plans import Shape
 
-GIVEN_UP = encode(Outcome.failed(WorkerLost("Every worker that tried this step was lost before it answered.")))
+GIVEN_UP = encode(
+    Outcome.failed(WorkerLost("Every worker that tried this step was lost before it answered."))
+)
+NO_USAGE = Usage()
 WORKER_GONE_S = 60.0
 """A worker that has not renewed for this long is not listed any more."""
+MOST_TOKENS = 10**12
+"""Of one step. A provider that counts more counts nonsense, and a verb must not break half way over it."""
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
 
@@ -120,7 +123,7 @@ class Journal:
         outcome: bytes,
         *,
         ok: bool,
-        usage: Usage = Usage(),
+        usage: Usage = NO_USAGE,
         decision: Decision | None = None,
         turn_here: bool = True,
         then: Sequence[tuple[Any, ...]] = (),
@@ -134,8 +137,8 @@ class Journal:
             attempt=claim.attempt,
             ok=int(ok),
             outcome=outcome,
-            prompt_tokens=usage.prompt_tokens,
-            output_tokens=usage.output_tokens,
+            prompt_tokens=_count(usage.prompt_tokens),
+            output_tokens=_count(usage.output_tokens),
             calls=usage.calls,
             decision=decision.plain() if decision else None,
             turn_here=int(turn_here),
@@ -176,7 +179,7 @@ class Journal:
         return {lease.decode() for lease in lost}
 
     async def cancel(self, job: str) -> tuple[str, list[Ticket]]:
-        """End a job; ``cancelled``, ``unknown``, or the state in which it had ended before."""
+        """End a job; ``cancelled``, ``unknown``, or ``ended`` when it had ended before."""
         status, tickets = await self._run("cancel", job=job, retention_ms=self._retention_ms)
         return status.decode(), _tickets(tickets)
 
@@ -209,9 +212,9 @@ class Journal:
         """Say what a worker is and serves."""
         fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
         for model, lane in models.items():
-            fields += [f"model/{model}", lane]
+            fields += [f"model/{model}", f"{info.seen_at:.0f} {lane}"]
         for agent in info.agents:
-            fields += [f"agent/{agent}", ""]
+            fields += [f"agent/{agent}", f"{info.seen_at:.0f}"]
         await self.connection.command("HSET", self.keys.registry, *fields)
 
     async def leave(self, worker: str) -> None:
@@ -239,8 +242,12 @@ class Journal:
                     await self.leave(info.id)
                 else:
                     workers.append(info)
+                continue
+            seen, _, lane = value.decode().partition(" ")
+            if float(seen) < now - self.config.retention:
+                await self.connection.command("HDEL", self.keys.registry, field)
             elif kind == "model":
-                models[name] = value.decode()
+                models[name] = lane
             else:
                 agents.append(name)
         return Registry(sorted(workers, key=lambda w: (w.pool, w.id)), models, sorted(agents))
@@ -248,7 +255,8 @@ class Journal:
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
         found = await self._gather(
-            ("HMGET", self.keys.job(j), "st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1") for j in jobs
+            ("HMGET", self.keys.job(j), "st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1")
+            for j in jobs
         )
         return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
 
@@ -260,7 +268,9 @@ class Journal:
         """
         state, result = await self.connection.command("HMGET", self.keys.job(job), "st", "res")
         if state is None:
-            raise UnknownName(f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s).")
+            raise UnknownName(
+                f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s)."
+            )
         return JobState(state.decode()), result or b""
 
     async def states(self, jobs: Sequence[str]) -> list[JobState | None]:
@@ -277,7 +287,9 @@ class Journal:
         flat = await self.connection.command("HGETALL", self.keys.job(job))
         facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
         if b"st" not in facts:
-            raise UnknownName(f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s).")
+            raise UnknownName(
+                f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s)."
+            )
         named = [facts.get(f.encode()) for f in ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1")]
         view = _view(job, named)
         assert view is not None
@@ -319,7 +331,9 @@ class Journal:
         commands = [("ZCARD", keys.open), ("ZCARD", keys.leases), ("ZCARD", keys.timers)]
         commands += [("ZCARD", keys.ready(lane)) for lane in lanes]
         answers = await self._gather(commands)
-        return dict(zip(("open", "leased", "timed", *(f"ready:{lane}" for lane in lanes)), answers, strict=True))
+        return dict(
+            zip(("open", "leased", "timed", *(f"ready:{lane}" for lane in lanes)), answers, strict=True)
+        )
 
     async def events(self, job: str, after: int = -1) -> list[Event]:
         """The job's events with an index above ``after``."""
@@ -342,14 +356,12 @@ class Journal:
             while True:
                 try:
                     got = await client.xread({self.keys.ends: after}, count=1000, block=int(idle * 1000))
-                except (AuthenticationError, AuthorizationError) as exc:  # connection errors to redis-py
-                    raise unavailable(exc, self.config.redis_url) from exc
-                except (RedisConnectionError, RedisTimeoutError):  # away, silent, or loading its file
+                except RedisError as exc:
+                    if not passes(exc):
+                        raise unavailable(exc, self.config.redis_url) from exc
                     yield []
                     await asyncio.sleep(LOOK_AGAIN_S)
                     continue
-                except RedisError as exc:
-                    raise unavailable(exc, self.config.redis_url) from exc
                 entries = _entries(got)
                 if entries:
                     after = entries[-1][0].decode()
@@ -390,6 +402,10 @@ def _plain(job: NewJob) -> dict[str, Any]:
     }
 
 
+def _count(tokens: int) -> int:
+    return max(0, min(tokens, MOST_TOKENS))
+
+
 def _tickets(flat: list[bytes]) -> list[Ticket]:
     text = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
     return [Ticket(*text[i : i + 3]) for i in range(0, len(text), 3)]
@@ -428,6 +444,3 @@ def _entries(got: Any) -> list[Any]:
     if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], (list, tuple)):
         return list(entries[0])
     return list(entries)
-
-
-__all__ = ["FleetUnavailable", "Journal"]

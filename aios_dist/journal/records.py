@@ -208,7 +208,9 @@ class PlanView(msgspec.Struct, frozen=True):
     state: str
 
 
-def head_to_step(job: str, number: int, head: list[Any], request: bytes | None, outcome: bytes | None) -> Step:
+def head_to_step(
+    job: str, number: int, head: list[Any], request: bytes | None, outcome: bytes | None
+) -> Step:
     """A step from the array in which the Lua verbs keep it (``H`` in ``_lib.lua``)."""
     kind = Kind(head[0])
     record: Any = None

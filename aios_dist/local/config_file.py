@@ -24,7 +24,11 @@ def to_toml(config: Config) -> str:
     for section in ("fleet", "models", "lanes", "pools", "agents"):
         tables = {section: data[section]} if section == "fleet" else _named(section, data[section])
         for name, table in tables.items():
-            lines += [f"[{name}]", *(f"{_text(key)} = {_value(v)}" for key, v in table.items() if v is not None), ""]
+            lines += [
+                f"[{name}]",
+                *(f"{_text(key)} = {_value(v)}" for key, v in table.items() if v is not None),
+                "",
+            ]
     return "\n".join(lines)
 
 

@@ -17,15 +17,7 @@ from aios_dist.config import Config, ModelConfig
 from aios_dist.errors import ConfigError, UnknownName
 from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.local.config_file import write_config
-from aios_dist.local.members import (
-    Launch,
-    Member,
-    WorkerSpec,
-    answers,
-    environment,
-    fake_llm_url,
-    free_port,
-)
+from aios_dist.local.members import Launch, Member, WorkerSpec, environment
 from aios_dist.local.redis_server import EmbeddedRedis
 
 T = TypeVar("T")
@@ -67,10 +59,11 @@ class LocalFleet:
         self.config = config
         self.redis: EmbeddedRedis | None = EmbeddedRedis() if embedded_redis else None
         self.llm_url: str | None = None
-        self.flower_port = flower
+        self.flower_url: str | None = None
         self.flower_login = f"aios:{secrets.token_urlsafe(6)}"
         self.members: list[Member] = []
         self._specs = list(workers)
+        self._flower = flower
         self._data = data
         self._latency = fake_llm
         self._cwd = cwd
@@ -95,12 +88,12 @@ class LocalFleet:
             if fake is not None:
                 self._use(fake)
             write_config(self.config, self.config_path)
-            if self.flower_port is not None:
-                self.flower_port = free_port(self.flower_port)
-                self._add(self._launch.flower(self.flower_port, self.flower_login))
+            flower = None
+            if self._flower is not None:
+                flower = self._add(self._launch.flower(self._flower, self.flower_login))
             self.start_workers(self._specs)
-            if self.flower_port is not None:
-                self._wait(lambda: answers(f"{self.flower_url}/healthcheck"))
+            if flower is not None:
+                self.flower_url = self._address(flower, r"^Flower of fleet .*(http://\S+)")
         except BaseException:
             self.stop(grace_s=1.0)
             raise
@@ -146,16 +139,14 @@ class LocalFleet:
         raise UnknownName(f"There is no worker {name!r} on this machine.")
 
     def start_workers(self, specs: Sequence[WorkerSpec]) -> list[Member]:
-        """Start workers side by side and return when all are in the fleet's registry.
+        """Start workers side by side and return when all take tickets.
 
         Raises:
             ConfigError: one has ended before it was ready.
         """
         assert self._launch is not None, "start() the fleet first"
         started = [self._add(self._launch.worker(spec)) for spec in specs]
-        wanted = {member.pid for member in started}
-
-        self._wait(lambda: wanted <= {info.pid for info in self.ask(Journal.registry).workers})
+        self._wait(lambda: all(member.is_ready for member in started))
         return started
 
     def stop_workers(self, members: Sequence[Member], grace_s: float = 60.0) -> bool:
@@ -204,11 +195,6 @@ class LocalFleet:
         """The ``aios.toml`` of this fleet: ``AIOS_CONFIG`` for whoever wants to talk to it."""
         return self.dir / "aios.toml"
 
-    @property
-    def flower_url(self) -> str:
-        """Flower's address; see ``flower_login``."""
-        return f"http://127.0.0.1:{self.flower_port}"
-
     def ask(self, question: Callable[[Journal], Awaitable[T]]) -> T:
         """Ask the fleet's journal something, from code without an event loop."""
 
@@ -233,14 +219,18 @@ class LocalFleet:
 
     def _use(self, fake: Member) -> None:
         """Point every model at the fake LLM; where there is none, make one."""
-        self._wait(lambda: fake_llm_url(fake) is not None)
-        self.llm_url = fake_llm_url(fake)
+        self.llm_url = self._address(fake, r"^fake LLM on (\S+)$")
         models = self.config.models or {"small": ModelConfig()}
         faked = {
             name: msgspec.structs.replace(model, provider="openai", base_url=self.llm_url, api_key_env=None)
             for name, model in models.items()
         }
         self.config = msgspec.structs.replace(self.config, models=faked)
+
+    def _address(self, member: Member, pattern: str) -> str:
+        """The address that a process writes when it listens."""
+        self._wait(lambda: member.wrote(pattern) is not None)
+        return str(member.wrote(pattern))
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Until ``ready``; every member must go on running meanwhile."""

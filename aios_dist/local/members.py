@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +14,8 @@ from aios_dist.errors import ConfigError
 from aios_dist.local.owned_process import start_owned
 
 LAST_LINES = 12
-FLOWER_COLUMNS = "name,uuid,state,args,kwargs,result,received,started,runtime,worker"
+COMMAND = ("-m", "aios_dist.cli")
+"""Workers and Flower are started as a user would: by ``aios-dist worker``, ``aios-dist flower``."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,16 @@ class Member:
     def ended(self) -> bool:
         """The process is gone."""
         return self.process.poll() is not None
+
+    def wrote(self, pattern: str) -> str | None:
+        """The group of the first line that the pattern matches, once there is one."""
+        found = re.search(pattern, self.log.read_text(errors="replace"), re.MULTILINE)
+        return found[1] if found else None
+
+    @property
+    def is_ready(self) -> bool:
+        """A worker has said that it takes tickets from now on."""
+        return self.wrote(rf"^({re.escape(self.name)}@\S+) is ready") is not None
 
     def last_words(self) -> str:
         """The last lines of its log, for an error message."""
@@ -107,11 +114,9 @@ class Launch:
         return Member(name, process, log)
 
     def worker(self, spec: WorkerSpec) -> Member:
-        """A worker; ready when it is in the fleet's registry."""
-        slots = [str(spec.slots)] if spec.slots else []
-        member = self.start(
-            spec.name, ["-m", "aios_dist.local.worker_process", spec.pool, spec.name, *slots]
-        )
+        """A worker; ready when it has said so."""
+        slots = ["--slots", str(spec.slots)] if spec.slots else []
+        member = self.start(spec.name, [*COMMAND, "worker", spec.pool, "--name", f"{spec.name}@%h", *slots])
         member.spec = spec
         return member
 
@@ -120,52 +125,8 @@ class Launch:
         return self.start("fake-llm", ["-m", "aios_dist.testing", "--port", "0", "--latency", latency])
 
     def flower(self, port: int, login: str) -> Member:
-        """Flower; ready when it answers. The login goes by the environment: a command line is seen by all."""
-        settings = {
-            "address": "127.0.0.1",
-            "port": str(port),
-            "basic_auth": login,
-            "tasks_columns": FLOWER_COLUMNS,
-            "max_tasks": "20000",
-            "purge_offline_workers": "60",
-        }
-        return self.start(
-            "flower",
-            ["-m", "celery", "-A", "aios_dist.local.flower_app", "flower"],
-            **{f"FLOWER_{name.upper()}": value for name, value in settings.items()},
-        )
-
-
-def fake_llm_url(member: Member) -> str | None:
-    """The base URL that the fake LLM has written, once it has."""
-    found = re.search(r"^fake LLM on (\S+)$", member.log.read_text(errors="replace"), re.MULTILINE)
-    return found[1] if found else None
-
-
-def answers(url: str) -> bool:
-    """A GET of the URL brings a 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2.0) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def free_port(wanted: int = 0) -> int:
-    """``wanted`` if it is free, for 0 a random free one (below the range of outgoing connections).
-
-    Raises:
-        ConfigError: ``wanted`` is taken.
-    """
-    for port in [wanted] if wanted else random.sample(range(12_000, 20_000), 50):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-    raise ConfigError(f"Port {wanted} on 127.0.0.1 is taken: choose another one.")
+        """Flower; ready when it has written its address. The login is no argument: all users see those."""
+        return self.start("flower", [*COMMAND, "flower", "--port", str(port)], FLOWER_BASIC_AUTH=login)
 
 
 def environment(config: Path) -> dict[str, str]:

@@ -49,7 +49,9 @@ class Leases:
         lost = await self._journal.renew(self.held)
         for lease in lost:
             if lease in self.held:
-                logger.warning("The lease %s has ended; its answer counts only if nobody took the step.", lease)
+                logger.warning(
+                    "The lease %s has ended; its answer counts only if nobody took the step.", lease
+                )
 
     async def keep(self, every: float, also: Callable[[], object]) -> None:
         """Renew for ever. ``also`` is awaited at each beat (the worker's own sign of life)."""

@@ -12,12 +12,16 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import greenback
 from celery.concurrency.base import BasePool, apply_target
+from celery.exceptions import WorkerTerminate
+
+from aios_dist.errors import AiosError
 
 logger = logging.getLogger("aios_dist.pool")
 
@@ -35,6 +39,7 @@ class Resident(Protocol):
 class AsyncioPool(BasePool):
     """Runs each Celery task as an asyncio task. ``limit`` is the number of slots."""
 
+    limit: int
     signal_safe = False
     task_join_will_block = False
     body_can_be_buffer = True
@@ -60,7 +65,13 @@ class AsyncioPool(BasePool):
         self._thread.start()
         started.wait()
         if self.resident is not None:
-            self._call(self.resident.open())
+            try:
+                self._call(self.resident.open())
+            except AiosError as exc:
+                # Celery would show a traceback for what one sentence says.
+                sys.stderr.write(f"aios-dist: {exc}\n")
+                self._end_loop()
+                raise WorkerTerminate(2) from None
 
     def _serve(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)

@@ -19,6 +19,12 @@ logger = logging.getLogger("aios_dist.reconciler")
 MOST_TICKETS = 1000
 """Tickets added to a lane in one pass at the most."""
 
+PAGE = 200
+"""Entries of each kind in one call of the verb, which blocks Redis for as long as it takes."""
+
+MOST_PAGES = 50
+"""Calls in one pass."""
+
 
 class Reconciler:
     """Restores invariants 4 to 6 of the design from the journal, within its period."""
@@ -51,10 +57,13 @@ class Reconciler:
         """
         registry = await self._journal.registry()
         lanes = sorted({*self._lanes, *(lane for w in registry.workers for lane in w.lanes)})
-        reaped = await self._journal.reap(lanes, self._cursor)
-        self._cursor = reaped.cursor
-        if reaped.moved:
-            logger.info("Moved %d that a crash or time had left behind.", reaped.moved)
+        for _ in range(MOST_PAGES):
+            reaped = await self._journal.reap(lanes, self._cursor, PAGE)
+            self._cursor = reaped.cursor
+            if reaped.moved:
+                logger.info("Moved %d that a crash or time had left behind.", reaped.moved)
+            if reaped.moved < PAGE:
+                break  # else a whole machine was lost: go on at once
         await self._top_up(reaped.ready)
         period = self._config.fleet.reconcile
         if reaped.next_s is None:

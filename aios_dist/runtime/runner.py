@@ -8,6 +8,7 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -37,7 +38,8 @@ class Origin(NamedTuple):
     root: str | None = None
 
 
-_origin: ContextVar[Origin] = ContextVar("aios_origin", default=Origin())
+_NOBODY = Origin()
+_origin: ContextVar[Origin] = ContextVar("aios_origin", default=_NOBODY)
 
 
 class Runner:
@@ -51,6 +53,7 @@ class Runner:
         catalog: turns.Catalog,
         providers: Mapping[str, Provider],
         worker: str,
+        slots: int,
     ) -> None:
         self._journal = journal
         self._tickets = tickets
@@ -58,6 +61,8 @@ class Runner:
         self._catalog = catalog
         self._providers = providers
         self._worker = worker
+        # Tools have threads of their own: one that takes a minute must not keep a turn waiting.
+        self._tools = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="aios-tool")
         self._live: OrderedDict[str, Replay] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -98,7 +103,9 @@ class Runner:
             return await self._turn(claim)
         here = claim.record.prompts is not None or find(claim.record.agent) is not None
         if claim.kind is Kind.TOOL and not here:
-            logger.error("Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent)
+            logger.error(
+                "Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent
+            )
             await self._journal.release(claim, "no code for this agent", after=1.0)
             return "handed back: no code for this agent"
         # The program is brought up to date while the provider thinks.
@@ -147,7 +154,7 @@ class Runner:
             if inspect.iscoroutinefunction(inspect.unwrap(getattr(command.call, "func", command.call))):
                 value = await command.call()
             else:
-                value = await asyncio.to_thread(command.call)
+                value = await asyncio.get_running_loop().run_in_executor(self._tools, command.call)
                 if inspect.isawaitable(value):
                     value = await value
             return as_json(value, f"result of tool {claim.label!r}")
@@ -193,7 +200,9 @@ class Runner:
             try:
                 return await self._catch_up(claim, turn_attempt=claim.attempt)
             except UnknownName:
-                logger.error("Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent)
+                logger.error(
+                    "Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent
+                )
                 await self._journal.release(claim, "no code for this agent", after=1.0)
                 return "handed back: no code for this agent"
 

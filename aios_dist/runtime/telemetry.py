@@ -12,7 +12,6 @@ from celery import bootsteps
 
 from aios_dist.journal import Claim
 
-
 FLUSH_EVERY_S = 0.2
 """Task events go out in batches: one publication per event would cost a tenth of a worker's time."""
 
@@ -20,7 +19,7 @@ BUFFER = 4096
 """Events between two flushes at the most; beyond, the one who sends them flushes."""
 
 
-class Dispatcher(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
+class Dispatcher(bootsteps.StartStopStep):
     """Keeps hold of the consumer: its event dispatcher is made anew with each connection.
 
     Sent through it, our event cannot overtake the worker's own ``task-received``.
@@ -60,6 +59,7 @@ def name_row(ticket: str, claim: Claim) -> None:
         uuid=ticket,
         name=claim.record.agent,
         args=f"job {claim.job}, step {step}",
-        kwargs=f"{claim.kind.value} {claim.label}" + (f", attempt {claim.attempt}" if claim.attempt > 1 else ""),
+        kwargs=f"{claim.kind.value} {claim.label}"
+        + (f", attempt {claim.attempt}" if claim.attempt > 1 else ""),
         retries=claim.attempt - 1,
     )

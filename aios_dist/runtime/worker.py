@@ -11,14 +11,14 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import greenback
 import msgspec
 from celery import Celery, signals
 from redis.exceptions import RedisError
 
-from aios_dist import modules, turns
+from aios_dist import modules, policies, turns
 from aios_dist.agents import registered
 from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.config import Config, PoolConfig, load
@@ -43,7 +43,9 @@ START_PATIENCE_S = 10.0
 class Runtime:
     """Everything of a worker but Celery: journal, providers, leases, reconciler, runner."""
 
-    def __init__(self, config: Config, pool: str, settings: PoolConfig, env: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, config: Config, pool: str, settings: PoolConfig, env: Mapping[str, str] = os.environ
+    ) -> None:
         self.config = config
         self.pool = pool
         self.settings = settings
@@ -68,8 +70,7 @@ class Runtime:
         for name in self.models():
             check_model(name, self.config.models[name], self.env)
         for lane in self.settings.lanes:
-            if self.config.lane(lane).policy:
-                turns.policies.find(self.config.lane(lane).policy)
+            policies.find(self.config.lane(lane).policy)
         asyncio.run(self._check_redis())
 
     async def _check_redis(self) -> None:
@@ -105,6 +106,7 @@ class Runtime:
             turns.Catalog.of(self.config, registry.models),
             self._providers,
             self.id,
+            self.slots,
         )
         await self._announce()
         fleet = self.config.fleet
@@ -115,7 +117,7 @@ class Runtime:
         ]
 
     async def _announce(self) -> None:
-        agents = sorted({*registered(), *self.config.agents})
+        agents = sorted(registered())
         info = WorkerInfo(
             id=self.id,
             host=socket.gethostname(),
@@ -154,12 +156,14 @@ class Runtime:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.fleet.shutdown_grace
         if busy():
-            logger.warning("Finishing %d steps in flight (at most %g s).", busy(), self.config.fleet.shutdown_grace)
-        while busy() and loop.time() < deadline:
+            logger.warning(
+                "Finishing %d steps in flight (at most %g s).", busy(), self.config.fleet.shutdown_grace
+            )
+        while busy() and loop.time() < deadline:  # noqa: ASYNC110  # the tasks are the pool's
             await asyncio.sleep(0.02)
         for _, task in list(self.leases.held.values()):
             task.cancel("shutdown")
-        while busy() and loop.time() < deadline + 10.0:
+        while busy() and loop.time() < deadline + 10.0:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         with contextlib.suppress(Exception):
             flush()  # Celery's loop has ended: what happened since would never be shown
@@ -186,7 +190,7 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         The app. Its queues, slots and pool are set; ``-Q`` and ``-P`` are not needed.
     """
     try:
-        config = config or load()
+        config = config if config is not None else load()
         settings = config.pool(pool)
     except AiosError as exc:
         _refuse(exc)
@@ -201,7 +205,9 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     def step(self: Any) -> str:
         request = self.request
         lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
-        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), name_row)))
+        return str(
+            greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), name_row))
+        )
 
     @signals.worker_init.connect(weak=False)
     def check(sender: Any = None, **_: Any) -> None:
@@ -216,9 +222,9 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     return app
 
 
-def _refuse(error: AiosError) -> None:
+def _refuse(error: AiosError) -> NoReturn:
     """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
-    print(f"aios-dist: {error}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"aios-dist: {error}\n")
     raise SystemExit(2)
 
 

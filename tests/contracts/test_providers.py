@@ -44,7 +44,14 @@ class Adapter:
     def model(self, llm: FakeLLM, **settings: Any) -> ModelConfig:
         base_url = self.address(llm)
         return ModelConfig(
-            **{"provider": self.name, "model": "small-1", "base_url": base_url, "timeout": 10.0, **settings}
+            **{
+                "provider": self.name,
+                "model": "small-1",
+                "base_url": base_url,
+                "timeout": 10.0,
+                "stream": True,
+                **settings,
+            }
         )
 
     @asynccontextmanager

@@ -30,7 +30,9 @@ def test_fifo_on_one_slot_takes_calls_in_the_order_in_which_they_became_ready(fl
 
 
 def test_under_fifo_an_agent_that_works_between_its_calls_is_overtaken(fleet: Fleet, llm: FakeLLM) -> None:
-    llm.script(latency=2 * REPLY_S)  # half a reply time is what the machine may lose before A3 and C2 change places
+    llm.script(
+        latency=2 * REPLY_S
+    )  # half a reply time is what the machine may lose before A3 and C2 change places
     assert run(fleet, fifo(seed(pause=2.5 * 2 * REPLY_S))) == "A1 B1 C1 A2 B2 A3 C2"
 
 

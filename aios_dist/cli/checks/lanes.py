@@ -1,0 +1,69 @@
+"""Lanes, workers and models: whatever waits has someone to take it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from aios_dist.cli.checks.finding import Finding, ok, problem, warning
+from aios_dist.config import DEFAULT_POOLS, Config
+
+if TYPE_CHECKING:
+    from aios_dist.fleet import LaneView
+    from aios_dist.journal import Registry
+
+TURNS = "turns"
+
+
+def lanes(config: Config, views: Sequence[LaneView]) -> Iterator[Finding]:
+    """Every lane that is used has a worker."""
+    used = {model.lane: f"model {name!r} needs it" for name, model in config.models.items()}
+    if config.fleet.modules:
+        used.setdefault(TURNS, "tools and turns of agents in Python need it")
+    for view in views:
+        if view.workers:
+            yield ok(
+                "lanes",
+                f"Lane {view.name!r}: workers {view.workers}, slots {view.slots}, waiting {view.ready}.",
+            )
+        elif view.ready:
+            steps = "1 step waits" if view.ready == 1 else f"{view.ready} steps wait"
+            yield problem(
+                "lanes", f"Lane {view.name!r} has no worker, and {steps} on it.", _start(config, view.name)
+            )
+        elif view.name in used:
+            yield problem(
+                "lanes", f"Lane {view.name!r} has no worker; {used[view.name]}.", _start(config, view.name)
+            )
+
+
+def _start(config: Config, lane: str) -> str:
+    pools = {**DEFAULT_POOLS, **config.pools}
+    pool = next((name for name, pool in pools.items() if lane in pool.lanes), None)
+    if pool is not None:
+        return f"Start one: aios-dist worker {pool}"
+    return f'Add to aios.toml: [pools.{lane}] lanes = ["{lane}"], and start it: aios-dist worker {lane}'
+
+
+def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]:
+    """Workers renew, and together they have every model."""
+    lease = config.fleet.lease
+    for worker in registry.workers:
+        silent = now - worker.seen_at
+        if silent > lease:
+            yield warning(
+                "workers",
+                f"Worker {worker.id} has not renewed for {silent:.0f} s; its steps went to others.",
+                f"If it should run: look at its log on {worker.host} (process {worker.pid}).",
+            )
+    for name, model in config.models.items():
+        there = [w for w in registry.workers if model.lane in w.lanes]
+        without = [w.id for w in there if name not in w.models]
+        if without:
+            yield problem(
+                "workers",
+                f"Worker {without[0]} serves lane {model.lane!r} without its model {name!r}.",
+                "Such calls fail there: give all workers of a lane the same [models.*], and restart them.",
+            )
+    if registry.workers:
+        yield ok("workers", f"{len(registry.workers)} registered.")

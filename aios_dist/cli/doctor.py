@@ -1,0 +1,100 @@
+"""``aios-dist doctor``: what is wrong with this fleet, seen from this machine, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING
+
+import click
+
+from aios_dist.cli.checks import Finding, Level
+from aios_dist.cli.output import console, plain, print_json
+from aios_dist.cli.session import on_fleet
+from aios_dist.config import Config, load
+from aios_dist.errors import FleetUnavailable
+
+if TYPE_CHECKING:
+    from aios_dist.fleet import AsyncFleet
+    from aios_dist.journal import Registry
+
+MARKS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.PROBLEM: ("✗", "red")}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Look for what is wrong, and say how to mend it; exit 1 when there is a problem.
+
+    Keys, packages and limits are those of the machine that it runs on: on a worker's machine, run it with the
+    worker's environment.
+    """
+    config = load()
+
+    async def work(fleet: AsyncFleet) -> list[Finding]:
+        return await examine(config, fleet)
+
+    findings = [_configuration(config), *on_fleet(work, config)]
+    problems = sum(f.level is Level.PROBLEM for f in findings)
+    if as_json:
+        print_json(
+            {
+                "ok": problems == 0,
+                "findings": [
+                    {"check": f.check, "level": f.level.value, "what": f.what, "fix": f.fix or None}
+                    for f in findings
+                ],
+            }
+        )
+    else:
+        out = console()
+        for finding in findings:
+            mark, colour = MARKS[finding.level]
+            out.print(mark, end=" ", style=colour)
+            out.print(plain(f"{finding.check}: {finding.what}"))
+            if finding.fix:
+                out.print(plain(f"  → {finding.fix}"))
+        warnings = sum(f.level is Level.WARNING for f in findings)
+        out.print(
+            f"\n{problems} problems, {warnings} warnings." if problems or warnings else "\nAll is well."
+        )
+    context.exit(1 if problems else 0)
+
+
+async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
+    """All checks. What needs Redis is left out when it cannot be reached."""
+    from aios_dist.cli.checks import lanes, machine, rights, server
+    from aios_dist.cli.checks.finding import problem
+
+    findings = list(machine.packages())
+    registry: Registry | None = None
+    journal = fleet.journal
+    try:
+        findings += await _all(server.server(journal))
+        findings += await _all(server.clock(journal))
+        findings += await _all(rights.rights(config, journal))
+        registry = await fleet.registry()
+        findings += lanes.workers(config, registry, await journal.now())
+        findings += lanes.lanes(config, await fleet.lanes())
+    except FleetUnavailable as exc:
+        text, _, fix = str(exc).rpartition("; ")
+        known = text or str(exc)
+        findings.append(
+            problem(
+                "redis", known.rstrip(".") + ".", fix[:1].upper() + fix[1:] if text else "See docs/deploy.md."
+            )
+        )
+    findings += machine.agents(config)
+    findings += machine.models(config, registry)
+    findings += machine.open_files(config)
+    return findings
+
+
+def _configuration(config: Config) -> Finding:
+    file = os.environ.get("AIOS_CONFIG") or ("aios.toml" if os.path.exists("aios.toml") else "no aios.toml")
+    return Finding("configuration", Level.OK, f"Fleet {config.fleet.name!r}, {file}.")
+
+
+async def _all(source: AsyncIterable[Finding]) -> list[Finding]:
+    return [finding async for finding in source]

@@ -1,0 +1,167 @@
+"""``aios-dist submit``: an agent by name, prompts right here, or a plan from a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aios_dist.agents import JobSpec, prompts
+from aios_dist.cli.output import job_record, print_json
+from aios_dist.cli.plan_files import Agents, PlanFile, plan_of, read_file
+from aios_dist.cli.session import on_fleet
+from aios_dist.config import load
+from aios_dist.errors import ConfigError, InvalidInput, UnknownName
+from aios_dist.plans import Plan
+
+if TYPE_CHECKING:
+    from aios_dist.fleet import AsyncFleet
+
+FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
+
+
+@click.command(
+    epilog="A value of --set is JSON where it can be (n=3, on=true), else text. --input @FILE reads a file, "
+    "--input - standard input. Braces in prompts: {input}, {input[key]}, {previous}, {steps[0]}."
+)
+@click.argument("agent", required=False)
+@click.option("--input", "input_", metavar="JSON", help="The agent's input: JSON, @FILE, or - for stdin.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One argument of the agent.")
+@click.option("--prompt", "texts", metavar="TEXT", multiple=True, help="A prompt; several are asked in turn.")
+@click.option("--model", help="With --prompt: a model of aios.toml.")
+@click.option("--system", help="With --prompt: the system message.")
+@click.option("--temperature", type=float, help="With --prompt.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="With --prompt.")
+@click.option(
+    "--file", "-f", "path", metavar="FILE", help="Agents or a plan, TOML or JSON; docs: plan_files.py."
+)
+@click.option("--id", help="The job's (or the plan's) id; the same id twice is the same job.")
+@click.option("--tenant", default="default", show_default=True, help="On whose behalf it runs.")
+@click.option("--wait", is_flag=True, help="Wait, and print the result; exit 1 unless it ended well.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="With --wait: seconds."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def submit(
+    agent: str | None,
+    input_: str | None,
+    settings: tuple[str, ...],
+    texts: tuple[str, ...],
+    path: str | None,
+    id: str | None,
+    tenant: str,
+    wait: bool,
+    timeout: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Submit AGENT, a list of --prompt, or the plan of --file; prints the id of each job.
+
+    \b
+    aios-dist submit trip --set city=Lima --wait
+    aios-dist submit --prompt "A joke about {input}" --prompt "Explain: {previous}" --input '"cats"' --wait
+    aios-dist submit --file plan.toml
+    """
+    config = load()
+    given = {name: value for name, value in options.items() if value is not None}
+    if texts and path:
+        raise InvalidInput("Give --prompt or --file, not both.")
+    if given and not texts:
+        raise InvalidInput(
+            f"--{next(iter(given)).replace('_', '-')} goes with --prompt; agents name it themselves."
+        )
+    value = _input(input_, settings)
+    file = read_file(path) if path else PlanFile()
+    what: JobSpec | Plan
+    absent = None
+    if texts:
+        what = prompts(agent or "prompts", texts, **given).job(value, id=id, tenant=tenant)
+    else:
+        agents = Agents(config, file.agents)
+        absent = agents.absent
+        if file.jobs is not None:
+            if agent or value is not None or tenant != "default":
+                raise InvalidInput(
+                    f"{path} is a plan: its jobs name their agents, inputs and tenants themselves."
+                )
+            what = plan_of(file, agents, str(path))
+            id = id or file.id
+        else:
+            what = agents.job(_only(agent, file, path), value, id=id, tenant=tenant)
+
+    async def work(fleet: AsyncFleet) -> None:
+        try:
+            ids, plan = await _send(fleet, what, id)
+        except UnknownName as exc:
+            if absent is None:
+                raise
+            raise ConfigError(f"{absent} And: {exc}") from None
+        if wait:
+            from aios_dist.cli.waiting import wait_and_print
+
+            if not as_json and sys.stderr.isatty():
+                print(f"Submitted {plan or ids[0]}.", file=sys.stderr)
+            await wait_and_print(fleet, ids, timeout, as_json=as_json, plan=plan)
+        elif as_json:
+            records = [job_record(view) for view in await fleet.journal.views(ids) if view is not None]
+            print_json(records[0] if plan is None else {"plan": plan, "jobs": records})
+        else:
+            print("\n".join(ids))
+
+    on_fleet(work, config)
+
+
+def _only(agent: str | None, file: PlanFile, path: str | None) -> str:
+    if agent is not None:
+        if file.agents and agent not in file.agents:
+            raise InvalidInput(f"{path} has no agent {agent!r}; it has {', '.join(sorted(file.agents))}.")
+        return agent
+    if len(file.agents) == 1:
+        return next(iter(file.agents))
+    if file.agents:
+        raise InvalidInput(f"{path} has several agents; name one: {', '.join(sorted(file.agents))}.")
+    raise InvalidInput(
+        "Say what to submit: an agent's name, --prompt TEXT, or --file PLAN. See aios-dist submit --help."
+    )
+
+
+async def _send(fleet: AsyncFleet, what: JobSpec | Plan, id: str | None) -> tuple[list[str], str | None]:
+    if isinstance(what, Plan):
+        plan = await fleet.submit_plan(what, id=id)
+        return [job.id for job in plan], plan.id
+    return [(await fleet.submit(what)).id], None
+
+
+def _input(text: str | None, settings: tuple[str, ...]) -> Any:
+    if text is not None and settings:
+        raise InvalidInput("Give --input or --set, not both.")
+    if text is not None:
+        source = "--input"
+        if text == "-":
+            source, text = "standard input", sys.stdin.read()
+        elif text.startswith("@"):
+            source = text[1:]
+            try:
+                text = Path(source).read_text(encoding="utf-8")
+            except OSError as exc:
+                raise InvalidInput(f"{source} cannot be read: {exc.strerror}.") from None
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            hint = " Text is quoted twice: --input '\"Lima\"'." if source == "--input" else ""
+            raise InvalidInput(f"{source} is not JSON: {exc}.{hint}") from None
+    named: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--set takes KEY=VALUE, not {setting!r}.")
+        if key in named:
+            raise InvalidInput(f"--set {key} is given twice.")
+        try:
+            named[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            named[key] = value
+    return named or None

@@ -1,0 +1,79 @@
+"""What ``aios-dist up`` shows while the fleet runs: jobs that ended, and the logs' warnings."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from aios_dist.jobs import JobState
+from aios_dist.journal import Journal
+from aios_dist.local.machine import LocalFleet
+
+LOOK_EVERY_S = 0.25
+ONE_BY_ONE = 10
+"""More jobs than these that end together are told in one line."""
+
+_LEVEL = re.compile(r"^[\d-]+ [\d:,]+ (DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+(.*)$")
+_STYLES = {JobState.DONE: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
+
+
+async def follow(out: Console, machine: LocalFleet) -> None:
+    """Until Ctrl-C, or until no worker is left."""
+    journal = Journal(machine.config.fleet)
+    jobs = asyncio.create_task(_jobs(out, journal))
+    try:
+        await _logs(out, machine)
+    finally:
+        jobs.cancel()
+        await asyncio.gather(jobs, return_exceptions=True)
+        await journal.close()
+
+
+async def _jobs(out: Console, journal: Journal) -> None:
+    async for ids in journal.ends(await journal.ends_now()):
+        views = [view for view in await journal.views(ids) if view is not None]
+        if len(views) > ONE_BY_ONE:
+            states = Counter(view.state.value for view in views)
+            out.print(
+                f"  {len(views)} jobs ended: {', '.join(f'{n} {state}' for state, n in states.items())}"
+            )
+            continue
+        for view in views:
+            tokens = view.usage.prompt_tokens + view.usage.output_tokens
+            took = view.ended_at - view.submitted_at
+            line = Text("  ").append(view.state.value, style=_STYLES.get(view.state, ""))
+            out.print(line.append(f" {view.id}: {view.outcomes} steps, {tokens} tokens, {took:.1f} s"))
+
+
+async def _logs(out: Console, machine: LocalFleet) -> None:
+    read: dict[Path, int] = {member.log: member.log.stat().st_size for member in machine.members}
+    while machine.workers:
+        await asyncio.sleep(LOOK_EVERY_S)
+        for member in list(machine.members):
+            with member.log.open("rb") as log:
+                log.seek(read[member.log])
+                whole, _, _ = log.read().rpartition(b"\n")
+            read[member.log] += len(whole) + bool(whole)
+            for line in important(whole.decode(errors="replace").splitlines()):
+                out.print(Text(f"  {member.name}: ", style="yellow").append(line, style="default"))
+            if member.ended:
+                out.print(
+                    Text(f"  {member.name} ended with exit code {member.process.returncode}.", style="red")
+                )
+                machine.members.remove(member)
+
+
+def important(lines: list[str]) -> list[str]:
+    """Warnings and errors, with the tracebacks that follow them."""
+    kept, wanted = [], False
+    for line in lines:
+        found = _LEVEL.match(line)
+        wanted = found[1] in ("WARNING", "ERROR", "CRITICAL") if found else wanted
+        if wanted and line.strip():
+            kept.append(found[2] if found else line)
+    return kept

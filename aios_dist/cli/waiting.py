@@ -1,0 +1,154 @@
+"""Waiting for jobs with something to see meanwhile, and what is printed when they have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aios_dist.cli.output import job_record, plain, print_json, print_table, short
+from aios_dist.errors import JobCancelled, JobError, ResultTimeout, UnknownName
+from aios_dist.jobs import JobState, Outcome, decode
+
+if TYPE_CHECKING:
+    from aios_dist.fleet import AsyncFleet
+    from aios_dist.journal import JobView
+
+
+async def wait_and_print(
+    fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, as_json: bool, plan: str | None = None
+) -> None:
+    """Wait until all have ended, print their results.
+
+    Raises:
+        JobError: one failed, was cancelled, or has not ended in time; what there is was printed.
+        UnknownName: no such job.
+    """
+    late: ResultTimeout | None = None
+    await views_of(fleet, ids)  # a misspelt id is said now, not when the others have ended
+    try:
+        await _wait(fleet, ids, timeout, quiet=as_json)
+    except ResultTimeout as exc:
+        late = exc
+    records = [await ended_record(fleet, view) for view in await views_of(fleet, ids)]
+    single = len(records) == 1 and plan is None
+    if as_json:
+        print_json(records[0] if single else {"plan": plan, "jobs": records} if plan else records)
+    elif not single:
+        _print_many(records)
+    elif records[0]["state"] == "done":
+        print_result(records[0]["result"])
+    if late is not None:
+        raise late
+    _raise_unless_done(records)
+
+
+async def views_of(fleet: AsyncFleet, ids: Sequence[str]) -> list[JobView]:
+    """The jobs as they stand.
+
+    Raises:
+        UnknownName: no such job.
+    """
+    views = []
+    for id, view in zip(ids, await fleet.journal.views(ids), strict=True):
+        if view is None:
+            raise UnknownName(f"There is no job {id!r}.")
+        views.append(view)
+    return views
+
+
+async def ended_record(fleet: AsyncFleet, view: JobView) -> dict[str, Any]:
+    """A job for ``--json``, with its result and error."""
+    outcome = Outcome()
+    if view.state.ended:
+        _, result = await fleet.journal.state(view.id)
+        outcome = decode(result, Outcome) if result else outcome
+    return {**job_record(view), "result": outcome.value, "error": outcome.error}
+
+
+def print_result(value: Any) -> None:
+    """What an agent returned: text as it is, all else as JSON; on a terminal without control characters."""
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    print(plain(text) if sys.stdout.isatty() else text)
+
+
+def _print_many(records: Sequence[dict[str, Any]]) -> None:
+    def line(record: dict[str, Any]) -> str:
+        if record["error"] is not None:
+            return f"{record['error']['type']}: {record['error']['message']}"
+        value = record["result"]
+        text = (
+            ""
+            if value is None
+            else value
+            if isinstance(value, str)
+            else json.dumps(value, ensure_ascii=False)
+        )
+        first = " ".join(text.split())
+        return first if len(first) <= 80 else first[:79] + "…"
+
+    print_table(
+        ("JOB", "STATE", "AGENT", ">TOOK", "RESULT"),
+        ((r["id"], r["state"], r["agent"], short(r["took_s"]), line(r)) for r in records),
+        empty="No jobs.",
+    )
+
+
+def _raise_unless_done(records: Sequence[dict[str, Any]]) -> None:
+    bad = [r for r in records if r["state"] != JobState.DONE]
+    if not bad:
+        return
+    first = bad[0]
+    if len(records) > 1:
+        states = ", ".join(f"{r['id']} {r['state']}" for r in bad[:5]) + (" …" if len(bad) > 5 else "")
+        raise JobError(f"{len(bad)} of {len(records)} jobs did not end well: {states}.")
+    if first["error"] is not None:
+        raise JobError(f"Job {first['id']!r} failed: {first['error']['type']}: {first['error']['message']}")
+    raise JobCancelled(f"Job {first['id']!r} was cancelled.")
+
+
+async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet: bool) -> None:
+    async with _bar(len(ids), show=not quiet and sys.stderr.isatty()) as tell:
+        if len(ids) > 1:
+            ended = 0
+            async for job in fleet.as_completed([fleet.job(id) for id in ids], timeout):
+                ended += 1
+                tell(f"{job.id} ended", ended, len(ids))
+            return
+        done = asked = 0
+        async for event in fleet.job(ids[0]).events(timeout=timeout):
+            asked = max(asked, (event.step if event.step is not None else -1) + 1)
+            done += event.what in ("done", "failed") and event.step is not None
+            # What runs now, by model or tool; a job's events never hold its texts.
+            tell(
+                f"{ids[0]}: {event.what}" + (f" step {event.step}" if event.step is not None else ""),
+                done,
+                asked,
+            )
+
+
+@contextlib.asynccontextmanager
+async def _bar(total: int, show: bool) -> AsyncIterator[Callable[[str, int, int], None]]:
+    """A line on stderr that says where things stand; nothing where nobody looks."""
+    if not show:
+        yield lambda text, done, of: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    from aios_dist.cli.output import console
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+    with Progress(
+        *columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console(sys.stderr), transient=True
+    ) as progress:
+        line = progress.add_task("waiting", total=total)
+        yield lambda text, done, of: progress.update(line, description=text, completed=done, total=of)

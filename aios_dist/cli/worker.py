@@ -1,0 +1,112 @@
+"""``aios-dist worker POOL``: one worker of a pool, in this process, with a log that people can read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from aios_dist.runtime import Runtime
+
+logger = logging.getLogger("aios_dist.worker")
+
+LEVELS = ("debug", "info", "warning", "error")
+# They write out requests, prompts included: not even with --loglevel debug.
+NEVER_BELOW_WARNING = ("openai", "anthropic", "httpx2", "httpcore2", "aiohttp", "asyncio")
+# One line a ticket, or one a connection: what they tell at INFO, Flower and `aios-dist fleet` tell better.
+QUIET = ("celery", "kombu", "amqp")
+FILES_BESIDE_CALLS = 128
+"""Open files of a worker that are not calls: Redis, the program's own, the system's."""
+
+
+@click.command()
+@click.argument("pool")
+@click.option("--slots", type=click.IntRange(min=1), help="Steps held at a time  [default: the pool's]")
+@click.option("--name", help="Celery's node name; %h is the host  [default: POOL@%h]")
+@click.option(
+    "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True
+)
+@click.pass_context
+def worker(context: click.Context, pool: str, slots: int | None, name: str | None, loglevel: str) -> None:
+    """Run one worker of POOL (a pool of aios.toml, or the built-in llm and turns).
+
+    The same as `celery -A workers.POOL worker -n POOL@%h`, without needing that file. Two workers of a pool
+    on one machine need two names: --name a@%h. SIGTERM or Ctrl-C finishes what is in flight, then ends.
+    """
+    from celery import signals
+    from celery.exceptions import SecurityWarning
+    from celery.utils.nodenames import default_nodename, host_format
+
+    from aios_dist.config import load
+    from aios_dist.runtime import worker_app
+
+    config = load()
+    config.pool(pool)
+    app = worker_app(pool, slots=slots, config=config)
+    runtime: Runtime = app.aios_runtime
+    node = host_format(default_nodename(name or f"{pool}@%h"))
+    level = getattr(logging, loglevel.upper())
+
+    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # celery has no types
+    def log(**_: Any) -> None:
+        set_up_logging(level)
+
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            logger.warning("This worker runs as root; give it an account of its own.")
+
+    @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def ready(**_: Any) -> None:
+        print(ready_line(node, runtime), flush=True)
+
+    # Celery warns root in eight lines, of pickle above all, which we never accept. Once and short is enough.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    allow_files(runtime.settings.slots + FILES_BESIDE_CALLS)
+    running = app.Worker(hostname=node, loglevel=level, quiet=True)
+    running.start()
+    context.exit(int(running.exitcode or 0))
+
+
+def ready_line(node: str, runtime: Runtime) -> str:
+    """What the worker is, in one line."""
+    from aios_dist.agents import registered
+
+    agents = sorted({*registered(), *runtime.config.agents})
+    lanes, models = ", ".join(runtime.settings.lanes), ", ".join(sorted(runtime.models()))
+    return (
+        f"{node} is ready: lanes {lanes}; {runtime.slots} slots; models {models or 'none'}; "
+        f"agents {', '.join(agents) or 'none but data'}"
+    )
+
+
+def set_up_logging(level: int) -> None:
+    """Short lines on stderr."""
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[out], force=True)
+    logging.captureWarnings(True)
+    for name in NEVER_BELOW_WARNING:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    if level == logging.INFO:
+        for name in QUIET:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def allow_files(wanted: int) -> None:
+    """Raise our own limit of open files as far as the system lets us: each call in flight is a connection."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (ValueError, OSError):
+        return  # what we have must do; `aios-dist doctor` says what is missing

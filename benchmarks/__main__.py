@@ -1,0 +1,144 @@
+"""``make bench``, or ``python -m benchmarks [makespan] [slots] [enqueue] [--json]``.
+
+Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from aios_dist import Fleet, prompts
+from aios_dist.config import Config, FleetConfig
+from aios_dist.local.machine import LocalFleet
+from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
+
+REPEATS = 3
+
+
+def makespan() -> list[dict[str, Any]]:
+    """Agents interleaved on few slots, against the bound; and the gap between two steps of one agent."""
+    rows = []
+    for load, repeats in (
+        (Load(agents=20, steps=5, latency_s=0.1, slots=8), REPEATS),
+        (Load(agents=20, steps=5, latency_s=0.1, slots=8, workers=2), REPEATS),
+        (Load(agents=200, steps=5, latency_s=0.1, slots=32), REPEATS),
+        (Load(agents=200, steps=5, latency_s=0.1, slots=32, workers=2), REPEATS),
+        (Load(agents=20, steps=5, latency_s=1.0, slots=8), 1),
+        (Load(agents=200, steps=5, latency_s=1.0, slots=32), 1),
+    ):
+        with machine(load) as (local, fleet):
+            run(local, fleet, Load(load.agents, 1, load.latency_s, load.slots, load.workers))  # connections
+            seen = [run(local, fleet, load) for _ in range(repeats)]
+            gap = next_call_ms(local, fleet) if load.latency_s < 1 else None
+        best, median = best_and_median(seen, "ratio")
+        rows.append(
+            {
+                "load": f"{load.agents} x {load.steps}, {load.latency_s:g} s, "
+                f"{load.workers} x {load.slots // load.workers} slots",
+                "bound_s": load.bound_s,
+                "rounds_s": load.rounds_s,
+                "makespan_s": best_and_median(seen, "makespan_s")[1],
+                "ratio": median,
+                "ratio_best": best,
+                "ratio_to_rounds": best_and_median(seen, "ratio_to_rounds")[1],
+                "cpu_ms_per_step": best_and_median(seen, "cpu_ms_per_step")[1],
+                "next_call_ms": gap["median"] if gap else None,
+                "next_call_p95_ms": gap["p95"] if gap else None,
+            }
+        )
+    return rows
+
+
+def slots() -> list[dict[str, Any]]:
+    """A thousand slots in one process: what it holds, what it costs."""
+    rows = []
+    for load in (
+        Load(agents=3000, steps=2, latency_s=1.0, slots=1000),
+        Load(agents=2000, steps=2, latency_s=10.0, slots=1000),
+    ):
+        with machine(load) as (local, fleet):
+            row = run(local, fleet, load)
+        rows.append(
+            {"load": f"{load.agents} x {load.steps}, {load.latency_s:g} s, {load.slots} slots", **row}
+        )
+    return rows
+
+
+def enqueue() -> list[dict[str, Any]]:
+    """Ten thousand jobs from one producer, then all of them awaited at once over one connection."""
+    count = 10_000
+    chat = prompts("bench", ["{input}"])
+    config = Config(fleet=FleetConfig(name="bench"))
+    with LocalFleet(config, [], fake_llm="0.1") as local, Fleet(local.config) as fleet:
+        fleet.submit(chat.job("first"))
+        specs = [chat.job(f"job {n}") for n in range(count)]
+        start = time.perf_counter()
+        jobs = fleet.submit_many(specs)
+        took = time.perf_counter() - start
+        client = redis.Redis.from_url(local.config.fleet.redis_url)
+        before = len(client.client_list())
+        start = time.perf_counter()
+        waiting = fleet.as_completed(jobs, timeout=120)
+        for job in jobs:
+            job.cancel()  # ends them without a worker: what is measured is the waiting
+        ended = sum(1 for _ in waiting)
+        waited = time.perf_counter() - start
+        after = len(client.client_list())
+        client.close()
+    return [
+        {
+            "jobs": count,
+            "enqueued_per_s": count / took,
+            "awaited": ended,
+            "cancelled_and_awaited_s": waited,
+            "connections_for_waiting": after - before,
+        }
+    ]
+
+
+PARTS = {"makespan": makespan, "slots": slots, "enqueue": enqueue}
+
+
+def main(argv: list[str]) -> int:
+    """Run the parts that are named, or all."""
+    names = [a for a in argv if not a.startswith("-")] or list(PARTS)
+    unknown = [n for n in names if n not in PARTS]
+    if unknown:
+        print(f"benchmarks: there is no part {unknown[0]!r}; known are {', '.join(PARTS)}.", file=sys.stderr)
+        return 2
+    results = {name: PARTS[name]() for name in names}
+    if "--json" in argv:
+        print(json.dumps(results, indent=2))
+        return 0
+    console = Console()
+    for name, rows in results.items():
+        table = Table(title=f"{name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", title_justify="left")
+        for column in rows[0]:
+            table.add_column(column.replace("_", " "), justify="left" if column == "load" else "right")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        console.print(table)
+    return 0
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 100
+        else f"{value:,.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,32 @@
+"""Two agents: plain ``async def``s. The worker imports them by ``[fleet] modules`` in its aios.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aios_dist import agent, llm, tool
+
+
+@agent
+async def trip(city: str, calls: int = 2) -> str:
+    """Asks the model some times; each question holds the answer before."""
+    text = city
+    for _ in range(calls):
+        text = (await llm(f"Tell me more about {text}")).text
+    return text
+
+
+def book(path: str) -> str:
+    """Something that must not happen twice."""
+    with Path(path).open("a") as book:
+        book.write("booked\n")
+    return "room 7"
+
+
+@agent
+async def booking(path: str) -> str:
+    """A call, a tool, a call."""
+    await llm("Which hotel?")
+    room = await tool(book, path)
+    await llm(f"A letter about {room}")
+    return room

@@ -1,0 +1,364 @@
+"""A journal, and a hand that plays producer, workers, reconciler and time with it.
+
+No test here waits for time: a lease ends, a timer rings because its score is moved into the past, which is
+all that the verbs look at. ``Hand.look`` is the list of what must hold after every verb (design, section 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from aios_dist.calls import LLMRequest, LLMResponse, Usage
+from aios_dist.config import FleetConfig
+from aios_dist.errors import FleetUnavailable
+from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
+from aios_dist.journal import Advance, Claim, Decision, Journal, NewJob, RankedStep, scripts
+from aios_dist.journal.records import Reaped
+from aios_dist.local.redis_server import EmbeddedRedis, find_server
+from aios_dist.plans import Shape
+
+T = TypeVar("T")
+OPEN = ("waiting", "running")
+Member = str | tuple[Any, ...]
+"""A job's id, or ``(mode, on_failure, members…)``."""
+
+
+def asks(*prompts: str, lane: str = "llm", base: float = 0.0, from_ready: bool = True) -> list[RankedStep]:
+    """New steps, one a prompt."""
+    return [
+        RankedStep(
+            NewStep(Kind.LLM, lane, encode(LLMRequest([{"role": "user", "content": p}])), f"d-{p}", "small"),
+            base,
+            from_ready,
+        )
+        for p in prompts
+    ]
+
+
+def decides(
+    version: int, first: int, *prompts: str, ends: JobState | None = None, lane: str = "llm"
+) -> Decision:
+    """What a turn came to: these prompts asked, or this end."""
+    result = encode(Outcome(value="end")) if ends else b""
+    return Decision(version, first, asks(*prompts, lane=lane), ends, result)
+
+
+def starts(
+    id: str, *prompts: str, ends: JobState | None = None, lane: str = "llm", agent: str = "a"
+) -> NewJob:
+    """A job whose turn 0 asked for these prompts, or came to this end; neither: a worker is to run it."""
+    decision = decides(0, 0, *prompts, ends=ends, lane=lane) if prompts or ends else None
+    return NewJob(id, JobRecord(agent, {"id": id}), decision)
+
+
+def plan_of(id: str, root: tuple[Any, ...]) -> tuple[Shape, dict[str, int]]:
+    """A plan from ``(mode, on_failure, members…)``; a member is a job's id or such a tuple again."""
+    nodes: list[tuple[str, int, int, str]] = []
+    links: list[tuple[int, int, str]] = []
+    owners: dict[str, int] = {}
+
+    def walk(part: tuple[Any, ...], parent: int) -> int:
+        mode, on_failure, *members = part
+        number = len(nodes)
+        nodes.append((mode, parent, len(members), on_failure))
+        for place, member in enumerate(members):
+            if isinstance(member, str):
+                owners[member] = number
+                links.append((number, place, f"j{member}"))
+            else:
+                links.append((number, place, f"n{walk(member, number)}"))
+        return number
+
+    walk(root, -1)
+    return Shape(id, nodes, links), owners
+
+
+async def again(verb: Callable[[], Awaitable[T]], most: int = 20) -> T:
+    """Repeat a verb while Redis is away, as every caller may."""
+    for _ in range(most):
+        try:
+            return await verb()
+        except FleetUnavailable:
+            await asyncio.sleep(0.05)
+    return await verb()
+
+
+class Hand:
+    """Moves a fleet's journal verb by verb."""
+
+    def __init__(self, journal: Journal, config: FleetConfig) -> None:
+        self.journal = journal
+        self.config = config
+        self.keys = journal.keys
+
+    async def redis(self, *args: Any) -> Any:
+        """A plain command."""
+        return await self.journal.connection.command(*args)
+
+    async def warm(self) -> None:
+        """Redis knows all verbs, as it does after a while."""
+        for script in scripts.load().values():
+            await self.redis("SCRIPT", "LOAD", script.source)
+
+    # Moves -----------------------------------------------------------------------------------------
+
+    async def submit(self, *jobs: NewJob) -> None:
+        """Jobs without an order between them."""
+        assert (await self.journal.submit(jobs)).status == "new"
+
+    async def plan(self, id: str, root: tuple[Any, ...], jobs: Iterable[NewJob] = ()) -> None:
+        """A plan; its jobs ask for one step each unless they are given."""
+        shape, owners = plan_of(id, root)
+        given = {job.id: job for job in jobs}
+        new = [
+            msgspec.structs.replace(given.get(job) or starts(job, job), node=n) for job, n in owners.items()
+        ]
+        assert (await self.journal.submit(new, shape)).status == "new"
+
+    async def claim(self, lane: str = "llm", worker: str = "w1") -> Claim:
+        """The best ready step; there is one."""
+        claim = await self.journal.claim(lane, worker)
+        assert claim is not None, f"nothing is ready on {lane}"
+        return claim
+
+    async def names(self, lane: str = "llm") -> list[str]:
+        """Ready steps in the order in which they would be claimed; nothing is claimed."""
+        return [m.decode() for m in await self.redis("ZRANGE", self.keys.ready(lane), 0, -1)]
+
+    async def commit(
+        self, claim: Claim, text: str = "answer", *, ok: bool = True, decision: Decision | None = None, **more: Any
+    ) -> Advance:
+        """The outcome of a claim, with 3 + 2 tokens."""
+        outcome = Outcome(response=LLMResponse(text)) if ok else Outcome.failed(ValueError(text))
+        return await self.journal.commit(
+            claim, encode(outcome), ok=ok, usage=Usage(3, 2, 1), decision=decision, **more
+        )
+
+    async def finish(self, claim: Claim, state: JobState = JobState.DONE) -> Advance:
+        """Commit a step as its job's last."""
+        history = await self.journal.load(claim.job)
+        end = decides(history.view.outcomes + 1, history.view.steps, ends=state)
+        done = await self.commit(claim, decision=end)
+        assert done.status == "advanced"
+        return done
+
+    async def run(self, *, fails: Sequence[str] = (), most: int = 100) -> list[str]:
+        """Claim and finish whatever is ready, one by one; the jobs in the order in which they ran."""
+        ran = []
+        while (claim := await self.journal.claim("llm", "w1")) is not None:
+            ran.append(claim.job)
+            assert len(ran) <= most
+            await self.finish(claim, JobState.FAILED if claim.job in fails else JobState.DONE)
+        return ran
+
+    async def lapse(self, *claims: Claim) -> None:
+        """The leases end now (all of them when none is named); nobody has noticed yet."""
+        names = [c.lease for c in claims] or await self.redis("ZRANGE", self.keys.leases, 0, -1)
+        for name in names:
+            await self.redis("ZADD", self.keys.leases, "XX", 1, name)
+
+    async def ring(self) -> None:
+        """The time of all timers and due turns has come; nobody has noticed yet."""
+        for key in (self.keys.timers, self.keys.due):
+            for member in await self.redis("ZRANGE", key, 0, -1):
+                await self.redis("ZADD", key, "XX", 1, member)
+
+    async def reap(self, **more: Any) -> Reaped:
+        """One pass of the reconciler."""
+        return await self.journal.reap(["llm", "turns"], **more)
+
+    async def lose(self, claim: Claim) -> None:
+        """The worker dies, and the reconciler sees it."""
+        await self.lapse(claim)
+        await self.reap()
+
+    # Looking ---------------------------------------------------------------------------------------
+
+    async def state(self, job: str) -> str:
+        """The job's state."""
+        return (await self.journal.state(job))[0].value
+
+    async def states(self, *jobs: str) -> list[str]:
+        """The state of each."""
+        return [await self.state(job) for job in jobs]
+
+    async def hash(self, key: str) -> dict[str, bytes]:
+        """A hash as it is."""
+        flat = await self.redis("HGETALL", key)
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        return {field.decode(): value for field, value in pairs}
+
+    async def members(self, key: str) -> set[str]:
+        """What is in a sorted set."""
+        return {m.decode() for m in await self.redis("ZRANGE", key, 0, -1)}
+
+    async def whole(self) -> dict[str, Any]:
+        """Everything that the fleet has in Redis, but for the clock: to see that nothing was written."""
+        found: dict[str, Any] = {}
+        for raw in await self.redis("KEYS", self.keys.prefix.replace("[", "\\[") + "*"):
+            key = raw.decode()
+            if not key.endswith(":clock"):
+                read = {
+                    b"hash": ("HGETALL", key),
+                    b"list": ("LRANGE", key, 0, -1),
+                    b"zset": ("ZRANGE", key, 0, -1, "WITHSCORES"),
+                    b"stream": ("XRANGE", key, "-", "+"),
+                    b"string": ("GET", key),
+                }[await self.redis("TYPE", key)]
+                found[key] = await (self.hash(key) if read[0] == "HGETALL" else self.redis(*read))
+        return found
+
+    async def jobs(self) -> dict[str, dict[str, bytes]]:
+        """Every job's hash."""
+        start = self.keys.job("")
+        keys = [k.decode() for k in await self.redis("KEYS", start + "*")]
+        found = await asyncio.gather(*map(self.hash, keys))
+        return {key.removeprefix(start): facts for key, facts in zip(keys, found, strict=True)}
+
+    async def mortal(self, keys: Sequence[str]) -> dict[str, bool]:
+        """Which keys have a time to live."""
+        left = await asyncio.gather(*(self.redis("PTTL", key) for key in keys))
+        return {key: ms != -1 for key, ms in zip(keys, left, strict=True)}
+
+    async def look(self) -> None:
+        """Whatever must hold between any two verbs holds."""
+        jobs = await self.jobs()
+        lanes = await self.redis("KEYS", self.keys.ready("*"))
+        start = self.keys.ready("")
+        ready = {m: k.decode().removeprefix(start) for k in lanes for m in await self.members(k.decode())}
+        mortal = await self.mortal([k(id) for id in jobs for k in (self.keys.job, self.keys.events)])
+        wrong = []
+        timers, leases = await self.members(self.keys.timers), await self.members(self.keys.leases)
+        due, open_ = await self.members(self.keys.due), await self.members(self.keys.open)
+        expect_ready: dict[str, str] = {}
+        expect_leases: set[str] = set()
+        for id, facts in jobs.items():
+            state, steps = facts["st"].decode(), int(facts["n"])
+            outcomes, left = int(facts["v"]), int(facts["op"])
+            heads = {
+                field[1:]: msgspec.msgpack.decode(value)
+                for field, value in facts.items()
+                if field == "ht" or (field[0] == "h" and field[1:].isdigit())
+            }
+            numbered = {k: h for k, h in heads.items() if k != "t"}
+            if set(numbered) != {str(i) for i in range(steps)}:
+                wrong.append(f"{id}: n is {steps}, heads are {sorted(numbered)}")
+            if left != steps - outcomes:
+                wrong.append(f"{id}: n {steps}, v {outcomes}, op {left}")
+            written = {k for k, h in numbered.items() if h[2] in ("done", "failed")}
+            if written != {f[1:] for f in facts if f[0] == "o" and f[1:].isdigit()}:
+                wrong.append(f"{id}: outcomes and the states of the heads differ")
+            if sorted(numbered[k][10] for k in written) != list(range(1, outcomes + 1)):
+                wrong.append(f"{id}: the order of outcomes has gaps")
+            if (id in open_) != (state in OPEN):
+                wrong.append(f"{id}: {state}, and in `open` {id in open_}")
+            for key in (self.keys.job(id), self.keys.events(id)):
+                if mortal[key] != (state not in OPEN):
+                    wrong.append(f"{id}: {state}, and the time to live of {key} does not fit")
+            moves = id in due
+            for step, h in heads.items():
+                name = f"{id}/{step}"
+                if h[2] == "ready":
+                    moves = True
+                    if name in timers:
+                        if name in ready:
+                            wrong.append(f"{name} is ready and on a timer")
+                    else:
+                        expect_ready[name] = h[1]
+                elif h[2] == "leased":
+                    moves = True
+                    expect_leases.add(f"{name}#{h[3]}")
+                elif name in timers:
+                    wrong.append(f"{name} is {h[2]} and on a timer")
+                if h[2] == "pending" and state != "waiting":
+                    wrong.append(f"{name} is pending in a {state} job")
+                if h[2] in ("ready", "leased") and state == "waiting":
+                    wrong.append(f"{name} is {h[2]} in a waiting job")
+                if h[2] == "ready" and state not in OPEN:
+                    wrong.append(f"{name} is ready in a {state} job")
+                if h[2] == "dropped" and state in OPEN:
+                    wrong.append(f"{name} is dropped in a {state} job")
+            if state == "running" and not moves:
+                wrong.append(f"{id} is running and nothing will move it")
+            if state not in OPEN and id in due:
+                wrong.append(f"{id} has ended and its turn is due")
+        if expect_ready != ready:
+            wrong.append(f"ready are {ready}, by the heads {expect_ready}")
+        if expect_leases != leases:
+            wrong.append(f"leases are {sorted(leases)}, by the heads {sorted(expect_leases)}")
+        start = self.keys.plan("")
+        for raw in await self.redis("KEYS", start + "*"):
+            plan = await self.hash(raw.decode())
+            wrong += _look_at_plan(raw.decode().removeprefix(start), plan, jobs)
+            if (await self.redis("PTTL", raw) == -1) != (plan["st"] == b"running"):
+                wrong.append(f"{raw!r}: {plan['st']!r}, and its time to live does not fit")
+        assert not wrong, "\n".join(wrong)
+
+
+def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, bytes]]) -> list[str]:
+    wrong: list[str] = []
+    nodes = {f[4:]: msgspec.msgpack.decode(v) for f, v in plan.items() if f.startswith("node")}
+    members: dict[str, list[str]] = defaultdict(list)
+    for number, node in nodes.items():
+        members[number] = [plan[f"c{number}.{k}"].decode() for k in range(node[2])]
+
+    def under(child: str) -> set[str]:
+        """The states of the jobs below a member; an expired one counts as ended."""
+        if child[0] == "j":
+            return {jobs[child[1:]]["st"].decode()} if child[1:] in jobs else {"done"}
+        return set().union(*(under(c) for c in members[child[1:]]))
+
+    for number, node in nodes.items():
+        below = [under(child) for child in members[number]]
+        running = [states for states in below if "running" in states]
+        if node[0] == "fixed" and len(running) > 1:
+            wrong.append(f"plan {id}, node {number}: {len(running)} members of a fixed order run at once")
+        if node[0] == "fixed":
+            begun = [k for k, states in enumerate(below) if states & {"running", "done", "failed"}]
+            unfinished = [k for k, states in enumerate(below) if states & set(OPEN)]
+            if begun and unfinished and min(unfinished) < max(begun):
+                wrong.append(f"plan {id}, node {number}: member {max(begun)} began before {min(unfinished)} ended")
+    everything = under("n0")
+    if plan["st"] == b"running" and "running" not in everything:
+        wrong.append(f"plan {id} is running and none of its jobs is: {everything}")
+    if plan["st"] != b"running" and everything & set(OPEN):
+        wrong.append(f"plan {id} is {plan['st']!r} with jobs {everything}")
+    return wrong
+
+
+@pytest.fixture
+def config(redis_url: str, fleet_name: str) -> FleetConfig:
+    """The fleet's settings: leases that only end when a test ends them."""
+    return FleetConfig(name=fleet_name, redis_url=redis_url, lease=600.0)
+
+
+@pytest_asyncio.fixture
+async def journal(config: FleetConfig) -> AsyncIterator[Journal]:
+    """The fleet's journal."""
+    made = Journal(config)
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture
+async def hand(journal: Journal, config: FleetConfig) -> AsyncIterator[Hand]:
+    """Looks once more when the test has ended."""
+    made = Hand(journal, config)
+    yield made
+    await made.look()
+
+
+@pytest.fixture
+def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
+    """A server that a test may kill: of the kind that the run uses, with an append-only file."""
+    kind = "valkey" if redis_server.kind.startswith("valkey") else "redis"
+    with EmbeddedRedis(find_server(kind), {"appendfsync": "always"}).start(appendonly=True) as server:
+        yield server
+

@@ -1,0 +1,277 @@
+"""aios.toml and the environment: every mistake is one sentence that names the place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aios_dist.config import DEFAULT_REDIS_URL, Config, load, masked, parse
+from aios_dist.errors import ConfigError
+
+JARGON = ("`", "$", "[...]", "msgspec", "Struct", "object", "Traceback", "NoneType", "<class")
+
+
+def sentence(text: str, tmp_path: Path, env: dict[str, str] | None = None) -> str:
+    """What the user reads for that file."""
+    file = tmp_path / "aios.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(file, env=env or {})
+    said = str(caught.value)
+    assert "\n" not in said
+    assert not [word for word in JARGON if word in said], said
+    return said.replace(str(file), "FILE")
+
+
+MISTAKES = [
+    # misspelt
+    ("[fleeet]\nname = 'a'", "FILE: unknown section [fleeet]; did you mean 'fleet'?"),
+    ("redis_url = 'redis://h'", "FILE: unknown section [redis_url]; known are fleet, models, lanes"),
+    (
+        "[fleet]\nredis_ulr = 'redis://h'",
+        "FILE: [fleet] has an unknown field 'redis_ulr'; did you mean 'redis_url'?",
+    ),
+    (
+        "[models.small]\ntmeout = 3",
+        "FILE: [models.small] has an unknown field 'tmeout'; did you mean 'timeout'?",
+    ),
+    ("[models.a]\n[models.b]\nkey = 'sk-1'", "[models.b] has an unknown field 'key'; "),
+    ("[models.small.optons]\na = 1", "[models.small] has an unknown field 'optons'; did you mean 'options'?"),
+    ("[lanes.x]\npolcy = 'fifo'", "[lanes.x] has an unknown field 'polcy'; did you mean 'policy'?"),
+    ("[pools.x]\nlanes = ['a']\nslot = 3", "[pools.x] has an unknown field 'slot'; did you mean 'slots'?"),
+    ("[agents.x]\nprompt = ['a']", "[agents.x] has an unknown field 'prompt'; did you mean 'prompts'?"),
+    # the wrong kind
+    ("fleet = 'x'", "FILE: fleet must be a table, [fleet], not text."),
+    ("models = [1]", "FILE: models must be a table, [models.NAME], not a list."),
+    ("[models]\nsmall = 3", "FILE: [models.small] must be a table with provider, model,"),
+    ("[models]\nmodel = 'gpt'", "FILE: [models.model] must be a table"),
+    ("[models.small]\ntimeout = '3'", "[models.small] timeout must be a number, not text in quotes."),
+    ("[models.small]\nstream = 1", "[models.small] stream must be true or false, not a whole number."),
+    ("[models.small]\nmodel = 3", "[models.small] model must be text in quotes, not a whole number."),
+    ("[models.small]\noptions = 3", "[models.small] options must be a table, not a whole number."),
+    ("[fleet]\nattempts = 1.5", "[fleet] attempts must be a whole number, not a number."),
+    ("[fleet]\nmodules = 'a'", "[fleet] modules must be a list, not text in quotes."),
+    ("[fleet]\nmodules = ['a', 3]", "[fleet] modules[1] must be text in quotes, not a whole number."),
+    ("[pools.x]\nslots = 3", "[pools.x] needs lanes."),
+    ("[agents.x]\nmodel = 'small'", "[agents.x] needs prompts."),
+    # out of bounds
+    ("[fleet]\nlease = 0", "[fleet] lease must be more than 0"),
+    ("[fleet]\nlease = nan", "[fleet] lease must be more than 0"),
+    ("[fleet]\nretention = inf", "[fleet] retention must be more than 0 (and finite)"),
+    ("[fleet]\nattempts = -1", "[fleet] attempts"),
+    ("[fleet]\nprompt_limit = 0", "[fleet] prompt_limit"),
+    ("[fleet]\nreconcile = -0.5", "[fleet] reconcile"),
+    ("[fleet]\nshutdown_grace = -1", "[fleet] shutdown_grace"),
+    ("[fleet]\nshutdown_grace = nan", "[fleet] shutdown_grace"),
+    ("[fleet]\nlease = 4", "[fleet] renew (3.0 s) must be at most half of lease (4.0 s)."),
+    ("[models.small]\ntimeout = 0", "[models.small] timeout must be more than 0"),
+    ("[models.small]\ntimeout = inf", "[models.small] timeout must be more than 0 seconds (and finite)"),
+    ("[pools.x]\nlanes = []", "[pools.x] needs at least one slot and one lane"),
+    ("[pools.x]\nlanes = ['a']\nslots = 0", "[pools.x] needs at least one slot and one lane"),
+    # names
+    ("[fleet]\nname = 'a b'", "fleet name 'a b' must be letters"),
+    ("[fleet]\nname = '{x}'", "fleet name '{x}'"),
+    ("[models.'a/b']", "model name 'a/b'"),
+    ("[models.a]\nlane = 'b c'", "lane name 'b c'"),
+    ("[models.a]\nlane = 'unacked'", "lane name 'unacked' is kombu's own"),
+    ("[pools.x]\nlanes = ['']", "lane name ''"),
+    ("[pools.'ä']\nlanes = ['a']", "pool name 'ä'"),
+    ("[agents.'a b']\nprompts = ['hi']", "agent name 'a b'"),
+    # what must fit together
+    ("[fleet]\ndefault_model = 'b'\n[models.a]", "default_model 'b' is not one of the models (a)."),
+    ("[agents.x]\nprompts = []", "[agents.x] needs at least one prompt."),
+    ("[agents.x]\nprompts = ['hi']\nmodel = 'b'\n[models.a]", "[agents.x] model 'b' is not one of (a)."),
+    # addresses
+    ("[fleet]\nredis_url = 'http://u:pw@h'", "redis_url 'http://u:***@h' must start with redis://"),
+    ("[fleet]\nredis_url = 'localhost:6379'", "must start with redis://"),
+    ("[fleet]\nredis_url = 'sentinel://a:1,b:2/0'", "sentinel:// URL names the master"),
+    ("[fleet]\nredis_url = 'redis://[::1'", "is not a URL"),
+    ("[fleet]\nredis_url = 'redis://:pw@h:port/0'", "redis_url 'redis://:***@h:port/0' is not a URL"),
+    ("[fleet]\nredis_url = 'redis://h:99999/0'", "is not a URL"),
+    # not TOML
+    ("[fleet", "FILE is not TOML: "),
+    ("a = 1\na = 2", "FILE is not TOML: "),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES, ids=[text for text, _ in MISTAKES])
+def test_a_mistake_is_one_sentence_with_the_place_and_what_to_write(
+    text: str, expected: str, tmp_path: Path
+) -> None:
+    assert expected in sentence(text, tmp_path)
+
+
+def test_no_secret_of_the_file_reaches_a_message(tmp_path: Path) -> None:
+    for text in (
+        "[fleet]\nredis_url = 'http://user:hunter2@h'",
+        "[fleet]\nredis_url = 'redis//:hunter2@h'",
+        "[fleet]\nredis_url = 'redis://:hunter2@h:port'",
+        "models = 'hunter2'",
+        "[models]\nsmall = 'hunter2'",
+        "[models.small]\ntimeout = 'hunter2'",
+    ):
+        assert "hunter2" not in sentence(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h/0", "redis://h/0"),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://u:p@h:1/0", "redis://u:***@h:1/0"),
+        ("rediss://:p:w@h", "rediss://:***@h"),
+        ("redis://:p@ss@h", "redis://:***@h"),
+        ("redis://:p/s//s?#@h", "redis://:***@h"),
+        ("redis//:p@h", "redis//:***@h"),
+        ("redis://h?db=1&password=p&x=1", "redis://h?db=1&password=***&x=1"),
+        ("unix:///tmp/s?password=p", "unix:///tmp/s?password=***"),
+        ("sentinel://:p@a:1,b:2/0?master=x", "sentinel://:***@a:1,b:2/0?master=x"),
+        ("sentinel://:p@a:1;sentinel://:p@b:1", "sentinel://:***@a:1;sentinel://:***@b:1"),
+        ("redis://[::1]:6379", "redis://[::1]:6379"),
+        ("redis://[::1", "redis://[::1"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["fleet", "models", "lanes", "pools", "agents", "small", "timeout", "prompts", "name"]
+                ),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_whatever_stands_in_the_file_it_is_a_configuration_or_one_sentence(data: Any) -> None:
+    if not isinstance(data, dict):
+        data = {"fleet": data}
+    try:
+        assert isinstance(parse(data), Config)
+        said = ""
+    except ConfigError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert not [word for word in JARGON[:5] if word in said]
+
+
+# Where it comes from ----------------------------------------------------------------------------------------
+
+
+def test_without_a_file_and_an_environment_the_defaults_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(env={})
+    assert config == Config()
+    assert (config.fleet.redis_url, config.fleet.name) == (DEFAULT_REDIS_URL, "aios")
+    assert config.lane_names() == ["llm", "turns"]
+    assert config.pool("llm").slots > 0
+
+
+def test_the_file_of_this_folder_is_read_and_the_environment_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("aios.toml").write_text("[fleet]\nname = 'filed'\nredis_url = 'redis://filed'\n", encoding="utf-8")
+    assert load(env={}).fleet.name == "filed"
+    config = load(env={"AIOS_REDIS_URL": "rediss://elsewhere:1/2", "AIOS_FLEET": "other"})
+    assert (config.fleet.redis_url, config.fleet.name) == ("rediss://elsewhere:1/2", "other")
+    assert load(env={"AIOS_REDIS_URL": "", "AIOS_FLEET": ""}).fleet.name == "filed"
+
+
+def test_the_environment_names_the_file_and_an_argument_goes_before_it(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(f"[fleet]\nname = '{name}'\n", encoding="utf-8")
+    env = {"AIOS_CONFIG": str(tmp_path / "one.toml")}
+    assert load(env=env).fleet.name == "one"
+    assert load(tmp_path / "two.toml", env=env).fleet.name == "two"
+
+
+@pytest.mark.parametrize("missing", ["nowhere.toml", "."])
+def test_a_file_that_is_named_must_be_there(missing: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"There is no configuration file '.*'; check AIOS_CONFIG or --config"
+    ):
+        load(env={"AIOS_CONFIG": str(tmp_path / missing)})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AIOS_REDIS_URL", "http://u:hunter2@h"), ("AIOS_FLEET", "a b")]
+)
+def test_a_mistake_in_the_environment_is_a_sentence_too(
+    variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load(env={variable: value})
+    assert str(caught.value).startswith(f"{variable}: ")
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_text_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "aios.toml"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load(file, env={})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "aios.toml"
+    file.touch(mode=0o000)
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        load(file, env={})
+
+
+# What it says -----------------------------------------------------------------------------------------------
+
+
+def test_the_only_model_is_the_default_and_of_several_none_is() -> None:
+    assert parse({"models": {"a": {}}}).default_model() == "a"
+    assert parse({"models": {"a": {}, "b": {}}}).default_model() is None
+    assert parse({"models": {"a": {}, "b": {}}, "fleet": {"default_model": "b"}}).default_model() == "b"
+    assert parse({}).default_model() is None
+
+
+def test_every_lane_that_is_named_anywhere_is_known() -> None:
+    config = parse(
+        {
+            "models": {"a": {"lane": "big"}},
+            "lanes": {"slow": {}},
+            "pools": {"gpu": {"lanes": ["big", "huge"]}},
+        }
+    )
+    assert config.lane_names() == ["big", "huge", "llm", "slow", "turns"]
+    assert config.lane("nowhere").policy == "fifo"
+
+
+def test_an_unknown_pool_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"no pool 'gpu'; add \[pools.gpu\].*known: llm, turns"):
+        parse({}).pool("gpu")
+
+
+def test_a_pool_of_the_file_goes_before_the_built_in_one() -> None:
+    assert parse({"pools": {"llm": {"lanes": ["llm"], "slots": 7}}}).pool("llm").slots == 7
+
+
+def test_a_configuration_is_never_changed() -> None:
+    config = parse({"models": {"a": {"timeout": 5, "options": {"seed": 1}}}})
+    assert config.models["a"].timeout == 5.0
+    with pytest.raises(AttributeError):
+        config.fleet = None  # type: ignore[misc,assignment]

@@ -1,0 +1,137 @@
+"""The tree of errors, and errors as plain data in the journal."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aios_dist import errors
+from aios_dist.errors import (
+    AiosError,
+    BadRequest,
+    JobFailed,
+    LLMError,
+    RateLimited,
+    ResultTimeout,
+    RetryableLLMError,
+    StepError,
+    ToolError,
+    UsageError,
+    describe,
+    from_record,
+    to_record,
+)
+
+ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, AiosError)]
+STEP_ERRORS = [c for c in ALL if issubclass(c, StepError)]
+
+
+def journaled(error: BaseException) -> Exception:
+    return from_record(msgspec.json.decode(msgspec.json.encode(to_record(error))))
+
+
+def test_the_tree_of_the_docstring_is_the_tree_of_the_classes() -> None:
+    drawn: dict[str, str] = {}
+    above: list[tuple[int, str]] = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"^    ([│ ├└─]*)([A-Z]\w+)\b", line)
+        if found is None or found[2] not in {c.__name__ for c in ALL}:
+            continue
+        depth, name = len(found[1]), found[2]
+        above = [(d, n) for d, n in above if d < depth]
+        drawn[name] = above[-1][1] if above else ""
+        above.append((depth, name))
+    real = {c.__name__: c.__bases__[0].__name__ if c is not AiosError else "" for c in ALL}
+    assert drawn == real
+
+
+@pytest.mark.parametrize("cls", STEP_ERRORS, ids=lambda c: c.__name__)
+def test_every_step_error_comes_back_from_the_journal_as_itself(cls: type[StepError]) -> None:
+    back = journaled(cls("what happened", status=429, nothing=None))
+    assert type(back) is cls
+    assert str(back) == "what happened"
+    assert back.detail == {"status": 429}
+
+
+@given(
+    st.text(),
+    st.dictionaries(st.text(), st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5)),
+)
+def test_message_and_detail_survive_whatever_they_are(message: str, detail: dict[str, Any]) -> None:
+    back = journaled(ToolError(message, **detail))
+    assert isinstance(back, ToolError)
+    assert str(back) == message
+    assert back.detail == {k: v for k, v in detail.items() if v is not None}
+
+
+def test_a_detail_may_have_any_name() -> None:
+    back = journaled(StepError("text", message="other", self=1))
+    assert isinstance(back, StepError)
+    assert (str(back), back.detail) == ("text", {"message": "other", "self": 1})
+
+
+def test_an_error_of_the_agents_own_comes_back_with_its_name() -> None:
+    class HotelFull(Exception):
+        pass
+
+    back = journaled(HotelFull("no room"))
+    assert type(back) is StepError
+    assert str(back) == "HotelFull: no room"
+
+
+class _Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _Speechless(),
+        ValueError("\ud800 lone"),
+        FileNotFoundError(2, "gone", "bad\udcff.txt"),
+        ToolError("x", thing=object(), deep={"a": [object(), b"x", {"b": {1, 2}}]}, key={1: "\ud800"}),
+        KeyboardInterrupt(),
+        Exception(b"\xff"),
+    ],
+)
+def test_no_error_is_too_odd_to_be_written(error: BaseException) -> None:
+    assert isinstance(journaled(error), Exception)
+    assert describe(error).startswith(type(error).__name__)
+
+
+def test_a_detail_that_contains_itself_can_be_written() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    assert isinstance(journaled(ToolError("x", circle=circle)), ToolError)
+
+
+def test_an_error_is_described_in_one_line() -> None:
+    assert describe(ValueError("bad")) == "ValueError: bad"
+    assert describe(ValueError()) == "ValueError"
+
+
+def test_retryable_is_a_class() -> None:
+    assert issubclass(RateLimited, RetryableLLMError)
+    assert not issubclass(BadRequest, RetryableLLMError)
+    assert issubclass(BadRequest, LLMError)
+
+
+def test_a_failed_job_says_which_and_why() -> None:
+    failed = JobFailed("j-1", RateLimited("slow down"))
+    assert str(failed) == "job 'j-1' failed: RateLimited: slow down"
+    assert isinstance(failed.error, RateLimited)
+
+
+def test_errors_fit_pythons_own_where_people_catch_those() -> None:
+    assert issubclass(ResultTimeout, TimeoutError)
+    assert issubclass(errors.InvalidInput, ValueError)
+    assert issubclass(errors.UnknownName, LookupError)
+    assert str(errors.UnknownName("no such thing")) == "no such thing", "not a KeyError, which would quote it"
+    assert not issubclass(UsageError, StepError)

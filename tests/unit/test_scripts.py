@@ -1,0 +1,93 @@
+"""The loader of the Lua verbs: each is called with the fields that its own header names."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import resources
+
+import msgpack
+import pytest
+
+from aios_dist.journal import journal
+from aios_dist.journal.scripts import VERBS, Script, load
+
+LUA = resources.files("aios_dist.journal").joinpath("lua")
+HEADER = "-- try: a verb.\n-- ARGV 1: job, step\n-- returns: nothing\n"
+
+
+def test_every_file_is_a_verb_and_every_verb_a_file() -> None:
+    files = {f.name.removesuffix(".lua") for f in LUA.iterdir() if f.name.endswith(".lua")}
+    assert {f for f in files if not f.startswith("_")} == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_what_it_does_takes_and_returns(verb: str) -> None:
+    text = LUA.joinpath(f"{verb}.lua").read_text(encoding="utf-8")
+    header = text.split("\nlocal ")[0]
+    assert header.startswith(f"-- {verb}: ")
+    assert "\n-- ARGV 1: " in header
+    assert "\n-- returns: " in header
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_uses_the_fields_of_its_header_and_no_others(verb: str) -> None:
+    script = load()[verb]
+    own = LUA.joinpath(f"{verb}.lua").read_text(encoding="utf-8")
+    used = set(re.findall(r"\bA\.(\w+)", re.sub(r"--.*", "", script.source)))
+    optional = {"retention_ms"}  # used by the shared part about jobs that end
+    assert used <= script.fields | optional
+    assert script.fields - set(re.findall(r"\bA\.(\w+)", own)) <= optional | {"decision", "jobs", "plan"}
+    if "A.retention_ms" in script.source:
+        assert "retention_ms" in script.fields, "whatever may end a job must know how long it is kept"
+
+
+def test_the_journal_gives_every_verb_its_fields() -> None:
+    """Read from the calls in the journal's source: pack() would find out only when the verb is run."""
+    source = inspect.getsource(journal)
+    called = set(re.findall(r"_run\(\s*\"(\w+)\"", source))
+    assert called <= set(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, "['job', 'step']"),
+        ({"job": "a"}, "['step']"),
+        ({"job": "a", "step": "0", "setp": 1}, "['setp']"),
+    ],
+)
+def test_fields_that_the_header_does_not_name_are_refused(fields: dict[str, str], wrong: str) -> None:
+    with pytest.raises(TypeError, match=r"try.lua takes \['job', 'step'\]") as caught:
+        Script("try", HEADER + "\nreturn 1", "", "").pack(fields)
+    assert wrong in str(caught.value)
+
+
+def test_a_verb_is_packed_without_the_type_that_redis_does_not_know() -> None:
+    script = Script("try", HEADER + "\nreturn 1", "", "")
+    packed = script.pack({"job": "ünï", "step": b"\x00\xff"})
+    assert msgpack.unpackb(packed, raw=True) == {b"job": "ünï".encode(), b"step": b"\x00\xff"}
+    assert not any(byte in packed for byte in (0xC4, 0xC5, 0xC6))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "return 1",
+        "-- other: a verb.\n-- ARGV 1: job\n\nreturn 1",
+        "-- try: a verb.\n-- returns: nothing\n\nreturn 1",
+        "\n-- try: a verb.\n-- ARGV 1: job\n\nreturn 1",
+    ],
+)
+def test_a_verb_without_its_header_does_not_load(text: str) -> None:
+    with pytest.raises(ValueError, match=r"try\.lua must begin with"):
+        Script("try", text, "", "")
+
+
+def test_the_shared_part_about_plans_is_put_in_where_it_is_asked_for() -> None:
+    plain = Script("try", HEADER + "\nreturn 1", "-- library", "-- plans")
+    with_plan = Script("try", HEADER + "-- include: plan\n\nreturn 1", "-- library", "-- plans")
+    assert "-- plans" not in plain.source
+    assert with_plan.source.index("-- library") < with_plan.source.index("-- plans")
+    assert plain.sha != with_plan.sha
+    assert re.fullmatch("[0-9a-f]{40}", plain.sha)

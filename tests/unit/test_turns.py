@@ -1,0 +1,376 @@
+"""Turns: which requests are refused, what a turn decides, and how a program is brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from aios_dist import turns
+from aios_dist.agents import agent, gather, llm, prompts, tool
+from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
+from aios_dist.config import parse
+from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
+from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, digest
+from aios_dist.journal.records import Decision, History, JobView
+from aios_dist.replay import Replay
+from aios_dist.turns import Catalog
+
+RECORD = JobRecord("turns-test", {})
+
+
+def catalog(
+    models: Mapping[str, str] | None = None,
+    default: str | None = "small",
+    prompt_limit: int = 1000,
+    result_limit: int = 1000,
+    lane_policies: Mapping[str, str] | None = None,
+) -> Catalog:
+    known = {"small": "llm", "big": "gpu"} if models is None else models
+    return Catalog(known, default, prompt_limit, result_limit, lane_policies or {})
+
+
+def echo(text: str) -> str:
+    return text
+
+
+def decided(body: Any, *outcomes: Outcome, catalog: Catalog) -> Decision:
+    replay = turns.start(body, catalog)
+    for number, outcome in enumerate(outcomes):
+        replay.deliver(number, outcome)
+    return turns.decide(replay, RECORD, catalog, first=len(outcomes))
+
+
+def result_of(decision: Decision) -> Outcome:
+    return decode(decision.result, Outcome)
+
+
+# The catalogue ---------------------------------------------------------------------------------------------
+
+
+def model_of(known: Catalog, model: str | None = None) -> str:
+    return known.model_of(llm("hi", model=model))
+
+
+def test_the_default_model_is_the_one_that_is_named_or_the_only_one() -> None:
+    one: dict[str, Any] = {"a": {}}
+    two: dict[str, Any] = {"a": {}, "b": {}}
+    assert Catalog.of(parse({"models": one})).default == "a"
+    assert Catalog.of(parse({"models": two})).default is None
+    assert Catalog.of(parse({"models": two, "fleet": {"default_model": "b"}})).default == "b"
+    assert Catalog.of(parse({}), {"w": "llm"}).default == "w"
+    assert Catalog.of(parse({}), {"w": "llm", "v": "llm"}).default is None
+    assert Catalog.of(parse({"fleet": {"default_model": "v"}}), {"w": "llm", "v": "llm"}).default == "v"
+    assert Catalog.of(parse({})).default is None
+
+
+def test_models_that_workers_have_registered_are_known_and_the_file_goes_before_them() -> None:
+    config = parse({"models": {"a": {"lane": "mine"}}, "lanes": {"mine": {"policy": "fifo"}}})
+    known = Catalog.of(config, {"a": "theirs", "w": "gpu"})
+    assert known.models == {"a": "mine", "w": "gpu"}
+    assert known.lane_policies == {"mine": "fifo"}
+    assert (known.prompt_limit, known.result_limit) == (1024 * 1024, 8 * 1024 * 1024)
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UnknownName, match=r"no model 'huge'; known are big, small.*\[models.huge\]"):
+        model_of(catalog(), "huge")
+    assert model_of(catalog(), "big") == "big"
+    assert model_of(catalog()) == "small"
+
+
+def test_a_call_without_a_model_needs_a_default() -> None:
+    with pytest.raises(UnknownName, match=r"no default.*known models: big, small"):
+        model_of(catalog(default=None))
+    with pytest.raises(UnknownName, match="known models: none"):
+        model_of(catalog({}, default=None))
+
+
+def test_where_no_model_is_known_any_name_is_let_through() -> None:
+    assert model_of(catalog({}, default=None), "whatever") == "whatever"
+
+
+def test_the_prompt_limit_is_exact_and_its_refusal_gives_both_numbers() -> None:
+    command = llm("x" * 100)
+    size = len(msgspec.json.encode(command.request))
+    catalog(prompt_limit=size).admit(command, msgspec.json.encode(command.request))
+    with pytest.raises(InvalidInput, match=rf"{size} bytes, more than prompt_limit \({size - 1}\)"):
+        catalog(prompt_limit=size - 1).admit(command, msgspec.json.encode(command.request))
+    with pytest.raises(InvalidInput, match="prompt_limit"):
+        catalog(prompt_limit=5).admit(tool(echo, "x"), b"123456")
+
+
+def test_a_tool_needs_no_model() -> None:
+    catalog({}, default=None).admit(tool(echo, "x"), b"{}")
+
+
+# Turn 0 ----------------------------------------------------------------------------------------------------
+
+
+async def unknown_model() -> None:
+    await llm("a", model="huge")
+
+
+async def too_long() -> None:
+    await llm("x" * 2000)
+
+
+async def not_json() -> None:
+    await tool(echo, object())
+
+
+async def second_branch_is_wrong() -> None:
+    await gather(llm("a"), unknown_model())
+
+
+async def caught_and_hidden() -> str:
+    try:
+        await llm("a", model="huge")
+    except UnknownName:
+        return str((await llm("a")).text)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (unknown_model, UnknownName),
+        (too_long, InvalidInput),
+        (not_json, InvalidInput),
+        (second_branch_is_wrong, UnknownName),
+        (caught_and_hidden, UnknownName),
+    ],
+)
+def test_a_first_request_that_cannot_be_served_is_raised_where_the_job_is_submitted(
+    body: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        turns.start(body, catalog())
+
+
+def test_an_error_of_the_agents_own_in_turn_0_ends_the_job_and_not_the_submission() -> None:
+    async def body() -> None:
+        raise KeyError("mine")
+
+    decision = decided(body, catalog=catalog())
+    assert decision.ends is JobState.FAILED
+    assert result_of(decision).error == {"type": "KeyError", "message": "'mine'", "detail": {}}
+
+
+# What a turn decides ---------------------------------------------------------------------------------------
+
+
+def test_steps_go_to_the_lane_of_their_model_and_tools_to_the_turns() -> None:
+    async def body() -> None:
+        await gather(llm("a"), llm("b", model="big"), tool(echo, "c"))
+
+    decision = decided(body, catalog=catalog())
+    assert (decision.version, decision.first, decision.ends) == (0, 0, None)
+    steps = [ranked.step for ranked in decision.steps]
+    assert [(s.kind, s.lane, s.label) for s in steps] == [
+        (Kind.LLM, "llm", "small"),
+        (Kind.LLM, "gpu", "big"),
+        (Kind.TOOL, "turns", "echo"),
+    ]
+    assert decision.lanes() == ["llm", "gpu", "turns"]
+    assert decode(steps[1].request, LLMRequest) == llm("b", model="big").request
+    assert decode(steps[2].request, ToolRequest) == ToolRequest("echo", ["c"])
+    assert all((r.base, r.from_ready) == (0.0, True) for r in decision.steps)
+
+
+def test_the_label_never_holds_the_prompt() -> None:
+    async def body() -> None:
+        await gather(llm("secret"), tool(echo, "secret"))
+
+    for ranked in decided(body, catalog=catalog()).steps:
+        assert "secret" not in ranked.step.label
+
+
+def test_a_request_that_names_no_model_is_journaled_so_and_labelled_with_the_default() -> None:
+    async def body() -> None:
+        await llm("a")
+
+    (ranked,) = decided(body, catalog=catalog()).steps
+    assert decode(ranked.step.request, LLMRequest).model is None
+    assert ranked.step.label == "small"
+
+
+def test_only_new_steps_are_decided() -> None:
+    async def body() -> None:
+        await llm("a")
+        await gather(llm("b"), llm("c"))
+
+    decision = decided(body, Outcome(response=LLMResponse(text="x")), catalog=catalog())
+    assert (decision.version, decision.first, len(decision.steps)) == (1, 1, 2)
+
+
+def test_a_turn_that_waits_for_another_branch_decides_nothing() -> None:
+    async def body() -> None:
+        await gather(llm("a"), llm("b"))
+
+    replay = turns.start(body, catalog())
+    replay.deliver(1, Outcome(response=LLMResponse(text="x")))
+    decision = turns.decide(replay, RECORD, catalog(), first=2)
+    assert (decision.steps, decision.ends, decision.version) == ([], None, 1)
+
+
+def test_the_end_of_a_job_is_its_result_or_its_error() -> None:
+    async def body() -> dict[str, str]:
+        return {"said": (await llm("a")).text}
+
+    done = decided(body, Outcome(response=LLMResponse(text="hi")), catalog=catalog())
+    assert (done.ends, done.steps, result_of(done)) == (JobState.DONE, [], Outcome(value={"said": "hi"}))
+    failed = decided(body, Outcome.failed(RateLimited("slow", status=429)), catalog=catalog())
+    assert failed.ends is JobState.FAILED
+    error = from_record(result_of(failed).error or {})
+    assert isinstance(error, RateLimited)
+    assert error.detail == {"status": 429}
+
+
+def test_an_agent_that_returns_nothing_is_done() -> None:
+    async def body() -> None:
+        return None
+
+    done = decided(body, catalog=catalog())
+    assert (done.ends, result_of(done)) == (JobState.DONE, Outcome())
+
+
+@pytest.mark.parametrize("how", ["result", "error"])
+def test_what_is_over_the_result_limit_is_a_small_error_that_says_so(how: str) -> None:
+    # Random enough not to be compressed below the limit.
+    text = "".join(digest(bytes([n % 256, n // 256])) for n in range(1000))
+
+    async def body() -> str:
+        if how == "error":
+            raise ValueError(text)
+        return text
+
+    decision = decided(body, catalog=catalog())
+    assert decision.ends is JobState.FAILED
+    assert len(decision.result) < 1000
+    assert "more than result_limit (1,000)" in (result_of(decision).error or {})["message"]
+
+
+def test_an_error_that_is_too_odd_for_json_still_ends_the_job() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            return "\ud800"
+
+    async def body() -> None:
+        raise Odd
+
+    assert decided(body, catalog=catalog()).ends is JobState.FAILED
+
+
+def test_a_lane_with_an_unknown_policy_is_refused() -> None:
+    async def body() -> None:
+        await llm("a")
+
+    with pytest.raises(Exception, match="no policy 'magic'; known are fifo"):
+        decided(body, catalog=catalog(lane_policies={"llm": "magic"}))
+
+
+# Bringing a program back -----------------------------------------------------------------------------------
+
+
+@agent(name="turns-test")
+async def two_steps(city: str = "Lima") -> str:
+    first = await llm(f"about {city}")
+    second = await tool(echo, first.text)
+    return f"{city} {second}"
+
+
+def history(steps: list[Step], record: JobRecord = RECORD) -> History:
+    return History(JobView(id="j", state=JobState.RUNNING, agent=record.agent), record, steps)
+
+
+def journaled(replay: Replay, outcomes: Mapping[int, tuple[int, Outcome]]) -> list[Step]:
+    return [
+        Step(
+            job="j",
+            number=number,
+            kind=asked.kind,
+            lane="llm",
+            state=StepState.DONE if number in outcomes else StepState.READY,
+            digest=asked.digest,
+            request=asked.command.request,
+            order=outcomes[number][0] if number in outcomes else 0,
+            outcome=outcomes[number][1] if number in outcomes else None,
+        )
+        for number, asked in enumerate(replay.asked)
+    ]
+
+
+def test_a_program_is_brought_to_where_its_journal_stands() -> None:
+    spec = two_steps.job(city="Rome")
+    assert spec.program is not None
+    live = turns.start(spec.program, catalog())
+    record = JobRecord(spec.agent, spec.input)
+    said = Outcome(response=LLMResponse(text="nice"))
+    assert len(turns.rebuild(history(journaled(live, {}), record), catalog()).asked) == 1
+    again = turns.rebuild(history(journaled(live, {0: (1, said)}), record), catalog())
+    assert (again.version, [a.kind for a in again.asked]) == (1, [Kind.LLM, Kind.TOOL])
+    done = turns.rebuild(
+        history(journaled(again, {0: (1, said), 1: (2, Outcome(value="!"))}), record), catalog()
+    )
+    assert (done.finished, done.result) == (True, "Rome !")
+
+
+def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None:
+    order: list[str] = []
+
+    @agent(name="turns-test-order")
+    async def side_by_side() -> None:
+        async def part(name: str) -> None:
+            await llm(name)
+            order.append(name)
+
+        await gather(part("a"), part("b"), part("c"))
+
+    live = turns.start(side_by_side.program({}), catalog())
+    said = Outcome(response=LLMResponse(text="x"))
+    steps = journaled(live, {0: (3, said), 1: (1, said), 2: (2, said)})
+    assert turns.rebuild(history(steps, JobRecord("turns-test-order", {})), catalog()).finished
+    assert order == ["b", "c", "a"]
+
+
+def test_a_step_of_the_journal_is_not_refused_when_the_fleet_has_changed_since() -> None:
+    live = turns.start(two_steps.program({}), catalog())
+    now = catalog({"other": "llm"}, default="other", prompt_limit=1)
+    again = turns.rebuild(history(journaled(live, {})), now)
+    assert (again.finished, len(again.asked)) == (False, 1)
+
+
+def test_a_program_that_asks_for_less_than_its_journal_has_changed() -> None:
+    live = turns.start(two_steps.program({}), catalog())
+    steps = journaled(live, {})
+    more = [*steps, msgspec.structs.replace(steps[0], number=1)]
+    error = turns.rebuild(history(more), catalog()).error
+    assert isinstance(error, ProgramChanged)
+
+
+def test_an_input_that_the_code_no_longer_takes_ends_the_job_with_a_sentence() -> None:
+    replay = turns.rebuild(history([], JobRecord("turns-test", {"town": "Lima"})), catalog())
+    decision = turns.decide(replay, RECORD, catalog(), first=0)
+    assert decision.ends is JobState.FAILED
+    assert "cannot take this input" in (result_of(decision).error or {})["message"]
+
+
+def test_an_agent_that_is_not_here_is_an_unknown_name() -> None:
+    with pytest.raises(UnknownName, match="'elsewhere' is not in this process"):
+        turns.rebuild(history([], JobRecord("elsewhere", {})), catalog())
+
+
+def test_an_agent_that_is_data_needs_no_code() -> None:
+    made = prompts("turns-test-data", ["about {input}", "more than {previous}"])
+    spec = made.job("Lima")
+    record = JobRecord(spec.agent, spec.input, prompts=spec.prompts)
+    live = turns.rebuild(history([], record), catalog())
+    assert len(live.asked) == 1
+    steps = journaled(live, {0: (1, Outcome(response=LLMResponse(text="A")))})
+    again = turns.rebuild(history(steps, record), catalog())
+    request = again.asked[1].command.request
+    assert isinstance(request, LLMRequest)
+    assert request.messages == [{"role": "user", "content": "more than A"}]
