@@ -57,9 +57,14 @@ format: $(STAMP)  ## put the code in the project's form, and mend what can be me
 bench: $(STAMP)  ## the benchmarks, beside their bounds
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lock:  ## write requirements.lock anew from pyproject.toml (needs uv)
+lock:  ## write requirements.lock and those of the image anew from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@uv pip compile pyproject.toml --extra worker --extra anthropic --extra flower --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+	  --constraint requirements.lock --output-file deploy/docker/requirements.lock
+	@echo hatchling | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --quiet --constraint requirements.lock --output-file deploy/docker/build.lock
 
 clean:  ## remove .venv and everything else that was made here
 	@rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
@@ -80,7 +85,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 with_uv = echo "Installing into $(VENV) with uv …" \
 	&& uv venv --quiet --clear --no-project --python "$$(command -v $(PYTHON))" $(VENV) \
-	&& uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock \
+	&& uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock \
 	&& uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 
 with_pip = $(PYTHON) -m venv --clear $(VENV) \

@@ -281,16 +281,20 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
                 "give it another."
             )
     known = _registry.get(label)
-    if isinstance(known, Agent) and (known.function.__module__, known.function.__qualname__) != (
-        function.__module__,
-        function.__qualname__,
-    ):
+    if isinstance(known, Agent) and not _same(known.function, function):
         raise InvalidInput(
             f"Two agents are called {label!r} ({known.function.__module__} and {function.__module__}); "
             "give one of them another name: @agent(name=…)."
         )
     made = _registry[label] = Agent(function, label)
     return made
+
+
+def _same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """The same function, imported again: by its module, or by its file (a script that is imported too)."""
+    files = {inspect.unwrap(f).__code__.co_filename for f in (one, other)}
+    modules = {f.__module__ for f in (one, other)}
+    return one.__qualname__ == other.__qualname__ and (len(files) == 1 or len(modules) == 1)
 
 
 def register(made: Agent | PromptsAgent) -> None:
@@ -444,7 +448,7 @@ def as_json(value: Any, what: str) -> Any:
 
 
 def _refuse(value: Any) -> Any:
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
+    raise TypeError(f"{type(value).__name__} values have no JSON form")
 
 
 def program_of(name: str, input: dict[str, Any], definition: PromptsConfig | None) -> Program:

@@ -36,6 +36,8 @@ def keyprefix(fleet: str) -> str:
 def broker_url(redis_url: str) -> str:
     """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`)."""
     parts = urlsplit(redis_url)
+    if parts.scheme == "unix":
+        return f"redis+socket://{redis_url.removeprefix('unix://')}"
     query = urlencode(
         [(k, v) for k, v in parse_qsl(parts.query) if k != "master" and not k.startswith("ssl_")]
     )

@@ -97,7 +97,8 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         default_model: the model of ``llm()`` calls that name none; the only model when there is one.
         modules: Python modules that define agents, imported by workers and the command line.
         prompt_limit: the largest request that a step may carry.
-        result_limit: the largest outcome or job result that is kept.
+        result_limit: the largest result of a tool or a job that is kept. (An answer that was paid for is
+            always kept.)
         retention: how long a finished job is kept.
         lease: how long a step stays with a worker that does not renew.
         renew: how often workers renew.

@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from aios_dist import modules, turns
-from aios_dist.agents import Agent, JobSpec, PromptsAgent
+from aios_dist.agents import Agent, JobSpec, PromptsAgent, as_json
 from aios_dist.broker import Tickets, depth_commands
 from aios_dist.calls import Usage
 from aios_dist.config import NAME, Config, load
@@ -198,8 +198,8 @@ class AsyncFleet:
         if isinstance(agent, str):
             known = modules.agent(self.config, agent)
             if known is None:
-                spec = JobSpec(agent=agent, input=input, id=id, tenant=tenant)
-                return spec
+                given = as_json(input, f"input of agent {agent!r}")
+                return JobSpec(agent=agent, input=given, id=id, tenant=tenant)
             agent = known
         if not isinstance(agent, (Agent, PromptsAgent)):
             raise InvalidInput(
@@ -509,7 +509,7 @@ class AsyncJob:
                         raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s.")
                     await news.get_message(timeout=min(rest, LOOK_AGAIN_S))
         except RedisError as exc:
-            raise unavailable(exc, self._fleet.config.fleet.redis_url) from exc
+            raise unavailable(exc, self._fleet.config.fleet.redis_url) from None
         finally:
             await client.aclose()
 

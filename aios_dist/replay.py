@@ -31,7 +31,10 @@ class Asked(msgspec.Struct, frozen=True):
     digest: str
 
 
-STUBBORN = 8
+ENDS = (Exception, asyncio.CancelledError, GeneratorExit, SystemExit)
+"""With what a program may end itself. A KeyboardInterrupt is the caller's."""
+
+STUBBORN = 16
 """How often a program that is dropped may await again before it is left alone."""
 
 NO_LOOP = ("no running event loop", "There is no current event loop")
@@ -62,6 +65,10 @@ class _Raised:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+class _Dropped(BaseException):
+    """Thrown into a program that is dropped: a GeneratorExit leaves behind what a ``finally`` awaits."""
 
 
 @contextmanager
@@ -178,8 +185,8 @@ class Replay:
             for branch in branches:
                 for _ in range(STUBBORN):
                     try:
-                        _drop(branch.coroutine.throw(GeneratorExit()))  # it awaited again, in a finally
-                    except (Exception, asyncio.CancelledError, GeneratorExit, SystemExit):
+                        _drop(branch.coroutine.throw(_Dropped()))  # it awaited again, in a finally
+                    except (_Dropped, *ENDS):
                         break
                 _drop(branch.source)
 
@@ -226,7 +233,7 @@ class Replay:
                 answer = _Raised(self._refuse(_foreign(command)))
         except StopIteration as stop:
             self._settle(branch, stop.value)
-        except (Exception, asyncio.CancelledError, GeneratorExit, SystemExit) as error:
+        except ENDS as error:
             self._settle(branch, _Raised(error))
 
     def _refuse(self, error: UsageError) -> UsageError:

@@ -22,7 +22,7 @@ from aios_dist.errors import ConfigError, InvalidInput
 if TYPE_CHECKING:
     from aios_dist.cli.lane_depths import LaneDepths
 
-COLUMNS = "name,uuid,state,args,kwargs,result,received,started,runtime,worker"
+COLUMNS = "name,state,args,kwargs,result,runtime,worker,received,started,uuid"
 LOGIN_ENV = "FLOWER_BASIC_AUTH"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def sigterm_is_ctrl_c() -> Iterator[None]:
-    """Both raise KeyboardInterrupt, also where a shell has started us in the background with SIGINT ignored."""
+    """Both raise KeyboardInterrupt, also where a shell started us in the background and SIGINT ignored."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio, too, knows this one
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

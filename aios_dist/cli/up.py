@@ -111,7 +111,7 @@ def _introduce(out: Console, machine: LocalFleet) -> None:
         for name, model in config.models.items()
     )
     served = [
-        f"{w.name} ({w.spec.slots or config.pool(w.spec.pool).slots} slots)"
+        f"{w.name} ({_count(w.spec.slots or config.pool(w.spec.pool).slots, 'slot')})"
         for w in machine.workers
         if w.spec
     ]
@@ -163,7 +163,11 @@ def _stop(out: Console, machine: LocalFleet, *, lost: bool) -> str:
         return handed_back, sum(counts[f"ready:{lane}"] for lane in lanes), len(jobs)
 
     handed_back, waiting, jobs = machine.ask(after)
-    line = f"Stopped: {_count(max(0, in_flight - handed_back), 'step')} finished, {handed_back} handed back"
+    line = "Stopped: nothing was in flight"
+    if in_flight:
+        line = (
+            f"Stopped: {_count(max(0, in_flight - handed_back), 'step')} finished, {handed_back} handed back"
+        )
     if not jobs:
         return f"{line}; no job is open."
     line += f"; {_count(waiting, 'step')} of {_count(jobs, 'open job')} wait for the next worker"

@@ -97,7 +97,7 @@ class Connection:
             # A Redis that was restarted or flushed; commands in `then` have run and are harmless alone.
             return await self.command("EVAL", script.source, 1, prefix, argument)
         except RedisError as exc:
-            raise unavailable(exc, self.url) from exc
+            raise unavailable(exc, self.url) from None
         return answers[0]
 
     async def command(self, *args: Any) -> Any:
@@ -109,7 +109,7 @@ class Connection:
         try:
             return await self._send(*args)
         except RedisError as exc:
-            raise unavailable(exc, self.url) from exc
+            raise unavailable(exc, self.url) from None
 
     def _send(self, *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -163,7 +163,8 @@ def passes(exc: RedisError) -> bool:
     """It is worth while to wait: Redis is away, silent or failing over, but it has not turned us down."""
     if isinstance(exc, (AuthenticationError, AuthorizationError)):  # connection errors to redis-py
         return False
-    return isinstance(exc, (RedisConnectionError, RedisTimeoutError)) or str(exc).startswith((*AWAY, *REFUSES))
+    away = isinstance(exc, (RedisConnectionError, RedisTimeoutError))
+    return away or str(exc).startswith((*AWAY, *REFUSES))
 
 
 def unavailable(exc: RedisError, url: str) -> Exception:

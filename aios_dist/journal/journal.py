@@ -268,10 +268,12 @@ class Journal:
         """
         state, result = await self.connection.command("HMGET", self.keys.job(job), "st", "res")
         if state is None:
-            raise UnknownName(
-                f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s)."
-            )
+            raise self._no_job(job)
         return JobState(state.decode()), result or b""
+
+    def _no_job(self, job: str) -> UnknownName:
+        days = self.config.retention / 86400
+        return UnknownName(f"There is no job {job!r} (a finished job is kept for {days:g} days).")
 
     async def states(self, jobs: Sequence[str]) -> list[JobState | None]:
         """The state of each job; None for an id that is unknown or expired."""
@@ -287,9 +289,7 @@ class Journal:
         flat = await self.connection.command("HGETALL", self.keys.job(job))
         facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
         if b"st" not in facts:
-            raise UnknownName(
-                f"There is no job {job!r} (a finished job is kept for {self.config.retention:g} s)."
-            )
+            raise self._no_job(job)
         named = [facts.get(f.encode()) for f in ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1")]
         view = _view(job, named)
         assert view is not None
@@ -358,7 +358,7 @@ class Journal:
                     got = await client.xread({self.keys.ends: after}, count=1000, block=int(idle * 1000))
                 except RedisError as exc:
                     if not passes(exc):
-                        raise unavailable(exc, self.config.redis_url) from exc
+                        raise unavailable(exc, self.config.redis_url) from None
                     yield []
                     await asyncio.sleep(LOOK_AGAIN_S)
                     continue
@@ -380,7 +380,7 @@ class Journal:
         except RedisError as exc:
             if "permission" in str(exc).lower() or "NOPERM" in str(exc):
                 return  # an account without INFO: `doctor` says so, work goes on
-            raise unavailable(exc, self.config.redis_url) from exc
+            raise unavailable(exc, self.config.redis_url) from None
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise FleetUnavailable(

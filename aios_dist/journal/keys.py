@@ -47,7 +47,3 @@ class Keys:
     def ready(self, lane: str) -> str:
         """The ready steps of a lane, by rank."""
         return f"{self.prefix}ready:{lane}"
-
-    def worker(self, id: str) -> str:
-        """What a worker says of itself; expires with it."""
-        return f"{self.prefix}worker:{id}"

@@ -13,11 +13,21 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from aios_dist import turns
 from aios_dist.agents import Tool, as_json, find
 from aios_dist.broker import Tickets
 from aios_dist.calls import LLMRequest
-from aios_dist.errors import FinalLLMError, FleetUnavailable, LLMError, ToolError, UnknownName, describe
+from aios_dist.errors import (
+    BadRequest,
+    FinalLLMError,
+    FleetUnavailable,
+    LLMError,
+    ToolError,
+    UnknownName,
+    describe,
+)
 from aios_dist.jobs import Kind, Outcome, decode, encode
 from aios_dist.journal import Advance, Claim, Decision, Journal, Ticket
 from aios_dist.replay import Replay
@@ -130,7 +140,10 @@ class Runner:
         return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
 
     async def _call(self, claim: Claim) -> Any:
-        request = decode(claim.request, LLMRequest)
+        try:
+            request = decode(claim.request, LLMRequest)
+        except msgspec.DecodeError as exc:
+            raise BadRequest(f"The journaled request cannot be read: {exc}.") from None
         provider = self._providers.get(claim.label)
         if provider is None:
             raise FinalLLMError(
@@ -157,8 +170,14 @@ class Runner:
                 value = await asyncio.get_running_loop().run_in_executor(self._tools, command.call)
                 if inspect.isawaitable(value):
                     value = await value
-            return as_json(value, f"result of tool {claim.label!r}")
-        except Exception as exc:
+            value = as_json(value, f"result of tool {claim.label!r}")
+            size, limit = len(msgspec.json.encode(value)), self._catalog.result_limit
+            if size > limit:
+                raise ValueError(
+                    f"the result has {size:,} bytes, more than result_limit ({limit:,}); return a reference"
+                )
+            return value
+        except (Exception, SystemExit) as exc:
             raise ToolError(f"{claim.label}: {describe(exc)}", error=type(exc).__name__) from exc
 
     # Writing the outcome and running the turn ---------------------------------------------------------
@@ -168,16 +187,17 @@ class Runner:
         lock = self._locks.setdefault(claim.job, asyncio.Lock())
         async with lock:
             decision, replay = None, None
+            data = encode(outcome)
             if ready is not None:
                 replay = self._live.pop(claim.job, None) or await ready
-            if replay is not None:
+            if replay is not None and not replay.closed:
                 first = len(replay.asked)
                 await self._drive(claim, replay, functools.partial(replay.deliver, int(claim.step), outcome))
                 decision = turns.decide(replay, claim.record, self._catalog, first)
             commit = functools.partial(
                 self._journal.commit,
                 claim,
-                encode(outcome),
+                data,
                 ok=outcome.ok,
                 usage=outcome.usage,
                 decision=decision,
@@ -188,6 +208,8 @@ class Runner:
             await self._publish(_beyond(done, decision))
             if done.status in ("fenced", "gone", "written"):
                 logger.warning("The outcome of %s/%s came too late (%s).", claim.job, claim.step, done.status)
+                if replay is not None:
+                    replay.close()  # it has been told what the journal does not hold
             elif done.status == "advanced" and replay is not None and not replay.finished:
                 self._keep(claim.job, replay)
             elif done.status in ("turn", "mine") and ready is not None:
@@ -261,7 +283,7 @@ class Runner:
         self._live[job] = replay
         self._live.move_to_end(job)
         while len(self._live) > LIVE:
-            self._live.popitem(last=False)[1].close()
+            self._live.popitem(last=False)  # not closed: another step of the job may hold it
 
     # Tickets ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Tells Flower which step each ticket became.
 
 A ticket is published for one step and claims another (late binding), so the row that Flower made from the
-ticket is given its name, arguments and model again when the step is known. Never a prompt, never a key.
+ticket gets its name, arguments and model when the step is known: with ``task-started``, which we send in
+Celery's place. Never a prompt, never a key.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import bootsteps
+from celery.worker.request import Request
 
 from aios_dist.journal import Claim
 
@@ -48,14 +50,23 @@ def flush() -> None:
         dispatcher.flush()
 
 
-def name_row(ticket: str, claim: Claim) -> None:
-    """Give the ticket's row in Flower the name and arguments of the step that it became."""
+class StepRequest(Request):
+    """Celery's record of a ticket, which leaves ``task-started`` to :func:`started`."""
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """All events but that one. A spare ticket never starts."""
+        if type != "task-started":
+            super().send_event(type, **fields)
+
+
+def started(ticket: str, claim: Claim) -> None:
+    """The ticket has become a step: give its row the step's name and arguments."""
     dispatcher = getattr(Dispatcher.consumer, "event_dispatcher", None)
     if dispatcher is None or not dispatcher.enabled:
         return
     step = "turn" if claim.is_turn else claim.step
     dispatcher.send(
-        "task-received",
+        "task-started",
         uuid=ticket,
         name=claim.record.agent,
         args=f"job {claim.job}, step {step}",

@@ -29,7 +29,7 @@ from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
 from aios_dist.runtime.runner import Origin, Runner
-from aios_dist.runtime.telemetry import Dispatcher, flush, name_row
+from aios_dist.runtime.telemetry import Dispatcher, StepRequest, flush, started
 
 logger = logging.getLogger("aios_dist.worker")
 
@@ -201,19 +201,18 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     app.aios_runtime = runtime
     app.steps["consumer"].add(Dispatcher)
 
-    @app.task(name=TASK, bind=True, throws=(AiosError,))
+    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
     def step(self: Any) -> str:
         request = self.request
         lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
-        return str(
-            greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), name_row))
-        )
+        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
 
     @signals.worker_init.connect(weak=False)
     def check(sender: Any = None, **_: Any) -> None:
         if getattr(sender, "app", None) is not app:
             return
         try:
+            runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
             runtime.slots = int(sender.concurrency or settings.slots)
             runtime.check()
         except AiosError as exc:

@@ -35,7 +35,7 @@ def fake_llm() -> Iterator[FakeLLM]:
 @pytest.fixture
 def llm(fake_llm: FakeLLM) -> FakeLLM:
     """The fake LLM as new: no calls, no faults, ``REPLY_S`` for a reply."""
-    fake_llm.script(latency=REPLY_S, faults="")
+    fake_llm.script(latency=REPLY_S, faults="", reply=None)
     fake_llm.reset()
     return fake_llm
 

@@ -16,12 +16,10 @@ MANY = 500
 
 
 def test_gather_has_its_branches_in_flight_together_and_keeps_their_order(fleet: Fleet, llm: FakeLLM) -> None:
-    llm.script(reply={f"branch {n}": f"answer {n}" for n in range(5)})
-    try:
-        assert fleet.submit(fan_out, branches=5).result(timeout=20) == [f"answer {n}" for n in range(5)]
-    finally:
-        llm.script(reply=None)
-    assert llm.max_in_flight == 5
+    llm.script(latency=1.0, reply={f"branch {n}": f"answer {n}" for n in range(5)})
+    job = fleet.submit(fan_out, branches=5)
+    llm.wait_until(lambda: llm.in_flight == 5)
+    assert job.result(timeout=20) == [f"answer {n}" for n in range(5)]
 
 
 def test_a_tool_runs_once_however_often_the_program_is_replayed(fleet: Fleet, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,12 +16,21 @@ from tests.fleet.reading import calls
 JOBS = 4  # one for each slot of a frail worker
 
 
+_numbers = itertools.count(1)
+
+
+def start(machine: LocalFleet) -> str:
+    """One more worker on the lane of these tests; gives its name."""
+    (worker,) = machine.start_workers([WorkerSpec(f"frail-{next(_numbers)}", "frail")])
+    return worker.name
+
+
 @pytest.fixture
-def frail(machine: LocalFleet) -> Iterator[str]:
-    """A worker that the test may end, and no other on its lane; gives its name."""
-    machine.start_workers([WorkerSpec("frail-1", "frail")])
-    yield "frail-1"
-    machine.stop_workers([w for w in machine.workers if w.spec is not None and w.spec.pool == "frail"])
+def frail(machine: LocalFleet) -> str:
+    """The only worker on its lane, for the test to end: left by the test before, or new."""
+    there = [worker for worker in machine.workers if worker.spec is not None and worker.spec.pool == "frail"]
+    machine.stop_workers(there[1:], grace_s=20)
+    return there[0].name if there else start(machine)
 
 
 def stop(machine: LocalFleet, name: str) -> bool:
@@ -41,7 +50,7 @@ def test_a_warm_shutdown_finishes_the_calls_in_flight_and_leaves_the_rest(
     llm.wait_until(lambda: llm.in_flight == JOBS)
     assert stop(machine, frail)
     assert [[step.state for step in calls(job)] for job in jobs] == [["done", "ready"]] * JOBS
-    machine.start_workers([WorkerSpec("frail-2", "frail")])
+    start(machine)
     assert len(list(fleet.as_completed(jobs, timeout=20))) == JOBS
     assert answered(llm) == Counter({f"{job.id}/{n}": 1 for job in jobs for n in (0, 1)})
 
@@ -56,7 +65,7 @@ def test_a_warm_shutdown_hands_back_the_calls_that_take_too_long(
     assert [call.status for call in llm.calls] == [CLIENT_LEFT] * JOBS
     assert [calls(job)[0].state for job in jobs] == ["ready"] * JOBS
     llm.script(latency=0.1)
-    machine.start_workers([WorkerSpec("frail-2", "frail")])
+    start(machine)
     assert len(list(fleet.as_completed(jobs, timeout=20))) == JOBS
     assert [calls(job)[0].attempt for job in jobs] == [2] * JOBS
 
@@ -68,8 +77,7 @@ def test_the_steps_of_a_killed_worker_are_run_by_another(
     dead = machine.registered(frail).id
     jobs = [fleet.submit(caller, calls=2, model="frail") for _ in range(JOBS)]
     llm.wait_until(lambda: llm.in_flight == JOBS)
-    machine.start_workers([WorkerSpec("frail-2", "frail")])
-    heir = machine.registered("frail-2").id
+    heir = machine.registered(start(machine)).id
     llm.script(latency=0.1)
     machine.kill(frail)
     for (

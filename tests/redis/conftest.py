@@ -133,7 +133,13 @@ class Hand:
         return [m.decode() for m in await self.redis("ZRANGE", self.keys.ready(lane), 0, -1)]
 
     async def commit(
-        self, claim: Claim, text: str = "answer", *, ok: bool = True, decision: Decision | None = None, **more: Any
+        self,
+        claim: Claim,
+        text: str = "answer",
+        *,
+        ok: bool = True,
+        decision: Decision | None = None,
+        **more: Any,
     ) -> Advance:
         """The outcome of a claim, with 3 + 2 tokens."""
         outcome = Outcome(response=LLMResponse(text)) if ok else Outcome.failed(ValueError(text))
@@ -259,9 +265,11 @@ class Hand:
                 wrong.append(f"{id}: the order of outcomes has gaps")
             if (id in open_) != (state in OPEN):
                 wrong.append(f"{id}: {state}, and in `open` {id in open_}")
-            for key in (self.keys.job(id), self.keys.events(id)):
-                if mortal[key] != (state not in OPEN):
-                    wrong.append(f"{id}: {state}, and the time to live of {key} does not fit")
+            wrong += [
+                f"{id}: {state}, and the time to live of {key} does not fit"
+                for key in (self.keys.job(id), self.keys.events(id))
+                if mortal[key] != (state not in OPEN)
+            ]
             moves = id in due
             for step, h in heads.items():
                 name = f"{id}/{step}"
@@ -324,7 +332,9 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
             begun = [k for k, states in enumerate(below) if states & {"running", "done", "failed"}]
             unfinished = [k for k, states in enumerate(below) if states & set(OPEN)]
             if begun and unfinished and min(unfinished) < max(begun):
-                wrong.append(f"plan {id}, node {number}: member {max(begun)} began before {min(unfinished)} ended")
+                wrong.append(
+                    f"plan {id}, node {number}: member {max(begun)} began before {min(unfinished)} ended"
+                )
     everything = under("n0")
     if plan["st"] == b"running" and "running" not in everything:
         wrong.append(f"plan {id} is running and none of its jobs is: {everything}")
@@ -361,4 +371,3 @@ def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
     kind = "valkey" if redis_server.kind.startswith("valkey") else "redis"
     with EmbeddedRedis(find_server(kind), {"appendfsync": "always"}).start(appendonly=True) as server:
         yield server
-

@@ -378,6 +378,6 @@ def test_flower_wants_a_login_and_counts_the_waiting_steps_of_each_lane(
         assert {lane["name"]: lane["messages"] for lane in lengths} == {"llm": 3, "turns": 0}
         assert re.search(r'<tr id="llm">\s*<td>llm</td>\s*<td[^>]*>3</td>', get("/broker"))
         columns = re.findall(r'data-column="(\w+)"', get("/tasks"))
-        assert ",".join(columns) == ("name,uuid,state,args,kwargs,result,received,started,runtime,worker")
+        assert ",".join(columns) == ("name,state,args,kwargs,result,runtime,worker,received,started,uuid")
     finally:
         assert flower.stop() == 0

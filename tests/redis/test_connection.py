@@ -165,7 +165,11 @@ async def test_a_command_that_redis_refuses_does_not_fail_its_neighbours(journal
 async def test_a_command_that_cannot_be_sent_does_not_fail_its_neighbours(journal: Journal) -> None:
     send = journal.connection.command
     answers = await asyncio.gather(
-        send("ECHO", "a"), send("ECHO", "\ud800"), send("ECHO", None), send("ECHO", "b"), return_exceptions=True
+        send("ECHO", "a"),
+        send("ECHO", "\ud800"),
+        send("ECHO", None),
+        send("ECHO", "b"),
+        return_exceptions=True,
     )
     assert (answers[0], answers[3]) == (b"a", b"b")
     assert isinstance(answers[1], UnicodeEncodeError)
@@ -247,7 +251,8 @@ async def test_every_verb_may_be_repeated_when_its_answer_was_lost(far: Hand, wi
     assert (await twice(lambda: far.journal.advance("j", decides(1, 1, "two")))).status == "advanced"
     await twice(lambda: far.reap())
     assert await far.names() == ["j/1"]
-    assert (await twice(lambda: far.journal.cancel("j")))[0] == "cancelled"
+    assert (await twice(lambda: far.journal.cancel("j")))[0] == "ended"
+    assert await far.state("j") == "cancelled"
     view = (await far.journal.load("j")).view
     assert (view.steps, view.outcomes, view.usage.calls) == (2, 1, 1)
     await far.look()

@@ -114,13 +114,14 @@ async def test_calls_that_a_job_left_behind_when_it_ended_are_dropped_or_kept(ha
     assert await step_states(hand, "j") == ["done", "done", "dropped"]
 
 
-async def test_cancelling_twice_says_how_it_ended(hand: Hand) -> None:
+async def test_cancelling_what_has_ended_changes_nothing_and_says_so(hand: Hand) -> None:
     await hand.submit(starts("j", "one"), starts("k", "one"))
     await hand.finish(await hand.claim())
-    assert (await hand.journal.cancel("j"))[0] == "done"
+    assert await hand.journal.cancel("j") == ("ended", [])
+    assert await hand.state("j") == "done"
     assert (await hand.journal.cancel("k"))[0] == "cancelled"
     before = await hand.whole()
-    assert await hand.journal.cancel("k") == ("cancelled", [])
+    assert await hand.journal.cancel("k") == ("ended", [])
     assert await hand.journal.cancel("nobody") == ("unknown", [])
     assert await hand.whole() == before
 

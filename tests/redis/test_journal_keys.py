@@ -66,7 +66,9 @@ async def test_what_comes_after_the_retention_makes_no_key(hand: Hand) -> None:
     await hand.journal.advance("j", decides(0, 0, "x"), turn_attempt=1)
     await hand.lapse()
     await hand.reap()
-    names = {k.decode().removeprefix(hand.keys.prefix) for k in await hand.redis("KEYS", hand.keys.prefix + "*")}
+    names = {
+        k.decode().removeprefix(hand.keys.prefix) for k in await hand.redis("KEYS", hand.keys.prefix + "*")
+    }
     assert names <= {"clock", "ended", "ends"}
 
 

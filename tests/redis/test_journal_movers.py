@@ -1,4 +1,4 @@
-"""Invariants 4, 6 and 7: every unfinished job has something that moves it, whatever crashed between two verbs."""
+"""Invariants 4, 6 and 7: something moves every unfinished job, whatever crashed between two verbs."""
 
 from __future__ import annotations
 
@@ -64,8 +64,12 @@ async def test_a_turn_whose_worker_died_is_run_again(hand: Hand) -> None:
     again = await hand.claim("turns", "w2")
     assert again.attempt == lost.attempt + 1
     await hand.look()
-    assert (await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=again.attempt)).status == "advanced"
-    assert (await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=lost.attempt)).status == "advanced"
+    assert (
+        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=again.attempt)
+    ).status == "advanced"
+    assert (
+        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=lost.attempt)
+    ).status == "advanced"
     assert (await hand.journal.load("j")).view.steps == 1
 
 
@@ -74,7 +78,9 @@ async def test_a_late_turn_is_written_and_takes_its_step_off_the_lane(hand: Hand
     late = await hand.claim("turns")
     await hand.lose(late)
     assert await hand.names("turns") == ["j/t"]
-    assert (await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=late.attempt)).status == "advanced"
+    assert (
+        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=late.attempt)
+    ).status == "advanced"
     assert await hand.names("turns") == []
     await hand.look()
 
@@ -84,7 +90,9 @@ async def test_a_late_turn_does_not_end_the_lease_of_the_next(hand: Hand) -> Non
     late = await hand.claim("turns")
     await hand.lose(late)
     now = await hand.claim("turns")
-    assert (await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=late.attempt)).status == "advanced"
+    assert (
+        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=late.attempt)
+    ).status == "advanced"
     assert await hand.members(hand.keys.leases) == {now.lease}
     same = await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=now.attempt)
     assert (same.status, same.tickets) == ("advanced", [])
@@ -215,7 +223,9 @@ async def test_a_crash_between_the_reconcilers_turn_and_its_writing_is_made_good
     await hand.reap()
     await hand.lose(await hand.claim("turns"))
     turn = await hand.claim("turns")
-    assert (await hand.journal.advance("j", decides(1, 1, "two"), turn_attempt=turn.attempt)).status == "advanced"
+    assert (
+        await hand.journal.advance("j", decides(1, 1, "two"), turn_attempt=turn.attempt)
+    ).status == "advanced"
     await hand.ring()
     assert (await hand.reap()).moved == 0
     assert await hand.names("turns") == []
@@ -242,7 +252,9 @@ async def test_a_running_job_that_nothing_would_move_gets_a_turn(hand: Hand) -> 
     assert (await hand.reap()).moved == 0
 
 
-async def test_a_step_that_every_worker_was_lost_over_ends_as_an_error_that_the_agent_sees(hand: Hand) -> None:
+async def test_a_step_that_every_worker_was_lost_over_ends_as_an_error_that_the_agent_sees(
+    hand: Hand,
+) -> None:
     await hand.submit(starts("j", "one", "two"))
     for _ in range(hand.config.attempts):
         claim = await hand.claim()
@@ -260,7 +272,9 @@ async def test_a_step_that_every_worker_was_lost_over_ends_as_an_error_that_the_
         outcome.result()
     assert (await hand.commit(claim, "late")).status == "mine"
     turn = await hand.claim("turns")
-    assert (await hand.journal.advance("j", decides(1, 2, "three"), turn_attempt=turn.attempt)).status == "advanced"
+    assert (
+        await hand.journal.advance("j", decides(1, 2, "three"), turn_attempt=turn.attempt)
+    ).status == "advanced"
     assert await hand.names() == ["j/1", "j/2"]
 
 

@@ -71,9 +71,7 @@ async def test_no_two_moments_are_the_same_however_many_journals_write(hand: Han
     others = [Journal(hand.config) for _ in range(3)]
     journals = [hand.journal, *others]
     try:
-        await asyncio.gather(
-            *(journals[i % 4].submit([starts(f"j{i:03}", "x", "y")]) for i in range(100))
-        )
+        await asyncio.gather(*(journals[i % 4].submit([starts(f"j{i:03}", "x", "y")]) for i in range(100)))
     finally:
         await asyncio.gather(*(journal.close() for journal in others))
     scores = await hand.redis("ZRANGE", hand.keys.ready("llm"), 0, -1, "WITHSCORES")
@@ -129,7 +127,9 @@ async def test_lanes_do_not_see_each_other(hand: Hand) -> None:
     assert (await hand.claim("small")).job == "a"
 
 
-@pytest.mark.parametrize("id", ["a.b_c:d-e", "t", "0", "ev:job", "x" * 128, "-", "a:b:c", "node0", "A/".strip("/")])
+@pytest.mark.parametrize(
+    "id", ["a.b_c:d-e", "t", "0", "ev:job", "x" * 128, "-", "a:b:c", "node0", "A/".strip("/")]
+)
 async def test_every_id_that_is_allowed_works(hand: Hand, id: str) -> None:
     await hand.submit(starts(id, "x"))
     claim = await hand.claim()

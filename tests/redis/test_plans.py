@@ -62,7 +62,13 @@ async def test_groups_in_fixed_order_run_fifo_inside(hand: Hand) -> None:
 
 async def test_fixed_chains_run_beside_each_other_in_a_fifo(hand: Hand) -> None:
     await hand.plan("p", ("fifo", "stop", ("fixed", "stop", "A", "B"), "C", ("fixed", "stop", "D", "E")))
-    assert await hand.states("A", "B", "C", "D", "E") == ["running", "waiting", "running", "running", "waiting"]
+    assert await hand.states("A", "B", "C", "D", "E") == [
+        "running",
+        "waiting",
+        "running",
+        "running",
+        "waiting",
+    ]
     assert " ".join(await steps_of(hand, A=1, B=1, C=1, D=2, E=1)) == "A1 C1 D1 B1 D2 E1"
     assert await plan_state(hand) == "done"
 
@@ -120,7 +126,9 @@ async def test_plans_as_users_write_them_run_as_they_read(hand: Hand) -> None:
     assert (await hand.journal.submit(jobs, layout)).status == "new"
     assert await hand.states("a", "b", "c") == ["running", "running", "waiting"]
     assert await hand.run() == ["a", "b", "c"]
-    layout, owners = shape(fifo([fixed([agent.job("1"), agent.job("2")]), agent.job("3")]), "q", ["d", "e", "f"])
+    layout, owners = shape(
+        fifo([fixed([agent.job("1"), agent.job("2")]), agent.job("3")]), "q", ["d", "e", "f"]
+    )
     assert (layout.nodes, owners) == ([("fifo", -1, 2, "continue"), ("fixed", 0, 2, "stop")], [1, 1, 0])
 
 

@@ -838,7 +838,7 @@ async def _insists_in_finally() -> None:
 async def _swallows_the_end() -> None:
     try:
         await llm("a")
-    except (GeneratorExit, asyncio.CancelledError):
+    except BaseException:
         await llm("b")
 
 
