@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         ToolError,
         UsageError,
     )
-    from aios_dist.fleet import AsyncFleet, AsyncJob, AsyncPlan
+    from aios_dist.fleet import AsyncFleet
+    from aios_dist.handles import AsyncJob, AsyncPlan
     from aios_dist.jobs import JobState, Outcome, Step, StepState
     from aios_dist.plans import Plan, fifo, fixed, hybrid
     from aios_dist.sync import Fleet, Job
@@ -40,7 +41,8 @@ _HOMES = {
         "ToolError",
         "UsageError",
     ),
-    "fleet": ("AsyncFleet", "AsyncJob", "AsyncPlan"),
+    "fleet": ("AsyncFleet",),
+    "handles": ("AsyncJob", "AsyncPlan"),
     "jobs": ("JobState", "Outcome", "Step", "StepState"),
     "plans": ("Plan", "fifo", "fixed", "hybrid"),
     "sync": ("Fleet", "Job"),

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import uuid
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from redis.exceptions import RedisError
 
 from aios_dist import modules, turns
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, as_json
 from aios_dist.broker import Tickets, depth_commands
-from aios_dist.calls import Usage
 from aios_dist.config import NAME, Config, load
+from aios_dist.endings import Endings
 from aios_dist.errors import (
     FleetUnavailable,
     InvalidInput,
-    JobCancelled,
     JobConflict,
-    JobFailed,
-    ResultTimeout,
     UnknownName,
-    from_record,
 )
-from aios_dist.jobs import JobRecord, JobState, Outcome, Step, decode
-from aios_dist.journal import Event, JobView, Journal, NewJob, Registry, Ticket
-from aios_dist.journal.connection import open_client, unavailable
+from aios_dist.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
+from aios_dist.jobs import JobRecord
+from aios_dist.journal import JobView, Journal, NewJob, Registry, Ticket
 from aios_dist.plans import Plan, shape
 
 T = TypeVar("T")
-
-RESULT_TIMEOUT_S = 3600.0
-"""What ``result()`` waits when not told otherwise: every wait has an end."""
 
 PATIENCE_S = 30.0
 """How long a submission waits for a Redis that was there before and is away: a restart, a failover."""
 
 CHUNK = 200
 """Jobs in one round trip of a bulk submission."""
-
-LOOK_AGAIN_S = 15.0
-"""Waiting callers' jobs are looked at again after this long without any news: belt and braces."""
 
 
 class LaneView(msgspec.Struct, frozen=True):
@@ -68,9 +55,8 @@ class AsyncFleet:
         self._tickets = Tickets(config)
         self._catalog: turns.Catalog | None = None
         self._agents: set[str] = set()
-        self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
-        self._watcher: asyncio.Task[None] | None = None
-        self._watching = asyncio.Event()
+        self._endings = Endings(self.journal)
+        self._lines = Lines(self.journal, self._endings, self._publish, self.extend_plan)
 
     @classmethod
     def from_env(cls, path: str | os.PathLike[str] | None = None) -> AsyncFleet:
@@ -89,9 +75,7 @@ class AsyncFleet:
 
     async def close(self) -> None:
         """Close the connections. Jobs go on."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._endings.close()
         await self.journal.close()
 
     # Submitting ----------------------------------------------------------------------------------------
@@ -137,7 +121,7 @@ class AsyncFleet:
             done = await self._patiently(functools.partial(self.journal.submit, part, then=then))
             if done.status == "conflict":
                 raise _conflict(done.conflict)
-        return [AsyncJob(self, id) for id in ids]
+        return [AsyncJob(self._lines, id) for id in ids]
 
     async def submit_plan(self, plan: Plan, id: str | None = None) -> AsyncPlan:
         """Submit jobs with an order between them, all or none.
@@ -165,9 +149,9 @@ class AsyncFleet:
         ]
         done = await self._patiently(functools.partial(self.journal.submit, jobs, layout))
         if done.status == "conflict":
-            raise _conflict(done.conflict)
+            raise _conflict(done.conflict, plan=name)
         await self._publish(done.tickets)
-        return AsyncPlan(self, name, [AsyncJob(self, id) for id in ids])
+        return AsyncPlan(self._lines, name, [AsyncJob(self._lines, id) for id in ids])
 
     async def extend_plan(self, plan: str, specs: Iterable[JobSpec]) -> list[AsyncJob]:
         """Add jobs at the tail of a plan, also while it runs.
@@ -190,7 +174,7 @@ class AsyncFleet:
         if done.status == "conflict":
             raise _conflict(done.conflict)
         await self._publish(done.tickets)
-        return [AsyncJob(self, id) for id in ids]
+        return [AsyncJob(self._lines, id) for id in ids]
 
     async def _spec(
         self, agent: Agent | PromptsAgent | str, id: str | None, tenant: str, input: Any
@@ -285,7 +269,7 @@ class AsyncFleet:
 
     def job(self, id: str) -> AsyncJob:
         """The handle of a job, whoever submitted it."""
-        return AsyncJob(self, id)
+        return AsyncJob(self._lines, id)
 
     async def jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
         """Jobs, newest first; open ones, ended ones, or (None) both."""
@@ -324,218 +308,15 @@ class AsyncFleet:
             ResultTimeout: some have not ended in time; they go on.
         """
         handles = {job.id: job for job in jobs}
-        ended: asyncio.Queue[str] = asyncio.Queue()
-        futures = {id: self._notice(id) for id in handles}
-
-        def note(id: str, future: asyncio.Future[None]) -> None:
-            if not future.cancelled():
-                ended.put_nowait(id)
-
-        for id, future in futures.items():
-            future.add_done_callback(functools.partial(note, id))
-        try:
-            await self._watch()
-            await self._look(list(handles))
-            deadline = asyncio.get_running_loop().time() + timeout
-            for left in range(len(handles), 0, -1):
-                rest = deadline - asyncio.get_running_loop().time()
-                try:
-                    id = await asyncio.wait_for(ended.get(), max(0.0, rest))
-                except TimeoutError:
-                    raise ResultTimeout(
-                        f"{left} of {len(handles)} jobs have not ended within {timeout:g} s."
-                    ) from None
-                yield handles[id]
-        finally:
-            for id, future in futures.items():
-                future.cancel()
-                self._forget(id, future)
-
-    async def wait(self, id: str, timeout: float) -> None:
-        """Return when the job has ended.
-
-        Raises:
-            ResultTimeout: it has not ended in time.
-            UnknownName: no such job.
-        """
-        future = self._notice(id)
-        try:
-            await self._watch()
-            state, _ = await self.journal.state(id)
-            if not state.ended:
-                await asyncio.wait_for(asyncio.shield(future), timeout)
-        except TimeoutError:
-            raise ResultTimeout(f"Job {id!r} has not ended within {timeout:g} s; it goes on.") from None
-        finally:
-            future.cancel()
-            self._forget(id, future)
-
-    def _notice(self, id: str) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[id].append(future)
-        return future
-
-    def _forget(self, id: str, future: asyncio.Future[None]) -> None:
-        waiters = self._waiting.get(id)
-        if waiters and future in waiters:
-            waiters.remove(future)
-        if not waiters:
-            self._waiting.pop(id, None)
-
-    async def _watch(self) -> None:
-        """From here on, no end is missed."""
-        if self._watcher is None or self._watcher.done():
-            self._watching.clear()
-            self._watcher = asyncio.create_task(self._follow())
-        waiter = asyncio.create_task(self._watching.wait())
-        await asyncio.wait([waiter, self._watcher], return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
-        if self._watcher.done():
-            self._watcher.result()
-
-    async def _follow(self) -> None:
-        after = await self.journal.ends_now()
-        self._watching.set()
-        async for ids in self.journal.ends(after, idle=LOOK_AGAIN_S):
-            for id in ids:
-                self._tell(id)
-            if not ids and self._waiting:
-                with contextlib.suppress(Exception):
-                    await self._look(list(self._waiting))
-
-    async def _look(self, ids: Sequence[str]) -> None:
-        for id, state in zip(ids, await self.journal.states(ids), strict=True):
-            if state is None or state.ended:
-                self._tell(id)
-
-    def _tell(self, id: str) -> None:
-        for future in self._waiting.pop(id, ()):
-            if not future.done():
-                future.set_result(None)
-
-
-class AsyncJob:
-    """A handle: holds nothing but the id."""
-
-    def __init__(self, fleet: AsyncFleet, id: str) -> None:
-        self._fleet = fleet
-        self.id = id
-
-    def __repr__(self) -> str:
-        return f"<job {self.id}>"
-
-    async def view(self) -> JobView:
-        """The job as it stands.
-
-        Raises:
-            UnknownName: no such job.
-        """
-        view = (await self._fleet.journal.views([self.id]))[0]
-        if view is None:
-            raise UnknownName(f"There is no job {self.id!r}.")
-        return view
-
-    async def status(self) -> JobState:
-        """``waiting``, ``running``, ``done``, ``failed`` or ``cancelled``."""
-        return (await self._fleet.journal.state(self.id))[0]
-
-    async def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
-        """What the agent returned, when it has.
-
-        Args:
-            timeout: seconds to wait.
-
-        Raises:
-            JobFailed: the agent raised; ``.error`` is what.
-            JobCancelled: the job was cancelled.
-            ResultTimeout: it has not ended in time; it goes on.
-        """
-        state, result = await self._fleet.journal.state(self.id)
-        if not state.ended:
-            await self._fleet.wait(self.id, timeout)
-            state, result = await self._fleet.journal.state(self.id)
-        if state is JobState.CANCELLED:
-            raise JobCancelled(f"Job {self.id!r} was cancelled.")
-        outcome = decode(result, Outcome)
-        if outcome.error is not None:
-            raise JobFailed(self.id, from_record(outcome.error))
-        return outcome.value
-
-    async def steps(self) -> list[Step]:
-        """Every step with request, outcome, usage and times."""
-        return (await self._fleet.journal.load(self.id)).steps
-
-    async def usage(self) -> Usage:
-        """Tokens that the job has cost so far."""
-        return (await self.view()).usage
-
-    async def cancel(self) -> bool:
-        """End the job now: waiting steps are dropped, calls in flight are stopped.
-
-        Returns:
-            False when the job had ended before.
-
-        Raises:
-            UnknownName: no such job.
-        """
-        status, tickets = await self._fleet.journal.cancel(self.id)
-        if status == "unknown":
-            raise UnknownName(f"There is no job {self.id!r}.")
-        await self._fleet._publish(tickets)
-        return status == "cancelled"
-
-    async def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> AsyncIterator[Event]:
-        """What happens to the job, from the event after number ``after``, until it has ended.
-
-        Raises:
-            UnknownName: no such job.
-            ResultTimeout: the job has not ended in time.
-        """
-        journal = self._fleet.journal
-        deadline = asyncio.get_running_loop().time() + timeout
-        client = open_client(self._fleet.config.fleet.redis_url)
-        try:
-            async with client.pubsub(ignore_subscribe_messages=True) as news:
-                await news.subscribe(journal.keys.events(self.id))
-                while True:
-                    state, _ = await journal.state(self.id)
-                    for event in await journal.events(self.id, after):
-                        after = event.index
-                        yield event
-                    if state.ended:
-                        return
-                    rest = deadline - asyncio.get_running_loop().time()
-                    if rest <= 0:
-                        raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s.")
-                    await news.get_message(timeout=min(rest, LOOK_AGAIN_S))
-        except RedisError as exc:
-            raise unavailable(exc, self._fleet.config.fleet.redis_url) from None
-        finally:
-            await client.aclose()
-
-
-class AsyncPlan(list[AsyncJob]):
-    """The jobs of a plan, in the order in which they are written down, and the plan's id."""
-
-    def __init__(self, fleet: AsyncFleet, id: str, jobs: Iterable[AsyncJob]) -> None:
-        super().__init__(jobs)
-        self._fleet = fleet
-        self.id = id
-
-    async def state(self) -> str:
-        """``running``, ``done`` or ``failed``."""
-        return (await self._fleet.journal.plan(self.id)).state
-
-    async def extend_with(self, specs: Iterable[JobSpec]) -> list[AsyncJob]:
-        """Add jobs at the tail; see :meth:`AsyncFleet.extend_plan`."""
-        added = await self._fleet.extend_plan(self.id, specs)
-        self.extend(added)
-        return added
+        async for id in self._endings.in_order(list(handles), timeout):
+            yield handles[id]
 
 
 def _lanes(job: NewJob) -> list[str]:
     return job.decision.lanes() if job.decision is not None else [turns.TURNS_LANE]
 
 
-def _conflict(id: str) -> JobConflict:
+def _conflict(id: str, plan: str | None = None) -> JobConflict:
+    if id == plan:
+        return JobConflict(f"Plan id {id!r} is taken by another plan (other jobs or order); choose another.")
     return JobConflict(f"Job id {id!r} is taken by another job (other agent or input); choose another id.")

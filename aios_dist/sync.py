@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from aios_dist.agents import Agent, JobSpec, PromptsAgent
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
-from aios_dist.fleet import RESULT_TIMEOUT_S, AsyncFleet, AsyncJob, LaneView
+from aios_dist.fleet import AsyncFleet, LaneView
+from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import Event, JobView, Registry
 from aios_dist.plans import Plan
@@ -149,7 +150,7 @@ class Fleet:
         """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
         loop, fleet = self._on
         handles = {job.id: job for job in jobs}
-        for ended in loop.iterate(fleet.as_completed([AsyncJob(fleet, id) for id in handles], timeout)):
+        for ended in loop.iterate(fleet.as_completed([fleet.job(id) for id in handles], timeout)):
             yield handles[ended.id]
 
 
@@ -165,7 +166,7 @@ class Job:
 
     def _run(self, what: str, *args: Any) -> Any:
         loop, fleet = self._fleet._on
-        return loop.run(getattr(AsyncJob(fleet, self.id), what)(*args))
+        return loop.run(getattr(fleet.job(self.id), what)(*args))
 
     def view(self) -> JobView:
         """The job as it stands. Raises UnknownName."""
@@ -198,7 +199,7 @@ class Job:
     def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
         """What happens to the job, as it happens, until it has ended; see :meth:`AsyncJob.events`."""
         loop, fleet = self._fleet._on
-        return loop.iterate(AsyncJob(fleet, self.id).events(after, timeout))
+        return loop.iterate(fleet.job(self.id).events(after, timeout))
 
 
 class PlanJobs(list[Job]):

@@ -107,7 +107,12 @@ class Connection:
             FleetUnavailable: Redis cannot be reached, or refuses.
         """
         try:
-            return await self._send(*args)
+            try:
+                return await self._send(*args)
+            except RedisConnectionError:
+                # After a restart of Redis, or a long rest, the first command finds a dead connection. What
+                # goes this way may be repeated; a verb is left to its caller, who knows what to ask again.
+                return await self._send(*args)
         except RedisError as exc:
             raise unavailable(exc, self.url) from None
 

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 
 import pytest
 
+from aios_dist import agents
 from aios_dist.cli import entry
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, WorkerInfo
@@ -77,6 +78,9 @@ def cli(
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("AIOS_CONFIG", str(folder / "aios.toml"))
     monkeypatch.setenv("AIOS_REDIS_URL", redis_url)  # also so that what --redis-url sets is undone
+    # A process of its own would not know the agents that other tests have defined in this one.
+    ours = {name: made for name, made in agents.registered().items() if not _of_a_test(made)}
+    monkeypatch.setattr(agents, "_registry", ours)
 
     def run(*args: str) -> Done:
         try:
@@ -86,6 +90,10 @@ def cli(
         return Done(code, *capfd.readouterr())
 
     return run
+
+
+def _of_a_test(made: object) -> bool:
+    return getattr(getattr(made, "function", None), "__module__", "").startswith("tests.")
 
 
 def announce(redis_url: str, fleet_name: str, *, late: float = 0.0) -> None:

@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         version, first = view.outcomes + ahead, view.steps
         if kind == "stale":
             return decides(version - 1, first, "late")
-        if kind == "forgetful":
+        if kind == "forgetful" and first:  # a job without a step has nothing that was forgotten
             return decides(version, first - 1, "again")
         open_left = view.steps - version
         if kind == "failed":
