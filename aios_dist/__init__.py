@@ -10,7 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aios_dist.agents import Agent, JobSpec, PromptsAgent, agent, gather, llm, prompts, tool
+    from aios_dist.agents import (
+        Agent,
+        Budget,
+        JobSpec,
+        PromptsAgent,
+        agent,
+        gather,
+        llm,
+        prompts,
+        signal,
+        sleep,
+        tool,
+    )
     from aios_dist.calls import LLMRequest, LLMResponse, Usage
     from aios_dist.errors import (
         AiosError,
@@ -29,7 +41,10 @@ if TYPE_CHECKING:
     from aios_dist.sync import Fleet, Job
 
 _HOMES = {
-    "agents": ("Agent", "JobSpec", "PromptsAgent", "agent", "gather", "llm", "prompts", "tool"),
+    "agents": (
+        *("Agent", "Budget", "JobSpec", "PromptsAgent", "agent", "gather", "llm", "prompts"),
+        *("signal", "sleep", "tool"),
+    ),
     "calls": ("LLMRequest", "LLMResponse", "Usage"),
     "errors": (
         "AiosError",
@@ -57,6 +72,7 @@ __all__ = [
     "AsyncFleet",
     "AsyncJob",
     "AsyncPlan",
+    "Budget",
     "Fleet",
     "Job",
     "JobCancelled",
@@ -83,6 +99,8 @@ __all__ = [
     "hybrid",
     "llm",
     "prompts",
+    "signal",
+    "sleep",
     "tool",
 ]
 

@@ -15,11 +15,11 @@ import json
 import string
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, overload
+from typing import Any, ClassVar, Literal, overload
 
 import msgspec
 
-from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
+from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.config import NAME, PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
 
@@ -44,10 +44,20 @@ class Command:
         return (yield self)
 
 
-class LLM(Command):
-    """A step of kind ``llm``."""
+class Leaf(Command):
+    """What becomes a step: all but ``gather``. ``kind`` is the step's."""
 
     __slots__ = ("request",)
+    kind: ClassVar[str]
+    request: Request
+
+
+class LLM(Leaf):
+    """A step of kind ``llm``."""
+
+    __slots__ = ()
+    kind = "llm"
+    request: LLMRequest
 
     def __init__(self, request: LLMRequest) -> None:
         self.request = request
@@ -56,10 +66,34 @@ class LLM(Command):
         return super().__await__()
 
 
-class Tool(Command):
+class Sleep(Leaf):
+    """A step of kind ``sleep``."""
+
+    __slots__ = ()
+    kind = "sleep"
+    request: SleepRequest
+
+    def __init__(self, request: SleepRequest) -> None:
+        self.request = request
+
+
+class Signal(Leaf):
+    """A step of kind ``signal``."""
+
+    __slots__ = ()
+    kind = "signal"
+    request: SignalRequest
+
+    def __init__(self, request: SignalRequest) -> None:
+        self.request = request
+
+
+class Tool(Leaf):
     """A step of kind ``tool``: the function stays with the program, its name and arguments are journaled."""
 
-    __slots__ = ("call", "request")
+    __slots__ = ("call",)
+    kind = "tool"
+    request: ToolRequest
 
     def __init__(self, request: ToolRequest, call: Callable[[], Any]) -> None:
         self.request = request
@@ -158,6 +192,34 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     )
 
 
+def sleep(seconds: float) -> Sleep:
+    """Wait without a process, a slot or a thread, for seconds or for weeks; await it inside an agent.
+
+    Raises:
+        InvalidInput: not a number of seconds from 0 to ten years.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 3.2e8:
+        raise InvalidInput(f"sleep() takes seconds, from 0 to ten years, not {seconds!r}.")
+    return Sleep(SleepRequest(float(seconds)))
+
+
+def signal(name: str) -> Signal:
+    """Wait until somebody sends ``name`` to the job (``job.signal(name, value)``, ``aios-dist job signal``).
+
+    Waits as :func:`sleep` does, at no cost in processes: for a human, for days. A signal that came before it
+    is waited for is kept, and each answers one wait.
+
+    Returns:
+        Something to await: the value that was sent, or None.
+
+    Raises:
+        InvalidInput: the name cannot be one.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidInput(f"Signal name {name!r} must be letters, digits and . _ : - (at most 128).")
+    return Signal(SignalRequest(name))
+
+
 def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather:
     """Wait for several at once: ``await gather(llm("a"), llm("b"), other_async_function(x))``.
 
@@ -170,6 +232,27 @@ def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather
     return Gather(branches, return_exceptions)
 
 
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job may cost, in tokens (prompt and output together) or in money; calls in flight are paid out.
+
+    Attributes:
+        tokens, money: the most; money in the currency of the models' prices.
+        on_budget: ``pause`` the job, which ``job.resume(budget=…)`` lets go on, or ``fail`` it.
+    """
+
+    tokens: int | None = None
+    money: float | None = None
+    on_budget: Literal["pause", "fail"] = "pause"
+
+    def __post_init__(self) -> None:
+        if self.tokens is None and self.money is None:
+            raise InvalidInput("A budget is in tokens or in money: Budget(tokens=…) or Budget(money=…).")
+        if (self.tokens or 0) < 0 or (self.money or 0) < 0:
+            raise InvalidInput("A budget cannot be less than nothing.")
+        if self.on_budget not in ("pause", "fail"):
+            raise InvalidInput(f"on_budget is 'pause' or 'fail', not {self.on_budget!r}.")
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """An agent with its input: what is submitted, and what plans are made of.
 
@@ -180,6 +263,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         tenant: on whose behalf it runs.
         prompts: the definition, for an agent that is data.
         program: starts the agent, where the submitting process has its code.
+        deadline: seconds from the submission; then the job fails with ``DeadlineExceeded``.
+        budget: what it may cost; see :class:`Budget`.
     """
 
     agent: str
@@ -188,6 +273,18 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = "default"
     prompts: PromptsConfig | None = None
     program: Program | None = None
+    deadline: float | None = None
+    budget: Budget | None = None
+
+    def within(self, *, deadline: float | None = None, budget: Budget | None = None) -> JobSpec:
+        """The same job with a deadline (seconds from the submission) or a budget.
+
+        Raises:
+            InvalidInput: a deadline that is not in the future.
+        """
+        if deadline is not None and not 0 < deadline <= 3.2e8:
+            raise InvalidInput(f"A deadline is seconds from the submission, more than 0, not {deadline!r}.")
+        return msgspec.structs.replace(self, deadline=deadline or self.deadline, budget=budget or self.budget)
 
 
 class Agent:

@@ -41,6 +41,22 @@ class ToolRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     kwargs: dict[str, Any] = {}
 
 
+class SleepRequest(msgspec.Struct, frozen=True):
+    """A wait for a time: ``seconds`` from when it is asked for."""
+
+    seconds: float
+
+
+class SignalRequest(msgspec.Struct, frozen=True):
+    """A wait for somebody to send ``name`` to the job."""
+
+    name: str
+
+
+Request = LLMRequest | ToolRequest | SleepRequest | SignalRequest
+"""What a step may ask for."""
+
+
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tokens, as the provider counted them; ``calls`` counts answered calls."""
 

@@ -45,6 +45,16 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         stream: read the reply as a stream: gives the time to the first token, keeps proxies from cutting
             long calls, and costs some 20 µs of CPU a piece.
         options: provider options sent with every call.
+        attempts: calls of one step at the most, where the error may pass (429, 5xx, time-out, cut).
+        backoff: seconds; the ceiling of the first pause between two tries; doubles from try to try.
+        backoff_max: seconds; the highest ceiling.
+        fallback: models that a step goes to when its own has no attempts left or fails for good.
+        breaker: failures in a row, over the fleet, after which nobody calls the model for a while; 0: never.
+        max_in_flight: calls at a time over the whole fleet; 0: no limit. So are the two below.
+        requests_per_minute: calls started in any 60 s.
+        tokens_per_minute: tokens of the calls started in any 60 s; estimated before, settled after.
+        input_price: money for a million prompt tokens; where left out, what `genai-prices` knows.
+        output_price: money for a million output tokens.
     """
 
     provider: str = "openai"
@@ -55,6 +65,28 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lane: str = "llm"
     stream: bool = False
     options: dict[str, Any] = {}
+    attempts: int = 6
+    backoff: float = 1.0
+    backoff_max: float = 60.0
+    fallback: list[str] = []
+    breaker: int = 10
+    max_in_flight: int = 0
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    input_price: float | None = None
+    output_price: float | None = None
+
+
+class TenantConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[tenants.NAME]``: what a tenant may spend on a day (UTC); 0 is no limit.
+
+    Attributes:
+        tokens_per_day: prompt and output tokens together.
+        money_per_day: in the currency of the models' prices.
+    """
+
+    tokens_per_day: int = 0
+    money_per_day: float = 0.0
 
 
 class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +136,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         renew: how often workers renew.
         reconcile: how often the reconciler looks for what was dropped between two writes.
         attempts: how many workers may be lost over one step before the step fails.
+        step_deadline: how long after becoming ready a step is still tried again.
         shutdown_grace: how long a warm shutdown waits for calls in flight before handing them back.
     """
 
@@ -118,6 +151,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     renew: float = 3.0
     reconcile: float = 2.0
     attempts: int = 3
+    step_deadline: float = 3600.0
     shutdown_grace: float = 30.0
 
 
@@ -135,6 +169,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lanes: dict[str, LaneConfig] = {}
     pools: dict[str, PoolConfig] = {}
     agents: dict[str, PromptsConfig] = {}
+    tenants: dict[str, TenantConfig] = {}
 
     def default_model(self) -> str | None:
         """The model of ``llm()`` calls that name none, or None where that is not decided."""
@@ -231,6 +266,7 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
         ("lane", config.lane_names()),
         ("pool", config.pools),
         ("agent", config.agents),
+        ("tenant", config.tenants),
     ):
         for name in names:
             if not NAME.fullmatch(name):
@@ -256,7 +292,8 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{place}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
         )
-    for field in ("prompt_limit", "result_limit", "retention", "lease", "renew", "reconcile", "attempts"):
+    positive = ("prompt_limit", "result_limit", "retention", "lease", "renew", "reconcile", "attempts")
+    for field in (*positive, "step_deadline"):
         if not 0 < getattr(fleet, field) < FOREVER:
             raise ConfigError(f"{source}: [fleet] {field} must be more than 0 (and finite).")
     if not 0 <= fleet.shutdown_grace < FOREVER:
@@ -271,6 +308,10 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
     for name, model in config.models.items():
         if not 0 < model.timeout < FOREVER:
             raise ConfigError(f"{source}: [models.{name}] timeout must be more than 0 seconds (and finite).")
+        _check_model(name, model, config, source)
+    for name, tenant in config.tenants.items():
+        if tenant.tokens_per_day < 0 or not 0 <= tenant.money_per_day < FOREVER:
+            raise ConfigError(f"{source}: [tenants.{name}] takes no budget below 0 (0: no limit).")
     default = fleet.default_model
     if default is not None and config.models and default not in config.models:
         known = ", ".join(sorted(config.models))
@@ -283,6 +324,21 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
             raise ConfigError(f"{source}: [agents.{agent}] model {prompts.model!r} is not one of ({known}).")
 
 
+def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> None:
+    place = f"{source}: [models.{name}]"
+    if model.attempts < 1:
+        raise ConfigError(f"{place} attempts must be at least 1.")
+    if not 0 < model.backoff <= model.backoff_max < FOREVER:
+        raise ConfigError(f"{place} backoff must be more than 0 and at most backoff_max.")
+    for field in ("breaker", "max_in_flight", "requests_per_minute", "tokens_per_minute"):
+        if getattr(model, field) < 0:
+            raise ConfigError(f"{place} {field} must be 0 (no limit) or more.")
+    for other in model.fallback:
+        if other not in config.models or other == name:
+            known = ", ".join(sorted(set(config.models) - {name})) or "none"
+            raise ConfigError(f"{place} fallback {other!r} is not another of the models ({known}).")
+
+
 T = TypeVar("T")
 
 _ENTRIES: dict[str, type[msgspec.Struct]] = {
@@ -290,6 +346,7 @@ _ENTRIES: dict[str, type[msgspec.Struct]] = {
     "lanes": LaneConfig,
     "pools": PoolConfig,
     "agents": PromptsConfig,
+    "tenants": TenantConfig,
 }
 _EXPECTED = re.compile(r"Expected `(?P<want>[^`]*)`, got `(?P<got>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")

@@ -28,6 +28,8 @@
         │       └── BadReply          an answer that is not of the protocol
         ├── ToolError             the tool raised
         ├── WorkerLost            the step's worker died each time it was tried
+        ├── DeadlineExceeded      the job had not ended in time
+        ├── BudgetReached         the job, or its tenant, has spent what it may
         └── ProgramChanged        the agent does not repeat its own steps on replay
 
 *Retryable* is a class, not a flag: ``except RetryableLLMError`` is the whole test.
@@ -158,6 +160,14 @@ class ToolError(StepError):
 
 class WorkerLost(StepError):
     """Every worker that tried the step was lost before it could write the outcome."""
+
+
+class DeadlineExceeded(StepError):
+    """The job had not ended within its deadline."""
+
+
+class BudgetReached(StepError):
+    """The job, or its tenant for the day, has spent what it may."""
 
 
 class ProgramChanged(StepError):

@@ -24,7 +24,7 @@ from aios_dist.errors import (
 )
 from aios_dist.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.jobs import JobRecord
-from aios_dist.journal import JobView, Journal, NewJob, Registry, Ticket
+from aios_dist.journal import DeadLetter, JobView, Journal, NewJob, Registry, Ticket
 from aios_dist.plans import Plan, shape
 
 T = TypeVar("T")
@@ -240,11 +240,11 @@ class AsyncFleet:
                 "shorten it, or raise prompt_limit in [fleet]."
             )
         if spec.program is None:
-            return NewJob(id, record)
+            return NewJob(id, record, deadline=spec.deadline, budget=spec.budget)
         replay = turns.start(spec.program, self._catalog)
         decision = turns.decide(replay, record, self._catalog, first=0)
         replay.close()
-        return NewJob(id, record, decision)
+        return NewJob(id, record, decision, deadline=spec.deadline, budget=spec.budget)
 
     async def _patiently(self, write: Callable[[], Awaitable[T]]) -> T:
         """A verb that is safe to repeat, while Redis restarts or fails over.
@@ -264,6 +264,14 @@ class AsyncFleet:
     async def _publish(self, tickets: Sequence[Ticket]) -> None:
         send = self.journal.connection.command
         await asyncio.gather(*(send(*c) for c in self._tickets.commands(tickets)))
+
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Steps that were given up because they lost their worker each time, newest first."""
+        return await self.journal.dead_letters(limit)
+
+    async def drop_dead(self, job: str) -> int:
+        """Forget the dead letters of a job; how many there were."""
+        return await self.journal.drop_dead(job)
 
     # Looking -------------------------------------------------------------------------------------------
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from aios_dist.agents import JobSpec
+from aios_dist.agents import Budget, JobSpec, as_json
 from aios_dist.calls import Usage
+from aios_dist.config import NAME
 from aios_dist.endings import LOOK_AGAIN_S, Endings
-from aios_dist.errors import JobCancelled, JobFailed, ResultTimeout, UnknownName, from_record
+from aios_dist.errors import (
+    InvalidInput,
+    JobCancelled,
+    JobConflict,
+    JobFailed,
+    ResultTimeout,
+    UnknownName,
+    from_record,
+)
 from aios_dist.jobs import JobState, Outcome, Step, decode
 from aios_dist.journal import Event, JobView, Journal, Ticket
 from aios_dist.journal.connection import open_client, unavailable
@@ -100,6 +110,88 @@ class AsyncJob:
             raise UnknownName(f"There is no job {self.id!r}.")
         await self._lines.publish(tickets)
         return status == "cancelled"
+
+    async def pause(self) -> bool:
+        """Stop the job where it is: its waiting steps wait on, calls in flight end and are kept.
+
+        Returns:
+            True when it is paused now.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        return self._known(await self._lines.journal.pause(self.id)) == "paused"
+
+    async def resume(self, budget: Budget | None = None) -> bool:
+        """Let a paused job go on, with a new budget where one is given.
+
+        Returns:
+            True when it runs now.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        status, tickets = await self._lines.journal.resume(self.id, budget)
+        await self._lines.publish(tickets)
+        return self._known(status) == "running"
+
+    async def signal(self, name: str, value: Any = None) -> bool:
+        """Send what the job waits for with ``await signal(name)``, or will wait for.
+
+        Returns:
+            False when the job has ended.
+
+        Raises:
+            UnknownName: no such job.
+            InvalidInput: the value is not JSON, or the name cannot be one.
+        """
+        if not NAME.fullmatch(name):
+            raise InvalidInput(f"Signal name {name!r} must be letters, digits and . _ : - (at most 128).")
+        outcome = Outcome(value=as_json(value, f"value of signal {name!r}"))
+        status, tickets = await self._lines.journal.signal(self.id, name, outcome)
+        await self._lines.publish(tickets)
+        return self._known(status) != "ended"
+
+    async def retry(self) -> bool:
+        """A job that failed or was cancelled goes on from where it failed; what is answered stays answered.
+
+        Returns:
+            True when it runs now.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        status, tickets = await self._lines.journal.retry(self.id)
+        await self._lines.publish(tickets)
+        return self._known(status) == "running"
+
+    async def fork(self, step: int, id: str | None = None) -> AsyncJob:
+        """A new job with this one's history before ``step``: what came before is reused, not paid again.
+
+        Args:
+            step: the first step that is done anew.
+            id: the new job's id; one is made up when None.
+
+        Raises:
+            UnknownName: no such job.
+            JobConflict: the id is taken.
+            InvalidInput: this job has no such step.
+        """
+        new = id or f"{self.id}-fork-{uuid.uuid4().hex[:8]}"
+        if not NAME.fullmatch(new):
+            raise InvalidInput(f"Job id {new!r} must be letters, digits and . _ : - (at most 128).")
+        status, tickets = ("beyond", []) if step < 0 else await self._lines.journal.fork(self.id, new, step)
+        if self._known(status) == "conflict":
+            raise JobConflict(f"Job id {new!r} is taken; choose another id.")
+        if status == "beyond":
+            raise InvalidInput(f"Job {self.id!r} has no step {step}: fork it at one of its steps.")
+        await self._lines.publish(tickets)
+        return AsyncJob(self._lines, new)
+
+    def _known(self, status: str) -> str:
+        if status == "unknown":
+            raise UnknownName(f"There is no job {self.id!r}.")
+        return status
 
     async def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> AsyncIterator[Event]:
         """What happens to the job, from the event after number ``after``, until it has ended.

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest, Usage
+from aios_dist.calls import LLMResponse, Request, Usage
 from aios_dist.config import PromptsConfig
 from aios_dist.errors import from_record, to_record
 
@@ -25,6 +25,8 @@ class Kind(StrEnum):
 
     LLM = "llm"
     TOOL = "tool"
+    SLEEP = "sleep"
+    SIGNAL = "signal"
     TURN = "turn"
 
 
@@ -33,6 +35,7 @@ class JobState(StrEnum):
 
     WAITING = "waiting"  # its plan has not admitted it
     RUNNING = "running"
+    PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -49,31 +52,45 @@ class StepState(StrEnum):
     PENDING = "pending"  # asked for by a job that is not admitted
     READY = "ready"
     LEASED = "leased"
+    TIMED = "timed"  # a sleep
+    WAITING = "waiting"  # for a signal
+    PARKED = "parked"  # was ready when its job was paused
     DONE = "done"
     FAILED = "failed"
     DROPPED = "dropped"  # its job ended before it was called
 
 
 JOB_CHANGES: dict[JobState, frozenset[JobState]] = {
-    JobState.WAITING: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
+    JobState.WAITING: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.PAUSED, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
+    JobState.PAUSED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
     JobState.DONE: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset({JobState.RUNNING}),
+    JobState.CANCELLED: frozenset({JobState.RUNNING}),
 }
-"""Every allowed change of a job's state; the Lua verbs keep to it, and a test compares them."""
+"""Every allowed change of a job's state; the Lua verbs keep to it, and a test compares them. WAITING → FAILED
+is a deadline; what leads out of FAILED and CANCELLED is ``retry``, asked for by a person."""
 
 STEP_CHANGES: dict[StepState, frozenset[StepState]] = {
-    StepState.PENDING: frozenset({StepState.READY, StepState.DROPPED}),
-    StepState.READY: frozenset({StepState.LEASED, StepState.DROPPED, StepState.DONE, StepState.FAILED}),
-    StepState.LEASED: frozenset({StepState.READY, StepState.DONE, StepState.FAILED, StepState.DROPPED}),
+    StepState.PENDING: frozenset({StepState.READY, StepState.TIMED, StepState.WAITING, StepState.DROPPED}),
+    StepState.READY: frozenset(
+        {StepState.LEASED, StepState.PARKED, StepState.DROPPED, StepState.DONE, StepState.FAILED}
+    ),
+    StepState.LEASED: frozenset(
+        {StepState.READY, StepState.PARKED, StepState.DONE, StepState.FAILED, StepState.DROPPED}
+    ),
+    StepState.TIMED: frozenset({StepState.DONE, StepState.DROPPED}),
+    StepState.WAITING: frozenset({StepState.DONE, StepState.DROPPED}),
+    StepState.PARKED: frozenset({StepState.READY, StepState.DROPPED, StepState.DONE, StepState.FAILED}),
     StepState.DONE: frozenset(),
-    StepState.FAILED: frozenset(),
-    StepState.DROPPED: frozenset({StepState.DONE, StepState.FAILED}),
+    StepState.FAILED: frozenset({StepState.READY}),
+    StepState.DROPPED: frozenset(
+        {StepState.DONE, StepState.FAILED, StepState.READY, StepState.TIMED, StepState.WAITING}
+    ),
 }
 """Every allowed change of a step's state. READY → DONE is the late answer of a worker whose lease had
 ended and whose step nobody has taken since; DROPPED → DONE the answer of a call that was in flight when
-its job ended: both are paid for, so both are kept."""
+its job ended: both are paid for, so both are kept. FAILED → READY and DROPPED → READY are ``retry``."""
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -130,7 +147,9 @@ class NewStep(msgspec.Struct, frozen=True):
         lane: where it waits.
         request: the encoded request.
         digest: of the request, for the replay check.
-        label: a few words for people: the model or the tool; never the prompt.
+        label: a few words for people: the model, the tool, the signal; never the prompt.
+        estimate: tokens that an LLM call may take.
+        after: seconds of a sleep.
     """
 
     kind: Kind
@@ -138,6 +157,8 @@ class NewStep(msgspec.Struct, frozen=True):
     request: bytes
     digest: str
     label: str = ""
+    estimate: int = 0
+    after: float = 0.0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +187,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     ended_at: float = 0.0
     digest: str = ""
-    request: LLMRequest | ToolRequest | None = None
+    request: Request | None = None
     outcome: Outcome | None = None
 
 

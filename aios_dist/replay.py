@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.agents import LLM, Gather, Program, Tool, as_json, in_turn
-from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
+from aios_dist.agents import Gather, Leaf, Program, Tool, as_json, in_turn
+from aios_dist.calls import LLMRequest, LLMResponse, Request, ToolRequest
 from aios_dist.errors import InvalidInput, ProgramChanged, StepError, UsageError
 from aios_dist.jobs import Kind, Outcome, Step, digest
 
@@ -26,7 +26,7 @@ from aios_dist.jobs import Kind, Outcome, Step, digest
 class Asked(msgspec.Struct, frozen=True):
     """A step that the program asked for, in the order of asking; its place in the list is its number."""
 
-    command: LLM | Tool
+    command: Leaf
     kind: Kind
     digest: str
 
@@ -118,7 +118,7 @@ class Replay:
         self,
         program: Program,
         journaled: Sequence[Step] = (),
-        admit: Callable[[LLM | Tool, bytes], None] = lambda command, data: None,
+        admit: Callable[[Leaf, bytes], None] = lambda command, data: None,
     ) -> None:
         """Start the program and run it until it waits.
 
@@ -215,7 +215,7 @@ class Replay:
                     command = branch.coroutine.throw(answer.error)
                 else:
                     command = branch.coroutine.send(answer)
-                if isinstance(command, (LLM, Tool)):
+                if isinstance(command, Leaf):
                     try:
                         number = self._ask(command)
                     except UsageError as error:
@@ -240,8 +240,8 @@ class Replay:
         self.refused = self.refused or error
         return error
 
-    def _ask(self, command: LLM | Tool) -> int:
-        kind = Kind.LLM if isinstance(command, LLM) else Kind.TOOL
+    def _ask(self, command: Leaf) -> int:
+        kind = Kind(command.kind)
         if isinstance(command, Tool):
             # A request is data: refuse now what the journal could not give back.
             as_json([command.request.args, command.request.kwargs], f"input of tool {command.request.name!r}")
@@ -338,15 +338,17 @@ def _own(answer: Any) -> Any:
 def _foreign(awaited: Any) -> InvalidInput:
     what = type(awaited).__name__ if awaited is not None else "something of asyncio's own"
     return InvalidInput(
-        f"The agent awaited {what}. An agent awaits only llm(), tool() and gather() (not asyncio.gather); "
-        "put other async code into a function and await tool(function)."
+        f"The agent awaited {what}. An agent awaits only llm(), tool(), gather(), sleep() and signal() "
+        "(not asyncio.gather); put other async code into a function and await tool(function)."
     )
 
 
-def _brief(request: LLMRequest | ToolRequest | None) -> str:
+def _brief(request: Request | None) -> str:
     """The request in a few words, for the job's owner (the error goes into the journal, not into logs)."""
     if isinstance(request, ToolRequest):
         text = f"{request.name}({', '.join(map(repr, request.args))})"
+    elif request is not None and not isinstance(request, LLMRequest):
+        text = repr(request)
     elif request is not None:
         text = repr(request.messages[-1].get("content", "")) if request.messages else "an empty conversation"
     else:

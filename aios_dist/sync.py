@@ -8,13 +8,13 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
-from aios_dist.agents import Agent, JobSpec, PromptsAgent
+from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
 from aios_dist.fleet import AsyncFleet, LaneView
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
-from aios_dist.journal import Event, JobView, Registry
+from aios_dist.journal import DeadLetter, Event, JobView, Registry
 from aios_dist.plans import Plan
 
 T = TypeVar("T")
@@ -146,6 +146,16 @@ class Fleet:
         loop, fleet = self._on
         return loop.run(fleet.lanes())
 
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Steps that were given up because they lost their worker each time, newest first."""
+        loop, fleet = self._on
+        return loop.run(fleet.dead_letters(limit))
+
+    def drop_dead(self, job: str) -> int:
+        """Forget the dead letters of a job; how many there were."""
+        loop, fleet = self._on
+        return loop.run(fleet.drop_dead(job))
+
     def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
         """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
         loop, fleet = self._on
@@ -195,6 +205,26 @@ class Job:
     def cancel(self) -> bool:
         """End the job now; False when it had ended before; see :meth:`AsyncJob.cancel`."""
         return bool(self._run("cancel"))
+
+    def pause(self) -> bool:
+        """Stop the job where it is; see :meth:`AsyncJob.pause`."""
+        return bool(self._run("pause"))
+
+    def resume(self, budget: Budget | None = None) -> bool:
+        """Let a paused job go on; see :meth:`AsyncJob.resume`."""
+        return bool(self._run("resume", budget))
+
+    def signal(self, name: str, value: Any = None) -> bool:
+        """Send what the job waits for; see :meth:`AsyncJob.signal`."""
+        return bool(self._run("signal", name, value))
+
+    def retry(self) -> bool:
+        """Go on from where the job failed; see :meth:`AsyncJob.retry`."""
+        return bool(self._run("retry"))
+
+    def fork(self, step: int, id: str | None = None) -> Job:
+        """A new job with this one's history before ``step``; see :meth:`AsyncJob.fork`."""
+        return Job(self._fleet, self._run("fork", step, id).id)
 
     def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
         """What happens to the job, as it happens, until it has ended; see :meth:`AsyncJob.events`."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from aios_dist import policies
-from aios_dist.agents import LLM, Program, Tool, program_of
+from aios_dist.agents import LLM, Leaf, Program, Signal, Sleep, Tool, program_of
+from aios_dist.calls import LLMRequest
 from aios_dist.config import Config
 from aios_dist.errors import InvalidInput, UnknownName, to_record
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
@@ -69,7 +70,7 @@ class Catalog(msgspec.Struct, frozen=True):
             )
         return name
 
-    def admit(self, command: LLM | Tool, data: bytes) -> None:
+    def admit(self, command: Leaf, data: bytes) -> None:
         """Refuse a request that can never be served.
 
         Raises:
@@ -86,12 +87,33 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def step(self, asked: Asked) -> NewStep:
         """A step of the program in the journal's words."""
-        if isinstance(asked.command, LLM):
-            model = self.model_of(asked.command)
-            lane, label = self.models.get(model, "llm"), model
-        else:
-            lane, label = TURNS_LANE, asked.command.request.name
-        return NewStep(asked.kind, lane, encode(asked.command.request), asked.digest, label)
+        command = asked.command
+        data = encode(command.request)
+        if isinstance(command, LLM):
+            model = self.model_of(command)
+            lane = self.models.get(model, "llm")
+            return NewStep(asked.kind, lane, data, asked.digest, model, estimate=estimate(command.request))
+        if isinstance(command, Sleep):
+            seconds = command.request.seconds
+            return NewStep(asked.kind, TURNS_LANE, data, asked.digest, f"{seconds:g} s", after=seconds)
+        return NewStep(asked.kind, TURNS_LANE, data, asked.digest, _name(command))
+
+
+CHARS_PER_TOKEN = 4
+"""A rule of thumb for English (OpenAI, "What are tokens and how to count them?")."""
+
+OUTPUT_GUESS = 500
+"""Output tokens of a call that sets no ``max_tokens``, until the provider says what it was."""
+
+
+def estimate(request: LLMRequest) -> int:
+    """Tokens that a call may take: what a limit of tokens a minute reserves before it."""
+    text = sum(len(str(message.get("content", ""))) for message in request.messages)
+    return text // CHARS_PER_TOKEN + (request.max_tokens or OUTPUT_GUESS)
+
+
+def _name(command: Leaf) -> str:
+    return command.request.name if isinstance(command, (Tool, Signal)) else ""
 
 
 def start(program: Program, catalog: Catalog) -> Replay:

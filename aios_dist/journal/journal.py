@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
+from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.config import FleetConfig
-from aios_dist.errors import FleetUnavailable, UnknownName, WorkerLost
+from aios_dist.errors import BudgetReached, DeadlineExceeded, FleetUnavailable, UnknownName, WorkerLost
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, decode, digest, encode
 from aios_dist.journal import scripts
 from aios_dist.journal.connection import Connection, open_client, passes, unavailable
@@ -19,10 +20,12 @@ from aios_dist.journal.keys import Keys
 from aios_dist.journal.records import (
     Advance,
     Claim,
+    DeadLetter,
     Decision,
     Event,
     History,
     JobView,
+    Limits,
     NewJob,
     PlanView,
     Reaped,
@@ -30,14 +33,21 @@ from aios_dist.journal.records import (
     Submitted,
     Ticket,
     WorkerInfo,
+    budget_facts,
     head_to_step,
 )
 from aios_dist.plans import Shape
 
+SLEPT = encode(Outcome())
+LATE = encode(Outcome.failed(DeadlineExceeded("The job had not ended within its deadline.")))
+SPENT = encode(
+    Outcome.failed(BudgetReached("The budget of the job, or of its tenant for the day, is used up."))
+)
 GIVEN_UP = encode(
     Outcome.failed(WorkerLost("Every worker that tried this step was lost before it answered."))
 )
 NO_USAGE = Usage()
+VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why")
 WORKER_GONE_S = 60.0
 """A worker that has not renewed for this long is not listed any more."""
 MOST_TOKENS = 10**12
@@ -99,11 +109,21 @@ class Journal:
         return Submitted(state, _tickets(rest[0]) if rest else [])
 
     async def claim(self, lane: str, worker: str) -> Claim | None:
-        """The best ready step of the lane, leased to ``worker``; None when nothing is ready."""
-        got = await self._run("claim", lane=lane, worker=worker, lease_us=int(self.config.lease * 1e6))
+        """The best step of the lane that may run, leased to ``worker``; None when there is none.
+
+        Its ``tickets`` are to be published: a job whose budget was used up may have made way for another.
+        """
+        flat, *got = await self._run(
+            "claim",
+            lane=lane,
+            worker=worker,
+            lease_us=int(self.config.lease * 1e6),
+            retention_ms=self._retention_ms,
+            budget_outcome=SPENT,
+        )
         if not got:
-            return None
-        job, step, attempt, kind, label, record, request, version, ready, started = got
+            return None  # tickets that came without a claim are left to the reconciler
+        job, step, attempt, kind, label, record, request, version, ready, started, tries = got
         return Claim(
             job=job.decode(),
             step=step.decode(),
@@ -115,6 +135,8 @@ class Journal:
             version=int(version),
             ready_us=int(ready),
             started_us=int(started),
+            tries=tries,
+            tickets=_tickets(flat),
         )
 
     async def commit(
@@ -124,6 +146,7 @@ class Journal:
         *,
         ok: bool,
         usage: Usage = NO_USAGE,
+        money: float = 0.0,
         decision: Decision | None = None,
         turn_here: bool = True,
         then: Sequence[tuple[Any, ...]] = (),
@@ -140,6 +163,7 @@ class Journal:
             prompt_tokens=_count(usage.prompt_tokens),
             output_tokens=_count(usage.output_tokens),
             calls=usage.calls,
+            micros=min(MOST_TOKENS, max(0, round(money * 1e6))),
             decision=decision.plain() if decision else None,
             turn_here=int(turn_here),
             grace_us=int(self.config.reconcile * 1e6),
@@ -161,8 +185,28 @@ class Journal:
         )
         return Advance(got[0].decode(), got[1], _tickets(got[2]))
 
-    async def release(self, claim: Claim, reason: str, after: float = 0.0) -> list[Ticket]:
-        """Give a step back with its old rank, after ``after`` seconds without a slot."""
+    async def release(
+        self,
+        claim: Claim,
+        reason: str,
+        after: float = 0.0,
+        *,
+        error: Exception | None = None,
+        hold: float = 0.0,
+        breaker: int = 0,
+        to: tuple[str, str] | None = None,
+    ) -> list[Ticket]:
+        """Give a step back with its old rank, after ``after`` seconds without a slot.
+
+        Args:
+            claim: the step.
+            reason: for people.
+            after: seconds.
+            error: what a failed try raised; it is kept, and counts as a try.
+            hold: seconds for which nobody is to call this model.
+            breaker: failures in a row, over the fleet, that hold the model as well; 0 for never.
+            to: another model that the step goes to, and its lane; its tries begin anew there.
+        """
         _, tickets = await self._run(
             "release",
             job=claim.job,
@@ -170,6 +214,12 @@ class Journal:
             attempt=claim.attempt,
             reason=reason,
             after_us=int(after * 1e6),
+            error=encode(Outcome.failed(error)) if error is not None else b"",
+            hold_us=int(hold * 1e6),
+            breaker=breaker,
+            model=to[0] if to else "",
+            lane=to[1] if to else "",
+            retention_ms=self._retention_ms,
         )
         return _tickets(tickets)
 
@@ -183,6 +233,77 @@ class Journal:
         status, tickets = await self._run("cancel", job=job, retention_ms=self._retention_ms)
         return status.decode(), _tickets(tickets)
 
+    async def pause(self, job: str, reason: str = "asked for") -> str:
+        """Stop a running job where it is; ``paused``, ``unknown``, or the state that forbids it."""
+        state: bytes = await self._run("pause", job=job, reason=reason, retention_ms=self._retention_ms)
+        return state.decode()
+
+    async def resume(self, job: str, budget: Budget | None = None) -> tuple[str, list[Ticket]]:
+        """Let a paused job go on; ``running``, ``unknown``, or the state that forbids it."""
+        status, tickets = await self._run(
+            "resume", job=job, facts=budget_facts(budget), retention_ms=self._retention_ms
+        )
+        return status.decode(), _tickets(tickets)
+
+    async def signal(self, job: str, name: str, outcome: Outcome) -> tuple[str, list[Ticket]]:
+        """Send what a job waits for: ``delivered``, ``kept``, ``ended`` or ``unknown``."""
+        status, tickets = await self._run(
+            "signal", job=job, name=name, outcome=encode(outcome), retention_ms=self._retention_ms
+        )
+        return status.decode(), _tickets(tickets)
+
+    async def retry(self, job: str) -> tuple[str, list[Ticket]]:
+        """Go on from where a job failed; ``running``, ``unknown``, or the state that forbids it."""
+        status, tickets = await self._run("retry", job=job, retention_ms=self._retention_ms)
+        return status.decode(), _tickets(tickets)
+
+    async def fork(self, job: str, new: str, step: int) -> tuple[str, list[Ticket]]:
+        """A new job with another's history before ``step``; ``new``, or why not (see ``fork.lua``)."""
+        status, tickets = await self._run(
+            "fork", job=job, new=new, step=step, retention_ms=self._retention_ms
+        )
+        return status.decode(), _tickets(tickets)
+
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Steps that were given up, newest first."""
+        flat = await self.connection.command("ZRANGE", self.keys.dead, 0, limit - 1, "REV", "WITHSCORES")
+        pairs = (
+            flat
+            if flat and isinstance(flat[0], (list, tuple))
+            else list(zip(flat[::2], flat[1::2], strict=True))
+        )
+        letters = []
+        for member, score in pairs:
+            job, _, step = member.decode().rpartition("/")
+            letters.append(DeadLetter(job, step, float(score) / 1e6))
+        return letters
+
+    async def drop_dead(self, job: str) -> int:
+        """Forget the dead letters of a job; how many there were."""
+        names = [f"{d.job}/{d.step}" for d in await self.dead_letters(10_000) if d.job == job]
+        return int(await self.connection.command("ZREM", self.keys.dead, *names)) if names else 0
+
+    async def set_limits(self, model: str, limits: Limits) -> None:
+        """The limits of a model, for the whole fleet, from now on."""
+        fields = {
+            "l_if": limits.in_flight,
+            "l_rpm": limits.requests_per_minute,
+            "l_tpm": limits.tokens_per_minute,
+        }
+        key = self.keys.model(model)
+        if any(fields.values()) or await self.connection.command("EXISTS", key):
+            await self.connection.command("HSET", key, *(x for pair in fields.items() for x in pair))
+
+    async def set_tenant(self, tenant: str, tokens_per_day: int, money_per_day: float) -> None:
+        """What a tenant may spend on a day; 0 for no limit."""
+        key = self.keys.tenant(tenant)
+        wanted = {"l_tok": tokens_per_day, "l_mic": round(money_per_day * 1e6)}
+        for field, value in wanted.items():
+            if value:
+                await self.connection.command("HSET", key, field, value)
+            else:
+                await self.connection.command("HDEL", key, field)
+
     async def reap(self, lanes: Sequence[str], cursor: str = "0", page: int = 200) -> Reaped:
         """One bounded pass over what time or a crash has left behind."""
         moved, ready, cursor_, next_us = await self._run(
@@ -190,6 +311,8 @@ class Journal:
             page=page,
             attempts=self.config.attempts,
             lost_outcome=GIVEN_UP,
+            slept_outcome=SLEPT,
+            late_outcome=LATE,
             lanes=list(lanes),
             due_us=int(self.config.reconcile * 1e6),
             cursor=cursor,
@@ -254,10 +377,7 @@ class Journal:
 
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
-        found = await self._gather(
-            ("HMGET", self.keys.job(j), "st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1")
-            for j in jobs
-        )
+        found = await self._gather(("HMGET", self.keys.job(j), *VIEWED) for j in jobs)
         return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
 
     async def state(self, job: str) -> tuple[JobState, bytes]:
@@ -290,7 +410,7 @@ class Journal:
         facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
         if b"st" not in facts:
             raise self._no_job(job)
-        named = [facts.get(f.encode()) for f in ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1")]
+        named = [facts.get(f.encode()) for f in VIEWED]
         view = _view(job, named)
         assert view is not None
         steps = [
@@ -399,6 +519,8 @@ def _plain(job: NewJob) -> dict[str, Any]:
         "dig": job.record.digest(),
         "decision": job.decision.plain() if job.decision else None,
         "parent": job.node,
+        "facts": ["tn", job.record.tenant, *budget_facts(job.budget)],
+        "deadline_us": int(job.deadline * 1e6) if job.deadline else 0,
     }
 
 
@@ -412,7 +534,7 @@ def _tickets(flat: list[bytes]) -> list[Ticket]:
 
 
 def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
-    state, record, steps, outcomes, prompt, output, calls, plan, submitted, ended = facts
+    state, record, steps, outcomes, prompt, output, calls, plan, submitted, ended, micros, why = facts
     if state is None or record is None:
         return None
     what = decode(record, JobRecord)
@@ -425,6 +547,8 @@ def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         outcomes=int(outcomes or 0),
         usage=Usage(int(prompt or 0), int(output or 0), int(calls or 0)),
         plan=plan.decode() if plan else None,
+        money=int(micros or 0) / 1e6,
+        why=why.decode() if why else "",
         submitted_at=int(submitted or 0) / 1e6,
         ended_at=int(ended or 0) / 1e6,
     )

@@ -6,7 +6,10 @@ fleets can be put on more of them.
 
 from __future__ import annotations
 
-PERMANENT = ("clock", "leases", "timers", "due", "open", "ended", "ends", "registry", "ready:*")
+PERMANENT = (
+    *("clock", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
+    *("ready:*", "held:*", "model:*", "inflight:*", "tenant:*"),
+)
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
 The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
 an agent that waits for a human for a month must not expire under him."""
@@ -29,6 +32,8 @@ class Keys:
         self.timers = self.prefix + "timers"
         self.due = self.prefix + "due"
         self.registry = self.prefix + "registry"
+        self.dead = self.prefix + "dead"
+        self.deadlines = self.prefix + "deadlines"
         self.control = self.prefix + "control"
         self.reconciler = self.prefix + "reconciler"
 
@@ -43,6 +48,30 @@ class Keys:
     def plan(self, id: str) -> str:
         """A plan's tree: one hash."""
         return f"{self.prefix}plan:{id}"
+
+    def model(self, name: str) -> str:
+        """A model's limits, and the hold it may be under."""
+        return f"{self.prefix}model:{name}"
+
+    def held(self, model: str) -> str:
+        """The steps that a limit of their model holds, by rank."""
+        return f"{self.prefix}held:{model}"
+
+    def inflight(self, model: str) -> str:
+        """The leases that count against a model's limit of calls in flight."""
+        return f"{self.prefix}inflight:{model}"
+
+    def window(self, model: str) -> str:
+        """A model's calls of the last minute and their tokens, by start; expires."""
+        return f"{self.prefix}window:{model}"
+
+    def tenant(self, name: str) -> str:
+        """A tenant's budget of a day."""
+        return f"{self.prefix}tenant:{name}"
+
+    def spend(self, name: str, day: int) -> str:
+        """What a tenant has spent on a day (days since the epoch, UTC); expires."""
+        return f"{self.prefix}spend:{name}:{day}"
 
     def ready(self, lane: str) -> str:
         """The ready steps of a lane, by rank."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.calls import LLMRequest, ToolRequest, Usage
+from aios_dist.agents import Budget
+from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.jobs import TURN, JobRecord, JobState, Kind, NewStep, Outcome, Step, StepState, decode
 
 
@@ -26,6 +27,8 @@ class RankedStep(msgspec.Struct, frozen=True):
             "request": step.request,
             "digest": step.digest,
             "label": step.label,
+            "est": step.estimate,
+            "after": int(step.after * 1e6),
             "base": self.base,
             "from_ready": int(self.from_ready),
         }
@@ -59,8 +62,8 @@ class Decision(msgspec.Struct, frozen=True):
         }
 
     def lanes(self) -> list[str]:
-        """The lane of each new step: one ticket each."""
-        return [s.step.lane for s in self.steps]
+        """The lane of each new step that waits on one: one ticket each."""
+        return [s.step.lane for s in self.steps if s.step.kind in (Kind.LLM, Kind.TOOL)]
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -71,12 +74,16 @@ class NewJob(msgspec.Struct, frozen=True):
         record: what was submitted.
         decision: what its turn 0 came to; None lets a worker run that turn.
         node: the plan's node it belongs to.
+        deadline: seconds from now, or None.
+        budget: what it may cost, or None.
     """
 
     id: str
     record: JobRecord
     decision: Decision | None = None
     node: int = 0
+    deadline: float | None = None
+    budget: Budget | None = None
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -100,6 +107,8 @@ class Claim(msgspec.Struct, frozen=True):
     version: int
     ready_us: int
     started_us: int
+    tries: int = 0
+    tickets: list[Ticket] = []
 
     @property
     def lease(self) -> str:
@@ -149,7 +158,12 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it stands. Times are seconds since the epoch, 0 where it has not come to that."""
+    """A job as it stands. Times are seconds since the epoch, 0 where it has not come to that.
+
+    Attributes:
+        money: what its calls cost, where the models' prices are known.
+        why: the reason of a pause.
+    """
 
     id: str
     state: JobState
@@ -159,6 +173,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: int = 0
     usage: Usage = Usage()
     plan: str | None = None
+    money: float = 0.0
+    why: str = ""
     submitted_at: float = 0.0
     ended_at: float = 0.0
 
@@ -201,6 +217,22 @@ class Registry(msgspec.Struct, frozen=True):
     agents: list[str] = []
 
 
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A step that was given up because it lost its worker each time. ``at``: seconds since the epoch."""
+
+    job: str
+    step: str
+    at: float
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Limits of a model over the whole fleet; 0 is none."""
+
+    in_flight: int = 0
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+
+
 class PlanView(msgspec.Struct, frozen=True):
     """A plan as it stands: ``running``, ``done`` or ``failed``."""
 
@@ -208,14 +240,34 @@ class PlanView(msgspec.Struct, frozen=True):
     state: str
 
 
+REQUESTS: dict[Kind, type[Any]] = {
+    Kind.LLM: LLMRequest,
+    Kind.TOOL: ToolRequest,
+    Kind.SLEEP: SleepRequest,
+    Kind.SIGNAL: SignalRequest,
+}
+
+
+def budget_facts(budget: Budget | None) -> list[Any]:
+    """A budget as fields of the job's hash."""
+    if budget is None:
+        return []
+    facts: list[Any] = ["ob", budget.on_budget]
+    if budget.tokens is not None:
+        facts += ["bt", budget.tokens]
+    if budget.money is not None:
+        facts += ["bm", round(budget.money * 1e6)]
+    return facts
+
+
 def head_to_step(
     job: str, number: int, head: list[Any], request: bytes | None, outcome: bytes | None
 ) -> Step:
     """A step from the array in which the Lua verbs keep it (``H`` in ``_lib.lua``)."""
     kind = Kind(head[0])
-    record: Any = None
+    record: Request | None = None
     if request:
-        record = decode(request, LLMRequest if kind is Kind.LLM else ToolRequest)
+        record = decode(request, REQUESTS[kind])
     return Step(
         job=job,
         number=number,

@@ -16,7 +16,10 @@ import msgpack
 _ARGV = re.compile(r"^-- ARGV 1: (.+)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
-VERBS = ("submit", "extend", "claim", "commit", "advance", "release", "renew", "cancel", "reap")
+VERBS = (
+    *("submit", "extend", "claim", "commit", "advance", "release", "renew", "reap"),
+    *("cancel", "pause", "resume", "signal", "retry", "fork"),
+)
 
 
 class Script:
@@ -29,14 +32,16 @@ class Script:
         fields: what its map must hold.
     """
 
-    def __init__(self, name: str, text: str, library: str, plan: str) -> None:
+    def __init__(self, name: str, text: str, library: str, plan: str, limits: str = "") -> None:
         header = text.split("\n\n", 1)[0]
         found = _ARGV.search(header)
         if not header.startswith(f"-- {name}: ") or found is None:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
-        parts = [library, plan, text] if _INCLUDE.search(header) else [library, text]
+        include = _INCLUDE.search(header)
+        parts = {"": [library], "plan": [library, plan], "limits": [library, plan, limits]}
+        wanted = [*parts[include[1] if include else ""], text]
         self.name = name
-        self.source = "\n".join(parts)
+        self.source = "\n".join(wanted)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self.fields = frozenset(field.strip() for field in found[1].split(","))
 
@@ -62,5 +67,5 @@ def load() -> dict[str, Script]:
     def read(name: str) -> str:
         return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
-    library, plan = read("_lib"), read("_plan")
-    return {name: Script(name, read(name), library, plan) for name in VERBS}
+    library, plan, limits = read("_lib"), read("_plan"), read("_limits")
+    return {name: Script(name, read(name), library, plan, limits) for name in VERBS}

@@ -36,6 +36,7 @@ class Reconciler:
         self._worker = worker
         self._cursor = "0"
         self._lanes = config.lane_names()
+        self._looking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Work for ever; a Redis that is away is waited for."""
@@ -48,6 +49,20 @@ class Reconciler:
             except FleetUnavailable as exc:
                 logger.warning("Not reconciled: %s", exc)
             await asyncio.sleep(pause)
+
+    def look_again(self, seconds: float) -> None:
+        """Something is due then, sooner perhaps than the reconciler in office expects."""
+        asyncio.get_running_loop().call_later(seconds + 0.002, self._look)
+
+    def _look(self) -> None:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look_once())
+
+    async def _look_once(self) -> None:
+        try:
+            await self.once()  # without the lock: the verb is atomic, and two at once only share the work
+        except FleetUnavailable as exc:
+            logger.warning("Not reconciled: %s", exc)
 
     async def once(self) -> float:
         """One pass.

@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from aios_dist import turns
-from aios_dist.agents import Tool, as_json, find
+from aios_dist.agents import find
 from aios_dist.broker import Tickets
-from aios_dist.calls import LLMRequest
-from aios_dist.errors import (
-    BadRequest,
-    FinalLLMError,
-    FleetUnavailable,
-    LLMError,
-    ToolError,
-    UnknownName,
-    describe,
-)
-from aios_dist.jobs import Kind, Outcome, decode, encode
+from aios_dist.calls import Usage
+from aios_dist.errors import FleetUnavailable, LLMError, ToolError, UnknownName
+from aios_dist.jobs import Kind, Outcome, encode
 from aios_dist.journal import Advance, Claim, Decision, Journal, Ticket
 from aios_dist.replay import Replay
 from aios_dist.runtime.leases import Leases
-from aios_dist.runtime.providers import Provider
+from aios_dist.runtime.steps import Again, Steps
 
 logger = logging.getLogger("aios_dist.runner")
 
 T = TypeVar("T")
+ON_LANES = (Kind.LLM, Kind.TOOL)
+"""What waits on a lane, and so needs a ticket."""
+
 LIVE = 4096
 """Programs kept as they stand after a turn, so that the next turn need not replay; the journal decides."""
 
@@ -61,18 +52,19 @@ class Runner:
         tickets: Tickets,
         leases: Leases,
         catalog: turns.Catalog,
-        providers: Mapping[str, Provider],
+        steps: Steps,
         worker: str,
-        slots: int,
+        look_again: Callable[[float], None],
+        price: Callable[[str, Usage], float],
     ) -> None:
         self._journal = journal
         self._tickets = tickets
         self._leases = leases
         self._catalog = catalog
-        self._providers = providers
+        self._steps = steps
         self._worker = worker
-        # Tools have threads of their own: one that takes a minute must not keep a turn waiting.
-        self._tools = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="aios-tool")
+        self._look_again = look_again  # the reconciler, in so many seconds
+        self._price = price
         self._live: OrderedDict[str, Replay] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -93,11 +85,12 @@ class Runner:
         _origin.set(origin)
         claim = await self._insist(functools.partial(self._journal.claim, lane, self._worker))
         if claim is None:
-            return "spare ticket: nothing was ready"
+            return "spare ticket: nothing may run"
         task = asyncio.current_task()
         assert task is not None
         self._leases.add(claim, task)
         try:
+            await self._publish(claim.tickets)
             announce(origin.ticket or "", claim)
             return await self._step(claim)
         except asyncio.CancelledError as exc:
@@ -124,11 +117,14 @@ class Runner:
             error: Exception | None = None
             try:
                 if claim.kind is Kind.LLM:
-                    outcome = Outcome(response=await self._call(claim))
+                    outcome = Outcome(response=await self._steps.call(claim))
                 else:
                     assert ready is not None
-                    outcome = Outcome(value=await self._tool(claim, await asyncio.shield(ready)))
+                    outcome = Outcome(value=await self._steps.tool(claim, await asyncio.shield(ready)))
             except (LLMError, ToolError) as exc:
+                again = self._steps.again(claim, exc)
+                if again is not None:
+                    return await self._try_again(claim, exc, again)
                 outcome, error = Outcome.failed(exc), exc
             await self._write(claim, outcome, ready)
         finally:
@@ -139,46 +135,24 @@ class Runner:
         usage = outcome.usage
         return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
 
-    async def _call(self, claim: Claim) -> Any:
-        try:
-            request = decode(claim.request, LLMRequest)
-        except msgspec.DecodeError as exc:
-            raise BadRequest(f"The journaled request cannot be read: {exc}.") from None
-        provider = self._providers.get(claim.label)
-        if provider is None:
-            raise FinalLLMError(
-                f"This worker has no model {claim.label!r}; give all workers of a lane the same [models.*]."
-            )
-        try:
-            return await provider.call(request, idempotency_key=f"{claim.job}/{claim.step}")
-        except LLMError:
-            raise
-        except Exception as exc:
-            logger.exception("The provider's adapter broke on %s/%s.", claim.job, claim.step)
-            raise FinalLLMError(f"The provider's adapter broke: {type(exc).__name__}.") from exc
-
-    async def _tool(self, claim: Claim, replay: Replay | None) -> Any:
-        number = int(claim.step)
-        if replay is None or number >= len(replay.asked):
-            raise ToolError("The agent's program no longer asks for this tool.")
-        command = replay.asked[number].command
-        assert isinstance(command, Tool)
-        try:
-            if inspect.iscoroutinefunction(inspect.unwrap(getattr(command.call, "func", command.call))):
-                value = await command.call()
-            else:
-                value = await asyncio.get_running_loop().run_in_executor(self._tools, command.call)
-                if inspect.isawaitable(value):
-                    value = await value
-            value = as_json(value, f"result of tool {claim.label!r}")
-            size, limit = len(msgspec.json.encode(value)), self._catalog.result_limit
-            if size > limit:
-                raise ValueError(
-                    f"the result has {size:,} bytes, more than result_limit ({limit:,}); return a reference"
-                )
-            return value
-        except (Exception, SystemExit) as exc:
-            raise ToolError(f"{claim.label}: {describe(exc)}", error=type(exc).__name__) from exc
+    async def _try_again(self, claim: Claim, error: Exception, again: Again) -> str:
+        """The call failed and may succeed later: the step waits for that without a slot (invariant 7)."""
+        where = (again.model, self._catalog.models.get(again.model, "llm")) if again.model else None
+        release = functools.partial(
+            self._journal.release,
+            claim,
+            f"{type(error).__name__}, next: {again.model}" if again.model else type(error).__name__,
+            again.after,
+            error=error,
+            hold=again.hold,
+            breaker=again.breaker,
+            to=where,
+        )
+        await self._publish(await self._insist(release))
+        self._look_again(max(again.after, again.hold))
+        return f"{type(error).__name__}: " + (
+            f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
+        )
 
     # Writing the outcome and running the turn ---------------------------------------------------------
 
@@ -200,12 +174,14 @@ class Runner:
                 data,
                 ok=outcome.ok,
                 usage=outcome.usage,
+                money=self._price(claim.label, outcome.usage) if outcome.usage.calls else 0.0,
                 decision=decision,
                 turn_here=ready is not None,
                 then=self._commands(decision, claim),
             )
             done = await self._insist(commit)
             await self._publish(_beyond(done, decision))
+            self._time(decision)
             if done.status in ("fenced", "gone", "written"):
                 logger.warning("The outcome of %s/%s came too late (%s).", claim.job, claim.step, done.status)
                 if replay is not None:
@@ -251,6 +227,7 @@ class Runner:
                 )
             )
             await self._publish(_beyond(done, decision))
+            self._time(decision)
             if done.status != "stale":
                 if done.status == "advanced" and not replay.finished:
                     self._keep(claim.job, replay)
@@ -285,18 +262,26 @@ class Runner:
         while len(self._live) > LIVE:
             self._live.popitem(last=False)  # not closed: another step of the job may hold it
 
+    def _time(self, decision: Decision | None) -> None:
+        """Sleeps that were begun: somebody has to look when they are over."""
+        for ranked in decision.steps if decision is not None else ():
+            if ranked.step.after:
+                self._look_again(ranked.step.after)
+
     # Tickets ------------------------------------------------------------------------------------------
 
     def _commands(self, decision: Decision | None, claim: Claim) -> list[tuple[Any, ...]]:
         """The tickets of a decision, sent behind the write, in the same round trip."""
         if decision is None:
             return []
-        steps = enumerate(decision.steps, start=decision.first)
+        steps = [p for p in enumerate(decision.steps, start=decision.first) if p[1].step.kind in ON_LANES]
         tickets = [Ticket(s.step.lane, claim.job, str(n)) for n, s in steps]
         return self._tickets.commands(tickets, *_origin.get())
 
     async def _publish(self, tickets: list[Ticket]) -> None:
         commands = self._tickets.commands(tickets, *_origin.get())
+        if not commands:
+            return
         try:
             await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
         except FleetUnavailable as exc:

@@ -18,17 +18,19 @@ import msgspec
 from celery import Celery, signals
 from redis.exceptions import RedisError
 
-from aios_dist import modules, policies, turns
+from aios_dist import costs, modules, policies, turns
 from aios_dist.agents import registered
 from aios_dist.broker import TASK, Tickets, make_app
+from aios_dist.calls import Usage
 from aios_dist.config import Config, PoolConfig, load
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
-from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.journal import Journal, Limits, WorkerInfo
 from aios_dist.journal.connection import open_client
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
 from aios_dist.runtime.runner import Origin, Runner
+from aios_dist.runtime.steps import Steps
 from aios_dist.runtime.telemetry import Dispatcher, StepRequest, flush, started
 
 logger = logging.getLogger("aios_dist.worker")
@@ -99,22 +101,38 @@ class Runtime:
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
         self.started_at = await self.journal.now()
         registry = await self.journal.registry()
+        catalog = turns.Catalog.of(self.config, registry.models)
+        reconciler = Reconciler(self.config, self.journal, tickets, self.id)
         self.runner = Runner(
             self.journal,
             tickets,
             self.leases,
-            turns.Catalog.of(self.config, registry.models),
-            self._providers,
+            catalog,
+            Steps(self.config, catalog.default, self._providers, self.slots),
             self.id,
-            self.slots,
+            reconciler.look_again,
+            self._price,
         )
+        await self._set_limits()
         await self._announce()
         fleet = self.config.fleet
         self._background = [
             asyncio.create_task(self.leases.keep(fleet.renew, self._announce)),
-            asyncio.create_task(Reconciler(self.config, self.journal, tickets, self.id).run()),
+            asyncio.create_task(reconciler.run()),
             asyncio.create_task(self._listen()),
         ]
+
+    def _price(self, model: str, usage: Usage) -> float:
+        return costs.money(model, self.config.models[model], usage) if model in self.config.models else 0.0
+
+    async def _set_limits(self) -> None:
+        """The limits of aios.toml hold for the whole fleet, from the worker that started last."""
+        for name in self.models():
+            model = self.config.models[name]
+            limits = Limits(model.max_in_flight, model.requests_per_minute, model.tokens_per_minute)
+            await self.journal.set_limits(name, limits)
+        for name, tenant in self.config.tenants.items():
+            await self.journal.set_tenant(name, tenant.tokens_per_day, tenant.money_per_day)
 
     async def _announce(self) -> None:
         agents = sorted(registered())

@@ -5,14 +5,18 @@
 --
 -- job:ID   st state, v outcomes written, n steps asked for, op steps without outcome, rec record,
 --          dig digest of the record, pl/pn plan and its node, up/uo/uc usage, res result, t0/t1 times,
---          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn
+--          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
+--          e<N> the error of its last failed try, wake a turn that waits for the end of a pause,
+--          g<NAME> signals that came before anyone waited for them, tn tenant,
+--          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
 -- head     see H below; one array, so that a step costs one field
 
 local P = KEYS[1]
 local A = cmsgpack.unpack(ARGV[1])
 
 local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, from_ready = 6, rank = 7, ready = 8,
-            started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15 }
+            started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15,
+            tries = 16, est = 17, after = 18, counted = 19 }
 local TURN = 't'
 
 local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish
@@ -80,9 +84,13 @@ end
 
 -- The job's program has to be run; not by us. It runs as a step on the lane `turns`, once at a time.
 local function need_turn(job)
+  if redis.call('HGET', key('job', job), 'st') == 'paused' then
+    redis.call('HSET', key('job', job), 'wake', 1)
+    return
+  end
   local h = head(job, TURN)
   if h and (h[H.state] == 'ready' or h[H.state] == 'leased') then return end
-  h = { 'turn', 'turns', 'idle', h and h[H.attempt] or 0, 0, 1, 0, 0, 0, 0, 0, '', '', 'turn', 0 }
+  h = { 'turn', 'turns', 'idle', h and h[H.attempt] or 0, 0, 1, 0, 0, 0, 0, 0, '', '', 'turn', 0, 0, 0, 0, 0 }
   make_ready(job, TURN, h)
 end
 

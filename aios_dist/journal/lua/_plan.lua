@@ -14,10 +14,52 @@ local function node(plan, i) return cmsgpack.unpack(redis.call('HGET', key('plan
 local function put_node(plan, i, v) redis.call('HSET', key('plan', plan), 'node' .. i, cmsgpack.pack(v)) end
 local function child(plan, i, k) return redis.call('HGET', key('plan', plan), 'c' .. i .. '.' .. k) end
 
+-- An outcome is written: once, in the order of writing. The caller has checked that there is none.
+local function write_outcome(job, step, h, ok, blob, at)
+  local k = key('job', job)
+  local order = redis.call('HINCRBY', k, 'v', 1)
+  redis.call('HINCRBY', k, 'op', -1)
+  redis.call('HSET', k, 'o' .. step, blob)
+  redis.call('ZREM', P .. 'leases', lease_of(job, step, h[H.attempt]))
+  h[H.state] = ok and 'done' or 'failed'
+  h[H.ended] = at
+  h[H.order] = order
+  put(job, step, h)
+  event(job, at, h[H.state], step)
+  return order
+end
+
+-- A step begins to wait: on its lane, for a time, or for a signal.
+local function begin(job, step, h)
+  if h[H.kind] == 'sleep' then
+    h[H.state], h[H.ready] = 'timed', stamp()
+    put(job, step, h)
+    redis.call('ZADD', P .. 'timers', int(clock() + h[H.after]), member(job, step))
+    event(job, h[H.ready], 'timed', step, h[H.label])
+  elseif h[H.kind] == 'signal' then
+    h[H.state], h[H.ready] = 'waiting', stamp()
+    event(job, h[H.ready], 'waiting', step, h[H.label])
+    local k, field = key('job', job), 'g' .. h[H.label]
+    local kept = redis.call('HGET', k, field)
+    if kept then   -- it came before anyone waited for it
+      local signals = cmsgpack.unpack(kept)
+      local blob = table.remove(signals, 1)
+      if #signals == 0 then redis.call('HDEL', k, field) else redis.call('HSET', k, field, cmsgpack.pack(signals)) end
+      write_outcome(job, step, h, true, blob, stamp())
+      need_turn(job)
+    else
+      put(job, step, h)
+    end
+  else
+    make_ready(job, step, h)
+  end
+end
+
 local function add_step(job, step, s, state)
-  local h = { s.kind, s.lane, state, 0, s.base, s.from_ready, 0, 0, 0, 0, 0, '', s.digest, s.label, 0 }
+  local h = { s.kind, s.lane, state, 0, s.base, s.from_ready, 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
+              0, s.est, s.after, 0 }
   redis.call('HSET', key('job', job), 'q' .. step, s.request)
-  if state == 'ready' then make_ready(job, step, h) else put(job, step, h) end
+  if state == 'ready' then begin(job, step, h) else put(job, step, h) end
 end
 
 -- What a turn decided: new steps, or the end. `state` is where the job stands.
@@ -57,7 +99,7 @@ local function admit_job(job)
   if count == 0 then need_turn(job) end
   for step = 0, count - 1 do
     local h = head(job, step)
-    if h[H.state] == 'pending' then make_ready(job, step, h) end
+    if h[H.state] == 'pending' then begin(job, step, h) end
   end
 end
 
@@ -127,20 +169,54 @@ local function child_ended(plan, i, failed)
   until failed == nil
 end
 
+local OPEN = { ready = true, pending = true, timed = true, waiting = true, parked = true }
+
+-- Out of every set in which a step can wait.
+local function set_aside(job, step, h)
+  local m = member(job, step)
+  redis.call('ZREM', key('ready', h[H.lane]), m)
+  redis.call('ZREM', key('held', h[H.label]), m)
+  redis.call('ZREM', P .. 'timers', m)
+end
+
+-- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
+local function pause_job(job, reason)
+  local k = key('job', job)
+  local count = tonumber(redis.call('HGET', k, 'n'))
+  redis.call('HSET', k, 'st', 'paused', 'why', reason)
+  redis.call('ZREM', P .. 'due', job)
+  for step = 0, count - 1 do
+    local h = head(job, step)
+    if h[H.state] == 'ready' then
+      set_aside(job, step, h)
+      h[H.state] = 'parked'
+      put(job, step, h)
+    end
+  end
+  local turn = head(job, TURN)
+  if turn and turn[H.state] == 'ready' then
+    redis.call('ZREM', key('ready', 'turns'), member(job, TURN))
+    redis.call('ZREM', P .. 'timers', member(job, TURN))
+    turn[H.state] = 'idle'
+    put(job, TURN, turn)
+    redis.call('HSET', k, 'wake', 1)
+  end
+  event(job, stamp(), 'paused', '', reason)
+end
+
 -- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'st', 'n', 'op', 'pl', 'pn')
-  if facts[1] ~= 'running' and facts[1] ~= 'waiting' then return false end
+  if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if tonumber(facts[3]) > 0 then
     for step = 0, tonumber(facts[2]) - 1 do
       local h = head(job, step)
-      if h[H.state] == 'ready' or h[H.state] == 'pending' then
-        redis.call('ZREM', key('ready', h[H.lane]), member(job, step))
-        redis.call('ZREM', P .. 'timers', member(job, step))
+      if OPEN[h[H.state]] then
+        set_aside(job, step, h)
         h[H.state] = 'dropped'
         put(job, step, h)
       elseif h[H.state] == 'leased' then
@@ -160,25 +236,11 @@ end_job = function(job, state, result, silent)
   event(job, at, state, '')
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)
+  redis.call('ZREM', P .. 'deadlines', job)
   redis.call('ZADD', P .. 'ended', int(at), job)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
   redis.call('PEXPIRE', k, A.retention_ms)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
-  if facts[4] and facts[1] == 'running' and not silent then child_ended(facts[4], facts[5], state ~= 'done') end
+  if facts[4] and facts[1] ~= 'waiting' and not silent then child_ended(facts[4], facts[5], state ~= 'done') end
   return true
-end
-
--- An outcome is written: once, in the order of writing. The caller has checked that there is none.
-local function write_outcome(job, step, h, ok, blob, at)
-  local k = key('job', job)
-  local order = redis.call('HINCRBY', k, 'v', 1)
-  redis.call('HINCRBY', k, 'op', -1)
-  redis.call('HSET', k, 'o' .. step, blob)
-  redis.call('ZREM', P .. 'leases', lease_of(job, step, h[H.attempt]))
-  h[H.state] = ok and 'done' or 'failed'
-  h[H.ended] = at
-  h[H.order] = order
-  put(job, step, h)
-  event(job, at, h[H.state], step)
-  return order
 end

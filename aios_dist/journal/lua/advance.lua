@@ -3,7 +3,7 @@
 --   decision: {version: outcomes it has seen, first: steps it knew of, steps, ends, result}
 --   turn_attempt: the attempt of the turn's own lease, 0 when it runs without one
 -- returns: {status, version, tickets}: "advanced", "stale" (outcomes were written meanwhile: replay and
---   ask again), "ended" (the job has ended), "gone"
+--   ask again), "ended" (the job has ended, or is paused: its end runs the turn), "gone"
 -- include: plan
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n')
@@ -19,6 +19,11 @@ local function turn_over()
     h[H.state] = 'idle'
     put(A.job, TURN, h)
   end
+end
+if facts[1] == 'paused' then
+  turn_over()
+  redis.call('HSET', k, 'wake', 1)
+  return { 'ended', version, {} }
 end
 if facts[1] ~= 'running' then
   turn_over()

@@ -1,26 +1,60 @@
--- claim: the best ready step of a lane, leased to a worker.
--- ARGV 1: lane, worker, lease_us
--- returns: {} when nothing is ready, else {job, step, attempt, kind, label, record, request, version, ready, started}
+-- claim: the best ready step of a lane that may run, leased to a worker.
+-- ARGV 1: lane, worker, lease_us, retention_ms, budget_outcome
+--   budget_outcome: the encoded error of a job that ends because its budget is used up
+-- returns: {tickets} when nothing may run, else {tickets, job, step, attempt, kind, label, record, request,
+--   version, ready, started, tries}
+-- include: limits
 local lane = key('ready', A.lane)
-while true do
+local looked = 0
+while looked < 1000 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
+  looked = looked + 1
   local top = redis.call('ZPOPMIN', lane)
-  if #top == 0 then return {} end
+  if #top == 0 then return { tickets } end
   local job, step = split(top[1])
-  local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'rec', 'v', 'h' .. step, 'q' .. step)
-  if facts[1] == 'running' and facts[4] then
-    local h = cmsgpack.unpack(facts[4])
-    if h[H.state] == 'ready' then
+  local facts = redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'tn', 'ob')
+  local h = facts[4] and cmsgpack.unpack(facts[4])
+  if facts[1] == 'running' and h and h[H.state] == 'ready' then
+    local now, may = clock(), true
+    if h[H.kind] == 'llm' then
+      local spent = over_budget(job, facts[6])
+      if spent then
+        redis.call('ZADD', lane, top[2], top[1])   -- where pausing and ending look for it
+        if facts[7] == 'fail' then end_job(job, 'failed', A.budget_outcome)
+        else pause_job(job, 'budget of the ' .. spent .. ' used up') end
+        may = false
+      else
+        local model = h[H.label]
+        local held = key('held', model)
+        if redis.call('EXISTS', key('model', model)) == 1 then
+          local yes, again = allowed(model, h[H.est] or 0, now)
+          local first = redis.call('ZRANGE', held, 0, 0, 'WITHSCORES')
+          if yes and #first > 0 and tonumber(first[2]) < tonumber(top[2]) then
+            -- One that was held before us goes first: change places.
+            redis.call('ZREM', held, first[1])
+            redis.call('ZADD', lane, first[2], first[1])
+            redis.call('ZADD', lane, top[2], top[1])
+            may = false
+          elseif not yes then
+            redis.call('ZADD', held, top[2], top[1])
+            if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
+            may = false
+          end
+        end
+      end
+    end
+    if may then
       local at = stamp()
       h[H.state] = 'leased'
       h[H.attempt] = h[H.attempt] + 1
       h[H.started] = at
       h[H.worker] = A.worker
+      enter(h, job, step, now)
       put(job, step, h)
-      redis.call('ZADD', P .. 'leases', int(clock() + A.lease_us), lease_of(job, step, h[H.attempt]))
+      redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h[H.attempt]))
       event(job, at, 'started', step, A.worker)
-      return { job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', facts[3],
-               int(h[H.ready]), int(at) }
+      return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', facts[3],
+               int(h[H.ready]), int(at), h[H.tries] or 0 }
     end
   end
 end
+return { tickets }

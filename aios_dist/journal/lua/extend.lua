@@ -27,6 +27,8 @@ for _, j in ipairs(A.jobs) do
   local at, jk = stamp(), key('job', j.id)
   redis.call('HSET', jk, 'st', 'waiting', 'v', 0, 'n', 0, 'op', 0, 'rec', j.rec, 'dig', j.dig,
              't0', int(at), 'pl', A.plan, 'pn', '0')
+  redis.call('HSET', jk, unpack(j.facts))
+  if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end
   redis.call('ZADD', P .. 'open', int(at), j.id)
   event(j.id, at, 'submitted', '')
   if j.decision then apply_turn(j.id, j.decision, 'waiting') end

@@ -1,9 +1,10 @@
 -- reap: one bounded pass of the reconciler: what time or a crash has left behind moves again.
--- ARGV 1: page, attempts, lost_outcome, lanes, due_us, cursor, retention_ms
---   page: the most entries of each kind in this pass; lost_outcome: the outcome of a step given up
+-- ARGV 1: page, attempts, lost_outcome, slept_outcome, late_outcome, lanes, due_us, cursor, retention_ms
+--   page: the most entries of each kind in this pass; lost_outcome: the outcome of a step given up,
+--   slept_outcome: of a sleep that is over; late_outcome: the error of a job past its deadline
 --   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
 -- returns: {moved, ready steps by lane, next cursor, next time in µs or 0}
--- include: plan
+-- include: limits
 local now = clock()
 local moved = 0
 
@@ -16,16 +17,24 @@ for _, lease in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), '
   if h and h[H.state] == 'leased' and h[H.attempt] == tonumber(attempt) then
     moved = moved + 1
     h[H.lost] = h[H.lost] + 1
-    if redis.call('HGET', key('job', job), 'st') ~= 'running' then
+    leave(h, job, step, 0, false)
+    local state = redis.call('HGET', key('job', job), 'st')
+    if state == 'paused' then
+      h[H.state] = step == TURN and 'idle' or 'parked'
+      if step == TURN then redis.call('HSET', key('job', job), 'wake', 1) end
+      put(job, step, h)
+    elseif state ~= 'running' then
       h[H.state] = 'dropped'
       put(job, step, h)
     elseif h[H.lost] >= A.attempts and step ~= TURN then
       write_outcome(job, step, h, false, A.lost_outcome, stamp())
+      redis.call('ZADD', P .. 'dead', int(clock()), m)
       due_later(job, A.due_us)
       need_turn(job)
     elseif h[H.lost] >= A.attempts then
       h[H.state] = 'dropped'
       put(job, step, h)
+      redis.call('ZADD', P .. 'dead', int(clock()), m)
       end_job(job, 'failed', A.lost_outcome)
     else
       back(job, step, h, stamp(), 'lease ended')
@@ -37,11 +46,25 @@ end
 for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMIT', 0, A.page)) do
   redis.call('ZREM', P .. 'timers', m)
   local job, step = split(m)
-  local h = head(job, step)
-  if h and h[H.state] == 'ready' then
-    moved = moved + 1
-    back(job, step, h, stamp(), 'time')
+  if step == '!' then
+    let_in(string.match(job, '^model:(.*)$'), A.page)
+  else
+    local h = head(job, step)
+    if h and h[H.state] == 'ready' then
+      moved = moved + 1
+      back(job, step, h, stamp(), 'time')
+    elseif h and h[H.state] == 'timed' then
+      moved = moved + 1
+      write_outcome(job, step, h, true, A.slept_outcome, stamp())
+      need_turn(job)
+    end
   end
+end
+
+-- Jobs past their deadline.
+for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', 0, int(now), 'LIMIT', 0, A.page)) do
+  redis.call('ZREM', P .. 'deadlines', job)
+  if end_job(job, 'failed', A.late_outcome) then moved = moved + 1 end
 end
 
 -- Turns that are due and that nobody ran.
@@ -76,10 +99,11 @@ end
 if #jobs < 2 * A.page then cursor = '0' end
 
 redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000))
+redis.call('ZREMRANGEBYSCORE', P .. 'dead', 0, int(now - A.retention_ms * 1000))
 local waiting = {}
 for i, lane in ipairs(A.lanes) do waiting[i] = redis.call('ZCARD', key('ready', lane)) end
 local next_time = 0
-for _, set in ipairs({ 'timers', 'leases' }) do
+for _, set in ipairs({ 'timers', 'leases', 'deadlines' }) do
   local first = redis.call('ZRANGE', P .. set, 0, 0, 'WITHSCORES')
   if #first > 0 and (next_time == 0 or tonumber(first[2]) < next_time) then next_time = tonumber(first[2]) end
 end

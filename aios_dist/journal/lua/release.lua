@@ -1,15 +1,31 @@
 -- release: give a claimed step back, with the rank that it had.
--- ARGV 1: job, step, attempt, reason, after_us
+-- ARGV 1: job, step, attempt, reason, after_us, error, hold_us, breaker, model, lane, retention_ms
 --   after_us: 0 puts it on its lane at once, else it waits that long without a slot
+--   error: '' or the encoded error of a failed try, which then counts as one
+--   hold_us: 0, or how long nobody is to call this model (429); breaker: failures in a row that hold it too
+--   model, lane: '' or another model that the step goes to, and the lane of that
 -- returns: {status, tickets}: "released" or "fenced"
+-- include: limits
 local h = head(A.job, A.step)
 if not h or h[H.state] ~= 'leased' or h[H.attempt] ~= A.attempt then return { 'fenced', {} } end
 redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, A.attempt))
+leave(h, A.job, A.step, 0, false)
 local at = stamp()
-if redis.call('HGET', key('job', A.job), 'st') ~= 'running' then
-  h[H.state] = 'dropped'
+if A.error ~= '' then
+  h[H.tries] = (h[H.tries] or 0) + 1
+  redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
+  hold(h[H.label], A.hold_us, A.breaker)
+end
+if A.model ~= '' then h[H.label], h[H.lane], h[H.tries] = A.model, A.lane, 0 end
+local state = redis.call('HGET', key('job', A.job), 'st')
+if state ~= 'running' then
+  h[H.state] = state == 'paused' and 'parked' or 'dropped'
+  if A.step == TURN then
+    h[H.state] = 'idle'
+    if state == 'paused' then redis.call('HSET', key('job', A.job), 'wake', 1) end
+  end
   put(A.job, A.step, h)
-  return { 'released', {} }
+  return { 'released', tickets }
 end
 if A.after_us == 0 then
   back(A.job, A.step, h, at, A.reason)
@@ -17,6 +33,6 @@ else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
   redis.call('ZADD', P .. 'timers', int(clock() + A.after_us), member(A.job, A.step))
-  event(A.job, at, 'released', A.step, A.reason)
+  event(A.job, at, A.error ~= '' and 'retry' or 'released', A.step, A.reason)
 end
 return { 'released', tickets }

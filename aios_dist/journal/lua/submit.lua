@@ -1,6 +1,7 @@
 -- submit: create jobs, and the plan between them; all or nothing; the same id twice is the same job.
 -- ARGV 1: jobs, plan, retention_ms
---   jobs: list of {id, rec, dig, decision | nil, parent (node of the plan) | nil}
+--   jobs: list of {id, rec, dig, decision | nil, parent (node of the plan) | nil, facts, deadline_us}
+--     facts: flat list of further fields of the job: tenant, budget; deadline_us: 0 for none
 --   plan: nil, or {id, dig, nodes: list of {mode, parent, children, on_failure}, links: list of {node, k, child}}
 -- returns: {status, tickets, detail}: status is "new", "same" (nothing changed) or "conflict" (nothing
 --   written; detail is the id); detail else is a list of "new" | "same", by job
@@ -26,6 +27,8 @@ for i, j in ipairs(A.jobs) do
   if fresh[i] then
     local at, k = stamp(), key('job', j.id)
     redis.call('HSET', k, 'st', state, 'v', 0, 'n', 0, 'op', 0, 'rec', j.rec, 'dig', j.dig, 't0', int(at))
+    redis.call('HSET', k, unpack(j.facts))
+    if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end
     if plan then redis.call('HSET', k, 'pl', plan.id, 'pn', int(j.parent)) end
     redis.call('ZADD', P .. 'open', int(at), j.id)
     event(j.id, at, 'submitted', '')

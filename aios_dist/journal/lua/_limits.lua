@@ -1,0 +1,136 @@
+-- Limits of models, over the whole fleet, as leases; budgets of tenants. Shared by claim, commit, release, reap.
+--
+-- model:M    l_if/l_rpm/l_tpm limits (in flight, requests and tokens a minute), hold until (µs), win the
+--            calls let in at a time after a hold (0: all), fails failures in a row, tok tokens in the window
+-- inflight:M the leases that count; window:M "lease|tokens" of the last minute by start; held:M steps by rank
+-- tenant:T   l_tok/l_mic budget a day; spend:T:DAY tok/mic spent
+
+local MINUTE = 60000000
+local OPEN_WINDOW = 1024   -- a window this wide holds nothing back any more
+
+local function number(v) return tonumber(v or '0') or 0 end
+
+-- Whether one more call of this model may start now; if not, when to look again (nil: when one ends).
+local function allowed(model, est, now)
+  local m = redis.call('HMGET', key('model', model), 'l_if', 'l_rpm', 'l_tpm', 'hold', 'win', 'tok')
+  local most, rpm, tpm, held, window = number(m[1]), number(m[2]), number(m[3]), number(m[4]), number(m[5])
+  if held > now then return false, held end
+  local busy = redis.call('SCARD', key('inflight', model))
+  if (most > 0 and busy >= most) or (window > 0 and busy >= window) then return false end
+  if rpm > 0 or tpm > 0 then
+    local w, used = key('window', model), number(m[6])
+    local old = redis.call('ZRANGEBYSCORE', w, '-inf', int(now - MINUTE))
+    if #old > 0 then
+      for _, entry in ipairs(old) do used = used - number(string.match(entry, '|(%d+)$')) end
+      redis.call('ZREMRANGEBYSCORE', w, '-inf', int(now - MINUTE))
+      redis.call('HSET', key('model', model), 'tok', int(used))
+    end
+    local count = redis.call('ZCARD', w)
+    if count > 0 and ((rpm > 0 and count >= rpm) or (tpm > 0 and used + est > tpm)) then
+      local first = redis.call('ZRANGE', w, 0, 0, 'WITHSCORES')
+      return false, tonumber(first[2]) + MINUTE + 1
+    end
+  end
+  return true
+end
+
+-- Held steps of a model go back to their lane, as many as may start.
+local function let_in(model, most)
+  local set = key('held', model)
+  for _ = 1, most do
+    local top = redis.call('ZRANGE', set, 0, 0)
+    if #top == 0 then return end
+    local job, step = split(top[1])
+    local h = head(job, step)
+    local yes, again = allowed(model, h and h[H.est] or 0, clock())
+    if not yes then
+      if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
+      return
+    end
+    redis.call('ZREM', set, top[1])
+    if h and h[H.state] == 'ready' then
+      redis.call('ZADD', key('ready', h[H.lane]), string.format('%.17g', h[H.rank]), top[1])
+      tickets[#tickets + 1] = h[H.lane]
+      tickets[#tickets + 1] = job
+      tickets[#tickets + 1] = step
+    end
+  end
+end
+
+-- A claimed step counts against its model's limits from now on.
+local function enter(h, job, step, now)
+  if h[H.kind] ~= 'llm' or redis.call('EXISTS', key('model', h[H.label])) == 0 then
+    h[H.counted] = 0
+    return
+  end
+  local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
+  h[H.counted] = now
+  redis.call('SADD', key('inflight', model), lease)
+  local l = redis.call('HMGET', key('model', model), 'l_rpm', 'l_tpm')
+  if number(l[1]) > 0 or number(l[2]) > 0 then
+    redis.call('ZADD', key('window', model), int(now), lease .. '|' .. int(h[H.est] or 0))
+    redis.call('PEXPIRE', key('window', model), 120000)
+    redis.call('HINCRBY', key('model', model), 'tok', int(h[H.est] or 0))
+  end
+end
+
+-- … and no longer: its place is free, its estimate becomes what it took. `worked`: the provider answered.
+local function leave(h, job, step, tokens, worked)
+  if not h[H.counted] or h[H.counted] == 0 then return end
+  local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
+  local entry = lease .. '|' .. int(h[H.est] or 0)
+  redis.call('SREM', key('inflight', model), lease)
+  if redis.call('ZREM', key('window', model), entry) == 1 then
+    redis.call('ZADD', key('window', model), int(h[H.counted]), lease .. '|' .. int(tokens))
+    redis.call('HINCRBY', key('model', model), 'tok', int(tokens - (h[H.est] or 0)))
+  end
+  h[H.counted] = 0
+  if worked then
+    local m = redis.call('HMGET', key('model', model), 'win', 'fails')
+    local window = number(m[1])
+    if window > 0 then
+      window = 2 * window
+      redis.call('HSET', key('model', model), 'win', window >= OPEN_WINDOW and 0 or window)
+    end
+    if number(m[2]) > 0 then redis.call('HSET', key('model', model), 'fails', 0) end
+  end
+  let_in(model, worked and 4 or 1)
+end
+
+-- Nobody calls this model for a while: the provider said so, or it fails again and again (circuit breaker).
+-- Afterwards one call goes first, and with each success twice as many.
+local function hold(model, for_us, breaker)
+  local k, now = key('model', model), clock()
+  local fails = redis.call('HINCRBY', k, 'fails', 1)
+  if for_us == 0 and breaker > 0 and fails >= breaker then
+    for_us = math.min(60, 2 ^ math.min(6, fails - breaker)) * 1000000
+  end
+  if for_us > 0 then
+    local till = math.max(number(redis.call('HGET', k, 'hold')), now + for_us)
+    redis.call('HSET', k, 'hold', int(till), 'win', 1)
+    redis.call('ZADD', P .. 'timers', int(till + 1), 'model:' .. model .. '/!')
+  end
+end
+
+local function day() return int(math.floor(clock() / 86400000000)) end
+
+local function spend(tenant, tokens, micros)
+  if not tenant or redis.call('EXISTS', key('tenant', tenant)) == 0 then return end
+  local k = key('spend', tenant .. ':' .. day())
+  redis.call('HINCRBY', k, 'tok', int(tokens))
+  if micros > 0 then redis.call('HINCRBY', k, 'mic', int(micros)) end
+  redis.call('PEXPIRE', k, 3 * 86400000)
+end
+
+-- Which budget is used up: nil, "job" or "tenant".
+local function over_budget(job, tenant)
+  local b = redis.call('HMGET', key('job', job), 'bt', 'bm', 'up', 'uo', 'um')
+  if (b[1] and number(b[3]) + number(b[4]) >= number(b[1])) or (b[2] and number(b[5]) >= number(b[2])) then
+    return 'job'
+  end
+  local l = tenant and redis.call('HMGET', key('tenant', tenant), 'l_tok', 'l_mic') or {}
+  if l[1] or l[2] then
+    local s = redis.call('HMGET', key('spend', tenant .. ':' .. day()), 'tok', 'mic')
+    if (l[1] and number(s[1]) >= number(l[1])) or (l[2] and number(s[2]) >= number(l[2])) then return 'tenant' end
+  end
+end

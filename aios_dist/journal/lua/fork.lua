@@ -1,0 +1,37 @@
+-- fork: a new job with the history of another up to a step; what came before is reused, not paid again.
+-- ARGV 1: job, new, step, retention_ms
+-- returns: {status, tickets}: "new", "unknown", "conflict" (the id is taken), "beyond" (there is no such step)
+-- include: plan
+local from, to = key('job', A.job), key('job', A.new)
+local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'dig', 'tn')
+if not facts[1] then return { 'unknown', {} } end
+if redis.call('EXISTS', to) == 1 then return { 'conflict', {} } end
+if A.step > tonumber(facts[2]) then return { 'beyond', {} } end
+local at, answered, open = stamp(), {}, {}
+redis.call('HSET', to, 'st', 'running', 'n', A.step, 'rec', facts[3], 'dig', facts[4], 't0', int(at))
+if facts[5] then redis.call('HSET', to, 'tn', facts[5]) end
+redis.call('ZADD', P .. 'open', int(at), A.new)
+event(A.new, at, 'submitted', '', 'fork of ' .. A.job)
+for step = 0, A.step - 1 do
+  local h = head(A.job, step)
+  redis.call('HSET', to, 'q' .. step, redis.call('HGET', from, 'q' .. step))
+  if h[H.order] > 0 then
+    redis.call('HSET', to, 'o' .. step, redis.call('HGET', from, 'o' .. step))
+    answered[#answered + 1] = { step, h }
+  else
+    open[#open + 1] = { step, h }
+  end
+end
+table.sort(answered, function(a, b) return a[2][H.order] < b[2][H.order] end)
+for order, pair in ipairs(answered) do
+  pair[2][H.order] = order
+  put(A.new, pair[1], pair[2])
+end
+redis.call('HSET', to, 'v', #answered, 'op', #open)
+for _, pair in ipairs(open) do
+  local h = pair[2]
+  h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0
+  begin(A.new, pair[1], h)
+end
+need_turn(A.new)
+return { 'new', tickets }
