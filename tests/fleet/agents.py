@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from aios_dist import LLMError, agent, gather, llm, tool
+from aios_dist import LLMError, agent, gather, llm, signal, sleep, tool
 
 
 def work(seconds: float) -> float:
@@ -53,6 +53,22 @@ async def tool_user(path: str) -> list[int]:
     await llm("between", model="small")
     await llm("after", model="small")
     return [first]
+
+
+@agent
+async def waits_for_a_word() -> str:
+    """Asks, waits for a human, and goes on with what he said."""
+    await llm("draft", model="small")
+    word = await signal("review")
+    return f"{word}: {(await llm(f'final, {word}', model='small')).text}"
+
+
+@agent
+async def naps(seconds: float) -> str:
+    """Waits between two calls, at no cost in processes."""
+    await llm("before", model="small")
+    await sleep(seconds)
+    return (await llm("after", model="small")).text
 
 
 @agent

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
 
 REPLY_S = 0.1
-MODELS = {"one": "one", "small": "llm", "frail": "frail"}
+MODELS: dict[str, dict[str, Any]] = {
+    "one": {"lane": "one"},
+    "small": {"lane": "llm"},
+    "frail": {"lane": "frail"},
+    "patient": {"lane": "llm", "attempts": 3, "backoff": 0.1, "fallback": ["spare"]},
+    "spare": {"lane": "one", "attempts": 1},
+    "limited": {"lane": "llm", "max_in_flight": 2, "attempts": 1},
+    "priced": {"lane": "llm", "input_price": 1.0, "output_price": 1_000_000.0},
+}
 WORKERS = [
     WorkerSpec("machine-1", "llm"),
     WorkerSpec("machine-2", "llm"),
@@ -53,7 +61,7 @@ def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iter
             reconcile=0.5,
             shutdown_grace=1.0,
         ),
-        models={name: ModelConfig(lane=lane, base_url=fake_llm.url) for name, lane in MODELS.items()},
+        models={name: ModelConfig(base_url=fake_llm.url, **settings) for name, settings in MODELS.items()},
         pools={
             "llm": PoolConfig(lanes=["llm"], slots=8),
             "one": PoolConfig(lanes=["one"], slots=1),
