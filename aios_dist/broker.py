@@ -38,9 +38,9 @@ def broker_url(redis_url: str) -> str:
     parts = urlsplit(redis_url)
     if parts.scheme == "unix":
         return f"redis+socket://{redis_url.removeprefix('unix://')}"
-    query = urlencode(
-        [(k, v) for k, v in parse_qsl(parts.query) if k != "master" and not k.startswith("ssl_")]
-    )
+    ours = ("master", "sentinel_password")  # kombu takes these as options
+    fields = [(k, v) for k, v in parse_qsl(parts.query) if k not in ours and not k.startswith("ssl_")]
+    query = urlencode(fields)
     account, at, hosts = parts.netloc.rpartition("@")
     if parts.scheme != "sentinel":
         return urlunsplit(parts._replace(query=query))
@@ -79,18 +79,22 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
         "priority_steps": [0],  # one list a lane: order is ours
         "ack_emulation": False,  # no `unacked`: from the claim on, the lease answers for the step
         "max_connections": 1000,  # kombu's 10 fail under load
-        "socket_timeout": 30.0,  # kombu's default waits for ever on a dead connection
-        "socket_connect_timeout": 5.0,
+        "socket_timeout": 3 * fleet.redis_timeout,  # kombu's default waits for ever on a dead connection
+        "socket_connect_timeout": min(5.0, fleet.redis_timeout),
         "socket_keepalive": True,
-        "health_check_interval": 10,
+        "health_check_interval": max(1, int(fleet.redis_timeout)),
     }
     if fleet.redis_url.startswith("sentinel://"):
-        options["master_name"] = dict(parse_qsl(urlsplit(fleet.redis_url).query)).get("master", "")
+        query = dict(parse_qsl(urlsplit(fleet.redis_url).query))
+        options["master_name"] = query.get("master", "")
+        if "sentinel_password" in query:
+            options["sentinel_kwargs"] = {"password": query["sentinel_password"]}
     app.conf.update(
         broker_transport_options=options,
         broker_use_ssl=tls_of(fleet.redis_url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a Redis restart is waited out
+        broker_channel_error_retry=True,  # … and so is one that refuses (READONLY, NOREPLICAS, full memory)
         task_serializer="json",
         result_serializer="json",
         event_serializer="json",

@@ -6,7 +6,7 @@ https://pypi.org/project/genai-prices/ (pydantic): an extra, since it brings its
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 from aios_dist.calls import Usage
 from aios_dist.config import ModelConfig
@@ -27,25 +27,24 @@ def money(name: str, model: ModelConfig, usage: Usage) -> float:
         return (asked + usage.output_tokens * (model.output_price or 0.0)) / MILLION
     if not usage.calls:
         return 0.0
-    prices = _known(model.model or name, model.provider)
-    return (usage.prompt_tokens * prices[0] + usage.output_tokens * prices[1]) / MILLION
+    found = _listed(model.model or name, model.provider)
+    return found(usage) if found is not None else 0.0
 
 
 @functools.cache
-def _known(model: str, provider: str) -> tuple[float, float]:
-    """Money for a million prompt and output tokens, by the list; looked up once a model."""
+def _listed(model: str, provider: str) -> Callable[[Usage], float] | None:
+    """The list's price of a call (some depend on the length of the prompt); None: not in the list."""
     try:
         import genai_prices
     except ModuleNotFoundError:
-        return 0.0, 0.0
+        return None
 
-    def price(**usage: Any) -> float:
-        try:
-            found = genai_prices.calc_price(
-                genai_prices.Usage(**usage), model_ref=model, provider_id=provider
-            )
-        except LookupError:
-            return 0.0
-        return float(found.total_price)
+    def price(usage: Usage) -> float:
+        tokens = genai_prices.Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
+        return float(genai_prices.calc_price(tokens, model_ref=model, provider_id=provider).total_price)
 
-    return price(input_tokens=MILLION), price(output_tokens=MILLION)
+    try:
+        price(Usage(1, 1, 1))
+    except LookupError:
+        return None
+    return price

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from aios_dist.errors import RateLimited, RetryableLLMError
+from aios_dist.errors import RetryableLLMError
 
 
 class Patience(NamedTuple):
@@ -37,10 +37,8 @@ def pause(error: Exception, tries: int, patience: Patience, draw: float) -> floa
     """
     if not isinstance(error, RetryableLLMError) or tries >= patience.attempts:
         return None
-    ceiling = min(patience.backoff_max, patience.backoff * 2.0 ** (tries - 1))
+    ceiling = min(patience.backoff_max, patience.backoff * 2.0 ** min(tries - 1, 60))
     jittered = ceiling * draw
-    if isinstance(error, RateLimited):
-        # The provider said when; a little later, so that not all held calls come in the same instant.
-        asked = float(error.detail.get("retry_after_s", 0.0))
-        return asked + jittered * (0.1 if asked else 1.0)
-    return jittered
+    asked = float(error.detail.get("retry_after_s") or 0.0)
+    # Where the provider said when: a little later, so that not all held calls come in the same instant.
+    return asked + jittered * (0.1 if asked else 1.0)

@@ -64,7 +64,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
-    from aios_dist.cli.checks import lanes, machine, rights, server
+    from aios_dist.cli.checks import held, lanes, machine, rights, server
     from aios_dist.cli.checks.finding import problem
 
     findings = list(machine.packages())
@@ -77,6 +77,10 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         registry = await fleet.registry()
         findings += lanes.workers(config, registry, await journal.now())
         findings += lanes.lanes(config, await fleet.lanes())
+        names = sorted({*config.models, *registry.models})
+        findings += held.models(await journal.model_views(names))
+        findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))
+        findings += held.dead_letters(await journal.dead_letters(held.MOST))
     except FleetUnavailable as exc:
         text, _, fix = str(exc).rpartition("; ")
         known = text or str(exc)

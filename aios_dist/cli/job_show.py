@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from aios_dist.cli.output import clock, console, iso, job_record, plain, print_json, print_table, short, took
+from aios_dist.cli.output import (
+    clock,
+    console,
+    iso,
+    job_record,
+    plain,
+    print_json,
+    print_table,
+    resume_command,
+    short,
+    took,
+)
 from aios_dist.cli.session import on_journal
 
 if TYPE_CHECKING:
     from aios_dist.jobs import Outcome, Step
-    from aios_dist.journal import History, Journal
+    from aios_dist.journal import Event, History, Journal
 
 
 @click.command()
@@ -22,10 +35,11 @@ if TYPE_CHECKING:
 def show(id: str, prompts: bool, as_json: bool) -> None:
     """One job: its steps with state, model, tokens, waiting and running time, worker."""
 
-    async def look(journal: Journal) -> tuple[History, float]:
-        return await journal.load(id), await journal.now()
+    async def look(journal: Journal) -> tuple[History, list[Event], float]:
+        return await journal.load(id), await journal.events(id), await journal.now()
 
-    history, now = on_journal(look)
+    history, events, now = on_journal(look)
+    tries = _failed_tries(events)
     outcome = _outcome(history)
     if as_json:
         record = job_record(history.view)
@@ -33,7 +47,9 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         if prompts:
             record["input"] = history.record.input
             record["result"] = outcome.value if outcome is not None else None
-        record["steps"] = [_step_record(step, now, prompts) for step in history.steps]
+        record["steps"] = [
+            _step_record(step, now, prompts, tries.get(step.number, [])) for step in history.steps
+        ]
         print_json(record)
         return
     _print_head(history, outcome)
@@ -44,6 +60,10 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         empty="No steps yet.",
     )
     for step in history.steps:
+        if step.outcome is None and not history.view.state.ended and tries.get(step.number):
+            failed = tries[step.number]
+            text = f"{len(failed)} tries failed so far, the last: {failed[-1]}."
+            console().print(plain(f"\nStep {step.number} is tried again; {text}"))
         if step.outcome is not None and step.outcome.error is not None:
             error = step.outcome.error
             console().print(plain(f"\nStep {step.number} failed: {error['type']}: {error['message']}"))
@@ -57,6 +77,17 @@ def _outcome(history: History) -> Outcome | None:
     return decode(history.result, Outcome) if history.result else None
 
 
+def _failed_tries(events: Sequence[Event]) -> dict[int, list[str]]:
+    """The errors of each step's calls that failed and were tried again."""
+    failed: dict[int, list[str]] = defaultdict(list)
+    for event in events:
+        if event.step is None:
+            continue
+        if event.what == "retry" or (event.what == "released" and ", next: " in event.detail):
+            failed[event.step].append(event.detail)
+    return failed
+
+
 def _print_head(history: History, outcome: Outcome | None) -> None:
     view, out = history.view, console()
     duration = short(took(view.submitted_at, view.ended_at))
@@ -66,7 +97,12 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
         f"Submitted {clock(view.submitted_at)}" + (f", ended {clock(view.ended_at)}" if view.ended_at else "")
     )
     usage = view.usage
-    out.print(f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens")
+    out.print(
+        f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens"
+        + (f", {view.money:.6g} in money" if view.money else "")
+    )
+    if view.why:
+        out.print(plain(f"Paused: {view.why}. Go on: {resume_command(view)}"))
     if outcome is not None and outcome.error is not None:
         out.print(plain(f"Failed: {outcome.error['type']}: {outcome.error['message']}"))
 
@@ -99,7 +135,7 @@ def _row(step: Step, now: float) -> tuple[object, ...]:
     )
 
 
-def _step_record(step: Step, now: float, prompts: bool) -> dict[str, Any]:
+def _step_record(step: Step, now: float, prompts: bool, failed: Sequence[str]) -> dict[str, Any]:
     waited, ran = _times(step, now)
     outcome = step.outcome
     record: dict[str, Any] = {
@@ -109,6 +145,7 @@ def _step_record(step: Step, now: float, prompts: bool) -> dict[str, Any]:
         "lane": step.lane,
         "state": step.state.value,
         "attempt": step.attempt,
+        "failed_tries": list(failed),
         "worker": step.worker or None,
         "prompt_tokens": outcome.usage.prompt_tokens if outcome else 0,
         "output_tokens": outcome.usage.output_tokens if outcome else 0,

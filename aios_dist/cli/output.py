@@ -87,6 +87,12 @@ def short(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def resume_command(view: JobView) -> str:
+    """What lets a paused job go on; a budget that is used up has to be raised."""
+    spent = view.why.startswith("budget of the job")
+    return f"aios-dist job resume {view.id}" + (" --budget-tokens N" if spent else "")
+
+
 def job_record(view: JobView) -> dict[str, Any]:
     """A job as every ``--json`` shows it."""
     return {
@@ -100,6 +106,8 @@ def job_record(view: JobView) -> dict[str, Any]:
         "prompt_tokens": view.usage.prompt_tokens,
         "output_tokens": view.usage.output_tokens,
         "calls": view.usage.calls,
+        "money": view.money,
+        "why": view.why or None,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),

@@ -13,6 +13,8 @@ A file holds agents, a plan, or both, in TOML or JSON::
     agent = "greet"                      # from this file, aios.toml, Python, or known to workers
     input = "Ada"
     id = "greet-ada"
+    deadline = 3600                      # seconds from the submission
+    budget = {tokens = 20000}            # or money = 0.5; on_budget = "fail" instead of "pause"
 
     [[jobs]]                             # a group: a plan in the plan
     order = "fifo"
@@ -27,18 +29,26 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from aios_dist import modules
-from aios_dist.agents import Agent, JobSpec, PromptsAgent, as_json
+from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, as_json
 from aios_dist.config import Config, PromptsConfig
 from aios_dist.errors import ConfigError, InvalidInput
 from aios_dist.plans import Plan, fifo, fixed
 
 DEEPEST = 32
 """Plans in plans."""
+
+
+class BudgetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``budget = {tokens = 20000}`` of a job."""
+
+    tokens: int | None = None
+    money: float | None = None
+    on_budget: Literal["pause", "fail"] = "pause"
 
 
 class JobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +63,8 @@ class JobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     system: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
+    deadline: float | None = None
+    budget: BudgetEntry | None = None
 
     def definition(self) -> PromptsConfig | None:
         """The agent that is written down in the entry itself, if one is."""
@@ -190,20 +202,25 @@ def _group(group: GroupEntry, agents: Agents, where: str, depth: int) -> Plan:
 
 
 def _job(entry: JobEntry, agents: Agents, where: str) -> JobSpec:
-    definition = entry.definition()
     try:
-        if definition is not None:
-            if not definition.prompts:
-                raise InvalidInput("prompts = […] needs at least one.")
-            named = PromptsAgent(entry.agent or "prompts", definition)
-            return named.job(entry.input, id=entry.id, tenant=entry.tenant)
-        if entry.agent is None:
-            raise InvalidInput('it needs agent = "NAME", or prompts = ["…"].')
-        if any(v is not None for v in (entry.model, entry.system, entry.temperature, entry.max_tokens)):
-            raise InvalidInput("model, system, temperature and max_tokens go with prompts = […] only.")
-        return agents.job(entry.agent, entry.input, id=entry.id, tenant=entry.tenant)
+        budget = None if entry.budget is None else Budget(**msgspec.structs.asdict(entry.budget))
+        return _spec(entry, agents).within(deadline=entry.deadline, budget=budget)
     except InvalidInput as exc:
         raise InvalidInput(f"{where}: {exc}") from None
+
+
+def _spec(entry: JobEntry, agents: Agents) -> JobSpec:
+    definition = entry.definition()
+    if definition is not None:
+        if not definition.prompts:
+            raise InvalidInput("prompts = […] needs at least one.")
+        named = PromptsAgent(entry.agent or "prompts", definition)
+        return named.job(entry.input, id=entry.id, tenant=entry.tenant)
+    if entry.agent is None:
+        raise InvalidInput('it needs agent = "NAME", or prompts = ["…"].')
+    if any(v is not None for v in (entry.model, entry.system, entry.temperature, entry.max_tokens)):
+        raise InvalidInput("model, system, temperature and max_tokens go with prompts = […] only.")
+    return agents.job(entry.agent, entry.input, id=entry.id, tenant=entry.tenant)
 
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
@@ -218,7 +235,8 @@ def _convert(data: Any, kind: Any, where: str) -> Any:
             text = str(exc).replace("`$.", "`").replace(" - at `$`", "")
             raise InvalidInput(f"{where}: {text}.") from None
         field, at = unknown.groups()
-        allowed = (PromptsConfig if at else kind).__struct_fields__
+        inner = BudgetEntry if kind is JobEntry else PromptsConfig
+        allowed = (inner if at else kind).__struct_fields__
         near = difflib.get_close_matches(field, allowed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}."
         raise InvalidInput(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from aios_dist.agents import JobSpec, prompts
+from aios_dist.cli.budgets import budget_of, budget_options
 from aios_dist.cli.output import job_record, print_json
 from aios_dist.cli.plan_files import Agents, PlanFile, plan_of, read_file
 from aios_dist.cli.session import on_fleet
@@ -40,6 +41,13 @@ FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
 )
 @click.option("--id", help="The job's (or the plan's) id; the same id twice is the same job.")
 @click.option("--tenant", default="default", show_default=True, help="On whose behalf it runs.")
+@click.option(
+    "--deadline",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True, max=3.2e8),
+    help="Seconds from now; then the job fails, wherever it stands.",
+)
+@budget_options
 @click.option("--wait", is_flag=True, help="Wait, and print the result; exit 1 unless it ended well.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="With --wait: seconds."
@@ -53,6 +61,10 @@ def submit(
     path: str | None,
     id: str | None,
     tenant: str,
+    deadline: float | None,
+    budget_tokens: int | None,
+    budget_money: float | None,
+    on_budget: Literal["pause", "fail"] | None,
     wait: bool,
     timeout: float,
     as_json: bool,
@@ -73,6 +85,7 @@ def submit(
         raise InvalidInput(
             f"--{next(iter(given)).replace('_', '-')} goes with --prompt; agents name it themselves."
         )
+    budget = budget_of(budget_tokens, budget_money, on_budget)
     value = _input(input_, settings)
     file = read_file(path) if path else PlanFile()
     what: JobSpec | Plan
@@ -83,14 +96,18 @@ def submit(
         agents = Agents(config, file.agents)
         absent = agents.absent
         if file.jobs is not None:
-            if agent or value is not None or tenant != "default":
+            if agent or value is not None or tenant != "default" or deadline or budget:
                 raise InvalidInput(
-                    f"{path} is a plan: its jobs name their agents, inputs and tenants themselves."
+                    f"{path} is a plan: its jobs name their agents, inputs, tenants, deadlines and budgets "
+                    "themselves."
                 )
             what = plan_of(file, agents, str(path))
             id = id or file.id
         else:
             what = agents.job(_only(agent, file, path), value, id=id, tenant=tenant)
+
+    if isinstance(what, JobSpec):
+        what = what.within(deadline=deadline, budget=budget)
 
     async def work(fleet: AsyncFleet) -> None:
         try:

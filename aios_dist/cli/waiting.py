@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aios_dist.cli.output import job_record, plain, print_json, print_table, short
+from aios_dist.cli.output import job_record, plain, print_json, print_table, resume_command, short
 from aios_dist.errors import JobCancelled, JobError, ResultTimeout, UnknownName
 from aios_dist.jobs import JobState, Outcome, decode
 
@@ -119,6 +119,10 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
             return
         done = asked = 0
         async for event in fleet.job(ids[0]).events(timeout=timeout):
+            if event.what == "paused" and not quiet:
+                view = (await views_of(fleet, ids))[0]
+                if view.state is JobState.PAUSED:  # and not one that went on long ago
+                    _say_paused(view)
             asked = max(asked, (event.step if event.step is not None else -1) + 1)
             done += event.what in ("done", "failed") and event.step is not None
             # What runs now, by model or tool; a job's events never hold its texts.
@@ -127,6 +131,12 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
                 done,
                 asked,
             )
+
+
+def _say_paused(view: JobView) -> None:
+    from aios_dist.cli.entry import say
+
+    say(f"Job {view.id!r} is paused ({view.why}); it waits for: {resume_command(view)}")
 
 
 @contextlib.asynccontextmanager

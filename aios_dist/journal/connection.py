@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.asyncio as aioredis
 from redis.asyncio.sentinel import Sentinel
@@ -40,7 +40,8 @@ BATCH = 256
 
 def open_client(url: str, **options: Any) -> aioredis.Redis:
     """A client for ``redis://``, ``rediss://``, ``unix://`` or
-    ``sentinel://host:port[,host:port…]/db?master=NAME`` (passwords as in redis:// URLs).
+    ``sentinel://host:port[,host:port…]/db?master=NAME[&sentinel_password=…]`` (the account of the servers as
+    in redis:// URLs).
 
     Raises:
         ConfigError: the URL cannot be understood.
@@ -55,16 +56,24 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
     try:
         if not url.startswith("sentinel://"):
             return aioredis.from_url(url, **settings)
-        parts = urlsplit(url.replace(",", "%2C"))
+        parts = urlsplit(url)
         query = parse_qs(parts.query)
-        hosts = [h.rpartition(":") for h in parts.netloc.rpartition("@")[2].split("%2C")]
+        account, _, places = parts.netloc.rpartition("@")
+        user, _, password = account.partition(":")
+        hosts = [h.rpartition(":") for h in places.split(",")]
         nodes = [(host or port, int(port) if host else 26379) for host, _, port in hosts]
-        sentinel = Sentinel(nodes, **{k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")})
-        database = int(parts.path.strip("/") or 0)
-        settings |= {"db": database, "username": parts.username, "password": parts.password}
+        watching = {k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")}
+        if "sentinel_password" in query:
+            watching["password"] = query["sentinel_password"][0]
+        sentinel = Sentinel(nodes, **watching)
+        settings |= {
+            "db": int(parts.path.strip("/") or 0),
+            "username": unquote(user) or None,
+            "password": unquote(password) or None,
+        }
         client: aioredis.Redis = sentinel.master_for(query["master"][0], **settings)
         return client
-    except (ValueError, KeyError, IndexError) as exc:
+    except (ValueError, KeyError, IndexError, RedisError) as exc:
         raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {exc}.") from None
 
 
@@ -76,9 +85,10 @@ REFUSES = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED", "TRYAGAIN")
 class Connection:
     """Batches verbs and commands of one event loop over one Redis connection."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float | None = None) -> None:
         self.url = url
-        self.client = open_client(url)
+        self.timeout = timeout or SOCKET_TIMEOUT_S
+        self.client = open_client(url, socket_timeout=self.timeout)
         self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._encode = self.client.get_encoder().encode
@@ -97,7 +107,7 @@ class Connection:
             # A Redis that was restarted or flushed; commands in `then` have run and are harmless alone.
             return await self.command("EVAL", script.source, 1, prefix, argument)
         except RedisError as exc:
-            raise unavailable(exc, self.url) from None
+            raise unavailable(exc, self.url, self.timeout) from None
         return answers[0]
 
     async def command(self, *args: Any) -> Any:
@@ -114,7 +124,7 @@ class Connection:
                 # goes this way may be repeated; a verb is left to its caller, who knows what to ask again.
                 return await self._send(*args)
         except RedisError as exc:
-            raise unavailable(exc, self.url) from None
+            raise unavailable(exc, self.url, self.timeout) from None
 
     def _send(self, *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -172,12 +182,12 @@ def passes(exc: RedisError) -> bool:
     return away or str(exc).startswith((*AWAY, *REFUSES))
 
 
-def unavailable(exc: RedisError, url: str) -> Exception:
+def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exception:
     """One sentence for what Redis, or its absence, said; a mistake of ours comes back as it is."""
     where = masked(url)
     text = str(exc).rstrip(".")
     if isinstance(exc, RedisTimeoutError):
-        return FleetUnavailable(f"Redis at {where} does not answer within {SOCKET_TIMEOUT_S:g} s.")
+        return FleetUnavailable(f"Redis at {where} does not answer within {timeout or SOCKET_TIMEOUT_S:g} s.")
     if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
         return FleetUnavailable(
             f"Redis at {where} is a replica (READONLY); point AIOS_REDIS_URL at the primary."

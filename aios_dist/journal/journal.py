@@ -26,6 +26,7 @@ from aios_dist.journal.records import (
     History,
     JobView,
     Limits,
+    ModelView,
     NewJob,
     PlanView,
     Reaped,
@@ -48,8 +49,6 @@ GIVEN_UP = encode(
 )
 NO_USAGE = Usage()
 VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why")
-WORKER_GONE_S = 60.0
-"""A worker that has not renewed for this long is not listed any more."""
 MOST_TOKENS = 10**12
 """Of one step. A provider that counts more counts nonsense, and a verb must not break half way over it."""
 LOOK_AGAIN_S = 0.2
@@ -62,7 +61,7 @@ class Journal:
     def __init__(self, config: FleetConfig) -> None:
         self.config = config
         self.keys = Keys(config.name)
-        self.connection = Connection(config.redis_url)
+        self.connection = Connection(config.redis_url, config.redis_timeout)
         self._scripts = scripts.load()
         self._retention_ms = int(config.retention * 1000)
 
@@ -293,6 +292,8 @@ class Journal:
         key = self.keys.model(model)
         if any(fields.values()) or await self.connection.command("EXISTS", key):
             await self.connection.command("HSET", key, *(x for pair in fields.items() for x in pair))
+            # Where the limit has become wider, what it held is let in by the next pass of the reconciler.
+            await self.connection.command("ZADD", self.keys.timers, "NX", 1, f"model:{model}/!")
 
     async def set_tenant(self, tenant: str, tokens_per_day: int, money_per_day: float) -> None:
         """What a tenant may spend on a day; 0 for no limit."""
@@ -361,7 +362,7 @@ class Journal:
             kind, _, name = field.decode().partition("/")
             if kind == "worker":
                 info = msgspec.json.decode(value, type=WorkerInfo)
-                if info.seen_at < now - WORKER_GONE_S:
+                if info.seen_at < now - 3 * self.config.lease:
                     await self.leave(info.id)
                 else:
                     workers.append(info)
@@ -454,6 +455,37 @@ class Journal:
         return dict(
             zip(("open", "leased", "timed", *(f"ready:{lane}" for lane in lanes)), answers, strict=True)
         )
+
+    async def model_views(self, models: Sequence[str]) -> list[ModelView]:
+        """Limits, holds and calls of each model, over the whole fleet."""
+        keys, now = self.keys, await self.now()
+        commands: list[tuple[Any, ...]] = []
+        for model in models:
+            commands += [
+                ("HMGET", keys.model(model), "l_if", "l_rpm", "l_tpm", "hold", "win", "fails"),
+                ("SCARD", keys.inflight(model)),
+                ("ZCARD", keys.held(model)),
+                ("ZRANGEBYSCORE", keys.window(model), f"({(now - 60.0) * 1e6:.0f}", "+inf"),
+            ]
+        got = await self._gather(commands)
+        views = []
+        for place, model in enumerate(models):
+            facts, in_flight, held, window = got[4 * place : 4 * place + 4]
+            in_flight_most, requests, tokens, hold, gentle, failures = (int(fact or 0) for fact in facts)
+            views.append(
+                ModelView(
+                    name=model,
+                    limits=Limits(in_flight_most, requests, tokens),
+                    in_flight=in_flight,
+                    held=held,
+                    hold_until=hold / 1e6 if hold / 1e6 > now else 0.0,
+                    gentle=gentle,
+                    failures=failures,
+                    requests=len(window),
+                    tokens=sum(int(entry.rpartition(b"|")[2]) for entry in window),
+                )
+            )
+        return views
 
     async def events(self, job: str, after: int = -1) -> list[Event]:
         """The job's events with an index above ``after``."""

@@ -233,6 +233,30 @@ class Limits(msgspec.Struct, frozen=True):
     tokens_per_minute: int = 0
 
 
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as it stands over the whole fleet.
+
+    Attributes:
+        limits: see :class:`Limits`.
+        in_flight: calls that count against the limits now; 0 for a model without limits that never failed.
+        held: steps that its limits, or a hold, keep off their lane.
+        hold_until: seconds since the epoch until when nobody calls it; 0 when nothing holds it.
+        gentle: calls let in at a time after a hold; 0 is no such bound.
+        failures: calls that failed in a row.
+        requests, tokens: of the calls that count in the last 60 s.
+    """
+
+    name: str
+    limits: Limits = Limits()
+    in_flight: int = 0
+    held: int = 0
+    hold_until: float = 0.0
+    gentle: int = 0
+    failures: int = 0
+    requests: int = 0
+    tokens: int = 0
+
+
 class PlanView(msgspec.Struct, frozen=True):
     """A plan as it stands: ``running``, ``done`` or ``failed``."""
 

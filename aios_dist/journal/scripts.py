@@ -38,7 +38,7 @@ class Script:
         if not header.startswith(f"-- {name}: ") or found is None:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
         include = _INCLUDE.search(header)
-        parts = {"": [library], "plan": [library, plan], "limits": [library, plan, limits]}
+        parts = {"": [library], "plan": [library, limits, plan], "limits": [library, limits, plan]}
         wanted = [*parts[include[1] if include else ""], text]
         self.name = name
         self.source = "\n".join(wanted)

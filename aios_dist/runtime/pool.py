@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import greenback
 from celery.concurrency.base import BasePool, apply_target
-from celery.exceptions import WorkerTerminate
 
 from aios_dist.errors import AiosError
 
@@ -71,7 +70,7 @@ class AsyncioPool(BasePool):
                 # Celery would show a traceback for what one sentence says.
                 sys.stderr.write(f"aios-dist: {exc}\n")
                 self._end_loop()
-                raise WorkerTerminate(2) from None
+                raise SystemExit(2) from None  # Celery makes it the exit code
 
     def _serve(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)

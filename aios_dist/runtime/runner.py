@@ -19,6 +19,7 @@ from aios_dist.errors import FleetUnavailable, LLMError, ToolError, UnknownName
 from aios_dist.jobs import Kind, Outcome, encode
 from aios_dist.journal import Advance, Claim, Decision, Journal, Ticket
 from aios_dist.replay import Replay
+from aios_dist.runtime.faults import point
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.steps import Again, Steps
 
@@ -27,6 +28,9 @@ logger = logging.getLogger("aios_dist.runner")
 T = TypeVar("T")
 ON_LANES = (Kind.LLM, Kind.TOOL)
 """What waits on a lane, and so needs a ticket."""
+
+COMPLAIN_EVERY_S = 5.0
+"""Seconds between two lines about the same outage."""
 
 LIVE = 4096
 """Programs kept as they stand after a turn, so that the next turn need not replay; the journal decides."""
@@ -65,6 +69,7 @@ class Runner:
         self._worker = worker
         self._look_again = look_again  # the reconciler, in so many seconds
         self._price = price
+        self._complained = float("-inf")
         self._live: OrderedDict[str, Replay] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -86,6 +91,7 @@ class Runner:
         claim = await self._insist(functools.partial(self._journal.claim, lane, self._worker))
         if claim is None:
             return "spare ticket: nothing may run"
+        point("claimed")
         task = asyncio.current_task()
         assert task is not None
         self._leases.add(claim, task)
@@ -126,6 +132,7 @@ class Runner:
                 if again is not None:
                     return await self._try_again(claim, exc, again)
                 outcome, error = Outcome.failed(exc), exc
+            point("reply")
             await self._write(claim, outcome, ready)
         finally:
             if ready is not None and not ready.done():
@@ -180,6 +187,7 @@ class Runner:
                 then=self._commands(decision, claim),
             )
             done = await self._insist(commit)
+            point("committed")
             await self._publish(_beyond(done, decision))
             self._time(decision)
             if done.status in ("fenced", "gone", "written"):
@@ -217,6 +225,7 @@ class Runner:
                 return "the job has ended"
             replay = await self._rebuilt(history)
             decision = turns.decide(replay, history.record, self._catalog, len(history.steps))
+            point("turn")
             done = await self._insist(
                 functools.partial(
                     self._journal.advance,
@@ -265,7 +274,7 @@ class Runner:
     def _time(self, decision: Decision | None) -> None:
         """Sleeps that were begun: somebody has to look when they are over."""
         for ranked in decision.steps if decision is not None else ():
-            if ranked.step.after:
+            if ranked.step.kind is Kind.SLEEP:
                 self._look_again(ranked.step.after)
 
     # Tickets ------------------------------------------------------------------------------------------
@@ -282,10 +291,18 @@ class Runner:
         commands = self._tickets.commands(tickets, *_origin.get())
         if not commands:
             return
+        point("ticket")
         try:
             await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
         except FleetUnavailable as exc:
             logger.warning("%d tickets not published, the reconciler will: %s", len(tickets), exc)
+
+    def _complain(self, problem: FleetUnavailable) -> None:
+        """One line for all steps in flight, not one for each."""
+        now = asyncio.get_running_loop().time()
+        if now - self._complained > COMPLAIN_EVERY_S:
+            self._complained = now
+            logger.warning("%s Trying until it is back; %d steps wait.", problem, len(self._leases.held))
 
     async def _insist(self, write: Callable[[], Awaitable[T]]) -> T:
         """A verb, again and again while Redis is away: verbs are safe to repeat, and work is paid for."""
@@ -294,7 +311,7 @@ class Runner:
             try:
                 return await write()
             except FleetUnavailable as exc:
-                logger.warning("%s Trying again in %.1f s.", exc, pause)
+                self._complain(exc)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
 

@@ -28,6 +28,7 @@ from aios_dist.errors import (
 from aios_dist.jobs import decode
 from aios_dist.journal import Claim
 from aios_dist.replay import Replay
+from aios_dist.runtime.faults import point
 from aios_dist.runtime.providers import Provider
 
 logger = logging.getLogger("aios_dist.steps")
@@ -73,6 +74,7 @@ class Steps:
             raise FinalLLMError(
                 f"This worker has no model {claim.label!r}; give all workers of a lane the same [models.*]."
             )
+        point("call")
         try:
             return await provider.call(request, idempotency_key=f"{claim.job}/{claim.step}")
         except LLMError:
@@ -118,8 +120,9 @@ class Steps:
         pause = retries.pause(error, claim.tries + 1, patience, random.random())
         waited = (claim.started_us - claim.ready_us) / 1e6
         if pause is not None and waited + pause <= self._config.fleet.step_deadline:
-            # 429 is the provider's word to all of us, also where it names no time.
-            hold = max(pause, model.backoff / 2) if isinstance(error, RateLimited) else 0.0
+            # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
+            told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
+            hold = max(pause, model.backoff / 2) if told else 0.0
             return Again(max(pause, 0.001), hold, model.breaker)
         other = self._next_model(claim)
         if other is not None and not isinstance(error, (BadRequest, ContentRefused)):
@@ -131,7 +134,7 @@ class Steps:
         first = _request(claim).model or self._default
         if first is None or first not in self._config.models:
             return None
-        chain = [first, *self._config.models[first].fallback]
+        chain = list(dict.fromkeys([first, *self._config.models[first].fallback]))
         place = chain.index(claim.label) + 1 if claim.label in chain else len(chain)
         return chain[place] if place < len(chain) else None
 

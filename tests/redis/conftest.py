@@ -15,47 +15,79 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from aios_dist.calls import LLMRequest, LLMResponse, Usage
+from aios_dist.agents import Budget
+from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.config import FleetConfig
-from aios_dist.errors import FleetUnavailable
+from aios_dist.errors import FleetUnavailable, ProviderBusy, RateLimited
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
-from aios_dist.journal import Advance, Claim, Decision, Journal, NewJob, RankedStep, scripts
-from aios_dist.journal.records import Reaped
+from aios_dist.journal import Advance, Claim, Decision, Journal, NewJob, RankedStep, Ticket, scripts
+from aios_dist.journal.records import Limits, Reaped
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.plans import Shape
 
 T = TypeVar("T")
-OPEN = ("waiting", "running")
+OPEN = ("waiting", "running", "paused")
+BEGUN = {"running", "paused", "done", "failed"}
+USED = Usage(3, 2, 1)
 Member = str | tuple[Any, ...]
 """A job's id, or ``(mode, on_failure, members…)``."""
 
 
-def asks(*prompts: str, lane: str = "llm", base: float = 0.0, from_ready: bool = True) -> list[RankedStep]:
-    """New steps, one a prompt."""
-    return [
-        RankedStep(
-            NewStep(Kind.LLM, lane, encode(LLMRequest([{"role": "user", "content": p}])), f"d-{p}", "small"),
-            base,
-            from_ready,
-        )
-        for p in prompts
-    ]
+END = Outcome(value="end")
+
+
+def asks(
+    *prompts: str,
+    lane: str = "llm",
+    base: float = 0.0,
+    from_ready: bool = True,
+    model: str = "small",
+    tokens: int = 0,
+) -> list[RankedStep]:
+    """New steps, one a prompt. ``sleep:SECONDS`` and ``signal:NAME`` are what they say."""
+    return [RankedStep(_asked(p, lane, model, tokens), base, from_ready) for p in prompts]
+
+
+def _asked(prompt: str, lane: str, model: str, tokens: int) -> NewStep:
+    kind, _, what = prompt.partition(":")
+    if kind == "sleep":
+        request: Any = SleepRequest(float(what))
+        return NewStep(Kind.SLEEP, "turns", encode(request), f"d-{prompt}", what, after=float(what))
+    if kind == "signal":
+        return NewStep(Kind.SIGNAL, "turns", encode(SignalRequest(what)), f"d-{prompt}", what)
+    request = LLMRequest([{"role": "user", "content": prompt}])
+    return NewStep(Kind.LLM, lane, encode(request), f"d-{prompt}", model, estimate=tokens)
 
 
 def decides(
-    version: int, first: int, *prompts: str, ends: JobState | None = None, lane: str = "llm"
+    version: int,
+    first: int,
+    *prompts: str,
+    ends: JobState | None = None,
+    lane: str = "llm",
+    result: Outcome = END,
+    **more: Any,
 ) -> Decision:
     """What a turn came to: these prompts asked, or this end."""
-    result = encode(Outcome(value="end")) if ends else b""
-    return Decision(version, first, asks(*prompts, lane=lane), ends, result)
+    steps = asks(*prompts, lane=lane, **more)
+    return Decision(version, first, steps, ends, encode(result) if ends else b"")
 
 
 def starts(
-    id: str, *prompts: str, ends: JobState | None = None, lane: str = "llm", agent: str = "a"
+    id: str,
+    *prompts: str,
+    ends: JobState | None = None,
+    lane: str = "llm",
+    agent: str = "a",
+    tenant: str = "default",
+    budget: Budget | None = None,
+    deadline: float | None = None,
+    **more: Any,
 ) -> NewJob:
     """A job whose turn 0 asked for these prompts, or came to this end; neither: a worker is to run it."""
-    decision = decides(0, 0, *prompts, ends=ends, lane=lane) if prompts or ends else None
-    return NewJob(id, JobRecord(agent, {"id": id}), decision)
+    decision = decides(0, 0, *prompts, ends=ends, lane=lane, **more) if prompts or ends else None
+    record = JobRecord(agent, {"id": id}, tenant)
+    return NewJob(id, record, decision, deadline=deadline, budget=budget)
 
 
 def plan_of(id: str, root: tuple[Any, ...]) -> tuple[Shape, dict[str, int]]:
@@ -139,12 +171,13 @@ class Hand:
         *,
         ok: bool = True,
         decision: Decision | None = None,
+        usage: Usage = USED,
         **more: Any,
     ) -> Advance:
         """The outcome of a claim, with 3 + 2 tokens."""
         outcome = Outcome(response=LLMResponse(text)) if ok else Outcome.failed(ValueError(text))
         return await self.journal.commit(
-            claim, encode(outcome), ok=ok, usage=Usage(3, 2, 1), decision=decision, **more
+            claim, encode(outcome), ok=ok, usage=usage, decision=decision, **more
         )
 
     async def finish(self, claim: Claim, state: JobState = JobState.DONE) -> Advance:
@@ -183,6 +216,38 @@ class Hand:
     async def lose(self, claim: Claim) -> None:
         """The worker dies, and the reconciler sees it."""
         await self.lapse(claim)
+        await self.reap()
+
+    async def drain(self, lane: str = "llm") -> list[Claim]:
+        """Claim all that may run."""
+        claims = []
+        while (claim := await self.journal.claim(lane, "w1")) is not None:
+            claims.append(claim)
+        return claims
+
+    async def limit(self, model: str = "small", flight: int = 0, rpm: int = 0, tpm: int = 0) -> None:
+        """Limits of a model."""
+        await self.journal.set_limits(model, Limits(flight, rpm, tpm))
+
+    async def refuse(self, claim: Claim, hold: float = 30.0) -> list[Ticket]:
+        """429: the model is held, and the step waits as long."""
+        return await self.journal.release(claim, "429", hold, error=RateLimited("slow down"), hold=hold)
+
+    async def fail(self, claim: Claim, after: float = 0.0, breaker: int = 0) -> list[Ticket]:
+        """500: the step is tried again."""
+        return await self.journal.release(claim, "500", after, error=ProviderBusy("x"), breaker=breaker)
+
+    async def end_hold(self, model: str = "small") -> None:
+        """The hold of a model, and the pauses of its steps, are over now; the reconciler looks."""
+        await self.redis("HSET", self.keys.model(model), "hold", f"{await self.journal.now() * 1e6:.0f}")
+        await self.ring()
+        await self.reap()
+
+    async def minute(self, seconds: float = 61.0, model: str = "small") -> None:
+        """So many seconds pass for a model's window; the reconciler looks."""
+        for member in await self.redis("ZRANGE", self.keys.window(model), 0, -1):
+            await self.redis("ZINCRBY", self.keys.window(model), f"{-seconds * 1e6:.0f}", member)
+        await self.redis("ZADD", self.keys.timers, "XX", 1, f"model:{model}/!")
         await self.reap()
 
     # Looking ---------------------------------------------------------------------------------------
@@ -245,6 +310,10 @@ class Hand:
         due, open_ = await self.members(self.keys.due), await self.members(self.keys.open)
         expect_ready: dict[str, str] = {}
         expect_leases: set[str] = set()
+        counted: dict[str, set[str]] = defaultdict(set)
+        labels: dict[str, str] = {}
+        held = await self.by_model("held")
+        in_held = {m: model for model, names in held.items() for m in names}
         for id, facts in jobs.items():
             state, steps = facts["st"].decode(), int(facts["n"])
             outcomes, left = int(facts["v"]), int(facts["op"])
@@ -273,18 +342,32 @@ class Hand:
             moves = id in due
             for step, h in heads.items():
                 name = f"{id}/{step}"
+                labels[name] = h[13]
                 if h[2] == "ready":
                     moves = True
-                    if name in timers:
-                        if name in ready:
-                            wrong.append(f"{name} is ready and on a timer")
-                    else:
+                    if (name in timers) + (name in ready) + (name in in_held) > 1:
+                        wrong.append(f"{name} waits in two places")
+                    if name in in_held and in_held[name] != h[13]:
+                        wrong.append(f"{name} is held for {in_held[name]}, and its model is {h[13]}")
+                    if name not in timers and name not in in_held:
                         expect_ready[name] = h[1]
                 elif h[2] == "leased":
                     moves = True
                     expect_leases.add(f"{name}#{h[3]}")
+                elif h[2] in ("timed", "waiting"):
+                    moves = True
+                    if (name in timers) != (h[2] == "timed"):
+                        wrong.append(f"{name} is {h[2]}, and on a timer {name in timers}")
                 elif name in timers:
                     wrong.append(f"{name} is {h[2]} and on a timer")
+                if name in in_held and h[2] != "ready":
+                    wrong.append(f"{name} is {h[2]} and held")
+                if h[18]:
+                    counted[h[13]].add(f"{name}#{h[3]}")
+                    if h[2] != "leased":
+                        wrong.append(f"{name} is {h[2]} and counts against a limit")
+                if (h[2] == "parked" and state != "paused") or (h[2] == "ready" and state == "paused"):
+                    wrong.append(f"{name} is {h[2]} in a {state} job")
                 if h[2] == "pending" and state != "waiting":
                     wrong.append(f"{name} is pending in a {state} job")
                 if h[2] in ("ready", "leased") and state == "waiting":
@@ -295,12 +378,19 @@ class Hand:
                     wrong.append(f"{name} is dropped in a {state} job")
             if state == "running" and not moves:
                 wrong.append(f"{id} is running and nothing will move it")
+            if state == "paused" and left == 0 and "wake" not in facts and not moves:
+                wrong.append(f"{id} is paused and nothing will move it when it is resumed")
+            if id in due and state == "paused":
+                wrong.append(f"{id} is paused and its turn is due")
             if state not in OPEN and id in due:
                 wrong.append(f"{id} has ended and its turn is due")
         if expect_ready != ready:
             wrong.append(f"ready are {ready}, by the heads {expect_ready}")
         if expect_leases != leases:
             wrong.append(f"leases are {sorted(leases)}, by the heads {sorted(expect_leases)}")
+        wrong += await self._look_at_models(counted, held, ready, labels, timers)
+        if late := await self.members(self.keys.deadlines) - open_:
+            wrong.append(f"deadlines of jobs that are not open: {late}")
         start = self.keys.plan("")
         for raw in await self.redis("KEYS", start + "*"):
             plan = await self.hash(raw.decode())
@@ -308,6 +398,43 @@ class Hand:
             if (await self.redis("PTTL", raw) == -1) != (plan["st"] == b"running"):
                 wrong.append(f"{raw!r}: {plan['st']!r}, and its time to live does not fit")
         assert not wrong, "\n".join(wrong)
+
+    async def by_model(self, kind: str) -> dict[str, list[str]]:
+        """The sets of one kind (held, inflight, window), by model."""
+        start = f"{self.keys.prefix}{kind}:"
+        found = {}
+        for raw in await self.redis("KEYS", start + "*"):
+            key = raw.decode()
+            read = ("SMEMBERS", key) if kind == "inflight" else ("ZRANGE", key, 0, -1)
+            found[key.removeprefix(start)] = [m.decode() for m in await self.redis(*read)]
+        return found
+
+    async def _look_at_models(
+        self,
+        counted: dict[str, set[str]],
+        held: dict[str, list[str]],
+        ready: dict[str, str],
+        labels: dict[str, str],
+        timers: set[str],
+    ) -> list[str]:
+        """Limits are kept, count what is in flight, and let in what they hold."""
+        wrong = []
+        inflight = {model: set(leases) for model, leases in (await self.by_model("inflight")).items()}
+        if inflight != counted:
+            wrong.append(f"in flight are {inflight}, by the heads {dict(counted)}")
+        windows = await self.by_model("window")
+        for model in {*held, *inflight, *windows}:
+            facts = await self.hash(self.keys.model(model))
+            limit, busy = int(facts.get("l_if", 0)), len(inflight.get(model, ()))
+            if 0 < limit < busy:
+                wrong.append(f"{busy} calls of {model} are in flight, {limit} are allowed")
+            tokens = sum(int(entry.rpartition("|")[2]) for entry in windows.get(model, ()))
+            if windows.get(model) and tokens != int(facts.get("tok", 0)):
+                wrong.append(f"the window of {model} holds {tokens} tokens, its sum is {facts.get('tok')!r}")
+            moves = busy or f"model:{model}/!" in timers or any(labels[m] == model for m in ready)
+            if held.get(model) and not moves:
+                wrong.append(f"nothing will let in what is held of {model}: {held[model]}")
+        return wrong
 
 
 def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, bytes]]) -> list[str]:
@@ -320,23 +447,25 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
     def under(child: str) -> set[str]:
         """The states of the jobs below a member; an expired one counts as ended."""
         if child[0] == "j":
-            return {jobs[child[1:]]["st"].decode()} if child[1:] in jobs else {"done"}
+            job = jobs.get(child[1:], {"st": b"done", "pl": b""})
+            # One that was retried is its own job from then on: to its plan it has ended.
+            return {job["st"].decode() if "pl" in job else "cancelled"}
         return set().union(*(under(c) for c in members[child[1:]]))
 
     for number, node in nodes.items():
         below = [under(child) for child in members[number]]
-        running = [states for states in below if "running" in states]
+        running = [states for states in below if states & {"running", "paused"}]
         if node[0] == "fixed" and len(running) > 1:
             wrong.append(f"plan {id}, node {number}: {len(running)} members of a fixed order run at once")
         if node[0] == "fixed":
-            begun = [k for k, states in enumerate(below) if states & {"running", "done", "failed"}]
+            begun = [k for k, states in enumerate(below) if states & BEGUN]
             unfinished = [k for k, states in enumerate(below) if states & set(OPEN)]
             if begun and unfinished and min(unfinished) < max(begun):
                 wrong.append(
                     f"plan {id}, node {number}: member {max(begun)} began before {min(unfinished)} ended"
                 )
     everything = under("n0")
-    if plan["st"] == b"running" and "running" not in everything:
+    if plan["st"] == b"running" and not everything & {"running", "paused"}:
         wrong.append(f"plan {id} is running and none of its jobs is: {everything}")
     if plan["st"] != b"running" and everything & set(OPEN):
         wrong.append(f"plan {id} is {plan['st']!r} with jobs {everything}")

@@ -259,10 +259,9 @@ async def test_every_verb_may_be_repeated_when_its_answer_was_lost(far: Hand, wi
 
 
 async def test_a_redis_that_says_nothing_is_given_up_after_a_while(
-    wire: Wire, fleet_name: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    wire: Wire, fleet_name: str, redis_url: str
 ) -> None:
-    monkeypatch.setattr(module, "SOCKET_TIMEOUT_S", 0.2)
-    journal = Journal(FleetConfig(name=fleet_name, redis_url=wire.url))
+    journal = Journal(FleetConfig(name=fleet_name, redis_url=wire.url, redis_timeout=0.2))
     await journal.now()
     wire.silent = True
     answers = await asyncio.gather(journal.now(), journal.now(), return_exceptions=True)

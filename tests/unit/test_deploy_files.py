@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from aios_dist.cli.checks import rights
 from aios_dist.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,6 +209,49 @@ def test_secrets_beside_the_code_do_not_reach_the_engine() -> None:
 def test_no_deploy_file_names_a_registry_host(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert not re.search(r"(docker\.io|ghcr\.io|quay\.io|pypi\.org|files\.pythonhosted|registry\.)", text)
+
+
+# -- Redis' accounts -----------------------------------------------------------------------------
+
+
+def accounts() -> dict[str, list[str]]:
+    """Each user of the ACL and its rules."""
+    lines = (ROOT / "deploy/redis/users.acl.example").read_text(encoding="utf-8").splitlines()
+    return {name: rules for _, name, *rules in map(str.split, lines)}
+
+
+def commands_of_the_code() -> set[str]:
+    """What the Lua verbs call, and what ``aios-dist doctor`` tries because the journal or kombu needs it."""
+    lua = "".join(f.read_text(encoding="utf-8") for f in (ROOT / "aios_dist/journal/lua").glob("*.lua"))
+    found = set(re.findall(r"redis\.p?call\(\s*['\"](\w+)", lua))
+    assert found
+    tried = (*rights.journal_commands("k", "c"), *rights.broker_commands("k"))
+    return {name.lower() for name in found} | {command[0].lower() for command in tried}
+
+
+@pytest.mark.parametrize("user", ["aios-worker", "aios-producer"])
+def test_workers_and_producers_may_run_what_the_code_runs(user: str) -> None:
+    rules = accounts()[user]
+    transaction = {"multi", "exec", "watch", "unwatch", "discard"} if "+@transaction" in rules else set()
+    assert commands_of_the_code() - transaction - {r.removeprefix("+") for r in rules} == set()
+
+
+def test_no_account_of_the_fleet_may_do_dangerous_things() -> None:
+    for name, rules in accounts().items():
+        if name in ("default", "admin"):
+            continue
+        assert {"resetkeys", "resetchannels", "-@all", "-@dangerous"} <= set(rules), name
+        too_much = {"~*", "allkeys", "&*", "allchannels", "+@all", "+@admin", "+@dangerous"}
+        assert not too_much & set(rules), name
+        after = rules[rules.index("-@dangerous") :]
+        assert not [r for r in after if r.startswith("+@")], name  # would take the ban back
+    assert accounts()["default"] == ["off"]
+
+
+def test_flower_counts_waiting_steps_and_sees_nothing_else_of_the_journal() -> None:
+    rules = " ".join(accounts()["aios-flower"])
+    assert rules.endswith("(+zcard ~aios:{aios}:ready:*)")
+    assert rules.count("~aios:") == 1
 
 
 # -- systemd --------------------------------------------------------------------------------------

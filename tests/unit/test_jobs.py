@@ -174,16 +174,25 @@ def test_every_state_can_be_reached() -> None:
     assert reachable(STEP_CHANGES, {StepState.PENDING}) == set(StepState)
 
 
-def test_an_end_is_an_end() -> None:
-    assert {s for s in JobState if s.ended} == {s for s, after in JOB_CHANGES.items() if not after}
-    assert {s for s, after in STEP_CHANGES.items() if not after} == {StepState.DONE, StepState.FAILED}
+def test_nothing_leads_out_of_an_end_but_a_retry() -> None:
+    """``retry`` is asked for by a person, of what failed or was cancelled; what is done stays done."""
+    assert {s for s in JobState if s.ended} == {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
+    assert {s: JOB_CHANGES[s] for s in JobState if s.ended} == {
+        JobState.DONE: frozenset(),
+        JobState.FAILED: {JobState.RUNNING},
+        JobState.CANCELLED: {JobState.RUNNING},
+    }
+
+
+def test_nothing_leads_out_of_a_step_that_came_to_its_end_but_a_retry() -> None:
+    waits_again = {StepState.READY, StepState.TIMED, StepState.WAITING}
+    assert STEP_CHANGES[StepState.DROPPED] == {StepState.DONE, StepState.FAILED} | waits_again, "paid: kept"
     assert StepState.DROPPED in STEP_CHANGES[StepState.LEASED], "its job ended while it was called"
-    assert STEP_CHANGES[StepState.DROPPED] == {StepState.DONE, StepState.FAILED}, "paid for, so kept"
 
 
-def test_an_outcome_is_never_taken_back() -> None:
-    for written in (StepState.DONE, StepState.FAILED):
-        assert STEP_CHANGES[written] == frozenset()
+def test_an_answer_is_never_taken_back_and_a_failure_only_by_a_retry() -> None:
+    assert STEP_CHANGES[StepState.DONE] == frozenset()
+    assert STEP_CHANGES[StepState.FAILED] == {StepState.READY}, "what waits for time or a signal cannot fail"
 
 
 # The Lua verbs speak of the same states ---------------------------------------------------------------------

@@ -595,7 +595,7 @@ async def test_awaiting_asyncio_in_an_agent_is_one_clear_sentence_in_a_producers
     loop = asyncio.get_running_loop()  # given back
     assert loop is not None
     assert isinstance(replay.error, InvalidInput)
-    assert "awaits only llm(), tool() and gather()" in str(replay.error)
+    assert "awaits only llm(), tool(), gather(), sleep() and signal()" in str(replay.error)
     assert replay.refused is replay.error, "turn 0 can say so at submit"
 
 
@@ -603,7 +603,7 @@ async def test_awaiting_asyncio_in_an_agent_is_one_clear_sentence_in_a_producers
 def test_awaiting_asyncio_in_an_agent_is_the_same_sentence_in_a_workers_thread(body: Body) -> None:
     replay = Replay(body)
     assert isinstance(replay.error, InvalidInput)
-    assert "awaits only llm(), tool() and gather()" in str(replay.error)
+    assert "awaits only llm(), tool(), gather(), sleep() and signal()" in str(replay.error)
 
 
 async def test_a_future_is_refused_with_a_clear_sentence() -> None:

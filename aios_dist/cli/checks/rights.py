@@ -27,7 +27,7 @@ TTL_MS = 60_000
 
 def journal_commands(key: str, channel: str) -> list[Command]:
     """What the journal and its Lua verbs use. ``key`` is the beginning of names that may be written."""
-    s, h, z, r, x = (f"{key}:{kind}" for kind in "shzrx")
+    s, h, z, r, x, m = (f"{key}:{kind}" for kind in "shzrxm")
     return [
         ("TIME",),
         ("SET", s, "1", "NX", "PX", TTL_MS),
@@ -51,6 +51,10 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("ZREM", z, "n"),
         ("ZREMRANGEBYSCORE", z, 5, 5),
         ("ZPOPMIN", z),
+        ("SADD", m, "1"),
+        ("PEXPIRE", m, TTL_MS),
+        ("SCARD", m),
+        ("SREM", m, "2"),
         ("RPUSH", r, "1"),
         ("PEXPIRE", r, TTL_MS),
         ("LRANGE", r, 0, 0),
@@ -61,7 +65,7 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("EVAL", "return redis.call('GET', KEYS[1])", 1, s),
         ("EVALSHA", "0" * 40, 0),
         ("PUBLISH", channel, ""),
-        ("DEL", s, h, z, r, x),
+        ("DEL", s, h, z, r, x, m),
     ]
 
 

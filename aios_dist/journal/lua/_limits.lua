@@ -7,6 +7,7 @@
 
 local MINUTE = 60000000
 local OPEN_WINDOW = 1024   -- a window this wide holds nothing back any more
+local MOST_LET_IN = 100    -- at a time
 
 local function number(v) return tonumber(v or '0') or 0 end
 
@@ -26,6 +27,9 @@ local function allowed(model, est, now)
       redis.call('HSET', key('model', model), 'tok', int(used))
     end
     local count = redis.call('ZCARD', w)
+    if count == 0 and used ~= 0 then   -- also where the whole window has expired meanwhile
+      redis.call('HSET', key('model', model), 'tok', 0)
+    end
     if count > 0 and ((rpm > 0 and count >= rpm) or (tpm > 0 and used + est > tpm)) then
       local first = redis.call('ZRANGE', w, 0, 0, 'WITHSCORES')
       return false, tonumber(first[2]) + MINUTE + 1
@@ -34,12 +38,23 @@ local function allowed(model, est, now)
   return true
 end
 
+-- How many more calls of this model may be in flight now.
+local function room(model)
+  local m = redis.call('HMGET', key('model', model), 'l_if', 'win')
+  local free = MOST_LET_IN
+  for i = 1, 2 do
+    if number(m[i]) > 0 then free = math.min(free, number(m[i]) - redis.call('SCARD', key('inflight', model))) end
+  end
+  return free
+end
+
 -- Held steps of a model go back to their lane, as many as may start.
-local function let_in(model, most)
-  local set = key('held', model)
-  for _ = 1, most do
+local function let_in(model)
+  local set, free = key('held', model), nil
+  while true do
     local top = redis.call('ZRANGE', set, 0, 0)
     if #top == 0 then return end
+    free = free or room(model)
     local job, step = split(top[1])
     local h = head(job, step)
     local yes, again = allowed(model, h and h[H.est] or 0, clock())
@@ -47,8 +62,10 @@ local function let_in(model, most)
       if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
       return
     end
+    if free <= 0 then return end
     redis.call('ZREM', set, top[1])
     if h and h[H.state] == 'ready' then
+      free = free - 1
       redis.call('ZADD', key('ready', h[H.lane]), string.format('%.17g', h[H.rank]), top[1])
       tickets[#tickets + 1] = h[H.lane]
       tickets[#tickets + 1] = job
@@ -80,30 +97,39 @@ local function leave(h, job, step, tokens, worked)
   local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
   local entry = lease .. '|' .. int(h[H.est] or 0)
   redis.call('SREM', key('inflight', model), lease)
-  if redis.call('ZREM', key('window', model), entry) == 1 then
-    redis.call('ZADD', key('window', model), int(h[H.counted]), lease .. '|' .. int(tokens))
+  local at = redis.call('ZSCORE', key('window', model), entry)
+  if at then
+    redis.call('ZREM', key('window', model), entry)
+    redis.call('ZADD', key('window', model), at, lease .. '|' .. int(tokens))
+    redis.call('PEXPIRE', key('window', model), 120000)   -- the key was gone if this was its only entry
     redis.call('HINCRBY', key('model', model), 'tok', int(tokens - (h[H.est] or 0)))
   end
+  local began = h[H.counted]
   h[H.counted] = 0
   if worked then
-    local m = redis.call('HMGET', key('model', model), 'win', 'fails')
+    local m = redis.call('HMGET', key('model', model), 'win', 'fails', 'hold')
     local window = number(m[1])
-    if window > 0 then
+    if window > 0 and began >= number(m[3]) then   -- an answer to a call from before the hold opens nothing
       window = 2 * window
       redis.call('HSET', key('model', model), 'win', window >= OPEN_WINDOW and 0 or window)
     end
     if number(m[2]) > 0 then redis.call('HSET', key('model', model), 'fails', 0) end
   end
-  let_in(model, worked and 4 or 1)
+  let_in(model)
 end
 
 -- Nobody calls this model for a while: the provider said so, or it fails again and again (circuit breaker).
--- Afterwards one call goes first, and with each success twice as many.
-local function hold(model, for_us, breaker)
+-- Afterwards one call goes first, and with each success twice as many. `began`: the call's start; of calls from
+-- before a hold, which one fault fails together, only those that say how long (429) change anything.
+local function hold(model, for_us, breaker, began)
   local k, now = key('model', model), clock()
-  local fails = redis.call('HINCRBY', k, 'fails', 1)
-  if for_us == 0 and breaker > 0 and fails >= breaker then
-    for_us = math.min(60, 2 ^ math.min(6, fails - breaker)) * 1000000
+  if began > 0 and began < number(redis.call('HGET', k, 'hold')) then
+    if for_us == 0 then return end
+  else
+    local fails = redis.call('HINCRBY', k, 'fails', 1)
+    if for_us == 0 and breaker > 0 and fails >= breaker then
+      for_us = math.min(60, 2 ^ math.min(6, fails - breaker)) * 1000000
+    end
   end
   if for_us > 0 then
     local till = math.max(number(redis.call('HGET', k, 'hold')), now + for_us)

@@ -107,7 +107,8 @@ end
 local function drop_child(plan, i, k)
   local c = child(plan, i, k)
   if string.sub(c, 1, 1) == 'j' then
-    end_job(string.sub(c, 2), 'cancelled', '', true)
+    local job = string.sub(c, 2)   -- one that was cancelled and retried is no business of the plan's any more
+    if redis.call('HGET', key('job', job), 'st') == 'waiting' then end_job(job, 'cancelled', '', true) end
   else
     local j = string.sub(c, 2)
     for n = 0, node(plan, j)[N.children] - 1 do drop_child(plan, j, n) end
@@ -174,9 +175,10 @@ local OPEN = { ready = true, pending = true, timed = true, waiting = true, parke
 -- Out of every set in which a step can wait.
 local function set_aside(job, step, h)
   local m = member(job, step)
-  redis.call('ZREM', key('ready', h[H.lane]), m)
+  local let = redis.call('ZREM', key('ready', h[H.lane]), m) == 1 and h[H.kind] == 'llm'
   redis.call('ZREM', key('held', h[H.label]), m)
   redis.call('ZREM', P .. 'timers', m)
+  if let then let_in(h[H.label]) end   -- perhaps it had been let in, and makes room for the next
 end
 
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
@@ -184,7 +186,7 @@ local function pause_job(job, reason)
   local k = key('job', job)
   local count = tonumber(redis.call('HGET', k, 'n'))
   redis.call('HSET', k, 'st', 'paused', 'why', reason)
-  redis.call('ZREM', P .. 'due', job)
+  if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
   for step = 0, count - 1 do
     local h = head(job, step)
     if h[H.state] == 'ready' then

@@ -11,6 +11,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
   local top = redis.call('ZPOPMIN', lane)
   if #top == 0 then return { tickets } end
   local job, step = split(top[1])
+  if not job then job, step = top[1], '' end   -- not one of ours: passed over
   local facts = redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'tn', 'ob')
   local h = facts[4] and cmsgpack.unpack(facts[4])
   if facts[1] == 'running' and h and h[H.state] == 'ready' then
@@ -28,13 +29,18 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
         if redis.call('EXISTS', key('model', model)) == 1 then
           local yes, again = allowed(model, h[H.est] or 0, now)
           local first = redis.call('ZRANGE', held, 0, 0, 'WITHSCORES')
-          if yes and #first > 0 and tonumber(first[2]) < tonumber(top[2]) then
-            -- One that was held before us goes first: change places.
-            redis.call('ZREM', held, first[1])
-            redis.call('ZADD', lane, first[2], first[1])
-            redis.call('ZADD', lane, top[2], top[1])
-            may = false
-          elseif not yes then
+          local before = yes and #first > 0 and tonumber(first[2]) < tonumber(top[2])
+          if before then   -- one that was held before us goes first; where it needs more room, we wait with it
+            local h1 = head(split(first[1]))
+            yes, again = allowed(model, h1 and h1[H.est] or 0, now)
+            if yes then
+              redis.call('ZREM', held, first[1])
+              if h1 and h1[H.state] == 'ready' then redis.call('ZADD', key('ready', h1[H.lane]), first[2], first[1]) end
+              redis.call('ZADD', lane, top[2], top[1])
+              may = false
+            end
+          end
+          if not yes then
             redis.call('ZADD', held, top[2], top[1])
             if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
             may = false

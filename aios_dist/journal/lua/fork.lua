@@ -1,14 +1,18 @@
 -- fork: a new job with the history of another up to a step; what came before is reused, not paid again.
 -- ARGV 1: job, new, step, retention_ms
--- returns: {status, tickets}: "new", "unknown", "conflict" (the id is taken), "beyond" (there is no such step)
+-- returns: {status, tickets}: "new" (also when it was made before), "unknown", "conflict" (the id is taken), "beyond" (there is no such step)
 -- include: plan
 local from, to = key('job', A.job), key('job', A.new)
 local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'dig', 'tn')
 if not facts[1] then return { 'unknown', {} } end
-if redis.call('EXISTS', to) == 1 then return { 'conflict', {} } end
+local whence = A.job .. '/' .. int(A.step)
+if redis.call('EXISTS', to) == 1 then
+  return { redis.call('HGET', to, 'from') == whence and 'new' or 'conflict', {} }   -- 'new': the answer was lost
+end
 if A.step > tonumber(facts[2]) then return { 'beyond', {} } end
 local at, answered, open = stamp(), {}, {}
-redis.call('HSET', to, 'st', 'running', 'n', A.step, 'rec', facts[3], 'dig', facts[4], 't0', int(at))
+redis.call('HSET', to, 'st', 'running', 'n', A.step, 'rec', facts[3], 'dig', facts[4], 't0', int(at),
+           'from', whence)
 if facts[5] then redis.call('HSET', to, 'tn', facts[5]) end
 redis.call('ZADD', P .. 'open', int(at), A.new)
 event(A.new, at, 'submitted', '', 'fork of ' .. A.job)

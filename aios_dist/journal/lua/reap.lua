@@ -17,7 +17,7 @@ for _, lease in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), '
   if h and h[H.state] == 'leased' and h[H.attempt] == tonumber(attempt) then
     moved = moved + 1
     h[H.lost] = h[H.lost] + 1
-    leave(h, job, step, 0, false)
+    leave(h, job, step, h[H.est] or 0, false)   -- what it took nobody knows: the estimate stands
     local state = redis.call('HGET', key('job', job), 'st')
     if state == 'paused' then
       h[H.state] = step == TURN and 'idle' or 'parked'
@@ -47,7 +47,7 @@ for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMI
   redis.call('ZREM', P .. 'timers', m)
   local job, step = split(m)
   if step == '!' then
-    let_in(string.match(job, '^model:(.*)$'), A.page)
+    let_in(string.match(job, '^model:(.*)$'))
   else
     local h = head(job, step)
     if h and h[H.state] == 'ready' then

@@ -9,12 +9,13 @@
 local h = head(A.job, A.step)
 if not h or h[H.state] ~= 'leased' or h[H.attempt] ~= A.attempt then return { 'fenced', {} } end
 redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, A.attempt))
+local began = h[H.counted] or 0
 leave(h, A.job, A.step, 0, false)
 local at = stamp()
 if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
-  hold(h[H.label], A.hold_us, A.breaker)
+  hold(h[H.label], A.hold_us, A.breaker, began)
 end
 if A.model ~= '' then h[H.label], h[H.lane], h[H.tries] = A.model, A.lane, 0 end
 local state = redis.call('HGET', key('job', A.job), 'st')

@@ -1,0 +1,60 @@
+"""What waits for something else than a slot: models on hold, jobs without budget, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from aios_dist.cli.checks.finding import Finding, ok, warning
+from aios_dist.cli.output import clock, resume_command
+
+if TYPE_CHECKING:
+    from aios_dist.journal import DeadLetter, JobView, ModelView
+
+MOST = 1000
+"""Jobs and dead letters that are looked at."""
+
+
+def models(views: Sequence[ModelView]) -> Iterator[Finding]:
+    """No model is held by what it answers; steps that a limit holds are named."""
+    for view in views:
+        waits = f", {_steps(view.held)} for it" if view.held else ""
+        if view.hold_until:
+            yield warning(
+                "holds",
+                f"Nobody calls model {view.name!r} until {clock(view.hold_until)}: "
+                f"{view.failures} failures in a row{waits}.",
+                "It goes on by itself. If that does not last: look at the errors (aios-dist job show ID), at "
+                "the provider, and at the limits in aios.toml.",
+            )
+        elif view.held:
+            yield ok("holds", f"Model {view.name!r} is at its limit; {_steps(view.held)} for it.")
+
+
+def jobs(views: Sequence[JobView]) -> Iterator[Finding]:
+    """Jobs whose budget is used up wait for a person."""
+    spent = [view for view in views if view.state == "paused" and view.why.startswith("budget")]
+    if spent:
+        one = spent[0]
+        several = f" and {len(spent) - 1} more" if len(spent) > 1 else ""
+        yield warning(
+            "budgets",
+            f"Job {one.id!r}{several} paused: {one.why}.",
+            f"{resume_command(one)}; a new budget counts the {one.usage.total_tokens} tokens spent so far, a "
+            "tenant's is new on the next day (UTC).",
+        )
+
+
+def dead_letters(letters: Sequence[DeadLetter]) -> Iterator[Finding]:
+    """Steps that were given up wait for a person."""
+    if letters:
+        count = f"{len(letters)} steps have" if len(letters) > 1 else "1 step has"
+        yield warning(
+            "dead letters",
+            f"{count} lost every worker that tried; the last: {letters[0].job}, step {letters[0].step}.",
+            f"aios-dist dead show {letters[0].job}; then aios-dist dead retry or dead drop.",
+        )
+
+
+def _steps(count: int) -> str:
+    return "1 step waits" if count == 1 else f"{count} steps wait"

@@ -1,0 +1,122 @@
+"""``aios-dist model list | set``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aios_dist.cli.job_commands import as_json_option
+from aios_dist.cli.output import clock, iso, print_json, print_table
+from aios_dist.cli.session import on_journal
+from aios_dist.config import load
+from aios_dist.errors import InvalidInput, UnknownName
+
+if TYPE_CHECKING:
+    from aios_dist.journal import Journal, ModelView
+
+limit = click.IntRange(min=0)
+
+
+@click.command("list")
+@as_json_option
+def list_(as_json: bool) -> None:
+    """Models with their limits, and what counts against them now: calls in flight, the last 60 s."""
+
+    async def look(journal: Journal) -> list[ModelView]:
+        return await journal.model_views(sorted(await _known(journal)))
+
+    views = on_journal(look)
+    if as_json:
+        print_json([_record(view) for view in views])
+        return
+    print_table(
+        ("MODEL", ">IN FLIGHT", ">REQUESTS/MIN", ">TOKENS/MIN", ">HELD", ">FAILED IN A ROW", "HOLD UNTIL"),
+        (
+            (
+                v.name,
+                _of(v.in_flight, v.limits.in_flight),
+                _of(v.requests, v.limits.requests_per_minute),
+                _of(v.tokens, v.limits.tokens_per_minute),
+                v.held,
+                v.failures,
+                clock(v.hold_until),
+            )
+            for v in views
+        ),
+        empty="No models. Add [models.small] to aios.toml: provider, model, api_key_env.",
+    )
+
+
+@click.command("set")
+@click.argument("name")
+@click.option("--max-in-flight", metavar="N", type=limit, help="Calls at a time, over the whole fleet.")
+@click.option("--requests-per-minute", metavar="N", type=limit, help="Calls begun in any 60 s.")
+@click.option("--tokens-per-minute", metavar="N", type=limit, help="Tokens of the calls begun in any 60 s.")
+@as_json_option
+def set_(
+    name: str,
+    max_in_flight: int | None,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    as_json: bool,
+) -> None:
+    """Change limits of model NAME in the running fleet, from the next call on; 0 is no limit.
+
+    What is not named stays as it is. A worker that starts sets the limits of its aios.toml again: write them
+    there too.
+    """
+    wanted = (max_in_flight, requests_per_minute, tokens_per_minute)
+    if all(value is None for value in wanted):
+        raise InvalidInput(
+            "Say what to set: --max-in-flight N, --requests-per-minute N, --tokens-per-minute N."
+        )
+
+    async def work(journal: Journal) -> ModelView:
+        from aios_dist.journal import Limits
+
+        known = await _known(journal)
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise UnknownName(f"There is no model {name!r}; known are {names}.")
+        now = (await journal.model_views([name]))[0].limits
+        before = (now.in_flight, now.requests_per_minute, now.tokens_per_minute)
+        asked = (old if new is None else new for new, old in zip(wanted, before, strict=True))
+        await journal.set_limits(name, Limits(*asked))
+        return (await journal.model_views([name]))[0]
+
+    view = on_journal(work)
+    if as_json:
+        print_json(_record(view))
+        return
+    limits = view.limits
+    parts = [
+        f"{limits.in_flight} calls in flight" if limits.in_flight else "",
+        f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute else "",
+        f"{limits.tokens_per_minute} tokens a minute" if limits.tokens_per_minute else "",
+    ]
+    print(f"{name}: {', '.join(filter(None, parts)) or 'no limit'}")
+
+
+async def _known(journal: Journal) -> set[str]:
+    """The models of aios.toml, and those that workers have registered."""
+    return {*load().models, *(await journal.registry()).models}
+
+
+def _of(count: int, most: int) -> str:
+    return f"{count}/{most}" if most else str(count)
+
+
+def _record(view: ModelView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "max_in_flight": view.limits.in_flight or None,
+        "requests_per_minute": view.limits.requests_per_minute or None,
+        "tokens_per_minute": view.limits.tokens_per_minute or None,
+        "in_flight": view.in_flight,
+        "requests": view.requests,
+        "tokens": view.tokens,
+        "steps_held": view.held,
+        "failures": view.failures,
+        "hold_until": iso(view.hold_until),
+    }

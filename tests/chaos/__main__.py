@@ -1,0 +1,57 @@
+"""``make chaos``, or ``python -m tests.chaos``: real processes are killed, and nothing may be lost or paid twice.
+
+Everything runs on loopback, ends by itself, and leaves nothing behind. Exit code 1 when a bound breaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos.run import Options, keep, run
+
+
+def main() -> int:
+    """One run, and its table."""
+    default = Options()
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    add = parser.add_argument
+    add("--jobs", type=int, default=default.jobs, help="jobs of 3 to 8 steps (%(default)s)")
+    add("--seconds", type=float, default=default.seconds, help="the most that it may take (%(default)s)")
+    add("--kill-every", type=float, default=default.kill_every, help="seconds between kills (%(default)s)")
+    add("--redis-restarts", type=int, default=default.redis_restarts, help="one of them a crash (%(default)s)")
+    add("--seed", type=int, default=default.seed, help="of jobs, faults and victims (%(default)s)")
+    add("--json", action="store_true", help="numbers only, for programs")
+    given = vars(parser.parse_args())
+    as_json = given.pop("json")
+    err = Console(stderr=True)
+    report = run(Options(**given), say=lambda text: err.print(f"[dim]{text}[/]"))
+    if as_json:
+        print(json.dumps(report.numbers(), indent=2))
+    else:
+        numbers = report.numbers()
+        console = Console(width=110)
+        table = Table("check", "measured", "bound", "")
+        for name, got, bound, ok, _ in report.checks():
+            table.add_row(name, got, bound, "ok" if ok else "BROKEN")
+        console.print(table)
+        for name, value in numbers.items():
+            if name != "checks":
+                console.print(f"{name:>18}  {value}", highlight=False)
+    if report.holds:
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix="aios-chaos-logs-"))
+    keep(report, folder)
+    err.print(report.evidence(), markup=False)
+    err.print(f"The logs of all processes are in {folder}.", markup=False)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Machines that can be killed: Redis with an append-only file, a fake LLM with faults, workers."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import redis
+
+from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.local.config_file import write_config
+from aios_dist.local.members import Launch, Member, WorkerSpec, environment
+from aios_dist.local.redis_server import EmbeddedRedis
+from tests.chaos.load import MODELS
+
+ROOT = Path(__file__).parents[2]
+READY_S = 60.0
+
+FLEET = FleetConfig(
+    name="chaos",
+    modules=["tests.chaos.agents"],
+    lease=3.0,  # the default is 10 s: shorter, so that a run of a minute sees many leases end
+    renew=1.0,
+    reconcile=0.5,
+    shutdown_grace=5.0,
+)
+MODEL = ModelConfig(
+    timeout=3.0,  # a hung call is given up after this
+    attempts=10,  # 13 % of all calls fail: ten in a row: one step in a thousand million
+    backoff=0.1,
+    backoff_max=1.0,
+)
+FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01"
+RETRY_AFTER_S = 0.1
+LATENCY = "lognormal:0.1,0.5"
+# Every write is on the disk before it is answered. With `everysec` a SIGKILL of Redis alone loses nothing
+# either that the kernel had taken, but the kernel may be asked a second late, and a machine may lose power:
+# then answers come back that were acknowledged, and "nothing paid twice" could not be asserted exactly.
+DURABLE = {"appendfsync": "always"}
+
+
+@dataclass
+class Place:
+    """Where a worker runs: its name, its pool, and whether it has the agents' code."""
+
+    name: str
+    pool: str
+    code: bool
+    slots: int
+    member: Member | None = None
+    ready: bool = False
+    lives: int = 0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A worker that was killed, or was found to have ended. ``at``: Unix time, before the signal was sent."""
+
+    at: float
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Redis was away from ``start`` to ``end`` (Unix time)."""
+
+    start: float
+    end: float
+    killed: bool
+
+
+@dataclass
+class Machines:
+    """Two machines with an LLM worker each, and one worker with the tools and turns."""
+
+    seed: int = 0
+    keep_calls: int = 100_000
+    kills: list[Kill] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
+    deserters: list[str] = field(default_factory=list)
+    places: list[Place] = field(
+        default_factory=lambda: [
+            Place("machine-1", "llm", code=True, slots=16),
+            Place("machine-2", "llm", code=False, slots=16),
+            Place("machine-2-turns", "turns", code=True, slots=8),
+        ]
+    )
+
+    def __enter__(self) -> Self:
+        self.dir = Path(tempfile.mkdtemp(prefix="aios-chaos-"))
+        self._dice = random.Random(self.seed)
+        self._others: list[Member] = []
+        self.redis = EmbeddedRedis(settings=DURABLE)
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self.redis.start(appendonly=True)
+        here = Launch(self.dir, environment(self.dir / "aios.toml"), ROOT)
+        argv = ["--port", "0", "--latency", LATENCY, "--seed", str(self.seed), "--faults", FAULTS]
+        argv += ["--retry-after", str(RETRY_AFTER_S), "--keep-calls", str(self.keep_calls)]
+        fake = here.start("fake-llm", ["-m", "aios_dist.testing", *argv])
+        self._others.append(fake)
+        self.llm = _until(lambda: fake.wrote(r"^fake LLM on (\S+)/v1$"), "the fake LLM did not start")
+        models = {
+            name: msgspec.structs.replace(MODEL, base_url=f"{self.llm}/v1", stream=bool(number % 2))
+            for number, name in enumerate(MODELS)
+        }
+        fleet = msgspec.structs.replace(FLEET, redis_url=self.redis.url)
+        pools = {p.pool: PoolConfig(lanes=[p.pool], slots=p.slots) for p in self.places}
+        self.config = Config(fleet=fleet, models=models, pools=pools)
+        write_config(self.config, self.dir / "aios.toml")
+        bare = msgspec.structs.replace(self.config, fleet=msgspec.structs.replace(fleet, modules=[]))
+        write_config(bare, self.dir / "bare.toml")
+        self._launch = {True: here, False: Launch(self.dir, environment(self.dir / "bare.toml"), ROOT, 1000)}
+        for place in self.places:
+            self._start_worker(place)
+        _until(self.all_ready, "the workers did not start")
+
+    def __exit__(self, *_: object) -> None:
+        members = [p.member for p in self.places if p.member is not None]
+        for member in members:
+            member.process.terminate()
+        for member in members:
+            member.stop(10.0)
+        for member in self._others:
+            member.kill()
+        self.redis.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    # Workers -------------------------------------------------------------------------------------------
+
+    def _start_worker(self, place: Place) -> None:
+        place.lives += 1
+        place.ready = False
+        spec = WorkerSpec(f"{place.name}.{place.lives}", place.pool, place.slots)
+        place.member = self._launch[place.code].worker(spec)
+
+    def look(self) -> None:
+        """Which workers take tickets. One that ended by itself is started again, and told of."""
+        for place in self.places:
+            assert place.member is not None
+            if place.member.ended:
+                self.kills.append(Kill(time.time(), place.member.pid, place.member.name))
+                code, words = place.member.process.returncode, place.member.last_words()
+                self.deserters.append(f"{place.member.name}, exit code {code}: {words[-300:]}")
+                self._start_worker(place)
+            place.ready = place.ready or place.member.is_ready
+
+    def all_ready(self) -> bool:
+        """Every worker takes tickets."""
+        self.look()
+        return all(place.ready for place in self.places)
+
+    def kill_one(self) -> bool:
+        """``kill -9`` of a worker drawn from the seed, and at once another in its place; False: none is up."""
+        up = [place for place in self.places if place.ready and place.member is not None]
+        if not up:
+            return False
+        place = self._dice.choice(up)
+        assert place.member is not None
+        self.kills.append(Kill(time.time(), place.member.pid, place.member.name))
+        place.member.kill()
+        self._start_worker(place)
+        return True
+
+    def restart_redis(self, kill: bool) -> None:
+        """Away and back, with SIGTERM or SIGKILL."""
+        start = time.time()
+        if kill:
+            self.redis.kill()
+        self.redis.restart()
+        self.outages.append(Outage(start, time.time(), kill))
+
+    # Looking -------------------------------------------------------------------------------------------
+
+    def client(self) -> redis.Redis:
+        """A connection to look at Redis with; answers are bytes."""
+        return redis.Redis.from_url(self.redis.url, socket_timeout=10.0)
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Every call that came to the fake LLM."""
+        fields = "number,headers,start,end,status,fault"
+        with urllib.request.urlopen(f"{self.llm}/calls?fields={fields}", timeout=60) as answer:
+            calls: list[dict[str, Any]] = json.load(answer)["calls"]
+        return calls
+
+    def logs(self) -> dict[str, str]:
+        """What each process wrote."""
+        return {path.name: path.read_text(errors="replace") for path in sorted(self.dir.glob("*.log"))}
+
+
+def _until(ready: Any, otherwise: str) -> Any:
+    end = time.monotonic() + READY_S
+    while not (got := ready()):
+        if time.monotonic() > end:
+            raise TimeoutError(otherwise)
+        time.sleep(0.05)
+    return got

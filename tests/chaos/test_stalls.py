@@ -1,0 +1,149 @@
+"""Workers that hang: blocked by a user's code, stopped by the system, or cut off from Redis for too long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aios_dist import Fleet, Job
+from aios_dist.config import PoolConfig
+from aios_dist.local.machine import LocalFleet, WorkerSpec
+from aios_dist.local.members import Member
+from aios_dist.testing import FakeLLM
+from tests.chaos.agents import blocking, calling, computing
+from tests.chaos.conftest import LEASE_S, PERIOD_S, ROOT, SLACK_S, small_fleet
+
+if TYPE_CHECKING:
+    from aios_dist.local.redis_server import EmbeddedRedis
+
+pytestmark = [pytest.mark.fleet, pytest.mark.slow]
+TAKEN_S = LEASE_S + PERIOD_S + SLACK_S
+"""After this long another worker has the step of one that hangs."""
+
+
+@pytest.fixture(scope="module")
+def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iterator[LocalFleet]:
+    """Workers with one slot for calls, so that a hanging one holds nothing but its step; two for tools."""
+    pools = {"llm": PoolConfig(lanes=["llm"], slots=1), "turns": PoolConfig(lanes=["turns"], slots=1)}
+    config = small_fleet(fleets.new_name(), redis_server.url, fake_llm, pools)
+    workers = [WorkerSpec("one", "llm"), WorkerSpec("turns-1", "turns"), WorkerSpec("turns-2", "turns")]
+    with LocalFleet(config, workers, embedded_redis=False, cwd=ROOT) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def fleet(machine: LocalFleet) -> Iterator[Fleet]:
+    with Fleet(machine.config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def frozen() -> Iterator[Callable[[Member], None]]:
+    """Stops a process as a hung machine would; it goes on at the end of the test at the latest."""
+    stopped: list[int] = []
+
+    def stop(member: Member) -> None:
+        os.kill(member.pid, signal.SIGSTOP)
+        stopped.append(member.pid)
+
+    yield stop
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+
+
+def go_on(member: Member) -> None:
+    os.kill(member.pid, signal.SIGCONT)
+
+
+def until(condition: Callable[[], bool], within: float) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, f"not within {within:g} s"
+        time.sleep(0.01)
+
+
+def happened(job: Job, what: str) -> int:
+    """How often an event is among the job's."""
+    return sum(event.what == what for event in job._fleet._loop.run(_events(job)))
+
+
+async def _events(job: Job) -> list[Any]:
+    _, fleet = job._fleet._on
+    return await fleet.journal.events(job.id)
+
+
+def calls_of(llm: FakeLLM, job: Job) -> Counter[str]:
+    keys = (call.headers["idempotency-key"] for call in llm.calls)
+    return Counter(key for key in keys if key.startswith(f"{job.id}/"))
+
+
+def test_a_tool_may_take_longer_than_a_lease(fleet: Fleet, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    job = fleet.submit(blocking, path=str(trace), seconds=2.5 * LEASE_S, of_the_loop=False)
+    assert job.result(timeout=20) == 1
+    assert [step.attempt for step in job.steps()] == [1]
+
+
+def test_a_program_may_compute_for_longer_than_a_lease(fleet: Fleet, llm: FakeLLM, tmp_path: Path) -> None:
+    job = fleet.submit(computing, path=str(tmp_path / "trace"), seconds=2.5 * LEASE_S, model="small")
+    job.result(timeout=30)
+    assert [step.attempt for step in job.steps()] == [1, 1]
+    assert set(calls_of(llm, job).values()) == {1}
+
+
+def test_a_tool_that_blocks_its_workers_loop_is_taken_over_and_its_late_result_is_not_written(
+    fleet: Fleet, machine: LocalFleet, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    job = fleet.submit(blocking, path=str(trace), seconds=3 * LEASE_S, of_the_loop=True)
+    assert job.result(timeout=20) == 2  # the second run of two, which does not block
+    assert [step.attempt for step in job.steps()] == [2]
+    until(lambda: _came_too_late(machine, f"{job.id}/0"), 3 * LEASE_S + SLACK_S)
+    assert (happened(job, "done"), len(trace.read_text().splitlines())) == (2, 2)  # the step, the job
+
+
+def test_a_stopped_workers_step_is_taken_over_and_its_late_answer_is_not_written(
+    fleet: Fleet, llm: FakeLLM, machine: LocalFleet, frozen: Callable[[Member], None]
+) -> None:
+    llm.script(latency=0.5)
+    one = machine.worker("one")
+    job = fleet.submit(calling, name="taken", calls=2, model="small")
+    llm.wait_until(lambda: llm.in_flight == 1)
+    frozen(one)
+    (other,) = machine.start_workers([WorkerSpec("other", "llm")])
+    heir = machine.registered("other").id
+    try:
+        assert job.result(timeout=TAKEN_S + 2.0) == 2
+        go_on(one)
+        until(lambda: _came_too_late(machine, f"{job.id}/0"), 5.0)
+    finally:
+        machine.stop_workers([other], grace_s=10)
+    assert [(step.worker, step.attempt) for step in job.steps()] == [(heir, 2), (heir, 1)]
+    assert calls_of(llm, job) == Counter({f"{job.id}/0": 2, f"{job.id}/1": 1})
+    assert happened(job, "done") == 3  # two steps and the job
+
+
+def test_a_stopped_workers_late_answer_is_kept_where_nobody_has_taken_its_step(
+    fleet: Fleet, llm: FakeLLM, machine: LocalFleet, frozen: Callable[[Member], None]
+) -> None:
+    llm.script(latency=0.5)
+    one = machine.worker("one")
+    job = fleet.submit(calling, name="kept", calls=2, model="small")
+    llm.wait_until(lambda: llm.in_flight == 1)
+    frozen(one)
+    until(lambda: job.steps()[0].state == "ready", TAKEN_S)  # another worker's reconciler took the lease
+    go_on(one)
+    assert job.result(timeout=5) == 2
+    assert [step.attempt for step in job.steps()] == [1, 1]
+    assert set(calls_of(llm, job).values()) == {1}
+
+
+def _came_too_late(machine: LocalFleet, step: str) -> bool:
+    return any(f"The outcome of {step} came too late" in member.log.read_text() for member in machine.workers)

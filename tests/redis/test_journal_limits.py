@@ -1,0 +1,338 @@
+"""Limits of a model over the whole fleet: never more at any time, and never idle below them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aios_dist.calls import Usage
+from tests.redis.conftest import starts
+
+if TYPE_CHECKING:
+    from aios_dist.journal import Claim, Ticket
+    from tests.redis.conftest import Hand
+
+
+async def test_no_more_calls_are_in_flight_than_the_limit(hand: Hand) -> None:
+    await hand.limit(flight=2)
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(5)))
+    flying = await hand.drain()
+    assert [c.job for c in flying] == ["j0", "j1"]
+    done = await hand.finish(flying[0])
+    assert [(t.lane, t.job) for t in done.tickets] == [("llm", "j2")], "who waits is called, not polled for"
+    assert [c.job for c in await hand.drain()] == ["j2"]
+
+
+async def test_models_without_a_limit_share_the_lane_with_one_that_has_one(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    jobs = [starts(f"j{i}", "x", model="small" if i % 2 else "big") for i in range(6)]
+    await hand.submit(*jobs)
+    assert [c.job for c in await hand.drain()] == ["j0", "j1", "j2", "j4"]
+
+
+@pytest.mark.parametrize("way", ["fails", "is handed back", "is lost", "is refused"])
+async def test_a_place_becomes_free_however_the_call_ends(hand: Hand, way: str) -> None:
+    await hand.limit(flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    flying = await hand.drain()
+    assert len(flying) == 1
+    if way == "fails":
+        await hand.fail(flying[0], after=60)
+    elif way == "is handed back":
+        await hand.journal.release(flying[0], "shutdown", 60)
+    elif way == "is lost":
+        await hand.lose(flying[0])
+    else:
+        await hand.refuse(flying[0], 60)
+        await hand.end_hold()
+    await hand.look()
+    assert len(await hand.drain()) == 1
+
+
+async def test_a_call_in_flight_holds_its_place_when_its_job_ends_or_is_paused(hand: Hand) -> None:
+    await hand.limit(flight=2)
+    await hand.submit(*(starts(j, "x") for j in "abcd"))
+    one, two = await hand.drain()
+    await hand.journal.cancel("a")
+    await hand.journal.pause("b")
+    assert await hand.drain() == []
+    await hand.commit(one)
+    await hand.commit(two)
+    assert [c.job for c in await hand.drain()] == ["c", "d"]
+
+
+@pytest.mark.parametrize("away", ["cancel", "pause"])
+async def test_a_step_that_was_let_in_and_goes_away_makes_room_for_the_next(hand: Hand, away: str) -> None:
+    await hand.limit(flight=1)
+    await hand.submit(*(starts(j, "x") for j in "abcdef"))
+    flying = await hand.drain()
+    await hand.finish(flying[0])
+    for job in "bcde":
+        await (hand.journal.cancel if away == "cancel" else hand.journal.pause)(job)
+        await hand.look()
+    assert (await hand.claim()).job == "f"
+
+
+async def test_a_late_answer_for_a_step_that_was_let_in_makes_room_for_the_next(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    late = (await hand.drain())[0]
+    await hand.lose(late)
+    assert await hand.names() == ["a/0", "b/0"]
+    await hand.commit(late)
+    await hand.look()
+    assert (await hand.claim()).job == "b"
+
+
+async def test_a_limit_that_becomes_wider_lets_in_what_it_held(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(5)))
+    assert len(await hand.drain()) == 1
+    await hand.limit(flight=4)
+    await hand.reap()
+    assert len(await hand.drain()) == 3
+
+
+async def test_a_limit_that_is_taken_away_lets_in_all(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(5)))
+    await hand.drain()
+    await hand.limit()
+    await hand.reap()
+    assert len(await hand.drain()) == 4
+
+
+async def test_held_steps_keep_their_order_across_claims(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(4)))
+    order = []
+    for turn in range(8):
+        claims = await hand.drain()
+        assert len(claims) == 1
+        order.append(claims[0].job)
+        if turn < 4:
+            await hand.submit(starts(f"k{turn}", "x"))
+        await hand.finish(claims[0])
+    assert order == [*(f"j{i}" for i in range(4)), *(f"k{i}" for i in range(4))]
+
+
+# Requests and tokens a minute --------------------------------------------------------------------------
+
+
+async def test_requests_a_minute_are_counted_in_a_window_that_slides(hand: Hand) -> None:
+    await hand.limit(rpm=3)
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(9)))
+    first = await hand.drain()
+    assert len(first) == 3
+    for claim in first:
+        await hand.finish(claim)
+    assert await hand.drain() == [], "an answer does not make a request undone"
+    await hand.minute(30)
+    assert await hand.drain() == []
+    await hand.minute(31)
+    assert len(await hand.drain()) == 3
+    await hand.look()
+
+
+async def test_a_limit_of_requests_says_when_to_look_again(hand: Hand) -> None:
+    await hand.limit(rpm=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    await hand.drain()
+    timer = await hand.redis("ZSCORE", hand.keys.timers, "model:small/!")
+    assert 55 < float(timer) / 1e6 - await hand.journal.now() <= 60.1
+
+
+async def test_tokens_are_reserved_by_estimate_and_settled_by_usage(hand: Hand) -> None:
+    await hand.limit(tpm=1000)
+    await hand.submit(*(starts(f"j{i}", "x", tokens=400) for i in range(9)))
+    one, two = await hand.drain()
+    await hand.commit(one, usage=Usage(50, 50, 1))  # took less: another one fits
+    await hand.look()
+    (three,) = await hand.drain()
+    await hand.commit(two, usage=Usage(900, 0, 1))  # took more
+    await hand.commit(three, usage=Usage(0, 0, 1))
+    await hand.look()
+    assert await hand.drain() == []
+    await hand.minute()
+    assert len(await hand.drain()) == 2
+
+
+async def test_a_failed_call_gives_its_tokens_back_but_was_a_request(hand: Hand) -> None:
+    await hand.limit(rpm=2, tpm=1000)
+    await hand.submit(*(starts(f"j{i}", "x", tokens=900) for i in range(3)))
+    await hand.fail((await hand.drain())[0], after=60)
+    await hand.look()
+    assert len(await hand.drain()) == 1
+    await hand.look()
+
+
+async def test_a_lost_call_keeps_its_estimate_for_nobody_knows_what_it_took(hand: Hand) -> None:
+    await hand.limit(tpm=1000)
+    await hand.submit(starts("a", "x", tokens=900), starts("b", "x", tokens=900))
+    await hand.lose((await hand.drain())[0])
+    assert await hand.drain() == []
+
+
+async def test_a_call_over_the_whole_limit_goes_alone(hand: Hand) -> None:
+    await hand.limit(tpm=100)
+    await hand.submit(starts("a", "x", tokens=900), starts("b", "x", tokens=1))
+    assert [c.job for c in await hand.drain()] == ["a"]
+
+
+async def test_a_small_call_does_not_pass_a_large_one_that_was_held_before_it(hand: Hand) -> None:
+    await hand.limit(tpm=1000)
+    sizes = {"a": 800, "b": 500, "c": 100, "d": 100}
+    await hand.submit(*(starts(job, "x", tokens=size) for job, size in sizes.items()))
+    assert [c.job for c in await hand.drain()] == ["a"]
+    await hand.submit(starts("e", "x", tokens=1))
+    assert await hand.drain() == []
+    await hand.look()
+    await hand.minute()
+    assert [c.job for c in await hand.drain()] == ["b", "c", "d", "e"]
+
+
+async def test_the_sum_of_a_window_that_expired_unseen_is_forgotten(hand: Hand) -> None:
+    await hand.limit(tpm=1000)
+    await hand.submit(starts("a", "x", tokens=900))
+    await hand.finish(await hand.claim())
+    await hand.redis("DEL", hand.keys.window("small"))  # two minutes without a call
+    await hand.submit(starts("b", "x", tokens=400), starts("c", "x", tokens=400))
+    assert len(await hand.drain()) == 2
+    await hand.look()
+
+
+async def test_a_window_expires_also_when_its_only_call_was_settled(hand: Hand) -> None:
+    await hand.limit(rpm=5)
+    await hand.submit(starts("a", "x"))
+    await hand.finish(await hand.claim())
+    assert await hand.redis("PTTL", hand.keys.window("small")) > 0
+
+
+# Any order of events -----------------------------------------------------------------------------------
+
+
+class Crowd:
+    """Workers, crashes, pauses and cancels at random; what was promised is counted from outside."""
+
+    def __init__(self, hand: Hand, seed: int, rpm: int, tpm: int) -> None:
+        self.hand = hand
+        self.dice = random.Random(seed)
+        self.flying: list[Claim] = []
+        self.jobs: list[str] = []
+        self.paused: set[str] = set()
+        self.tickets = 0
+        self.rpm, self.tpm = rpm, tpm
+        self.now = 0.0
+        self.begun: list[tuple[float, str]] = []
+        self.tokens: dict[str, int] = {}
+
+    def called(self, tickets: list[Ticket]) -> None:
+        self.tickets += len(tickets)
+
+    async def born(self) -> None:
+        job = f"j{len(self.jobs)}"
+        self.jobs.append(job)
+        done = await self.hand.journal.submit([starts(job, *"ab", tokens=self.dice.choice([10, 60, 200]))])
+        self.called(done.tickets)
+
+    async def work(self) -> None:
+        """Every ticket is one look at the lane."""
+        while self.tickets:
+            self.tickets -= 1
+            claim = await self.hand.journal.claim("llm", "w1")
+            if claim is not None:
+                self.flying.append(claim)
+                head = (await self.hand.journal.load(claim.job)).steps[int(claim.step)]
+                assert head.attempt == claim.attempt
+                self.begun.append((self.now, claim.lease))
+
+    async def move(self) -> None:
+        hand, dice = self.hand, self.dice
+        move = dice.choice(["born", "commit", "commit", "fail", "lose", "cancel", "pause", "resume", "time"])
+        claim = self.flying.pop(dice.randrange(len(self.flying))) if self.flying else None
+        if move in ("commit", "fail", "lose") and claim is None:
+            move = "born"
+        elif claim is not None and move not in ("commit", "fail", "lose"):
+            self.flying.append(claim)
+        if move == "born":
+            await self.born()
+        elif move == "commit":
+            assert claim is not None
+            used = Usage(dice.choice([0, 5, 60]), 5, 1)
+            self.called((await hand.commit(claim, usage=used, turn_here=True)).tickets)
+        elif move == "fail":
+            assert claim is not None
+            self.called(await hand.fail(claim, after=dice.choice([0, 5])))
+        elif move == "lose":
+            assert claim is not None
+            await hand.lose(claim)
+        elif move == "time":
+            seconds = dice.choice([10, 25, 61])
+            self.now += seconds
+            await hand.minute(seconds)
+            await hand.ring()
+        elif self.jobs:
+            job = dice.choice(self.jobs)
+            if move == "cancel":
+                self.called((await hand.journal.cancel(job))[1])
+            elif move == "pause":
+                await hand.journal.pause(job)
+            else:
+                self.called((await hand.journal.resume(job))[1])
+        if move in ("lose", "time"):
+            await hand.reap()
+            self.tickets = max(self.tickets, len(await hand.names()))  # the reconciler tops up
+        await self.work()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_never_more_in_flight_than_the_limit_and_never_idle_below_it(hand: Hand, seed: int) -> None:
+    limit = 1 + seed % 3
+    await hand.limit(flight=limit)
+    crowd = Crowd(hand, seed, 0, 0)
+    for _ in range(60):
+        await crowd.move()
+        await hand.look()  # counts what is in flight against the limit
+        busy = await hand.redis("SCARD", hand.keys.inflight("small"))
+        waits = [*(await hand.by_model("held")).get("small", []), *await hand.names()]
+        # Every ticket that was published has been used: whoever may run does run.
+        assert busy == limit or not waits, f"{busy} of {limit} in flight while {waits} wait"
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_in_no_minute_are_there_more_requests_than_the_limit(hand: Hand, seed: int) -> None:
+    rpm = 2 + seed
+    await hand.limit(rpm=rpm)
+    crowd = Crowd(hand, seed, rpm, 0)
+    for _ in range(60):
+        await crowd.move()
+        await hand.look()
+        recent = [lease for at, lease in crowd.begun if at > crowd.now - 60]
+        assert len(recent) <= rpm
+        waits = [*(await hand.by_model("held")).get("small", []), *await hand.names()]
+        assert len(recent) == rpm or not waits, f"{len(recent)} of {rpm} this minute while {waits} wait"
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_tokens_reserved_and_used_of_a_minute_stay_below_the_limit(hand: Hand, seed: int) -> None:
+    tpm = 300
+    await hand.limit(tpm=tpm)
+    crowd = Crowd(hand, seed, 0, tpm)
+    for _ in range(60):
+        await crowd.move()
+        await hand.look()  # the sum of the window is the sum of its entries
+        entries = (await hand.by_model("window")).get("small", [])
+        # Usage here is never above the smallest estimate by more than 55, and a lone call may be of any size.
+        assert sum(int(e.rpartition("|")[2]) for e in entries) <= tpm + 55 * len(entries)
+        if (await hand.by_model("held")).get("small") and not crowd.flying:
+            assert "model:small/!" in await hand.members(hand.keys.timers)
+
+
+async def test_claims_at_the_same_instant_keep_to_the_limit(hand: Hand) -> None:
+    await hand.limit(flight=3, rpm=5)
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(20)))
+    got = await asyncio.gather(*(hand.journal.claim("llm", f"w{i}") for i in range(20)))
+    assert sum(c is not None for c in got) == 3
