@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format bench chaos lock clean
 MAKEFLAGS += --no-print-directory
 # Whatever stands in the caller's environment, these two hold here.
 export UV_PYTHON_DOWNLOADS := never
@@ -56,6 +56,9 @@ format: $(STAMP)  ## put the code in the project's form, and mend what can be me
 
 bench: $(STAMP)  ## the benchmarks, beside their bounds
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(STAMP)  ## kill workers and Redis under load for two minutes, and prove that nothing was lost or paid twice
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lock:  ## write requirements.lock and those of the image anew from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \

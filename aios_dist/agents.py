@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, overload
 import msgspec
 
 from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
-from aios_dist.config import NAME, PromptsConfig
+from aios_dist.config import FOREVER, NAME, PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
 
 in_turn: ContextVar[bool] = ContextVar("aios_in_turn", default=False)
@@ -247,8 +247,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.tokens is None and self.money is None:
             raise InvalidInput("A budget is in tokens or in money: Budget(tokens=…) or Budget(money=…).")
-        if (self.tokens or 0) < 0 or (self.money or 0) < 0:
-            raise InvalidInput("A budget cannot be less than nothing.")
+        if not 0 <= (self.tokens or 0) < 2**53 or not 0 <= (self.money or 0) < FOREVER:
+            raise InvalidInput("A budget cannot be less than nothing, nor without end.")
         if self.on_budget not in ("pause", "fail"):
             raise InvalidInput(f"on_budget is 'pause' or 'fail', not {self.on_budget!r}.")
 

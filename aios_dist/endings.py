@@ -6,10 +6,16 @@ import asyncio
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
-from aios_dist.errors import ResultTimeout
+from aios_dist.errors import FleetUnavailable, ResultTimeout
 from aios_dist.journal import Journal
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+"""How long a producer waits for a Redis that was there before and is away: a restart, a failover."""
 
 LOOK_AGAIN_S = 15.0
 """Waiting callers' jobs are looked at again after this long without any news: belt and braces."""
@@ -23,6 +29,25 @@ class Endings:
         self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
         self._watcher: asyncio.Task[None] | None = None
         self._watching = asyncio.Event()
+        self._met = False
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """A question, or a write that is safe to repeat, again and again while Redis is away.
+
+        Raises:
+            FleetUnavailable: it was not there the first time, or was away for longer than ``PATIENCE_S``.
+        """
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
+            try:
+                answer = await question()
+            except FleetUnavailable:
+                if not self._met or asyncio.get_running_loop().time() > deadline:
+                    raise
+            else:
+                self._met = True
+                return answer
+            await asyncio.sleep(0.25)
 
     async def close(self) -> None:
         """Follow no longer."""
@@ -40,7 +65,7 @@ class Endings:
         future = self._notice(id)
         try:
             await self._watch()
-            state, _ = await self._journal.state(id)
+            state, _ = await self.ask(functools.partial(self._journal.state, id))
             if not state.ended:
                 await asyncio.wait_for(asyncio.shield(future), timeout)
         except TimeoutError:
@@ -108,7 +133,7 @@ class Endings:
             self._watcher.result()
 
     async def _follow(self) -> None:
-        after = await self._journal.ends_now()
+        after = await self.ask(self._journal.ends_now)
         self._watching.set()
         async for ids in self._journal.ends(after, idle=LOOK_AGAIN_S):
             for id in ids:
@@ -118,7 +143,8 @@ class Endings:
                     await self._look(list(self._waiting))
 
     async def _look(self, ids: Sequence[str]) -> None:
-        for id, state in zip(ids, await self._journal.states(ids), strict=True):
+        states = await self.ask(functools.partial(self._journal.states, ids))
+        for id, state in zip(ids, states, strict=True):
             if state is None or state.ended:
                 self._tell(id)
 

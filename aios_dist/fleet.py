@@ -6,7 +6,7 @@ import asyncio
 import functools
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,6 @@ from aios_dist.broker import Tickets, depth_commands
 from aios_dist.config import NAME, Config, load
 from aios_dist.endings import Endings
 from aios_dist.errors import (
-    FleetUnavailable,
     InvalidInput,
     JobConflict,
     UnknownName,
@@ -28,9 +27,6 @@ from aios_dist.journal import DeadLetter, JobView, Journal, NewJob, Registry, Ti
 from aios_dist.plans import Plan, shape
 
 T = TypeVar("T")
-
-PATIENCE_S = 30.0
-"""How long a submission waits for a Redis that was there before and is away: a restart, a failover."""
 
 CHUNK = 200
 """Jobs in one round trip of a bulk submission."""
@@ -118,7 +114,7 @@ class AsyncFleet:
             part = await self._new_jobs(wanted[at : at + CHUNK], ids[at : at + CHUNK])
             lanes = [(job, n, lane) for job in part for n, lane in enumerate(_lanes(job))]
             then = self._tickets.commands(Ticket(lane, job.id, str(n)) for job, n, lane in lanes)
-            done = await self._patiently(functools.partial(self.journal.submit, part, then=then))
+            done = await self._endings.ask(functools.partial(self.journal.submit, part, then=then))
             if done.status == "conflict":
                 raise _conflict(done.conflict)
         return [AsyncJob(self._lines, id) for id in ids]
@@ -147,7 +143,7 @@ class AsyncFleet:
             msgspec.structs.replace(job, node=node)
             for job, node in zip(await self._new_jobs(specs, ids), nodes, strict=True)
         ]
-        done = await self._patiently(functools.partial(self.journal.submit, jobs, layout))
+        done = await self._endings.ask(functools.partial(self.journal.submit, jobs, layout))
         if done.status == "conflict":
             raise _conflict(done.conflict, plan=name)
         await self._publish(done.tickets)
@@ -204,7 +200,7 @@ class AsyncFleet:
     async def _ready(self, specs: Sequence[JobSpec]) -> None:
         """First use: Redis is fit for use, and what workers have registered is known."""
         if self._catalog is None:
-            await self.journal.check()
+            await self._endings.ask(self.journal.check)
             await self._learn()
         unknown = {s.agent for s in specs if s.program is None} - self._agents
         if unknown:
@@ -245,21 +241,6 @@ class AsyncFleet:
         decision = turns.decide(replay, record, self._catalog, first=0)
         replay.close()
         return NewJob(id, record, decision, deadline=spec.deadline, budget=spec.budget)
-
-    async def _patiently(self, write: Callable[[], Awaitable[T]]) -> T:
-        """A verb that is safe to repeat, while Redis restarts or fails over.
-
-        Raises:
-            FleetUnavailable: it was away for longer than ``PATIENCE_S``.
-        """
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
-        while True:
-            try:
-                return await write()
-            except FleetUnavailable:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-            await asyncio.sleep(0.25)
 
     async def _publish(self, tickets: Sequence[Ticket]) -> None:
         send = self.journal.connection.command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from aios_dist.errors import (
 )
 from aios_dist.jobs import JobState, Outcome, Step, decode
 from aios_dist.journal import Event, JobView, Journal, Ticket
-from aios_dist.journal.connection import open_client, unavailable
+from aios_dist.journal.connection import open_client, passes, unavailable
 
 RESULT_TIMEOUT_S = 3600.0
 """What ``result()`` waits when not told otherwise: every wait has an end."""
@@ -63,7 +64,7 @@ class AsyncJob:
         return view
 
     async def status(self) -> JobState:
-        """``waiting``, ``running``, ``done``, ``failed`` or ``cancelled``."""
+        """``waiting``, ``running``, ``paused``, ``done``, ``failed`` or ``cancelled``."""
         return (await self._lines.journal.state(self.id))[0]
 
     async def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
@@ -77,10 +78,11 @@ class AsyncJob:
             JobCancelled: the job was cancelled.
             ResultTimeout: it has not ended in time; it goes on.
         """
-        state, result = await self._lines.journal.state(self.id)
+        endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
+        state, result = await endings.ask(look)
         if not state.ended:
-            await self._lines.endings.wait(self.id, timeout)
-            state, result = await self._lines.journal.state(self.id)
+            await endings.wait(self.id, timeout)
+            state, result = await endings.ask(look)
         if state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
         outcome = decode(result, Outcome)
@@ -200,25 +202,30 @@ class AsyncJob:
             UnknownName: no such job.
             ResultTimeout: the job has not ended in time.
         """
-        journal = self._lines.journal
+        journal, ask = self._lines.journal, self._lines.endings.ask
+        look = functools.partial(journal.state, self.id)
         deadline = asyncio.get_running_loop().time() + timeout
         client = open_client(journal.config.redis_url)
         try:
-            async with client.pubsub(ignore_subscribe_messages=True) as news:
-                await news.subscribe(journal.keys.events(self.id))
-                while True:
-                    state, _ = await journal.state(self.id)
-                    for event in await journal.events(self.id, after):
-                        after = event.index
-                        yield event
-                    if state.ended:
-                        return
-                    rest = deadline - asyncio.get_running_loop().time()
-                    if rest <= 0:
-                        raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s.")
-                    await news.get_message(timeout=min(rest, LOOK_AGAIN_S))
-        except RedisError as exc:
-            raise unavailable(exc, journal.config.redis_url) from None
+            while True:
+                await ask(look)  # where the line broke, a new one: events are numbered, so none is missed
+                try:
+                    async with client.pubsub(ignore_subscribe_messages=True) as news:
+                        await news.subscribe(journal.keys.events(self.id))
+                        while True:
+                            state, _ = await ask(look)
+                            for event in await ask(functools.partial(journal.events, self.id, after)):
+                                after = event.index
+                                yield event
+                            if state.ended:
+                                return
+                            rest = deadline - asyncio.get_running_loop().time()
+                            if rest <= 0:
+                                raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s.")
+                            await news.get_message(timeout=min(rest, LOOK_AGAIN_S))
+                except RedisError as exc:
+                    if not passes(exc):
+                        raise unavailable(exc, journal.config.redis_url) from None
         finally:
             await client.aclose()
 

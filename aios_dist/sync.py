@@ -184,7 +184,7 @@ class Job:
         return view
 
     def status(self) -> JobState:
-        """``waiting``, ``running``, ``done``, ``failed`` or ``cancelled``."""
+        """``waiting``, ``running``, ``paused``, ``done``, ``failed`` or ``cancelled``."""
         return JobState(self._run("status"))
 
     def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:

@@ -17,6 +17,7 @@ from rich.table import Table
 from aios_dist import Fleet, prompts
 from aios_dist.config import Config, FleetConfig
 from aios_dist.local.machine import LocalFleet
+from benchmarks.limits import limits
 from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
 
 REPEATS = 3
@@ -103,7 +104,7 @@ def enqueue() -> list[dict[str, Any]]:
     ]
 
 
-PARTS = {"makespan": makespan, "slots": slots, "enqueue": enqueue}
+PARTS = {"makespan": makespan, "slots": slots, "enqueue": enqueue, "limits": limits}
 
 
 def main(argv: list[str]) -> int:

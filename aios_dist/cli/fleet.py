@@ -13,7 +13,7 @@ from aios_dist.config import masked
 
 if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet, LaneView
-    from aios_dist.journal import Registry
+    from aios_dist.journal import ModelView, Registry
 
 
 @click.command()
@@ -24,16 +24,16 @@ def fleet(as_json: bool) -> None:
     A lane's depth is the number of its waiting steps; its tickets are the Celery messages in its queue.
     """
 
-    async def look(fleet: AsyncFleet) -> tuple[Registry, list[LaneView], dict[str, int]]:
+    async def look(fleet: AsyncFleet) -> tuple[Registry, list[LaneView], dict[str, int], list[ModelView]]:
         registry, lanes, counts = await asyncio.gather(
             fleet.registry(), fleet.lanes(), fleet.journal.counts([])
         )
-        return registry, lanes, counts
+        return registry, lanes, counts, await fleet.journal.model_views(sorted(registry.models))
 
     from aios_dist.config import load
 
     config = load()
-    registry, lanes, counts = on_fleet(look, config)
+    registry, lanes, counts, models = on_fleet(look, config)
     if as_json:
         print_json(
             {
@@ -53,7 +53,9 @@ def fleet(as_json: bool) -> None:
                     }
                     for lane in lanes
                 ],
-                "models": [{"name": n, "lane": lane} for n, lane in sorted(registry.models.items())],
+                "models": [
+                    {"name": m.name, "lane": registry.models[m.name], "steps_held": m.held} for m in models
+                ],
                 "agents": registry.agents,
             }
         )
@@ -80,9 +82,14 @@ def fleet(as_json: bool) -> None:
     out = console()
     out.print(
         "Models: "
-        + (", ".join(f"{n} (lane {lane})" for n, lane in sorted(registry.models.items())) or "none")
+        + (", ".join(f"{m.name} (lane {registry.models[m.name]}{_held(m)})" for m in models) or "none")
     )
     out.print("Agents: " + (", ".join(registry.agents) or "none but those that are data"))
+
+
+def _held(model: ModelView) -> str:
+    """Steps that a limit or a hold keeps off the lane: they are not among those that wait there."""
+    return f", {model.held} held" if model.held else ""
 
 
 def _worker(worker: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
     for step in history.steps:
         if step.outcome is None and not history.view.state.ended and tries.get(step.number):
             failed = tries[step.number]
-            text = f"{len(failed)} tries failed so far, the last: {failed[-1]}."
+            text = f"failed tries so far: {len(failed)}, the last: {failed[-1]}."
             console().print(plain(f"\nStep {step.number} is tried again; {text}"))
         if step.outcome is not None and step.outcome.error is not None:
             error = step.outcome.error
@@ -101,7 +101,7 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
         f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens"
         + (f", {view.money:.6g} in money" if view.money else "")
     )
-    if view.why:
+    if view.state == "paused":
         out.print(plain(f"Paused: {view.why}. Go on: {resume_command(view)}"))
     if outcome is not None and outcome.error is not None:
         out.print(plain(f"Failed: {outcome.error['type']}: {outcome.error['message']}"))

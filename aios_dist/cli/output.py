@@ -90,7 +90,7 @@ def short(seconds: float | None) -> str:
 def resume_command(view: JobView) -> str:
     """What lets a paused job go on; a budget that is used up has to be raised."""
     spent = view.why.startswith("budget of the job")
-    return f"aios-dist job resume {view.id}" + (" --budget-tokens N" if spent else "")
+    return f"aios-dist job resume {view.id}" + (" --budget-tokens N (or --budget-money X)" if spent else "")
 
 
 def job_record(view: JobView) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def job_record(view: JobView) -> dict[str, Any]:
         "output_tokens": view.usage.output_tokens,
         "calls": view.usage.calls,
         "money": view.money,
-        "why": view.why or None,
+        "why": view.why if view.state == "paused" else None,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),

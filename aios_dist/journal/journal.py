@@ -36,6 +36,7 @@ from aios_dist.journal.records import (
     WorkerInfo,
     budget_facts,
     head_to_step,
+    model_view,
 )
 from aios_dist.plans import Shape
 
@@ -240,7 +241,7 @@ class Journal:
     async def resume(self, job: str, budget: Budget | None = None) -> tuple[str, list[Ticket]]:
         """Let a paused job go on; ``running``, ``unknown``, or the state that forbids it."""
         status, tickets = await self._run(
-            "resume", job=job, facts=budget_facts(budget), retention_ms=self._retention_ms
+            "resume", job=job, facts=budget_facts(budget, anew=True), retention_ms=self._retention_ms
         )
         return status.decode(), _tickets(tickets)
 
@@ -468,24 +469,7 @@ class Journal:
                 ("ZRANGEBYSCORE", keys.window(model), f"({(now - 60.0) * 1e6:.0f}", "+inf"),
             ]
         got = await self._gather(commands)
-        views = []
-        for place, model in enumerate(models):
-            facts, in_flight, held, window = got[4 * place : 4 * place + 4]
-            in_flight_most, requests, tokens, hold, gentle, failures = (int(fact or 0) for fact in facts)
-            views.append(
-                ModelView(
-                    name=model,
-                    limits=Limits(in_flight_most, requests, tokens),
-                    in_flight=in_flight,
-                    held=held,
-                    hold_until=hold / 1e6 if hold / 1e6 > now else 0.0,
-                    gentle=gentle,
-                    failures=failures,
-                    requests=len(window),
-                    tokens=sum(int(entry.rpartition(b"|")[2]) for entry in window),
-                )
-            )
-        return views
+        return [model_view(name, now, *got[4 * place : 4 * place + 4]) for place, name in enumerate(models)]
 
     async def events(self, job: str, after: int = -1) -> list[Event]:
         """The job's events with an index above ``after``."""

@@ -272,16 +272,34 @@ REQUESTS: dict[Kind, type[Any]] = {
 }
 
 
-def budget_facts(budget: Budget | None) -> list[Any]:
-    """A budget as fields of the job's hash."""
+def budget_facts(budget: Budget | None, *, anew: bool = False) -> list[Any]:
+    """A budget as fields of the job's hash; ``anew``: a larger one, under the rule that the job has."""
     if budget is None:
         return []
-    facts: list[Any] = ["ob", budget.on_budget]
+    facts: list[Any] = [] if anew else ["ob", budget.on_budget]
     if budget.tokens is not None:
         facts += ["bt", budget.tokens]
     if budget.money is not None:
         facts += ["bm", round(budget.money * 1e6)]
     return facts
+
+
+def model_view(
+    name: str, now: float, facts: list[Any], in_flight: int, held: int, window: list[bytes]
+) -> ModelView:
+    """A model from what ``_limits.lua`` keeps of it: its hash, and the calls of the last minute."""
+    most, requests, tokens, hold, gentle, failures = (int(fact or 0) for fact in facts)
+    return ModelView(
+        name=name,
+        limits=Limits(most, requests, tokens),
+        in_flight=in_flight,
+        held=held,
+        hold_until=hold / 1e6 if hold / 1e6 > now else 0.0,
+        gentle=gentle,
+        failures=failures,
+        requests=len(window),
+        tokens=sum(int(entry.rpartition(b"|")[2]) for entry in window),
+    )
 
 
 def head_to_step(

@@ -21,7 +21,7 @@ def to_toml(config: Config) -> str:
     """The text that :func:`aios_dist.config.load` reads as this configuration."""
     lines: list[str] = []
     data = msgspec.to_builtins(config)
-    for section in ("fleet", "models", "lanes", "pools", "agents"):
+    for section in Config.__struct_fields__:
         tables = {section: data[section]} if section == "fleet" else _named(section, data[section])
         for name, table in tables.items():
             lines += [

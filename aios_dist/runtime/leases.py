@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Claim, Journal
+from aios_dist.runtime.outage import Outage
 
 logger = logging.getLogger("aios_dist.leases")
 
@@ -20,9 +21,11 @@ class Leases:
 
     Attributes:
         held: each lease and the asyncio task that works on it.
+        outage: what is said while Redis is away; whoever cannot write tells it.
     """
 
     def __init__(self, journal: Journal) -> None:
+        self.outage = Outage()
         self.held: dict[str, tuple[Claim, asyncio.Task[object]]] = {}
         self._journal = journal
 
@@ -62,5 +65,6 @@ class Leases:
                 beat = also()
                 if asyncio.iscoroutine(beat):
                     await beat
+                self.outage.over()
             except FleetUnavailable as exc:
-                logger.warning("Leases not renewed: %s", exc)
+                self.outage.away(exc)

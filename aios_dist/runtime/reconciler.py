@@ -13,6 +13,7 @@ from aios_dist.broker import Tickets, depth_commands
 from aios_dist.config import Config
 from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Journal, Ticket
+from aios_dist.runtime.outage import Outage
 
 logger = logging.getLogger("aios_dist.reconciler")
 
@@ -29,11 +30,20 @@ MOST_PAGES = 50
 class Reconciler:
     """Restores invariants 4 to 6 of the design from the journal, within its period."""
 
-    def __init__(self, config: Config, journal: Journal, tickets: Tickets, worker: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        tickets: Tickets,
+        worker: str,
+        outage: Outage | None = None,
+    ) -> None:
         self._config = config
         self._journal = journal
         self._tickets = tickets
         self._worker = worker
+        self._outage = outage or Outage()
+        self._not_before = 0.0
         self._cursor = "0"
         self._lanes = config.lane_names()
         self._looking: asyncio.Task[None] | None = None
@@ -41,14 +51,24 @@ class Reconciler:
     async def run(self) -> None:
         """Work for ever; a Redis that is away is waited for."""
         period = self._config.fleet.reconcile
+        clock = asyncio.get_running_loop().time
         while True:
-            pause = period
+            pause, asked = period, clock()
             try:
-                if await self._journal.take_reconciler(self._worker, 3 * period):
+                in_office = await self._journal.take_reconciler(self._worker, 3 * period)
+                if clock() - asked > self._config.fleet.renew:
+                    self._spare_the_living()
+                if in_office:
                     pause = await self.once()
             except FleetUnavailable as exc:
-                logger.warning("Not reconciled: %s", exc)
+                self._outage.away(exc)
+                self._spare_the_living()
             await asyncio.sleep(pause)
+
+    def _spare_the_living(self) -> None:
+        """Redis was away. Leases have ended meanwhile, also of workers that live and call: before anything
+        is taken from anyone, all have the time of a lease to renew."""
+        self._not_before = asyncio.get_running_loop().time() + self._config.fleet.lease
 
     def look_again(self, seconds: float) -> None:
         """Something is due then, sooner perhaps than the reconciler in office expects."""
@@ -62,7 +82,8 @@ class Reconciler:
         try:
             await self.once()  # without the lock: the verb is atomic, and two at once only share the work
         except FleetUnavailable as exc:
-            logger.warning("Not reconciled: %s", exc)
+            self._outage.away(exc)
+            self._spare_the_living()
 
     async def once(self) -> float:
         """One pass.
@@ -70,6 +91,9 @@ class Reconciler:
         Returns:
             Seconds until the next one is worth while: the period, or less when something is due before.
         """
+        wait = self._not_before - asyncio.get_running_loop().time()
+        if wait > 0:
+            return min(wait, self._config.fleet.reconcile)
         registry = await self._journal.registry()
         lanes = sorted({*self._lanes, *(lane for w in registry.workers for lane in w.lanes)})
         for _ in range(MOST_PAGES):

@@ -29,9 +29,6 @@ T = TypeVar("T")
 ON_LANES = (Kind.LLM, Kind.TOOL)
 """What waits on a lane, and so needs a ticket."""
 
-COMPLAIN_EVERY_S = 5.0
-"""Seconds between two lines about the same outage."""
-
 LIVE = 4096
 """Programs kept as they stand after a turn, so that the next turn need not replay; the journal decides."""
 
@@ -69,7 +66,6 @@ class Runner:
         self._worker = worker
         self._look_again = look_again  # the reconciler, in so many seconds
         self._price = price
-        self._complained = float("-inf")
         self._live: OrderedDict[str, Replay] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -295,14 +291,7 @@ class Runner:
         try:
             await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
         except FleetUnavailable as exc:
-            logger.warning("%d tickets not published, the reconciler will: %s", len(tickets), exc)
-
-    def _complain(self, problem: FleetUnavailable) -> None:
-        """One line for all steps in flight, not one for each."""
-        now = asyncio.get_running_loop().time()
-        if now - self._complained > COMPLAIN_EVERY_S:
-            self._complained = now
-            logger.warning("%s Trying until it is back; %d steps wait.", problem, len(self._leases.held))
+            self._leases.outage.away(exc)  # the reconciler publishes them when it is back
 
     async def _insist(self, write: Callable[[], Awaitable[T]]) -> T:
         """A verb, again and again while Redis is away: verbs are safe to repeat, and work is paid for."""
@@ -311,7 +300,7 @@ class Runner:
             try:
                 return await write()
             except FleetUnavailable as exc:
-                self._complain(exc)
+                self._leases.outage.away(exc)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
 

@@ -102,7 +102,7 @@ class Runtime:
         self.started_at = await self.journal.now()
         registry = await self.journal.registry()
         catalog = turns.Catalog.of(self.config, registry.models)
-        reconciler = Reconciler(self.config, self.journal, tickets, self.id)
+        reconciler = Reconciler(self.config, self.journal, tickets, self.id, self.leases.outage)
         self.runner = Runner(
             self.journal,
             tickets,
@@ -163,7 +163,7 @@ class Runtime:
                         if what == "drop" and worker == self.id:
                             self.leases.cancel(job, step)
             except (RedisError, OSError) as exc:
-                logger.warning("Not listening for cancelled jobs: %s", exc)
+                logger.info("Not listening for cancelled jobs: %s", exc)
             finally:
                 with contextlib.suppress(RedisError, OSError):
                     await client.aclose()

@@ -1,4 +1,4 @@
-"""``make chaos``, or ``python -m tests.chaos``: real processes are killed, and nothing may be lost or paid twice.
+"""``make chaos``, or ``python -m tests.chaos``: real processes die, and nothing may be lost or paid twice.
 
 Everything runs on loopback, ends by itself, and leaves nothing behind. Exit code 1 when a bound breaks.
 """
@@ -25,7 +25,9 @@ def main() -> int:
     add("--jobs", type=int, default=default.jobs, help="jobs of 3 to 8 steps (%(default)s)")
     add("--seconds", type=float, default=default.seconds, help="the most that it may take (%(default)s)")
     add("--kill-every", type=float, default=default.kill_every, help="seconds between kills (%(default)s)")
-    add("--redis-restarts", type=int, default=default.redis_restarts, help="one of them a crash (%(default)s)")
+    add(
+        "--redis-restarts", type=int, default=default.redis_restarts, help="one of them a crash (%(default)s)"
+    )
     add("--seed", type=int, default=default.seed, help="of jobs, faults and victims (%(default)s)")
     add("--json", action="store_true", help="numbers only, for programs")
     given = vars(parser.parse_args())

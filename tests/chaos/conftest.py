@@ -32,9 +32,7 @@ def llm(fake_llm: FakeLLM) -> FakeLLM:
     return fake_llm
 
 
-def small_fleet(
-    name: str, redis_url: str, llm: FakeLLM, pools: dict[str, PoolConfig], **more: Any
-) -> Config:
+def small_fleet(name: str, redis_url: str, llm: FakeLLM, pools: dict[str, PoolConfig], **more: Any) -> Config:
     """A fleet with a model ``small`` on the lane ``llm``, and short leases."""
     return Config(
         fleet=FleetConfig(

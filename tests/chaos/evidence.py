@@ -6,7 +6,8 @@ machine's, so the two stories can be laid side by side without a margin:
 
 * An *attempt* begins with a claim of a step and ends when the step is given back, taken back, claimed again
   or its outcome is written, whichever is first.
-* An attempt is *excused* if, before it ended, its worker was killed or Redis was away.
+* An attempt is *excused* if its worker was killed before it ended. A Redis that was away excuses a claim
+  whose answer was lost, so that nobody knew of it; it excuses no call: its worker has the answer.
 * A call *belongs* to the attempt in which it began; each attempt has one call at the most.
 * A call is *answered* if the fake LLM wrote all of its answer: status 200 and no fault.
 """
@@ -14,9 +15,10 @@ machine's, so the two stories can be laid side by side without a margin:
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,7 @@ from aios_dist.jobs import Kind, Outcome, decode
 from aios_dist.journal.keys import PERMANENT, Keys
 from tests.chaos.machines import Kill, Outage
 
+Excused = Callable[["Attempt"], bool]
 
 ENDS = ("started", "released", "retry", "done", "failed")
 """Events of a step that end the attempt before them."""
@@ -195,14 +198,16 @@ def weigh(
         if call["fault"]:
             found.faults[call["fault"]] += 1
     by_job: defaultdict[str, list[float]] = defaultdict(list)
-    for job, at in runs:
-        by_job[job].append(at)
+    for name, at in runs:
+        by_job[name].append(at)
     written: list[float] = []
 
     def excused(attempt: Attempt) -> bool:
-        if killed.get(attempt.pid, math.inf) <= attempt.end:
-            return True
-        return any(outage.start <= attempt.end and attempt.start <= outage.end for outage in outages)
+        return killed.get(attempt.pid, math.inf) <= attempt.end
+
+    def unknown(attempt: Attempt) -> bool:
+        """Redis was away when the claim was answered."""
+        return any(outage.start - 1.0 <= attempt.start <= outage.end for outage in outages)
 
     for job in jobs:
         if job.state in ("lost", "running", "waiting", "paused"):
@@ -217,7 +222,7 @@ def weigh(
             written += step.written_at
             if len(step.written_at) > 1:
                 found.written_twice.append(f"{step.key} at {step.written_at}")
-            _weigh_losses(found, step, killed, excused)
+            _weigh_losses(found, step, killed, by_step.get(step.key, []), unknown)
             if step.kind == Kind.LLM:
                 _weigh_calls(found, step, by_step.pop(step.key, []), excused)
             elif step.kind == Kind.TOOL:
@@ -225,7 +230,7 @@ def weigh(
     if by_step:
         found.calls_after_outcome += [f"{key}: a call of no step" for key in by_step]
     written.sort()
-    pauses = [(after - before, before) for before, after in zip(written, written[1:], strict=False)]
+    pauses = [(after - before, before) for before, after in itertools.pairwise(written)]
     found.longest_pause_s, found.longest_pause_at = max(pauses, default=(0.0, 0.0))
     found.seconds = written[-1] - written[0] if written else 0.0
     return found
@@ -249,21 +254,29 @@ def _weigh_end(
     found.unexplained_failures.append(f"{job.id} is {job.state}: {job.result[:300]!r}")
 
 
-def _weigh_losses(found: Finding, step: StepStory, killed: dict[int, float], excused: Any) -> None:
+def _weigh_losses(
+    found: Finding,
+    step: StepStory,
+    killed: dict[int, float],
+    calls: list[dict[str, Any]],
+    unknown: Excused,
+) -> None:
     starts = [attempt.start for attempt in step.attempts]
     for at in step.lost_at:
         attempt = step.attempts[bisect.bisect_right(starts, at) - 1]
         found.attempts_lost += 1
-        if not excused(attempt):
-            found.taken_from_the_living.append(f"{step.key} from {attempt.worker} at {at:.3f}")
         died, again = killed.get(attempt.pid, math.inf), bisect.bisect_right(starts, at)
+        called = any(attempt.start <= call["start"] <= at for call in calls)
+        # Where nobody claimed it again, its worker regained it, or its late answer was kept.
+        if died > at and again < len(starts) and (called or not unknown(attempt)):
+            found.taken_from_the_living.append(f"{step.key} from {attempt.worker} at {at:.3f}")
         if died <= at:
             found.ready_again.append(at - max(died, attempt.start))
             if again < len(starts):
                 found.recoveries.append(starts[again] - max(died, attempt.start))
 
 
-def _weigh_calls(found: Finding, step: StepStory, calls: list[dict[str, Any]], excused: Any) -> None:
+def _weigh_calls(found: Finding, step: StepStory, calls: list[dict[str, Any]], excused: Excused) -> None:
     starts = [attempt.start for attempt in step.attempts]
     held: Counter[int] = Counter()
     answered: list[tuple[int, float]] = []
@@ -274,14 +287,14 @@ def _weigh_calls(found: Finding, step: StepStory, calls: list[dict[str, Any]], e
             found.more_calls_than_attempts.append(f"{step.key}: a call before any claim")
         if step.written_at and call["start"] > step.written_at[0]:
             found.calls_after_outcome.append(
-                f"{step.key}: written at {step.written_at[0]:.6f}, call {call['number']} at {call['start']:.6f}"
+                f"{step.key}: call {call['number']} at {call['start']:.6f}, written {step.written_at[0]:.6f}"
             )
         if call["status"] == 200 and not call["fault"]:
             answered.append((place, call["end"]))
     for place, count in held.items():
         if count > 1 and place >= 0:
             found.more_calls_than_attempts.append(f"{step.key}: {count} calls in attempt {place + 1}")
-    # Calls that no fault of the provider made necessary: in flight when their worker, or Redis, was lost.
+    # Calls that no fault of the provider made necessary.
     good = [call for call in calls if not call["fault"]]
     found.repeated += max(0, len(good) - 1)
     found.in_flight += sum(1 for place in held if place >= 0 and excused(step.attempts[place]))
@@ -293,7 +306,7 @@ def _weigh_calls(found: Finding, step: StepStory, calls: list[dict[str, Any]], e
             found.answered_again.append(told)
 
 
-def _weigh_runs(found: Finding, step: StepStory, runs: list[float], excused: Any) -> None:
+def _weigh_runs(found: Finding, step: StepStory, runs: list[float], excused: Excused) -> None:
     starts = [attempt.start for attempt in step.attempts]
     for at in runs[:-1]:
         place = bisect.bisect_right(starts, at) - 1
@@ -302,7 +315,9 @@ def _weigh_runs(found: Finding, step: StepStory, runs: list[float], excused: Any
         else:
             found.tools_run_again.append(f"{step.key}: at {at:.3f}, and again")
     if runs and step.written_at and runs[-1] > step.written_at[0]:
-        found.tools_run_again.append(f"{step.key}: written at {step.written_at[0]:.6f}, run at {runs[-1]:.6f}")
+        found.tools_run_again.append(
+            f"{step.key}: written at {step.written_at[0]:.6f}, run at {runs[-1]:.6f}"
+        )
     if not runs and step.outcome is not None and step.outcome.ok:
         found.tools_run_again.append(f"{step.key}: has an outcome and never ran")
 
@@ -315,8 +330,8 @@ def left_over(client: redis.Redis, keys: Keys, queues: str) -> list[str]:
     """Keys that speak of work though all jobs have ended, and keys that would stay for ever."""
     left = []
     for pattern in WORK:
-        for key in client.scan_iter(match=_literal(keys.prefix) + pattern, count=1000):
-            left.append(f"{key.decode()} ({client.type(key).decode()})")  # empty sets are no keys
+        found = client.scan_iter(match=_literal(keys.prefix) + pattern, count=1000)
+        left += [key.decode() for key in found]  # an empty set is no key
     for key in client.scan_iter(match=f"{queues}*", count=1000):
         kind = client.type(key)
         if kind == b"list":

@@ -166,7 +166,7 @@ class Machines:
         return all(place.ready for place in self.places)
 
     def kill_one(self) -> bool:
-        """``kill -9`` of a worker drawn from the seed, and at once another in its place; False: none is up."""
+        """``kill -9`` of a worker drawn from the seed, and at once another in its place; False: none up."""
         up = [place for place in self.places if place.ready and place.member is not None]
         if not up:
             return False

@@ -36,6 +36,10 @@ class Options:
     seed: int = 0
 
 
+Check = tuple[str, str, str, bool, list[str]]
+"""Name, measured, bound, whether it holds, and what speaks against it."""
+
+
 @dataclass
 class Report:
     """What a run has shown."""
@@ -53,25 +57,26 @@ class Report:
     trouble: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
 
-    def checks(self) -> list[tuple[str, str, str, bool, list[str]]]:
-        """Name, measured, bound, whether it holds, and what speaks against it."""
+    def checks(self) -> list[Check]:
+        """Every bound, and how it fared."""
         f, jobs = self.found, self.options.jobs
+        kills = " at a kill"
         worst = max(f.ready_again, default=0.0)
         twice = f.written_twice + self.changed
 
-        def none(name: str, against: list[str], more: str = "") -> tuple[str, str, str, bool, list[str]]:
-            return name, f"{len(against)}{more}", "0", not against, against
+        def none(what: str, against: list[str], more: str = "") -> Check:
+            return what, f"{len(against)}{more}", "0", not against, against
 
         return [
             none("jobs lost", f.lost),
-            none("jobs failed without cause", f.unexplained_failures, f" (+ {len(f.explained_failures)} with)"),
+            none("jobs failed for no cause", f.unexplained_failures, f" (+ {len(f.explained_failures)})"),
             ("callers told of the end", str(self.told), str(jobs), self.told == jobs, self.trouble),
             none("outcomes written twice or changed", twice, f" (in {self.samples} looks)"),
             none("calls begun after the outcome", f.calls_after_outcome),
-            none("answered calls repeated", f.answered_again, f" (+ {len(f.answered_again_excused)} in flight at a kill)"),
+            none("answered calls repeated", f.answered_again, f" (+ {len(f.answered_again_excused)}{kills})"),
             none("calls beside an attempt", f.more_calls_than_attempts),
             none("steps taken from a live worker", f.taken_from_the_living),
-            none("tools run again", f.tools_run_again, f" (+ {f.tools_run_again_excused} in flight at a kill)"),
+            none("tools run again", f.tools_run_again, f" (+ {f.tools_run_again_excused}{kills})"),
             ("calls repeated", str(f.repeated), f"<= {f.in_flight} in flight", f.repeated <= f.in_flight, []),
             ("until ready again, longest", f"{worst:.1f} s", f"<= {RECOVERY_S:g} s", worst <= RECOVERY_S, []),
             (
@@ -105,7 +110,9 @@ class Report:
             "longest_pause_s": round(f.longest_pause_s, 2),
             "seconds": round(f.seconds, 1),
             "steps_per_s": round(f.steps / f.seconds, 1) if f.seconds else 0.0,
-            "checks": {name: {"is": got, "bound": bound, "ok": ok} for name, got, bound, ok, _ in self.checks()},
+            "checks": {
+                name: {"is": got, "bound": bound, "ok": ok} for name, got, bound, ok, _ in self.checks()
+            },
         }
 
     @property

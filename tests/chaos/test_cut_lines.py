@@ -85,7 +85,9 @@ def once_each(*jobs: Job) -> Counter[str]:
     return Counter({f"{job.id}/{step.number}": 1 for job in jobs for step in job.steps()})
 
 
-def test_a_claim_whose_answer_is_lost_costs_a_lease_and_no_call(near: Fleet, llm: FakeLLM, line: Line) -> None:
+def test_a_claim_whose_answer_is_lost_costs_a_lease_and_no_call(
+    near: Fleet, llm: FakeLLM, line: Line
+) -> None:
     line.cut_behind(VERBS["claim"].sha)
     job = near.submit(calling, name="claim", calls=2, model="small")
     assert job.result(timeout=LEASE_S + SOON_S) == 2
@@ -127,7 +129,9 @@ def test_a_step_given_back_for_later_comes_back_though_the_answer_was_lost(
     assert calls_of(llm, job) == Counter({f"{job.id}/0": 2, f"{job.id}/1": 1})
 
 
-def test_the_renewal_of_leases_may_be_lost_and_the_call_goes_on(near: Fleet, llm: FakeLLM, line: Line) -> None:
+def test_the_renewal_of_leases_may_be_lost_and_the_call_goes_on(
+    near: Fleet, llm: FakeLLM, line: Line
+) -> None:
     llm.script(latency=2.5 * LEASE_S)
     job = near.submit(calling, name="renew", calls=1, model="small")
     llm.wait_until(lambda: llm.in_flight == 1)

@@ -84,7 +84,12 @@ class Scene:
             text = "\n".join(lines)
             assert "Traceback" not in text, f"{name}:\n{text}"
             assert len(lines) <= LINES_A_SECOND * took + LINES_BESIDES, f"{name}:\n{text}"
-        wait_for(lambda: self.reports("Redis is back"))
+        wait_for(lambda: all(self.says_that_it_is_back(name) for name in self._lines))
+
+    def says_that_it_is_back(self, name: str) -> bool:
+        """The worker's last word about Redis; one that has noticed nothing says nothing."""
+        words = [line for line in self.written(name) if "aios_dist.outage" in line]
+        return not words or "Redis is back" in words[-1]
 
 
 class Watched:
@@ -206,6 +211,8 @@ def test_a_full_redis_is_waited_for(scene: Scene) -> None:
     try:
         scene.llm.wait_until(lambda: scene.llm.in_flight == 0, timeout=20)
         wait_for(lambda: scene.reports("is full"))
+        scene.wire.cut()  # and who has to connect anew finds it full
+        wait_for(lambda: len(scene.direct.client_list()) > 4)
     finally:
         scene.direct.config_set("maxmemory", "0")
     watched.finish()
@@ -217,6 +224,8 @@ def test_a_redis_that_takes_no_writes_because_it_became_a_replica_is_waited_for(
     try:
         scene.llm.wait_until(lambda: scene.llm.in_flight == 0, timeout=20)
         wait_for(lambda: scene.reports("READONLY"))
+        scene.wire.cut()
+        wait_for(lambda: len(scene.direct.client_list()) > 4)
     finally:
         scene.direct.replicaof("NO", "ONE")
     watched.finish()
@@ -239,7 +248,7 @@ def test_what_is_submitted_while_redis_is_away_waits_for_it(scene: Scene) -> Non
 def test_a_producer_that_finds_no_redis_says_so_in_one_sentence(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.fleet.PATIENCE_S", 0.5)
+    monkeypatch.setattr("aios_dist.endings.PATIENCE_S", 0.5)
     with scene.wire.refused(), Fleet(scene.machine.config) as stranger:
         for fleet in (scene.fleet, stranger):
             with pytest.raises(FleetUnavailable) as error:

@@ -185,3 +185,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.02)
+
+
+def test_a_retried_step_begins_with_its_own_model_again(fleet: Fleet, llm: FakeLLM) -> None:
+    llm.script(reply=[Fault("500")] * 4)
+    job = fleet.submit(caller, calls=1, model="patient")
+    with pytest.raises(JobFailed):
+        job.result(timeout=20)
+    llm.reset()
+    llm.script(reply=None)
+    assert job.retry()
+    job.result(timeout=20)
+    assert [call.model for call in llm.calls] == ["patient"]

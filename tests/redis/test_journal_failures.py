@@ -116,9 +116,7 @@ async def test_a_failed_try_of_a_job_that_has_ended_is_dropped_and_of_a_paused_o
 
 
 async def test_after_a_429_nobody_calls_the_model_and_others_go_on(hand: Hand) -> None:
-    await hand.submit(
-        starts("a", "x"), starts("b", "x"), starts("c", "x", model="big"), starts("d", "x")
-    )
+    await hand.submit(starts("a", "x"), starts("b", "x"), starts("c", "x", model="big"), starts("d", "x"))
     await hand.refuse(await hand.claim())
     assert [name(c) for c in await hand.drain()] == ["c/0"]
     await hand.look()

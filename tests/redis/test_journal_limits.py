@@ -189,7 +189,7 @@ async def test_a_small_call_does_not_pass_a_large_one_that_was_held_before_it(ha
     assert [c.job for c in await hand.drain()] == ["a"]
     await hand.submit(starts("e", "x", tokens=1))
     assert await hand.drain() == []
-    await hand.look()
+    assert (await hand.names(), (await hand.by_model("held"))["small"]) == ([], ["b/0", "c/0", "d/0", "e/0"])
     await hand.minute()
     assert [c.job for c in await hand.drain()] == ["b", "c", "d", "e"]
 

@@ -25,11 +25,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.config import FleetConfig
+from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import JOB_CHANGES, STEP_CHANGES, JobState, Outcome, StepState, encode
 from aios_dist.journal import Claim, Decision, Journal
-from tests.redis.conftest import Hand, decides, plan_of, starts
+from tests.redis.conftest import OPEN, Hand, decides, plan_of, starts
 
 if TYPE_CHECKING:
     import redis
@@ -44,7 +46,18 @@ MOST_JOBS = 14
 
 number = st.integers(0, 999)
 failure = st.sampled_from(["stop", "continue"])
-births = st.sampled_from(["one", "two", "three", "turn", "done", "failed"])
+BIRTHS = {
+    "one": ["a"],
+    "two": ["a", "b"],
+    "three": ["a", "b", "c"],
+    "turn": [],
+    "waits": ["a", "sleep:60", "signal:go"],
+    "human": ["signal:go"],
+}
+births = st.sampled_from([*BIRTHS, "done", "failed"])
+budgets = st.sampled_from(
+    [None, None, None, Budget(tokens=4), Budget(tokens=2, on_budget="fail"), Budget(money=0.001)]
+)
 trees = st.recursive(
     st.just("job"),
     lambda members: st.tuples(
@@ -99,17 +112,17 @@ class Machine(RuleBasedStateMachine):
 
     # Producers -------------------------------------------------------------------------------------
 
-    def newborn(self, birth: str) -> Any:
+    def newborn(self, birth: str, budget: Budget | None = None) -> Any:
         id = f"j{len(self.jobs)}"
         self.jobs.append(id)
         if birth in ("done", "failed"):
             return starts(id, ends=JobState(birth))
-        return starts(id, *"abc"[: {"turn": 0, "one": 1, "two": 2, "three": 3}[birth]])
+        return starts(id, *BIRTHS[birth], budget=budget, tokens=10)
 
     @precondition(lambda self: len(self.jobs) < MOST_JOBS)
-    @rule(birth=births, repeat=st.booleans())
-    def submit(self, birth: str, repeat: bool) -> None:
-        job = self.newborn(birth)
+    @rule(birth=births, budget=budgets, repeat=st.booleans())
+    def submit(self, birth: str, budget: Budget | None, repeat: bool) -> None:
+        job = self.newborn(birth, budget)
         assert self.run(self.journal.submit([job])).new == [True]
         if repeat:
             assert self.run(self.journal.submit([job])).new == [False]
@@ -155,15 +168,86 @@ class Machine(RuleBasedStateMachine):
         job = self.pick(self.jobs, which)
         before = self.run(self.hand.state(job))
         status, _ = self.run(self.journal.cancel(job))
-        assert status == ("cancelled" if before in ("waiting", "running") else "ended")
+        assert status == ("cancelled" if before in OPEN else "ended")
+
+    # People ----------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=number)
+    def pause(self, which: int) -> None:
+        job = self.pick(self.jobs, which)
+        before = self.run(self.hand.state(job))
+        expected = "paused" if before == "running" else before
+        assert self.run(self.journal.pause(job)) == expected
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=number, more=st.booleans(), repeat=st.booleans())
+    def resume(self, which: int, more: bool, repeat: bool) -> None:
+        job = self.pick(self.jobs, which)
+        before = self.run(self.hand.state(job))
+        budget = Budget(tokens=1000, money=1000.0) if more else None
+        status, _ = self.run(self.journal.resume(job, budget))
+        assert status == ("running" if before == "paused" else before)
+        if repeat:
+            assert self.run(self.journal.resume(job, budget)) == (status, [])
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=number)
+    def signal(self, which: int) -> None:
+        job = self.pick(self.jobs, which)
+        before = self.run(self.hand.state(job))
+        status, _ = self.run(self.journal.signal(job, "go", Outcome(value="gone")))
+        assert status in ({"delivered", "kept"} if before in OPEN else {"ended"})
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=number, repeat=st.booleans())
+    def retry(self, which: int, repeat: bool) -> None:
+        job = self.pick(self.jobs, which)
+        before = self.run(self.hand.hash(self.hand.keys.job(job)))
+        state = before["st"].decode()
+        status, _ = self.run(self.journal.retry(job))
+        assert status == ("running" if state in ("failed", "cancelled") else state)
+        if status != state:
+            now = self.run(self.hand.hash(self.hand.keys.job(job)))
+            for field, value in before.items():
+                if field[0] == "h" and msgspec.msgpack.decode(value)[2] == "done":
+                    assert now["o" + field[1:]] == before["o" + field[1:]], "what is answered stays so"
+            self.last.pop(job, None)
+        if repeat:
+            assert self.run(self.journal.retry(job)) == (status, [])
+
+    @precondition(lambda self: self.jobs and len(self.jobs) < MOST_JOBS)
+    @rule(which=number, step=st.integers(0, MOST_STEPS), repeat=st.booleans())
+    def fork(self, which: int, step: int, repeat: bool) -> None:
+        job, new = self.pick(self.jobs, which), f"j{len(self.jobs)}"
+        steps = self.run(self.journal.load(job)).view.steps
+        status, _ = self.run(self.journal.fork(job, new, step))
+        assert status == ("new" if step <= steps else "beyond")
+        if status == "new":
+            self.jobs.append(new)
+            if repeat:
+                assert self.run(self.journal.fork(job, new, step)) == ("new", [])
+
+    @rule(flight=st.integers(0, 3), rpm=st.sampled_from([0, 0, 5]), tpm=st.sampled_from([0, 0, 60]))
+    def limit(self, flight: int, rpm: int, tpm: int) -> None:
+        """Not below what is in flight: a limit stops no call."""
+        busy = self.run(self.hand.redis("SCARD", self.hand.keys.inflight("small")))
+        self.run(self.hand.limit("small", max(flight, busy) if flight else 0, rpm, tpm))
 
     # Workers ---------------------------------------------------------------------------------------
 
     @rule(lane=st.sampled_from(LANES), worker=st.sampled_from(["w1", "w2"]), lost=st.booleans())
     def claim(self, lane: str, worker: str, lost: bool) -> None:
         waiting = self.run(self.hand.names(lane))
+        held = self.run(self.hand.by_model("held")).get("small", [])
         claim = self.run(self.journal.claim(lane, worker))
-        assert (claim and f"{claim.job}/{claim.step}") == (waiting[0] if waiting else None)
+        free = not any(facts.keys() & {"bt", "bm"} for facts in self.last.values())
+        if lane == "turns" or (
+            free and not self.run(self.hand.redis("EXISTS", self.hand.keys.model("small")))
+        ):
+            assert (claim and f"{claim.job}/{claim.step}") == (waiting[0] if waiting else None)
+        elif claim is not None:
+            assert f"{claim.job}/{claim.step}" in {*waiting, *held}
         if claim is not None and not lost:
             self.claims.append(claim)
 
@@ -182,9 +266,11 @@ class Machine(RuleBasedStateMachine):
             return decides(version, first, ends=JobState.FAILED)
         if kind == "done" or first >= MOST_STEPS or (more == 0 and open_left == 0):
             return decides(version, first, ends=JobState.DONE)
-        return decides(version, first, *"xyz"[:more])
+        if kind == "waits":
+            return decides(version, first, "sleep:60", "signal:go", "x", tokens=10)
+        return decides(version, first, *"xyz"[:more], tokens=10)
 
-    kinds = st.sampled_from(["none", "stale", "forgetful", "more", "more", "done", "failed"])
+    kinds = st.sampled_from(["none", "stale", "forgetful", "more", "more", "waits", "done", "failed"])
 
     @precondition(lambda self: self.claims)
     @rule(
@@ -208,7 +294,13 @@ class Machine(RuleBasedStateMachine):
         for attempt in range(1 + repeat):
             done = self.run(
                 self.journal.commit(
-                    claim, outcome, ok=ok, usage=Usage(1, 1, 1), decision=decision, turn_here=here
+                    claim,
+                    outcome,
+                    ok=ok,
+                    usage=Usage(1, 1, 1),
+                    money=0.0005,
+                    decision=decision,
+                    turn_here=here,
                 )
             )
             if head[2] in ("done", "failed"):
@@ -218,9 +310,9 @@ class Machine(RuleBasedStateMachine):
             elif attempt:
                 expected = {"mine"}
             elif before["st"] != b"running":
-                expected = {"ended"}
+                expected = {"paused" if before["st"] == b"paused" else "ended"}
             else:
-                expected = {"advanced"} if kind in ("more", "done", "failed") else {"turn"}
+                expected = {"advanced"} if kind in ("more", "waits", "done", "failed") else {"turn"}
             assert done.status in expected, (done.status, expected)
         written = self.run(self.hand.hash(self.hand.keys.job(claim.job))).get("o" + claim.step)
         if expected <= {"fenced", "written"} or head[2] in ("done", "failed"):
@@ -244,7 +336,8 @@ class Machine(RuleBasedStateMachine):
             assert done.status == ("stale" if kind == "stale" else "advanced")
         if repeat:
             again = self.run(self.journal.advance(claim.job, decision, turn_attempt=attempt))
-            assert again.status in (done.status, "ended")
+            # Stale: what was begun had a signal that was kept for it, and so an outcome already.
+            assert again.status in (done.status, "ended", "stale")
             assert again.tickets == []
 
     @precondition(lambda self: self.claims)
@@ -253,6 +346,28 @@ class Machine(RuleBasedStateMachine):
         claim = self.pick(self.claims, which)
         for _ in range(1 + repeat):
             self.run(self.journal.release(claim, "429", after))
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        which=number,
+        after=st.sampled_from([0.0, 60.0]),
+        hold=st.sampled_from([0.0, 0.0, 60.0]),
+        breaker=st.sampled_from([0, 2]),
+        to=st.sampled_from([None, None, ("big", "llm")]),
+        repeat=st.booleans(),
+    )
+    def fail(
+        self, which: int, after: float, hold: float, breaker: int, to: tuple[str, str] | None, repeat: bool
+    ) -> None:
+        claim = self.pick(self.claims, which)
+        if claim.is_turn:
+            return
+        error = ProviderBusy("x")
+        for attempt in range(1 + repeat):
+            tickets = self.run(
+                self.journal.release(claim, "x", after, error=error, hold=hold, breaker=breaker, to=to)
+            )
+            assert not (attempt and tickets)
 
     @precondition(lambda self: self.claims)
     @rule()
@@ -269,6 +384,15 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def ring(self) -> None:
         self.run(self.hand.ring())
+
+    @rule(model=st.sampled_from(["small", "big"]))
+    def minute(self, model: str) -> None:
+        self.run(self.passes(model))
+
+    async def passes(self, model: str) -> None:
+        if await self.hand.redis("EXISTS", self.hand.keys.model(model)):
+            await self.hand.end_hold(model)
+        await self.hand.minute(61, model)
 
     @rule(page=st.sampled_from([1, 2, 200]))
     def reap(self, page: int) -> None:
@@ -320,9 +444,14 @@ class Machine(RuleBasedStateMachine):
         for _ in range(40 * MOST_JOBS):
             if not await hand.members(hand.keys.open):
                 break
+            for job in await hand.members(hand.keys.open):
+                await self.journal.resume(job, Budget(tokens=10**9, money=1e6))
+                await self.journal.signal(job, "go", Outcome())
             await hand.lapse()
             await hand.ring()
             await hand.reap()
+            for model in ("small", "big"):
+                await self.passes(model)
             for lane in LANES:
                 if (claim := await self.journal.claim(lane, "w3")) is None:
                     continue
@@ -336,7 +465,9 @@ class Machine(RuleBasedStateMachine):
         assert await hand.members(hand.keys.open) == set()
         for _ in range(5):
             await hand.lapse()
+            await hand.ring()
             await hand.reap()
+        assert await hand.by_model("held") == await hand.by_model("inflight") == {}
         for key in (hand.keys.leases, hand.keys.timers, hand.keys.due, *map(hand.keys.ready, LANES)):
             assert await hand.members(key) == set()
         for plan in self.plans:

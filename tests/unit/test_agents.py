@@ -11,7 +11,21 @@ import msgspec
 import pytest
 
 from aios_dist import agents
-from aios_dist.agents import Agent, PromptsAgent, agent, as_json, find, gather, llm, program_of, prompts, tool
+from aios_dist.agents import (
+    Agent,
+    Budget,
+    PromptsAgent,
+    agent,
+    as_json,
+    find,
+    gather,
+    llm,
+    program_of,
+    prompts,
+    signal,
+    sleep,
+    tool,
+)
 from aios_dist.calls import LLMResponse
 from aios_dist.config import PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
@@ -461,3 +475,51 @@ def test_a_data_agent_needs_a_list_of_prompts(empty: Any) -> None:
 @pytest.mark.parametrize("falsy", [0, "", [], False])
 def test_an_empty_input_is_an_input(falsy: Any) -> None:
     assert asked_by(prompts("data", ["<{input}>"]), input=falsy) == [f"<{falsy}>"]
+
+
+# Waiting and spending ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 4e8, True, "5", None])
+def test_a_sleep_is_a_number_of_seconds_of_up_to_ten_years(seconds: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"sleep\(\) takes seconds"):
+        sleep(seconds)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 129, 5, None])
+def test_the_name_of_a_signal_is_a_name(name: Any) -> None:
+    with pytest.raises(InvalidInput, match="Signal name"):
+        signal(name)
+
+
+def test_an_agent_sleeps_and_waits_for_signals_as_it_awaits_anything_else() -> None:
+    async def body() -> list[Any]:
+        nothing = await sleep(60)
+        return [nothing, *await gather(signal("go"), sleep(0), signal("go"))]
+
+    replay = Replay(body)
+    replay.deliver(0, Outcome())
+    assert [a.kind.value for a in replay.asked] == ["sleep", "signal", "sleep", "signal"]
+    for number, value in ((3, {"by": "me"}), (1, None), (2, None)):
+        replay.deliver(number, Outcome(value=value))
+    assert (replay.result, replay.error) == ([None, None, None, {"by": "me"}], None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tokens": -1},
+        {"money": -0.1},
+        {"money": float("inf")},
+        {"money": float("nan")},
+        {"tokens": 1, "on_budget": "x"},
+    ],
+)
+def test_a_budget_is_a_number_and_says_what_happens_at_its_end(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        Budget(**fields)
+
+
+def test_a_budget_of_nothing_is_a_budget() -> None:
+    assert (Budget(tokens=0).on_budget, Budget(money=0.0, on_budget="fail").tokens) == ("pause", None)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from aios_dist.cli import entry, job
+from aios_dist.agents import Budget
+from aios_dist.cli import dead, entry, job, model
 from aios_dist.cli.checks import rights
 from aios_dist.cli.flower import check_login
 from aios_dist.cli.output import iso, plain
@@ -75,9 +76,12 @@ def test_every_command_has_help(cli: Callable[..., Done], name: str) -> None:
     assert "Usage: aios-dist" in done.out
 
 
-@pytest.mark.parametrize("name", sorted(job.COMMANDS))
-def test_every_job_command_has_help_and_json(cli: Callable[..., Done], name: str) -> None:
-    done = cli("job", name, "--help")
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(g, n) for g, names in (("job", job), ("dead", dead), ("model", model)) for n in sorted(names.COMMANDS)],
+)
+def test_every_command_of_a_group_has_help_and_json(cli: Callable[..., Done], group: str, name: str) -> None:
+    done = cli(group, name, "--help")
     assert done.code == 0
     assert "--json" in done.out
 
@@ -118,6 +122,16 @@ def test_without_a_command_the_help_is_shown(cli: Callable[..., Done]) -> None:
         (["submit", "--prompt", "x", "--file", "f.toml"], "--prompt or --file, not both"),
         (["submit", "--prompt", "x", "--id", "a b"], "Job id 'a b' must be letters"),
         (["submit", "--file", "gone.toml"], "gone.toml cannot be read"),
+        (["submit", "--prompt", "x", "--deadline", "0"], "--deadline"),
+        (["submit", "--prompt", "x", "--on-budget", "fail"], "--on-budget goes with --budget-tokens"),
+        (["submit", "--prompt", "x", "--budget-tokens", "1", "--on-budget", "cry"], "--on-budget"),
+        (["submit", "--prompt", "x", "--budget-money", "-1"], "--budget-money"),
+        (["job", "pause"], "Missing argument 'ID...'"),
+        (["job", "resume", "j", "--on-budget", "fail"], "--on-budget goes with --budget-tokens"),
+        (["job", "signal", "j", "go", "--value", "yes"], "--value is not JSON"),
+        (["job", "fork", "j"], "Missing option '--step'"),
+        (["model", "set", "m"], "Say what to set: --max-in-flight N"),
+        (["model", "set", "m", "--max-in-flight", "-1"], "--max-in-flight"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -133,7 +147,17 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    "args", [["fleet"], ["job", "list"], ["job", "wait", "x"], ["submit", "--prompt", "x"]], ids=" ".join
+    "args",
+    [
+        ["fleet"],
+        ["job", "list"],
+        ["job", "wait", "x"],
+        ["job", "pause", "x"],
+        ["dead", "list"],
+        ["model", "list"],
+        ["submit", "--prompt", "x"],
+    ],
+    ids=" ".join,
 )
 def test_a_redis_that_is_not_there_is_one_sentence_and_exit_code_2(
     cli: Callable[..., Done], args: list[str]
@@ -234,6 +258,8 @@ jobs = [{agent = "greet", input = "Bo"}, {prompts = ["A joke about {input}"], in
 agent = "elsewhere"
 input = {city = "Lima"}
 tenant = "t1"
+deadline = 60
+budget = {tokens = 100, on_budget = "fail"}
 """
 
 
@@ -264,6 +290,8 @@ def test_a_plan_is_the_same_in_toml_and_json(plan_file: Callable[[str, str], Pat
         assert (first.id, first.input) == ("greet-ada", {"input": "Ada"})
         assert joke.prompts == PromptsConfig(["A joke about {input}"], model="m")
         assert (last.tenant, last.input, last.program) == ("t1", {"city": "Lima"}, None)
+        assert (last.deadline, last.budget) == (60, Budget(tokens=100, on_budget="fail"))
+        assert (first.deadline, first.budget) == (None, None)
         group = plan.members[1]
         assert isinstance(group, Plan)
         assert (group.mode, group.on_failure) == ("fifo", "continue")
@@ -297,6 +325,12 @@ def test_an_order_without_on_failure_keeps_its_own_default(plan_file: Callable[[
         ({"order": "fifo", "jobs": [{"prompts": []}]}, "jobs[0]: prompts = […] needs at least one"),
         ({"order": "fifo", "jobs": [{"prompts": ["{x}"]}]}, "jobs[0]: Prompt 0"),
         ({"order": "fifo", "on_failure": "panic", "jobs": [{"prompts": ["x"]}]}, "'stop' or 'continue'"),
+        (
+            {"order": "fifo", "jobs": [{"prompts": ["x"], "budget": {"tokns": 1}}]},
+            "jobs[0]: unknown field 'tokns' in budget; did you mean 'tokens'?",
+        ),
+        ({"order": "fifo", "jobs": [{"prompts": ["x"], "budget": {}}]}, "jobs[0]: A budget is in tokens"),
+        ({"order": "fifo", "jobs": [{"prompts": ["x"], "deadline": -1}]}, "jobs[0]: A deadline is seconds"),
         ({"oder": "fifo", "jobs": []}, "unknown field 'oder'; did you mean 'order'?"),
         ({"order": "fifo"}, "has no jobs"),
         ({}, "neither a plan"),

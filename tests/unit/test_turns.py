@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from aios_dist import turns
-from aios_dist.agents import agent, gather, llm, prompts, tool
+from aios_dist.agents import agent, gather, llm, prompts, signal, sleep, tool
 from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
 from aios_dist.config import parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
@@ -374,3 +374,24 @@ def test_an_agent_that_is_data_needs_no_code() -> None:
     request = again.asked[1].command.request
     assert isinstance(request, LLMRequest)
     assert request.messages == [{"role": "user", "content": "more than A"}]
+
+
+# Waiting, and what a call may take ---------------------------------------------------------------------------
+
+
+def test_a_sleep_and_a_signal_are_steps_without_a_ticket() -> None:
+    async def body() -> None:
+        await gather(sleep(90), signal("go"), llm("hi"), tool(echo, "x"))
+
+    decision = decided(body, catalog=catalog())
+    kinds = [(s.step.kind, s.step.label, s.step.after) for s in decision.steps]
+    assert kinds[:2] == [(Kind.SLEEP, "90 s", 90.0), (Kind.SIGNAL, "go", 0.0)]
+    assert decision.lanes() == ["llm", "turns"]
+    assert decision.steps[0].plain()["after"] == 90_000_000
+
+
+def test_the_estimate_of_a_call_grows_with_its_prompt_and_knows_its_most_tokens() -> None:
+    short, long = (turns.estimate(llm("x" * n).request) for n in (4, 4000))
+    assert long - short == 999
+    assert turns.estimate(llm("xxxx", max_tokens=7).request) == 8
+    assert short == 1 + turns.OUTPUT_GUESS

@@ -6,9 +6,10 @@
 -- job:ID   st state, v outcomes written, n steps asked for, op steps without outcome, rec record,
 --          dig digest of the record, pl/pn plan and its node, up/uo/uc usage, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
---          e<N> the error of its last failed try, wake a turn that waits for the end of a pause,
+--          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause,
 --          g<NAME> signals that came before anyone waited for them, tn tenant,
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
+--          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
 
 local P = KEYS[1]

@@ -17,7 +17,10 @@ if A.error ~= '' then
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
   hold(h[H.label], A.hold_us, A.breaker, began)
 end
-if A.model ~= '' then h[H.label], h[H.lane], h[H.tries] = A.model, A.lane, 0 end
+if A.model ~= '' then
+  redis.call('HSETNX', key('job', A.job), 'l' .. A.step, h[H.lane] .. '|' .. h[H.label])   -- where a retry begins
+  h[H.label], h[H.lane], h[H.tries] = A.model, A.lane, 0
+end
 local state = redis.call('HGET', key('job', A.job), 'st')
 if state ~= 'running' then
   h[H.state] = state == 'paused' and 'parked' or 'dropped'

@@ -66,6 +66,11 @@ for step = 0, count - 1 do
   local h = heads[step]
   if h[H.state] == 'dropped' or undone[step] then
     h[H.order], h[H.ended], h[H.tries], h[H.lost] = 0, 0, 0, 0
+    if undone[step] then
+      h[H.attempt] = h[H.attempt] + 1   -- who reports the failure again is fenced
+      local first = redis.call('HGET', k, 'l' .. step)
+      if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
+    end
     begin(A.job, step, h)
   end
 end

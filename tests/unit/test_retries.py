@@ -1,0 +1,166 @@
+"""When a failed call is tried again: pure, and the same on every worker."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aios_dist.calls import LLMRequest
+from aios_dist.config import Config, FleetConfig, ModelConfig
+from aios_dist.errors import (
+    BadReply,
+    BadRequest,
+    CallTimeout,
+    ConnectionBroken,
+    ContentRefused,
+    LLMError,
+    ModelNotFound,
+    NotAllowed,
+    ProviderBusy,
+    RateLimited,
+    ToolError,
+    WorkerLost,
+)
+from aios_dist.jobs import JobRecord, Kind, encode
+from aios_dist.journal import Claim
+from aios_dist.retries import Patience, pause
+from aios_dist.runtime.steps import Again, Steps
+
+PASSING = [ProviderBusy, ConnectionBroken, CallTimeout, RateLimited]
+FINAL = [BadRequest, NotAllowed, ModelNotFound, ContentRefused, BadReply, ToolError, WorkerLost]
+EVEN = Patience(attempts=6, backoff=1.0, backoff_max=8.0)
+
+
+@pytest.mark.parametrize("kind", PASSING)
+def test_what_may_pass_is_tried_again(kind: type[LLMError]) -> None:
+    assert pause(kind("x"), 1, EVEN, 0.5) == 0.5
+
+
+@pytest.mark.parametrize("kind", FINAL)
+def test_what_will_fail_again_is_not(kind: type[LLMError]) -> None:
+    assert pause(kind("x", retry_after_s=1), 1, EVEN, 0.5) is None
+
+
+def test_an_error_of_the_worker_itself_is_not_tried_again() -> None:
+    assert pause(RuntimeError("x"), 1, EVEN, 0.5) is None
+
+
+def test_the_ceiling_doubles_from_try_to_try_up_to_the_highest() -> None:
+    ceilings = [pause(ProviderBusy("x"), tries, EVEN._replace(attempts=9), 1.0) for tries in range(1, 7)]
+    assert ceilings == [1, 2, 4, 8, 8, 8]
+
+
+def test_the_pause_is_drawn_evenly_below_the_ceiling() -> None:
+    assert [pause(ProviderBusy("x"), 3, EVEN, draw) for draw in (0.0, 0.25, 0.75)] == [0.0, 1.0, 3.0]
+
+
+def test_there_are_as_many_calls_as_attempts_and_no_more() -> None:
+    given_up = [pause(ProviderBusy("x"), tries, EVEN, 0.5) is None for tries in range(1, 8)]
+    assert given_up == [False] * 5 + [True] * 2
+    assert pause(ProviderBusy("x"), 1, EVEN._replace(attempts=1), 0.5) is None
+
+
+@pytest.mark.parametrize("kind", [RateLimited, ProviderBusy])
+def test_the_providers_own_time_is_kept_and_a_little_more(kind: type[LLMError]) -> None:
+    waits = [pause(kind("x", retry_after_s=100), 1, EVEN, draw) for draw in (0.0, 0.5, 1.0)]
+    assert waits == [100, 100.05, 100.1], "also above backoff_max"
+
+
+def test_a_429_without_a_time_backs_off_as_any_other() -> None:
+    assert pause(RateLimited("x"), 2, EVEN, 0.5) == 1.0
+    assert pause(RateLimited("x", retry_after_s=0.0), 2, EVEN, 0.5) == 1.0
+
+
+@given(
+    tries=st.integers(1, 10**6),
+    attempts=st.integers(1, 10**7),
+    backoff=st.floats(0.001, 100),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_a_pause_is_never_negative_nor_above_the_highest_ceiling(
+    tries: int, attempts: int, backoff: float, draw: float
+) -> None:
+    waits = pause(ProviderBusy("x"), tries, Patience(attempts, backoff, 100.0), draw)
+    if waits is None:
+        assert tries >= attempts
+    else:
+        assert 0 <= waits <= 100
+        assert math.isfinite(waits)
+
+
+# What a worker makes of it -----------------------------------------------------------------------------
+
+
+def steps(deadline: float = 3600.0, **models: ModelConfig) -> Steps:
+    return Steps(Config(fleet=FleetConfig(step_deadline=deadline), models=models), "a", {}, slots=1)
+
+
+def claim(label: str = "a", *, asked: str | None = None, tries: int = 0, waited: float = 0.0) -> Claim:
+    request = encode(LLMRequest([{"role": "user", "content": "x"}], model=asked))
+    began = int(waited * 1e6)
+    return Claim("j", "0", 1, Kind.LLM, label, JobRecord("a", {}), request, 0, 0, began, tries)
+
+
+def model(*fallback: str, attempts: int = 3, breaker: int = 7) -> ModelConfig:
+    return ModelConfig(provider="openai", attempts=attempts, fallback=list(fallback), breaker=breaker)
+
+
+def test_a_call_that_may_pass_waits_and_tells_the_breaker() -> None:
+    again = steps(a=model()).again(claim(), ProviderBusy("x"))
+    assert again is not None
+    assert 0 < again.after <= 1
+    assert (again.hold, again.breaker, again.model) == (0.0, 7, "")
+
+
+def test_a_429_holds_the_model_also_where_it_names_no_time() -> None:
+    again = steps(a=model()).again(claim(), RateLimited("x"))
+    assert again is not None
+    assert again.hold >= 0.5
+
+
+@pytest.mark.parametrize("kind", [RateLimited, ProviderBusy])
+def test_a_time_that_the_provider_names_holds_the_model(kind: type[LLMError]) -> None:
+    again = steps(a=model()).again(claim(), kind("x", retry_after_s=20))
+    assert again is not None
+    assert 20 <= again.hold <= 21
+    assert again.after == again.hold
+
+
+def test_a_step_past_its_deadline_is_not_tried_again() -> None:
+    assert steps(10, a=model()).again(claim(waited=9), RateLimited("x", retry_after_s=5)) is None
+    assert steps(10, a=model()).again(claim(waited=3), RateLimited("x", retry_after_s=5)) is not None
+
+
+def test_after_its_last_attempt_a_step_goes_down_the_fallbacks_of_the_model_that_was_asked_for() -> None:
+    fleet = steps(a=model("b", "c"), b=model("a"), c=model())
+    assert fleet.again(claim("a", tries=2), ProviderBusy("x")) == Again(0.0, 0.0, 7, "b")
+    assert fleet.again(claim("b", tries=2), ProviderBusy("x")) == Again(0.0, 0.0, 7, "c")
+    assert fleet.again(claim("c", tries=2), ProviderBusy("x")) is None
+    assert fleet.again(claim("b", asked="b", tries=2), ProviderBusy("x")) == Again(0.0, 0.0, 7, "a")
+
+
+def test_a_fallback_named_twice_is_no_circle() -> None:
+    fleet = steps(a=model("b", "b"), b=model())
+    seen, label = [], "a"
+    while (again := fleet.again(claim(label, tries=2), ProviderBusy("x"))) is not None:
+        seen.append(label := again.model)
+        assert len(seen) < 5
+    assert seen == ["b"]
+
+
+@pytest.mark.parametrize("kind", [NotAllowed, ModelNotFound, BadReply])
+def test_a_model_that_fails_for_good_is_left_at_once(kind: type[LLMError]) -> None:
+    assert steps(a=model("b"), b=model()).again(claim(), kind("x")) == Again(0.0, 0.0, 7, "b")
+
+
+@pytest.mark.parametrize("kind", [BadRequest, ContentRefused])
+def test_a_request_that_is_wrong_itself_goes_to_no_other_model(kind: type[LLMError]) -> None:
+    assert steps(a=model("b"), b=model()).again(claim(), kind("x")) is None
+
+
+def test_a_tool_that_raised_and_a_model_that_nobody_knows_are_not_tried_again() -> None:
+    assert steps(a=model()).again(claim(), ToolError("x")) is None
+    assert steps(a=model()).again(claim("gone"), ProviderBusy("x")) is None
