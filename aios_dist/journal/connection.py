@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -51,6 +53,8 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         "socket_connect_timeout": 5.0,
         "socket_keepalive": True,
         "health_check_interval": 30,
+        # Its own retries would repeat a verb unseen (a second claim), and hide an outage for several time-outs.
+        "retry": Retry(NoBackoff(), 0),
         **options,
     }
     try:

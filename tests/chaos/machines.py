@@ -47,6 +47,10 @@ LATENCY = "lognormal:0.1,0.5"
 DURABLE = {"appendfsync": "always"}
 
 
+LOUD = {"PYTHONFAULTHANDLER": "1"}
+"""A worker that ends by a fault of memory leaves the stack of each thread in its log."""
+
+
 @dataclass
 class Place:
     """Where a worker runs: its name, its pool, and whether it has the agents' code."""
@@ -109,7 +113,7 @@ class Machines:
 
     def _start(self) -> None:
         self.redis.start(appendonly=True)
-        here = Launch(self.dir, environment(self.dir / "aios.toml"), ROOT)
+        here = Launch(self.dir, {**environment(self.dir / "aios.toml"), **LOUD}, ROOT)
         argv = ["--port", "0", "--latency", LATENCY, "--seed", str(self.seed), "--faults", FAULTS]
         argv += ["--retry-after", str(RETRY_AFTER_S), "--keep-calls", str(self.keep_calls)]
         fake = here.start("fake-llm", ["-m", "aios_dist.testing", *argv])
@@ -125,7 +129,10 @@ class Machines:
         write_config(self.config, self.dir / "aios.toml")
         bare = msgspec.structs.replace(self.config, fleet=msgspec.structs.replace(fleet, modules=[]))
         write_config(bare, self.dir / "bare.toml")
-        self._launch = {True: here, False: Launch(self.dir, environment(self.dir / "bare.toml"), ROOT, 1000)}
+        self._launch = {
+            True: here,
+            False: Launch(self.dir, {**environment(self.dir / "bare.toml"), **LOUD}, ROOT, 1000),
+        }
         for place in self.places:
             self._start_worker(place)
         _until(self.all_ready, "the workers did not start")
@@ -156,7 +163,7 @@ class Machines:
             if place.member.ended:
                 self.kills.append(Kill(time.time(), place.member.pid, place.member.name))
                 code, words = place.member.process.returncode, place.member.last_words()
-                self.deserters.append(f"{place.member.name}, exit code {code}: {words[-300:]}")
+                self.deserters.append(f"{place.member.name}, exit code {code}: {words[-1500:]}")
                 self._start_worker(place)
             place.ready = place.ready or place.member.is_ready
 

@@ -10,7 +10,6 @@ import pytest
 from aios_dist import Fleet
 from aios_dist.config import PoolConfig
 from aios_dist.errors import ConfigError
-from aios_dist.journal import scripts
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.testing import FakeLLM
@@ -25,10 +24,6 @@ CALL_S = 12.0
 JOBS = 8
 
 
-@pytest.mark.skipif(
-    "gap_us" not in scripts.load()["reap"].source,
-    reason="leases that end in an outage are reaped (known bug)",
-)
 def test_no_call_is_taken_from_a_live_worker_when_redis_was_away_for_longer_than_a_lease(
     llm: FakeLLM,
 ) -> None:
@@ -56,10 +51,6 @@ def test_no_call_is_taken_from_a_live_worker_when_redis_was_away_for_longer_than
     assert answered == Counter({f"{job.id}/0": 1 for job in jobs})
 
 
-@pytest.mark.skipif(
-    "gap_us" not in scripts.load()["reap"].source,
-    reason="leases that end in an outage are reaped (known bug)",
-)
 def test_a_worker_that_died_in_an_outage_is_found_out_after_it(llm: FakeLLM) -> None:
     try:
         server = EmbeddedRedis(find_server(), DURABLE)

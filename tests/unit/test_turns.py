@@ -376,7 +376,7 @@ def test_an_agent_that_is_data_needs_no_code() -> None:
     assert request.messages == [{"role": "user", "content": "more than A"}]
 
 
-# Waiting, and what a call may take ---------------------------------------------------------------------------
+# Waiting, and what a call may take --------------------------------------------------------------------------
 
 
 def test_a_sleep_and_a_signal_are_steps_without_a_ticket() -> None:
