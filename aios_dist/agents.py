@@ -13,8 +13,8 @@ import functools
 import inspect
 import json
 import string
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, overload
 
 import msgspec
@@ -23,7 +23,25 @@ from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, Sle
 from aios_dist.config import FOREVER, NAME, PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
 
-in_turn: ContextVar[bool] = ContextVar("aios_in_turn", default=False)
+
+class _InTurn(threading.local):
+    """A flag of the thread: a turn runs without a break, so nothing else can see it."""
+
+    _value = False
+
+    def get(self) -> bool:
+        return self._value
+
+    def set(self, value: bool) -> bool:
+        """Set it; gives what it was, for :meth:`reset`."""
+        before, self._value = self._value, value
+        return before
+
+    def reset(self, before: bool) -> None:
+        self._value = before
+
+
+in_turn = _InTurn()
 """True while an agent's program runs in a turn: the only place where its awaits mean anything."""
 
 Program = Callable[[], Coroutine[Any, Any, Any]]

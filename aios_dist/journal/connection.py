@@ -53,7 +53,7 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         "socket_connect_timeout": 5.0,
         "socket_keepalive": True,
         "health_check_interval": 30,
-        # Its own retries would repeat a verb unseen (a second claim), and hide an outage for several time-outs.
+        # Its own retries would repeat a verb unseen (a second claim), and hide an outage for long.
         "retry": Retry(NoBackoff(), 0),
         **options,
     }

@@ -225,7 +225,12 @@ class Journal:
 
     async def renew(self, leases: Iterable[str]) -> set[str]:
         """Renew all leases of a worker in one round trip; those that are lost come back."""
-        lost = await self._run("renew", leases=list(leases), lease_us=int(self.config.lease * 1e6))
+        lost = await self._run(
+            "renew",
+            leases=list(leases),
+            lease_us=int(self.config.lease * 1e6),
+            retention_ms=self._retention_ms,
+        )
         return {lease.decode() for lease in lost}
 
     async def cancel(self, job: str) -> tuple[str, list[Ticket]]:
@@ -464,7 +469,7 @@ class Journal:
         for model in models:
             commands += [
                 ("HMGET", keys.model(model), "l_if", "l_rpm", "l_tpm", "hold", "win", "fails"),
-                ("SCARD", keys.inflight(model)),
+                ("ZCARD", keys.inflight(model)),
                 ("ZCARD", keys.held(model)),
                 ("ZRANGEBYSCORE", keys.window(model), f"({(now - 60.0) * 1e6:.0f}", "+inf"),
             ]

@@ -7,9 +7,8 @@ import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from aios_dist import turns
 from aios_dist.agents import find
@@ -41,7 +40,6 @@ class Origin(NamedTuple):
 
 
 _NOBODY = Origin()
-_origin: ContextVar[Origin] = ContextVar("aios_origin", default=_NOBODY)
 
 
 class Runner:
@@ -66,6 +64,8 @@ class Runner:
         self._worker = worker
         self._look_again = look_again  # the reconciler, in so many seconds
         self._price = price
+        # By task and not in a ContextVar: those and greenlets do not mix well enough to be trusted with work.
+        self._origins: WeakKeyDictionary[asyncio.Task[Any], Origin] = WeakKeyDictionary()
         self._live: OrderedDict[str, Replay] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -83,13 +83,14 @@ class Runner:
         Raises:
             LLMError, ToolError: the step's outcome is an error (it is written; Flower shows a failure).
         """
-        _origin.set(origin)
+        task = asyncio.current_task()
+        assert task is not None
+        self._origins[task] = origin
+        point("popped")
         claim = await self._insist(functools.partial(self._journal.claim, lane, self._worker))
         if claim is None:
             return "spare ticket: nothing may run"
         point("claimed")
-        task = asyncio.current_task()
-        assert task is not None
         self._leases.add(claim, task)
         try:
             await self._publish(claim.tickets)
@@ -252,14 +253,14 @@ class Runner:
     async def _rebuilt(self, history: Any) -> Replay:
         if history.record.prompts is not None:
             return turns.rebuild(history, self._catalog)
-        return await asyncio.to_thread(turns.rebuild, history, self._catalog)
+        return await in_thread(turns.rebuild, history, self._catalog)
 
     async def _drive(self, claim: Claim, replay: Replay, run: Callable[[], None]) -> None:
         """Users' code runs in a thread: one that computes for long must not stop the renewals."""
         if claim.record.prompts is not None:
             run()
         else:
-            await asyncio.to_thread(run)
+            await in_thread(run)
 
     def _keep(self, job: str, replay: Replay) -> None:
         self._live[job] = replay
@@ -273,6 +274,10 @@ class Runner:
             if ranked.step.kind is Kind.SLEEP:
                 self._look_again(ranked.step.after)
 
+    def _origin(self) -> Origin:
+        task = asyncio.current_task()
+        return self._origins.get(task, _NOBODY) if task is not None else _NOBODY
+
     # Tickets ------------------------------------------------------------------------------------------
 
     def _commands(self, decision: Decision | None, claim: Claim) -> list[tuple[Any, ...]]:
@@ -281,10 +286,10 @@ class Runner:
             return []
         steps = [p for p in enumerate(decision.steps, start=decision.first) if p[1].step.kind in ON_LANES]
         tickets = [Ticket(s.step.lane, claim.job, str(n)) for n, s in steps]
-        return self._tickets.commands(tickets, *_origin.get())
+        return self._tickets.commands(tickets, *self._origin())
 
     async def _publish(self, tickets: list[Ticket]) -> None:
-        commands = self._tickets.commands(tickets, *_origin.get())
+        commands = self._tickets.commands(tickets, *self._origin())
         if not commands:
             return
         point("ticket")
@@ -303,6 +308,11 @@ class Runner:
                 self._leases.outage.away(exc)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """As ``asyncio.to_thread``, without a copy of the context."""
+    return await asyncio.get_running_loop().run_in_executor(None, functools.partial(function, *args))
 
 
 def _beyond(done: Advance, sent: Decision | None) -> list[Ticket]:

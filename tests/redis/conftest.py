@@ -405,7 +405,7 @@ class Hand:
         found = {}
         for raw in await self.redis("KEYS", start + "*"):
             key = raw.decode()
-            read = ("SMEMBERS", key) if kind == "inflight" else ("ZRANGE", key, 0, -1)
+            read = ("ZRANGE", key, 0, -1)
             found[key.removeprefix(start)] = [m.decode() for m in await self.redis(*read)]
         return found
 

@@ -296,7 +296,7 @@ async def test_never_more_in_flight_than_the_limit_and_never_idle_below_it(hand:
     for _ in range(60):
         await crowd.move()
         await hand.look()  # counts what is in flight against the limit
-        busy = await hand.redis("SCARD", hand.keys.inflight("small"))
+        busy = await hand.redis("ZCARD", hand.keys.inflight("small"))
         waits = [*(await hand.by_model("held")).get("small", []), *await hand.names()]
         # Every ticket that was published has been used: whoever may run does run.
         assert busy == limit or not waits, f"{busy} of {limit} in flight while {waits} wait"

@@ -169,8 +169,20 @@ async def test_all_leases_of_a_worker_are_renewed_in_one_call_and_lost_ones_come
     assert await hand.journal.renew(c.lease for c in claims[1:]) == set()
     await hand.reap()
     assert await hand.names() == ["j0/0"]
+    again = await hand.claim()
     assert await hand.journal.renew(c.lease for c in claims) == {claims[0].lease}
-    assert await hand.members(hand.keys.leases) == {c.lease for c in claims[1:]}
+    assert await hand.members(hand.keys.leases) == {again.lease, *(c.lease for c in claims[1:])}
+
+
+async def test_a_lease_that_ended_is_taken_up_again_while_nobody_has_the_step(hand: Hand) -> None:
+    await hand.submit(starts("j", "one"), starts("k", "one"))
+    stalled, given_back = await hand.claim(), await hand.claim()
+    await hand.lapse(stalled)
+    await hand.reap()
+    await hand.journal.release(given_back, "shutdown")
+    assert await hand.journal.renew([stalled.lease, given_back.lease]) == {given_back.lease}
+    assert await hand.names() == ["k/0"]
+    assert (await hand.commit(stalled)).status in ("advanced", "turn")
 
 
 async def test_a_renewed_lease_outlives_any_run_time(hand: Hand) -> None:

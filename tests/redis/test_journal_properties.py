@@ -231,7 +231,7 @@ class Machine(RuleBasedStateMachine):
     @rule(flight=st.integers(0, 3), rpm=st.sampled_from([0, 0, 5]), tpm=st.sampled_from([0, 0, 60]))
     def limit(self, flight: int, rpm: int, tpm: int) -> None:
         """Not below what is in flight: a limit stops no call."""
-        busy = self.run(self.hand.redis("SCARD", self.hand.keys.inflight("small")))
+        busy = self.run(self.hand.redis("ZCARD", self.hand.keys.inflight("small")))
         self.run(self.hand.limit("small", max(flight, busy) if flight else 0, rpm, tpm))
 
     # Workers ---------------------------------------------------------------------------------------

@@ -11,13 +11,21 @@ local MOST_LET_IN = 100    -- at a time
 
 local function number(v) return tonumber(v or '0') or 0 end
 
+-- The calls that a window counts: those let in since the hold. Calls from before it say nothing of how the
+-- provider is now, and may take minutes; neither may one that hangs, or whose worker died, shut the model.
+local PROBE = 5000000
+local function since(model, held, now)
+  return #redis.call('ZRANGEBYSCORE', key('inflight', model), int(math.max(held, now - PROBE)), '+inf')
+end
+
 -- Whether one more call of this model may start now; if not, when to look again (nil: when one ends).
 local function allowed(model, est, now)
   local m = redis.call('HMGET', key('model', model), 'l_if', 'l_rpm', 'l_tpm', 'hold', 'win', 'tok')
   local most, rpm, tpm, held, window = number(m[1]), number(m[2]), number(m[3]), number(m[4]), number(m[5])
   if held > now then return false, held end
-  local busy = redis.call('SCARD', key('inflight', model))
-  if (most > 0 and busy >= most) or (window > 0 and busy >= window) then return false end
+  local busy = redis.call('ZCARD', key('inflight', model))
+  if most > 0 and busy >= most then return false end
+  if window > 0 and since(model, held, now) >= window then return false, now + PROBE end
   if rpm > 0 or tpm > 0 then
     local w, used = key('window', model), number(m[6])
     local old = redis.call('ZRANGEBYSCORE', w, '-inf', int(now - MINUTE))
@@ -40,11 +48,10 @@ end
 
 -- How many more calls of this model may be in flight now.
 local function room(model)
-  local m = redis.call('HMGET', key('model', model), 'l_if', 'win')
-  local free = MOST_LET_IN
-  for i = 1, 2 do
-    if number(m[i]) > 0 then free = math.min(free, number(m[i]) - redis.call('SCARD', key('inflight', model))) end
-  end
+  local m = redis.call('HMGET', key('model', model), 'l_if', 'win', 'hold')
+  local most, window, free = number(m[1]), number(m[2]), MOST_LET_IN
+  if most > 0 then free = math.min(free, most - redis.call('ZCARD', key('inflight', model))) end
+  if window > 0 then free = math.min(free, window - since(model, number(m[3]), clock())) end
   return free
 end
 
@@ -82,7 +89,7 @@ local function enter(h, job, step, now)
   end
   local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
   h[H.counted] = now
-  redis.call('SADD', key('inflight', model), lease)
+  redis.call('ZADD', key('inflight', model), int(now), lease)
   local l = redis.call('HMGET', key('model', model), 'l_rpm', 'l_tpm')
   if number(l[1]) > 0 or number(l[2]) > 0 then
     redis.call('ZADD', key('window', model), int(now), lease .. '|' .. int(h[H.est] or 0))
@@ -96,7 +103,7 @@ local function leave(h, job, step, tokens, worked)
   if not h[H.counted] or h[H.counted] == 0 then return end
   local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
   local entry = lease .. '|' .. int(h[H.est] or 0)
-  redis.call('SREM', key('inflight', model), lease)
+  redis.call('ZREM', key('inflight', model), lease)
   local at = redis.call('ZSCORE', key('window', model), entry)
   if at then
     redis.call('ZREM', key('window', model), entry)

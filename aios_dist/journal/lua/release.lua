@@ -11,6 +11,7 @@ if not h or h[H.state] ~= 'leased' or h[H.attempt] ~= A.attempt then return { 'f
 redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, A.attempt))
 local began = h[H.counted] or 0
 leave(h, A.job, A.step, 0, false)
+h[H.started] = 0   -- given back, not lost: a renewal that crosses this does not take it again
 local at = stamp()
 if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
@@ -18,7 +19,8 @@ if A.error ~= '' then
   hold(h[H.label], A.hold_us, A.breaker, began)
 end
 if A.model ~= '' then
-  redis.call('HSETNX', key('job', A.job), 'l' .. A.step, h[H.lane] .. '|' .. h[H.label])   -- where a retry begins
+  local k, first = key('job', A.job), 'l' .. A.step   -- where a retry begins
+  if not redis.call('HGET', k, first) then redis.call('HSET', k, first, h[H.lane] .. '|' .. h[H.label]) end
   h[H.label], h[H.lane], h[H.tries] = A.model, A.lane, 0
 end
 local state = redis.call('HGET', key('job', A.job), 'st')
