@@ -5,7 +5,7 @@ Turn 0 runs in the producer, all others in workers. No I/O here: in goes a histo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -13,7 +13,7 @@ from aios_dist import policies
 from aios_dist.agents import LLM, Leaf, Program, Signal, Sleep, Tool, program_of
 from aios_dist.calls import LLMRequest
 from aios_dist.config import Config
-from aios_dist.errors import InvalidInput, UnknownName, to_record
+from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal.records import Decision, History, RankedStep
 from aios_dist.replay import Asked, Replay
@@ -156,28 +156,22 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int) -> D
     if replay.finished:
         state, result = JobState.DONE, Outcome(value=replay.result)
         if replay.error is not None:
-            state, result = JobState.FAILED, Outcome(error=to_record(replay.error))
+            state, result = JobState.FAILED, Outcome.failed(replay.error)
         data = encode(result)
         if len(data) > catalog.result_limit:
             state = JobState.FAILED
             limit = f"result_limit ({catalog.result_limit:,})"
             text = f"The agent's result has {len(data):,} bytes, more than {limit}."
-            data = encode(Outcome(error=to_record(InvalidInput(text))))
+            data = encode(Outcome.failed(InvalidInput(text)))
         return Decision(version=replay.version, first=first, ends=state, result=data)
     steps = [
-        _ranked(catalog.step(asked), number, record, _policy(catalog))
+        _ranked(catalog.step(asked), number, record, catalog)
         for number, asked in enumerate(replay.asked[first:], start=first)
     ]
     return Decision(version=replay.version, first=first, steps=steps)
 
 
-def _policy(catalog: Catalog) -> Callable[[str], policies.Policy]:
-    return lambda lane: policies.find(catalog.lane_policies.get(lane, "fifo"))
-
-
-def _ranked(
-    step: NewStep, number: int, record: JobRecord, policy_of: Callable[[str], policies.Policy]
-) -> RankedStep:
-    policy = policy_of(step.lane) if step.kind is Kind.LLM else policies.find("fifo")
-    rank = policy(policies.Waiting(agent=record.agent, tenant=record.tenant, number=number))
+def _ranked(step: NewStep, number: int, record: JobRecord, catalog: Catalog) -> RankedStep:
+    name = catalog.lane_policies.get(step.lane, "fifo") if step.kind is Kind.LLM else "fifo"
+    rank = policies.find(name)(policies.Waiting(agent=record.agent, tenant=record.tenant, number=number))
     return RankedStep(step, base=rank.base, from_ready=rank.from_ready)

@@ -109,11 +109,7 @@ class Runner:
             return await self._turn(claim)
         here = claim.record.prompts is not None or find(claim.record.agent) is not None
         if claim.kind is Kind.TOOL and not here:
-            logger.error(
-                "Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent
-            )
-            await self._journal.release(claim, "no code for this agent", after=1.0)
-            return "handed back: no code for this agent"
+            return await self._not_here(claim)
         # The program is brought up to date while the provider thinks.
         ready = asyncio.create_task(self._program(claim)) if here else None
         try:
@@ -138,6 +134,12 @@ class Runner:
             raise error
         usage = outcome.usage
         return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
+
+    async def _not_here(self, claim: Claim) -> str:
+        """Another worker has to do it: the step waits a moment, so that one can."""
+        logger.error("Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent)
+        await self._journal.release(claim, "no code for this agent", after=1.0)
+        return "handed back: no code for this agent"
 
     async def _try_again(self, claim: Claim, error: Exception, again: Again) -> str:
         """The call failed and may succeed later: the step waits for that without a slot (invariant 7)."""
@@ -203,11 +205,7 @@ class Runner:
             try:
                 return await self._catch_up(claim, turn_attempt=claim.attempt)
             except UnknownName:
-                logger.error(
-                    "Agent %r is not on this worker: add its module to [fleet] modules.", claim.record.agent
-                )
-                await self._journal.release(claim, "no code for this agent", after=1.0)
-                return "handed back: no code for this agent"
+                return await self._not_here(claim)
 
     async def _catch_up(self, claim: Claim, turn_attempt: int) -> str:
         """Replay the whole journal and write what the program asks for, until nothing comes between."""
