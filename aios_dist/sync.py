@@ -6,11 +6,13 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
+from aios_dist.errors import FleetUnavailable
 from aios_dist.fleet import AsyncFleet, LaneView
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
@@ -26,15 +28,40 @@ class _Loop:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
+        self._closing = False
         threading.Thread(target=self.loop.run_forever, name="aios-fleet", daemon=True).start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._closing:
+            work.close()
+            raise FleetUnavailable("This fleet has been closed: make another.")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
+        except CancelledError:
+            if self._closing:
+                raise FleetUnavailable("The fleet was closed while this waited; its jobs go on.") from None
+            raise
         except BaseException:
             future.cancel()  # Ctrl-C in the caller ends the wait on the loop too
             raise
+
+    def close(self, last: Coroutine[Any, Any, None]) -> None:
+        """Whoever waits in another thread is told; then ``last``, then the loop ends. Idempotent."""
+        if self._closing:
+            last.close()
+            return
+        self._closing = True
+
+        async def end() -> None:
+            await last
+            while waiting := asyncio.all_tasks() - {asyncio.current_task()}:  # ending, some begin others
+                for task in waiting:
+                    task.cancel()
+                await asyncio.wait(waiting)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
 
     def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
         try:
@@ -45,7 +72,7 @@ class _Loop:
                     return
         finally:
             close = getattr(source, "aclose", None)
-            if close is not None:
+            if close is not None and not self._closing:
                 self.run(close())
 
 
@@ -93,10 +120,9 @@ class Fleet:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. Jobs go on."""
+        """Close the connections. Jobs go on; who waits for one in another thread gets FleetUnavailable."""
         loop, fleet = self._on
-        loop.run(fleet.close())
-        loop.loop.call_soon_threadsafe(loop.loop.stop)
+        loop.close(fleet.close())
 
     def submit(
         self,

@@ -114,7 +114,7 @@ class Watched:
         for _ in range(3):
             ready.acquire()
 
-    def finish(self) -> None:
+    def finish(self, *others: Job) -> None:
         """All callers get their answers; each call was answered once, and its answer is what was kept."""
         try:
             assert self._completed.result(timeout=45) == {job.id for job in self.jobs}
@@ -125,9 +125,10 @@ class Watched:
             assert events[-1] == "done"
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
-        assert [job.status() for job in self.jobs] == [JobState.DONE] * len(self.jobs)
-        assert answered(self._scene.llm) == {f"{job.id}/{n}": 1 for job in self.jobs for n in range(CALLS)}
-        assert {job.usage.calls for job in self.jobs} == {CALLS}
+        jobs = [*self.jobs, *others]
+        assert [job.status() for job in jobs] == [JobState.DONE] * len(jobs)
+        assert answered(self._scene.llm) == {f"{job.id}/{n}": 1 for job in jobs for n in range(CALLS)}
+        assert {job.usage.calls for job in jobs} == {CALLS}
         self._scene.check()
 
 
@@ -235,14 +236,14 @@ def test_what_is_submitted_while_redis_is_away_waits_for_it(scene: Scene) -> Non
     watched = scene.start(latency=0.3)
     with ThreadPoolExecutor() as threads:
         with scene.wire.refused():
-            late = threads.submit(scene.fleet.submit, caller, calls=1, model="small")
+            late = threads.submit(scene.fleet.submit, caller, calls=CALLS, model="small")
             asked = threads.submit(watched.jobs[0].result, timeout=40)
             wait_for(lambda: scene.reports("cannot be reached"))
             assert not late.done()
             assert not asked.done()
         late.result(timeout=40).result(timeout=40)
         asked.result(timeout=40)
-    watched.jobs.append(late.result())
+    watched.finish(late.result())
 
 
 def test_a_producer_that_finds_no_redis_says_so_in_one_sentence(
