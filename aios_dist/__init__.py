@@ -10,20 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aios_dist.agents import (
-        Agent,
-        Budget,
-        JobSpec,
-        PromptsAgent,
-        agent,
-        gather,
-        llm,
-        prompts,
-        signal,
-        sleep,
-        tool,
-    )
+    from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, agent, prompts
     from aios_dist.calls import LLMRequest, LLMResponse, Usage
+    from aios_dist.commands import gather, llm, signal, sleep, tool
     from aios_dist.errors import (
         AiosError,
         JobCancelled,
@@ -37,14 +26,12 @@ if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet
     from aios_dist.handles import AsyncJob, AsyncPlan
     from aios_dist.jobs import JobState, Outcome, Step, StepState
-    from aios_dist.plans import Plan, fifo, fixed, hybrid
+    from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
     from aios_dist.sync import Fleet, Job
 
 _HOMES = {
-    "agents": (
-        *("Agent", "Budget", "JobSpec", "PromptsAgent", "agent", "gather", "llm", "prompts"),
-        *("signal", "sleep", "tool"),
-    ),
+    "agents": ("Agent", "Budget", "JobSpec", "PromptsAgent", "agent", "prompts"),
+    "commands": ("gather", "llm", "signal", "sleep", "tool"),
     "calls": ("LLMRequest", "LLMResponse", "Usage"),
     "errors": (
         "AiosError",
@@ -59,7 +46,7 @@ _HOMES = {
     "fleet": ("AsyncFleet",),
     "handles": ("AsyncJob", "AsyncPlan"),
     "jobs": ("JobState", "Outcome", "Step", "StepState"),
-    "plans": ("Plan", "fifo", "fixed", "hybrid"),
+    "plans": ("Plan", "agent_first", "fifo", "fixed", "hybrid"),
     "sync": ("Fleet", "Job"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -93,6 +80,7 @@ __all__ = [
     "Usage",
     "UsageError",
     "agent",
+    "agent_first",
     "fifo",
     "fixed",
     "gather",

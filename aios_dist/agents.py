@@ -13,241 +13,18 @@ import functools
 import inspect
 import json
 import string
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, overload
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal, overload
 
 import msgspec
 
-from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
+from aios_dist.calls import LLMResponse
+from aios_dist.commands import llm
 from aios_dist.config import FOREVER, NAME, PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
 
-
-class _InTurn(threading.local):
-    """A flag of the thread: a turn runs without a break, so nothing else can see it."""
-
-    _value = False
-
-    def get(self) -> bool:
-        return self._value
-
-    def set(self, value: bool) -> bool:
-        """Set it; gives what it was, for :meth:`reset`."""
-        before, self._value = self._value, value
-        return before
-
-    def reset(self, before: bool) -> None:
-        self._value = before
-
-
-in_turn = _InTurn()
-"""True while an agent's program runs in a turn: the only place where its awaits mean anything."""
-
 Program = Callable[[], Coroutine[Any, Any, Any]]
 """An agent with its input bound: each call starts the program anew."""
-
-
-class Command:
-    """What an agent awaits. Created freely; asked for only when awaited."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Command, Any, Any]:
-        if not in_turn.get():
-            what = type(self).__name__.lower()
-            raise RuntimeError(
-                f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."
-            )
-        return (yield self)
-
-
-class Leaf(Command):
-    """What becomes a step: all but ``gather``. ``kind`` is the step's."""
-
-    __slots__ = ("request",)
-    kind: ClassVar[str]
-    request: Request
-
-
-class LLM(Leaf):
-    """A step of kind ``llm``."""
-
-    __slots__ = ()
-    kind = "llm"
-    request: LLMRequest
-
-    def __init__(self, request: LLMRequest) -> None:
-        self.request = request
-
-    def __await__(self) -> Generator[Command, Any, LLMResponse]:
-        return super().__await__()
-
-
-class Sleep(Leaf):
-    """A step of kind ``sleep``."""
-
-    __slots__ = ()
-    kind = "sleep"
-    request: SleepRequest
-
-    def __init__(self, request: SleepRequest) -> None:
-        self.request = request
-
-
-class Signal(Leaf):
-    """A step of kind ``signal``."""
-
-    __slots__ = ()
-    kind = "signal"
-    request: SignalRequest
-
-    def __init__(self, request: SignalRequest) -> None:
-        self.request = request
-
-
-class Tool(Leaf):
-    """A step of kind ``tool``: the function stays with the program, its name and arguments are journaled."""
-
-    __slots__ = ("call",)
-    kind = "tool"
-    request: ToolRequest
-
-    def __init__(self, request: ToolRequest, call: Callable[[], Any]) -> None:
-        self.request = request
-        self.call = call
-
-
-class Gather(Command):
-    """Several awaitables at once."""
-
-    __slots__ = ("branches", "return_exceptions")
-
-    def __init__(self, branches: Sequence[Awaitable[Any]], return_exceptions: bool) -> None:
-        self.branches = branches
-        self.return_exceptions = return_exceptions
-
-
-def llm(
-    prompt: str | None = None,
-    *,
-    messages: Sequence[dict[str, Any]] | None = None,
-    system: str | None = None,
-    model: str | None = None,
-    temperature: float | None = None,
-    max_tokens: int | None = None,
-    tools: Sequence[dict[str, Any]] | None = None,
-    response_format: dict[str, Any] | None = None,
-    **extra: Any,
-) -> LLM:
-    """Ask a language model; await the result inside an agent.
-
-    Args:
-        prompt: the user's message; or give ``messages``.
-        messages: a whole conversation in OpenAI's form, passed on untouched.
-        system: a system message put before ``prompt``.
-        model: a name from ``[models.*]`` in aios.toml; the fleet's default model when left out.
-        temperature, max_tokens, tools, response_format: passed on where given.
-        extra: any other provider option, passed on untouched.
-
-    Returns:
-        Something to await: an :class:`LLMResponse`.
-
-    Raises:
-        InvalidInput: neither or both of ``prompt`` and ``messages``.
-        LLMError: from the await, when the call brought no answer.
-    """
-    if (prompt is None) == (messages is None):
-        raise InvalidInput("llm() takes either a prompt or messages, one of the two.")
-    if messages is not None:
-        if not all(isinstance(m, Mapping) for m in messages):  # also text: it is a sequence of texts
-            raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
-        conversation = [dict(m) for m in messages]
-        if system is not None:
-            raise InvalidInput("llm(messages=…) holds its system message itself; leave system= out.")
-    else:
-        if not isinstance(prompt, str):
-            raise InvalidInput(f"llm() takes its prompt as text, not {type(prompt).__name__}.")
-        conversation = [{"role": "system", "content": system}] if system is not None else []
-        conversation.append({"role": "user", "content": prompt})
-    return LLM(
-        LLMRequest(
-            messages=conversation,
-            model=model,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            tools=list(tools) if tools is not None else None,
-            response_format=response_format,
-            extra=extra,
-        )
-    )
-
-
-def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
-    """Run ``function(*args, **kwargs)`` once and journal what it returned; await the result in an agent.
-
-    Args:
-        function: plain or ``async``; a plain one runs in a thread. It may be run again when its worker
-            is lost before the outcome is written, so make what it does repeatable.
-        args, kwargs: JSON values.
-
-    Returns:
-        Something to await: what the function returned, as JSON gives it back (tuples become lists).
-
-    Raises:
-        ToolError: from the await, when the function raised.
-    """
-    if not callable(function):
-        raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    try:
-        # What the function does to its arguments must not reach the program: a replay would not see it.
-        own = copy.deepcopy((args, kwargs))
-    except Exception:
-        own = (args, kwargs)  # not JSON: refused when awaited
-    return Tool(
-        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *own[0], **own[1])
-    )
-
-
-def sleep(seconds: float) -> Sleep:
-    """Wait without a process, a slot or a thread, for seconds or for weeks; await it inside an agent.
-
-    Raises:
-        InvalidInput: not a number of seconds from 0 to ten years.
-    """
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 3.2e8:
-        raise InvalidInput(f"sleep() takes seconds, from 0 to ten years, not {seconds!r}.")
-    return Sleep(SleepRequest(float(seconds)))
-
-
-def signal(name: str) -> Signal:
-    """Wait until somebody sends ``name`` to the job (``job.signal(name, value)``, ``aios-dist job signal``).
-
-    Waits as :func:`sleep` does, at no cost in processes: for a human, for days. A signal that came before it
-    is waited for is kept, and each answers one wait.
-
-    Returns:
-        Something to await: the value that was sent, or None.
-
-    Raises:
-        InvalidInput: the name cannot be one.
-    """
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidInput(f"Signal name {name!r} must be letters, digits and . _ : - (at most 128).")
-    return Signal(SignalRequest(name))
-
-
-def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather:
-    """Wait for several at once: ``await gather(llm("a"), llm("b"), other_async_function(x))``.
-
-    All branches are waited for, also when one fails: what is asked for is paid for. Then the first
-    failure in the order of the arguments is raised, or, with ``return_exceptions``, put in its place.
-
-    Returns:
-        Something to await: the list of results in the order of the arguments.
-    """
-    return Gather(branches, return_exceptions)
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,6 +48,20 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInput(f"on_budget is 'pause' or 'fail', not {self.on_budget!r}.")
 
 
+PRIORITIES = range(10)
+
+
+def checked_priority(priority: int) -> int:
+    """The priority, if it is one.
+
+    Raises:
+        InvalidInput: it is not a whole number from 0 to 9.
+    """
+    if type(priority) is not int or priority not in PRIORITIES:
+        raise InvalidInput(f"A priority is a whole number from 0 to 9 (9 runs first), not {priority!r}.")
+    return priority
+
+
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """An agent with its input: what is submitted, and what plans are made of.
 
@@ -283,6 +74,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         program: starts the agent, where the submitting process has its code.
         deadline: seconds from the submission; then the job fails with ``DeadlineExceeded``.
         budget: what it may cost; see :class:`Budget`.
+        priority: 0 to 9, where the lane's policy looks at it; can be changed while the job runs.
+        expected_steps: how many steps it will have, for the policy ``remaining``.
     """
 
     agent: str
@@ -293,16 +86,34 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     program: Program | None = None
     deadline: float | None = None
     budget: Budget | None = None
+    priority: int = 0
+    expected_steps: int | None = None
 
-    def within(self, *, deadline: float | None = None, budget: Budget | None = None) -> JobSpec:
-        """The same job with a deadline (seconds from the submission) or a budget.
+    def within(
+        self,
+        *,
+        deadline: float | None = None,
+        budget: Budget | None = None,
+        priority: int | None = None,
+        expected_steps: int | None = None,
+    ) -> JobSpec:
+        """The same job with a deadline (seconds from the submission), a budget, a priority (0 to 9), or what
+        is expected of it; None leaves each as it is.
 
         Raises:
-            InvalidInput: a deadline that is not in the future.
+            InvalidInput: a deadline that is not in the future, a priority out of range, no steps expected.
         """
         if deadline is not None and not 0 < deadline <= 3.2e8:
             raise InvalidInput(f"A deadline is seconds from the submission, more than 0, not {deadline!r}.")
-        return msgspec.structs.replace(self, deadline=deadline or self.deadline, budget=budget or self.budget)
+        if expected_steps is not None and (type(expected_steps) is not int or not 0 < expected_steps < 10**6):
+            raise InvalidInput(f"expected_steps is a whole number from 1, not {expected_steps!r}.")
+        return msgspec.structs.replace(
+            self,
+            deadline=deadline or self.deadline,
+            budget=budget or self.budget,
+            priority=self.priority if priority is None else checked_priority(priority),
+            expected_steps=expected_steps or self.expected_steps,
+        )
 
 
 class Agent:

@@ -78,21 +78,35 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TenantConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[tenants.NAME]``: what a tenant may spend on a day (UTC); 0 is no limit.
+    """``[tenants.NAME]``: what a tenant may spend on a day (UTC), and what it gets; 0 is no limit.
 
     Attributes:
         tokens_per_day: prompt and output tokens together.
         money_per_day: in the currency of the models' prices.
+        max_in_flight: calls at a time over the whole fleet.
+        weight: its share of lanes with ``fair = "tenant"``, where others have 1.
     """
 
     tokens_per_day: int = 0
     money_per_day: float = 0.0
+    max_in_flight: int = 0
+    weight: float = 1.0
 
 
 class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[lanes.NAME]``: one stream of work. ``policy`` gives its steps their rank."""
+    """``[lanes.NAME]``: one stream of work, and who goes first on it.
+
+    Attributes:
+        policy: what gives the steps of LLM calls their rank: ``fifo``, ``round-robin``, ``priority``,
+            ``las``, ``remaining`` or ``deadline`` (tools and turns are always ``fifo``).
+        oldest_every: every so-manieth dispatch goes to the step that has waited longest; 0 for never. Where
+            left out, 10 under a policy that can starve a step, else 0.
+        fair: ``tenant`` shares the lane between tenants by virtual token counters; empty does not.
+    """
 
     policy: str = "fifo"
+    oldest_every: int | None = None
+    fair: str = ""
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -319,9 +333,10 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
         if not 0 < model.timeout < FOREVER:
             raise ConfigError(f"{source}: [models.{name}] timeout must be more than 0 seconds (and finite).")
         _check_model(name, model, config, source)
+    for name, lane_config in config.lanes.items():
+        check_lane(f"{source}: [lanes.{name}]", lane_config)
     for name, tenant in config.tenants.items():
-        if tenant.tokens_per_day < 0 or not 0 <= tenant.money_per_day < FOREVER:
-            raise ConfigError(f"{source}: [tenants.{name}] takes no budget below 0 (0: no limit).")
+        check_tenant(f"{source}: [tenants.{name}]", tenant)
     default = fleet.default_model
     if default is not None and config.models and default not in config.models:
         known = ", ".join(sorted(config.models))
@@ -332,6 +347,34 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
         if prompts.model is not None and config.models and prompts.model not in config.models:
             known = ", ".join(sorted(config.models))
             raise ConfigError(f"{source}: [agents.{agent}] model {prompts.model!r} is not one of ({known}).")
+
+
+POLICIES = ("deadline", "fifo", "las", "priority", "remaining", "round-robin")
+"""What ``policy`` may be: :mod:`aios_dist.policies` has one for each (a test compares them)."""
+
+
+def check_lane(place: str, lane: LaneConfig) -> None:
+    """Raises ConfigError: a setting of a lane that cannot be; ``place`` begins the sentence."""
+    if lane.policy not in POLICIES:
+        raise ConfigError(
+            f"{place} policy: there is no policy {lane.policy!r}; {_nearest(lane.policy, POLICIES)}"
+        )
+    if lane.fair not in ("", "tenant"):
+        raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {lane.fair!r}.")
+    if lane.oldest_every is not None and not (lane.oldest_every == 0 or 2 <= lane.oldest_every <= 10**6):
+        raise ConfigError(
+            f"{place} oldest_every is 0 (never) or a whole number from 2, not {lane.oldest_every}."
+        )
+
+
+def check_tenant(place: str, tenant: TenantConfig) -> None:
+    """Raises ConfigError: a setting of a tenant that cannot be; ``place`` begins the sentence."""
+    if tenant.tokens_per_day < 0 or not 0 <= tenant.money_per_day < FOREVER:
+        raise ConfigError(f"{place} takes no budget below 0 (0: no limit).")
+    if tenant.max_in_flight < 0:
+        raise ConfigError(f"{place} max_in_flight must be 0 (no limit) or more.")
+    if not 1e-3 <= tenant.weight <= 1e3:
+        raise ConfigError(f"{place} weight must be from 0.001 to 1000, not {tenant.weight:g}.")
 
 
 def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> None:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import modules, turns
+from aios_dist import modules, policies, turns
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, as_json
 from aios_dist.broker import Tickets, depth_commands
-from aios_dist.config import NAME, Config, load
+from aios_dist.config import NAME, Config, LaneConfig, TenantConfig, check_lane, check_tenant, load
 from aios_dist.endings import Endings
 from aios_dist.errors import (
     InvalidInput,
@@ -23,7 +23,7 @@ from aios_dist.errors import (
 )
 from aios_dist.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.jobs import JobRecord
-from aios_dist.journal import DeadLetter, JobView, Journal, NewJob, Registry, Ticket
+from aios_dist.journal import DeadLetter, JobView, Journal, LaneRules, NewJob, Registry, TenantView, Ticket
 from aios_dist.plans import Plan, shape
 
 T = TypeVar("T")
@@ -31,15 +31,25 @@ T = TypeVar("T")
 CHUNK = 200
 """Jobs in one round trip of a bulk submission."""
 
+RULES_S = 5.0
+"""How long a producer trusts what it knows of the lanes' rules."""
+
 
 class LaneView(msgspec.Struct, frozen=True):
-    """A lane as it stands: waiting steps, tickets in its queue, slots and workers that serve it."""
+    """A lane as it stands: waiting steps, tickets in its queue, slots and workers that serve it.
+
+    Attributes:
+        rules: who goes first.
+        tenants: waiting steps by tenant, where the lane is shared.
+    """
 
     name: str
     ready: int
     tickets: int
     slots: int
     workers: int
+    rules: LaneRules = LaneRules()
+    tenants: dict[str, int] = {}
 
 
 class AsyncFleet:
@@ -51,6 +61,7 @@ class AsyncFleet:
         self._tickets = Tickets(config)
         self._catalog: turns.Catalog | None = None
         self._agents: set[str] = set()
+        self._rules_until = 0.0
         self._endings = Endings(self.journal)
         self._lines = Lines(self.journal, self._endings, self._publish, self.extend_plan)
 
@@ -140,8 +151,8 @@ class AsyncFleet:
         layout, nodes = shape(plan, name, ids)
         await self._ready(specs)
         jobs = [
-            msgspec.structs.replace(job, node=node)
-            for job, node in zip(await self._new_jobs(specs, ids), nodes, strict=True)
+            msgspec.structs.replace(job, node=node, place=place)
+            for job, node, place in zip(await self._new_jobs(specs, ids), nodes, layout.places, strict=True)
         ]
         done = await self._endings.ask(functools.partial(self.journal.submit, jobs, layout))
         if done.status == "conflict":
@@ -217,9 +228,25 @@ class AsyncFleet:
         registry = await self.journal.registry()
         self._catalog = turns.Catalog.of(self.config, registry.models)
         self._agents = set(registry.agents)
+        self._rules_until = 0.0
+
+    async def _look_at_rules(self, specs: Sequence[JobSpec]) -> None:
+        """The lanes' policies as they are now, give or take some seconds: Redis puts right what differs."""
+        now = asyncio.get_running_loop().time()
+        assert self._catalog is not None
+        if now >= self._rules_until:
+            self._rules_until = now + RULES_S
+            rules = await self.journal.lane_rules(sorted({"llm", *self._catalog.models.values()}))
+            self._catalog = self._catalog.under({lane: r.policy for lane, r in rules.items()}, {})
+        unknown = {spec.agent for spec in specs} - self._catalog.pasts.keys()
+        if self._catalog.looks_back and unknown:
+            empty = dict.fromkeys(unknown, policies.Past())
+            found = empty | await self.journal.pasts(unknown)
+            self._catalog = self._catalog.under(self._catalog.lane_policies, {**self._catalog.pasts, **found})
 
     async def _new_jobs(self, specs: Sequence[JobSpec], ids: Sequence[str]) -> list[NewJob]:
         """Turn 0 of each job. Raises what is wrong with the first requests, before anything is written."""
+        await self._endings.ask(functools.partial(self._look_at_rules, specs))
         try:
             return [self._new_job(spec, id) for spec, id in zip(specs, ids, strict=True)]
         except UnknownName:
@@ -228,7 +255,14 @@ class AsyncFleet:
 
     def _new_job(self, spec: JobSpec, id: str) -> NewJob:
         assert self._catalog is not None
-        record = JobRecord(agent=spec.agent, input=spec.input, tenant=spec.tenant, prompts=spec.prompts)
+        record = JobRecord(
+            agent=spec.agent,
+            input=spec.input,
+            tenant=spec.tenant,
+            prompts=spec.prompts,
+            deadline=spec.deadline,
+            expected_steps=spec.expected_steps,
+        )
         size, limit = len(msgspec.json.encode(record)), self.config.fleet.prompt_limit
         if size > limit:
             raise InvalidInput(
@@ -236,11 +270,11 @@ class AsyncFleet:
                 "shorten it, or raise prompt_limit in [fleet]."
             )
         if spec.program is None:
-            return NewJob(id, record, deadline=spec.deadline, budget=spec.budget)
+            return NewJob(id, record, budget=spec.budget, priority=spec.priority)
         replay = turns.start(spec.program, self._catalog)
         decision = turns.decide(replay, record, self._catalog, first=0)
         replay.close()
-        return NewJob(id, record, decision, deadline=spec.deadline, budget=spec.budget)
+        return NewJob(id, record, decision, budget=spec.budget, priority=spec.priority)
 
     async def _publish(self, tickets: Sequence[Ticket]) -> None:
         send = self.journal.connection.command
@@ -272,19 +306,107 @@ class AsyncFleet:
         """Every lane with its waiting steps, tickets, slots and workers."""
         registry = await self.journal.registry()
         names = sorted({*self.config.lane_names(), *(lane for w in registry.workers for lane in w.lanes)})
-        counts = await self.journal.counts(names)
+        waiting, rules = await asyncio.gather(self.journal.waiting(names), self.journal.lane_rules(names))
         send = self.journal.connection.command
         depths = await asyncio.gather(*(send(*c) for c in depth_commands(self.config, names)))
         return [
             LaneView(
                 name=name,
-                ready=counts[f"ready:{name}"],
+                ready=waiting[name].ready,
                 tickets=depth,
                 slots=sum(w.slots for w in registry.workers if name in w.lanes),
                 workers=sum(name in w.lanes for w in registry.workers),
+                rules=rules[name],
+                tenants=waiting[name].tenants,
             )
             for name, depth in zip(names, depths, strict=True)
         ]
+
+    async def tenants(self) -> list[TenantView]:
+        """Tenants that have settings, or a share of a lane, as they stand."""
+        lanes = self.config.lane_names()
+        names = {*self.config.tenants, *await self.journal.tenant_names(lanes)}
+        return await self.journal.tenant_views(sorted(names), lanes)
+
+    # Steering ------------------------------------------------------------------------------------------
+
+    async def set_lane(
+        self,
+        name: str,
+        *,
+        policy: str | None = None,
+        oldest_every: int | None = None,
+        fair: str | None = None,
+    ) -> LaneRules:
+        """Other rules for a lane of the running fleet, at once; None leaves each as it is.
+
+        They hold until they are changed again, or a worker starts whose aios.toml says something new.
+
+        Args:
+            name: the lane.
+            policy, oldest_every, fair: see :class:`aios_dist.config.LaneConfig`; with a new policy and no
+                ``oldest_every``, that policy's own.
+
+        Raises:
+            ConfigError: a rule that cannot be.
+            UnknownName: neither aios.toml nor any worker has such a lane.
+        """
+        await self._known_lane(name)
+        check_lane(f"Lane {name!r}:", LaneConfig(policy or "fifo", oldest_every, fair or ""))
+        if policy is not None:
+            oldest_every = policies.oldest_every(policy, oldest_every)
+        return await self.journal.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)
+
+    async def reset_lane(self, name: str) -> LaneRules:
+        """The lane's rules as aios.toml gave them last.
+
+        Raises:
+            UnknownName: neither aios.toml nor any worker has such a lane.
+        """
+        await self._known_lane(name)
+        return await self.journal.set_lane(name, source="reset")
+
+    async def _known_lane(self, name: str) -> None:
+        known = sorted({lane.name for lane in await self.lanes()})
+        if name not in known:
+            raise UnknownName(f"There is no lane {name!r}; known are {', '.join(known)}.")
+
+    async def set_tenant(
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        max_in_flight: int | None = None,
+        tokens_per_day: int | None = None,
+        money_per_day: float | None = None,
+    ) -> None:
+        """Other limits and another share for a tenant of the running fleet, at once; None leaves each.
+
+        Args:
+            name: the tenant.
+            weight, max_in_flight, tokens_per_day, money_per_day: see
+                :class:`aios_dist.config.TenantConfig`; 0 is no limit.
+
+        Raises:
+            ConfigError: a setting that cannot be.
+            InvalidInput: not a tenant's name.
+        """
+        if not NAME.fullmatch(name):
+            raise InvalidInput(f"Tenant {name!r} must be letters, digits and . _ : - (at most 128).")
+        wanted = TenantConfig(
+            tokens_per_day=tokens_per_day or 0,
+            money_per_day=money_per_day or 0.0,
+            max_in_flight=max_in_flight or 0,
+            weight=1.0 if weight is None else weight,
+        )
+        check_tenant(f"Tenant {name!r}:", wanted)
+        await self.journal.set_tenant(
+            name,
+            weight=weight,
+            max_in_flight=max_in_flight,
+            tokens_per_day=tokens_per_day,
+            money_per_day=money_per_day,
+        )
 
     # Waiting -------------------------------------------------------------------------------------------
 

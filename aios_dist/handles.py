@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from aios_dist.agents import Budget, JobSpec, as_json
+from aios_dist.agents import Budget, JobSpec, as_json, checked_priority
 from aios_dist.calls import Usage
 from aios_dist.config import NAME
 from aios_dist.endings import LOOK_AGAIN_S, Endings
@@ -136,6 +136,21 @@ class AsyncJob:
         status, tickets = await self._lines.journal.resume(self.id, budget)
         await self._lines.publish(tickets)
         return self._known(status) == "running"
+
+    async def rerank(self, *, priority: int) -> bool:
+        """Give the job another priority, also while its steps wait.
+
+        It counts on lanes whose policy looks at priorities; under others it is only kept.
+
+        Returns:
+            False when the job has ended.
+
+        Raises:
+            UnknownName: no such job.
+            InvalidInput: not a whole number from 0 to 9.
+        """
+        state, _ = await self._lines.journal.rerank(self.id, checked_priority(priority))
+        return not JobState(self._known(state)).ended
 
     async def signal(self, name: str, value: Any = None) -> bool:
         """Send what the job waits for with ``await signal(name)``, or will wait for.

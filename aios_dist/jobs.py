@@ -127,16 +127,24 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a job was submitted as; written once."""
+    """What a job was submitted as; written once.
+
+    Attributes:
+        deadline: seconds from the submission.
+        expected_steps: how many steps the caller thinks it will have, for the policy ``remaining``.
+    """
 
     agent: str
     input: dict[str, Any]
     tenant: str = "default"
     prompts: PromptsConfig | None = None
+    deadline: float | None = None
+    expected_steps: int | None = None
 
     def digest(self) -> str:
-        """Tells two submissions of the same id apart."""
-        return digest(msgspec.json.encode(self, order="sorted"))
+        """Tells two submissions of the same id apart: by what they ask for, not by how soon."""
+        what = msgspec.structs.replace(self, deadline=None, expected_steps=None)
+        return digest(msgspec.json.encode(what, order="sorted"))
 
 
 class NewStep(msgspec.Struct, frozen=True):
@@ -150,6 +158,7 @@ class NewStep(msgspec.Struct, frozen=True):
         label: a few words for people: the model, the tool, the signal; never the prompt.
         estimate: tokens that an LLM call may take.
         after: seconds of a sleep.
+        cost: what an LLM call may take of its tenant's share.
     """
 
     kind: Kind
@@ -159,6 +168,7 @@ class NewStep(msgspec.Struct, frozen=True):
     label: str = ""
     estimate: int = 0
     after: float = 0.0
+    cost: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

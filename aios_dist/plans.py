@@ -2,7 +2,8 @@
 
 ``fifo`` admits all its members at once: their steps interleave, in the order of becoming ready. ``fixed``
 admits one member at a time, the next when the one before has ended. Members are jobs or plans, so a hybrid
-is a fixed order of fifo groups.
+is a fixed order of fifo groups. ``agent-first`` is the work-conserving form of both: all is admitted, and
+what stands earlier in the plan goes first.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from aios_dist.agents import JobSpec
 from aios_dist.errors import InvalidInput
 
 OnFailure = Literal["stop", "continue"]
+Mode = Literal["fifo", "fixed", "agent-first"]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """An order between jobs. Made by :func:`fifo`, :func:`fixed` or :func:`hybrid`."""
+    """An order between jobs. Made by :func:`fifo`, :func:`fixed`, :func:`hybrid` or :func:`agent_first`."""
 
-    mode: Literal["fifo", "fixed"]
+    mode: Mode
     members: tuple[JobSpec | Plan, ...]
     on_failure: OnFailure
 
@@ -41,11 +43,14 @@ class Shape(msgspec.Struct, frozen=True):
         id: the plan's id.
         nodes: ``(mode, parent or -1, members, on_failure)``; node 0 is the root.
         links: ``(node, place, "n" + node or "j" + job id)``.
+        places: of each job, in the order of :meth:`Plan.jobs`: ``(agent-first node, place, how many places
+            that has)``; None outside of such.
     """
 
     id: str
     nodes: list[tuple[str, int, int, str]]
     links: list[tuple[int, int, str]]
+    places: list[tuple[int, int, int] | None] = []
 
     def plain(self) -> dict[str, Any]:
         """As the journal's verbs take it."""
@@ -56,6 +61,7 @@ class Shape(msgspec.Struct, frozen=True):
                 for mode, parent, count, on_failure in self.nodes
             ],
             "links": [{"node": node, "k": place, "child": child} for node, place, child in self.links],
+            "places": self.places[0][2] if self.places and self.places[0] and self.places[0][0] == 0 else 0,
         }
 
 
@@ -84,7 +90,18 @@ def hybrid(groups: Iterable[Iterable[JobSpec | Plan]], *, on_failure: OnFailure 
     return fixed([fifo(group, on_failure=on_failure) for group in groups], on_failure=on_failure)
 
 
-def _plan(mode: Literal["fifo", "fixed"], jobs: Iterable[JobSpec | Plan], on_failure: OnFailure) -> Plan:
+def agent_first(jobs: Iterable[JobSpec | Plan], *, on_failure: OnFailure = "continue") -> Plan:
+    """Fixed order without idle slots: all are admitted, an earlier member's steps go before a later one's.
+
+    Args:
+        jobs: jobs, or groups (``fifo([…])``), whose jobs share a place: then it is the work-conserving form
+            of a hybrid plan.
+        on_failure: ``stop``: a failed member makes this group count as failed in the plan around it.
+    """
+    return _plan("agent-first", jobs, on_failure)
+
+
+def _plan(mode: Mode, jobs: Iterable[JobSpec | Plan], on_failure: OnFailure) -> Plan:
     if on_failure not in ("stop", "continue"):
         raise InvalidInput(f"on_failure is 'stop' or 'continue', not {on_failure!r}.")
     if isinstance(jobs, (JobSpec, Plan)) or not isinstance(jobs, Iterable):
@@ -122,18 +139,34 @@ def shape(plan: Plan, id: str, ids: Sequence[str]) -> tuple[Shape, list[int]]:
     nodes: list[tuple[str, int, int, str]] = []
     links: list[tuple[int, int, str]] = []
     owners: list[int] = []
+    found: list[tuple[int, int] | None] = []
+    counts: dict[int, int] = {}  # places of each outermost agent-first node
     rest = iter(ids)
 
-    def walk(part: Plan, parent: int) -> int:
+    def take(node: int) -> tuple[int, int]:
+        counts[node] += 1
+        return node, counts[node] - 1
+
+    def walk(part: Plan, parent: int, first: int | None, place: tuple[int, int] | None) -> int:
         number = len(nodes)
         nodes.append((part.mode, parent, len(part.members), part.on_failure))
-        for place, member in enumerate(part.members):
+        if part.mode == "agent-first" and first is None:
+            first = number
+            counts[number] = 0
+        for k, member in enumerate(part.members):
+            own = place
+            # An agent-first group in another is one more stretch of places; any other member shares one.
+            splits = isinstance(member, Plan) and member.mode == "agent-first"
+            if first is not None and own is None and not splits:
+                own = take(first)
             if isinstance(member, Plan):
-                links.append((number, place, f"n{walk(member, number)}"))
+                links.append((number, k, f"n{walk(member, number, first, own)}"))
             else:
                 owners.append(number)
-                links.append((number, place, f"j{next(rest)}"))
+                found.append(own)
+                links.append((number, k, f"j{next(rest)}"))
         return number
 
-    walk(plan, -1)
-    return Shape(id, nodes, links), owners
+    walk(plan, -1, None, None)
+    places = [None if p is None else (*p, counts[p[0]]) for p in found]
+    return Shape(id, nodes, links, places), owners

@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.agents import Gather, Leaf, Program, Tool, as_json, in_turn
+from aios_dist.agents import Program, as_json
 from aios_dist.calls import LLMRequest, LLMResponse, Request, ToolRequest
+from aios_dist.commands import Gather, Leaf, Tool, in_turn
 from aios_dist.errors import InvalidInput, ProgramChanged, StepError, UsageError
 from aios_dist.jobs import Kind, Outcome, Step, digest
 

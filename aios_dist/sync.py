@@ -16,7 +16,7 @@ from aios_dist.errors import FleetUnavailable
 from aios_dist.fleet import AsyncFleet, LaneView
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
-from aios_dist.journal import DeadLetter, Event, JobView, Registry
+from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, Registry, TenantView
 from aios_dist.plans import Plan
 
 T = TypeVar("T")
@@ -172,6 +172,49 @@ class Fleet:
         loop, fleet = self._on
         return loop.run(fleet.lanes())
 
+    def tenants(self) -> list[TenantView]:
+        """Tenants that have settings, or a share of a lane, as they stand."""
+        loop, fleet = self._on
+        return loop.run(fleet.tenants())
+
+    def set_lane(
+        self,
+        name: str,
+        *,
+        policy: str | None = None,
+        oldest_every: int | None = None,
+        fair: str | None = None,
+    ) -> LaneRules:
+        """Other rules for a lane of the running fleet; see :meth:`AsyncFleet.set_lane`."""
+        loop, fleet = self._on
+        return loop.run(fleet.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair))
+
+    def reset_lane(self, name: str) -> LaneRules:
+        """The lane's rules as aios.toml gave them last; see :meth:`AsyncFleet.reset_lane`."""
+        loop, fleet = self._on
+        return loop.run(fleet.reset_lane(name))
+
+    def set_tenant(
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        max_in_flight: int | None = None,
+        tokens_per_day: int | None = None,
+        money_per_day: float | None = None,
+    ) -> None:
+        """Other limits and another share for a tenant; see :meth:`AsyncFleet.set_tenant`."""
+        loop, fleet = self._on
+        loop.run(
+            fleet.set_tenant(
+                name,
+                weight=weight,
+                max_in_flight=max_in_flight,
+                tokens_per_day=tokens_per_day,
+                money_per_day=money_per_day,
+            )
+        )
+
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Steps that were given up because they lost their worker each time, newest first."""
         loop, fleet = self._on
@@ -200,9 +243,9 @@ class Job:
     def __repr__(self) -> str:
         return f"<job {self.id}>"
 
-    def _run(self, what: str, *args: Any) -> Any:
+    def _run(self, what: str, *args: Any, **named: Any) -> Any:
         loop, fleet = self._fleet._on
-        return loop.run(getattr(fleet.job(self.id), what)(*args))
+        return loop.run(getattr(fleet.job(self.id), what)(*args, **named))
 
     def view(self) -> JobView:
         """The job as it stands. Raises UnknownName."""
@@ -239,6 +282,10 @@ class Job:
     def resume(self, budget: Budget | None = None) -> bool:
         """Let a paused job go on; see :meth:`AsyncJob.resume`."""
         return bool(self._run("resume", budget))
+
+    def rerank(self, *, priority: int) -> bool:
+        """Give the job another priority; see :meth:`AsyncJob.rerank`."""
+        return bool(self._run("rerank", priority=priority))
 
     def signal(self, name: str, value: Any = None) -> bool:
         """Send what the job waits for; see :meth:`AsyncJob.signal`."""

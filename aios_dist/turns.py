@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import msgspec
 
 from aios_dist import policies
-from aios_dist.agents import LLM, Leaf, Program, Signal, Sleep, Tool, program_of
+from aios_dist.agents import Program, program_of
 from aios_dist.calls import LLMRequest
+from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import Config
 from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
@@ -30,6 +31,7 @@ class Catalog(msgspec.Struct, frozen=True):
         default: the model of calls that name none.
         prompt_limit, result_limit: bytes.
         lane_policies: the policy of each lane that has another than ``fifo``.
+        pasts: what is known of earlier runs, by agent; kept where a policy looks at it.
     """
 
     models: Mapping[str, str]
@@ -37,6 +39,7 @@ class Catalog(msgspec.Struct, frozen=True):
     prompt_limit: int
     result_limit: int
     lane_policies: Mapping[str, str] = {}
+    pasts: Mapping[str, policies.Past] = {}
 
     @classmethod
     def of(cls, config: Config, registered: Mapping[str, str] | None = None) -> Catalog:
@@ -50,6 +53,15 @@ class Catalog(msgspec.Struct, frozen=True):
             result_limit=config.fleet.result_limit,
             lane_policies={name: lane.policy for name, lane in config.lanes.items()},
         )
+
+    def under(self, lane_policies: Mapping[str, str], pasts: Mapping[str, policies.Past]) -> Catalog:
+        """The same, where the lanes' policies (or what is known of agents) have changed."""
+        return msgspec.structs.replace(self, lane_policies=lane_policies, pasts=pasts)
+
+    @property
+    def looks_back(self) -> bool:
+        """A policy wants to know of agents' earlier runs."""
+        return "remaining" in self.lane_policies.values()
 
     def model_of(self, command: LLM) -> str:
         """The model that a call goes to.
@@ -92,7 +104,9 @@ class Catalog(msgspec.Struct, frozen=True):
         if isinstance(command, LLM):
             model = self.model_of(command)
             lane = self.models.get(model, "llm")
-            return NewStep(asked.kind, lane, data, asked.digest, model, estimate=estimate(command.request))
+            prompt, output = estimate(command.request)
+            cost = INPUT_COST * prompt + OUTPUT_COST * output
+            return NewStep(asked.kind, lane, data, asked.digest, model, estimate=prompt + output, cost=cost)
         if isinstance(command, Sleep):
             seconds = command.request.seconds
             return NewStep(asked.kind, TURNS_LANE, data, asked.digest, f"{seconds:g} s", after=seconds)
@@ -106,10 +120,14 @@ OUTPUT_GUESS = 500
 """Output tokens of a call that sets no ``max_tokens``, until the provider says what it was."""
 
 
-def estimate(request: LLMRequest) -> int:
-    """Tokens that a call may take: what a limit of tokens a minute reserves before it."""
+INPUT_COST, OUTPUT_COST = 1, 2
+"""What a token counts in fair share (VTC; Sheng et al., OSDI 2024)."""
+
+
+def estimate(request: LLMRequest) -> tuple[int, int]:
+    """Prompt and output tokens that a call may take: what limits and shares reserve before it."""
     text = sum(len(str(message.get("content", ""))) for message in request.messages)
-    return text // CHARS_PER_TOKEN + (request.max_tokens or OUTPUT_GUESS)
+    return text // CHARS_PER_TOKEN, request.max_tokens or OUTPUT_GUESS
 
 
 def _name(command: Leaf) -> str:
@@ -144,7 +162,7 @@ def rebuild(history: History, catalog: Catalog) -> Replay:
     return replay
 
 
-def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int) -> Decision:
+def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, served: float = 0.0) -> Decision:
     """What the turn came to.
 
     Args:
@@ -152,6 +170,7 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int) -> D
         record: the job.
         catalog: the fleet's models and limits.
         first: how many of its steps the journal holds already.
+        served: seconds that the job has spent in calls.
     """
     if replay.finished:
         state, result = JobState.DONE, Outcome(value=replay.result)
@@ -165,13 +184,37 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int) -> D
             data = encode(Outcome.failed(InvalidInput(text)))
         return Decision(version=replay.version, first=first, ends=state, result=data)
     steps = [
-        _ranked(catalog.step(asked), number, record, catalog)
+        _ranked(catalog.step(asked), number, record, catalog, served)
         for number, asked in enumerate(replay.asked[first:], start=first)
     ]
     return Decision(version=replay.version, first=first, steps=steps)
 
 
-def _ranked(step: NewStep, number: int, record: JobRecord, catalog: Catalog) -> RankedStep:
-    name = catalog.lane_policies.get(step.lane, "fifo") if step.kind is Kind.LLM else "fifo"
-    rank = policies.find(name)(policies.Waiting(agent=record.agent, tenant=record.tenant, number=number))
-    return RankedStep(step, base=rank.base, from_ready=rank.from_ready)
+def rank(
+    kind: Kind, lane: str, number: int, record: JobRecord, catalog: Catalog, served: float
+) -> tuple[policies.Rank, str]:
+    """What the lane's policy says of a step, and the policy's name; tools and turns are always ``fifo``.
+
+    Args:
+        kind, lane, number: of the step.
+        record: its job.
+        catalog: the lanes' policies, and what is known of agents.
+        served: seconds that the job has spent in calls.
+    """
+    if kind is not Kind.LLM:
+        return policies.Rank(), ""
+    name = catalog.lane_policies.get(lane, "fifo")
+    waiting = policies.Waiting(
+        agent=record.agent,
+        tenant=record.tenant,
+        number=number,
+        served=served,
+        expected_steps=record.expected_steps,
+        deadline=record.deadline,
+        past=catalog.pasts.get(record.agent, policies.Past()),
+    )
+    return policies.find(name)(waiting), name
+
+
+def _ranked(step: NewStep, number: int, record: JobRecord, catalog: Catalog, served: float) -> RankedStep:
+    return RankedStep(step, *rank(step.kind, step.lane, number, record, catalog, served))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *("ready:*", "held:*", "model:*", "inflight:*", "tenant:*"),
+    *("ready:*", "readyby:*", "oldest:*", "stray:*", "lane:*", "share:*", "rounds:*"),
+    *("held:*", "heldby:*", "model:*", "inflight:*", "tenant:*"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
 The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
@@ -56,6 +57,22 @@ class Keys:
     def held(self, model: str) -> str:
         """The steps that a limit of their model holds, by rank."""
         return f"{self.prefix}held:{model}"
+
+    def held_by(self, model: str) -> str:
+        """The tenants that have held steps, where the model's lane is shared."""
+        return f"{self.prefix}heldby:{model}"
+
+    def lane(self, name: str) -> str:
+        """A lane's rules."""
+        return f"{self.prefix}lane:{name}"
+
+    def share(self, lane: str) -> str:
+        """What each tenant has had of a lane."""
+        return f"{self.prefix}share:{lane}"
+
+    def past(self, agent: str) -> str:
+        """The last runs of an agent; expires when there are no more for a month."""
+        return f"{self.prefix}past:{agent}"
 
     def inflight(self, model: str) -> str:
         """The leases that count against a model's limit of calls in flight."""

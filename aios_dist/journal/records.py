@@ -9,14 +9,15 @@ import msgspec
 from aios_dist.agents import Budget
 from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.jobs import TURN, JobRecord, JobState, Kind, NewStep, Outcome, Step, StepState, decode
+from aios_dist.policies import Rank
 
 
 class RankedStep(msgspec.Struct, frozen=True):
-    """A new step with what its policy said; ``rank = base + from_ready × time of becoming ready (µs)``."""
+    """A new step with what its policy said. ``policy`` is empty where the lane's does not apply (tools)."""
 
     step: NewStep
-    base: float = 0.0
-    from_ready: bool = True
+    rank: Rank = Rank()
+    policy: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As the verbs take it."""
@@ -29,8 +30,12 @@ class RankedStep(msgspec.Struct, frozen=True):
             "label": step.label,
             "est": step.estimate,
             "after": int(step.after * 1e6),
-            "base": self.base,
-            "from_ready": int(self.from_ready),
+            "cost": step.cost,
+            "base": self.rank.base,
+            "since": self.rank.since,
+            "level": self.rank.per_priority,
+            "group": self.rank.group,
+            "policy": self.policy,
         }
 
 
@@ -74,16 +79,18 @@ class NewJob(msgspec.Struct, frozen=True):
         record: what was submitted.
         decision: what its turn 0 came to; None lets a worker run that turn.
         node: the plan's node it belongs to.
-        deadline: seconds from now, or None.
         budget: what it may cost, or None.
+        priority: 0 to 9.
+        place: in an agent-first plan: see :class:`aios_dist.plans.Shape`.
     """
 
     id: str
     record: JobRecord
     decision: Decision | None = None
     node: int = 0
-    deadline: float | None = None
     budget: Budget | None = None
+    priority: int = 0
+    place: tuple[int, int, int] | None = None
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -95,7 +102,8 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A step that this worker holds. Times are µs since the epoch on Redis' clock."""
+    """A step that this worker holds. Times are µs since the epoch on Redis' clock; ``served`` is the seconds
+    that its job has spent in calls before it."""
 
     job: str
     step: str
@@ -108,6 +116,7 @@ class Claim(msgspec.Struct, frozen=True):
     ready_us: int
     started_us: int
     tries: int = 0
+    served: float = 0.0
     tickets: list[Ticket] = []
 
     @property
@@ -139,10 +148,12 @@ class Submitted(msgspec.Struct, frozen=True):
 
 
 class Reaped(msgspec.Struct, frozen=True):
-    """One pass of the reconciler: what moved, ready steps by lane, where the next pass goes on."""
+    """One pass of the reconciler: what moved, ready steps by lane, lanes with steps that were ranked under
+    other rules, where the next pass goes on."""
 
     moved: int
     ready: dict[str, int]
+    astray: list[str]
     cursor: str
     next_s: float | None
 
@@ -163,6 +174,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         money: what its calls cost, where the models' prices are known.
         why: the reason of a pause.
+        served: seconds in calls.
     """
 
     id: str
@@ -175,6 +187,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     plan: str | None = None
     money: float = 0.0
     why: str = ""
+    served: float = 0.0
+    priority: int = 0
     submitted_at: float = 0.0
     ended_at: float = 0.0
 
@@ -231,6 +245,53 @@ class Limits(msgspec.Struct, frozen=True):
     in_flight: int = 0
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
+
+
+class LaneRules(msgspec.Struct, frozen=True):
+    """Who goes first on a lane (:class:`aios_dist.config.LaneConfig`). ``by_hand``: not as in aios.toml."""
+
+    policy: str = "fifo"
+    oldest_every: int = 0
+    fair: str = ""
+    by_hand: bool = False
+
+
+class LaneCount(msgspec.Struct, frozen=True):
+    """Steps that wait on a lane, all of them and by tenant (empty where the lane is not shared)."""
+
+    ready: int
+    tenants: dict[str, int] = {}
+
+
+class Stray(msgspec.Struct, frozen=True):
+    """A waiting step that was ranked under other rules than its lane's. ``served``: seconds in calls."""
+
+    name: str
+    job: str
+    number: int
+    kind: Kind
+    record: JobRecord
+    served: float
+
+
+class TenantView(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant as it stands; 0 is no limit.
+
+    Attributes:
+        held: steps that wait for ``max_in_flight``.
+        counters: what it has had of each shared lane: tokens by their cost, over its weight.
+    """
+
+    name: str
+    weight: float = 1.0
+    max_in_flight: int = 0
+    in_flight: int = 0
+    held: int = 0
+    tokens_per_day: int = 0
+    money_per_day: float = 0.0
+    tokens_today: int = 0
+    money_today: float = 0.0
+    counters: dict[str, float] = {}
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):

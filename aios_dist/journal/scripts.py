@@ -19,6 +19,7 @@ _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 VERBS = (
     *("submit", "extend", "claim", "commit", "advance", "release", "renew", "reap"),
     *("cancel", "pause", "resume", "signal", "retry", "fork"),
+    *("rerank", "lane", "strays", "counts"),
 )
 
 
@@ -67,5 +68,5 @@ def load() -> dict[str, Script]:
     def read(name: str) -> str:
         return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
-    library, plan, limits = read("_lib"), read("_plan"), read("_limits")
+    library, plan, limits = read("_lib") + read("_order"), read("_plan"), read("_limits")
     return {name: Script(name, read(name), library, plan, limits) for name in VERBS}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from aios_dist.agents import agent, llm, tool
+from aios_dist.agents import agent
+from aios_dist.commands import llm, tool
 
 
 def work(seconds: float) -> float:

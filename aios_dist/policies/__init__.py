@@ -1,8 +1,7 @@
 """Policies: what gives each ready step its rank. One small pure file each: no I/O, no clock.
 
-A rank is ``base + ready`` or ``base`` alone, ``ready`` being the time at which the step became ready. That
-time is not an argument because only Redis knows it exactly: the journal adds it in the same atomic write
-that makes the step ready, so that no two workers' clocks can disagree about the order.
+The fleet and the simulator use the same functions. :mod:`aios_dist.policies.ready` is the set that they
+order, as the simulator has it; the fleet's is in Redis.
 """
 
 from __future__ import annotations
@@ -10,12 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aios_dist.errors import ConfigError
+from aios_dist.policies.deadline import deadline
 from aios_dist.policies.fifo import fifo
-from aios_dist.policies.rank import Rank, Waiting
+from aios_dist.policies.las import las
+from aios_dist.policies.priority import priority
+from aios_dist.policies.rank import Past, Rank, Waiting
+from aios_dist.policies.remaining import remaining
+from aios_dist.policies.round_robin import round_robin
 
 Policy = Callable[[Waiting], Rank]
 
-_POLICIES: dict[str, Policy] = {"fifo": fifo}
+_POLICIES: dict[str, Policy] = {
+    "deadline": deadline,
+    "fifo": fifo,
+    "las": las,
+    "priority": priority,
+    "remaining": remaining,
+    "round-robin": round_robin,
+}
+_STARVE = {"deadline", "las", "remaining"}
+
+OLDEST_EVERY = 10
+"""Under a policy that can starve a step, one dispatch in so many goes to the step that has waited longest."""
 
 
 def find(name: str) -> Policy:
@@ -26,8 +41,25 @@ def find(name: str) -> Policy:
     """
     policy = _POLICIES.get(name)
     if policy is None:
-        raise ConfigError(f"There is no policy {name!r}; known are {', '.join(sorted(_POLICIES))}.")
+        raise ConfigError(f"There is no policy {name!r}; known are {', '.join(names())}.")
     return policy
 
 
-__all__ = ["Policy", "Rank", "Waiting", "find"]
+def names() -> list[str]:
+    """All policies, sorted."""
+    return sorted(_POLICIES)
+
+
+def oldest_every(name: str, wanted: int | None = None) -> int:
+    """How often a dispatch goes to the step that has waited longest: every Nth, 0 for never.
+
+    Args:
+        name: the policy.
+        wanted: what was asked for; None for the policy's own.
+    """
+    if wanted is not None:
+        return wanted
+    return OLDEST_EVERY if name in _STARVE else 0
+
+
+__all__ = ["OLDEST_EVERY", "Past", "Policy", "Rank", "Waiting", "find", "names", "oldest_every"]

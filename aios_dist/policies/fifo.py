@@ -6,5 +6,5 @@ from aios_dist.policies.rank import Rank, Waiting
 
 
 def fifo(step: Waiting) -> Rank:
-    """The time of becoming ready and nothing else."""
-    return Rank(base=0.0, from_ready=True)
+    """The time of becoming ready and nothing else. Nobody starves: who came before goes before."""
+    return Rank()

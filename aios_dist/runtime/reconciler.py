@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from aios_dist.broker import Tickets, depth_commands
 from aios_dist.config import Config
@@ -37,12 +38,14 @@ class Reconciler:
         tickets: Tickets,
         worker: str,
         outage: Outage | None = None,
+        rank_anew: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._journal = journal
         self._tickets = tickets
         self._worker = worker
         self._outage = outage or Outage()
+        self._rank_anew = rank_anew  # the steps of a lane whose rules have changed
         self._not_before = 0.0
         self._cursor = "0"
         self._lanes = config.lane_names()
@@ -104,6 +107,8 @@ class Reconciler:
             if reaped.moved < PAGE:
                 break  # else a whole machine was lost: go on at once
         await self._top_up(reaped.ready)
+        for lane in reaped.astray if self._rank_anew is not None else ():
+            await self._rank_anew(lane)
         period = self._config.fleet.reconcile
         if reaped.next_s is None:
             return period

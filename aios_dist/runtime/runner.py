@@ -59,7 +59,9 @@ class Runner:
         self._journal = journal
         self._tickets = tickets
         self._leases = leases
-        self._catalog = catalog
+        self.catalog = catalog
+        self.agents: set[str] = set()
+        """The agents of the steps that were served."""
         self._steps = steps
         self._worker = worker
         self._look_again = look_again  # the reconciler, in so many seconds
@@ -110,6 +112,8 @@ class Runner:
         here = claim.record.prompts is not None or find(claim.record.agent) is not None
         if claim.kind is Kind.TOOL and not here:
             return await self._not_here(claim)
+        self.agents.add(claim.record.agent)
+        begun = asyncio.get_running_loop().time()
         # The program is brought up to date while the provider thinks.
         ready = asyncio.create_task(self._program(claim)) if here else None
         try:
@@ -126,7 +130,8 @@ class Runner:
                     return await self._try_again(claim, exc, again)
                 outcome, error = Outcome.failed(exc), exc
             point("reply")
-            await self._write(claim, outcome, ready)
+            spent = asyncio.get_running_loop().time() - begun if claim.kind is Kind.LLM else 0.0
+            await self._write(claim, outcome, ready, claim.served + spent)
         finally:
             if ready is not None and not ready.done():
                 ready.cancel()
@@ -143,7 +148,7 @@ class Runner:
 
     async def _try_again(self, claim: Claim, error: Exception, again: Again) -> str:
         """The call failed and may succeed later: the step waits for that without a slot (invariant 7)."""
-        where = (again.model, self._catalog.models.get(again.model, "llm")) if again.model else None
+        where = (again.model, self.catalog.models.get(again.model, "llm")) if again.model else None
         release = functools.partial(
             self._journal.release,
             claim,
@@ -162,7 +167,9 @@ class Runner:
 
     # Writing the outcome and running the turn ---------------------------------------------------------
 
-    async def _write(self, claim: Claim, outcome: Outcome, ready: asyncio.Task[Replay | None] | None) -> None:
+    async def _write(
+        self, claim: Claim, outcome: Outcome, ready: asyncio.Task[Replay | None] | None, served: float
+    ) -> None:
         """Commit, and with it what the program asks for next, in one write where nothing came between."""
         lock = self._locks.setdefault(claim.job, asyncio.Lock())
         async with lock:
@@ -173,7 +180,7 @@ class Runner:
             if replay is not None and not replay.closed:
                 first = len(replay.asked)
                 await self._drive(claim, replay, functools.partial(replay.deliver, int(claim.step), outcome))
-                decision = turns.decide(replay, claim.record, self._catalog, first)
+                decision = turns.decide(replay, claim.record, self.catalog, first, served)
             commit = functools.partial(
                 self._journal.commit,
                 claim,
@@ -219,7 +226,8 @@ class Runner:
                 )
                 return "the job has ended"
             replay = await self._rebuilt(history)
-            decision = turns.decide(replay, history.record, self._catalog, len(history.steps))
+            first, served = len(history.steps), history.view.served
+            decision = turns.decide(replay, history.record, self.catalog, first, served)
             point("turn")
             done = await self._insist(
                 functools.partial(
@@ -250,8 +258,8 @@ class Runner:
 
     async def _rebuilt(self, history: Any) -> Replay:
         if history.record.prompts is not None:
-            return turns.rebuild(history, self._catalog)
-        return await in_thread(turns.rebuild, history, self._catalog)
+            return turns.rebuild(history, self.catalog)
+        return await in_thread(turns.rebuild, history, self.catalog)
 
     async def _drive(self, claim: Claim, replay: Replay, run: Callable[[], None]) -> None:
         """Users' code runs in a thread: one that computes for long must not stop the renewals."""

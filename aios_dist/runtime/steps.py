@@ -13,8 +13,9 @@ from typing import NamedTuple
 import msgspec
 
 from aios_dist import retries
-from aios_dist.agents import Tool, as_json
+from aios_dist.agents import as_json
 from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.commands import Tool
 from aios_dist.config import Config
 from aios_dist.errors import (
     BadRequest,

@@ -24,7 +24,7 @@ from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.calls import Usage
 from aios_dist.config import Config, PoolConfig, load
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
-from aios_dist.journal import Journal, Limits, WorkerInfo
+from aios_dist.journal import Journal, Limits, Stray, WorkerInfo
 from aios_dist.journal.connection import open_client
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
@@ -102,7 +102,9 @@ class Runtime:
         self.started_at = await self.journal.now()
         registry = await self.journal.registry()
         catalog = turns.Catalog.of(self.config, registry.models)
-        reconciler = Reconciler(self.config, self.journal, tickets, self.id, self.leases.outage)
+        self._reconciler = reconciler = Reconciler(
+            self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
+        )
         self.runner = Runner(
             self.journal,
             tickets,
@@ -115,9 +117,10 @@ class Runtime:
         )
         await self._set_limits()
         await self._announce()
+        await self._look_at_rules()
         fleet = self.config.fleet
         self._background = [
-            asyncio.create_task(self.leases.keep(fleet.renew, self._announce)),
+            asyncio.create_task(self.leases.keep(fleet.renew, self._keep)),
             asyncio.create_task(reconciler.run()),
             asyncio.create_task(self._listen()),
         ]
@@ -132,7 +135,41 @@ class Runtime:
             limits = Limits(model.max_in_flight, model.requests_per_minute, model.tokens_per_minute)
             await self.journal.set_limits(name, limits)
         for name, tenant in self.config.tenants.items():
-            await self.journal.set_tenant(name, tenant.tokens_per_day, tenant.money_per_day)
+            await self.journal.set_tenant(name, **msgspec.structs.asdict(tenant))
+        for name in self.config.lane_names():
+            lane = self.config.lane(name)
+            oldest = policies.oldest_every(lane.policy, lane.oldest_every)
+            await self.journal.set_lane(
+                name, policy=lane.policy, oldest_every=oldest, fair=lane.fair, source="file"
+            )
+
+    async def _look_at_rules(self) -> None:
+        """The lanes' policies as they are now, and what they want to know of agents."""
+        catalog = self.runner.catalog
+        rules = await self.journal.lane_rules(self.settings.lanes + sorted(set(catalog.models.values())))
+        catalog = catalog.under({lane: r.policy for lane, r in rules.items()}, catalog.pasts)
+        if catalog.looks_back:
+            catalog = catalog.under(catalog.lane_policies, await self.journal.pasts(self.runner.agents))
+        self.runner.catalog = catalog
+
+    async def _rank_anew(self, lane: str) -> None:
+        """Steps that were ranked under other rules than their lane has now."""
+        await self._look_at_rules()
+
+        async def rank(strays: list[Stray]) -> list[tuple[policies.Rank, str]]:
+            catalog = self.runner.catalog
+            if catalog.looks_back:
+                found = await self.journal.pasts({stray.record.agent for stray in strays})
+                catalog = catalog.under(catalog.lane_policies, found)
+            return [turns.rank(s.kind, lane, s.number, s.record, catalog, s.served) for s in strays]
+
+        moved = await self.journal.rank_strays(lane, rank)
+        if moved:
+            logger.info("Ranked %d waiting steps of lane %s anew.", moved, lane)
+
+    async def _keep(self) -> None:
+        await self._announce()
+        await self._look_at_rules()
 
     async def _announce(self) -> None:
         agents = sorted(registered())
@@ -162,6 +199,9 @@ class Runtime:
                         what, job, step, worker = msgspec.msgpack.decode(message["data"])
                         if what == "drop" and worker == self.id:
                             self.leases.cancel(job, step)
+                        elif what == "lane":
+                            await self._look_at_rules()
+                            self._reconciler.look_again(0.0)
             except (RedisError, OSError) as exc:
                 logger.info("Not listening for cancelled jobs: %s", exc)
             finally:

@@ -24,6 +24,7 @@ from aios_dist.journal import Advance, Claim, Decision, Journal, NewJob, RankedS
 from aios_dist.journal.records import Limits, Reaped
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.plans import Shape
+from aios_dist.policies import Rank
 
 T = TypeVar("T")
 OPEN = ("waiting", "running", "paused")
@@ -36,16 +37,18 @@ Member = str | tuple[Any, ...]
 END = Outcome(value="end")
 
 
+BY_TIME = Rank()
+
+
 def asks(
     *prompts: str,
     lane: str = "llm",
-    base: float = 0.0,
-    from_ready: bool = True,
+    rank: Rank = BY_TIME,
     model: str = "small",
     tokens: int = 0,
 ) -> list[RankedStep]:
     """New steps, one a prompt. ``sleep:SECONDS`` and ``signal:NAME`` are what they say."""
-    return [RankedStep(_asked(p, lane, model, tokens), base, from_ready) for p in prompts]
+    return [RankedStep(_asked(p, lane, model, tokens), rank) for p in prompts]
 
 
 def _asked(prompt: str, lane: str, model: str, tokens: int) -> NewStep:
@@ -82,12 +85,13 @@ def starts(
     tenant: str = "default",
     budget: Budget | None = None,
     deadline: float | None = None,
+    priority: int = 0,
     **more: Any,
 ) -> NewJob:
     """A job whose turn 0 asked for these prompts, or came to this end; neither: a worker is to run it."""
     decision = decides(0, 0, *prompts, ends=ends, lane=lane, **more) if prompts or ends else None
-    record = JobRecord(agent, {"id": id}, tenant)
-    return NewJob(id, record, decision, deadline=deadline, budget=budget)
+    record = JobRecord(agent, {"id": id}, tenant, deadline=deadline)
+    return NewJob(id, record, decision, budget=budget, priority=priority)
 
 
 def plan_of(id: str, root: tuple[Any, ...]) -> tuple[Shape, dict[str, int]]:

@@ -301,7 +301,7 @@ async def test_a_redis_that_is_not_there_is_named_in_one_sentence_without_its_pa
 async def test_ends_wait_for_a_redis_that_is_not_there_without_spinning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aios_dist.journal.journal.LOOK_AGAIN_S", 3600)
+    monkeypatch.setattr("aios_dist.journal.reading.LOOK_AGAIN_S", 3600)
     journal = Journal(FleetConfig(redis_url="redis://127.0.0.1:1/0"))
     ends = journal.ends("0-0", idle=5)
     assert await anext(ends) == []
@@ -319,7 +319,7 @@ async def test_ends_outlive_silence_and_loading(
 ) -> None:
     config = FleetConfig(name=fleet_name, redis_url=wire.url)
     monkeypatch.setattr(
-        "aios_dist.journal.journal.open_client",
+        "aios_dist.journal.reading.open_client",
         lambda url, **options: open_client(url, **{**options, "socket_timeout": 0.2}),
     )
     journal = Journal(config)

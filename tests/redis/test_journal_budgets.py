@@ -103,7 +103,7 @@ async def test_tools_sleeps_and_signals_need_no_budget(hand: Hand) -> None:
 async def test_the_budget_of_a_tenant_holds_for_the_day_and_all_its_jobs(
     hand: Hand, tokens: int, money: float
 ) -> None:
-    await hand.journal.set_tenant("acme", tokens, money)
+    await hand.journal.set_tenant("acme", tokens_per_day=tokens, money_per_day=money)
     await hand.submit(starts("a", "x", tenant="acme"), starts("b", "x", tenant="acme"), starts("c", "x"))
     await spend(hand, "a", tokens=10, money=0.01)
     assert [c.job for c in await hand.drain()] == ["c"]
@@ -124,13 +124,13 @@ async def test_a_tenant_without_a_budget_costs_no_key(hand: Hand) -> None:
 
 
 async def test_the_budget_of_a_tenant_can_be_taken_away(hand: Hand) -> None:
-    await hand.journal.set_tenant("acme", 1, 1)
-    await hand.journal.set_tenant("acme", 0, 0)
+    await hand.journal.set_tenant("acme", tokens_per_day=1, money_per_day=1)
+    await hand.journal.set_tenant("acme", tokens_per_day=0, money_per_day=0)
     assert await hand.redis("EXISTS", hand.keys.tenant("acme")) == 0
 
 
 async def test_an_answer_is_paid_for_once_however_often_it_is_written(hand: Hand) -> None:
-    await hand.journal.set_tenant("acme", 1000, 0)
+    await hand.journal.set_tenant("acme", tokens_per_day=1000, money_per_day=0)
     await hand.submit(starts("a", "x", tenant="acme", budget=TOKENS))
     claim = await hand.claim()
     for _ in range(3):

@@ -9,6 +9,7 @@ import pytest
 
 from aios_dist.jobs import JobRecord, JobState
 from aios_dist.journal import Decision, Journal, NewJob
+from aios_dist.policies import Rank
 from tests.redis.conftest import asks, decides, starts
 
 if TYPE_CHECKING:
@@ -88,12 +89,14 @@ async def test_time_never_goes_back_where_redis_clock_does(hand: Hand) -> None:
 
 
 async def test_the_lowest_rank_runs_first_and_equal_bases_in_order_of_time(hand: Hand) -> None:
-    jobs = {"late": (5.0, False), "soon": (-1.5, False), "fifo": (0.0, True), "boosted": (-1e12, True)}
+    jobs = {
+        "late": Rank(5.0, "round", group="late"),
+        "soon": Rank(-1.5, "round", group="soon"),
+        "fifo": Rank(),
+        "boosted": Rank(-1e12),
+    }
     await hand.submit(
-        *(
-            NewJob(id, JobRecord("a", {}), Decision(0, 0, asks("x", base=base, from_ready=timed)))
-            for id, (base, timed) in jobs.items()
-        )
+        *(NewJob(id, JobRecord("a", {}), Decision(0, 0, asks("x", rank=rank))) for id, rank in jobs.items())
     )
     assert [m.split("/")[0] for m in await hand.names()] == ["soon", "late", "boosted", "fifo"]
     for _ in range(4):

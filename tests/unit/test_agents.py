@@ -11,22 +11,9 @@ import msgspec
 import pytest
 
 from aios_dist import agents
-from aios_dist.agents import (
-    Agent,
-    Budget,
-    PromptsAgent,
-    agent,
-    as_json,
-    find,
-    gather,
-    llm,
-    program_of,
-    prompts,
-    signal,
-    sleep,
-    tool,
-)
+from aios_dist.agents import Agent, Budget, PromptsAgent, agent, as_json, find, program_of, prompts
 from aios_dist.calls import LLMResponse
+from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.jobs import Outcome

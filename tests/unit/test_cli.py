@@ -13,15 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from aios_dist.agents import Budget
-from aios_dist.cli import dead, entry, job, model
+from aios_dist.cli import dead, entry, job, lane, model, tenant
 from aios_dist.cli.checks import rights
 from aios_dist.cli.flower import check_login
 from aios_dist.cli.output import iso, plain
-from aios_dist.cli.plan_files import DEEPEST, Agents, plan_of, read_file
-from aios_dist.config import Config, PromptsConfig
 from aios_dist.errors import InvalidInput
-from aios_dist.plans import Plan
 
 NOBODY = "redis://127.0.0.1:1/0"
 
@@ -78,7 +74,11 @@ def test_every_command_has_help(cli: Callable[..., Done], name: str) -> None:
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [(g, n) for g, names in (("job", job), ("dead", dead), ("model", model)) for n in sorted(names.COMMANDS)],
+    [
+        (group.__name__.rpartition(".")[2], n)
+        for group in (job, dead, lane, model, tenant)
+        for n in group.COMMANDS
+    ],
 )
 def test_every_command_of_a_group_has_help_and_json(cli: Callable[..., Done], group: str, name: str) -> None:
     done = cli(group, name, "--help")
@@ -130,6 +130,20 @@ def test_without_a_command_the_help_is_shown(cli: Callable[..., Done]) -> None:
         (["job", "resume", "j", "--on-budget", "fail"], "--on-budget goes with --budget-tokens"),
         (["job", "signal", "j", "go", "--value", "yes"], "--value is not JSON"),
         (["job", "fork", "j"], "Missing option '--step'"),
+        (["submit", "--prompt", "x", "--priority", "10"], "10 is not in the range 0<=x<=9"),
+        (["submit", "--prompt", "x", "--priority", "high"], "'high' is not a valid integer range"),
+        (["submit", "--prompt", "x", "--expected-steps", "0"], "--expected-steps"),
+        (["job", "priority", "j"], "Missing argument 'N'"),
+        (["job", "priority", "j", "10"], "10 is not in the range 0<=x<=9"),
+        (["lane", "set", "llm"], "Say what to set: --policy P"),
+        (["lane", "set", "llm", "--policy", "random"], "'random' is not one of 'deadline', 'fifo'"),
+        (["lane", "set", "llm", "--fair", "all"], "'all' is not one of 'tenant', 'none'"),
+        (["lane", "set", "llm", "--oldest-every", "-1"], "--oldest-every"),
+        (["lane", "reset"], "Missing argument 'LANE'"),
+        (["tenant", "set", "t"], "Say what to set: --weight W"),
+        (["tenant", "set", "t", "--weight", "0"], "0.0 is not in the range 0.001<=x<=1000.0"),
+        (["tenant", "set", "t", "--weight", "nan"], "weight must be from 0.001 to 1000, not nan"),
+        (["tenant", "set", "t", "--max-in-flight", "-1"], "--max-in-flight"),
         (["model", "set", "m"], "Say what to set: --max-in-flight N"),
         (["model", "set", "m", "--max-in-flight", "-1"], "--max-in-flight"),
     ],
@@ -155,6 +169,11 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         ["job", "pause", "x"],
         ["dead", "list"],
         ["model", "list"],
+        ["lane", "list"],
+        ["lane", "set", "llm", "--policy", "las"],
+        ["tenant", "list"],
+        ["tenant", "set", "t", "--weight", "2"],
+        ["job", "priority", "x", "9"],
         ["submit", "--prompt", "x"],
     ],
     ids=" ".join,
@@ -233,135 +252,6 @@ def test_a_login_that_is_none_is_refused(login: str, no_login: bool, address: st
 @pytest.mark.parametrize(("login", "no_login"), [("a:b", False), ("a:b,c:d:e", False), ("", True)])
 def test_a_login_is_taken_and_none_is_on_the_loopback_address(login: str, no_login: bool) -> None:
     check_login(login, no_login, "127.0.0.1")
-
-
-# -- plan files --------------------------------------------------------------------------------------
-
-TOML = """
-order = "fixed"
-on_failure = "continue"
-id = "monday"
-
-[agents.greet]
-prompts = ["Greet {input}."]
-
-[[jobs]]
-agent = "greet"
-input = "Ada"
-id = "greet-ada"
-
-[[jobs]]
-order = "fifo"
-jobs = [{agent = "greet", input = "Bo"}, {prompts = ["A joke about {input}"], input = "cats", model = "m"}]
-
-[[jobs]]
-agent = "elsewhere"
-input = {city = "Lima"}
-tenant = "t1"
-deadline = 60
-budget = {tokens = 100, on_budget = "fail"}
-"""
-
-
-def as_plan(path: Path) -> Plan:
-    file = read_file(str(path))
-    return plan_of(file, Agents(Config(), file.agents), path.name)
-
-
-@pytest.fixture
-def plan_file(tmp_path: Path) -> Callable[[str, str], Path]:
-    def write(name: str, text: str) -> Path:
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
-
-
-def test_a_plan_is_the_same_in_toml_and_json(plan_file: Callable[[str, str], Path]) -> None:
-    import tomllib
-
-    toml = as_plan(plan_file("plan.toml", TOML))
-    same = as_plan(plan_file("plan.json", json.dumps(tomllib.loads(TOML))))
-    for plan in (toml, same):
-        assert (plan.mode, plan.on_failure) == ("fixed", "continue")
-        assert [spec.agent for spec in plan.jobs()] == ["greet", "greet", "prompts", "elsewhere"]
-        first, _, joke, last = plan.jobs()
-        assert (first.id, first.input) == ("greet-ada", {"input": "Ada"})
-        assert joke.prompts == PromptsConfig(["A joke about {input}"], model="m")
-        assert (last.tenant, last.input, last.program) == ("t1", {"city": "Lima"}, None)
-        assert (last.deadline, last.budget) == (60, Budget(tokens=100, on_budget="fail"))
-        assert (first.deadline, first.budget) == (None, None)
-        group = plan.members[1]
-        assert isinstance(group, Plan)
-        assert (group.mode, group.on_failure) == ("fifo", "continue")
-
-
-def test_an_order_without_on_failure_keeps_its_own_default(plan_file: Callable[[str, str], Path]) -> None:
-    job_entry = {"prompts": ["x"]}
-    for order, default in (("fixed", "stop"), ("fifo", "continue")):
-        plan = as_plan(plan_file("p.json", json.dumps({"order": order, "jobs": [job_entry]})))
-        assert plan.on_failure == default
-
-
-@pytest.mark.parametrize(
-    ("data", "sentence"),
-    [
-        ({"order": "fixd", "jobs": [{"agent": "a"}]}, "order is 'fifo' or 'fixed', not 'fixd'"),
-        ({"jobs": [{"agent": "a"}]}, 'needs order = "fifo"'),
-        ({"order": "fifo", "jobs": []}, "a plan needs at least one job"),
-        (
-            {"order": "fifo", "jobs": [{"order": "fifo", "jobs": []}]},
-            "jobs[0]: a plan needs at least one job",
-        ),
-        (
-            {"order": "fifo", "jobs": [{"agnet": "a"}]},
-            "jobs[0]: unknown field 'agnet'; did you mean 'agent'?",
-        ),
-        ({"order": "fifo", "jobs": [{}]}, 'jobs[0]: it needs agent = "NAME"'),
-        ({"order": "fifo", "jobs": [7]}, "jobs[0]: Expected `object`, got `int`"),
-        ({"order": "fifo", "jobs": [{"agent": "a", "model": "m"}]}, "go with prompts"),
-        ({"order": "fifo", "jobs": [{"agent": "a", "input": 1}]}, "jobs[0]: Agent 'a' takes its arguments"),
-        ({"order": "fifo", "jobs": [{"prompts": []}]}, "jobs[0]: prompts = […] needs at least one"),
-        ({"order": "fifo", "jobs": [{"prompts": ["{x}"]}]}, "jobs[0]: Prompt 0"),
-        ({"order": "fifo", "on_failure": "panic", "jobs": [{"prompts": ["x"]}]}, "'stop' or 'continue'"),
-        (
-            {"order": "fifo", "jobs": [{"prompts": ["x"], "budget": {"tokns": 1}}]},
-            "jobs[0]: unknown field 'tokns' in budget; did you mean 'tokens'?",
-        ),
-        ({"order": "fifo", "jobs": [{"prompts": ["x"], "budget": {}}]}, "jobs[0]: A budget is in tokens"),
-        ({"order": "fifo", "jobs": [{"prompts": ["x"], "deadline": -1}]}, "jobs[0]: A deadline is seconds"),
-        ({"oder": "fifo", "jobs": []}, "unknown field 'oder'; did you mean 'order'?"),
-        ({"order": "fifo"}, "has no jobs"),
-        ({}, "neither a plan"),
-        ({"agents": {"g": {"prompts": []}}}, "[agents.g] needs at least one prompt"),
-        ({"agents": {"g": {"promts": ["x"]}}}, "'promts' in agents"),
-    ],
-    ids=lambda value: value[:40] if isinstance(value, str) else "",
-)
-def test_a_bad_plan_is_refused_with_its_place(
-    plan_file: Callable[[str, str], Path], data: object, sentence: str
-) -> None:
-    with pytest.raises(InvalidInput, match=re.escape(sentence)):
-        as_plan(plan_file("p.json", json.dumps(data)))
-
-
-def test_a_plan_too_deep_is_refused(plan_file: Callable[[str, str], Path]) -> None:
-    data: dict[str, object] = {"prompts": ["x"]}
-    for _ in range(DEEPEST + 1):
-        data = {"order": "fifo", "jobs": [data]}
-    with pytest.raises(InvalidInput, match="deep at the most"):
-        as_plan(plan_file("p.json", json.dumps(data)))
-    with pytest.raises(InvalidInput, match="nested too deeply"):
-        read_file(str(plan_file("q.json", "[" * 100_000)))
-
-
-@pytest.mark.parametrize(("name", "kind"), [("p.json", "JSON"), ("p.toml", "TOML")])
-def test_a_file_that_is_of_neither_language_is_refused(
-    plan_file: Callable[[str, str], Path], name: str, kind: str
-) -> None:
-    with pytest.raises(InvalidInput, match=f"is not {kind}"):
-        read_file(str(plan_file(name, "{")))
 
 
 # -- small parts -------------------------------------------------------------------------------------

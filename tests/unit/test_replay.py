@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios_dist.agents import LLM, Program, Tool, agent, gather, in_turn, llm, tool
+from aios_dist.agents import Program, agent
 from aios_dist.calls import LLMResponse, ToolCall, Usage
+from aios_dist.commands import LLM, Tool, gather, in_turn, llm, tool
 from aios_dist.errors import (
     InvalidInput,
     LLMError,

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from aios_dist import turns
-from aios_dist.agents import agent, gather, llm, prompts, signal, sleep, tool
+from aios_dist.agents import agent, prompts
 from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
+from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, digest

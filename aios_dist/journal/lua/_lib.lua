@@ -9,15 +9,17 @@
 --          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause,
 --          g<NAME> signals that came before anyone waited for them, tn tenant,
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
+--          ag agent, us µs in calls, pr priority, pp place in an agent-first plan ("node|place|places"),
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
 
 local P = KEYS[1]
 local A = cmsgpack.unpack(ARGV[1])
 
-local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, from_ready = 6, rank = 7, ready = 8,
+local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, since = 6, rank = 7, ready = 8,
             started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15,
-            tries = 16, est = 17, after = 18, counted = 19 }
+            tries = 16, est = 17, after = 18, counted = 19, level = 20,
+            group = 21, policy = 22, cost = 23, charged = 24, capped = 25 }
 local TURN = 't'
 
 local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish
@@ -58,41 +60,14 @@ local function member(job, step) return job .. '/' .. step end
 local function lease_of(job, step, attempt) return job .. '/' .. step .. '#' .. int(attempt) end
 local function split(m) return string.match(m, '^(.*)/([^/]*)$') end
 
--- The step waits on its lane from now on; its rank is decided here, once.
-local function make_ready(job, step, h)
-  local at = stamp()
-  h[H.ready] = at
-  h[H.rank] = h[H.base] + (h[H.from_ready] == 1 and at or 0)
-  h[H.state] = 'ready'
-  put(job, step, h)
-  redis.call('ZADD', key('ready', h[H.lane]), string.format('%.17g', h[H.rank]), member(job, step))
-  event(job, at, 'ready', step, h[H.label])
-  tickets[#tickets + 1] = h[H.lane]
+local function ticket(lane, job, step)
+  tickets[#tickets + 1] = lane
   tickets[#tickets + 1] = job
   tickets[#tickets + 1] = step
 end
 
--- A step that was ready before waits again, with the rank that it had.
-local function back(job, step, h, at, why)
-  h[H.state] = 'ready'
-  put(job, step, h)
-  redis.call('ZADD', key('ready', h[H.lane]), string.format('%.17g', h[H.rank]), member(job, step))
-  event(job, at, 'released', step, why)
-  tickets[#tickets + 1] = h[H.lane]
-  tickets[#tickets + 1] = job
-  tickets[#tickets + 1] = step
-end
-
--- The job's program has to be run; not by us. It runs as a step on the lane `turns`, once at a time.
-local function need_turn(job)
-  if redis.call('HGET', key('job', job), 'st') == 'paused' then
-    redis.call('HSET', key('job', job), 'wake', 1)
-    return
-  end
-  local h = head(job, TURN)
-  if h and (h[H.state] == 'ready' or h[H.state] == 'leased') then return end
-  h = { 'turn', 'turns', 'idle', h and h[H.attempt] or 0, 0, 1, 0, 0, 0, 0, 0, '', '', 'turn', 0, 0, 0, 0, 0 }
-  make_ready(job, TURN, h)
+local function new_head(kind, lane, state, label)
+  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0 }
 end
 
 local function due_later(job, after_us)

@@ -3,8 +3,11 @@
 -- model:M    l_if/l_rpm/l_tpm limits (in flight, requests and tokens a minute), hold until (µs), win the
 --            calls let in at a time after a hold (0: all), fails failures in a row, tok tokens in the window
 -- inflight:M the leases that count; window:M "lease|tokens" of the last minute by start; held:M steps by rank
--- tenant:T   l_tok/l_mic budget a day; spend:T:DAY tok/mic spent
+--            ln the lane whose shares count among its held steps
+-- tenant:T   l_tok/l_mic budget a day, w weight; spend:T:DAY tok/mic spent
+-- A tenant's limit of calls in flight is that of a model called "@T".
 
+local INPUT_COST, OUTPUT_COST = 1, 2   -- of a token, in fair share (aios_dist.turns has the same)
 local MINUTE = 60000000
 local OPEN_WINDOW = 1024   -- a window this wide holds nothing back any more
 local MOST_LET_IN = 100    -- at a time
@@ -55,14 +58,50 @@ local function room(model)
   return free
 end
 
+-- A step waits until its model (or tenant, "@T") has room; with fair share, among its tenant's.
+local function hold_back(model, job, step, h)
+  local tenant = string.sub(model, 1, 1) ~= '@' and rules(h[H.lane]).fair and tenant_of(job) or nil
+  if tenant then redis.call('HSET', key('model', model), 'ln', h[H.lane]) end
+  put_on('held', model, h[H.lane], member(job, step), h[H.rank], tenant)
+end
+
+local function unhold(job, step, h)
+  local m, tenant = member(job, step), tenant_of(job)
+  if not take_off('held', h[H.label], m, tenant) then redis.call('ZREM', key('held', '@' .. tenant), m) end
+end
+
+-- A waiting step has another rank: wherever it waits by rank, it does so anew.
+local function move(job, step, h)
+  local m, tenant = member(job, step), tenant_of(job)
+  if take(job, step, h) then place(job, step, h)
+  elseif take_off('held', h[H.label], m, tenant) then hold_back(h[H.label], job, step, h)
+  elseif redis.call('ZREM', key('held', '@' .. tenant), m) == 1 then hold_back('@' .. tenant, job, step, h)
+  else return false end
+  return true
+end
+
+-- The held step that goes first: its name, rank, tenant and that one's counter (the last two with fair share).
+local function first_held(model)
+  local lane = redis.call('HGET', key('model', model), 'ln')
+  if lane then
+    local tenant, has = least('held', model, lane)
+    if tenant then
+      local top = redis.call('ZRANGE', key('held', model .. '|' .. tenant), 0, 0, 'WITHSCORES')
+      return top[1], tonumber(top[2]), tenant, has
+    end
+  end
+  local top = redis.call('ZRANGE', key('held', model), 0, 0, 'WITHSCORES')
+  return top[1], tonumber(top[2])
+end
+
 -- Held steps of a model go back to their lane, as many as may start.
 local function let_in(model)
-  local set, free = key('held', model), nil
+  local free = nil
   while true do
-    local top = redis.call('ZRANGE', set, 0, 0)
-    if #top == 0 then return end
+    local top, _, tenant = first_held(model)
+    if not top then return end
     free = free or room(model)
-    local job, step = split(top[1])
+    local job, step = split(top)
     local h = head(job, step)
     local yes, again = allowed(model, h and h[H.est] or 0, clock())
     if not yes then
@@ -70,19 +109,20 @@ local function let_in(model)
       return
     end
     if free <= 0 then return end
-    redis.call('ZREM', set, top[1])
+    take_off('held', model, top, tenant)
     if h and h[H.state] == 'ready' then
       free = free - 1
-      redis.call('ZADD', key('ready', h[H.lane]), string.format('%.17g', h[H.rank]), top[1])
-      tickets[#tickets + 1] = h[H.lane]
-      tickets[#tickets + 1] = job
-      tickets[#tickets + 1] = step
+      place(job, step, h)
+      ticket(h[H.lane], job, step)
     end
   end
 end
 
 -- A claimed step counts against its model's limits from now on.
 local function enter(h, job, step, now)
+  local own = '@' .. tenant_of(job)
+  h[H.capped] = redis.call('EXISTS', key('model', own))
+  if h[H.capped] == 1 then redis.call('ZADD', key('inflight', own), int(now), lease_of(job, step, h[H.attempt])) end
   if h[H.kind] ~= 'llm' or redis.call('EXISTS', key('model', h[H.label])) == 0 then
     h[H.counted] = 0
     return
@@ -100,8 +140,14 @@ end
 
 -- … and no longer: its place is free, its estimate becomes what it took. `worked`: the provider answered.
 local function leave(h, job, step, tokens, worked)
-  if not h[H.counted] or h[H.counted] == 0 then return end
   local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
+  if h[H.capped] == 1 then
+    local own = '@' .. tenant_of(job)
+    h[H.capped] = 0
+    redis.call('ZREM', key('inflight', own), lease)
+    let_in(own)
+  end
+  if not h[H.counted] or h[H.counted] == 0 then return end
   local entry = lease .. '|' .. int(h[H.est] or 0)
   redis.call('ZREM', key('inflight', model), lease)
   local at = redis.call('ZSCORE', key('window', model), entry)

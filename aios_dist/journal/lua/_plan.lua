@@ -2,7 +2,8 @@
 --
 -- plan:ID   st state, n nodes, dig digest of what was submitted; node<I> = {mode, parent, children, ended, admitted, on_failure, failed},
 --           c<I>.<K> the K-th child of node I: "j" .. job or "n" .. node. Node 0 is the root.
--- A `fixed` node admits its next child when the one before has ended, a `fifo` node all at once.
+--           a<I> when the agent-first node I was first ready, s<I>.<P> steps of its place P, places and next: those of an agent-first root
+-- A `fixed` node admits its next child when the one before has ended, `fifo` and `agent-first` nodes all at once.
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7 }
 
@@ -56,8 +57,8 @@ local function begin(job, step, h)
 end
 
 local function add_step(job, step, s, state)
-  local h = { s.kind, s.lane, state, 0, s.base, s.from_ready, 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
-              0, s.est, s.after, 0 }
+  local h = { s.kind, s.lane, state, 0, s.base, SINCE[s.since], 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
+              0, s.est, s.after, 0, s.level, s.group, s.policy, s.cost, 0, 0 }
   redis.call('HSET', key('job', job), 'q' .. step, s.request)
   if state == 'ready' then begin(job, step, h) else put(job, step, h) end
 end
@@ -136,7 +137,7 @@ end
 
 -- Admit the members whose turn it is. Gives nil while the node goes on, else whether it failed.
 local function admit_next(plan, i, v)
-  while v[N.admitted] < v[N.children] and (v[N.mode] == 'fifo' or v[N.ended] == v[N.admitted]) do
+  while v[N.admitted] < v[N.children] and (v[N.mode] ~= 'fixed' or v[N.ended] == v[N.admitted]) do
     local k = v[N.admitted]
     v[N.admitted] = k + 1
     local failed = admit_child(plan, i, k)
@@ -174,11 +175,13 @@ local OPEN = { ready = true, pending = true, timed = true, waiting = true, parke
 
 -- Out of every set in which a step can wait.
 local function set_aside(job, step, h)
-  local m = member(job, step)
-  local let = redis.call('ZREM', key('ready', h[H.lane]), m) == 1 and h[H.kind] == 'llm'
-  redis.call('ZREM', key('held', h[H.label]), m)
-  redis.call('ZREM', P .. 'timers', m)
-  if let then let_in(h[H.label]) end   -- perhaps it had been let in, and makes room for the next
+  local let = take(job, step, h) and h[H.kind] == 'llm'
+  unhold(job, step, h)
+  redis.call('ZREM', P .. 'timers', member(job, step))
+  if let then   -- perhaps it had been let in, and makes room for the next
+    let_in(h[H.label])
+    let_in('@' .. tenant_of(job))
+  end
 end
 
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
@@ -197,7 +200,7 @@ local function pause_job(job, reason)
   end
   local turn = head(job, TURN)
   if turn and turn[H.state] == 'ready' then
-    redis.call('ZREM', key('ready', 'turns'), member(job, TURN))
+    take(job, TURN, turn)
     redis.call('ZREM', P .. 'timers', member(job, TURN))
     turn[H.state] = 'idle'
     put(job, TURN, turn)
@@ -228,7 +231,7 @@ end_job = function(job, state, result, silent)
   end
   local turn = head(job, TURN)
   if turn then
-    redis.call('ZREM', key('ready', 'turns'), member(job, TURN))
+    take(job, TURN, turn)
     redis.call('ZREM', P .. 'timers', member(job, TURN))
     if turn[H.state] == 'ready' then
       turn[H.state] = 'dropped'
@@ -243,6 +246,7 @@ end_job = function(job, state, result, silent)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
   redis.call('PEXPIRE', k, A.retention_ms)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+  if state == 'done' then remember(job) end
   if facts[4] and facts[1] ~= 'waiting' and not silent then child_ended(facts[4], facts[5], state ~= 'done') end
   return true
 end

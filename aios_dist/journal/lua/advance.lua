@@ -14,7 +14,7 @@ local function turn_over()
   local h = head(A.job, TURN)
   if h and h[H.attempt] == A.turn_attempt then
     redis.call('ZREM', P .. 'leases', lease_of(A.job, TURN, A.turn_attempt))
-    redis.call('ZREM', key('ready', h[H.lane]), member(A.job, TURN))   -- where its lease had ended
+    take(A.job, TURN, h)   -- where its lease had ended
     redis.call('ZREM', P .. 'timers', member(A.job, TURN))
     h[H.state] = 'idle'
     put(A.job, TURN, h)

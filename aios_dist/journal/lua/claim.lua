@@ -2,48 +2,53 @@
 -- ARGV 1: lane, worker, lease_us, retention_ms, budget_outcome
 --   budget_outcome: the encoded error of a job that ends because its budget is used up
 -- returns: {tickets} when nothing may run, else {tickets, job, step, attempt, kind, label, record, request,
---   version, ready, started, tries}
+--   version, ready, started, tries, µs in calls}
 -- include: limits
-local lane = key('ready', A.lane)
 local looked = 0
 while looked < 1000 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
-  local top = redis.call('ZPOPMIN', lane)
-  if #top == 0 then return { tickets } end
-  local job, step = split(top[1])
-  if not job then job, step = top[1], '' end   -- not one of ours: passed over
-  local facts = redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'tn', 'ob')
+  local top, aged = take_best(A.lane)
+  if not top then return { tickets } end
+  local job, step = split(top)
+  if not job then job, step = top, '' end   -- not one of ours: passed over
+  local facts = redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'tn', 'ob', 'us')
   local h = facts[4] and cmsgpack.unpack(facts[4])
   if facts[1] == 'running' and h and h[H.state] == 'ready' then
     local now, may = clock(), true
     if h[H.kind] == 'llm' then
       local spent = over_budget(job, facts[6])
+      local own = '@' .. (facts[6] or 'default')
       if spent then
-        redis.call('ZADD', lane, top[2], top[1])   -- where pausing and ending look for it
+        place(job, step, h)   -- where pausing and ending look for it
         if facts[7] == 'fail' then end_job(job, 'failed', A.budget_outcome)
         else pause_job(job, 'budget of the ' .. spent .. ' used up') end
         may = false
+      elseif redis.call('EXISTS', key('model', own)) == 1 and not allowed(own, 0, now) then
+        hold_back(own, job, step, h)
+        may = false
       else
         local model = h[H.label]
-        local held = key('held', model)
         if redis.call('EXISTS', key('model', model)) == 1 then
           local yes, again = allowed(model, h[H.est] or 0, now)
-          local first = redis.call('ZRANGE', held, 0, 0, 'WITHSCORES')
-          local before = yes and #first > 0 and tonumber(first[2]) < tonumber(top[2])
+          local first, rank, tenant, has = first_held(model)
+          local before = yes and first and not aged and rank < h[H.rank]
+          if before and tenant and tenant ~= facts[6] then before = has < tonumber(counter(h[H.lane], facts[6])) end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
-            local h1 = head(split(first[1]))
+            local job1, step1 = split(first)
+            local h1 = head(job1, step1)
             yes, again = allowed(model, h1 and h1[H.est] or 0, now)
             if yes then
-              redis.call('ZREM', held, first[1])
-              if h1 and h1[H.state] == 'ready' then redis.call('ZADD', key('ready', h1[H.lane]), first[2], first[1]) end
-              redis.call('ZADD', lane, top[2], top[1])
+              take_off('held', model, first, tenant)
+              if h1 and h1[H.state] == 'ready' then place(job1, step1, h1) end
+              place(job, step, h)
               may = false
             end
           end
           if not yes then
-            redis.call('ZADD', held, top[2], top[1])
+            hold_back(model, job, step, h)
             if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
             may = false
+            let_in(own)   -- its tenant's place, if it has one, is for another step
           end
         end
       end
@@ -54,12 +59,13 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       h[H.attempt] = h[H.attempt] + 1
       h[H.started] = at
       h[H.worker] = A.worker
+      dispatch(job, h)
       enter(h, job, step, now)
       put(job, step, h)
       redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h[H.attempt]))
       event(job, at, 'started', step, A.worker)
       return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', facts[3],
-               int(h[H.ready]), int(at), h[H.tries] or 0 }
+               int(h[H.ready]), int(at), h[H.tries] or 0, facts[8] or '0' }
     end
   end
 end

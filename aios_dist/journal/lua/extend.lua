@@ -23,11 +23,15 @@ if state == 'done' then
   redis.call('PERSIST', k)
 end
 local v = node(A.plan, '0')
+local places = redis.call('HGET', k, 'places')
 for _, j in ipairs(A.jobs) do
   local at, jk = stamp(), key('job', j.id)
   redis.call('HSET', jk, 'st', 'waiting', 'v', 0, 'n', 0, 'op', 0, 'rec', j.rec, 'dig', j.dig,
              't0', int(at), 'pl', A.plan, 'pn', '0')
   redis.call('HSET', jk, unpack(j.facts))
+  if places then   -- its steps go behind all that the plan has now
+    redis.call('HSET', jk, 'pp', '0|' .. (redis.call('HINCRBY', k, 'next', 1) - 1) .. '|' .. places)
+  end
   if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end
   redis.call('ZADD', P .. 'open', int(at), j.id)
   event(j.id, at, 'submitted', '')

@@ -3,7 +3,7 @@
 --   page: the most entries of each kind in this pass; lost_outcome: the outcome of a step given up,
 --   slept_outcome: of a sleep that is over; late_outcome: the error of a job past its deadline
 --   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
--- returns: {moved, ready steps by lane, next cursor, next time in µs or 0}
+-- returns: {moved, ready steps by lane, of them strays by lane, next cursor, next time in µs or 0}
 -- include: limits
 local now = clock()
 local moved = 0
@@ -17,6 +17,7 @@ for _, lease in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), '
   if h and h[H.state] == 'leased' and h[H.attempt] == tonumber(attempt) then
     moved = moved + 1
     h[H.lost] = h[H.lost] + 1
+    settle(job, h, nil)
     leave(h, job, step, h[H.est] or 0, false)   -- what it took nobody knows: the estimate stands
     local state = redis.call('HGET', key('job', job), 'st')
     if state == 'paused' then
@@ -100,11 +101,13 @@ if #jobs < 2 * A.page then cursor = '0' end
 
 redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000))
 redis.call('ZREMRANGEBYSCORE', P .. 'dead', 0, int(now - A.retention_ms * 1000))
-local waiting = {}
-for i, lane in ipairs(A.lanes) do waiting[i] = redis.call('ZCARD', key('ready', lane)) end
+local waiting, strays = {}, {}
+for i, lane in ipairs(A.lanes) do
+  waiting[i], strays[i] = waiting_on(lane), redis.call('ZCARD', key('stray', lane))
+end
 local next_time = 0
 for _, set in ipairs({ 'timers', 'leases', 'deadlines' }) do
   local first = redis.call('ZRANGE', P .. set, 0, 0, 'WITHSCORES')
   if #first > 0 and (next_time == 0 or tonumber(first[2]) < next_time) then next_time = tonumber(first[2]) end
 end
-return { moved, waiting, cursor, int(next_time) }
+return { moved, waiting, strays, cursor, int(next_time) }

@@ -10,6 +10,7 @@ local h = head(A.job, A.step)
 if not h or h[H.state] ~= 'leased' or h[H.attempt] ~= A.attempt then return { 'fenced', {} } end
 redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, A.attempt))
 local began = h[H.counted] or 0
+settle(A.job, h, 0)
 leave(h, A.job, A.step, 0, false)
 h[H.started] = 0   -- given back, not lost: a renewal that crosses this does not take it again
 local at = stamp()

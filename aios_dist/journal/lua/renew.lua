@@ -16,7 +16,7 @@ for _, lease in ipairs(A.leases) do
     local job, step = split(m or '')
     local h = job and head(job, step)
     if h and h[H.state] == 'ready' and h[H.attempt] == tonumber(attempt) and h[H.started] > 0
-        and redis.call('ZREM', key('ready', h[H.lane]), m) == 1 then
+        and take(job, step, h) then
       h[H.state], h[H.lost] = 'leased', math.max(0, h[H.lost] - 1)
       enter(h, job, step, now)
       put(job, step, h)

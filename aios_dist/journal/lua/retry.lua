@@ -38,7 +38,7 @@ if not some and facts[1] == 'failed' then
 end
 
 redis.call('HSET', k, 'st', 'running')
-redis.call('HDEL', k, 'res', 't1', 'pl', 'pn', 'ends', 'wake', 'why')
+redis.call('HDEL', k, 'res', 't1', 'pl', 'pn', 'pp', 'ends', 'wake', 'why')
 redis.call('PERSIST', k)
 redis.call('PERSIST', key('ev', A.job))
 redis.call('ZREM', P .. 'ended', A.job)

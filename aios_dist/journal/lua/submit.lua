@@ -1,8 +1,9 @@
 -- submit: create jobs, and the plan between them; all or nothing; the same id twice is the same job.
 -- ARGV 1: jobs, plan, retention_ms
 --   jobs: list of {id, rec, dig, decision | nil, parent (node of the plan) | nil, facts, deadline_us}
---     facts: flat list of further fields of the job: tenant, budget; deadline_us: 0 for none
---   plan: nil, or {id, dig, nodes: list of {mode, parent, children, on_failure}, links: list of {node, k, child}}
+--     facts: flat list of further fields of the job: tenant, budget …; deadline_us: 0 for none
+--   plan: nil, or {id, dig, nodes: list of {mode, parent, children, on_failure}, links: list of {node, k, child},
+--     places: of an agent-first root, else 0}
 -- returns: {status, tickets, detail}: status is "new", "same" (nothing changed) or "conflict" (nothing
 --   written; detail is the id); detail else is a list of "new" | "same", by job
 -- include: plan
@@ -38,6 +39,7 @@ for i, j in ipairs(A.jobs) do
 end
 if plan then
   redis.call('HSET', key('plan', plan.id), 'st', 'running', 'dig', plan.dig, 'n', #plan.nodes)
+  if plan.places > 0 then redis.call('HSET', key('plan', plan.id), 'places', int(plan.places), 'next', int(plan.places)) end
   for i, v in ipairs(plan.nodes) do
     put_node(plan.id, int(i - 1), { v.mode, v.parent, v.children, 0, 0, v.on_failure, 0 })
   end

@@ -1,0 +1,236 @@
+"""What agents await: ``llm()``, ``tool()``, ``sleep()``, ``signal()``, ``gather()``."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
+from aios_dist.config import NAME
+from aios_dist.errors import InvalidInput
+
+
+class _InTurn(threading.local):
+    """A flag of the thread: a turn runs without a break, so nothing else can see it."""
+
+    _value = False
+
+    def get(self) -> bool:
+        return self._value
+
+    def set(self, value: bool) -> bool:
+        """Set it; gives what it was, for :meth:`reset`."""
+        before, self._value = self._value, value
+        return before
+
+    def reset(self, before: bool) -> None:
+        self._value = before
+
+
+in_turn = _InTurn()
+"""True while an agent's program runs in a turn: the only place where its awaits mean anything."""
+
+
+class Command:
+    """What an agent awaits. Created freely; asked for only when awaited."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Command, Any, Any]:
+        if not in_turn.get():
+            what = type(self).__name__.lower()
+            raise RuntimeError(
+                f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."
+            )
+        return (yield self)
+
+
+class Leaf(Command):
+    """What becomes a step: all but ``gather``. ``kind`` is the step's."""
+
+    __slots__ = ("request",)
+    kind: ClassVar[str]
+    request: Request
+
+
+class LLM(Leaf):
+    """A step of kind ``llm``."""
+
+    __slots__ = ()
+    kind = "llm"
+    request: LLMRequest
+
+    def __init__(self, request: LLMRequest) -> None:
+        self.request = request
+
+    def __await__(self) -> Generator[Command, Any, LLMResponse]:
+        return super().__await__()
+
+
+class Sleep(Leaf):
+    """A step of kind ``sleep``."""
+
+    __slots__ = ()
+    kind = "sleep"
+    request: SleepRequest
+
+    def __init__(self, request: SleepRequest) -> None:
+        self.request = request
+
+
+class Signal(Leaf):
+    """A step of kind ``signal``."""
+
+    __slots__ = ()
+    kind = "signal"
+    request: SignalRequest
+
+    def __init__(self, request: SignalRequest) -> None:
+        self.request = request
+
+
+class Tool(Leaf):
+    """A step of kind ``tool``: the function stays with the program, its name and arguments are journaled."""
+
+    __slots__ = ("call",)
+    kind = "tool"
+    request: ToolRequest
+
+    def __init__(self, request: ToolRequest, call: Callable[[], Any]) -> None:
+        self.request = request
+        self.call = call
+
+
+class Gather(Command):
+    """Several awaitables at once."""
+
+    __slots__ = ("branches", "return_exceptions")
+
+    def __init__(self, branches: Sequence[Awaitable[Any]], return_exceptions: bool) -> None:
+        self.branches = branches
+        self.return_exceptions = return_exceptions
+
+
+def llm(
+    prompt: str | None = None,
+    *,
+    messages: Sequence[dict[str, Any]] | None = None,
+    system: str | None = None,
+    model: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
+    response_format: dict[str, Any] | None = None,
+    **extra: Any,
+) -> LLM:
+    """Ask a language model; await the result inside an agent.
+
+    Args:
+        prompt: the user's message; or give ``messages``.
+        messages: a whole conversation in OpenAI's form, passed on untouched.
+        system: a system message put before ``prompt``.
+        model: a name from ``[models.*]`` in aios.toml; the fleet's default model when left out.
+        temperature, max_tokens, tools, response_format: passed on where given.
+        extra: any other provider option, passed on untouched.
+
+    Returns:
+        Something to await: an :class:`LLMResponse`.
+
+    Raises:
+        InvalidInput: neither or both of ``prompt`` and ``messages``.
+        LLMError: from the await, when the call brought no answer.
+    """
+    if (prompt is None) == (messages is None):
+        raise InvalidInput("llm() takes either a prompt or messages, one of the two.")
+    if messages is not None:
+        if not all(isinstance(m, Mapping) for m in messages):  # also text: it is a sequence of texts
+            raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
+        conversation = [dict(m) for m in messages]
+        if system is not None:
+            raise InvalidInput("llm(messages=…) holds its system message itself; leave system= out.")
+    else:
+        if not isinstance(prompt, str):
+            raise InvalidInput(f"llm() takes its prompt as text, not {type(prompt).__name__}.")
+        conversation = [{"role": "system", "content": system}] if system is not None else []
+        conversation.append({"role": "user", "content": prompt})
+    return LLM(
+        LLMRequest(
+            messages=conversation,
+            model=model,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            tools=list(tools) if tools is not None else None,
+            response_format=response_format,
+            extra=extra,
+        )
+    )
+
+
+def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
+    """Run ``function(*args, **kwargs)`` once and journal what it returned; await the result in an agent.
+
+    Args:
+        function: plain or ``async``; a plain one runs in a thread. It may be run again when its worker
+            is lost before the outcome is written, so make what it does repeatable.
+        args, kwargs: JSON values.
+
+    Returns:
+        Something to await: what the function returned, as JSON gives it back (tuples become lists).
+
+    Raises:
+        ToolError: from the await, when the function raised.
+    """
+    if not callable(function):
+        raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    try:
+        # What the function does to its arguments must not reach the program: a replay would not see it.
+        own = copy.deepcopy((args, kwargs))
+    except Exception:
+        own = (args, kwargs)  # not JSON: refused when awaited
+    return Tool(
+        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *own[0], **own[1])
+    )
+
+
+def sleep(seconds: float) -> Sleep:
+    """Wait without a process, a slot or a thread, for seconds or for weeks; await it inside an agent.
+
+    Raises:
+        InvalidInput: not a number of seconds from 0 to ten years.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 3.2e8:
+        raise InvalidInput(f"sleep() takes seconds, from 0 to ten years, not {seconds!r}.")
+    return Sleep(SleepRequest(float(seconds)))
+
+
+def signal(name: str) -> Signal:
+    """Wait until somebody sends ``name`` to the job (``job.signal(name, value)``, ``aios-dist job signal``).
+
+    Waits as :func:`sleep` does, at no cost in processes: for a human, for days. A signal that came before it
+    is waited for is kept, and each answers one wait.
+
+    Returns:
+        Something to await: the value that was sent, or None.
+
+    Raises:
+        InvalidInput: the name cannot be one.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidInput(f"Signal name {name!r} must be letters, digits and . _ : - (at most 128).")
+    return Signal(SignalRequest(name))
+
+
+def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather:
+    """Wait for several at once: ``await gather(llm("a"), llm("b"), other_async_function(x))``.
+
+    All branches are waited for, also when one fails: what is asked for is paid for. Then the first
+    failure in the order of the arguments is raised, or, with ``return_exceptions``, put in its place.
+
+    Returns:
+        Something to await: the list of results in the order of the arguments.
+    """
+    return Gather(branches, return_exceptions)

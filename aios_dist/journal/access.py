@@ -1,0 +1,35 @@
+"""The way to a fleet's keys: one connection, one prefix, the verbs by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from aios_dist.config import FleetConfig
+from aios_dist.journal import scripts
+from aios_dist.journal.connection import Connection
+from aios_dist.journal.keys import Keys
+
+
+class Access:
+    """What the parts of the journal share. One per event loop."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        self.config = config
+        self.keys = Keys(config.name)
+        self.connection = Connection(config.redis_url, config.redis_timeout)
+        self._scripts = scripts.load()
+        self._retention_ms = int(config.retention * 1000)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.connection.close()
+
+    async def _run(self, verb: str, *then: tuple[Any, ...], **fields: Any) -> Any:
+        script = self._scripts[verb]
+        packed = script.pack({"retention_ms": self._retention_ms, **fields})
+        return await self.connection.eval(script, self.keys.prefix, packed, *then)
+
+    async def _gather(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        return list(await asyncio.gather(*(self.connection.command(*c) for c in commands)))

@@ -1,0 +1,24 @@
+-- rerank: another priority for a job, also while its steps wait.
+-- ARGV 1: job, priority, retention_ms
+-- returns: {state of the job, how many waiting steps moved}, or {"unknown", 0}
+-- include: limits
+local k = key('job', A.job)
+local facts = redis.call('HMGET', k, 'st', 'n', 'pr', 'pp')
+if not facts[1] then return { 'unknown', 0 } end
+if facts[1] ~= 'waiting' and facts[1] ~= 'running' and facts[1] ~= 'paused' then return { facts[1], 0 } end
+local change = A.priority - tonumber(facts[3] or '0')
+if change == 0 then return { facts[1], 0 } end
+redis.call('HSET', k, 'pr', int(A.priority))
+local moved = 0
+local last = facts[4] and -1 or tonumber(facts[2]) - 1   -- an agent-first plan has an order of its own
+for step = 0, last do
+  local h = head(A.job, step)
+  local state = h[H.state]
+  if h[H.level] ~= 0 and (state == 'ready' or state == 'parked' or state == 'leased') then
+    h[H.rank] = h[H.rank] - h[H.level] * change
+    put(A.job, step, h)
+    if state == 'ready' and move(A.job, step, h) then moved = moved + 1 end
+  end
+end
+event(A.job, stamp(), 'reranked', '', 'priority ' .. int(A.priority))
+return { facts[1], moved }

@@ -1,0 +1,185 @@
+"""Who goes first: the rules of lanes, shares of tenants, priorities of jobs, and what is known of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Literal
+
+from aios_dist.jobs import JobRecord, Kind, decode
+from aios_dist.journal.access import Access
+from aios_dist.journal.records import LaneRules, Limits, Stray, TenantView
+from aios_dist.policies import Past, Rank
+
+RankStrays = Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
+
+DAY_S = 86400
+PAGE = 500
+"""Steps that are ranked anew in one round trip."""
+
+
+class Ordering(Access):
+    """The part of the journal that policies and shares are kept by."""
+
+    async def set_lane(
+        self,
+        lane: str,
+        *,
+        policy: str | None = None,
+        oldest_every: int | None = None,
+        fair: str | None = None,
+        source: Literal["file", "hand", "reset"] = "hand",
+    ) -> LaneRules:
+        """Other rules for a lane, for the whole fleet, from now on; None leaves each as it is.
+
+        Args:
+            lane: its name.
+            policy, oldest_every, fair: see :class:`aios_dist.config.LaneConfig`.
+            source: ``file`` counts only where aios.toml says something new; ``reset`` is what it said last.
+        """
+        got = await self._run("lane", lane=lane, source=source, policy=policy, oldest=oldest_every, fair=fair)
+        return LaneRules(got[0].decode(), int(got[1]), got[2].decode(), bool(got[3]))
+
+    async def lane_rules(self, lanes: Sequence[str]) -> dict[str, LaneRules]:
+        """The rules of each lane as they are now."""
+        found = await self._gather(
+            ("HMGET", self.keys.lane(lane), "policy", "oldest", "fair", "hand") for lane in lanes
+        )
+        return {
+            lane: LaneRules(
+                (policy or b"fifo").decode(), int(oldest or 0), (fair or b"").decode(), hand == b"1"
+            )
+            for lane, (policy, oldest, fair, hand) in zip(lanes, found, strict=True)
+        }
+
+    async def rank_strays(
+        self, lane: str, rank: Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
+    ) -> int:
+        """Rank the steps of a lane anew that were ranked under other rules; how many there were.
+
+        Args:
+            lane: its name.
+            rank: what the lane's policy says now of each, and its name (empty where it does not apply).
+        """
+        ranked: list[dict[str, object]] = []
+        done = 0
+        while True:
+            flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
+            if not flat:
+                return done
+            strays = [_stray(*flat[at : at + 4]) for at in range(0, len(flat), 4)]
+            names = [stray.name for stray in strays]
+            if ranked and names == [r["name"] for r in ranked]:
+                return done  # the rules have changed once more: those who know them rank the rest
+            ranked = [
+                {"name": name, **_plain(*said)} for name, said in zip(names, await rank(strays), strict=True)
+            ]
+            done += len(ranked)
+
+    async def rerank(self, job: str, priority: int) -> tuple[str, int]:
+        """Another priority for a job; its state (or ``unknown``), and how many waiting steps moved."""
+        state, moved = await self._run("rerank", job=job, priority=priority)
+        return state.decode(), moved
+
+    async def pasts(self, agents: Iterable[str]) -> dict[str, Past]:
+        """What is known of the earlier runs of agents; those that never succeeded are left out."""
+        names = list(agents)
+        found = await self._gather(("LRANGE", self.keys.past(agent), 0, -1) for agent in names)
+        return {name: _past(runs) for name, runs in zip(names, found, strict=True) if runs}
+
+    async def set_limits(self, model: str, limits: Limits) -> None:
+        """The limits of a model, for the whole fleet, from now on."""
+        fields = {
+            "l_if": limits.in_flight,
+            "l_rpm": limits.requests_per_minute,
+            "l_tpm": limits.tokens_per_minute,
+        }
+        key = self.keys.model(model)
+        if any(fields.values()) or await self.connection.command("EXISTS", key):
+            await self.connection.command("HSET", key, *(x for pair in fields.items() for x in pair))
+            # Where the limit has become wider, what it held is let in by the next pass of the reconciler.
+            await self.connection.command("ZADD", self.keys.timers, "NX", 1, f"model:{model}/!")
+
+    async def set_tenant(
+        self,
+        tenant: str,
+        *,
+        tokens_per_day: int | None = None,
+        money_per_day: float | None = None,
+        weight: float | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        """What a tenant may spend on a day and gets of lanes; 0 for no limit, None leaves each as it is."""
+        key = self.keys.tenant(tenant)
+        wanted: dict[str, float | None] = {
+            "l_tok": tokens_per_day,
+            "l_mic": None if money_per_day is None else round(money_per_day * 1e6),
+            "w": weight,
+        }
+        for field, value in wanted.items():
+            if value is not None and value != (1 if field == "w" else 0):
+                await self.connection.command("HSET", key, field, value)
+            elif value is not None:
+                await self.connection.command("HDEL", key, field)
+        if max_in_flight is not None:
+            await self.set_limits(f"@{tenant}", Limits(in_flight=max_in_flight))
+
+    async def tenant_names(self, lanes: Sequence[str]) -> set[str]:
+        """Tenants that have had a share of one of the lanes."""
+        found = await self._gather(("HKEYS", self.keys.share(lane)) for lane in lanes)
+        return {name.decode() for names in found for name in names} - {"!"}
+
+    async def tenant_views(self, tenants: Sequence[str], lanes: Sequence[str]) -> list[TenantView]:
+        """Limits, shares and today's spending of each tenant."""
+        seconds, _ = await self.connection.command("TIME")
+        day = int(seconds) // DAY_S
+        views = []
+        for tenant in tenants:
+            own = f"@{tenant}"
+            (tok, mic, w), (most,), busy, held, spent, *counters = await self._gather(
+                [
+                    ("HMGET", self.keys.tenant(tenant), "l_tok", "l_mic", "w"),
+                    ("HMGET", self.keys.model(own), "l_if"),
+                    ("ZCARD", self.keys.inflight(own)),
+                    ("ZCARD", self.keys.held(own)),
+                    ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
+                    *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
+                ]
+            )
+            views.append(
+                TenantView(
+                    name=tenant,
+                    weight=float(w or 1),
+                    max_in_flight=int(most or 0),
+                    in_flight=busy,
+                    held=held,
+                    tokens_per_day=int(tok or 0),
+                    money_per_day=int(mic or 0) / 1e6,
+                    tokens_today=int(spent[0] or 0),
+                    money_today=int(spent[1] or 0) / 1e6,
+                    counters={n: float(c) for n, c in zip(lanes, counters, strict=True) if c is not None},
+                )
+            )
+        return views
+
+
+def _plain(rank: Rank, policy: str) -> dict[str, object]:
+    return {
+        "policy": policy,
+        "base": rank.base,
+        "since": rank.since,
+        "level": rank.per_priority,
+        "group": rank.group,
+    }
+
+
+def _stray(name: bytes, kind: bytes, record: bytes, served: bytes) -> Stray:
+    job, _, step = name.decode().rpartition("/")
+    number = int(step) if step.isdigit() else 0
+    return Stray(
+        name.decode(), job, number, Kind(kind.decode()), decode(record, JobRecord), int(served) / 1e6
+    )
+
+
+def _past(runs: Sequence[bytes]) -> Past:
+    pairs = [run.split(b":") for run in runs]
+    return Past(tuple(sorted(int(us) / 1e6 for us, _ in pairs)), sum(int(calls) for _, calls in pairs))

@@ -1,0 +1,275 @@
+"""What the journal shows: jobs, steps, lanes, models, workers; and jobs as they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from aios_dist.calls import Usage
+from aios_dist.errors import FleetUnavailable, UnknownName
+from aios_dist.jobs import JobRecord, JobState, decode
+from aios_dist.journal.access import Access
+from aios_dist.journal.connection import open_client, passes, unavailable
+from aios_dist.journal.records import (
+    Event,
+    History,
+    JobView,
+    LaneCount,
+    ModelView,
+    PlanView,
+    Registry,
+    WorkerInfo,
+    head_to_step,
+    model_view,
+)
+
+VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why", "us", "pr")
+LOOK_AGAIN_S = 0.2
+"""Between two tries to read the stream of ends while Redis is away."""
+
+
+class Reading(Access):
+    """The reading half of the journal."""
+
+    async def now(self) -> float:
+        """Seconds since the epoch on Redis' clock, the only clock that the journal knows."""
+        seconds, micros = await self.connection.command("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    async def registry(self) -> Registry:
+        """What workers said of themselves; those long gone are forgotten on the way."""
+        flat = await self.connection.command("HGETALL", self.keys.registry)
+        entries = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        now = await self.now()
+        workers, models, agents = [], {}, []
+        for field, value in entries.items():
+            kind, _, name = field.decode().partition("/")
+            if kind == "worker":
+                info = msgspec.json.decode(value, type=WorkerInfo)
+                if info.seen_at < now - 3 * self.config.lease:
+                    await self.connection.command("HDEL", self.keys.registry, field)
+                else:
+                    workers.append(info)
+                continue
+            seen, _, lane = value.decode().partition(" ")
+            if float(seen) < now - self.config.retention:
+                await self.connection.command("HDEL", self.keys.registry, field)
+            elif kind == "model":
+                models[name] = lane
+            else:
+                agents.append(name)
+        return Registry(sorted(workers, key=lambda w: (w.pool, w.id)), models, sorted(agents))
+
+    async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
+        """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
+        found = await self._gather(("HMGET", self.keys.job(j), *VIEWED) for j in jobs)
+        return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
+
+    async def state(self, job: str) -> tuple[JobState, bytes]:
+        """The job's state and its encoded result.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        state, result = await self.connection.command("HMGET", self.keys.job(job), "st", "res")
+        if state is None:
+            raise self._no_job(job)
+        return JobState(state.decode()), result or b""
+
+    def _no_job(self, job: str) -> UnknownName:
+        days = self.config.retention / 86400
+        return UnknownName(f"There is no job {job!r} (a finished job is kept for {days:g} days).")
+
+    async def states(self, jobs: Sequence[str]) -> list[JobState | None]:
+        """The state of each job; None for an id that is unknown or expired."""
+        found = await self._gather(("HGET", self.keys.job(j), "st") for j in jobs)
+        return [JobState(s.decode()) if s else None for s in found]
+
+    async def load(self, job: str) -> History:
+        """All of a job.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        flat = await self.connection.command("HGETALL", self.keys.job(job))
+        facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        if b"st" not in facts:
+            raise self._no_job(job)
+        named = [facts.get(f.encode()) for f in VIEWED]
+        view = _view(job, named)
+        assert view is not None
+        steps = [
+            head_to_step(
+                job,
+                number,
+                msgspec.msgpack.decode(facts[b"h%d" % number]),
+                facts.get(b"q%d" % number),
+                facts.get(b"o%d" % number),
+            )
+            for number in range(view.steps)
+        ]
+        return History(view, decode(facts[b"rec"], JobRecord), steps, facts.get(b"res") or b"")
+
+    async def plan(self, plan: str) -> PlanView:
+        """A plan as it stands.
+
+        Raises:
+            UnknownName: no such plan.
+        """
+        state = await self.connection.command("HGET", self.keys.plan(plan), "st")
+        if state is None:
+            raise UnknownName(f"There is no plan {plan!r}.")
+        return PlanView(plan, state.decode())
+
+    async def list_jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
+        """Jobs, newest first: open ones, ended ones, or (None) both."""
+        ids: list[bytes] = []
+        for wanted, key in ((False, self.keys.open), (True, self.keys.ended)):
+            if ended in (None, wanted):
+                ids += await self.connection.command("ZRANGE", key, 0, limit - 1, "REV")
+        views = [v for v in await self.views([i.decode() for i in ids]) if v is not None]
+        return sorted(views, key=lambda v: -v.submitted_at)[:limit]
+
+    async def waiting(self, lanes: Sequence[str]) -> dict[str, LaneCount]:
+        """The steps that wait on each lane, also by tenant where it is shared."""
+        found = await self._run("counts", lanes=list(lanes))
+        return {
+            lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)})
+            for lane, (count, by) in zip(lanes, found, strict=True)
+        }
+
+    async def counts(self, lanes: Sequence[str]) -> dict[str, int]:
+        """Numbers for people: open jobs, held and timed steps, and ``ready:<lane>`` for each lane."""
+        keys = self.keys
+        sets = {"open": keys.open, "leased": keys.leases, "timed": keys.timers}
+        sizes = await self._gather(("ZCARD", key) for key in sets.values())
+        waiting = await self.waiting(lanes)
+        ready = {f"ready:{lane}": count.ready for lane, count in waiting.items()}
+        return dict(zip(sets, sizes, strict=True)) | ready
+
+    async def model_views(self, models: Sequence[str]) -> list[ModelView]:
+        """Limits, holds and calls of each model, over the whole fleet."""
+        keys, now = self.keys, await self.now()
+        shared = await self._gather(("ZRANGE", keys.held_by(model), 0, -1) for model in models)
+        held = [
+            sum(await self._gather(("ZCARD", keys.held(f"{model}|{t.decode()}")) for t in tenants))
+            for model, tenants in zip(models, shared, strict=True)
+        ]
+        commands: list[tuple[Any, ...]] = []
+        for model in models:
+            commands += [
+                ("HMGET", keys.model(model), "l_if", "l_rpm", "l_tpm", "hold", "win", "fails"),
+                ("ZCARD", keys.inflight(model)),
+                ("ZCARD", keys.held(model)),
+                ("ZRANGEBYSCORE", keys.window(model), f"({(now - 60.0) * 1e6:.0f}", "+inf"),
+            ]
+        got = await self._gather(commands)
+        views = []
+        for place, name in enumerate(models):
+            facts, in_flight, alone, window = got[4 * place : 4 * place + 4]
+            views.append(model_view(name, now, facts, in_flight, alone + held[place], window))
+        return views
+
+    async def events(self, job: str, after: int = -1) -> list[Event]:
+        """The job's events with an index above ``after``."""
+        packed = await self.connection.command("LRANGE", self.keys.events(job), after + 1, -1)
+        return [_event(after + 1 + i, p) for i, p in enumerate(packed)]
+
+    async def ends_now(self) -> str:
+        """Where the stream of ends stands: what is read after this was not there before."""
+        last = await self.connection.command("XREVRANGE", self.keys.ends, "+", "-", "COUNT", 1)
+        return last[0][0].decode() if last else "0-0"
+
+    async def ends(self, after: str, idle: float = 5.0) -> AsyncIterator[list[str]]:
+        """Ids of jobs as they end, in batches, for ever; an empty batch after ``idle`` seconds without one.
+
+        One connection, however many jobs are waited for. A broken connection is opened again and nothing
+        is missed; each such gap is shown as an empty batch.
+        """
+        client = open_client(self.config.redis_url, socket_timeout=idle + 10)
+        try:
+            while True:
+                try:
+                    got = await client.xread({self.keys.ends: after}, count=1000, block=int(idle * 1000))
+                except RedisError as exc:
+                    if not passes(exc):
+                        raise unavailable(exc, self.config.redis_url) from None
+                    yield []
+                    await asyncio.sleep(LOOK_AGAIN_S)
+                    continue
+                entries = _entries(got)
+                if entries:
+                    after = entries[-1][0].decode()
+                yield [fields[b"job"].decode() for _, fields in entries if b"job" in fields]
+        finally:
+            await client.aclose()
+
+    async def check(self) -> None:
+        """Redis is there and keeps what it is given.
+
+        Raises:
+            FleetUnavailable: it cannot be reached, or may evict keys.
+        """
+        try:
+            info = await self.connection.client.info("memory")
+        except RedisError as exc:
+            if "permission" in str(exc).lower() or "NOPERM" in str(exc):
+                return  # an account without INFO: `doctor` says so, work goes on
+            raise unavailable(exc, self.config.redis_url) from None
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise FleetUnavailable(
+                f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs; "
+                "set it to noeviction: CONFIG SET maxmemory-policy noeviction."
+            )
+
+
+def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
+    known = dict(zip(VIEWED, facts, strict=True))
+    state, record = known["st"], known["rec"]
+    if state is None or record is None:
+        return None
+    what = decode(record, JobRecord)
+
+    def number(field: str) -> int:
+        return int(known[field] or 0)
+
+    def text(field: str) -> str:
+        return (known[field] or b"").decode()
+
+    return JobView(
+        id=job,
+        state=JobState(state.decode()),
+        agent=what.agent,
+        tenant=what.tenant,
+        steps=number("n"),
+        outcomes=number("v"),
+        usage=Usage(number("up"), number("uo"), number("uc")),
+        plan=text("pl") or None,
+        money=number("um") / 1e6,
+        why=text("why"),
+        served=number("us") / 1e6,
+        priority=number("pr"),
+        submitted_at=number("t0") / 1e6,
+        ended_at=number("t1") / 1e6,
+    )
+
+
+def _event(index: int, packed: bytes) -> Event:
+    at, what, step, detail = msgspec.msgpack.decode(packed)
+    return Event(index, int(at) / 1e6, what, int(step) if step.isdigit() else None, detail)
+
+
+def _entries(got: Any) -> list[Any]:
+    """The entries of one stream from XREAD's answer, in RESP2 and RESP3 form."""
+    if not got:
+        return []
+    streams = list(got.values()) if isinstance(got, dict) else [stream[1] for stream in got]
+    entries = streams[0]
+    if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], (list, tuple)):
+        return list(entries[0])
+    return list(entries)

@@ -1,0 +1,40 @@
+"""Expected remaining service: the job that is expected to be done soonest goes first.
+
+Shortest expected remaining processing time (SERPT; Schrage and Miller 1966 for known sizes): what is
+expected of a job that has been served for ``a`` seconds is ``E[T − a | T > a]`` over the agent's earlier
+runs, or the caller's ``expected_steps`` times the seconds of a step. An agent without a past is expected to
+need as much again as it has had: it is let in at once and then measured.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from aios_dist.policies.rank import SECOND_US, Past, Rank, Waiting
+
+WAIT_FOR_ONE = 1e5
+"""Seconds of waiting that one second of expected service is worth: more than a day, so that practically the
+expectation alone decides, and the time of becoming ready between equals."""
+
+LONGEST_S = 3e4
+"""Expectations end here: beyond, Redis' doubles no longer tell two ready times apart."""
+
+
+def expected(served: float, past: Past) -> float:
+    """``E[T − served | T > served]`` in seconds; ``served`` itself where no run was that long."""
+    first = bisect_right(past.totals, served)
+    longer = past.totals[first:]
+    return sum(longer) / len(longer) - served if longer else served
+
+
+def expected_of(step: Waiting) -> float:
+    """Seconds that the job is still expected to need."""
+    if step.expected_steps is None:
+        return expected(step.served, step.past)
+    mean = step.served / step.number if step.number else step.past.step_s or 1.0
+    return max(1, step.expected_steps - step.number) * mean
+
+
+def remaining(step: Waiting) -> Rank:
+    """What the job is expected to need. Long jobs can starve: use ``oldest_every``."""
+    return Rank(base=min(LONGEST_S, expected_of(step)) * WAIT_FOR_ONE * SECOND_US)
