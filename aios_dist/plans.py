@@ -8,6 +8,7 @@ what stands earlier in the plan goes first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -44,13 +45,13 @@ class Shape(msgspec.Struct, frozen=True):
         nodes: ``(mode, parent or -1, members, on_failure)``; node 0 is the root.
         links: ``(node, place, "n" + node or "j" + job id)``.
         places: of each job, in the order of :meth:`Plan.jobs`: ``(agent-first node, place, how many places
-            that has)``; None outside of such.
+            and jobs that node has)``; None outside of such.
     """
 
     id: str
     nodes: list[tuple[str, int, int, str]]
     links: list[tuple[int, int, str]]
-    places: list[tuple[int, int, int] | None] = []
+    places: list[tuple[int, int, int, int] | None] = []
 
     def plain(self) -> dict[str, Any]:
         """As the journal's verbs take it."""
@@ -61,7 +62,7 @@ class Shape(msgspec.Struct, frozen=True):
                 for mode, parent, count, on_failure in self.nodes
             ],
             "links": [{"node": node, "k": place, "child": child} for node, place, child in self.links],
-            "places": self.places[0][2] if self.places and self.places[0] and self.places[0][0] == 0 else 0,
+            "places": list(self.places[0][2:]) if self.places and self.places[0] else [],
         }
 
 
@@ -168,5 +169,6 @@ def shape(plan: Plan, id: str, ids: Sequence[str]) -> tuple[Shape, list[int]]:
         return number
 
     walk(plan, -1, None, None)
-    places = [None if p is None else (*p, counts[p[0]]) for p in found]
+    jobs = Counter(p[0] for p in found if p is not None)
+    places = [None if p is None else (*p, counts[p[0]], jobs[p[0]]) for p in found]
     return Shape(id, nodes, links, places), owners

@@ -90,7 +90,7 @@ class NewJob(msgspec.Struct, frozen=True):
     node: int = 0
     budget: Budget | None = None
     priority: int = 0
-    place: tuple[int, int, int] | None = None
+    place: tuple[int, int, int, int] | None = None
 
 
 class Ticket(msgspec.Struct, frozen=True):

@@ -2,6 +2,25 @@
 
 The fleet and the simulator use the same functions. :mod:`aios_dist.policies.ready` is the set that they
 order, as the simulator has it; the fleet's is in Redis.
+
+What every policy keeps to (``tests/contracts/test_policies.py``):
+
+* The same facts give the same rank, on every machine and at any time.
+* A rank is a finite number below 2**53. Where it counts from becoming ready, two steps that became ready a
+  microsecond apart never come to the same one.
+* Of two steps that are alike but for the time of becoming ready, the earlier never ranks behind the later.
+* A policy orders what waits and never holds it back: while a step may run, one does.
+
+And how long a step can be passed by others:
+
+===========================  ==================================================================
+``fifo``                     by no step that became ready after it
+``round-robin``              by at most two steps of each other agent, before its agent's next one
+``priority``                 by steps that became ready at most nine minutes after it
+``las remaining deadline``   by any number: so ``oldest_every`` is 10 (any policy can have it)
+===========================  ==================================================================
+
+The bound of ``oldest_every`` is in :class:`aios_dist.policies.ready.ReadySet`.
 """
 
 from __future__ import annotations
@@ -27,7 +46,7 @@ _POLICIES: dict[str, Policy] = {
     "remaining": remaining,
     "round-robin": round_robin,
 }
-_STARVE = {"deadline", "las", "remaining"}
+_STARVE = ("deadline", "las", "remaining")
 
 OLDEST_EVERY = 10
 """Under a policy that can starve a step, one dispatch in so many goes to the step that has waited longest."""

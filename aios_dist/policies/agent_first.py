@@ -8,14 +8,14 @@ as if it had become ready when the plan was admitted.
 
 from __future__ import annotations
 
-WINDOW_US = 1e6
-"""All places of a plan share one second of ranks."""
+JOB_US, WINDOW_US = 32.0, 1e6
+"""A plan's ranks span so many µs for each of its jobs, a second at the most; places added later follow."""
 
 PARTS = 4.0
-"""Ranks that doubles can tell apart in a µs: times since the epoch leave two bits."""
+"""Ranks that doubles can tell apart in a µs: times since the epoch leave two bits, until the year 2041."""
 
 
-def agent_first(admitted: float, place: int, places: int, nth: int) -> float:
+def agent_first(admitted: float, place: int, places: int, nth: int, jobs: int | None = None) -> float:
     """A step's rank.
 
     Args:
@@ -23,6 +23,12 @@ def agent_first(admitted: float, place: int, places: int, nth: int) -> float:
         place: the member's place, from 0.
         places: how many places the plan had when it was admitted.
         nth: the how-manieth step of that place it is to become ready, from 0: FIFO within a place.
+        jobs: how many jobs the plan had when it was admitted; None for one a place.
+
+    Returns:
+        A number that no other step of the plan has, as long as no place has had more than 128 steps for each
+        job of an even share (fewer where the plan has over 31,250 jobs); those beyond share the place's last.
     """
-    steps = max(1.0, PARTS * WINDOW_US // places)
-    return admitted + WINDOW_US * (place + min(nth, steps - 1) / steps) / places
+    window = min(WINDOW_US, JOB_US * (jobs or places))
+    steps = max(1.0, PARTS * window // places)
+    return admitted + window * (place + min(nth, steps - 1) / steps) / places

@@ -9,7 +9,7 @@ from __future__ import annotations
 from aios_dist.policies.rank import SECOND_US, Rank, Waiting
 
 NO_DEADLINE_US = 1e15
-"""Thirty years: after every deadline."""
+"""Thirty years: after every deadline, which are ten years from the submission at most."""
 
 
 def deadline(step: Waiting) -> Rank:

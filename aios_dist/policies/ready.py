@@ -5,60 +5,75 @@ The simulator runs on it, and the tests hold the journal's Lua against it. Pure:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
-from heapq import heappop, heappush
 from typing import Generic, NamedTuple, TypeVar
 
 from aios_dist.policies.rank import Rank
+from aios_dist.policies.scores import Scores
 
 S = TypeVar("S", str, int)
 
 DEFAULT_WEIGHT = 1.0
 
 
-class Entry(NamedTuple):
-    """A waiting step, as it was added."""
-
-    rank: float
-    ready: float
+class _Step(NamedTuple):
     tenant: str
     cost: float
+    round: float | None  # where that is what its rank counts from
 
 
-class _Group(Generic[S]):
-    """Steps that are ordered among each other: the lane's, or with fair share one tenant's."""
+class _Line(Generic[S]):
+    """Steps that may run or may not run together: those of a tenant with a cap, or all others."""
+
+    __slots__ = ("by_age", "by_rank")
 
     def __init__(self) -> None:
-        self.steps: dict[S, Entry] = {}
-        self.by_rank: list[tuple[float, S]] = []
-        self.by_age: list[tuple[float, S]] = []
-        self.dispatched = 0
-        self.rounds: dict[str, float] = {}
-        self.round = 0.0
+        self.by_rank: Scores[S] = Scores()
+        self.by_age: Scores[S] = Scores()
 
-    def top(self, heap: list[tuple[float, S]], field: int) -> S:
-        while True:
-            score, step = heap[0]
-            entry = self.steps.get(step)
-            if entry is not None and entry[field] == score:
-                return step
-            heappop(heap)
+
+class _Order(Generic[S]):
+    """Steps that compete by rank, and what has gone before: the lane's, or with fair share one tenant's."""
+
+    __slots__ = ("dispatched", "last", "lines", "round")
+
+    def __init__(self) -> None:
+        self.lines: defaultdict[str, _Line[S]] = defaultdict(_Line)  # by tenant with a cap; "" all others
+        self.dispatched = 0
+        self.round = 0.0
+        self.last: dict[str, float] = {}  # round of each group
+
+    def next_round(self, group: str) -> float:
+        """The round after the group's last one, but none that has passed."""
+        self.last[group] = max(self.round, self.last.get(group, -1.0) + 1.0)
+        return self.last[group]
 
 
 class ReadySet(Generic[S]):
-    """The ready steps of a lane.
+    """The ready steps of a lane. Operations take O(log n), amortised; caps without ``fair`` cost O(caps) more.
 
     Args:
         oldest_every: every so-manieth dispatch (of a tenant, with ``fair``) goes to the step that has waited
             longest; 0 for never.
         fair: share by tenant with virtual token counters (VTC; Sheng et al., "Fairness in Serving Large
             Language Models", OSDI 2024): the tenant that has been charged least goes first, and one that
-            comes back is lifted to the least of those who wait.
-        weights: tenants' shares; 1 for those not named.
-        caps: the most steps of a tenant that may be dispatched and not yet ended; 0 or absent for no cap.
+            comes back is lifted to the least of those who wait (to the last one dispatched, if none do).
+        weights: tenants' shares, more than 0; 1 for those not named.
+        caps: the most steps of a tenant that may be dispatched and not yet settled; 0 or absent for no cap.
+            A tenant at its cap counts as away: nobody waits for it, and it saves nothing up.
 
-    The starvation bound of ``oldest_every=N``: a step that n steps of its group have waited longer than is
-    dispatched within N × (n + 1) dispatches of the group.
+    Attributes:
+        counters: what each tenant has been charged, by its weight.
+
+    With ``oldest_every=N``, a step that n steps have waited longer than is dispatched within N × (n + 1)
+    dispatches. Those count that compete with it: of the lane, or with ``fair`` of its tenant. A step whose
+    tenant is at its cap does not compete.
+
+    With ``fair``, the counters of tenants that wait are at most U apart, the most that a step costs by its
+    tenant's weight. So while two tenants wait, what they get by their weights differs by 2 U at the most (the
+    paper's bound for two backlogged clients). Differences that are settled later come on top, as far as they
+    were open: those of the one's steps in flight that went up, and of the other's that went down.
     """
 
     def __init__(
@@ -72,19 +87,19 @@ class ReadySet(Generic[S]):
         self._oldest_every = oldest_every
         self._fair = fair
         self._weights = dict(weights or {})
-        self._caps = dict(caps or {})
-        self._groups: dict[str, _Group[S]] = {}
-        self._tenants: dict[S, str] = {}
-        self._active: list[tuple[float, str]] = []  # lazy: a counter may have grown since
-        self._busy: dict[str, int] = {}
-        self._floor = 0.0
+        self._caps = {tenant: cap for tenant, cap in (caps or {}).items() if cap}
+        self._in_flight = dict.fromkeys(self._caps, 0)
+        self._steps: dict[S, _Step] = {}
+        self._orders: defaultdict[str, _Order[S]] = defaultdict(_Order)
+        self._turns: Scores[str] = Scores()  # with fair share: tenants with a step that may run, by counter
+        self._last_counter = 0.0
         self.counters: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._tenants)
+        return len(self._steps)
 
     def __contains__(self, step: S) -> bool:
-        return step in self._tenants
+        return step in self._steps
 
     def add(
         self,
@@ -95,9 +110,9 @@ class ReadySet(Generic[S]):
         submitted: float = 0.0,
         priority: int = 0,
         tenant: str = "default",
-        cost: float = 0.0,
+        cost: float = 1.0,
     ) -> float:
-        """A step waits from now on.
+        """A step waits from now on; one that waited already does so anew.
 
         Args:
             step: its name; between equal ranks the lower name goes first, as in Redis.
@@ -105,115 +120,100 @@ class ReadySet(Generic[S]):
             ready, submitted: µs.
             priority: of the job.
             tenant: of the job.
-            cost: what its tenant is charged when it is dispatched; see :meth:`settle`.
+            cost: what its tenant is charged when it is dispatched, more than 0; see :meth:`settle`.
 
         Returns:
             The rank as a number.
         """
-        name = tenant if self._fair or self._caps.get(tenant) else ""
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = _Group()
+        self.remove(step)
+        turn = None
         if isinstance(rank, Rank):
-            turn = 0.0
             if rank.since == "round":
-                turn = max(group.round, group.rounds.get(rank.group, -1.0) + 1.0)
-                group.rounds[rank.group] = turn
-            rank = rank.value(ready=ready, submitted=submitted, round=turn, priority=priority)
-        if self._fair and not group.steps:
-            self._lift(name)
-        group.steps[step] = Entry(rank, ready, tenant, cost)
-        self._tenants[step] = name
-        heappush(group.by_rank, (rank, step))
+                turn = self._order(tenant).next_round(rank.group)
+            rank = rank.value(ready=ready, submitted=submitted, round=turn or 0.0, priority=priority)
+        self._steps[step] = _Step(tenant, cost, turn)
+        line = self._line(tenant)
+        line.by_rank.put(step, rank)
         if self._oldest_every:
-            heappush(group.by_age, (ready, step))
+            line.by_age.put(step, ready)
+        self._take_turns(tenant)
         return rank
-
-    def _lift(self, tenant: str) -> None:
-        waiting = [self.counters[name] for name, group in self._groups.items() if group.steps]
-        floor = min(waiting) if waiting else self._floor
-        self.counters[tenant] = max(self.counters.get(tenant, 0.0), floor)
-        heappush(self._active, (self.counters[tenant], tenant))
 
     def rerank(self, step: S, rank: float) -> None:
         """Another rank for a step that waits; unknown steps are passed over."""
-        name = self._tenants.get(step)
-        if name is None:
-            return
-        group = self._groups[name]
-        group.steps[step] = group.steps[step]._replace(rank=rank)
-        heappush(group.by_rank, (rank, step))
+        if step in self._steps:
+            self._line(self._steps[step].tenant).by_rank.put(step, rank)
 
     def remove(self, step: S) -> None:
         """A step waits no longer; unknown steps are passed over."""
-        name = self._tenants.pop(step, None)
-        if name is not None:
-            del self._groups[name].steps[step]
+        if step in self._steps:
+            self._take(step)
 
     def pop(self) -> S | None:
         """The step that runs now, or None where none may. Its tenant is charged."""
-        name = self._next_group()
-        if name is None:
-            return None
-        group = self._groups[name]
-        if self._oldest_every and (group.dispatched + 1) % self._oldest_every == 0:
-            step = group.top(group.by_age, 1)
-        else:
-            step = group.top(group.by_rank, 0)
-        group.dispatched += 1
-        entry = group.steps[step]
-        if group.rounds:
-            group.round = max(group.round, entry.rank)
-        self.remove(step)
+        name = ""
         if self._fair:
-            self._charge(entry.tenant, entry.cost)
-            self._floor = self.counters[entry.tenant]
-        if self._caps.get(entry.tenant):
-            self._busy[entry.tenant] = self._busy.get(entry.tenant, 0) + 1
+            least = self._turns.first()
+            if least is None:
+                return None
+            name = least[1]
+        order = self._orders[name]
+        lines = [line for tenant, line in order.lines.items() if line.by_rank and self._may(tenant)]
+        if not lines:
+            return None
+        order.dispatched += 1
+        of_age = self._oldest_every > 0 and order.dispatched % self._oldest_every == 0
+        tops = ((line.by_age if of_age else line.by_rank).first() for line in lines)
+        step = min(top for top in tops if top is not None)[1]
+        tenant, cost, turn = self._take(step)
+        if turn is not None and not of_age:  # one that went out of turn does not take the others' with it
+            order.round = max(order.round, turn)
+        if tenant in self._caps:
+            self._in_flight[tenant] += 1
+        if self._fair:
+            self._charge(tenant, cost)
+            self._last_counter = self.counters[tenant]
+            if not self._may(tenant):
+                self._turns.discard(tenant)
         return step
 
-    def _next_group(self) -> str | None:
+    def settle(self, tenant: str, difference: float) -> None:
+        """A dispatched step of the tenant has ended; it took so much more (or less) than its cost."""
+        if tenant in self._caps:
+            self._in_flight[tenant] -= 1
         if self._fair:
-            return self._next_tenant()
-        if not self._caps:
-            group = self._groups.get("")
-            return "" if group is not None and group.steps else None
-        best: tuple[float, S, str] | None = None
-        for name, group in self._groups.items():
-            if group.steps and self._may(name):
-                step = group.top(group.by_rank, 0)
-                key = (group.steps[step].rank, step, name)
-                best = key if best is None or key < best else best
-        return best[2] if best is not None else None
+            self._charge(tenant, difference)
+        self._take_turns(tenant)
 
-    def _next_tenant(self) -> str | None:
-        capped: dict[str, float] = {}
-        found = None
-        while self._active:
-            counter, tenant = self._active[0]
-            if counter == self.counters[tenant] and self._groups[tenant].steps:
-                if self._may(tenant):
-                    found = tenant
-                    break
-                capped[tenant] = counter
-            heappop(self._active)  # out of date, nothing waiting, or put back below
-        for tenant, counter in capped.items():
-            heappush(self._active, (counter, tenant))
-        return found
+    def _order(self, tenant: str) -> _Order[S]:
+        return self._orders[tenant if self._fair else ""]
+
+    def _line(self, tenant: str) -> _Line[S]:
+        return self._order(tenant).lines[tenant if tenant in self._caps else ""]
 
     def _may(self, tenant: str) -> bool:
-        cap = self._caps.get(tenant, 0)
-        return not cap or self._busy.get(tenant, 0) < cap
+        return tenant not in self._caps or self._in_flight[tenant] < self._caps[tenant]
 
-    def _charge(self, tenant: str, cost: float) -> None:
-        self.counters[tenant] = self.counters.get(tenant, 0.0) + cost / self._weights.get(
-            tenant, DEFAULT_WEIGHT
-        )
-        heappush(self._active, (self.counters[tenant], tenant))
+    def _take(self, step: S) -> _Step:
+        taken = self._steps.pop(step)
+        line = self._line(taken.tenant)
+        line.by_rank.discard(step)
+        line.by_age.discard(step)
+        if not line.by_rank:
+            self._turns.discard(taken.tenant)
+        return taken
 
-    def settle(self, tenant: str, difference: float) -> None:
-        """What a step of the tenant took was more (or less) than its cost; its call has ended."""
-        if self._caps.get(tenant):
-            self._busy[tenant] -= 1
-        if self._fair and difference:
-            self._charge(tenant, difference)
+    def _charge(self, tenant: str, amount: float) -> None:
+        counter = self.counters.get(tenant, 0.0) + amount / self._weights.get(tenant, DEFAULT_WEIGHT)
+        self.counters[tenant] = counter
+        if tenant in self._turns:
+            self._turns.put(tenant, counter)
+
+    def _take_turns(self, tenant: str) -> None:
+        """With fair share, a tenant takes part once it has a step that may run; lifted, if it was away."""
+        if not self._fair or tenant in self._turns or not self._line(tenant).by_rank or not self._may(tenant):
+            return
+        least = self._turns.first()
+        floor = self._last_counter if least is None else least[0]
+        self.counters[tenant] = max(self.counters.get(tenant, 0.0), floor)
+        self._turns.put(tenant, self.counters[tenant])

@@ -31,10 +31,12 @@ def expected_of(step: Waiting) -> float:
     """Seconds that the job is still expected to need."""
     if step.expected_steps is None:
         return expected(step.served, step.past)
-    mean = step.served / step.number if step.number else step.past.step_s or 1.0
-    return max(1, step.expected_steps - step.number) * mean
+    # Until a step of the job has ended, nothing is known of its own: several can be asked for at once.
+    step_s = step.served / step.number if step.served and step.number else step.past.step_s or 1.0
+    return max(1, step.expected_steps - step.number) * step_s
 
 
 def remaining(step: Waiting) -> Rank:
     """What the job is expected to need. Long jobs can starve: use ``oldest_every``."""
-    return Rank(base=min(LONGEST_S, expected_of(step)) * WAIT_FOR_ONE * SECOND_US)
+    base = min(LONGEST_S, expected_of(step)) * WAIT_FOR_ONE * SECOND_US
+    return Rank(base=float(round(base)))  # whole µs, so that two ready times stay apart when it is added

@@ -44,11 +44,12 @@ def asks(
     *prompts: str,
     lane: str = "llm",
     rank: Rank = BY_TIME,
+    policy: str = "",
     model: str = "small",
     tokens: int = 0,
 ) -> list[RankedStep]:
     """New steps, one a prompt. ``sleep:SECONDS`` and ``signal:NAME`` are what they say."""
-    return [RankedStep(_asked(p, lane, model, tokens), rank) for p in prompts]
+    return [RankedStep(_asked(p, lane, model, tokens), rank, policy) for p in prompts]
 
 
 def _asked(prompt: str, lane: str, model: str, tokens: int) -> NewStep:
@@ -59,7 +60,7 @@ def _asked(prompt: str, lane: str, model: str, tokens: int) -> NewStep:
     if kind == "signal":
         return NewStep(Kind.SIGNAL, "turns", encode(SignalRequest(what)), f"d-{prompt}", what)
     request = LLMRequest([{"role": "user", "content": prompt}])
-    return NewStep(Kind.LLM, lane, encode(request), f"d-{prompt}", model, estimate=tokens)
+    return NewStep(Kind.LLM, lane, encode(request), f"d-{prompt}", model, estimate=tokens, cost=tokens)
 
 
 def decides(
@@ -167,6 +168,13 @@ class Hand:
     async def names(self, lane: str = "llm") -> list[str]:
         """Ready steps in the order in which they would be claimed; nothing is claimed."""
         return [m.decode() for m in await self.redis("ZRANGE", self.keys.ready(lane), 0, -1)]
+
+    async def waiting(self, lane: str = "llm") -> list[str]:
+        """Ready steps, wherever on the lane they wait."""
+        kinds = [await self.by_model(kind) for kind in ("ready", "stray")]
+        return [
+            m for sets in kinds for name, ms in sets.items() if name.partition("|")[0] == lane for m in ms
+        ]
 
     async def commit(
         self,
@@ -305,18 +313,25 @@ class Hand:
     async def look(self) -> None:
         """Whatever must hold between any two verbs holds."""
         jobs = await self.jobs()
-        lanes = await self.redis("KEYS", self.keys.ready("*"))
-        start = self.keys.ready("")
-        ready = {m: k.decode().removeprefix(start) for k in lanes for m in await self.members(k.decode())}
+        shelves = {kind: await self.by_model(kind) for kind in ("ready", "stray", "oldest", "held")}
+        ready = {
+            m: shelf.partition("|")[0]
+            for kind in ("ready", "stray")
+            for shelf, names in shelves[kind].items()
+            for m in names
+        }
         mortal = await self.mortal([k(id) for id in jobs for k in (self.keys.job, self.keys.events)])
-        wrong = []
+        wrong = await self._look_at_shelves(shelves)
         timers, leases = await self.members(self.keys.timers), await self.members(self.keys.leases)
         due, open_ = await self.members(self.keys.due), await self.members(self.keys.open)
         expect_ready: dict[str, str] = {}
         expect_leases: set[str] = set()
         counted: dict[str, set[str]] = defaultdict(set)
         labels: dict[str, str] = {}
-        held = await self.by_model("held")
+        tenants: dict[str, str] = {}
+        held: dict[str, list[str]] = defaultdict(list)
+        for shelf, names in shelves["held"].items():
+            held[shelf.partition("|")[0]] += names
         in_held = {m: model for model, names in held.items() for m in names}
         for id, facts in jobs.items():
             state, steps = facts["st"].decode(), int(facts["n"])
@@ -347,11 +362,13 @@ class Hand:
             for step, h in heads.items():
                 name = f"{id}/{step}"
                 labels[name] = h[13]
+                own = f"@{facts['tn'].decode()}"
+                tenants[name] = own
                 if h[2] == "ready":
                     moves = True
                     if (name in timers) + (name in ready) + (name in in_held) > 1:
                         wrong.append(f"{name} waits in two places")
-                    if name in in_held and in_held[name] != h[13]:
+                    if name in in_held and in_held[name] not in (h[13], own):
                         wrong.append(f"{name} is held for {in_held[name]}, and its model is {h[13]}")
                     if name not in timers and name not in in_held:
                         expect_ready[name] = h[1]
@@ -366,10 +383,12 @@ class Hand:
                     wrong.append(f"{name} is {h[2]} and on a timer")
                 if name in in_held and h[2] != "ready":
                     wrong.append(f"{name} is {h[2]} and held")
+                if h[24]:
+                    counted[own].add(f"{name}#{h[3]}")
                 if h[18]:
                     counted[h[13]].add(f"{name}#{h[3]}")
-                    if h[2] != "leased":
-                        wrong.append(f"{name} is {h[2]} and counts against a limit")
+                if (h[18] or h[24]) and h[2] != "leased":
+                    wrong.append(f"{name} is {h[2]} and counts against a limit")
                 if (h[2] == "parked" and state != "paused") or (h[2] == "ready" and state == "paused"):
                     wrong.append(f"{name} is {h[2]} in a {state} job")
                 if h[2] == "pending" and state != "waiting":
@@ -392,7 +411,7 @@ class Hand:
             wrong.append(f"ready are {ready}, by the heads {expect_ready}")
         if expect_leases != leases:
             wrong.append(f"leases are {sorted(leases)}, by the heads {sorted(expect_leases)}")
-        wrong += await self._look_at_models(counted, held, ready, labels, timers)
+        wrong += await self._look_at_models(counted, held, ready, labels, tenants, timers)
         if late := await self.members(self.keys.deadlines) - open_:
             wrong.append(f"deadlines of jobs that are not open: {late}")
         start = self.keys.plan("")
@@ -413,12 +432,31 @@ class Hand:
             found[key.removeprefix(start)] = [m.decode() for m in await self.redis(*read)]
         return found
 
+    async def _look_at_shelves(self, shelves: dict[str, dict[str, list[str]]]) -> list[str]:
+        """Compartments of tenants are known where somebody waits, and the oldest are those that wait."""
+        wrong = []
+        for kind in ("ready", "held"):
+            known = {
+                f"{shelf}|{t}" for shelf, names in (await self.by_model(f"{kind}by")).items() for t in names
+            }
+            if known != {shelf for shelf in shelves[kind] if "|" in shelf}:
+                wrong.append(f"{kind}: tenants that wait are {sorted(known)}, sets {sorted(shelves[kind])}")
+        for shelf, names in shelves["ready"].items():
+            rules = await self.hash(self.keys.lane(shelf.partition("|")[0]))
+            aged = int(rules.get("oldest", 0)) > 0
+            if set(shelves["oldest"].get(shelf, ())) != (set(names) if aged else set()):
+                wrong.append(f"{shelf}: {names} wait, by age {shelves['oldest'].get(shelf)}")
+        if left := shelves["oldest"].keys() - shelves["ready"].keys():
+            wrong.append(f"by age there are {left}, where nobody waits")
+        return wrong
+
     async def _look_at_models(
         self,
         counted: dict[str, set[str]],
         held: dict[str, list[str]],
         ready: dict[str, str],
         labels: dict[str, str],
+        tenants: dict[str, str],
         timers: set[str],
     ) -> list[str]:
         """Limits are kept, count what is in flight, and let in what they hold."""
@@ -435,7 +473,9 @@ class Hand:
             tokens = sum(int(entry.rpartition("|")[2]) for entry in windows.get(model, ()))
             if windows.get(model) and tokens != int(facts.get("tok", 0)):
                 wrong.append(f"the window of {model} holds {tokens} tokens, its sum is {facts.get('tok')!r}")
-            moves = busy or f"model:{model}/!" in timers or any(labels[m] == model for m in ready)
+            moves = (
+                busy or f"model:{model}/!" in timers or any(model in (labels[m], tenants[m]) for m in ready)
+            )
             if held.get(model) and not moves:
                 wrong.append(f"nothing will let in what is held of {model}: {held[model]}")
         return wrong

@@ -30,7 +30,8 @@ from aios_dist.calls import Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import JOB_CHANGES, STEP_CHANGES, JobState, Outcome, StepState, encode
-from aios_dist.journal import Claim, Decision, Journal
+from aios_dist.journal import Claim, Decision, Journal, Stray
+from aios_dist.policies import Rank
 from tests.redis.conftest import OPEN, Hand, decides, plan_of, starts
 
 if TYPE_CHECKING:
@@ -58,10 +59,19 @@ births = st.sampled_from([*BIRTHS, "done", "failed"])
 budgets = st.sampled_from(
     [None, None, None, Budget(tokens=4), Budget(tokens=2, on_budget="fail"), Budget(money=0.001)]
 )
+RANKS = {
+    "fifo": Rank(),
+    "priority": Rank(per_priority=6e7),
+    "las": Rank(1e14),
+    "deadline": Rank(5e6, "submitted"),
+    "round-robin": Rank(since="round", group="a"),
+}
+TENANTS = ("acme", "default")
+policies = st.sampled_from([*RANKS])
 trees = st.recursive(
     st.just("job"),
     lambda members: st.tuples(
-        st.sampled_from(["fixed", "fifo"]), failure, st.lists(members, min_size=1, max_size=3)
+        st.sampled_from(["fixed", "fifo", "agent-first"]), failure, st.lists(members, min_size=1, max_size=3)
     ),
     max_leaves=5,
 ).filter(lambda tree: tree != "job")
@@ -100,6 +110,8 @@ class Machine(RuleBasedStateMachine):
         self.last: dict[str, dict[str, bytes]] = {}
         self.texts = 0
         self.drained = False
+        self.policy = "fifo"
+        self.reranked = False
 
     async def _open(self) -> Journal:
         return Journal(self.config)
@@ -117,7 +129,12 @@ class Machine(RuleBasedStateMachine):
         self.jobs.append(id)
         if birth in ("done", "failed"):
             return starts(id, ends=JobState(birth))
-        return starts(id, *BIRTHS[birth], budget=budget, tokens=10)
+        tenant = TENANTS[len(self.jobs) % 2]
+        return starts(id, *BIRTHS[birth], budget=budget, tenant=tenant, tokens=10, **self.ranked())
+
+    def ranked(self) -> dict[str, Any]:
+        """What the producers and workers know of the lane's policy: not always the latest."""
+        return {"rank": RANKS[self.policy], "policy": self.policy}
 
     @precondition(lambda self: len(self.jobs) < MOST_JOBS)
     @rule(birth=births, budget=budgets, repeat=st.booleans())
@@ -142,7 +159,11 @@ class Machine(RuleBasedStateMachine):
             return (mode, on_failure, *map(grow, members))
 
         shape, owners = plan_of(id, grow(tree))
-        jobs = [msgspec.structs.replace(job, node=owners[job.id]) for job in new]
+        first = tree[0] == "agent-first"
+        jobs = [
+            msgspec.structs.replace(job, node=owners[job.id], place=(0, n, len(new), len(new)) if first else None)
+            for n, job in enumerate(new)
+        ]
         assert self.run(self.journal.submit(jobs, shape)).status == "new"
         if repeat:
             assert self.run(self.journal.submit(jobs, shape)).status == "same"
@@ -234,22 +255,68 @@ class Machine(RuleBasedStateMachine):
         busy = self.run(self.hand.redis("ZCARD", self.hand.keys.inflight("small")))
         self.run(self.hand.limit("small", max(flight, busy) if flight else 0, rpm, tpm))
 
+    @precondition(lambda self: self.jobs)
+    @rule(which=number, priority=st.integers(0, 9))
+    def rerank(self, which: int, priority: int) -> None:
+        job = self.pick(self.jobs, which)
+        before = self.run(self.hand.state(job))
+        assert self.run(self.journal.rerank(job, priority))[0] == before
+        self.reranked = True
+
+    @rule(
+        policy=st.none() | policies,
+        oldest=st.sampled_from([None, 0, 2]),
+        fair=st.sampled_from([None, "", "tenant"]),
+        source=st.sampled_from(["hand", "hand", "file", "reset"]),
+        known=st.booleans(),
+    )
+    def change_lane(
+        self, policy: str | None, oldest: int | None, fair: str | None, source: Any, known: bool
+    ) -> None:
+        """``known``: producers hear of it."""
+        now = self.run(
+            self.journal.set_lane("llm", policy=policy, oldest_every=oldest, fair=fair, source=source)
+        )
+        if known:
+            self.policy = now.policy
+
+    @rule()
+    def rank_anew(self) -> None:
+        rules = self.run(self.journal.lane_rules(["llm"]))["llm"]
+
+        async def rank(strays: list[Stray]) -> list[tuple[Rank, str]]:
+            return [(RANKS[rules.policy], rules.policy) for _ in strays]
+
+        self.run(self.journal.rank_strays("llm", rank))
+        assert self.run(self.hand.by_model("stray")) == {}
+        self.reranked = True
+
+    @rule(tenant=st.sampled_from(TENANTS), flight=st.integers(0, 2), weight=st.sampled_from([1.0, 2.0]))
+    def limit_tenant(self, tenant: str, flight: int, weight: float) -> None:
+        busy = self.run(self.hand.redis("ZCARD", self.hand.keys.inflight(f"@{tenant}")))
+        most = max(flight, busy) if flight else 0
+        self.run(self.journal.set_tenant(tenant, max_in_flight=most, weight=weight))
+
     # Workers ---------------------------------------------------------------------------------------
 
     @rule(lane=st.sampled_from(LANES), worker=st.sampled_from(["w1", "w2"]), lost=st.booleans())
     def claim(self, lane: str, worker: str, lost: bool) -> None:
-        waiting = self.run(self.hand.names(lane))
-        held = self.run(self.hand.by_model("held")).get("small", [])
+        before = self.run(self.hand.waiting(lane))
+        waiting = self.run(self.hand.names(lane)) or before
+        held = [m for names in self.run(self.hand.by_model("held")).values() for m in names]
+        rules = self.run(self.journal.lane_rules([lane]))[lane]
         claim = self.run(self.journal.claim(lane, worker))
         free = not any(facts.keys() & {"bt", "bm"} for facts in self.last.values())
-        if lane == "turns" or (
-            free and not self.run(self.hand.redis("EXISTS", self.hand.keys.model("small")))
-        ):
+        plain = not rules.fair and not rules.oldest_every
+        if lane == "turns" or (plain and free and not self.limited()):
             assert (claim and f"{claim.job}/{claim.step}") == (waiting[0] if waiting else None)
         elif claim is not None:
-            assert f"{claim.job}/{claim.step}" in {*waiting, *held}
+            assert f"{claim.job}/{claim.step}" in {*before, *held}
         if claim is not None and not lost:
             self.claims.append(claim)
+
+    def limited(self) -> bool:
+        return bool(self.run(self.hand.redis("KEYS", self.hand.keys.model("*"))))
 
     def decision(self, job: str, kind: str, more: int, ahead: int) -> Decision | None:
         """What a turn came to that has seen all outcomes and the next ``ahead`` ones; or too little."""
@@ -267,8 +334,8 @@ class Machine(RuleBasedStateMachine):
         if kind == "done" or first >= MOST_STEPS or (more == 0 and open_left == 0):
             return decides(version, first, ends=JobState.DONE)
         if kind == "waits":
-            return decides(version, first, "sleep:60", "signal:go", "x", tokens=10)
-        return decides(version, first, *"xyz"[:more], tokens=10)
+            return decides(version, first, "sleep:60", "signal:go", "x", tokens=10, **self.ranked())
+        return decides(version, first, *"xyz"[:more], tokens=10, **self.ranked())
 
     kinds = st.sampled_from(["none", "stale", "forgetful", "more", "more", "waits", "done", "failed"])
 
@@ -420,13 +487,13 @@ class Machine(RuleBasedStateMachine):
                     was, is_ = msgspec.msgpack.decode(value), msgspec.msgpack.decode(now[field])
                     assert is_[2] in STEP_PATHS[was[2]], f"{id}/{field[1:]}: {was[2]} became {is_[2]}"
                     assert is_[3] >= was[3]
-                    if was[2] not in ("pending", "dropped"):
+                    if was[2] not in ("pending", "dropped") and not self.reranked:
                         assert (is_[6], is_[7]) == (was[6], was[7]), "a step keeps its rank"
                     if was[2] in ("done", "failed"):
                         assert is_ == was
             for count in ("n", "v", "up", "uo", "uc"):
                 assert int(now.get(count, 0)) >= int(before.get(count, 0))
-        self.last = jobs
+        self.last, self.reranked = jobs, False
 
     def teardown(self) -> None:
         try:
@@ -450,7 +517,7 @@ class Machine(RuleBasedStateMachine):
             await hand.lapse()
             await hand.ring()
             await hand.reap()
-            for model in ("small", "big"):
+            for model in ("small", "big", *(f"@{tenant}" for tenant in TENANTS)):
                 await self.passes(model)
             for lane in LANES:
                 if (claim := await self.journal.claim(lane, "w3")) is None:
@@ -468,7 +535,9 @@ class Machine(RuleBasedStateMachine):
             await hand.ring()
             await hand.reap()
         assert await hand.by_model("held") == await hand.by_model("inflight") == {}
-        for key in (hand.keys.leases, hand.keys.timers, hand.keys.due, *map(hand.keys.ready, LANES)):
+        for kind in ("ready", "readyby", "oldest", "stray", "heldby"):
+            assert await hand.by_model(kind) == {}
+        for key in (hand.keys.leases, hand.keys.timers, hand.keys.due):
             assert await hand.members(key) == set()
         for plan in self.plans:
             assert (await self.journal.plan(plan)).state in ("done", "failed")

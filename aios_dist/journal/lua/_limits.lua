@@ -120,13 +120,12 @@ end
 
 -- A claimed step counts against its model's limits from now on.
 local function enter(h, job, step, now)
+  h[H.capped], h[H.counted] = 0, 0
+  if h[H.kind] ~= 'llm' then return end
   local own = '@' .. tenant_of(job)
   h[H.capped] = redis.call('EXISTS', key('model', own))
   if h[H.capped] == 1 then redis.call('ZADD', key('inflight', own), int(now), lease_of(job, step, h[H.attempt])) end
-  if h[H.kind] ~= 'llm' or redis.call('EXISTS', key('model', h[H.label])) == 0 then
-    h[H.counted] = 0
-    return
-  end
+  if redis.call('EXISTS', key('model', h[H.label])) == 0 then return end
   local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
   h[H.counted] = now
   redis.call('ZADD', key('inflight', model), int(now), lease)

@@ -148,7 +148,7 @@ local function dispatch(job, h)
   local lane, r = h[H.lane], rules(h[H.lane])
   local tenant = r.fair and tenant_of(job) or nil
   if r.oldest > 0 then redis.call('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
-  if h[H.since] == SINCE.round and h[H.policy] == r.policy then
+  if h[H.since] == SINCE.round then
     local k = key('rounds', tenant and lane .. '|' .. tenant or lane)
     if h[H.rank] > tonumber(redis.call('HGET', k, '!') or '0') then redis.call('HSET', k, '!', int(h[H.rank])) end
   end
@@ -163,15 +163,16 @@ end
 local function rank_of(job, h)
   local f = redis.call('HMGET', key('job', job), 'pp', 'pr', 't0', 'pl')
   if f[1] and h[H.kind] == 'llm' then
-    local n, p, places = string.match(f[1], '^(%d+)|(%d+)|(%d+)$')
+    local n, p, places, jobs = string.match(f[1], '^(%d+)|(%d+)|(%d+)|(%d+)$')
     local plan = key('plan', f[4])
     local admitted = redis.call('HGET', plan, 'a' .. n)
     if not admitted then
       admitted = int(h[H.ready])
       redis.call('HSET', plan, 'a' .. n, admitted)
     end
-    local nth, steps = redis.call('HINCRBY', plan, 's' .. n .. '.' .. p, 1) - 1, math.max(1, math.floor(4e6 / places))
-    return tonumber(admitted) + 1e6 * (p + math.min(nth, steps - 1) / steps) / places
+    local nth, window = redis.call('HINCRBY', plan, 's' .. n .. '.' .. p, 1) - 1, math.min(1e6, 32 * jobs)
+    local steps = math.max(1, math.floor(4 * window / places))
+    return tonumber(admitted) + window * (p + math.min(nth, steps - 1) / steps) / places
   end
   local since = h[H.ready]
   if h[H.since] == SINCE.submitted then since = tonumber(f[3])

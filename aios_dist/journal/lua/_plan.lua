@@ -2,7 +2,7 @@
 --
 -- plan:ID   st state, n nodes, dig digest of what was submitted; node<I> = {mode, parent, children, ended, admitted, on_failure, failed},
 --           c<I>.<K> the K-th child of node I: "j" .. job or "n" .. node. Node 0 is the root.
---           a<I> when the agent-first node I was first ready, s<I>.<P> steps of its place P, places and next: those of an agent-first root
+--           a<I> when the agent-first node I was first ready, s<I>.<P> steps of its place P, places ("places|jobs") and next: those of an agent-first root
 -- A `fixed` node admits its next child when the one before has ended, `fifo` and `agent-first` nodes all at once.
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7 }

@@ -3,7 +3,7 @@
 --   jobs: list of {id, rec, dig, decision | nil, parent (node of the plan) | nil, facts, deadline_us}
 --     facts: flat list of further fields of the job: tenant, budget …; deadline_us: 0 for none
 --   plan: nil, or {id, dig, nodes: list of {mode, parent, children, on_failure}, links: list of {node, k, child},
---     places: of an agent-first root, else 0}
+--     places: {places, jobs} of an agent-first root, else empty}
 -- returns: {status, tickets, detail}: status is "new", "same" (nothing changed) or "conflict" (nothing
 --   written; detail is the id); detail else is a list of "new" | "same", by job
 -- include: plan
@@ -39,7 +39,10 @@ for i, j in ipairs(A.jobs) do
 end
 if plan then
   redis.call('HSET', key('plan', plan.id), 'st', 'running', 'dig', plan.dig, 'n', #plan.nodes)
-  if plan.places > 0 then redis.call('HSET', key('plan', plan.id), 'places', int(plan.places), 'next', int(plan.places)) end
+  if #plan.places > 0 and plan.nodes[1].mode == 'agent-first' then
+    local places = int(plan.places[1])
+    redis.call('HSET', key('plan', plan.id), 'places', places .. '|' .. int(plan.places[2]), 'next', places)
+  end
   for i, v in ipairs(plan.nodes) do
     put_node(plan.id, int(i - 1), { v.mode, v.parent, v.children, 0, 0, v.on_failure, 0 })
   end
