@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from aios_dist import Job, Step
 
@@ -26,3 +27,11 @@ def finish(named: Mapping[str, Job], timeout: float = 30.0) -> None:
     """Wait for all; raises what made one fail."""
     for job in named.values():
         job.result(timeout=timeout)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Look until it is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.02)

@@ -20,6 +20,7 @@ from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
+from tests.fleet.reading import wait_for
 from tests.fleet.wire import Wire
 
 LEASE_S = 2.0
@@ -261,11 +262,3 @@ def test_a_producer_that_finds_no_redis_says_so_in_one_sentence(
 def answered(llm: FakeLLM) -> Counter[str]:
     """How often each call was answered, by its idempotency key."""
     return Counter(call.headers["idempotency-key"] for call in llm.calls if call.status == 200)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Look until it is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
