@@ -105,11 +105,12 @@ def agent_first(jobs: Iterable[JobSpec | Plan], *, on_failure: OnFailure = "cont
 def _plan(mode: Mode, jobs: Iterable[JobSpec | Plan], on_failure: OnFailure) -> Plan:
     if on_failure not in ("stop", "continue"):
         raise InvalidInput(f"on_failure is 'stop' or 'continue', not {on_failure!r}.")
+    what = f"An {mode} plan" if mode == "agent-first" else f"A {mode} plan"
     if isinstance(jobs, (JobSpec, Plan)) or not isinstance(jobs, Iterable):
-        raise InvalidInput(f"A {mode} plan takes a list of jobs and plans, not one {type(jobs).__name__}.")
+        raise InvalidInput(f"{what} takes a list of jobs and plans, not one {type(jobs).__name__}.")
     members = tuple(jobs)
     if not members:
-        raise InvalidInput(f"A {mode} plan needs at least one job; a group of it may not be empty either.")
+        raise InvalidInput(f"{what} needs at least one job; a group of it may not be empty either.")
     for member in members:
         if not isinstance(member, (JobSpec, Plan)):
             raise InvalidInput(
@@ -156,8 +157,8 @@ def shape(plan: Plan, id: str, ids: Sequence[str]) -> tuple[Shape, list[int]]:
             counts[number] = 0
         for k, member in enumerate(part.members):
             own = place
-            # An agent-first group in another is one more stretch of places; any other member shares one.
-            splits = isinstance(member, Plan) and member.mode == "agent-first"
+            # A fifo group shares one place; a group with an order of its own has one for each of its members.
+            splits = isinstance(member, Plan) and member.mode != "fifo"
             if first is not None and own is None and not splits:
                 own = take(first)
             if isinstance(member, Plan):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aios_dist.cli.lane_commands import lane_record
 from aios_dist.cli.output import clock, console, iso, print_json, print_table
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import masked
@@ -43,16 +44,7 @@ def fleet(as_json: bool) -> None:
                 "steps_in_flight": counts["leased"],
                 "steps_timed": counts["timed"],
                 "workers": [_worker(w) for w in registry.workers],
-                "lanes": [
-                    {
-                        "name": lane.name,
-                        "depth": lane.ready,
-                        "tickets": lane.tickets,
-                        "slots": lane.slots,
-                        "workers": lane.workers,
-                    }
-                    for lane in lanes
-                ],
+                "lanes": [lane_record(lane) for lane in lanes],
                 "models": [
                     {"name": m.name, "lane": registry.models[m.name], "steps_held": m.held} for m in models
                 ],
@@ -74,8 +66,14 @@ def fleet(as_json: bool) -> None:
     )
     print()
     print_table(
-        ("LANE", ">WAITING", ">TICKETS", ">SLOTS", ">WORKERS"),
-        ((lane.name, lane.ready, lane.tickets, lane.slots, lane.workers) for lane in lanes),
+        ("LANE", "POLICY", "FAIR", ">WAITING", ">TICKETS", ">SLOTS", ">WORKERS"),
+        (
+            (
+                *(lane.name, lane.rules.policy, lane.rules.fair),
+                *(lane.ready, lane.tickets, lane.slots, lane.workers),
+            )
+            for lane in lanes
+        ),
         empty="No lanes.",
     )
     print()

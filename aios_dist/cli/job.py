@@ -14,8 +14,10 @@ COMMANDS = {
     "cancel": ("aios_dist.cli.job_commands", "cancel", "End jobs now."),
     "pause": ("aios_dist.cli.job_control", "pause", "Stop jobs where they are."),
     "resume": ("aios_dist.cli.job_control", "resume", "Let a paused job go on, with a new budget perhaps."),
+    "priority": ("aios_dist.cli.job_priority", "priority", "Let a job run earlier or later."),
     "signal": ("aios_dist.cli.job_control", "signal", "Send what a job waits for."),
     "retry": ("aios_dist.cli.job_control", "retry", "Go on from where jobs failed or were cancelled."),
+    "export": ("aios_dist.cli.job_export", "export", "Write what has run as a workload for simulate."),
     "fork": ("aios_dist.cli.job_control", "fork", "A new job with the history of another up to a step."),
 }
 

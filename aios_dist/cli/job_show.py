@@ -43,6 +43,7 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
     outcome = _outcome(history)
     if as_json:
         record = job_record(history.view)
+        record["priority"] = history.view.priority
         record["error"] = outcome.error if outcome is not None else None
         if prompts:
             record["input"] = history.record.input
@@ -92,7 +93,11 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
     view, out = history.view, console()
     duration = short(took(view.submitted_at, view.ended_at))
     out.print(f"Job {view.id}: {view.state.value}" + (f" after {duration}" if duration else ""))
-    out.print(f"Agent {view.agent}, tenant {view.tenant}" + (f", plan {view.plan}" if view.plan else ""))
+    out.print(
+        f"Agent {view.agent}, tenant {view.tenant}"
+        + (f", plan {view.plan}" if view.plan else "")
+        + (f", priority {view.priority}" if view.priority else "")
+    )
     out.print(
         f"Submitted {clock(view.submitted_at)}" + (f", ended {clock(view.ended_at)}" if view.ended_at else "")
     )

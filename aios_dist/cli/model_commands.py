@@ -63,8 +63,8 @@ def set_(
 ) -> None:
     """Change limits of model NAME in the running fleet, from the next call on; 0 is no limit.
 
-    What is not named stays as it is. A worker that starts sets the limits of its aios.toml again: write them
-    there too.
+    What is not named stays as it is. The limits hold until they are changed again, or until a worker starts
+    whose aios.toml says something new.
     """
     wanted = (max_in_flight, requests_per_minute, tokens_per_minute)
     if all(value is None for value in wanted):

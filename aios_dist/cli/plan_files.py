@@ -1,8 +1,8 @@
-"""From what people write (options, TOML, JSON) to jobs and plans.
+"""Files of agents and plans, as people write them: the format, and reading it.
 
 A file holds agents, a plan, or both, in TOML or JSON::
 
-    order = "fixed"                      # or "fifo"
+    order = "fixed"                      # fifo, fixed, hybrid or agent-first
     on_failure = "continue"              # or "stop"; what the order's own default is when left out
     id = "monday"                        # of the plan, may be left out
 
@@ -15,10 +15,24 @@ A file holds agents, a plan, or both, in TOML or JSON::
     id = "greet-ada"
     deadline = 3600                      # seconds from the submission
     budget = {tokens = 20000}            # or money = 0.5; on_budget = "fail" instead of "pause"
+    priority = 7                         # 0 to 9, where the lane's policy looks at it
+    expected_steps = 2                   # for the policy "remaining"
 
     [[jobs]]                             # a group: a plan in the plan
     order = "fifo"
+    on_failure = "stop"
     jobs = [{agent = "greet", input = "Bo"}, {prompts = ["A joke about {input}"], input = "cats"}]
+
+A list in the place of a job is a fifo group in short, with the ``on_failure`` of the plan around it. The
+members of a hybrid plan are groups: such lists, or tables, which are fifo when they name no order::
+
+    order = "hybrid"
+    jobs = [
+      [{agent = "greet", input = "Ada"}, {agent = "greet", input = "Bo"}],
+      {on_failure = "continue", jobs = [{agent = "greet", input = "Cy"}]},
+    ]
+
+:mod:`aios_dist.cli.plan_of_file` makes the plan of it.
 """
 
 from __future__ import annotations
@@ -27,20 +41,15 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from aios_dist import modules
-from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, as_json
-from aios_dist.config import Config, PromptsConfig
-from aios_dist.errors import ConfigError, InvalidInput
-from aios_dist.plans import Plan, fifo, fixed
-
-DEEPEST = 32
-"""Plans in plans."""
+from aios_dist.config import PromptsConfig
+from aios_dist.errors import InvalidInput
 
 
 class BudgetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +74,8 @@ class JobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int | None = None
     deadline: float | None = None
     budget: BudgetEntry | None = None
+    priority: int | None = None
+    expected_steps: int | None = None
 
     def definition(self) -> PromptsConfig | None:
         """The agent that is written down in the entry itself, if one is."""
@@ -76,8 +87,8 @@ class JobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class GroupEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A plan, or a plan in a plan."""
 
-    order: str
-    jobs: list[Any]
+    order: str | None = None
+    jobs: list[Any] = []
     on_failure: str | None = None
 
 
@@ -91,50 +102,13 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     id: str | None = None
 
 
-class Agents:
-    """Where the command line finds an agent: a file, ``aios.toml``, Python modules, or the workers.
-
-    Args:
-        config: the configuration; its ``[fleet] modules`` are imported.
-        written: agents of the file that was given.
-    """
-
-    def __init__(self, config: Config, written: Mapping[str, PromptsConfig] | None = None) -> None:
-        self._config = config
-        self._written = dict(written or {})
-        self.absent: str | None = None
-        """A module of agents that this machine does not have: the workers may."""
-        try:
-            modules.load(config)
-        except ConfigError as exc:
-            if not isinstance(exc.__cause__, ModuleNotFoundError):
-                raise
-            self.absent = str(exc)
-
-    def job(self, name: str, value: Any, *, id: str | None = None, tenant: str = "default") -> JobSpec:
-        """An agent, by name, with its input.
-
-        Raises:
-            InvalidInput: the input does not fit.
-        """
-        definition = self._written.get(name)
-        known = modules.agent(self._config, name) if definition is None else PromptsAgent(name, definition)
-        if isinstance(known, PromptsAgent):
-            return known.job(value, id=id, tenant=tenant)
-        named = {} if value is None else value
-        if not isinstance(named, dict):
-            raise InvalidInput(
-                f'Agent {name!r} takes its arguments by name: {{"city": "Lima"}}, or --set city=Lima.'
-            )
-        if not isinstance(known, Agent):
-            named = as_json(named, f"input of agent {name!r}")
-            return JobSpec(agent=name, input=named, id=id, tenant=tenant)
-        for taken in ("id", "tenant"):
-            if taken in named:
-                raise InvalidInput(
-                    f"{taken!r} is the job's own; agent {name!r} cannot have an argument of that name."
-                )
-        return msgspec.structs.replace(known.job(**named), id=id, tenant=tenant)
+@contextmanager
+def place(where: str) -> Iterator[None]:
+    """Says in errors where in the file they are."""
+    try:
+        yield
+    except InvalidInput as exc:
+        raise InvalidInput(f"{where}: {exc}") from None
 
 
 def read_file(path: str) -> PlanFile:
@@ -153,92 +127,43 @@ def read_file(path: str) -> PlanFile:
     except ValueError as exc:
         kind = "JSON" if path.endswith(".json") else "TOML"
         raise InvalidInput(f"{path} is not {kind}: {exc}.") from None
-    file: PlanFile = _convert(data, PlanFile, path)
+    with place(path):
+        file = record(data, PlanFile)
     if file.jobs is None and (file.order or file.on_failure or file.id):
         raise InvalidInput(f"{path} has no jobs = […] to go with order, on_failure or id.")
     if file.jobs is None and not file.agents:
         raise InvalidInput(f'{path} has neither a plan (order = "fifo", jobs = […]) nor [agents.NAME].')
-    if file.jobs is not None and file.order is None:
-        raise InvalidInput(
-            f'{path} needs order = "fifo" (all at once) or order = "fixed" (one after another).'
-        )
     for name, agent in file.agents.items():
         if not agent.prompts:
             raise InvalidInput(f"{path}: [agents.{name}] needs at least one prompt.")
     return file
 
 
-def plan_of(file: PlanFile, agents: Agents, source: str) -> Plan:
-    """The file's plan, checked.
-
-    Raises:
-        InvalidInput: see :func:`read_file`.
-    """
-    assert file.order is not None
-    assert file.jobs is not None
-    return _group(GroupEntry(order=file.order, jobs=file.jobs, on_failure=file.on_failure), agents, source, 1)
-
-
-def _group(group: GroupEntry, agents: Agents, where: str, depth: int) -> Plan:
-    makers = {"fifo": fifo, "fixed": fixed}
-    if group.order not in makers:
-        raise InvalidInput(f"{where}: order is 'fifo' or 'fixed', not {group.order!r}.")
-    if depth > DEEPEST:
-        raise InvalidInput(f"{where}: plans in plans go {DEEPEST} deep at the most.")
-    members: list[JobSpec | Plan] = []
-    for number, entry in enumerate(group.jobs):
-        place = f"{where}: jobs[{number}]"
-        if isinstance(entry, dict) and ("jobs" in entry or "order" in entry):
-            members.append(_group(_convert(entry, GroupEntry, place), agents, place, depth + 1))
-        else:
-            members.append(_job(_convert(entry, JobEntry, place), agents, place))
-    if not members:
-        raise InvalidInput(f"{where}: a plan needs at least one job; so does each group of it.")
-    failure: Any = {} if group.on_failure is None else {"on_failure": group.on_failure}
-    try:
-        return makers[group.order](members, **failure)
-    except InvalidInput as exc:
-        raise InvalidInput(f"{where}: {exc}") from None
-
-
-def _job(entry: JobEntry, agents: Agents, where: str) -> JobSpec:
-    try:
-        budget = None if entry.budget is None else Budget(**msgspec.structs.asdict(entry.budget))
-        return _spec(entry, agents).within(deadline=entry.deadline, budget=budget)
-    except InvalidInput as exc:
-        raise InvalidInput(f"{where}: {exc}") from None
-
-
-def _spec(entry: JobEntry, agents: Agents) -> JobSpec:
-    definition = entry.definition()
-    if definition is not None:
-        if not definition.prompts:
-            raise InvalidInput("prompts = […] needs at least one.")
-        named = PromptsAgent(entry.agent or "prompts", definition)
-        return named.job(entry.input, id=entry.id, tenant=entry.tenant)
-    if entry.agent is None:
-        raise InvalidInput('it needs agent = "NAME", or prompts = ["…"].')
-    if any(v is not None for v in (entry.model, entry.system, entry.temperature, entry.max_tokens)):
-        raise InvalidInput("model, system, temperature and max_tokens go with prompts = […] only.")
-    return agents.job(entry.agent, entry.input, id=entry.id, tenant=entry.tenant)
-
+T = TypeVar("T", bound=msgspec.Struct)
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
 
 
-def _convert(data: Any, kind: Any, where: str) -> Any:
+def record(data: Any, kind: type[T]) -> T:
+    """Plain data as a record of the format.
+
+    Raises:
+        InvalidInput: it is none; names the field, and the nearest right spelling.
+    """
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as exc:
         unknown = _UNKNOWN.match(str(exc))
         if unknown is None:
             text = str(exc).replace("`$.", "`").replace(" - at `$`", "")
-            raise InvalidInput(f"{where}: {text}.") from None
+            raise InvalidInput(f"{text}.") from None
         field, at = unknown.groups()
         inner = BudgetEntry if kind is JobEntry else PromptsConfig
-        allowed = (inner if at else kind).__struct_fields__
-        near = difflib.get_close_matches(field, allowed, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}."
-        raise InvalidInput(
-            f"{where}: unknown field {field!r}" + (f" in {at}" if at else "") + f"; {hint}"
-        ) from None
+        hint = nearest(field, (inner if at else kind).__struct_fields__)
+        raise InvalidInput(f"unknown field {field!r}" + (f" in {at}" if at else "") + f"; {hint}") from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The right spelling that was meant, or all of them."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from aios_dist.agents import JobSpec, prompts
+from aios_dist.cli.agents_by_name import Agents
 from aios_dist.cli.budgets import budget_of, budget_options
 from aios_dist.cli.output import job_record, print_json
-from aios_dist.cli.plan_files import Agents, PlanFile, plan_of, read_file
+from aios_dist.cli.plan_files import PlanFile, read_file
+from aios_dist.cli.plan_of_file import plan_of
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import load
 from aios_dist.errors import ConfigError, InvalidInput, UnknownName
@@ -37,7 +39,7 @@ FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
 @click.option("--temperature", type=float, help="With --prompt.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="With --prompt.")
 @click.option(
-    "--file", "-f", "path", metavar="FILE", help="Agents or a plan, TOML or JSON; docs: plan_files.py."
+    "--file", "-f", "path", metavar="FILE", help="Agents or a plan, TOML or JSON; see docs/agents.md."
 )
 @click.option("--id", help="The job's (or the plan's) id; the same id twice is the same job.")
 @click.option("--tenant", default="default", show_default=True, help="On whose behalf it runs.")
@@ -48,6 +50,18 @@ FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
     help="Seconds from now; then the job fails, wherever it stands.",
 )
 @budget_options
+@click.option(
+    "--priority",
+    metavar="N",
+    type=click.IntRange(0, 9),
+    help="0 to 9, 9 runs first, on lanes whose policy looks at it  [default: 0]",
+)
+@click.option(
+    "--expected-steps",
+    metavar="N",
+    type=click.IntRange(min=1, max=10**6 - 1),
+    help="How many steps it will have, for lanes of policy `remaining`.",
+)
 @click.option("--wait", is_flag=True, help="Wait, and print the result; exit 1 unless it ended well.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="With --wait: seconds."
@@ -65,6 +79,8 @@ def submit(
     budget_tokens: int | None,
     budget_money: float | None,
     on_budget: Literal["pause", "fail"] | None,
+    priority: int | None,
+    expected_steps: int | None,
     wait: bool,
     timeout: float,
     as_json: bool,
@@ -85,7 +101,12 @@ def submit(
         raise InvalidInput(
             f"--{next(iter(given)).replace('_', '-')} goes with --prompt; agents name it themselves."
         )
-    budget = budget_of(budget_tokens, budget_money, on_budget)
+    bounds: dict[str, Any] = {
+        "deadline": deadline,
+        "budget": budget_of(budget_tokens, budget_money, on_budget),
+        "priority": priority,
+        "expected_steps": expected_steps,
+    }
     value = _input(input_, settings)
     file = read_file(path) if path else PlanFile()
     what: JobSpec | Plan
@@ -96,10 +117,11 @@ def submit(
         agents = Agents(config, file.agents)
         absent = agents.absent
         if file.jobs is not None:
-            if agent or value is not None or tenant != "default" or deadline or budget:
+            bound = any(value is not None for value in bounds.values())
+            if agent or value is not None or tenant != "default" or bound:
                 raise InvalidInput(
-                    f"{path} is a plan: its jobs name their agents, inputs, tenants, deadlines and budgets "
-                    "themselves."
+                    f"{path} is a plan: its jobs name their agents, inputs, tenants, deadlines, budgets, "
+                    "priorities and expected_steps themselves."
                 )
             what = plan_of(file, agents, str(path))
             id = id or file.id
@@ -107,7 +129,7 @@ def submit(
             what = agents.job(_only(agent, file, path), value, id=id, tenant=tenant)
 
     if isinstance(what, JobSpec):
-        what = what.within(deadline=deadline, budget=budget)
+        what = what.within(**bounds)
 
     async def work(fleet: AsyncFleet) -> None:
         try:

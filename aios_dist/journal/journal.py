@@ -256,6 +256,8 @@ class Journal(Reading, Ordering):
             lanes=list(lanes),
             due_us=int(self.config.reconcile * 1e6),
             cursor=cursor,
+            lease_us=int(self.config.lease * 1e6),
+            quiet_us=int((self.config.lease - self.config.renew) * 1e6),
         )
         counts = dict(zip(lanes, ready, strict=True))
         astray = [lane for lane, count in zip(lanes, strays, strict=True) if count]

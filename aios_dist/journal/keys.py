@@ -7,7 +7,7 @@ fleets can be put on more of them.
 from __future__ import annotations
 
 PERMANENT = (
-    *("clock", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
+    *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
     *("ready:*", "readyby:*", "oldest:*", "stray:*", "lane:*", "share:*", "rounds:*"),
     *("held:*", "heldby:*", "model:*", "inflight:*", "tenant:*"),
 )

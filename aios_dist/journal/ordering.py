@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from aios_dist.jobs import JobRecord, Kind, decode
 from aios_dist.journal.access import Access
@@ -11,6 +11,8 @@ from aios_dist.journal.records import LaneRules, Limits, Stray, TenantView
 from aios_dist.policies import Past, Rank
 
 RankStrays = Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
+
+Source = Literal["file", "hand"]
 
 DAY_S = 86400
 PAGE = 500
@@ -86,18 +88,28 @@ class Ordering(Access):
         found = await self._gather(("LRANGE", self.keys.past(agent), 0, -1) for agent in names)
         return {name: _past(runs) for name, runs in zip(names, found, strict=True) if runs}
 
-    async def set_limits(self, model: str, limits: Limits) -> None:
-        """The limits of a model, for the whole fleet, from now on."""
-        fields = {
+    async def set_limits(self, model: str, limits: Limits, source: Source = "hand") -> None:
+        """The limits of a model, for the whole fleet, from now on.
+
+        Args:
+            model: its name.
+            limits: all of them.
+            source: ``file`` counts only where aios.toml says something new: what a hand has set stays.
+        """
+        key = self.keys.model(model)
+        fields: dict[str, Any] = {
             "l_if": limits.in_flight,
             "l_rpm": limits.requests_per_minute,
             "l_tpm": limits.tokens_per_minute,
         }
-        key = self.keys.model(model)
-        if any(fields.values()) or await self.connection.command("EXISTS", key):
-            await self.connection.command("HSET", key, *(x for pair in fields.items() for x in pair))
-            # Where the limit has become wider, what it held is let in by the next pass of the reconciler.
-            await self.connection.command("ZADD", self.keys.timers, "NX", 1, f"model:{model}/!")
+        known = await self.connection.command("EXISTS", key)
+        if not known and not any(fields.values()):
+            return
+        if not await self._says_something_new(key, fields, source):
+            return
+        await self.connection.command("HSET", key, *_flat(fields))
+        # Where the limit has become wider, what it held is let in by the next pass of the reconciler.
+        await self.connection.command("ZADD", self.keys.timers, "NX", 1, f"model:{model}/!")
 
     async def set_tenant(
         self,
@@ -107,26 +119,48 @@ class Ordering(Access):
         money_per_day: float | None = None,
         weight: float | None = None,
         max_in_flight: int | None = None,
+        source: Source = "hand",
     ) -> None:
-        """What a tenant may spend on a day and gets of lanes; 0 for no limit, None leaves each as it is."""
+        """What a tenant may spend on a day and gets of lanes; 0 for no limit, None leaves each as it is.
+
+        ``source``: as for :meth:`set_limits`.
+        """
         key = self.keys.tenant(tenant)
-        wanted: dict[str, float | None] = {
+        wanted: dict[str, Any] = {
             "l_tok": tokens_per_day,
             "l_mic": None if money_per_day is None else round(money_per_day * 1e6),
             "w": weight,
         }
+        if max_in_flight is not None:
+            await self.set_limits(f"@{tenant}", Limits(in_flight=max_in_flight), source)
+        if not await self._says_something_new(key, wanted, source):
+            return
         for field, value in wanted.items():
             if value is not None and value != (1 if field == "w" else 0):
                 await self.connection.command("HSET", key, field, value)
             elif value is not None:
                 await self.connection.command("HDEL", key, field)
-        if max_in_flight is not None:
-            await self.set_limits(f"@{tenant}", Limits(in_flight=max_in_flight))
+        await self.connection.command("HSET", self.keys.registry, f"tenant/{tenant}", "")
+
+    async def _says_something_new(self, key: str, fields: dict[str, Any], source: Source) -> bool:
+        """Whether the settings count: a hand's always, aios.toml's where they are not those of last time."""
+        said = await self.connection.command("HGET", key, "file")
+        if source == "hand":
+            if said is None:  # an aios.toml without these settings says nothing new later
+                await self.connection.command("HSET", key, "file", _says(dict.fromkeys(fields, 0)))
+            return True
+        if said == _says(fields).encode():
+            return False
+        await self.connection.command("HSET", key, "file", _says(fields))
+        return True
 
     async def tenant_names(self, lanes: Sequence[str]) -> set[str]:
-        """Tenants that have had a share of one of the lanes."""
-        found = await self._gather(("HKEYS", self.keys.share(lane)) for lane in lanes)
-        return {name.decode() for names in found for name in names} - {"!"}
+        """Tenants that were given settings, or have had a share of one of the lanes."""
+        registry, *shares = await self._gather(
+            ("HKEYS", key) for key in (self.keys.registry, *map(self.keys.share, lanes))
+        )
+        given = {name.decode().removeprefix("tenant/") for name in registry if name.startswith(b"tenant/")}
+        return given | {name.decode() for names in shares for name in names} - {"!"}
 
     async def tenant_views(self, tenants: Sequence[str], lanes: Sequence[str]) -> list[TenantView]:
         """Limits, shares and today's spending of each tenant."""
@@ -160,6 +194,15 @@ class Ordering(Access):
                 )
             )
         return views
+
+
+def _says(fields: dict[str, Any]) -> str:
+    """What aios.toml says (without what it leaves out), to see later whether it says something new."""
+    return " ".join(f"{f}={v:g}" for f, v in fields.items() if v not in (None, 1.0 if f == "w" else 0))
+
+
+def _flat(fields: dict[str, Any]) -> list[Any]:
+    return [part for pair in fields.items() for part in pair]
 
 
 def _plain(rank: Rank, policy: str) -> dict[str, object]:

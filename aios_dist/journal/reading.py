@@ -27,7 +27,7 @@ from aios_dist.journal.records import (
     model_view,
 )
 
-VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why", "us", "pr")
+VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why", "us", "pr", "pp")
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
 
@@ -54,6 +54,8 @@ class Reading(Access):
                     await self.connection.command("HDEL", self.keys.registry, field)
                 else:
                     workers.append(info)
+                continue
+            if kind == "tenant":
                 continue
             seen, _, lane = value.decode().partition(" ")
             if float(seen) < now - self.config.retention:
@@ -254,6 +256,7 @@ def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         why=text("why"),
         served=number("us") / 1e6,
         priority=number("pr"),
+        placed=bool(text("pp")),
         submitted_at=number("t0") / 1e6,
         ended_at=number("t1") / 1e6,
     )

@@ -175,6 +175,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         money: what its calls cost, where the models' prices are known.
         why: the reason of a pause.
         served: seconds in calls.
+        placed: its order is that of an agent-first plan, whatever its priority.
     """
 
     id: str
@@ -189,6 +190,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     served: float = 0.0
     priority: int = 0
+    placed: bool = False
     submitted_at: float = 0.0
     ended_at: float = 0.0
 

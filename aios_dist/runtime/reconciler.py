@@ -46,7 +46,6 @@ class Reconciler:
         self._worker = worker
         self._outage = outage or Outage()
         self._rank_anew = rank_anew  # the steps of a lane whose rules have changed
-        self._not_before = 0.0
         self._cursor = "0"
         self._lanes = config.lane_names()
         self._looking: asyncio.Task[None] | None = None
@@ -54,24 +53,14 @@ class Reconciler:
     async def run(self) -> None:
         """Work for ever; a Redis that is away is waited for."""
         period = self._config.fleet.reconcile
-        clock = asyncio.get_running_loop().time
         while True:
-            pause, asked = period, clock()
+            pause = period
             try:
-                in_office = await self._journal.take_reconciler(self._worker, 3 * period)
-                if clock() - asked > self._config.fleet.renew:
-                    self._spare_the_living()
-                if in_office:
+                if await self._journal.take_reconciler(self._worker, 3 * period):
                     pause = await self.once()
             except FleetUnavailable as exc:
                 self._outage.away(exc)
-                self._spare_the_living()
             await asyncio.sleep(pause)
-
-    def _spare_the_living(self) -> None:
-        """Redis was away. Leases have ended meanwhile, also of workers that live and call: before anything
-        is taken from anyone, all have the time of a lease to renew."""
-        self._not_before = asyncio.get_running_loop().time() + self._config.fleet.lease
 
     def look_again(self, seconds: float) -> None:
         """Something is due then, sooner perhaps than the reconciler in office expects."""
@@ -86,7 +75,6 @@ class Reconciler:
             await self.once()  # without the lock: the verb is atomic, and two at once only share the work
         except FleetUnavailable as exc:
             self._outage.away(exc)
-            self._spare_the_living()
 
     async def once(self) -> float:
         """One pass.
@@ -94,9 +82,6 @@ class Reconciler:
         Returns:
             Seconds until the next one is worth while: the period, or less when something is due before.
         """
-        wait = self._not_before - asyncio.get_running_loop().time()
-        if wait > 0:
-            return min(wait, self._config.fleet.reconcile)
         registry = await self._journal.registry()
         lanes = sorted({*self._lanes, *(lane for w in registry.workers for lane in w.lanes)})
         for _ in range(MOST_PAGES):
@@ -107,8 +92,9 @@ class Reconciler:
             if reaped.moved < PAGE:
                 break  # else a whole machine was lost: go on at once
         await self._top_up(reaped.ready)
-        for lane in reaped.astray if self._rank_anew is not None else ():
-            await self._rank_anew(lane)
+        if self._rank_anew is not None:
+            for lane in reaped.astray:
+                await self._rank_anew(lane)
         period = self._config.fleet.reconcile
         if reaped.next_s is None:
             return period

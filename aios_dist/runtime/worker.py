@@ -129,13 +129,13 @@ class Runtime:
         return costs.money(model, self.config.models[model], usage) if model in self.config.models else 0.0
 
     async def _set_limits(self) -> None:
-        """The limits of aios.toml hold for the whole fleet, from the worker that started last."""
+        """What aios.toml says holds for the whole fleet; what a hand has set stays until it says other."""
         for name in self.models():
             model = self.config.models[name]
             limits = Limits(model.max_in_flight, model.requests_per_minute, model.tokens_per_minute)
-            await self.journal.set_limits(name, limits)
+            await self.journal.set_limits(name, limits, "file")
         for name, tenant in self.config.tenants.items():
-            await self.journal.set_tenant(name, **msgspec.structs.asdict(tenant))
+            await self.journal.set_tenant(name, **msgspec.structs.asdict(tenant), source="file")
         for name in self.config.lane_names():
             lane = self.config.lane(name)
             oldest = policies.oldest_every(lane.policy, lane.oldest_every)

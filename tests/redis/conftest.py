@@ -95,6 +95,11 @@ def starts(
     return NewJob(id, record, decision, budget=budget, priority=priority)
 
 
+def ranked(id: str, rank: Rank, policy: str = "", **more: Any) -> NewJob:
+    """A job with one step of that rank."""
+    return starts(id, "x", rank=rank, policy=policy, **more)
+
+
 def plan_of(id: str, root: tuple[Any, ...]) -> tuple[Shape, dict[str, int]]:
     """A plan from ``(mode, on_failure, members…)``; a member is a job's id or such a tuple again."""
     nodes: list[tuple[str, int, int, str]] = []
@@ -168,6 +173,10 @@ class Hand:
     async def names(self, lane: str = "llm") -> list[str]:
         """Ready steps in the order in which they would be claimed; nothing is claimed."""
         return [m.decode() for m in await self.redis("ZRANGE", self.keys.ready(lane), 0, -1)]
+
+    async def order(self) -> list[str]:
+        """The jobs in the order in which their steps are dispatched from now on."""
+        return [claim.job for claim in await self.drain()]
 
     async def waiting(self, lane: str = "llm") -> list[str]:
         """Ready steps, wherever on the lane they wait."""
@@ -283,11 +292,11 @@ class Hand:
         return {m.decode() for m in await self.redis("ZRANGE", key, 0, -1)}
 
     async def whole(self) -> dict[str, Any]:
-        """Everything that the fleet has in Redis, but for the clock: to see that nothing was written."""
+        """Everything that the fleet has in Redis, but for clock and beat: to see that nothing was written."""
         found: dict[str, Any] = {}
         for raw in await self.redis("KEYS", self.keys.prefix.replace("[", "\\[") + "*"):
             key = raw.decode()
-            if not key.endswith(":clock"):
+            if not key.endswith((":clock", ":beat")):
                 read = {
                     b"hash": ("HGETALL", key),
                     b"list": ("LRANGE", key, 0, -1),

@@ -72,6 +72,7 @@ def test_a_priority_given_while_the_steps_wait_lets_a_job_overtake(
         "priority": 0,
         "changed": True,
         "state": "running",
+        "in_agent_first_plan": False,
         "ignored_on_lanes": [],
     }
     assert "priority 9" in cli("job", "show", "b").out

@@ -126,7 +126,7 @@ async def test_a_tenant_without_a_budget_costs_no_key(hand: Hand) -> None:
 async def test_the_budget_of_a_tenant_can_be_taken_away(hand: Hand) -> None:
     await hand.journal.set_tenant("acme", tokens_per_day=1, money_per_day=1)
     await hand.journal.set_tenant("acme", tokens_per_day=0, money_per_day=0)
-    assert await hand.redis("EXISTS", hand.keys.tenant("acme")) == 0
+    assert await hand.redis("HMGET", hand.keys.tenant("acme"), "l_tok", "l_mic") == [None, None]
 
 
 async def test_an_answer_is_paid_for_once_however_often_it_is_written(hand: Hand) -> None:

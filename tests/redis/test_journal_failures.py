@@ -259,3 +259,22 @@ async def test_without_a_breaker_failures_hold_nothing(hand: Hand) -> None:
     for _ in range(30):
         await hand.fail(await hand.claim())
     await hand.claim()
+
+
+async def test_after_an_outage_all_leases_have_the_time_of_a_lease_to_renew(hand: Hand) -> None:
+    """Also where the reconciler that comes first is a worker's that has only just started."""
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    living, dead = await hand.claim(), await hand.claim()
+    await hand.reap()
+    beat = f"{hand.keys.prefix}beat"
+    now = await hand.journal.now()
+    await hand.redis("SET", beat, f"{(now - hand.config.lease) * 1e6:.0f}|0")  # nobody has looked for so long
+    await hand.lapse()
+    spared = await hand.reap()
+    assert spared.moved == 0
+    assert spared.next_s == pytest.approx(now + hand.config.lease, abs=5)
+    assert await hand.journal.renew([living.lease]) == set()
+    await hand.redis("SET", beat, f"{now * 1e6:.0f}|{now * 1e6:.0f}")  # that time is over
+    assert (await hand.reap()).moved == 1
+    assert (await hand.claim()).job == dead.job
+    assert (await hand.commit(living)).status == "turn"

@@ -159,11 +159,10 @@ class Machine(RuleBasedStateMachine):
             return (mode, on_failure, *map(grow, members))
 
         shape, owners = plan_of(id, grow(tree))
-        first = tree[0] == "agent-first"
-        jobs = [
-            msgspec.structs.replace(job, node=owners[job.id], place=(0, n, len(new), len(new)) if first else None)
-            for n, job in enumerate(new)
-        ]
+        jobs = [msgspec.structs.replace(job, node=owners[job.id]) for job in new]
+        if tree[0] == "agent-first":
+            count = len(new)
+            jobs = [msgspec.structs.replace(job, place=(0, n, count, count)) for n, job in enumerate(jobs)]
         assert self.run(self.journal.submit(jobs, shape)).status == "new"
         if repeat:
             assert self.run(self.journal.submit(jobs, shape)).status == "same"

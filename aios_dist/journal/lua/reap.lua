@@ -1,15 +1,24 @@
 -- reap: one bounded pass of the reconciler: what time or a crash has left behind moves again.
--- ARGV 1: page, attempts, lost_outcome, slept_outcome, late_outcome, lanes, due_us, cursor, retention_ms
+-- ARGV 1: page, attempts, lost_outcome, slept_outcome, late_outcome, lanes, due_us, cursor, lease_us, quiet_us, retention_ms
 --   page: the most entries of each kind in this pass; lost_outcome: the outcome of a step given up,
 --   slept_outcome: of a sleep that is over; late_outcome: the error of a job past its deadline
+--   quiet_us: after so long without a pass, leases may have ended because Redis was away: see below
 --   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
 -- returns: {moved, ready steps by lane, of them strays by lane, next cursor, next time in µs or 0}
 -- include: limits
 local now = clock()
 local moved = 0
 
+-- After an outage the leases of workers that live and call have ended too. Before anything is taken from anyone, all
+-- have the time of a lease to renew. Redis' own clock tells: also a worker that has only just started knows.
+local last, spare = string.match(redis.call('GET', P .. 'beat') or '', '^(%d+)|(%d+)$')
+spare = tonumber(spare or '0')
+if last and now - last > A.quiet_us then spare = now + A.lease_us end
+redis.call('SET', P .. 'beat', int(now) .. '|' .. int(spare))
+
 -- Ended leases: back with the old rank, or given up after too many lost workers.
-for _, lease in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), 'LIMIT', 0, A.page)) do
+local ended = now < spare and {} or redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), 'LIMIT', 0, A.page)
+for _, lease in ipairs(ended) do
   redis.call('ZREM', P .. 'leases', lease)
   local m, attempt = string.match(lease, '^(.*)#(%d+)$')
   local job, step = split(m)
@@ -108,6 +117,8 @@ end
 local next_time = 0
 for _, set in ipairs({ 'timers', 'leases', 'deadlines' }) do
   local first = redis.call('ZRANGE', P .. set, 0, 0, 'WITHSCORES')
-  if #first > 0 and (next_time == 0 or tonumber(first[2]) < next_time) then next_time = tonumber(first[2]) end
+  local at = #first > 0 and tonumber(first[2])
+  if at and set == 'leases' then at = math.max(at, spare) end
+  if at and (next_time == 0 or at < next_time) then next_time = at end
 end
 return { moved, waiting, strays, cursor, int(next_time) }

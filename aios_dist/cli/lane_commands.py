@@ -1,0 +1,122 @@
+"""``aios-dist lane list | set | reset``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aios_dist.cli.job_commands import as_json_option
+from aios_dist.cli.output import print_json, print_table
+from aios_dist.cli.session import on_fleet
+from aios_dist.config import POLICIES
+from aios_dist.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from aios_dist.fleet import AsyncFleet, LaneView
+    from aios_dist.journal import LaneRules
+
+
+@click.command("list")
+@as_json_option
+def list_(as_json: bool) -> None:
+    """Lanes with their policy, what waits on them (of whom, where they are shared), and who set the rules."""
+
+    async def look(fleet: AsyncFleet) -> list[LaneView]:
+        return await fleet.lanes()
+
+    lanes = on_fleet(look)
+    if as_json:
+        print_json([lane_record(lane) for lane in lanes])
+        return
+    print_table(
+        ("LANE", "POLICY", "OLDEST", "FAIR", ">WAITING", "BY TENANT", "SET BY"),
+        (
+            (
+                lane.name,
+                lane.rules.policy,
+                f"1 in {lane.rules.oldest_every}" if lane.rules.oldest_every else "",
+                lane.rules.fair,
+                lane.ready,
+                ", ".join(f"{tenant} {waiting}" for tenant, waiting in sorted(lane.tenants.items())),
+                "hand" if lane.rules.by_hand else "aios.toml",
+            )
+            for lane in lanes
+        ),
+        empty="No lanes.",
+    )
+
+
+@click.command("set")
+@click.argument("name", metavar="LANE")
+@click.option("--policy", type=click.Choice(POLICIES), help="What gives the steps of LLM calls their rank.")
+@click.option(
+    "--oldest-every",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="One dispatch in N goes to the step that has waited longest; 0 for never.",
+)
+@click.option("--fair", type=click.Choice(["tenant", "none"]), help="Share the lane between tenants, or not.")
+@as_json_option
+def set_(name: str, policy: str | None, oldest_every: int | None, fair: str | None, as_json: bool) -> None:
+    """Change policy and shares of LANE in the running fleet; no restart, nothing that waits is lost.
+
+    What is not named stays as it is (with a new policy, the oldest go as often as that policy has it). It
+    holds until `aios-dist lane reset LANE`, or until a worker starts whose aios.toml says something new.
+    """
+    if policy is None and oldest_every is None and fair is None:
+        raise InvalidInput("Say what to set: --policy P, --oldest-every N, --fair tenant|none.")
+
+    async def work(fleet: AsyncFleet) -> LaneRules:
+        return await fleet.set_lane(
+            name, policy=policy, oldest_every=oldest_every, fair="" if fair == "none" else fair
+        )
+
+    _say(name, on_fleet(work), as_json)
+
+
+@click.command()
+@click.argument("name", metavar="LANE")
+@as_json_option
+def reset(name: str, as_json: bool) -> None:
+    """Give LANE the rules of aios.toml again."""
+
+    async def work(fleet: AsyncFleet) -> LaneRules:
+        return await fleet.reset_lane(name)
+
+    _say(name, on_fleet(work), as_json)
+
+
+def _say(name: str, rules: LaneRules, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, **rules_record(rules)})
+        return
+    parts = [
+        f"policy {rules.policy}",
+        f"one dispatch in {rules.oldest_every} to the oldest" if rules.oldest_every else "",
+        "shared between tenants" if rules.fair else "",
+    ]
+    print(f"{name}: {', '.join(filter(None, parts))}")
+
+
+def lane_record(lane: LaneView) -> dict[str, Any]:
+    """A lane as every ``--json`` shows it."""
+    return {
+        "name": lane.name,
+        "depth": lane.ready,
+        "tickets": lane.tickets,
+        "slots": lane.slots,
+        "workers": lane.workers,
+        **rules_record(lane.rules),
+        "depth_by_tenant": lane.tenants if lane.rules.fair else None,
+    }
+
+
+def rules_record(rules: LaneRules) -> dict[str, Any]:
+    """The rules of a lane as every ``--json`` shows them."""
+    return {
+        "policy": rules.policy,
+        "oldest_every": rules.oldest_every,
+        "fair": rules.fair or None,
+        "by_hand": rules.by_hand,
+    }

@@ -1,0 +1,127 @@
+"""``aios-dist tenant list | set``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aios_dist.cli.job_commands import as_json_option
+from aios_dist.cli.output import print_json, print_table
+from aios_dist.cli.session import on_fleet
+from aios_dist.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from aios_dist.fleet import AsyncFleet
+    from aios_dist.journal import TenantView
+
+limit = click.IntRange(min=0)
+
+
+@click.command("list")
+@as_json_option
+def list_(as_json: bool) -> None:
+    """Tenants with their weights and limits, what counts against those now and today (UTC), and what they
+    have had of each shared lane: tokens by weight, where the least runs next."""
+
+    async def look(fleet: AsyncFleet) -> list[TenantView]:
+        return await fleet.tenants()
+
+    views = on_fleet(look)
+    if as_json:
+        print_json([_record(view) for view in views])
+        return
+    print_table(
+        ("TENANT", ">WEIGHT", ">IN FLIGHT", ">HELD", ">TOKENS TODAY", ">MONEY TODAY", "SHARES"),
+        (
+            (
+                v.name,
+                f"{v.weight:g}",
+                _of(v.in_flight, v.max_in_flight),
+                v.held,
+                _of(v.tokens_today, v.tokens_per_day),
+                _of(v.money_today, v.money_per_day),
+                ", ".join(f"{lane} {had:.0f}" for lane, had in sorted(v.counters.items())),
+            )
+            for v in views
+        ),
+        empty="No tenants. Set one: aios-dist tenant set NAME --weight 2",
+    )
+
+
+@click.command("set")
+@click.argument("name")
+@click.option(
+    "--weight",
+    metavar="W",
+    type=click.FloatRange(1e-3, 1e3),
+    help="Its share of shared lanes; others have 1.",
+)
+@click.option("--max-in-flight", metavar="N", type=limit, help="Calls at a time, over the whole fleet.")
+@click.option("--tokens-per-day", metavar="N", type=limit, help="Prompt and output tokens, each day (UTC).")
+@click.option(
+    "--money-per-day",
+    metavar="X",
+    type=click.FloatRange(min=0),
+    help="In the models' currency, each day (UTC).",
+)
+@as_json_option
+def set_(
+    name: str,
+    weight: float | None,
+    max_in_flight: int | None,
+    tokens_per_day: int | None,
+    money_per_day: float | None,
+    as_json: bool,
+) -> None:
+    """Change weight, limit and budgets of tenant NAME in the running fleet, at once.
+
+    What is not named stays as it is; a limit of 0 is none. The settings hold until they are changed again, or
+    until a worker starts whose aios.toml says something new.
+    """
+    wanted = (weight, max_in_flight, tokens_per_day, money_per_day)
+    if all(value is None for value in wanted):
+        raise InvalidInput(
+            "Say what to set: --weight W, --max-in-flight N, --tokens-per-day N, --money-per-day X."
+        )
+
+    async def work(fleet: AsyncFleet) -> TenantView:
+        await fleet.set_tenant(
+            name,
+            weight=weight,
+            max_in_flight=max_in_flight,
+            tokens_per_day=tokens_per_day,
+            money_per_day=money_per_day,
+        )
+        return (await fleet.journal.tenant_views([name], fleet.config.lane_names()))[0]
+
+    view = on_fleet(work)
+    if as_json:
+        print_json(_record(view))
+        return
+    parts = [
+        f"weight {view.weight:g}",
+        f"{view.max_in_flight} calls in flight" if view.max_in_flight else "",
+        f"{view.tokens_per_day} tokens a day" if view.tokens_per_day else "",
+        f"{view.money_per_day:g} in money a day" if view.money_per_day else "",
+    ]
+    print(f"{name}: {', '.join(filter(None, parts))}")
+
+
+def _of(count: float, most: float) -> str:
+    return f"{count:.12g}/{most:.12g}" if most else f"{count:.12g}"
+
+
+def _record(view: TenantView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "weight": view.weight,
+        "max_in_flight": view.max_in_flight or None,
+        "in_flight": view.in_flight,
+        "steps_held": view.held,
+        "tokens_per_day": view.tokens_per_day or None,
+        "money_per_day": view.money_per_day or None,
+        "tokens_today": view.tokens_today,
+        "money_today": view.money_today,
+        "counters": view.counters,
+    }

@@ -1,0 +1,135 @@
+"""Rules of lanes and limits that change in the running fleet."""
+
+from __future__ import annotations
+
+import pytest
+
+from aios_dist.errors import ConfigError
+from aios_dist.journal import Limits, Stray
+from aios_dist.policies import Rank
+from tests.redis.conftest import Hand, decides, ranked, starts
+
+# Rules that change -----------------------------------------------------------------------------------
+
+
+BY_NAME = {"fifo": Rank(), "las": Rank(base=1e14), "round-robin": Rank(since="round", group="g")}
+
+
+async def rank_anew(hand: Hand, policy: str, rank: Rank) -> int:
+    async def said(strays: list[Stray]) -> list[tuple[Rank, str]]:
+        return [(rank, policy) for _ in strays]
+
+    return await hand.journal.rank_strays("llm", said)
+
+
+async def test_what_waits_under_old_rules_runs_on_in_its_order_until_it_is_ranked_anew(hand: Hand) -> None:
+    await hand.submit(*(ranked(f"j{n}", Rank(), "fifo") for n in range(4)))
+    await hand.journal.set_lane("llm", policy="las", oldest_every=10)
+    assert (await hand.reap()).astray == ["llm"]
+    assert (await hand.claim()).job == "j0"
+    assert await rank_anew(hand, "las", Rank(base=1e14)) == 3
+    assert (await hand.reap()).astray == []
+    await hand.submit(ranked("new", Rank(), "las"))
+    await hand.look()
+    assert await hand.order() == ["new", "j1", "j2", "j3"]
+
+
+async def test_a_step_that_a_producer_ranked_by_old_rules_is_ranked_anew(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", policy="las", oldest_every=10)
+    await hand.submit(ranked("old", Rank(base=-1e15), "priority"), ranked("new", Rank(), "las"))
+    assert (await hand.reap()).astray == ["llm"]
+    await rank_anew(hand, "las", Rank(base=1e14))
+    assert await hand.order() == ["new", "old"]
+
+
+async def test_strays_come_with_what_a_policy_asks_of_a_step(hand: Hand) -> None:
+    await hand.submit(starts("j", "x", rank=Rank(), policy="fifo", agent="planner", tenant="acme"))
+    claim = await hand.claim()
+    await hand.commit(claim, decision=decides(1, 1, "y", rank=Rank(), policy="fifo"))
+    await hand.journal.set_lane("llm", policy="las")
+    seen: list[Stray] = []
+
+    async def said(strays: list[Stray]) -> list[tuple[Rank, str]]:
+        seen.extend(strays)
+        return [(Rank(), "las") for _ in strays]
+
+    await hand.journal.rank_strays("llm", said)
+    [stray] = seen
+    assert (stray.job, stray.number, stray.record.agent, stray.record.tenant) == ("j", 1, "planner", "acme")
+    assert 0 < stray.served < 60
+
+
+async def test_rules_that_change_while_steps_are_ranked_leave_them_to_those_who_know(hand: Hand) -> None:
+    await hand.submit(ranked("j", Rank(), "fifo"))
+    await hand.journal.set_lane("llm", policy="las")
+
+    async def said(strays: list[Stray]) -> list[tuple[Rank, str]]:
+        await hand.journal.set_lane("llm", policy="deadline")
+        return [(Rank(), "las") for _ in strays]
+
+    await hand.journal.rank_strays("llm", said)
+    assert (await hand.reap()).astray == ["llm"]
+    assert await hand.order() == ["j"]
+
+
+@pytest.mark.parametrize("count", [3, 1200])
+async def test_fair_share_can_be_switched_on_and_off_while_steps_wait(hand: Hand, count: int) -> None:
+    await hand.submit(*(ranked(f"flood{n:04}", Rank(), "fifo", tenant="flood") for n in range(count)))
+    await hand.submit(ranked("small", Rank(), "fifo", tenant="small"))
+    await hand.journal.set_lane("llm", fair="tenant")
+    assert await rank_anew(hand, "fifo", Rank()) == count + 1
+    first = [(await hand.claim()).job for _ in range(2)]
+    assert first == ["flood0000", "small"]
+    await hand.journal.set_lane("llm", fair="")
+    assert await rank_anew(hand, "fifo", Rank()) == count - 1
+    assert await hand.order() == [f"flood{n:04}" for n in range(1, count)]
+
+
+async def test_aios_toml_counts_when_it_says_something_new_and_a_hand_until_then(hand: Hand) -> None:
+    set_lane = hand.journal.set_lane
+
+    async def file(policy: str) -> str:
+        rules = await set_lane("llm", policy=policy, oldest_every=0, fair="", source="file")
+        return f"{rules.policy} {'by hand' if rules.by_hand else 'by file'}"
+
+    assert await file("fifo") == "fifo by file"
+    assert (await set_lane("llm", policy="las")).by_hand
+    assert await file("fifo") == "las by hand"
+    assert await file("priority") == "priority by file"
+    await set_lane("llm", policy="las", oldest_every=5)
+    assert (await set_lane("llm", source="reset")).policy == "priority"
+    rules = (await hand.journal.lane_rules(["llm"]))["llm"]
+    assert (rules.policy, rules.oldest_every, rules.by_hand) == ("priority", 0, False)
+
+
+# Bad input -------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_cannot_be_is_refused_in_a_sentence() -> None:
+    from aios_dist.config import LaneConfig, check_lane
+
+    for rules, words in (
+        (LaneConfig("lass"), "no policy 'lass'; did you mean 'las'"),
+        (LaneConfig(fair="agent"), "fair is 'tenant'"),
+        (LaneConfig(oldest_every=1), "oldest_every"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_lane("Lane 'llm':", rules)
+
+
+@pytest.mark.parametrize("before", [None, 3], ids=["unknown to aios.toml", "in aios.toml"])
+async def test_limits_set_by_hand_outlive_workers_that_start(hand: Hand, before: int | None) -> None:
+    journal = hand.journal
+
+    async def start_worker(limit: int) -> tuple[int, int]:
+        await journal.set_limits("small", Limits(in_flight=limit), "file")
+        await journal.set_tenant("acme", max_in_flight=limit, weight=1.0, source="file")
+        [model], [tenant] = await journal.model_views(["small"]), await journal.tenant_views(["acme"], [])
+        return model.limits.in_flight, tenant.max_in_flight
+
+    assert await start_worker(before or 0) == (before or 0, before or 0)
+    await journal.set_limits("small", Limits(in_flight=7))
+    await journal.set_tenant("acme", max_in_flight=7)
+    assert await start_worker(before or 0) == (7, 7)
+    assert await start_worker(9) == (9, 9)
+    assert "acme" in await journal.tenant_names([])
