@@ -13,11 +13,12 @@ from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
-from aios_dist.fleet import AsyncFleet, LaneView
+from aios_dist.fleet import AsyncFleet
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, Registry, TenantView
 from aios_dist.plans import Plan
+from aios_dist.steering import LaneView
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import Config
 from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
-from aios_dist.journal.records import Decision, History, RankedStep
+from aios_dist.journal.records import Decision, RankedStep
+from aios_dist.journal.views import History
 from aios_dist.replay import Asked, Replay
 
 TURNS_LANE = "turns"

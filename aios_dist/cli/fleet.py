@@ -13,8 +13,9 @@ from aios_dist.cli.session import on_fleet
 from aios_dist.config import masked
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet, LaneView
+    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import ModelView, Registry
+    from aios_dist.steering import LaneView
 
 
 @click.command()

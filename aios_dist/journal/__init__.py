@@ -2,11 +2,9 @@
 
 from aios_dist.journal.journal import Journal
 from aios_dist.journal.keys import Keys
-from aios_dist.journal.records import (
-    Advance,
-    Claim,
+from aios_dist.journal.records import Advance, Claim, Decision, NewJob, RankedStep, Stray, Ticket
+from aios_dist.journal.views import (
     DeadLetter,
-    Decision,
     Event,
     History,
     JobView,
@@ -14,12 +12,8 @@ from aios_dist.journal.records import (
     LaneRules,
     Limits,
     ModelView,
-    NewJob,
-    RankedStep,
     Registry,
-    Stray,
     TenantView,
-    Ticket,
     WorkerInfo,
 )
 

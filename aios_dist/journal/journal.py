@@ -16,15 +16,14 @@ from aios_dist.journal.reading import Reading
 from aios_dist.journal.records import (
     Advance,
     Claim,
-    DeadLetter,
     Decision,
     NewJob,
     Reaped,
     Submitted,
     Ticket,
-    WorkerInfo,
     budget_facts,
 )
+from aios_dist.journal.views import DeadLetter, WorkerInfo
 from aios_dist.plans import Shape
 
 SLEPT = encode(Outcome())

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from aios_dist.jobs import JobRecord, Kind, decode
 from aios_dist.journal.access import Access
-from aios_dist.journal.records import LaneRules, Limits, Stray, TenantView
+from aios_dist.journal.records import Stray
+from aios_dist.journal.views import LaneRules, Limits, TenantView
 from aios_dist.policies import Past, Rank
 
 RankStrays = Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]

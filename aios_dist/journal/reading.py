@@ -14,7 +14,7 @@ from aios_dist.errors import FleetUnavailable, UnknownName
 from aios_dist.jobs import JobRecord, JobState, decode
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
-from aios_dist.journal.records import (
+from aios_dist.journal.views import (
     Event,
     History,
     JobView,

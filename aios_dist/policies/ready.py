@@ -51,7 +51,7 @@ class _Order(Generic[S]):
 
 
 class ReadySet(Generic[S]):
-    """The ready steps of a lane. Operations take O(log n), amortised; caps without ``fair`` cost O(caps) more.
+    """The ready steps of a lane. Each takes O(log n), amortised; without ``fair``, caps cost O(caps) more.
 
     Args:
         oldest_every: every so-manieth dispatch (of a tenant, with ``fair``) goes to the step that has waited

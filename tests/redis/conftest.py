@@ -21,7 +21,8 @@ from aios_dist.config import FleetConfig
 from aios_dist.errors import FleetUnavailable, ProviderBusy, RateLimited
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal import Advance, Claim, Decision, Journal, NewJob, RankedStep, Ticket, scripts
-from aios_dist.journal.records import Limits, Reaped
+from aios_dist.journal.records import Reaped
+from aios_dist.journal.views import Limits
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.plans import Shape
 from aios_dist.policies import Rank

@@ -9,8 +9,8 @@ from aios_dist.cli.checks.finding import Finding, ok, problem, warning
 from aios_dist.config import DEFAULT_POOLS, Config
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import LaneView
     from aios_dist.journal import Registry
+    from aios_dist.steering import LaneView
 
 TURNS = "turns"
 

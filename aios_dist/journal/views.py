@@ -1,0 +1,222 @@
+"""What the journal shows of itself: jobs, steps, lanes, models, tenants, workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
+from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened to a job. ``index`` counts from 0; ``at`` is seconds since the epoch."""
+
+    index: int
+    at: float
+    what: str
+    step: int | None = None
+    detail: str = ""
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it stands. Times are seconds since the epoch, 0 where it has not come to that.
+
+    Attributes:
+        money: what its calls cost, where the models' prices are known.
+        why: the reason of a pause.
+        served: seconds in calls.
+        placed: its order is that of an agent-first plan, whatever its priority.
+    """
+
+    id: str
+    state: JobState
+    agent: str
+    tenant: str = "default"
+    steps: int = 0
+    outcomes: int = 0
+    usage: Usage = Usage()
+    plan: str | None = None
+    money: float = 0.0
+    why: str = ""
+    served: float = 0.0
+    priority: int = 0
+    placed: bool = False
+    submitted_at: float = 0.0
+    ended_at: float = 0.0
+
+
+class History(msgspec.Struct, frozen=True):
+    """All that a replay needs: steps by number, outcomes in the order of writing."""
+
+    view: JobView
+    record: JobRecord
+    steps: list[Step]
+    result: bytes = b""
+
+    def outcomes(self) -> list[tuple[int, Outcome]]:
+        """Number and outcome, in the order in which they were written."""
+        done = sorted((s for s in self.steps if s.order), key=lambda s: s.order)
+        return [(s.number, s.outcome) for s in done if s.outcome is not None]
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself, at start and with each renewal."""
+
+    id: str
+    host: str
+    pid: int
+    pool: str
+    lanes: list[str]
+    slots: int
+    in_flight: int = 0
+    models: list[str] = []
+    agents: list[str] = []
+    started_at: float = 0.0
+    seen_at: float = 0.0
+
+
+class Registry(msgspec.Struct, frozen=True):
+    """What the workers of a fleet said of themselves. ``models`` gives each model's lane."""
+
+    workers: list[WorkerInfo] = []
+    models: dict[str, str] = {}
+    agents: list[str] = []
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A step that was given up because it lost its worker each time. ``at``: seconds since the epoch."""
+
+    job: str
+    step: str
+    at: float
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Limits of a model over the whole fleet; 0 is none."""
+
+    in_flight: int = 0
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+
+
+class LaneRules(msgspec.Struct, frozen=True):
+    """Who goes first on a lane (:class:`aios_dist.config.LaneConfig`). ``by_hand``: not as in aios.toml."""
+
+    policy: str = "fifo"
+    oldest_every: int = 0
+    fair: str = ""
+    by_hand: bool = False
+
+
+class LaneCount(msgspec.Struct, frozen=True):
+    """Steps that wait on a lane, all of them and by tenant (empty where the lane is not shared)."""
+
+    ready: int
+    tenants: dict[str, int] = {}
+
+
+class TenantView(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant as it stands; 0 is no limit.
+
+    Attributes:
+        held: steps that wait for ``max_in_flight``.
+        counters: what it has had of each shared lane: tokens by their cost, over its weight.
+    """
+
+    name: str
+    weight: float = 1.0
+    max_in_flight: int = 0
+    in_flight: int = 0
+    held: int = 0
+    tokens_per_day: int = 0
+    money_per_day: float = 0.0
+    tokens_today: int = 0
+    money_today: float = 0.0
+    counters: dict[str, float] = {}
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as it stands over the whole fleet.
+
+    Attributes:
+        limits: see :class:`Limits`.
+        in_flight: calls that count against the limits now; 0 for a model without limits that never failed.
+        held: steps that its limits, or a hold, keep off their lane.
+        hold_until: seconds since the epoch until when nobody calls it; 0 when nothing holds it.
+        gentle: calls let in at a time after a hold; 0 is no such bound.
+        failures: calls that failed in a row.
+        requests, tokens: of the calls that count in the last 60 s.
+    """
+
+    name: str
+    limits: Limits = Limits()
+    in_flight: int = 0
+    held: int = 0
+    hold_until: float = 0.0
+    gentle: int = 0
+    failures: int = 0
+    requests: int = 0
+    tokens: int = 0
+
+
+class PlanView(msgspec.Struct, frozen=True):
+    """A plan as it stands: ``running``, ``done`` or ``failed``."""
+
+    id: str
+    state: str
+
+
+REQUESTS: dict[Kind, type[Any]] = {
+    Kind.LLM: LLMRequest,
+    Kind.TOOL: ToolRequest,
+    Kind.SLEEP: SleepRequest,
+    Kind.SIGNAL: SignalRequest,
+}
+
+
+def model_view(
+    name: str, now: float, facts: list[Any], in_flight: int, held: int, window: list[bytes]
+) -> ModelView:
+    """A model from what ``_limits.lua`` keeps of it: its hash, and the calls of the last minute."""
+    most, requests, tokens, hold, gentle, failures = (int(fact or 0) for fact in facts)
+    return ModelView(
+        name=name,
+        limits=Limits(most, requests, tokens),
+        in_flight=in_flight,
+        held=held,
+        hold_until=hold / 1e6 if hold / 1e6 > now else 0.0,
+        gentle=gentle,
+        failures=failures,
+        requests=len(window),
+        tokens=sum(int(entry.rpartition(b"|")[2]) for entry in window),
+    )
+
+
+def head_to_step(
+    job: str, number: int, head: list[Any], request: bytes | None, outcome: bytes | None
+) -> Step:
+    """A step from the array in which the Lua verbs keep it (``H`` in ``_lib.lua``)."""
+    kind = Kind(head[0])
+    record: Request | None = None
+    if request:
+        record = decode(request, REQUESTS[kind])
+    return Step(
+        job=job,
+        number=number,
+        kind=kind,
+        lane=head[1],
+        state=StepState(head[2]),
+        attempt=head[3],
+        rank=head[6],
+        ready_at=head[7] / 1e6,
+        started_at=head[8] / 1e6,
+        ended_at=head[9] / 1e6,
+        order=head[10],
+        worker=head[11],
+        digest=head[12],
+        label=head[13],
+        request=record,
+        outcome=decode(outcome, Outcome) if outcome else None,
+    )

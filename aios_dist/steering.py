@@ -1,0 +1,160 @@
+"""A fleet as a whole: what its lanes, tenants and workers do, and rules that are changed while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from aios_dist import policies
+from aios_dist.broker import depth_commands
+from aios_dist.config import NAME, Config, LaneConfig, TenantConfig, check_lane, check_tenant
+from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.journal import DeadLetter, Journal, LaneRules, Registry, TenantView
+
+
+class LaneView(msgspec.Struct, frozen=True):
+    """A lane as it stands: waiting steps, tickets in its queue, slots and workers that serve it.
+
+    Attributes:
+        rules: who goes first.
+        tenants: waiting steps by tenant, where the lane is shared.
+    """
+
+    name: str
+    ready: int
+    tickets: int
+    slots: int
+    workers: int
+    rules: LaneRules = LaneRules()
+    tenants: dict[str, int] = {}
+
+
+class Steering:
+    """The part of a fleet's handle that is about no job in particular."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.journal = Journal(config.fleet)
+
+    # Looking -------------------------------------------------------------------------------------------
+
+    async def registry(self) -> Registry:
+        """Workers, models and agents, as the workers said."""
+        return await self.journal.registry()
+
+    async def lanes(self) -> list[LaneView]:
+        """Every lane with its waiting steps, tickets, slots and workers."""
+        registry = await self.journal.registry()
+        names = sorted({*self.config.lane_names(), *(lane for w in registry.workers for lane in w.lanes)})
+        waiting, rules = await asyncio.gather(self.journal.waiting(names), self.journal.lane_rules(names))
+        send = self.journal.connection.command
+        depths = await asyncio.gather(*(send(*c) for c in depth_commands(self.config, names)))
+        return [
+            LaneView(
+                name=name,
+                ready=waiting[name].ready,
+                tickets=depth,
+                slots=sum(w.slots for w in registry.workers if name in w.lanes),
+                workers=sum(name in w.lanes for w in registry.workers),
+                rules=rules[name],
+                tenants=waiting[name].tenants,
+            )
+            for name, depth in zip(names, depths, strict=True)
+        ]
+
+    async def tenants(self) -> list[TenantView]:
+        """Tenants that have settings, or a share of a lane, as they stand."""
+        lanes = self.config.lane_names()
+        names = {*self.config.tenants, *await self.journal.tenant_names(lanes)}
+        return await self.journal.tenant_views(sorted(names), lanes)
+
+    # Steering ------------------------------------------------------------------------------------------
+
+    async def set_lane(
+        self,
+        name: str,
+        *,
+        policy: str | None = None,
+        oldest_every: int | None = None,
+        fair: str | None = None,
+    ) -> LaneRules:
+        """Other rules for a lane of the running fleet, at once; None leaves each as it is.
+
+        They hold until they are changed again, or a worker starts whose aios.toml says something new.
+
+        Args:
+            name: the lane.
+            policy, oldest_every, fair: see :class:`aios_dist.config.LaneConfig`; with a new policy and no
+                ``oldest_every``, that policy's own.
+
+        Raises:
+            ConfigError: a rule that cannot be.
+            UnknownName: neither aios.toml nor any worker has such a lane.
+        """
+        await self._known_lane(name)
+        check_lane(f"Lane {name!r}:", LaneConfig(policy or "fifo", oldest_every, fair or ""))
+        if policy is not None:
+            oldest_every = policies.oldest_every(policy, oldest_every)
+        return await self.journal.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)
+
+    async def reset_lane(self, name: str) -> LaneRules:
+        """The lane's rules as aios.toml gave them last.
+
+        Raises:
+            UnknownName: neither aios.toml nor any worker has such a lane.
+        """
+        await self._known_lane(name)
+        return await self.journal.set_lane(name, source="reset")
+
+    async def _known_lane(self, name: str) -> None:
+        known = sorted({lane.name for lane in await self.lanes()})
+        if name not in known:
+            raise UnknownName(f"There is no lane {name!r}; known are {', '.join(known)}.")
+
+    async def set_tenant(
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        max_in_flight: int | None = None,
+        tokens_per_day: int | None = None,
+        money_per_day: float | None = None,
+    ) -> None:
+        """Other limits and another share for a tenant of the running fleet, at once; None leaves each.
+
+        Args:
+            name: the tenant.
+            weight, max_in_flight, tokens_per_day, money_per_day: see
+                :class:`aios_dist.config.TenantConfig`; 0 is no limit.
+
+        Raises:
+            ConfigError: a setting that cannot be.
+            InvalidInput: not a tenant's name.
+        """
+        if not NAME.fullmatch(name):
+            raise InvalidInput(f"Tenant {name!r} must be letters, digits and . _ : - (at most 128).")
+        wanted = TenantConfig(
+            tokens_per_day=tokens_per_day or 0,
+            money_per_day=money_per_day or 0.0,
+            max_in_flight=max_in_flight or 0,
+            weight=1.0 if weight is None else weight,
+        )
+        check_tenant(f"Tenant {name!r}:", wanted)
+        await self.journal.set_tenant(
+            name,
+            weight=weight,
+            max_in_flight=max_in_flight,
+            tokens_per_day=tokens_per_day,
+            money_per_day=money_per_day,
+        )
+
+    # Dead letters --------------------------------------------------------------------------------------
+
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Steps that were given up because they lost their worker each time, newest first."""
+        return await self.journal.dead_letters(limit)
+
+    async def drop_dead(self, job: str) -> int:
+        """Forget the dead letters of a job; how many there were."""
+        return await self.journal.drop_dead(job)
