@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from aios_dist.cli.output import print_json
 from aios_dist.cli.session import on_journal
 from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.jobs import JobState, Kind
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     "--limit", type=click.IntRange(min=1), default=10_000, show_default=True, help="Jobs; the newest."
 )
 @click.option("--out", metavar="FILE", help="Where to write  [default: standard output]")
-def export(limit: int, out: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="With --out: say as JSON what was written.")
+def export(limit: int, out: str | None, as_json: bool) -> None:
     """Write the calls of the jobs that have ended as JSON lines, for `aios-dist simulate --workload FILE`.
 
     A line has the job's id, agent, tenant, priority and times, and the call's seconds and tokens: no
@@ -50,7 +52,11 @@ def export(limit: int, out: str | None) -> None:
         Path(out).write_text(text, encoding="utf-8")
     except OSError as exc:
         raise InvalidInput(f"Cannot write {out}: {exc}.") from None
-    print(f"{len({step.job for step in steps})} jobs, {len(steps)} calls: {out}", file=sys.stderr)
+    jobs = len({step.job for step in steps})
+    if as_json:
+        print_json({"file": out, "jobs": jobs, "calls": len(steps)})
+    else:
+        print(f"{jobs} jobs, {len(steps)} calls: {out}", file=sys.stderr)
 
 
 def calls_of(history: History) -> list[ExportedStep]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import ResponseError
 
 from aios_dist.broker import depth_commands
 from aios_dist.config import Config
-from aios_dist.journal import Keys
-from aios_dist.journal.connection import open_client
+from aios_dist.errors import FleetUnavailable
+from aios_dist.journal import Journal
 
 
 class LaneDepths:
@@ -18,27 +19,25 @@ class LaneDepths:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._client = open_client(config.fleet.redis_url)
+        self.journal = Journal(config.fleet)
 
     async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Name and number of waiting steps of each lane.
 
-        The ready set is exact. An account that may only touch Celery's keys gets the number of tickets: the
-        same but for a spare ticket now and then.
+        The journal's count is exact. An account that may only touch Celery's keys gets the number of
+        tickets: the same but for a spare ticket now and then.
+
+        Raises:
+            FleetUnavailable: Redis cannot be reached.
         """
         lanes = list(names)
-        keys = Keys(self._config.fleet.name)
         try:
-            counts = await self._run([("ZCARD", keys.ready(lane)) for lane in lanes])
-        except NoPermissionError:
-            counts = await self._run(depth_commands(self._config, lanes))
+            waiting = await self.journal.waiting(lanes)
+            counts = [waiting[lane].ready for lane in lanes]
+        except (FleetUnavailable, ResponseError):  # refused as a whole, or a command within the verb
+            send = self.journal.connection.command
+            counts = await asyncio.gather(*(send(*c) for c in depth_commands(self._config, lanes)))
         return [
             {"name": lane, "messages": count, "messages_ready": count}
             for lane, count in zip(lanes, counts, strict=True)
         ]
-
-    async def _run(self, commands: list[tuple[str, str]]) -> list[int]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return [int(count) for count in await pipeline.execute()]

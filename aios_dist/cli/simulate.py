@@ -74,6 +74,9 @@ COLUMNS = (
     show_default=True,
     help="What `remaining` learns from: jobs that have ended, or another sample from the start.",
 )
+@click.option(
+    "--expected-steps", "told", is_flag=True, help="Callers say how many steps each job has, and are right."
+)
 @click.option("--ttft", type=float, default=0.2, show_default=True, help="Seconds until a call begins.")
 @click.option("--prefill", type=float, default=15000, show_default=True, help="Prompt tokens a second.")
 @click.option("--decode", type=float, default=33, show_default=True, help="Output tokens a second.")
@@ -93,6 +96,7 @@ def simulate(
     weights: Sequence[str],
     caps: Sequence[str],
     history: str,
+    told: bool,
     ttft: float,
     prefill: float,
     decode: float,
@@ -121,6 +125,7 @@ def simulate(
         weights=_by_tenant("--weight", weights, float),
         caps=_by_tenant("--cap", caps, int),
         known=history == "sample",
+        told=told,
     )
     latency = Latency(ttft, prefill, decode, tool)
     built_in = source in generators.names()
@@ -158,23 +163,24 @@ def _print(rows: Sequence[dict[str, Any]], load: float | None) -> None:
         f"{first['seeds']} seeds; no order has a shorter makespan than {first['bound_s']:.1f} s",
         style="bold",
     )
-    competing = [row for row in rows if not row["reference"]]
     best = {}
-    for name, which in BEST.items():
-        values = [row[name] for row in competing]
-        best[name] = (min if which == "least" else max)(values) if len(set(values)) > 1 else None
+    for name, _, form in COLUMNS:
+        values = [row[name] for row in rows if not row["reference"]]
+        shown = form.format((min if BEST[name] == "least" else max)(values))
+        best[name] = shown if {form.format(value) for value in values} != {shown} else None
 
     def cell(row: dict[str, Any], name: str, form: str) -> str:
-        star = "*" if not row["reference"] and row[name] == best[name] else " "
-        return form.format(row[name]) + star
+        shown = form.format(row[name])
+        return shown + ("*" if shown == best[name] and not row["reference"] else " ")
 
     print_table(
-        ("POLICY", *(f">{title}" for _, title, _ in COLUMNS), "MEAN FROM-TO"),
+        ("POLICY", *(f">{title}" for _, title, _ in COLUMNS), ">MEAN FROM-TO", ">TO THE FIRST"),
         (
             (
                 row["policy"] + (" (reference)" if row["reference"] else ""),
                 *(cell(row, name, form) for name, _, form in COLUMNS),
                 "{:.1f}-{:.1f}".format(*row["spread"]["turnaround_mean_s"]),
+                f"{100 * (row['turnaround_vs_first'] - 1):+.0f} %",
             )
             for row in rows
         ),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from aios_dist.agents import JobSpec
-from aios_dist.jobs import JobState
+from aios_dist.calls import LLMResponse, Usage
+from aios_dist.cli.job_export import calls_of
+from aios_dist.config import FleetConfig
+from aios_dist.jobs import JobState, Outcome, encode
+from aios_dist.journal import Journal
 from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid, shape
 from aios_dist.simulate import Job, simulate
 from tests.redis import command_line
+from tests.redis.command_line import Done
 from tests.redis.conftest import Hand, decides, starts
 
 cli, folder = command_line.cli, command_line.folder
@@ -65,7 +73,7 @@ async def test_simulator_and_journal_dispatch_in_the_same_order(hand: Hand, name
     assert {id for id, state in states.items() if state == "cancelled"} == cancelled
 
 
-def test_an_empty_journal_is_said_and_nothing_is_written(cli: Any, folder: Any) -> None:
+def test_an_empty_journal_is_said_and_nothing_is_written(cli: Callable[..., Done], folder: Path) -> None:
     for args in ((), ("--out", "export.jsonl")):
         done = cli("job", "export", *args)
         assert (done.code, done.out) == (2, "")
@@ -73,12 +81,52 @@ def test_an_empty_journal_is_said_and_nothing_is_written(cli: Any, folder: Any) 
     assert not (folder / "export.jsonl").exists()
 
 
-async def test_what_has_run_is_exported_and_can_be_simulated(hand: Hand) -> None:
-    from aios_dist.cli.job_export import calls_of
-
-    plan = PLANS["fifo"]
-    await order_of_the_journal(hand, plan, "")
+async def test_what_has_run_one_by_one_is_exported_so(hand: Hand) -> None:
+    await order_of_the_journal(hand, PLANS["fifo"], "")
     steps = calls_of(await hand.journal.load("d"))
     assert [(step.step, step.after, step.agent) for step in steps] == [(n, n, "d") for n in range(4)]
     assert all(0 <= step.seconds < 60 and 0 <= step.own_s < 60 for step in steps)
-    assert (steps[0].prompt_tokens, steps[0].failed) == (0, False)
+    assert not any(step.failed for step in steps)
+
+
+def test_a_journal_is_exported_without_its_texts_and_simulated(
+    cli: Callable[..., Done], folder: Path, redis_url: str, fleet_name: str
+) -> None:
+    for id in ("j1", "j2"):
+        cli("submit", "--prompt", "SECRET {input}", "--input", '"word"', "--id", id)
+        answer(redis_url, fleet_name)
+        cli("job", "cancel", id)
+    done = cli("job", "export", "--out", "export.jsonl")
+    assert (done.code, done.out, done.err) == (0, "", "2 jobs, 2 calls: export.jsonl\n")
+    text = (folder / "export.jsonl").read_text("utf-8")
+    assert cli("job", "export").out == text
+    said = cli("job", "export", "--out", "export.jsonl", "--json").json
+    assert said == {"file": "export.jsonl", "jobs": 2, "calls": 2}
+    assert "SECRET" not in text
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["job"], line["prompt_tokens"], line["failed"]) for line in lines] == [
+        ("j1", 60, True),
+        ("j2", 60, True),
+    ]
+    assert [json.loads(line)["job"] for line in cli("job", "export", "--limit", "1").out.splitlines()] == [
+        "j2"
+    ]
+    refused = cli("job", "export", "--out", "no/such/folder/x")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    rows = json.loads(cli("simulate", "--workload", "export.jsonl", "--policy", "remaining", "--json").out)
+    assert [row["jobs"] for row in rows] == [2, 2]
+
+
+def answer(redis_url: str, fleet_name: str) -> None:
+    """A worker takes the first step of the lane and answers it."""
+
+    async def work() -> None:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
+        claim = await journal.claim("llm", "w")
+        assert claim is not None
+        usage = Usage(prompt_tokens=60, output_tokens=40, calls=1)
+        outcome = Outcome(response=LLMResponse("SECRET", usage=usage))
+        await journal.commit(claim, encode(outcome), ok=True, usage=usage, turn_here=False)
+        await journal.close()
+
+    asyncio.run(work())

@@ -98,7 +98,7 @@ def test_a_ticket_of_a_chain_is_as_send_task_gives_it_within_a_task(
 
 
 READ = (
-    *("name", "type", "args", "kwargs", "argsrepr", "root_id", "parent_id", "ignore_result", "store_errors"),
+    *("name", "type", "args", "kwargs", "argsrepr", "parent_id", "ignore_result", "store_errors"),
     *("eta", "expires", "groups", "group", "group_index", "chord", "errbacks", "stamped_headers", "stamps"),
     *("replaced_task_nesting", "content_type", "utc"),
 )
@@ -108,34 +108,30 @@ READ_IN_A_TASK = ("retries", "callbacks", "errbacks", "chain", "chord", "eta", "
 """… and as the running task's context gives it."""
 
 
+@pytest.mark.parametrize("chain", [{}, {"root_id": "the-root", "parent_id": "the-parent"}])
 def test_a_worker_reads_a_ticket_as_it_reads_what_send_task_gives(
-    config: Config, app: Celery, redis_client: redis.Redis
+    config: Config, app: Celery, redis_client: redis.Redis, chain: dict[str, str]
 ) -> None:
     """What a ticket leaves out has the same value as Celery's own default."""
 
     def step() -> None:
         """Celery's requests belong to a task."""
 
-    app.task(name=TASK)(step)
-    tickets = Tickets(config)
-    redis_client.execute_command(*tickets.command(Ticket("llm", "lima-1", "3"), "the-root", "the-parent"))
+    app.task(name=TASK, shared=False)(step)
+    ticket = Ticket("llm", "lima-1", "3")
+    redis_client.execute_command(*Tickets(config).command(ticket, *chain.values()))
     ours = request(app)
-    app.send_task(
-        TASK,
-        queue="llm",
-        argsrepr="['lima-1', '3']",
-        kwargsrepr="{}",
-        root_id="the-root",
-        parent_id="the-parent",
-    )
+    app.send_task(TASK, queue="llm", argsrepr="['lima-1', '3']", kwargsrepr="{}", **chain)
     celerys = request(app)
     for name in READ:
         assert getattr(ours, name) == getattr(celerys, name), name
     for name in READ_IN_A_TASK:
         assert getattr(ours._context, name) == getattr(celerys._context, name), name
-    assert ours.time_limits == tuple(celerys.time_limits) == (None, None)
-    assert ours.delivery_info["routing_key"] == celerys.delivery_info["routing_key"] == "llm"
-    assert not ours.revoked()
+    for read in (ours, celerys):
+        assert read.root_id == chain.get("root_id", read.id)
+        assert tuple(read.time_limits) == (None, None)
+        assert read.delivery_info["routing_key"] == "llm"
+        assert not read.revoked()
 
 
 def request(app: Celery) -> Request:

@@ -510,3 +510,47 @@ def test_a_budget_is_a_number_and_says_what_happens_at_its_end(fields: dict[str,
 
 def test_a_budget_of_nothing_is_a_budget() -> None:
     assert (Budget(tokens=0).on_budget, Budget(money=0.0, on_budget="fail").tokens) == ("pause", None)
+
+
+# What goes with a job ---------------------------------------------------------------------------------------
+
+
+def test_a_job_is_of_the_lowest_priority_and_nothing_is_expected_of_it_unless_it_is_said() -> None:
+    spec = prompts("one", ["hi"]).job()
+    assert (spec.priority, spec.expected_steps, spec.deadline, spec.budget) == (0, None, None, None)
+
+
+def test_what_goes_with_a_job_is_added_bit_by_bit_to_a_new_one() -> None:
+    plain = prompts("one", ["hi"]).job(id="j", tenant="acme")
+    spec = plain.within(priority=9).within(expected_steps=4).within(deadline=60)
+    assert (spec.priority, spec.expected_steps, spec.deadline) == (9, 4, 60)
+    assert (spec.id, spec.tenant, spec.input) == ("j", "acme", plain.input)
+    assert plain.priority == 0, "the first is as it was"
+    again = spec.within(priority=0)
+    assert (again.priority, again.expected_steps) == (0, 4)
+
+
+@pytest.mark.parametrize("priority", [0, 1, 9])
+def test_priorities_are_zero_to_nine(priority: int) -> None:
+    assert prompts("one", ["hi"]).job().within(priority=priority).priority == priority
+
+
+@pytest.mark.parametrize("wrong", [-1, 10, 5.0, True, "5", float("nan"), [5]])
+def test_another_priority_is_refused_in_a_sentence(wrong: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        prompts("one", ["hi"]).job().within(priority=wrong)
+    assert str(caught.value) == f"A priority is a whole number from 0 to 9 (9 runs first), not {wrong!r}."
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2.0, True, "4", 10**6])
+def test_no_steps_or_half_a_step_cannot_be_expected(wrong: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        prompts("one", ["hi"]).job().within(expected_steps=wrong)
+    assert "expected_steps is a whole number from 1" in str(caught.value)
+    assert repr(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), 3.3e8])
+def test_a_deadline_is_in_the_future_and_within_ten_years(wrong: float) -> None:
+    with pytest.raises(InvalidInput, match="A deadline is seconds from the submission"):
+        prompts("one", ["hi"]).job().within(deadline=wrong)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios_dist.config import DEFAULT_REDIS_URL, Config, load, masked, parse
+from aios_dist import policies
+from aios_dist.config import DEFAULT_REDIS_URL, POLICIES, Config, load, masked, parse
 from aios_dist.errors import ConfigError
 
 JARGON = ("`", "$", "[...]", "msgspec", "Struct", "object", "Traceback", "NoneType", "<class")
@@ -73,6 +74,26 @@ MISTAKES = [
     ("[models.small]\ntimeout = inf", "[models.small] timeout must be more than 0 seconds (and finite)"),
     ("[pools.x]\nlanes = []", "[pools.x] needs at least one slot and one lane"),
     ("[pools.x]\nlanes = ['a']\nslots = 0", "[pools.x] needs at least one slot and one lane"),
+    # who goes first
+    ("[lanes.x]\npolicy = 'lass'", "[lanes.x] policy: there is no policy 'lass'; did you mean 'las'?"),
+    ("[lanes.x]\npolicy = 'round_robin'", "no policy 'round_robin'; did you mean 'round-robin'?"),
+    (
+        "[lanes.x]\npolicy = 'xyz'",
+        "no policy 'xyz'; known are deadline, fifo, las, priority",
+    ),
+    ("[lanes.x]\npolicy = ''", "[lanes.x] policy: there is no policy ''; known are"),
+    ("[lanes.x]\npolicy = 3", "[lanes.x] policy must be text in quotes, not a whole number."),
+    ("[lanes.x]\nfair = 'agent'", "[lanes.x] fair is 'tenant' or '' (no shares), not 'agent'."),
+    ("[lanes.x]\nfair = true", "[lanes.x] fair must be text in quotes, not true or false."),
+    ("[lanes.x]\noldest_every = 1", "[lanes.x] oldest_every is 0 (never) or a whole number from 2, not 1."),
+    ("[lanes.x]\noldest_every = -2", "[lanes.x] oldest_every is 0 (never) or a whole number from 2, not -2."),
+    ("[lanes.x]\noldest_every = 2.5", "[lanes.x] oldest_every must be a whole number, not a number."),
+    ("[tenants.x]\nweight = 0", "[tenants.x] weight must be from 0.001 to 1000, not 0."),
+    ("[tenants.x]\nweight = -1", "[tenants.x] weight must be from 0.001 to 1000, not -1."),
+    ("[tenants.x]\nweight = nan", "[tenants.x] weight must be from 0.001 to 1000, not nan."),
+    ("[tenants.x]\nweight = inf", "[tenants.x] weight must be from 0.001 to 1000, not inf."),
+    ("[tenants.x]\nmax_in_flight = -1", "[tenants.x] max_in_flight must be 0 (no limit) or more."),
+    ("[tenants.x]\nwieght = 2", "[tenants.x] has an unknown field 'wieght'; did you mean 'weight'?"),
     # names
     ("[fleet]\nname = 'a b'", "fleet name 'a b' must be letters"),
     ("[fleet]\nname = '{x}'", "fleet name '{x}'"),
@@ -259,6 +280,28 @@ def test_every_lane_that_is_named_anywhere_is_known() -> None:
     )
     assert config.lane_names() == ["big", "huge", "llm", "slow", "turns"]
     assert config.lane("nowhere").policy == "fifo"
+
+
+def test_a_lane_is_fifo_and_unshared_unless_it_says_otherwise() -> None:
+    config = parse({"lanes": {"x": {}, "y": {"policy": "las", "oldest_every": 0, "fair": "tenant"}}})
+    plain, ruled = config.lane("x"), config.lane("y")
+    assert (plain.policy, plain.oldest_every, plain.fair) == ("fifo", None, "")
+    assert (ruled.policy, ruled.oldest_every, ruled.fair) == ("las", 0, "tenant")
+
+
+@pytest.mark.parametrize("name", policies.names())
+def test_every_policy_can_be_a_lanes(name: str) -> None:
+    assert parse({"lanes": {"x": {"policy": name, "oldest_every": 2}}}).lane("x").policy == name
+
+
+def test_the_file_and_the_policies_know_the_same_names() -> None:
+    assert tuple(policies.names()) == POLICIES
+
+
+def test_a_tenant_has_the_weight_of_one_and_no_limit_unless_it_says_otherwise() -> None:
+    config = parse({"tenants": {"x": {}, "y": {"weight": 2, "max_in_flight": 8}}})
+    assert (config.tenants["x"].weight, config.tenants["x"].max_in_flight) == (1.0, 0)
+    assert (config.tenants["y"].weight, config.tenants["y"].max_in_flight) == (2.0, 8)
 
 
 def test_an_unknown_pool_is_named_with_those_that_there_are() -> None:

@@ -144,8 +144,8 @@ def test_every_variable_of_the_environment_is_in_the_configuration_page() -> Non
     assert named == used
 
 
-def keys_in_code() -> dict[str, bool]:
-    """Each key of the journal as the document writes it, and whether it is permanent."""
+def kinds_in_code() -> dict[str, bool]:
+    """The first word of each key of the journal, and whether such keys are permanent."""
     keys = Keys("f")
     source = "\n".join(file.read_text("utf-8") for file in (ROOT / "aios_dist").rglob("*.py"))
     verbs = "\n".join(f.read_text("utf-8") for f in (ROOT / "aios_dist/journal/lua").glob("*.lua"))
@@ -155,42 +155,50 @@ def keys_in_code() -> dict[str, bool]:
         if name != "__init__" and (f"keys.{name}(" in source or f"key('{name}'" in verbs):
             parameters = list(inspect.signature(make).parameters)[1:]
             names.add(make(keys, *(p.upper() for p in parameters)).removeprefix(keys.prefix))
-    names |= {name for name in PERMANENT if "*" not in name}
-    permanent = {name.removesuffix("*") for name in PERMANENT}
-    return {name: name in permanent or f"{name.partition(':')[0]}:" in permanent for name in names}
+    permanent = set(map(kind, PERMANENT))
+    return {name: name in permanent for name in permanent | set(map(kind, names))}
+
+
+def kind(key: str) -> str:
+    return key.partition(":")[0]
 
 
 def test_every_key_is_in_the_page_about_redis_and_its_life_is_right() -> None:
     table = rows(sections(ROOT / "docs/redis.md")["The journal's keys"])[1:]
-    assert {key.strip("`"): life == "permanent" for key, _, life, _ in table} == keys_in_code()
+    assert {kind(key.strip("`")): life == "permanent" for key, _, life, _ in table} == kinds_in_code()
 
 
 def test_every_key_and_field_of_the_verbs_is_in_the_page_about_redis() -> None:
     verbs = "\n".join(f.read_text("utf-8") for f in (ROOT / "aios_dist/journal/lua").glob("*.lua"))
     used = set(re.findall(r"\bP \.\. '(\w+)'", verbs)) | set(re.findall(r"\bkey\('(\w+)'", verbs))
-    assert used <= {key.partition(":")[0] for key in keys_in_code()}
-    limits = (ROOT / "aios_dist/journal/lua/_limits.lua").read_text("utf-8")
+    assert used <= kinds_in_code().keys()
     page = sections(ROOT / "docs/redis.md")
     documented = {
         re.sub(r"\d", "", name)
-        for row in rows(page["Fields of a job"])[1:]
-        for name in re.findall(r"`(\w+)`", row[0])
+        for section, column in (("Fields of a job", 0), ("Fields of lanes, plans, models and tenants", 1))
+        for row in rows(page[section])[1:]
+        for name in re.findall(r"`(\w+)`", row[column])
     }
-    others = {
-        name
-        for row in rows(page["Fields of models and tenants"])[1:]
-        for name in re.findall(r"`(\w+)`", row[1])
-    }
-    calls = re.findall(
-        r"'(?:HSET|HMGET|HGET|HINCRBY|HDEL)', (?:k|jk|to|key\('job', [\w.]+\)), ([^)\n]*)", verbs
-    )
-    named = {re.sub(r"\d", "", name) for call in calls for name in re.findall(r"'([a-z]\w*)'", call)}
+    places = r"(?:k|jk|to|from|plan|key\('(?:job|lane|plan|model|tenant|spend)', [^)]*\))"
+    calls = re.findall(rf"'(?:HSET|HMGET|HGET|HINCRBY|HDEL)', {places}, ([^)\n]*)", verbs)
+    named = {re.sub(r"\d", "", name) for call in calls for name in re.findall(r"'([a-z]\w*)\|?'", call)}
     assert documented - {"h", "ht"} <= named
-    values = {state.value for state in jobs.JobState}
-    assert named - documented <= values | {"c"} | others  # c0.0 …: a plan's children
-    places = r"(?:k|key\('(?:model|tenant|spend)', [^)]*\))"
-    calls = re.findall(rf"'(?:HSET|HMGET|HGET|HINCRBY)', {places}, ([^)\n]*)", limits)
-    assert others == {name for call in calls for name in re.findall(r"'(\w+)'", call)} - documented
+    values = {state.value for state in jobs.JobState} | {"default"}  # the tenant of that name
+    assert named - documented <= values
+
+
+def test_every_entry_of_a_steps_head_is_in_the_page_about_redis() -> None:
+    library = (ROOT / "aios_dist/journal/lua/_lib.lua").read_text("utf-8")
+    table = re.search(r"^local H = \{(.*?)\}", library, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    code = {name: int(place) - 1 for name, place in re.findall(r"(\w+) = (\d+)", table[1])}
+    written = {}
+    for entries, names, _ in rows(sections(ROOT / "docs/redis.md")["The head of a step"])[1:]:
+        places = [int(place) for place in re.findall(r"\d+", entries)]
+        if "–" in entries:
+            places = list(range(places[0], places[1] + 1))
+        written |= dict(zip(names.split(", "), places, strict=True))
+    assert written == code
 
 
 def test_the_glossary_has_every_word_of_the_code_and_is_sorted() -> None:

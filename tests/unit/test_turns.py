@@ -8,14 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import turns
+from aios_dist import policies, turns
 from aios_dist.agents import agent, prompts
 from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
 from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import parse
-from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
+from aios_dist.errors import ConfigError, InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, digest
-from aios_dist.journal.records import Decision, History, JobView
+from aios_dist.journal.records import Decision
+from aios_dist.journal.views import History, JobView
+from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.replay import Replay
 from aios_dist.turns import Catalog
 
@@ -178,7 +180,7 @@ def test_steps_go_to_the_lane_of_their_model_and_tools_to_the_turns() -> None:
     assert decision.lanes() == ["llm", "gpu", "turns"]
     assert decode(steps[1].request, LLMRequest) == llm("b", model="big").request
     assert decode(steps[2].request, ToolRequest) == ToolRequest("echo", ["c"])
-    assert all((r.base, r.from_ready) == (0.0, True) for r in decision.steps)
+    assert [(r.rank, r.policy) for r in decision.steps] == [(Rank(), "fifo"), (Rank(), "fifo"), (Rank(), "")]
 
 
 def test_the_label_never_holds_the_prompt() -> None:
@@ -269,8 +271,42 @@ def test_a_lane_with_an_unknown_policy_is_refused() -> None:
     async def body() -> None:
         await llm("a")
 
-    with pytest.raises(Exception, match="no policy 'magic'; known are fifo"):
+    with pytest.raises(ConfigError, match="no policy 'magic'; known are deadline, fifo"):
         decided(body, catalog=catalog(lane_policies={"llm": "magic"}))
+
+
+def test_a_call_is_ranked_by_its_lanes_policy_and_a_tool_never_is() -> None:
+    async def body() -> None:
+        await gather(llm("a"), llm("b", model="big"), tool(echo, "c"), sleep(1))
+
+    ruled = catalog(lane_policies={"llm": "las", "gpu": "round-robin", "turns": "las"})
+    replay = turns.start(body, ruled)
+    ranked = turns.decide(replay, RECORD, ruled, first=0, served=100.0).steps
+    in_turn = Rank(since="round", group=RECORD.agent)
+    assert [(r.rank, r.policy) for r in ranked] == [
+        (Rank(base=5e14), "las"),
+        (in_turn, "round-robin"),
+        (Rank(), ""),
+        (Rank(), ""),
+    ]
+
+
+def test_a_policy_is_told_all_that_it_may_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        await gather(llm("a"), llm("b"))
+
+    seen: list[Waiting] = []
+
+    def watching(step: Waiting) -> Rank:
+        seen.append(step)
+        return Rank()
+
+    monkeypatch.setattr(policies, "find", {"las": watching}.__getitem__)
+    past = Past((3.0, 9.0), 4)
+    known = msgspec.structs.replace(catalog(lane_policies={"llm": "las"}), pasts={"turns-test": past})
+    record = JobRecord("turns-test", {}, tenant="acme", deadline=60.0, expected_steps=7)
+    turns.decide(turns.start(body, known), record, known, first=0, served=2.5)
+    assert seen == [Waiting("turns-test", "acme", number, 2.5, 7, 60.0, past) for number in (0, 1)]
 
 
 # Bringing a program back -----------------------------------------------------------------------------------
@@ -392,7 +428,15 @@ def test_a_sleep_and_a_signal_are_steps_without_a_ticket() -> None:
 
 
 def test_the_estimate_of_a_call_grows_with_its_prompt_and_knows_its_most_tokens() -> None:
-    short, long = (turns.estimate(llm("x" * n).request) for n in (4, 4000))
-    assert long - short == 999
-    assert turns.estimate(llm("xxxx", max_tokens=7).request) == 8
-    assert short == 1 + turns.OUTPUT_GUESS
+    assert turns.estimate(llm("x" * 4).request) == (1, turns.OUTPUT_GUESS)
+    assert turns.estimate(llm("x" * 4000).request) == (1000, turns.OUTPUT_GUESS)
+    assert turns.estimate(llm("xxxx", max_tokens=7).request) == (1, 7)
+
+
+def test_limits_reserve_tokens_and_shares_count_output_twice() -> None:
+    async def body() -> None:
+        await gather(llm("x" * 400, max_tokens=30), tool(echo, "x"))
+
+    call, own = (ranked.step for ranked in decided(body, catalog=catalog()).steps)
+    assert (call.estimate, call.cost) == (100 + 30, 100 + 2 * 30)
+    assert (own.estimate, own.cost) == (0, 0)

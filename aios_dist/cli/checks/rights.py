@@ -40,9 +40,12 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("HMGET", h, "f"),
         ("HGETALL", h),
         ("HINCRBY", h, "f", 1),
+        ("HINCRBYFLOAT", h, "f", "0.5"),
+        ("HKEYS", h),
         ("HDEL", h, "g"),
         ("PEXPIRE", h, TTL_MS),
         ("ZADD", z, 1, "m"),
+        ("ZUNIONSTORE", z, 1, z),
         ("PEXPIRE", z, TTL_MS),
         ("ZCARD", z),
         ("ZSCORE", z, "m"),
@@ -56,6 +59,8 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("SCARD", m),
         ("SREM", m, "2"),
         ("RPUSH", r, "1"),
+        ("LPUSH", r, "2"),
+        ("LTRIM", r, 0, 0),
         ("PEXPIRE", r, TTL_MS),
         ("LRANGE", r, 0, 0),
         ("XADD", x, "MAXLEN", "~", 10, "*", "f", "1"),
@@ -64,6 +69,8 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("XREVRANGE", x, "+", "-", "COUNT", 1),
         ("EVAL", "return redis.call('GET', KEYS[1])", 1, s),
         ("EVALSHA", "0" * 40, 0),
+        ("RENAME", s, s),
+        ("UNLINK", s),
         ("PUBLISH", channel, ""),
         ("DEL", s, h, z, r, x, m),
     ]
@@ -169,7 +176,8 @@ async def _refused(journal: Journal, commands: Sequence[Command]) -> list[str]:
             except NoPermissionError as exc:
                 said.append(_words(command, exc))
             except RedisError as exc:
-                if command[0] not in ("EVALSHA", "EXEC"):  # refused for another reason, as they must be here
+                # These may, or must, be refused for another reason here: no such script, transaction, key.
+                if command[0] not in ("EVALSHA", "EXEC", "RENAME"):
                     raise exc
     return said
 
