@@ -142,16 +142,18 @@ class Tickets:
             root, parent: Celery ids of the chain's first ticket and of the one before, for Flower.
         """
         id = secrets.token_hex(8)
+        headers = {
+            "task": TASK,
+            "id": id,
+            "root_id": root or id,
+            "argsrepr": f"['{ticket.job}', '{ticket.step}']",
+        }
+        if parent is not None:
+            headers["parent_id"] = parent
         message = {
             "body": NO_ARGUMENTS,
             "content-type": "application/json",
-            "headers": {
-                "task": TASK,
-                "id": id,
-                "root_id": root or id,
-                "parent_id": parent,
-                "argsrepr": f"['{ticket.job}', '{ticket.step}']",
-            },
+            "headers": headers,
             "properties": {
                 "delivery_tag": id,  # kombu tells the messages that a worker holds apart by it
                 "delivery_info": {"exchange": "", "routing_key": ticket.lane},

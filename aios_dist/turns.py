@@ -191,20 +191,22 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, serv
     return Decision(version=replay.version, first=first, steps=steps)
 
 
-def rank(
-    kind: Kind, lane: str, number: int, record: JobRecord, catalog: Catalog, served: float
-) -> tuple[policies.Rank, str]:
+def rank(kind: Kind, lane: str, step: policies.Waiting, catalog: Catalog) -> tuple[policies.Rank, str]:
     """What the lane's policy says of a step, and the policy's name; tools and turns are always ``fifo``.
 
     Args:
-        kind, lane, number: of the step.
-        record: its job.
+        kind, lane: of the step.
+        step: what policies want to know of it, but for the agent's past.
         catalog: the lanes' policies, and what is known of agents.
-        served: seconds that the job has spent in calls.
     """
     if kind is not Kind.LLM:
         return policies.Rank(), ""
     name = catalog.lane_policies.get(lane, "fifo")
+    past = catalog.pasts.get(step.agent)
+    return policies.find(name)(step if past is None else step._replace(past=past)), name
+
+
+def _ranked(step: NewStep, number: int, record: JobRecord, catalog: Catalog, served: float) -> RankedStep:
     waiting = policies.Waiting(
         agent=record.agent,
         tenant=record.tenant,
@@ -212,10 +214,5 @@ def rank(
         served=served,
         expected_steps=record.expected_steps,
         deadline=record.deadline,
-        past=catalog.pasts.get(record.agent, policies.Past()),
     )
-    return policies.find(name)(waiting), name
-
-
-def _ranked(step: NewStep, number: int, record: JobRecord, catalog: Catalog, served: float) -> RankedStep:
-    return RankedStep(step, *rank(step.kind, step.lane, number, record, catalog, served))
+    return RankedStep(step, *rank(step.kind, step.lane, waiting, catalog))

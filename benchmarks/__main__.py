@@ -1,6 +1,7 @@
-"""``make bench``, or ``python -m benchmarks [makespan] [slots] [enqueue] [--json]``.
+"""``make bench``, or ``python -m benchmarks [makespan] [slots] [enqueue] [limits] [waiting] [--json]``.
 
-Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes.
+Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
+part ``waiting`` takes three more, and 3 GiB of memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aios_dist.config import Config, FleetConfig
 from aios_dist.local.machine import LocalFleet
 from benchmarks.limits import limits
 from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
+from benchmarks.waiting import waiting
 
 REPEATS = 3
 
@@ -104,7 +106,7 @@ def enqueue() -> list[dict[str, Any]]:
     ]
 
 
-PARTS = {"makespan": makespan, "slots": slots, "enqueue": enqueue, "limits": limits}
+PARTS = {"makespan": makespan, "slots": slots, "enqueue": enqueue, "limits": limits, "waiting": waiting}
 
 
 def main(argv: list[str]) -> int:

@@ -108,8 +108,10 @@ class Connection:
                 self._send("EVALSHA", script.sha, 1, prefix, argument), *(self._send(*c) for c in then)
             )
         except NoScriptError:
-            # A Redis that was restarted or flushed; commands in `then` have run and are harmless alone.
-            return await self.command("EVAL", script.source, 1, prefix, argument)
+            # A Redis that was restarted or flushed. What is in `then` has run too early: a ticket without its
+            # step is spent for nothing, so it is sent once more, behind the verb.
+            eval_ = ("EVAL", script.source, 1, prefix, argument)
+            return (await asyncio.gather(*(self.command(*c) for c in (eval_, *then))))[0]
         except RedisError as exc:
             raise unavailable(exc, self.url, self.timeout) from None
         return answers[0]

@@ -256,7 +256,8 @@ class Journal(Reading, Ordering):
             due_us=int(self.config.reconcile * 1e6),
             cursor=cursor,
             lease_us=int(self.config.lease * 1e6),
-            quiet_us=int((self.config.lease - self.config.renew) * 1e6),
+            # Another reconciler takes over within three periods: that is no outage.
+            quiet_us=int(max(self.config.lease - self.config.renew, 3.5 * self.config.reconcile) * 1e6),
         )
         counts = dict(zip(lanes, ready, strict=True))
         astray = [lane for lane, count in zip(lanes, strays, strict=True) if count]
@@ -291,6 +292,10 @@ def _plain(job: NewJob) -> dict[str, Any]:
     facts = ["tn", record.tenant, "ag", record.agent, *budget_facts(job.budget)]
     if job.priority:
         facts += ["pr", job.priority]
+    if record.deadline is not None:
+        facts += ["dl", f"{record.deadline:g}"]
+    if record.expected_steps is not None:
+        facts += ["xs", record.expected_steps]
     if job.place is not None:
         facts += ["pp", "|".join(map(str, job.place))]
     return {

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *("ready:*", "readyby:*", "oldest:*", "stray:*", "lane:*", "share:*", "rounds:*"),
-    *("held:*", "heldby:*", "model:*", "inflight:*", "tenant:*"),
+    *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
+    *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
 The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
@@ -69,6 +69,10 @@ class Keys:
     def share(self, lane: str) -> str:
         """What each tenant has had of a lane."""
         return f"{self.prefix}share:{lane}"
+
+    def rounds(self, lane: str) -> str:
+        """The rounds of a lane's groups; expires."""
+        return f"{self.prefix}rounds:{lane}"
 
     def past(self, agent: str) -> str:
         """The last runs of an agent; expires when there are no more for a month."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from aios_dist.jobs import JobRecord, Kind, decode
+from aios_dist.jobs import Kind
 from aios_dist.journal.access import Access
 from aios_dist.journal.records import Stray
 from aios_dist.journal.views import LaneRules, Limits, TenantView
-from aios_dist.policies import Past, Rank
+from aios_dist.policies import Past, Rank, Waiting
 
 RankStrays = Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
 
@@ -18,6 +18,10 @@ Source = Literal["file", "hand"]
 DAY_S = 86400
 PAGE = 500
 """Steps that are ranked anew in one round trip."""
+
+MOST_PAGES = 20
+MOST_STRAYS = MOST_PAGES * PAGE
+"""… and in one call, so that the reconciler gets on with what else it does."""
 
 
 class Ordering(Access):
@@ -57,7 +61,7 @@ class Ordering(Access):
     async def rank_strays(
         self, lane: str, rank: Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
     ) -> int:
-        """Rank the steps of a lane anew that were ranked under other rules; how many there were.
+        """Rank steps of a lane anew that were ranked under other rules; how many (``MOST_STRAYS`` at most).
 
         Args:
             lane: its name.
@@ -65,11 +69,11 @@ class Ordering(Access):
         """
         ranked: list[dict[str, object]] = []
         done = 0
-        while True:
+        for _ in range(MOST_PAGES):
             flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
             if not flat:
                 return done
-            strays = [_stray(*flat[at : at + 4]) for at in range(0, len(flat), 4)]
+            strays = [_stray(*flat[at : at + 7]) for at in range(0, len(flat), 7)]
             names = [stray.name for stray in strays]
             if ranked and names == [r["name"] for r in ranked]:
                 return done  # the rules have changed once more: those who know them rank the rest
@@ -77,6 +81,7 @@ class Ordering(Access):
                 {"name": name, **_plain(*said)} for name, said in zip(names, await rank(strays), strict=True)
             ]
             done += len(ranked)
+        return done
 
     async def rerank(self, job: str, priority: int) -> tuple[str, int]:
         """Another priority for a job; its state (or ``unknown``), and how many waiting steps moved."""
@@ -148,7 +153,7 @@ class Ordering(Access):
         said = await self.connection.command("HGET", key, "file")
         if source == "hand":
             if said is None:  # an aios.toml without these settings says nothing new later
-                await self.connection.command("HSET", key, "file", _says(dict.fromkeys(fields, 0)))
+                await self.connection.command("HSET", key, "file", _says(dict.fromkeys(fields)))
             return True
         if said == _says(fields).encode():
             return False
@@ -216,12 +221,19 @@ def _plain(rank: Rank, policy: str) -> dict[str, object]:
     }
 
 
-def _stray(name: bytes, kind: bytes, record: bytes, served: bytes) -> Stray:
-    job, _, step = name.decode().rpartition("/")
-    number = int(step) if step.isdigit() else 0
-    return Stray(
-        name.decode(), job, number, Kind(kind.decode()), decode(record, JobRecord), int(served) / 1e6
+def _stray(
+    name: bytes, kind: bytes, agent: bytes, tenant: bytes, served: bytes, deadline: bytes, expected: bytes
+) -> Stray:
+    step = name.decode().rpartition("/")[2]
+    waiting = Waiting(
+        agent=agent.decode(),
+        tenant=tenant.decode(),
+        number=int(step) if step.isdigit() else 0,
+        served=int(served) / 1e6,
+        deadline=float(deadline) if deadline else None,
+        expected_steps=int(expected) if expected else None,
     )
+    return Stray(name.decode(), Kind(kind.decode()), waiting)
 
 
 def _past(runs: Sequence[bytes]) -> Past:

@@ -8,7 +8,7 @@ import msgspec
 
 from aios_dist.agents import Budget
 from aios_dist.jobs import TURN, JobRecord, JobState, Kind, NewStep
-from aios_dist.policies import Rank
+from aios_dist.policies import Rank, Waiting
 
 
 class RankedStep(msgspec.Struct, frozen=True):
@@ -158,14 +158,17 @@ class Reaped(msgspec.Struct, frozen=True):
 
 
 class Stray(msgspec.Struct, frozen=True):
-    """A waiting step that was ranked under other rules than its lane's. ``served``: seconds in calls."""
+    """A waiting step that was ranked under other rules than its lane has now.
+
+    Attributes:
+        name: as the verbs call it.
+        kind: of the step.
+        waiting: what a policy wants to know of it; nothing of the agent's past.
+    """
 
     name: str
-    job: str
-    number: int
     kind: Kind
-    record: JobRecord
-    served: float
+    waiting: Waiting
 
 
 def budget_facts(budget: Budget | None, *, anew: bool = False) -> list[Any]:

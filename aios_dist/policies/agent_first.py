@@ -3,7 +3,8 @@
 AIOS' fixed order lets slots stand idle while the one admitted agent thinks. Here all members of the plan are
 admitted, and the rank is the place in the plan: the first member's steps go before all others', and an idle
 slot takes the next member's (list scheduling; Graham 1966). Towards steps outside the plan all of it ranks
-as if it had become ready when the plan was admitted.
+as if it had become ready when the plan was admitted. On a lane with ``round-robin``, whose ranks are rounds
+and no times, places say nothing.
 """
 
 from __future__ import annotations

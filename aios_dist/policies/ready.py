@@ -51,7 +51,7 @@ class _Order(Generic[S]):
 
 
 class ReadySet(Generic[S]):
-    """The ready steps of a lane. Each takes O(log n), amortised; without ``fair``, caps cost O(caps) more.
+    """The ready steps of a lane. Methods take O(log n), amortised; without ``fair``, caps cost O(caps) more.
 
     Args:
         oldest_every: every so-manieth dispatch (of a tenant, with ``fair``) goes to the step that has waited
@@ -61,7 +61,7 @@ class ReadySet(Generic[S]):
             comes back is lifted to the least of those who wait (to the last one dispatched, if none do).
         weights: tenants' shares, more than 0; 1 for those not named.
         caps: the most steps of a tenant that may be dispatched and not yet settled; 0 or absent for no cap.
-            A tenant at its cap counts as away: nobody waits for it, and it saves nothing up.
+            A tenant that a slot passes over for it is away until one of them ends, and saves nothing up.
 
     Attributes:
         counters: what each tenant has been charged, by its weight.
@@ -91,8 +91,8 @@ class ReadySet(Generic[S]):
         self._in_flight = dict.fromkeys(self._caps, 0)
         self._steps: dict[S, _Step] = {}
         self._orders: defaultdict[str, _Order[S]] = defaultdict(_Order)
-        self._turns: Scores[str] = Scores()  # with fair share: tenants with a step that may run, by counter
-        self._last_counter = 0.0
+        self._turns: Scores[str] = Scores()  # with fair share: tenants that take part, by counter
+        self._last = ""  # the tenant that was last dispatched
         self.counters: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -153,7 +153,8 @@ class ReadySet(Generic[S]):
         """The step that runs now, or None where none may. Its tenant is charged."""
         name = ""
         if self._fair:
-            least = self._turns.first()
+            while (least := self._turns.first()) is not None and not self._may(least[1]):
+                self._turns.discard(least[1])
             if least is None:
                 return None
             name = least[1]
@@ -172,9 +173,7 @@ class ReadySet(Generic[S]):
             self._in_flight[tenant] += 1
         if self._fair:
             self._charge(tenant, cost)
-            self._last_counter = self.counters[tenant]
-            if not self._may(tenant):
-                self._turns.discard(tenant)
+            self._last = tenant
         return step
 
     def settle(self, tenant: str, difference: float) -> None:
@@ -210,10 +209,10 @@ class ReadySet(Generic[S]):
             self._turns.put(tenant, counter)
 
     def _take_turns(self, tenant: str) -> None:
-        """With fair share, a tenant takes part once it has a step that may run; lifted, if it was away."""
-        if not self._fair or tenant in self._turns or not self._line(tenant).by_rank or not self._may(tenant):
+        """With fair share, a tenant takes part from its first step on; lifted, where it was away."""
+        if not self._fair or tenant in self._turns or not self._line(tenant).by_rank:
             return
         least = self._turns.first()
-        floor = self._last_counter if least is None else least[0]
+        floor = self.counters.get(self._last, 0.0) if least is None else least[0]
         self.counters[tenant] = max(self.counters.get(tenant, 0.0), floor)
         self._turns.put(tenant, self.counters[tenant])

@@ -38,14 +38,15 @@ class Reconciler:
         tickets: Tickets,
         worker: str,
         outage: Outage | None = None,
-        rank_anew: Callable[[str], Awaitable[None]] | None = None,
+        rank_anew: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._config = config
         self._journal = journal
         self._tickets = tickets
         self._worker = worker
         self._outage = outage or Outage()
-        self._rank_anew = rank_anew  # the steps of a lane whose rules have changed
+        self._rank_anew = rank_anew  # steps of a lane whose rules have changed; whether there may be more
+        self._in_office = False
         self._cursor = "0"
         self._lanes = config.lane_names()
         self._looking: asyncio.Task[None] | None = None
@@ -56,15 +57,23 @@ class Reconciler:
         while True:
             pause = period
             try:
-                if await self._journal.take_reconciler(self._worker, 3 * period):
+                self._in_office = await self._journal.take_reconciler(self._worker, 2 * period)
+                if self._in_office:
                     pause = await self.once()
             except FleetUnavailable as exc:
                 self._outage.away(exc)
+            except Exception:
+                logger.exception("A pass of the reconciler broke; the next one tries again.")
             await asyncio.sleep(pause)
 
     def look_again(self, seconds: float) -> None:
         """Something is due then, sooner perhaps than the reconciler in office expects."""
         asyncio.get_running_loop().call_later(seconds + 0.002, self._look)
+
+    def look_again_in_office(self) -> None:
+        """The same, at once, where one is enough."""
+        if self._in_office:
+            self._look()
 
     def _look(self) -> None:
         if self._looking is None or self._looking.done():
@@ -92,10 +101,10 @@ class Reconciler:
             if reaped.moved < PAGE:
                 break  # else a whole machine was lost: go on at once
         await self._top_up(reaped.ready)
-        if self._rank_anew is not None:
-            for lane in reaped.astray:
-                await self._rank_anew(lane)
+        more = [await self._rank_anew(lane) for lane in reaped.astray] if self._rank_anew else []
         period = self._config.fleet.reconcile
+        if any(more):
+            return 0.0
         if reaped.next_s is None:
             return period
         return min(period, max(0.05, reaped.next_s - await self._journal.now()))

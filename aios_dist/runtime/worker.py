@@ -26,6 +26,7 @@ from aios_dist.config import Config, PoolConfig, load
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
 from aios_dist.journal import Journal, Limits, Stray, WorkerInfo
 from aios_dist.journal.connection import open_client
+from aios_dist.journal.ordering import MOST_STRAYS
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
@@ -37,6 +38,9 @@ logger = logging.getLogger("aios_dist.worker")
 
 for _chatty in ("httpx2", "openai", "anthropic"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)  # a line a call, and prompts at DEBUG
+
+MOST_PASTS = 1000
+"""Agents whose earlier runs a worker keeps in mind."""
 
 START_PATIENCE_S = 10.0
 """How long a worker that starts waits for a Redis that is not there yet."""
@@ -143,29 +147,33 @@ class Runtime:
                 name, policy=lane.policy, oldest_every=oldest, fair=lane.fair, source="file"
             )
 
-    async def _look_at_rules(self) -> None:
-        """The lanes' policies as they are now, and what they want to know of agents."""
+    async def _look_at_rules(self, *more: str) -> None:
+        """The lanes' policies as they are now, and what they want to know of the agents served of late."""
         catalog = self.runner.catalog
-        rules = await self.journal.lane_rules(self.settings.lanes + sorted(set(catalog.models.values())))
+        lanes = sorted({*self.settings.lanes, *catalog.models.values(), *more})
+        rules = await self.journal.lane_rules(lanes)
         catalog = catalog.under({lane: r.policy for lane, r in rules.items()}, catalog.pasts)
+        agents, self.runner.agents = self.runner.agents, set()
         if catalog.looks_back:
-            catalog = catalog.under(catalog.lane_policies, await self.journal.pasts(self.runner.agents))
+            known = catalog.pasts if len(catalog.pasts) < MOST_PASTS else {}
+            catalog = catalog.under(catalog.lane_policies, {**known, **await self.journal.pasts(agents)})
         self.runner.catalog = catalog
 
-    async def _rank_anew(self, lane: str) -> None:
-        """Steps that were ranked under other rules than their lane has now."""
-        await self._look_at_rules()
+    async def _rank_anew(self, lane: str) -> bool:
+        """Steps that were ranked under other rules than their lane has now; whether there may be more."""
+        await self._look_at_rules(lane)
 
         async def rank(strays: list[Stray]) -> list[tuple[policies.Rank, str]]:
             catalog = self.runner.catalog
             if catalog.looks_back:
-                found = await self.journal.pasts({stray.record.agent for stray in strays})
+                found = await self.journal.pasts({stray.waiting.agent for stray in strays})
                 catalog = catalog.under(catalog.lane_policies, found)
-            return [turns.rank(s.kind, lane, s.number, s.record, catalog, s.served) for s in strays]
+            return [turns.rank(s.kind, lane, s.waiting, catalog) for s in strays]
 
         moved = await self.journal.rank_strays(lane, rank)
         if moved:
             logger.info("Ranked %d waiting steps of lane %s anew.", moved, lane)
+        return moved >= MOST_STRAYS
 
     async def _keep(self) -> None:
         await self._announce()
@@ -200,9 +208,9 @@ class Runtime:
                         if what == "drop" and worker == self.id:
                             self.leases.cancel(job, step)
                         elif what == "lane":
-                            await self._look_at_rules()
-                            self._reconciler.look_again(0.0)
-            except (RedisError, OSError) as exc:
+                            await self._look_at_rules(job)
+                            self._reconciler.look_again_in_office()
+            except (RedisError, OSError, FleetUnavailable) as exc:
                 logger.info("Not listening for cancelled jobs: %s", exc)
             finally:
                 with contextlib.suppress(RedisError, OSError):

@@ -43,6 +43,7 @@ class Setup(msgspec.Struct, frozen=True):
         weights, caps: of tenants.
         known: the policies know another sample of the workload from the start, instead of learning from the
             jobs that end.
+        told: every caller says how many steps its job has, and is right.
 
     Raises:
         InvalidInput: no slots, no seeds, a weight of 0 or less.
@@ -55,6 +56,7 @@ class Setup(msgspec.Struct, frozen=True):
     weights: Mapping[str, float] = {}
     caps: Mapping[str, int] = {}
     known: bool = False
+    told: bool = False
 
     def __post_init__(self) -> None:
         if self.slots < 1:
@@ -79,6 +81,7 @@ def compare(
 
     All choices of a load have the same jobs and arrivals, seed by seed. A row has the means of
     :func:`aios_dist.simulate.figures.figures` over the seeds, and in ``spread`` the least and the most.
+    ``turnaround_vs_first`` is the mean turnaround over that of the first choice on the same jobs.
 
     Raises:
         InvalidInput: the workload has no such load or tenants.
@@ -86,35 +89,41 @@ def compare(
     if not any(choice.policy == ORACLE for choice in choices):
         choices = [*choices, of_policy(ORACLE)]
     for load in loads:
-        samples = []
-        for seed in range(setup.seeds):
-            jobs = workload.sample(seed, setup.slots, load, setup.count, setup.tenants)
-            samples.append((jobs, workload.pasts(seed) if setup.known else None))
-        offered = workload.load if load is None else load
+        samples = [_sample(workload, seed, load, setup) for seed in range(setup.seeds)]
+        first: list[float] = []
         for choice in choices:
-            yield _row(choice, offered, samples, setup)
+            runs = [
+                figures(choice.run(jobs, setup.slots, setup.weights, setup.caps, pasts))
+                for jobs, pasts in samples
+            ]
+            means = [run["turnaround_mean_s"] for run in runs]
+            first = first or means
+            for run, mean, other in zip(runs, means, first, strict=True):
+                run["turnaround_vs_first"] = mean / other if other else 1.0
+            yield {
+                "policy": choice.name,
+                "load": workload.load if load is None else load,
+                "reference": choice.policy == ORACLE,
+                "slots": setup.slots,
+                "seeds": setup.seeds,
+                "jobs": len(samples[0][0]),
+                "steps": round(fmean(sum(len(job.steps) for job in jobs) for jobs, _ in samples)),
+                **{name: _mean([run[name] for run in runs]) for name in runs[0]},
+                "spread": {
+                    name: [_short(f([run[name] for run in runs])) for f in (min, max)]
+                    for name in (*BEST, "turnaround_vs_first")
+                },
+            }
 
 
-def _row(
-    choice: Choice,
-    load: float | None,
-    samples: Sequence[tuple[Sequence[Job], Mapping[str, Past] | None]],
-    setup: Setup,
-) -> dict[str, Any]:
-    found = [
-        figures(choice.run(jobs, setup.slots, setup.weights, setup.caps, pasts)) for jobs, pasts in samples
-    ]
-    return {
-        "policy": choice.name,
-        "load": load,
-        "reference": choice.policy == ORACLE,
-        "slots": setup.slots,
-        "seeds": setup.seeds,
-        "jobs": len(samples[0][0]),
-        "steps": round(fmean(sum(len(job.steps) for job in jobs) for jobs, _ in samples)),
-        **{name: _mean([run[name] for run in found]) for name in found[0]},
-        "spread": {name: [_short(f([run[name] for run in found])) for f in (min, max)] for name in BEST},
-    }
+def _sample(
+    workload: Workload, seed: int, load: float | None, setup: Setup
+) -> tuple[list[Job], Mapping[str, Past] | None]:
+    """The jobs of a seed, and what is known of their agents beforehand."""
+    jobs = workload.sample(seed, setup.slots, load, setup.count, setup.tenants)
+    if setup.told:
+        jobs = [msgspec.structs.replace(job, expected_steps=len(job.steps)) for job in jobs]
+    return jobs, workload.pasts(seed) if setup.known else None
 
 
 def _mean(values: Sequence[Any]) -> Any:

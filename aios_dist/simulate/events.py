@@ -116,18 +116,17 @@ class _Simulation:
     def run(self) -> Run:
         """From the first arrival to the last end."""
         jobs, events, waiting, ready = self._jobs, self._events, self._waiting, self._ready
-        arrivals = sorted(
-            range(len(jobs)), key=lambda job: (-jobs[job].arrival, -job)
-        )  # the next is the last
+        kept_back = self._plan.kept_back if self._plan is not None else ()
+        # The next to arrive is the last of the list.
+        arrivals = sorted(range(len(jobs)), key=lambda job: (-jobs[job].arrival, -job))
         free = list(range(self._slots))
         busy = idle = wait_max = 0.0
         now = jobs[arrivals[-1]].arrival
         while arrivals or events:
-            at = min(
-                jobs[arrivals[-1]].arrival if arrivals else math.inf, events[0][0] if events else math.inf
-            )
+            arrival = jobs[arrivals[-1]].arrival if arrivals else math.inf
+            at = min(arrival, events[0][0] if events else math.inf)
             if free:
-                idle += (at - now) * min(len(free), len(waiting) + self._kept_back())
+                idle += (at - now) * min(len(free), len(waiting) + len(kept_back))
             now = at
             while arrivals and jobs[arrivals[-1]].arrival <= now:
                 job = arrivals.pop()
@@ -152,12 +151,6 @@ class _Simulation:
                 if self.log is not None:
                     self.log.append(Dispatch(jobs[job].name, number, slot, now, now + seconds, since))
         return Run(jobs, self._slots, tuple(self._ends), wait_max, busy, idle, tuple(self.log or ()))
-
-    def _kept_back(self) -> int:
-        """Steps that a plan keeps from waiting."""
-        if self._plan is None:
-            return 0
-        return sum(self._jobs[job].after.count(0) or 1 for job in self._plan.kept_back)
 
     def _ask(self, job: int, now: float) -> None:
         """The agent asks for whatever its outcomes let it ask for."""

@@ -78,8 +78,10 @@ def read(path: str, latency: Latency) -> Workload:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidInput(f"Cannot read the workload {path}: {exc}.") from None
+    except OSError as exc:
+        raise InvalidInput(f"Cannot read the workload {path}: {exc.strerror}.") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"Cannot read the workload {path}: it is no text in UTF-8.") from None
     recorded = text.lstrip().startswith("{")
     whole = _recorded(path, text) if recorded else _from_tokens(path, text, latency)
     return Workload(resampled(whole), whole, recorded)

@@ -133,8 +133,8 @@ class Run(msgspec.Struct, frozen=True):
         ends: of each job, when it ended; None where a plan cancelled it.
         wait_max: the longest time that a step waited for a slot.
         busy: slot-seconds in calls.
-        idle_while_ready: slot-seconds in which a slot was idle and a step waited that a plan (or a tenant's
-            cap) kept back.
+        idle_while_ready: slot-seconds in which a slot was idle while a step was held by its tenant's cap, or
+            a job kept back by its plan (which counts as one step).
         log: every call, in the order of dispatch; empty if none was asked for.
     """
 

@@ -20,7 +20,17 @@ from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest
 from aios_dist.config import FleetConfig
 from aios_dist.errors import FleetUnavailable, ProviderBusy, RateLimited
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
-from aios_dist.journal import Advance, Claim, Decision, Journal, NewJob, RankedStep, Ticket, scripts
+from aios_dist.journal import (
+    Advance,
+    Claim,
+    Decision,
+    Journal,
+    NewJob,
+    RankedStep,
+    Stray,
+    Ticket,
+    scripts,
+)
 from aios_dist.journal.records import Reaped
 from aios_dist.journal.views import Limits
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
@@ -175,6 +185,14 @@ class Hand:
         """Ready steps in the order in which they would be claimed; nothing is claimed."""
         return [m.decode() for m in await self.redis("ZRANGE", self.keys.ready(lane), 0, -1)]
 
+    async def rank_anew(self, policy: str, rank: Rank) -> int:
+        """What the reconciler does after the lane's rules have changed."""
+
+        async def said(strays: list[Stray]) -> list[tuple[Rank, str]]:
+            return [(rank, policy) for _ in strays]
+
+        return await self.journal.rank_strays("llm", said)
+
     async def order(self) -> list[str]:
         """The jobs in the order in which their steps are dispatched from now on."""
         return [claim.job for claim in await self.drain()]
@@ -323,7 +341,10 @@ class Hand:
     async def look(self) -> None:
         """Whatever must hold between any two verbs holds."""
         jobs = await self.jobs()
-        shelves = {kind: await self.by_model(kind) for kind in ("ready", "stray", "oldest", "held")}
+        shelves = {
+            kind: await self.by_model(kind)
+            for kind in ("ready", "readyold", "stray", "astray", "held", "heldold")
+        }
         ready = {
             m: shelf.partition("|")[0]
             for kind in ("ready", "stray")
@@ -451,13 +472,16 @@ class Hand:
             }
             if known != {shelf for shelf in shelves[kind] if "|" in shelf}:
                 wrong.append(f"{kind}: tenants that wait are {sorted(known)}, sets {sorted(shelves[kind])}")
-        for shelf, names in shelves["ready"].items():
-            rules = await self.hash(self.keys.lane(shelf.partition("|")[0]))
-            aged = int(rules.get("oldest", 0)) > 0
-            if set(shelves["oldest"].get(shelf, ())) != (set(names) if aged else set()):
-                wrong.append(f"{shelf}: {names} wait, by age {shelves['oldest'].get(shelf)}")
-        if left := shelves["oldest"].keys() - shelves["ready"].keys():
-            wrong.append(f"by age there are {left}, where nobody waits")
+        astray = {m for names in shelves["astray"].values() for m in names}
+        for kind in ("ready", "held"):
+            for shelf, names in shelves[kind].items():
+                lane = shelf.partition("|")[0] if kind == "ready" else "llm"
+                aged = int((await self.hash(self.keys.lane(lane))).get("oldest", 0)) > 0
+                old = set(shelves[f"{kind}old"].get(shelf, ())) - astray
+                if old != (set(names) - astray if aged else set()):
+                    wrong.append(f"{kind} {shelf}: {names} wait, by age {old}, astray {astray}")
+            if left := shelves[f"{kind}old"].keys() - shelves[kind].keys():
+                wrong.append(f"{kind} by age there are {left}, where nobody waits")
         return wrong
 
     async def _look_at_models(

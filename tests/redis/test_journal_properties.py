@@ -287,7 +287,8 @@ class Machine(RuleBasedStateMachine):
             return [(RANKS[rules.policy], rules.policy) for _ in strays]
 
         self.run(self.journal.rank_strays("llm", rank))
-        assert self.run(self.hand.by_model("stray")) == {}
+        for kind in ("stray", "astray"):
+            assert self.run(self.hand.by_model(kind)) == {}
         self.reranked = True
 
     @rule(tenant=st.sampled_from(TENANTS), flight=st.integers(0, 2), weight=st.sampled_from([1.0, 2.0]))
@@ -534,7 +535,7 @@ class Machine(RuleBasedStateMachine):
             await hand.ring()
             await hand.reap()
         assert await hand.by_model("held") == await hand.by_model("inflight") == {}
-        for kind in ("ready", "readyby", "oldest", "stray", "heldby"):
+        for kind in ("ready", "readyby", "readyold", "stray", "heldby", "heldold"):
             assert await hand.by_model(kind) == {}
         for key in (hand.keys.leases, hand.keys.timers, hand.keys.due):
             assert await hand.members(key) == set()

@@ -15,19 +15,12 @@ from tests.redis.conftest import Hand, decides, ranked, starts
 BY_NAME = {"fifo": Rank(), "las": Rank(base=1e14), "round-robin": Rank(since="round", group="g")}
 
 
-async def rank_anew(hand: Hand, policy: str, rank: Rank) -> int:
-    async def said(strays: list[Stray]) -> list[tuple[Rank, str]]:
-        return [(rank, policy) for _ in strays]
-
-    return await hand.journal.rank_strays("llm", said)
-
-
 async def test_what_waits_under_old_rules_runs_on_in_its_order_until_it_is_ranked_anew(hand: Hand) -> None:
     await hand.submit(*(ranked(f"j{n}", Rank(), "fifo") for n in range(4)))
     await hand.journal.set_lane("llm", policy="las", oldest_every=10)
     assert (await hand.reap()).astray == ["llm"]
     assert (await hand.claim()).job == "j0"
-    assert await rank_anew(hand, "las", Rank(base=1e14)) == 3
+    assert await hand.rank_anew("las", Rank(base=1e14)) == 3
     assert (await hand.reap()).astray == []
     await hand.submit(ranked("new", Rank(), "las"))
     await hand.look()
@@ -38,7 +31,7 @@ async def test_a_step_that_a_producer_ranked_by_old_rules_is_ranked_anew(hand: H
     await hand.journal.set_lane("llm", policy="las", oldest_every=10)
     await hand.submit(ranked("old", Rank(base=-1e15), "priority"), ranked("new", Rank(), "las"))
     assert (await hand.reap()).astray == ["llm"]
-    await rank_anew(hand, "las", Rank(base=1e14))
+    await hand.rank_anew("las", Rank(base=1e14))
     assert await hand.order() == ["new", "old"]
 
 
@@ -55,8 +48,8 @@ async def test_strays_come_with_what_a_policy_asks_of_a_step(hand: Hand) -> None
 
     await hand.journal.rank_strays("llm", said)
     [stray] = seen
-    assert (stray.job, stray.number, stray.record.agent, stray.record.tenant) == ("j", 1, "planner", "acme")
-    assert 0 < stray.served < 60
+    assert (stray.name, stray.waiting[:3]) == ("j/1", ("planner", "acme", 1))
+    assert 0 < stray.waiting.served < 60
 
 
 async def test_rules_that_change_while_steps_are_ranked_leave_them_to_those_who_know(hand: Hand) -> None:
@@ -77,11 +70,11 @@ async def test_fair_share_can_be_switched_on_and_off_while_steps_wait(hand: Hand
     await hand.submit(*(ranked(f"flood{n:04}", Rank(), "fifo", tenant="flood") for n in range(count)))
     await hand.submit(ranked("small", Rank(), "fifo", tenant="small"))
     await hand.journal.set_lane("llm", fair="tenant")
-    assert await rank_anew(hand, "fifo", Rank()) == count + 1
+    assert await hand.rank_anew("fifo", Rank()) == count + 1
     first = [(await hand.claim()).job for _ in range(2)]
     assert first == ["flood0000", "small"]
     await hand.journal.set_lane("llm", fair="")
-    assert await rank_anew(hand, "fifo", Rank()) == count - 1
+    assert await hand.rank_anew("fifo", Rank()) == count - 1
     assert await hand.order() == [f"flood{n:04}" for n in range(1, count)]
 
 
@@ -133,3 +126,38 @@ async def test_limits_set_by_hand_outlive_workers_that_start(hand: Hand, before:
     assert await start_worker(before or 0) == (7, 7)
     assert await start_worker(9) == (9, 9)
     assert "acme" in await journal.tenant_names([])
+
+
+async def test_what_a_limit_holds_is_ranked_anew_too(hand: Hand) -> None:
+    """Under round-robin ranks are small numbers: old ones would wait for ever."""
+    await hand.limit("small", flight=1)
+    await hand.submit(*(ranked(f"old{n}", Rank(), "fifo") for n in range(3)))
+    running = await hand.claim()
+    assert await hand.drain() == []
+    await hand.journal.set_lane("llm", policy="round-robin")
+    rounds = Rank(since="round", group="g")
+    assert await hand.rank_anew("round-robin", rounds) == 2
+    await hand.submit(ranked("new", rounds, "round-robin"))
+    ran = []
+    for _ in range(3):
+        await hand.finish(running)
+        running = await hand.claim()
+        ran.append(running.job)
+    assert ran == ["old1", "old2", "new"]
+
+
+async def test_a_lane_shared_by_many_tenants_is_changed_in_one_go(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(*(ranked(f"j{n:03}", Rank(), "fifo", tenant=f"t{n % 100}") for n in range(300)))
+    await hand.journal.set_lane("llm", fair="")
+    assert (await hand.journal.waiting(["llm"]))["llm"].ready == 300
+    assert await hand.rank_anew("fifo", Rank()) == 300
+    assert await hand.order() == [f"j{n:03}" for n in range(300)]
+
+
+async def test_on_a_lane_that_goes_by_rounds_an_agent_first_plan_goes_by_rounds_too(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", policy="round-robin")
+    rounds = Rank(since="round", group="g")
+    await hand.plan("p", ("agent-first", "continue", "a"), [ranked("a", rounds, "round-robin")])
+    await hand.submit(ranked("b", rounds, "round-robin"), ranked("c", rounds, "round-robin"))
+    assert await hand.order() == ["a", "b", "c"]

@@ -122,3 +122,21 @@ async def test_a_step_that_a_limit_holds_does_not_use_up_the_turn_of_the_oldest(
     assert (await hand.claim()).job == "a"
     assert (await hand.claim()).job == "c0"  # the second dispatch: b is older, and its model is full
     assert await hand.order() == ["c1", "c2"]
+
+
+async def test_every_nth_goes_to_the_oldest_also_among_what_a_limit_holds(hand: Hand) -> None:
+    """Most fleets wait for their provider, not for slots: a bound that ends there is none."""
+    await hand.limit("small", flight=1)
+    await hand.journal.set_lane("llm", policy="las", oldest_every=3)
+    await hand.submit(ranked("first", Rank(), "las"))
+    running = await hand.claim()
+    await hand.submit(ranked("long", Rank(base=1e14), "las"))
+    await hand.submit(*(ranked(f"short{n}", Rank(), "las") for n in range(6)))
+    assert await hand.drain() == []
+    ran = []
+    for _ in range(7):
+        await hand.finish(running)
+        running = await hand.claim()
+        ran.append(running.job)
+        await hand.look()
+    assert ran.index("long") <= 3

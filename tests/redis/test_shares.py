@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aios_dist.calls import Usage
 from aios_dist.jobs import JobState
 from aios_dist.policies import Rank
@@ -43,13 +45,13 @@ async def test_what_a_call_took_counts_and_not_what_was_guessed(hand: Hand) -> N
     assert await hand.order() == ["b1", "b2", "a1", "a2"]
 
 
-async def test_a_call_that_failed_or_was_given_back_costs_its_tenant_nothing(hand: Hand) -> None:
+async def test_a_call_that_was_given_back_costs_its_tenant_next_to_nothing(hand: Hand) -> None:
     await hand.journal.set_lane("llm", fair="tenant")
     await hand.submit(ranked("a", Rank(), tenant="acme", tokens=10))
     claim = await hand.claim()
     await hand.journal.release(claim, "shutdown")
     [view] = await hand.journal.tenant_views(["acme"], ["llm"])
-    assert view.counters == {"llm": 0.0}
+    assert view.counters == {"llm": 1.0}
 
 
 async def test_a_cap_of_a_tenant_blocks_nobody_else_and_is_never_exceeded(hand: Hand) -> None:
@@ -93,3 +95,64 @@ async def test_what_waits_is_counted_also_by_tenant(hand: Hand) -> None:
     count = (await hand.journal.waiting(["llm"]))["llm"]
     assert (count.ready, count.tenants) == (4, {"acme": 3, "beta": 1})
     assert (await hand.reap()).ready["llm"] == 4
+
+
+async def test_among_equals_the_name_does_not_decide_for_ever(hand: Hand) -> None:
+    """Tools, and calls whose provider reports no usage, cost something too."""
+    await hand.journal.set_lane("llm", fair="tenant")
+    for n in range(3):
+        await hand.submit(*(ranked(f"{t}{n}", Rank(), tenant=t) for t in ("a", "z")))
+    ran = []
+    for _ in range(6):
+        claim = await hand.claim()
+        ran.append(claim.job)
+        await hand.commit(claim, usage=Usage(), decision=decides(1, 1, ends=JobState.DONE))
+    assert ran == ["a0", "z0", "a1", "z1", "a2", "z2"]
+
+
+@pytest.mark.parametrize("how", ["resumed", "ranked anew"])
+async def test_a_tenant_that_was_away_has_saved_nothing_up(hand: Hand, how: str) -> None:
+    """Wherever its steps come back from."""
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(*(ranked(f"away{n}", Rank(), "fifo", tenant="z-away", tokens=10) for n in range(3)))
+    for n in range(3):
+        await hand.journal.pause(f"away{n}")
+    await hand.submit(*(ranked(f"b{n}", Rank(), "fifo", tenant="busy", tokens=10) for n in range(9)))
+    for _ in range(4):
+        await hand.claim()
+    for n in range(3):
+        await hand.journal.resume(f"away{n}")
+    if how == "ranked anew":
+        await hand.journal.set_lane("llm", policy="las")
+        await hand.rank_anew("las", Rank())
+    order = await hand.order()
+    assert [name[0] for name in order] == ["b", "a", "b", "a", "b", "a", "b", "b"]
+
+
+async def test_what_a_limit_held_before_shares_were_switched_on_is_not_forgotten(hand: Hand) -> None:
+    await hand.limit("small", flight=1)
+    await hand.submit(*(ranked(f"j{n}", Rank(), "fifo", tenant="old") for n in range(3)))
+    running = await hand.claim()
+    assert await hand.drain() == []  # held
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(*(ranked(f"k{n}", Rank(), "fifo", tenant="new") for n in range(8)))
+    ran = []
+    for _ in range(5):
+        await hand.commit(running, usage=Usage(0, 5, 1), decision=decides(1, 1, ends=JobState.DONE))
+        running = await hand.claim()
+        ran.append(running.job)
+    assert {"j1", "j2"} < set(ran)
+
+
+async def test_a_cap_that_stops_a_step_that_was_let_in_lets_another_in(hand: Hand) -> None:
+    """The model's room is not the tenant's: it goes to who can use it."""
+    await hand.limit("small", flight=1)
+    await hand.submit(ranked("first", Rank(), tenant="other"))
+    first = await hand.claim()
+    await hand.submit(ranked("a", Rank(), tenant="acme"), ranked("b", Rank(), tenant="other"))
+    assert await hand.drain() == []
+    await hand.journal.set_tenant("acme", max_in_flight=1)
+    await hand.submit(ranked("c", Rank(), tenant="acme", model="big"))
+    assert (await hand.claim()).job == "c"  # the tenant is at its cap
+    await hand.finish(first)
+    assert await hand.order() == ["b"]

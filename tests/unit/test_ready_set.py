@@ -69,7 +69,7 @@ class Naive:
         self.waiting: list[Known] = []
         self.in_flight = dict.fromkeys(TENANTS, 0)
         self.counters = dict.fromkeys(TENANTS, 0.0)
-        self.last = 0.0
+        self.last = ""
         self.taking_part: set[str] = set()
         self.dispatched: dict[str, int] = {}
         self.round: dict[str, float] = {}
@@ -85,7 +85,8 @@ class Naive:
     def join(self, tenant: str) -> None:
         """A tenant that was away begins with the least of those who were not."""
         if tenant not in self.taking_part and any(k.tenant == tenant for k in self.waiting):
-            floor = min((self.counters[other] for other in self.taking_part), default=self.last)
+            idle = self.counters.get(self.last, 0.0)
+            floor = min((self.counters[other] for other in self.taking_part), default=idle)
             self.counters[tenant] = max(self.counters[tenant], floor)
             self.taking_part.add(tenant)
 
@@ -125,7 +126,7 @@ class Naive:
             self.round[order] = max(self.round.get(order, 0.0), best.round)
         self.in_flight[best.tenant] += 1
         self.counters[best.tenant] += best.cost / WEIGHTS[best.tenant]
-        self.last = self.counters[best.tenant]
+        self.last = best.tenant
         return best.step
 
     def settle(self, tenant: str, difference: float) -> None:

@@ -9,7 +9,7 @@
 --          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause,
 --          g<NAME> signals that came before anyone waited for them, tn tenant,
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
---          ag agent, us µs in calls, pr priority, pp place in an agent-first plan ("node|place|places|jobs"),
+--          ag agent, us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
 

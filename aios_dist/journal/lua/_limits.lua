@@ -60,59 +60,74 @@ end
 
 -- A step waits until its model (or tenant, "@T") has room; with fair share, among its tenant's.
 local function hold_back(model, job, step, h)
-  local tenant = string.sub(model, 1, 1) ~= '@' and rules(h[H.lane]).fair and tenant_of(job) or nil
-  if tenant then redis.call('HSET', key('model', model), 'ln', h[H.lane]) end
-  put_on('held', model, h[H.lane], member(job, step), h[H.rank], tenant)
+  local lane = h[H.lane]
+  local tenant = string.sub(model, 1, 1) ~= '@' and rules(lane).fair and tenant_of(job) or nil
+  if tenant then redis.call('HSET', key('model', model), 'ln', lane) end
+  put_on('held', model, member(job, step), h, tenant)
+  redis.call('ZADD', key('holds', lane), 0, model)
+  if outdated(h) then redis.call('ZADD', key('astray', lane), 0, member(job, step)) end
 end
 
+-- What holds the step, where something does.
 local function unhold(job, step, h)
   local m, tenant = member(job, step), tenant_of(job)
-  if not take_off('held', h[H.label], m, tenant) then redis.call('ZREM', key('held', '@' .. tenant), m) end
+  if take_off('held', h[H.label], m, tenant) then return h[H.label] end
+  if take_from('held', '@' .. tenant, m, nil) then return '@' .. tenant end
 end
 
 -- A waiting step has another rank: wherever it waits by rank, it does so anew.
 local function move(job, step, h)
-  local m, tenant = member(job, step), tenant_of(job)
-  if take(job, step, h) then place(job, step, h)
-  elseif take_off('held', h[H.label], m, tenant) then hold_back(h[H.label], job, step, h)
-  elseif redis.call('ZREM', key('held', '@' .. tenant), m) == 1 then hold_back('@' .. tenant, job, step, h)
-  else return false end
-  return true
+  if take(job, step, h) then
+    place(job, step, h, true)
+    return true
+  end
+  local by = unhold(job, step, h)
+  if by then hold_back(by, job, step, h) end
+  return by ~= nil
 end
 
 -- The held step that goes first: its name, rank, tenant and that one's counter (the last two with fair share).
-local function first_held(model)
+-- `aged`: the one that has waited longest, of the tenant whose turn it is. Of what was held before shares were
+-- switched on (or off), first that.
+local function first_held(model, aged)
+  local shelf, tenant, has = aged and 'heldold' or 'held', nil, nil
   local lane = redis.call('HGET', key('model', model), 'ln')
-  if lane then
-    local tenant, has = least('held', model, lane)
-    if tenant then
-      local top = redis.call('ZRANGE', key('held', model .. '|' .. tenant), 0, 0, 'WITHSCORES')
-      return top[1], tonumber(top[2]), tenant, has
-    end
+  if lane and not (rules(lane).fair and redis.call('EXISTS', key('held', model)) == 1) then
+    tenant, has = least('held', model, lane)
   end
-  local top = redis.call('ZRANGE', key('held', model), 0, 0, 'WITHSCORES')
-  return top[1], tonumber(top[2])
+  local top = redis.call('ZRANGE', key(shelf, compartment(model, tenant)), 0, 0, 'WITHSCORES')
+  return top[1], tonumber(top[2]), tenant, has
 end
 
 -- Held steps of a model go back to their lane, as many as may start.
 local function let_in(model)
-  local free = nil
+  local free, ahead = nil, {}
   while true do
-    local top, _, tenant = first_held(model)
+    local top, _, tenant = first_held(model, false)
     if not top then return end
     free = free or room(model)
     local job, step = split(top)
     local h = head(job, step)
+    if h then   -- perhaps it is the turn of the one that has waited longest
+      local of = tenant or ''
+      local oldest = turn_of_oldest(h[H.lane], tenant, ahead[of] or 0) and first_held(model, true)
+      if oldest and oldest ~= top then
+        top = oldest
+        job, step = split(top)
+        h = head(job, step)
+      end
+      ahead[of] = (ahead[of] or 0) + 1
+    end
     local yes, again = allowed(model, h and h[H.est] or 0, clock())
     if not yes then
       if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
       return
     end
     if free <= 0 then return end
-    take_off('held', model, top, tenant)
+    take_from('held', model, top, tenant)
     if h and h[H.state] == 'ready' then
       free = free - 1
-      place(job, step, h)
+      place(job, step, h, true)
       ticket(h[H.lane], job, step)
     end
   end

@@ -3,15 +3,17 @@
 -- lane:L     policy, oldest (every Nth dispatch to the one that has waited longest; 0: never), fair ("tenant" or
 --            ""), file (what aios.toml last said), hand (1: set by hand), n|T dispatches of tenant T (n|: of all)
 -- ready:L    steps by rank; with fair share ready:L|T by tenant, and readyby:L the tenants that wait by counter
--- oldest:L   the same steps by time of becoming ready, where the lane's rules look at it; oldest:L|T
+-- readyold:L the same steps by time of becoming ready, where the lane's rules look at it; readyold:L|T
 -- stray:L    steps that were ranked under other rules than the lane has now, until the reconciler ranks them anew
--- share:L    virtual token counters of tenants; "!" the counter of the tenant that was last dispatched
+-- astray:L   names of held steps of which the same is true; holds:L the models (and "@T") that have held its steps
+-- share:L    virtual token counters of tenants; "!" the tenant that was last dispatched
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
--- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share
+-- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
+--            heldold:M, heldold:M|T by age
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
 local SINCE = { ready = 0, submitted = 1, round = 2 }
-local MOST_PAST, PAST_MS = 200, 30 * 86400000
+local MOST_PAST, MONTH_MS = 200, 30 * 86400000
 
 local function exact(n) return string.format('%.17g', n) end
 
@@ -30,7 +32,7 @@ local function tenant_of(job) return redis.call('HGET', key('job', job), 'tn') o
 local function counter(lane, tenant) return redis.call('HGET', key('share', lane), tenant) or '0' end
 
 -- The tenant that has been charged least of those who wait on a shelf (`ready` of a lane, `held` of a model),
--- and its counter. Scores may be behind the counters, which only grow while a tenant waits: put right on the way.
+-- and its counter. Scores may be behind the counters: put right on the way.
 local function least(shelf, name, lane)
   local by = key(shelf .. 'by', name)
   while true do
@@ -42,67 +44,80 @@ local function least(shelf, name, lane)
   end
 end
 
-local function put_on(shelf, name, lane, m, rank, tenant)
-  if tenant then
-    redis.call('ZADD', key(shelf, name .. '|' .. tenant), exact(rank), m)
-    redis.call('ZADD', key(shelf .. 'by', name), counter(lane, tenant), tenant)
-  else
-    redis.call('ZADD', key(shelf, name), exact(rank), m)
-  end
+local function compartment(name, tenant) return tenant and name .. '|' .. tenant or name end
+
+local function put_on(shelf, name, m, h, tenant)
+  local lane, own = h[H.lane], compartment(name, tenant)
+  redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
+  if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
+  if tenant then redis.call('ZADD', key(shelf .. 'by', name), counter(lane, tenant), tenant) end
 end
 
-local function take_off(shelf, name, m, tenant)
-  if redis.call('ZREM', key(shelf, name), m) == 1 then return true end
-  if not tenant then return false end
-  local set = key(shelf, name .. '|' .. tenant)
+local function take_from(shelf, name, m, tenant)
+  local set = key(shelf, compartment(name, tenant))
   if redis.call('ZREM', set, m) == 0 then return false end
-  if redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
+  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)
+  if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
   return true
 end
 
--- A step waits on its lane, with the rank that it has.
-local function place(job, step, h)
+-- … wherever on the shelf it is: rules may have changed since it was put there.
+local function take_off(shelf, name, m, tenant)
+  return take_from(shelf, name, m, nil) or take_from(shelf, name, m, tenant)
+end
+
+local function outdated(h)
+  local policy = rules(h[H.lane]).policy
+  return policy and h[H.policy] ~= '' and h[H.policy] ~= policy
+end
+
+-- A tenant that nothing waited for begins with the least counter of those who wait: it has saved nothing up.
+local function lift(lane, tenant, model)
+  if redis.call('ZSCORE', key('readyby', lane), tenant) or redis.call('ZSCORE', key('heldby', model), tenant)
+      or redis.call('EXISTS', key('held', '@' .. tenant)) == 1 then
+    return
+  end
+  local other, floor = least('ready', lane, lane)
+  floor = other and floor or tonumber(counter(lane, counter(lane, '!')))
+  if tonumber(counter(lane, tenant)) < floor then redis.call('HSET', key('share', lane), tenant, exact(floor)) end
+end
+
+-- A step waits on its lane, with the rank that it has. `kept`: it has waited all along, elsewhere.
+local function place(job, step, h, kept)
   local lane, m = h[H.lane], member(job, step)
-  local r = rules(lane)
-  if r.policy and h[H.policy] ~= '' and h[H.policy] ~= r.policy then
+  if outdated(h) then
     redis.call('ZADD', key('stray', lane), exact(h[H.rank]), m)
     return
   end
-  local tenant = r.fair and tenant_of(job) or nil
-  put_on('ready', lane, lane, m, h[H.rank], tenant)
-  if r.oldest > 0 then
-    redis.call('ZADD', key('oldest', tenant and lane .. '|' .. tenant or lane), int(h[H.ready]), m)
-  end
+  local tenant = rules(lane).fair and tenant_of(job) or nil
+  if tenant and not kept then lift(lane, tenant, h[H.label]) end
+  put_on('ready', lane, m, h, tenant)
 end
 
 -- … and no longer. Gives whether it did.
 local function take(job, step, h)
-  local lane, m = h[H.lane], member(job, step)
-  local r = rules(lane)
-  if redis.call('ZREM', key('stray', lane), m) == 1 then return true end
-  local tenant = r.fair and tenant_of(job) or nil
-  if r.oldest > 0 then redis.call('ZREM', key('oldest', tenant and lane .. '|' .. tenant or lane), m) end
-  return take_off('ready', lane, m, tenant)
+  local m = member(job, step)
+  if redis.call('ZREM', key('stray', h[H.lane]), m) == 1 then return true end
+  return take_from('ready', h[H.lane], m, rules(h[H.lane]).fair and tenant_of(job) or nil)
+end
+
+-- Whether the dispatch after `ahead` more is the turn of the step that has waited longest (of a tenant's).
+local function turn_of_oldest(lane, tenant, ahead)
+  local every = rules(lane).oldest
+  if every == 0 then return false end
+  return (tonumber(redis.call('HGET', key('lane', lane), 'n|' .. (tenant or '')) or '0') + ahead + 1) % every == 0
 end
 
 -- The step that runs next on a lane, taken from it: its name, and whether it was its turn as the oldest.
 local function take_best(lane)
-  local r, tenant = rules(lane), nil
-  if r.fair then tenant = least('ready', lane, lane) end
-  local g = tenant and lane .. '|' .. tenant or lane
-  local first, second, aged = 'ready', 'oldest', false
-  if r.oldest > 0 then
-    local nth = tonumber(redis.call('HGET', key('lane', lane), 'n|' .. (tenant or '')) or '0')
-    if (nth + 1) % r.oldest == 0 then first, second, aged = second, first, true end
+  local tenant = rules(lane).fair and least('ready', lane, lane) or nil
+  local own, aged = compartment(lane, tenant), turn_of_oldest(lane, tenant, 0)
+  local top = redis.call('ZRANGE', key(aged and 'readyold' or 'ready', own), 0, 0)[1]
+  if not top then   -- those that were ranked under other rules: nobody waits for the reconciler
+    return redis.call('ZPOPMIN', key('stray', lane))[1], false
   end
-  local top = redis.call('ZPOPMIN', key(first, g))
-  if #top == 0 then   -- those that were ranked under other rules: nobody waits for the reconciler
-    top = redis.call('ZPOPMIN', key('stray', lane))
-    return top[1], false
-  end
-  if r.oldest > 0 then redis.call('ZREM', key(second, g), top[1]) end
-  if tenant and redis.call('EXISTS', key('ready', g)) == 0 then redis.call('ZREM', key('readyby', lane), tenant) end
-  return top[1], aged
+  take_from('ready', lane, top, tenant)
+  return top, aged
 end
 
 -- How many steps wait on a lane, and how many of them by tenant (a flat list).
@@ -118,51 +133,47 @@ local function waiting_on(lane)
 end
 
 -- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
-local function charge(lane, tenant, amount)
+local function charge(h, tenant, amount)
+  local lane = h[H.lane]
   local weight = tonumber(redis.call('HGET', key('tenant', tenant), 'w') or '1')
   local now = redis.call('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / weight))
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
+  redis.call('ZADD', key('heldby', h[H.label]), 'XX', now, tenant)
   return now
 end
 
--- A tenant that nothing waited for begins with the least counter of those who wait: it has saved nothing up.
-local function lift(lane, tenant, model)
-  if redis.call('ZSCORE', key('readyby', lane), tenant) or redis.call('ZSCORE', key('heldby', model), tenant) then
-    return
-  end
-  local other, floor = least('ready', lane, lane)
-  floor = other and floor or tonumber(counter(lane, '!'))
-  if tonumber(counter(lane, tenant)) < floor then redis.call('HSET', key('share', lane), tenant, exact(floor)) end
-end
-
--- A dispatched step has taken so much; nil: nobody knows, what was charged stands.
+-- A dispatched step has taken so much, which is never nothing: among equals the name would decide for ever.
+-- nil: nobody knows, what was charged stands.
 local function settle(job, h, taken)
   local charged = h[H.charged] or 0
   if charged == 0 then return end
   h[H.charged] = 0
-  if taken and taken ~= charged then charge(h[H.lane], tenant_of(job), taken - charged) end
+  taken = taken and math.max(1, taken)
+  if taken and taken ~= charged then charge(h, tenant_of(job), taken - charged) end
 end
 
 -- The step is dispatched: rounds, turns of the oldest and shares count on.
-local function dispatch(job, h)
+local function dispatch(job, h, aged)
   local lane, r = h[H.lane], rules(h[H.lane])
   local tenant = r.fair and tenant_of(job) or nil
   if r.oldest > 0 then redis.call('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
-  if h[H.since] == SINCE.round then
-    local k = key('rounds', tenant and lane .. '|' .. tenant or lane)
+  if h[H.since] == SINCE.round and not aged then
+    local k = key('rounds', compartment(lane, tenant))
     if h[H.rank] > tonumber(redis.call('HGET', k, '!') or '0') then redis.call('HSET', k, '!', int(h[H.rank])) end
   end
   if tenant then
     h[H.charged] = math.max(1, h[H.cost] or 0)
-    redis.call('HSET', key('share', lane), '!', charge(lane, tenant, h[H.charged]))
+    charge(h, tenant, h[H.charged])
+    redis.call('HSET', key('share', lane), '!', tenant)
   end
 end
 
 -- The number that the step's rank comes to: what its policy said, or its place in an agent-first plan.
--- (aios_dist.policies: Rank.value and agent_first, which a test holds against this.)
+-- (aios_dist.policies: Rank.value and agent_first, which a test holds against this.) Rounds are no times: on a lane
+-- that goes by them, a plan's place says nothing.
 local function rank_of(job, h)
   local f = redis.call('HMGET', key('job', job), 'pp', 'pr', 't0', 'pl')
-  if f[1] and h[H.kind] == 'llm' then
+  if f[1] and h[H.kind] == 'llm' and h[H.since] ~= SINCE.round then
     local n, p, places, jobs = string.match(f[1], '^(%d+)|(%d+)|(%d+)|(%d+)$')
     local plan = key('plan', f[4])
     local admitted = redis.call('HGET', plan, 'a' .. n)
@@ -177,11 +188,11 @@ local function rank_of(job, h)
   local since = h[H.ready]
   if h[H.since] == SINCE.submitted then since = tonumber(f[3])
   elseif h[H.since] == SINCE.round then
-    local r = rules(h[H.lane])
-    local k = key('rounds', r.fair and h[H.lane] .. '|' .. tenant_of(job) or h[H.lane])
+    local k = key('rounds', compartment(h[H.lane], rules(h[H.lane]).fair and tenant_of(job) or nil))
     local last = redis.call('HMGET', k, '!', h[H.group])
     since = math.max(tonumber(last[1] or '0'), tonumber(last[2] or '-1') + 1)
     redis.call('HSET', k, h[H.group], int(since))
+    redis.call('PEXPIRE', k, MONTH_MS)
   end
   return h[H.base] + since - h[H.level] * tonumber(f[2] or '0')
 end
@@ -192,18 +203,17 @@ local function make_ready(job, step, h)
   h[H.ready] = at
   h[H.rank] = rank_of(job, h)
   h[H.state] = 'ready'
-  if rules(h[H.lane]).fair then lift(h[H.lane], tenant_of(job), h[H.label]) end
   put(job, step, h)
   place(job, step, h)
   event(job, at, 'ready', step, h[H.label])
   ticket(h[H.lane], job, step)
 end
 
--- A step that was ready before waits again, with the rank that it had.
-local function back(job, step, h, at, why)
+-- A step that was ready before waits again, with the rank that it had. `kept`: its job has not been idle meanwhile.
+local function back(job, step, h, at, why, kept)
   h[H.state] = 'ready'
   put(job, step, h)
-  place(job, step, h)
+  place(job, step, h, kept)
   event(job, at, 'released', step, why)
   ticket(h[H.lane], job, step)
 end
@@ -224,10 +234,10 @@ end
 
 -- A run that succeeded becomes part of its agent's past.
 local function remember(job)
-  local f = redis.call('HMGET', key('job', job), 'ag', 'us', 'uc')
-  if not f[1] or tonumber(f[3] or '0') <= 0 then return end
+  local f = redis.call('HMGET', key('job', job), 'ag', 'us', 'uc', 'from')
+  if not f[1] or f[4] or tonumber(f[3] or '0') <= 0 then return end   -- a fork has had only a part of its service
   local k = key('past', f[1])
   redis.call('LPUSH', k, (f[2] or '0') .. ':' .. f[3])
   redis.call('LTRIM', k, 0, MOST_PAST - 1)
-  redis.call('PEXPIRE', k, PAST_MS)
+  redis.call('PEXPIRE', k, MONTH_MS)
 end

@@ -19,28 +19,29 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       local spent = over_budget(job, facts[6])
       local own = '@' .. (facts[6] or 'default')
       if spent then
-        place(job, step, h)   -- where pausing and ending look for it
+        place(job, step, h, true)   -- where pausing and ending look for it
         if facts[7] == 'fail' then end_job(job, 'failed', A.budget_outcome)
         else pause_job(job, 'budget of the ' .. spent .. ' used up') end
         may = false
       elseif redis.call('EXISTS', key('model', own)) == 1 and not allowed(own, 0, now) then
         hold_back(own, job, step, h)
         may = false
+        let_in(h[H.label])   -- it may have been let in: the room is for another
       else
         local model = h[H.label]
         if redis.call('EXISTS', key('model', model)) == 1 then
           local yes, again = allowed(model, h[H.est] or 0, now)
-          local first, rank, tenant, has = first_held(model)
-          local before = yes and first and not aged and rank < h[H.rank]
-          if before and tenant and tenant ~= facts[6] then before = has < tonumber(counter(h[H.lane], facts[6])) end
+          local first, score, tenant, has = first_held(model, aged)
+          local before = yes and first and score < (aged and h[H.ready] or h[H.rank])
+          if yes and tenant and tenant ~= facts[6] then before = has < tonumber(counter(h[H.lane], facts[6])) end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
             local job1, step1 = split(first)
             local h1 = head(job1, step1)
             yes, again = allowed(model, h1 and h1[H.est] or 0, now)
             if yes then
-              take_off('held', model, first, tenant)
-              if h1 and h1[H.state] == 'ready' then place(job1, step1, h1) end
-              place(job, step, h)
+              take_from('held', model, first, tenant)
+              if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, true) end
+              place(job, step, h, true)
               may = false
             end
           end
@@ -59,7 +60,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       h[H.attempt] = h[H.attempt] + 1
       h[H.started] = at
       h[H.worker] = A.worker
-      dispatch(job, h)
+      dispatch(job, h, aged)
       enter(h, job, step, now)
       put(job, step, h)
       redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h[H.attempt]))

@@ -18,7 +18,8 @@ if not mine then return { 'fenced', tonumber(facts[2]), {} } end
 local at = stamp()
 -- A late answer that nobody has taken the step for since: kept, because it is paid for (invariant 3).
 if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end
-settle(A.job, h, INPUT_COST * A.prompt_tokens + OUTPUT_COST * A.output_tokens)
+local unknown = A.ok == 1 and A.prompt_tokens + A.output_tokens == 0   -- no usage came with the answer
+settle(A.job, h, not unknown and INPUT_COST * A.prompt_tokens + OUTPUT_COST * A.output_tokens or nil)
 leave(h, A.job, A.step, A.prompt_tokens + A.output_tokens, A.ok == 1)
 local version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at)
 if h[H.kind] == 'llm' and h[H.started] > 0 then redis.call('HINCRBY', k, 'us', int(math.max(0, at - h[H.started]))) end

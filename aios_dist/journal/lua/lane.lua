@@ -19,23 +19,35 @@ else
   hand = '1'
 end
 redis.call('HSET', k, 'policy', new.policy, 'oldest', int(new.oldest), 'fair', new.fair, 'hand', hand)
-local same = new.policy == (old.policy or 'fifo') and new.fair == old.fair and (new.oldest > 0) == (old.oldest > 0)
-if not same then
-  local stray = key('stray', A.lane)
+local changed = new.policy ~= (old.policy or 'fifo') or new.fair ~= old.fair
+if changed or (new.oldest > 0) ~= (old.oldest > 0) then
+  local stray, from = key('stray', A.lane), {}
   for _, tenant in ipairs(redis.call('ZRANGE', key('readyby', A.lane), 0, -1)) do
-    local g = A.lane .. '|' .. tenant
-    redis.call('ZUNIONSTORE', stray, 2, stray, key('ready', g))
-    redis.call('UNLINK', key('ready', g), key('oldest', g))
+    from[#from + 1] = key('ready', A.lane .. '|' .. tenant)
+    redis.call('UNLINK', key('readyold', A.lane .. '|' .. tenant))
   end
-  redis.call('UNLINK', key('readyby', A.lane), key('oldest', A.lane))
-  if redis.call('EXISTS', key('ready', A.lane)) == 1 then
-    if redis.call('EXISTS', stray) == 1 then
-      redis.call('ZUNIONSTORE', stray, 2, stray, key('ready', A.lane))
-      redis.call('UNLINK', key('ready', A.lane))
-    else
-      redis.call('RENAME', key('ready', A.lane), stray)   -- a million of them in no time
+  redis.call('UNLINK', key('readyby', A.lane), key('readyold', A.lane))
+  if #from == 0 and redis.call('EXISTS', key('ready', A.lane)) == 1 and redis.call('EXISTS', stray) == 0 then
+    redis.call('RENAME', key('ready', A.lane), stray)   -- a million of them in no time
+  else
+    from[#from + 1] = key('ready', A.lane)
+    for at = 1, #from, 4000 do   -- all in one union: one for each would copy the first again and again
+      local part = { stray, unpack(from, at, math.min(at + 3999, #from)) }
+      redis.call('ZUNIONSTORE', stray, #part, unpack(part))
+      redis.call('UNLINK', unpack(part, 2))
     end
   end
+  for _, model in ipairs(redis.call('ZRANGE', key('holds', A.lane), 0, -1)) do
+    local sets, astray = { key('held', model) }, key('astray', A.lane)
+    for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, -1)) do
+      sets[#sets + 1] = key('held', model .. '|' .. tenant)
+    end
+    for at = 1, #sets, 4000 do
+      local part = { astray, unpack(sets, at, math.min(at + 3999, #sets)) }
+      redis.call('ZUNIONSTORE', astray, #part, unpack(part))
+    end
+  end
+  redis.call('DEL', key('holds', A.lane))   -- who is held from now on is noted anew
 end
-redis.call('PUBLISH', P .. 'control', cmsgpack.pack({ 'lane', A.lane, '', '' }))
+if changed or new.oldest ~= old.oldest then redis.call('PUBLISH', P .. 'control', cmsgpack.pack({ 'lane', A.lane, '', '' })) end
 return { new.policy, new.oldest, new.fair, tonumber(hand) }

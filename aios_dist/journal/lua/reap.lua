@@ -47,7 +47,7 @@ for _, lease in ipairs(ended) do
       redis.call('ZADD', P .. 'dead', int(clock()), m)
       end_job(job, 'failed', A.lost_outcome)
     else
-      back(job, step, h, stamp(), 'lease ended')
+      back(job, step, h, stamp(), 'lease ended', true)
     end
   end
 end
@@ -112,7 +112,7 @@ redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000)
 redis.call('ZREMRANGEBYSCORE', P .. 'dead', 0, int(now - A.retention_ms * 1000))
 local waiting, strays = {}, {}
 for i, lane in ipairs(A.lanes) do
-  waiting[i], strays[i] = waiting_on(lane), redis.call('ZCARD', key('stray', lane))
+  waiting[i], strays[i] = waiting_on(lane), redis.call('ZCARD', key('stray', lane)) + redis.call('ZCARD', key('astray', lane))
 end
 local next_time = 0
 for _, set in ipairs({ 'timers', 'leases', 'deadlines' }) do

@@ -35,7 +35,7 @@ if state ~= 'running' then
   return { 'released', tickets }
 end
 if A.after_us == 0 then
-  back(A.job, A.step, h, at, A.reason)
+  back(A.job, A.step, h, at, A.reason, true)
 else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
