@@ -103,10 +103,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidInput: a deadline that is not in the future, a priority out of range, no steps expected.
         """
-        if deadline is not None and not 0 < deadline <= 3.2e8:
+        number = isinstance(deadline, (int, float)) and not isinstance(deadline, bool)
+        if deadline is not None and not (number and 0 < deadline <= 3.2e8):
             raise InvalidInput(f"A deadline is seconds from the submission, more than 0, not {deadline!r}.")
         if expected_steps is not None and (type(expected_steps) is not int or not 0 < expected_steps < 10**6):
-            raise InvalidInput(f"expected_steps is a whole number from 1, not {expected_steps!r}.")
+            raise InvalidInput(f"expected_steps is a whole number from 1 to 999,999, not {expected_steps!r}.")
         return msgspec.structs.replace(
             self,
             deadline=deadline or self.deadline,

@@ -171,12 +171,12 @@ class _Simulation:
         step = self._added = self._added + 1
         self._waiting[step] = (job, number, since)
         at = now * SECOND_US
-        rank: Rank | float | None = None if self._plan is None else self._plan.rank(job, at)
-        if rank is None:
-            rank = self._rank(job, number)
+        rank: Rank | float = self._rank(job, number)
+        by_rounds = isinstance(rank, Rank) and rank.since == "round"  # no times: a place says nothing there
+        placed = None if self._plan is None or by_rounds else self._plan.rank(job, at)
         self._ready.add(
             step,
-            rank,
+            rank if placed is None else placed,
             ready=at,
             submitted=facts.arrival * SECOND_US,
             priority=facts.priority,

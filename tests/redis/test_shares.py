@@ -156,3 +156,17 @@ async def test_a_cap_that_stops_a_step_that_was_let_in_lets_another_in(hand: Han
     assert (await hand.claim()).job == "c"  # the tenant is at its cap
     await hand.finish(first)
     assert await hand.order() == ["b"]
+
+
+async def test_a_tenant_at_its_cap_pulls_no_newcomer_down(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.journal.set_tenant("beta", max_in_flight=1)
+    for n in range(60):
+        for tenant in ("acme", "beta"):
+            await hand.submit(ranked(f"{tenant}{n:02}", Rank(), tenant=tenant, tokens=10))
+    claims = [await hand.claim() for _ in range(42)]
+    beta = next(claim for claim in claims if claim.record.tenant == "beta")
+    await hand.commit(beta, usage=Usage(10, 0, 1), decision=decides(1, 1, ends=JobState.DONE))
+    await hand.submit(*(ranked(f"corp{n:02}", Rank(), tenant="corp", tokens=10) for n in range(40)))
+    got = [(await hand.claim()).record.tenant for _ in range(30)]
+    assert (got.count("acme"), got.count("beta"), got.count("corp")) in ((15, 1, 14), (14, 1, 15))
