@@ -1,4 +1,4 @@
-"""``make bench``, or ``python -m benchmarks [makespan] [slots] [enqueue] [limits] [waiting] [--json]``.
+"""``make bench``, or ``python -m benchmarks [makespan] [slots] [enqueue] [limits] [policies] [waiting] [--json]``.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
 part ``waiting`` takes three more, and 3 GiB of memory.
@@ -20,6 +20,7 @@ from aios_dist.config import Config, FleetConfig
 from aios_dist.local.machine import LocalFleet
 from benchmarks.limits import limits
 from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
+from benchmarks.policies import by_policy
 from benchmarks.waiting import waiting
 
 REPEATS = 3
@@ -106,7 +107,14 @@ def enqueue() -> list[dict[str, Any]]:
     ]
 
 
-PARTS = {"makespan": makespan, "slots": slots, "enqueue": enqueue, "limits": limits, "waiting": waiting}
+PARTS = {
+    "makespan": makespan,
+    "slots": slots,
+    "enqueue": enqueue,
+    "limits": limits,
+    "policies": by_policy,
+    "waiting": waiting,
+}
 
 
 def main(argv: list[str]) -> int:
