@@ -1,4 +1,4 @@
-"""``make bench``, or ``python -m benchmarks [makespan] [slots] [enqueue] [limits] [policies] [waiting] [--json]``.
+"""``make bench``, or ``python -m benchmarks [PART …] [--json]``.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
 part ``waiting`` takes three more, and 3 GiB of memory.
