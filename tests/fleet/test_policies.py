@@ -17,7 +17,7 @@ from tests.fleet.reading import calls, finish, order, wait_for
 SLOT = "one"
 """The lane with one slot; the agents' model of the same name is on it."""
 
-BUSY_S = 1.5
+BUSY_S = 1.0
 """While the slot is busy, a test submits and changes what it likes."""
 
 
