@@ -10,8 +10,8 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import greenback
 import msgspec
@@ -24,12 +24,12 @@ from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.calls import Usage
 from aios_dist.config import Config, PoolConfig, load
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
-from aios_dist.journal import Journal, Limits, Stray, WorkerInfo
+from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.journal.connection import open_client
-from aios_dist.journal.ordering import MOST_STRAYS
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
+from aios_dist.runtime.rules import Rules
 from aios_dist.runtime.runner import Origin, Runner
 from aios_dist.runtime.steps import Steps
 from aios_dist.runtime.telemetry import Dispatcher, StepRequest, flush, started
@@ -39,8 +39,7 @@ logger = logging.getLogger("aios_dist.worker")
 for _chatty in ("httpx2", "openai", "anthropic"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)  # a line a call, and prompts at DEBUG
 
-MOST_PASTS = 1000
-"""Agents whose earlier runs a worker keeps in mind."""
+T = TypeVar("T")
 
 START_PATIENCE_S = 10.0
 """How long a worker that starts waits for a Redis that is not there yet."""
@@ -82,14 +81,7 @@ class Runtime:
     async def _check_redis(self) -> None:
         journal = Journal(self.config.fleet)
         try:
-            deadline = asyncio.get_running_loop().time() + START_PATIENCE_S
-            while True:
-                try:
-                    return await journal.check()
-                except FleetUnavailable as exc:
-                    if "evict" in str(exc) or asyncio.get_running_loop().time() > deadline:
-                        raise
-                await asyncio.sleep(0.25)
+            await _patiently(journal.check)
         finally:
             await journal.close()
 
@@ -103,8 +95,8 @@ class Runtime:
         self.leases = Leases(self.journal)
         tickets = Tickets(self.config)
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
-        self.started_at = await self.journal.now()
-        registry = await self.journal.registry()
+        self.started_at = await _patiently(self.journal.now)
+        registry = await _patiently(self.journal.registry)
         catalog = turns.Catalog.of(self.config, registry.models)
         self._reconciler = reconciler = Reconciler(
             self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
@@ -119,9 +111,11 @@ class Runtime:
             reconciler.look_again,
             self._price,
         )
-        await self._set_limits()
-        await self._announce()
-        await self._look_at_rules()
+        self._rules = Rules(
+            self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
+        )
+        for ask in (self._rules.write, self._announce, self._rules.read):
+            await _patiently(ask)
         fleet = self.config.fleet
         self._background = [
             asyncio.create_task(self.leases.keep(fleet.renew, self._keep)),
@@ -132,52 +126,12 @@ class Runtime:
     def _price(self, model: str, usage: Usage) -> float:
         return costs.money(model, self.config.models[model], usage) if model in self.config.models else 0.0
 
-    async def _set_limits(self) -> None:
-        """What aios.toml says holds for the whole fleet; what a hand has set stays until it says other."""
-        for name in self.models():
-            model = self.config.models[name]
-            limits = Limits(model.max_in_flight, model.requests_per_minute, model.tokens_per_minute)
-            await self.journal.set_limits(name, limits, "file")
-        for name, tenant in self.config.tenants.items():
-            await self.journal.set_tenant(name, **msgspec.structs.asdict(tenant), source="file")
-        for name in self.config.lane_names():
-            lane = self.config.lane(name)
-            oldest = policies.oldest_every(lane.policy, lane.oldest_every)
-            await self.journal.set_lane(
-                name, policy=lane.policy, oldest_every=oldest, fair=lane.fair, source="file"
-            )
-
-    async def _look_at_rules(self, *more: str) -> None:
-        """The lanes' policies as they are now, and what they want to know of the agents served of late."""
-        catalog = self.runner.catalog
-        lanes = sorted({*self.settings.lanes, *catalog.models.values(), *more})
-        rules = await self.journal.lane_rules(lanes)
-        catalog = catalog.under({lane: r.policy for lane, r in rules.items()}, catalog.pasts)
-        agents, self.runner.agents = self.runner.agents, set()
-        if catalog.looks_back:
-            known = catalog.pasts if len(catalog.pasts) < MOST_PASTS else {}
-            catalog = catalog.under(catalog.lane_policies, {**known, **await self.journal.pasts(agents)})
-        self.runner.catalog = catalog
-
     async def _rank_anew(self, lane: str) -> bool:
-        """Steps that were ranked under other rules than their lane has now; whether there may be more."""
-        await self._look_at_rules(lane)
-
-        async def rank(strays: list[Stray]) -> list[tuple[policies.Rank, str]]:
-            catalog = self.runner.catalog
-            if catalog.looks_back:
-                found = await self.journal.pasts({stray.waiting.agent for stray in strays})
-                catalog = catalog.under(catalog.lane_policies, found)
-            return [turns.rank(s.kind, lane, s.waiting, catalog) for s in strays]
-
-        moved = await self.journal.rank_strays(lane, rank)
-        if moved:
-            logger.info("Ranked %d waiting steps of lane %s anew.", moved, lane)
-        return moved >= MOST_STRAYS
+        return await self._rules.rank_anew(lane)
 
     async def _keep(self) -> None:
         await self._announce()
-        await self._look_at_rules()
+        await self._rules.read()
 
     async def _announce(self) -> None:
         agents = sorted(registered())
@@ -208,7 +162,7 @@ class Runtime:
                         if what == "drop" and worker == self.id:
                             self.leases.cancel(job, step)
                         elif what == "lane":
-                            await self._look_at_rules(job)
+                            await self._rules.read(job)
                             self._reconciler.look_again_in_office()
             except (RedisError, OSError, FleetUnavailable) as exc:
                 logger.info("Not listening for cancelled jobs: %s", exc)
@@ -242,6 +196,18 @@ class Runtime:
             with contextlib.suppress(Exception):
                 await provider.aclose()
         await self.journal.close()
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again while Redis is not there yet, or restarts just now."""
+    deadline = asyncio.get_running_loop().time() + START_PATIENCE_S
+    while True:
+        try:
+            return await ask()
+        except FleetUnavailable as exc:
+            if "evict" in str(exc) or asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(0.25)
 
 
 def worker_app(pool: str, *, slots: int | None = None, config: Config | None = None) -> Celery:

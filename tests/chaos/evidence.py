@@ -97,7 +97,7 @@ def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
         events[step].append((int(at) / 1e6, what, extra))
     steps = [_step(id, str(n), facts, events[str(n)]) for n in range(int(facts[b"n"]))]
     turn = _step(id, "t", facts, events["t"]) if b"ht" in facts else None
-    return JobStory(id, facts[b"st"].decode(), int(facts[b"v"]), steps, turn, facts.get(b"res", b""))
+    return JobStory(id, facts[b"st"].decode(), int(facts.get(b"v", 0)), steps, turn, facts.get(b"res", b""))
 
 
 def _step(

@@ -32,7 +32,7 @@ from aios_dist.journal import (
     scripts,
 )
 from aios_dist.journal.records import Reaped
-from aios_dist.journal.views import Limits
+from aios_dist.journal.views import Event, Limits
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.plans import Shape
 from aios_dist.policies import Rank
@@ -150,6 +150,7 @@ class Hand:
         self.journal = journal
         self.config = config
         self.keys = journal.keys
+        self.events: dict[tuple[str, bytes], list[Event]] = {}
 
     async def redis(self, *args: Any) -> Any:
         """A plain command."""
@@ -336,7 +337,7 @@ class Hand:
     async def mortal(self, keys: Sequence[str]) -> dict[str, bool]:
         """Which keys have a time to live."""
         left = await asyncio.gather(*(self.redis("PTTL", key) for key in keys))
-        return {key: ms != -1 for key, ms in zip(keys, left, strict=True)}
+        return {key: ms >= 0 for key, ms in zip(keys, left, strict=True)}
 
     async def look(self) -> None:
         """Whatever must hold between any two verbs holds."""
@@ -365,8 +366,13 @@ class Hand:
             held[shelf.partition("|")[0]] += names
         in_held = {m: model for model, names in held.items() for m in names}
         for id, facts in jobs.items():
+            known, events = self.events.get((id, facts["t0"]), []), await self.journal.events(id)
+            if events[: len(known)] != known:
+                wrong.append(f"{id}: its events were {known}, now they are {events}")
+            self.events[id, facts["t0"]] = events
             state, steps = facts["st"].decode(), int(facts["n"])
-            outcomes, left = int(facts["v"]), int(facts["op"])
+            outcomes = int(facts.get("v", 0))
+            left = steps - outcomes
             heads = {
                 field[1:]: msgspec.msgpack.decode(value)
                 for field, value in facts.items()
@@ -375,8 +381,6 @@ class Hand:
             numbered = {k: h for k, h in heads.items() if k != "t"}
             if set(numbered) != {str(i) for i in range(steps)}:
                 wrong.append(f"{id}: n is {steps}, heads are {sorted(numbered)}")
-            if left != steps - outcomes:
-                wrong.append(f"{id}: n {steps}, v {outcomes}, op {left}")
             written = {k for k, h in numbered.items() if h[2] in ("done", "failed")}
             if written != {f[1:] for f in facts if f[0] == "o" and f[1:].isdigit()}:
                 wrong.append(f"{id}: outcomes and the states of the heads differ")
@@ -393,7 +397,7 @@ class Hand:
             for step, h in heads.items():
                 name = f"{id}/{step}"
                 labels[name] = h[13]
-                own = f"@{facts['tn'].decode()}"
+                own = f"@{facts.get('tn', b'default').decode()}"
                 tenants[name] = own
                 if h[2] == "ready":
                     moves = True

@@ -29,7 +29,7 @@ async def immortal(hand: Hand) -> set[str]:
 @pytest.mark.parametrize("end", ["done", "failed", "cancelled", "lost"])
 async def test_a_job_that_has_ended_expires_whole(hand: Hand, end: str) -> None:
     await hand.submit(starts("j") if end == "lost" else starts("j", "one", "two"))
-    assert await immortal(hand) == {"job:j", "ev:j"}
+    assert await immortal(hand) == {"job:j"}
     if end == "cancelled":
         await hand.journal.cancel("j")
     elif end == "lost":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from aios_dist.errors import ConfigError
@@ -161,3 +162,18 @@ async def test_on_a_lane_that_goes_by_rounds_an_agent_first_plan_goes_by_rounds_
     await hand.plan("p", ("agent-first", "continue", "a"), [ranked("a", rounds, "round-robin")])
     await hand.submit(ranked("b", rounds, "round-robin"), ranked("c", rounds, "round-robin"))
     assert await hand.order() == ["a", "b", "c"]
+
+
+async def test_a_plan_that_went_by_rounds_goes_by_its_places_when_it_is_ranked_anew(hand: Hand) -> None:
+    """As after a producer that had not heard yet that the lane is no longer under round-robin."""
+    rounds = Rank(since="round", group="g")
+    await hand.journal.set_lane("llm", policy="fifo")
+    jobs = [
+        msgspec.structs.replace(ranked(id, rounds, "round-robin"), place=(0, n, 2, 2))
+        for n, id in enumerate("ab")
+    ]
+    await hand.plan("p", ("agent-first", "continue", "a", "b"), jobs)
+    assert await hand.rank_anew("fifo", Rank()) == 2
+    first = await hand.claim()
+    await hand.commit(first, decision=decides(1, 1, "more", policy="fifo"))
+    assert await hand.order() == ["a", "b"]

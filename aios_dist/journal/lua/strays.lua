@@ -15,9 +15,10 @@ for _, s in ipairs(A.ranked) do
   local h, job, step = waits(s.name)
   local current = s.policy == '' or s.policy == r.policy   -- else the rules have changed once more
   if h and current then
+    local was = h[H.since]
     h[H.base], h[H.since], h[H.level], h[H.group], h[H.policy] = s.base, SINCE[s.since], s.level, s.group, s.policy
-    local placed = redis.call('HGET', key('job', job), 'pp')
-    if not placed or h[H.since] == SINCE.round then h[H.rank] = rank_of(job, h) end
+    local placed = redis.call('HGET', key('job', job), 'pp')   -- its place says the same under most policies
+    if not placed or was == SINCE.round or h[H.since] == SINCE.round then h[H.rank] = rank_of(job, h) end
     put(job, step, h)
     if redis.call('ZREM', key('stray', A.lane), s.name) == 1 then place(job, step, h)
     elseif redis.call('ZREM', key('astray', A.lane), s.name) == 1 then move(job, step, h) end

@@ -1,0 +1,75 @@
+"""A worker and the rules: what aios.toml says is written, what the fleet says is read and kept to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from aios_dist import policies, turns
+from aios_dist.config import Config
+from aios_dist.journal import Journal, Limits, Stray
+from aios_dist.journal.ordering import MOST_STRAYS
+from aios_dist.runtime.runner import Runner
+
+logger = logging.getLogger("aios_dist.rules")
+
+MOST_PASTS = 1000
+"""Agents whose earlier runs a worker keeps in mind."""
+
+
+class Rules:
+    """Limits of models and tenants, policies of lanes; and what policies want to know of agents."""
+
+    def __init__(
+        self, config: Config, journal: Journal, runner: Runner, lanes: Sequence[str], models: Sequence[str]
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._runner = runner
+        self._lanes = lanes
+        self._models = models
+
+    async def write(self) -> None:
+        """What aios.toml says holds for the whole fleet; what a hand has set stays until it says other."""
+        for name in self._models:
+            model = self._config.models[name]
+            limits = Limits(model.max_in_flight, model.requests_per_minute, model.tokens_per_minute)
+            await self._journal.set_limits(name, limits, "file")
+        for name, tenant in self._config.tenants.items():
+            await self._journal.set_tenant(name, **msgspec.structs.asdict(tenant), source="file")
+        for name in self._config.lane_names():
+            lane = self._config.lane(name)
+            oldest = policies.oldest_every(lane.policy, lane.oldest_every)
+            await self._journal.set_lane(
+                name, policy=lane.policy, oldest_every=oldest, fair=lane.fair, source="file"
+            )
+
+    async def read(self, *more: str) -> None:
+        """The lanes' policies as they are now, and what is known of the agents served of late."""
+        runner = self._runner
+        lanes = sorted({*self._lanes, *runner.catalog.models.values(), *more})
+        rules = await self._journal.lane_rules(lanes)
+        catalog = runner.catalog.under({lane: r.policy for lane, r in rules.items()}, runner.catalog.pasts)
+        agents, runner.agents = runner.agents, set()
+        if catalog.looks_back:
+            known = catalog.pasts if len(catalog.pasts) < MOST_PASTS else {}
+            catalog = catalog.under(catalog.lane_policies, {**known, **await self._journal.pasts(agents)})
+        runner.catalog = catalog
+
+    async def rank_anew(self, lane: str) -> bool:
+        """Steps that were ranked under other rules than their lane has now; whether there may be more."""
+        await self.read(lane)
+
+        async def rank(strays: list[Stray]) -> list[tuple[policies.Rank, str]]:
+            catalog = self._runner.catalog
+            if catalog.looks_back:
+                found = await self._journal.pasts({stray.waiting.agent for stray in strays})
+                catalog = catalog.under(catalog.lane_policies, found)
+            return [turns.rank(s.kind, lane, s.waiting, catalog) for s in strays]
+
+        moved = await self._journal.rank_strays(lane, rank)
+        if moved:
+            logger.info("Ranked %d waiting steps of lane %s anew.", moved, lane)
+        return moved >= MOST_STRAYS
