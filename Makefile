@@ -7,14 +7,14 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench chaos lock clean
+.PHONY: help setup demo test check format bench experiment chaos lock clean
 MAKEFLAGS += --no-print-directory
 # Whatever stands in the caller's environment, these two hold here.
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  ARGS goes to the program: make test ARGS='tests/unit -k journal'. PYTHON names the interpreter for .venv."
 
@@ -56,6 +56,9 @@ format: $(STAMP)  ## put the code in the project's form, and mend what can be me
 
 bench: $(STAMP)  ## the benchmarks, beside their bounds
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+experiment: $(STAMP)  ## fifo, fixed, hybrid and agent-first on the same loads: figures and pictures into build/experiment
+	@$(BIN)/python -m benchmarks.experiment $(ARGS)
 
 chaos: $(STAMP)  ## kill workers and Redis under load for two minutes, and prove that nothing was lost or paid twice
 	@$(BIN)/python -m tests.chaos $(ARGS)

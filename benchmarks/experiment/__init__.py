@@ -1,0 +1,1 @@
+"""The seed's experiment, repeated on a real fleet and in the simulator. See ``__main__``."""
