@@ -14,10 +14,13 @@ from typing import NamedTuple
 import pytest
 
 from aios_dist.cli import dead, entry, job, lane, model, tenant
-from aios_dist.cli.checks import rights
+from aios_dist.cli.checks import lanes, rights
 from aios_dist.cli.flower import check_login
 from aios_dist.cli.output import iso, plain
+from aios_dist.config import Config, TenantConfig
 from aios_dist.errors import InvalidInput
+from aios_dist.journal import LaneRules
+from aios_dist.steering import LaneView
 
 NOBODY = "redis://127.0.0.1:1/0"
 
@@ -276,3 +279,11 @@ def test_doctor_tries_every_command_that_the_lua_verbs_use() -> None:
     tried = {command[0] for command in rights.journal_commands("k", "c")}
     assert used
     assert used <= tried
+
+
+@pytest.mark.parametrize("fair", ["", "tenant"])
+def test_doctor_finds_weights_that_no_lane_looks_at(fair: str) -> None:
+    config = Config(tenants={"acme": TenantConfig(weight=2.0)})
+    view = LaneView("llm", ready=0, tickets=0, slots=1, workers=1, rules=LaneRules(fair=fair))
+    found = [finding.what for finding in lanes.lanes(config, [view])]
+    assert any("'acme' has a weight" in what for what in found) == (not fair)

@@ -16,7 +16,7 @@ TURNS = "turns"
 
 
 def lanes(config: Config, views: Sequence[LaneView]) -> Iterator[Finding]:
-    """Every lane that is used has a worker."""
+    """Every lane that is used has a worker, and weights of tenants have a lane that looks at them."""
     used = {model.lane: f"model {name!r} needs it" for name, model in config.models.items()}
     if config.fleet.modules:
         used.setdefault(TURNS, "tools and turns of agents in Python need it")
@@ -35,6 +35,13 @@ def lanes(config: Config, views: Sequence[LaneView]) -> Iterator[Finding]:
             yield problem(
                 "lanes", f"Lane {view.name!r} has no worker; {used[view.name]}.", _start(config, view.name)
             )
+    weighted = next((name for name, tenant in config.tenants.items() if tenant.weight != 1.0), None)
+    if weighted is not None and not any(view.rules.fair for view in views):
+        yield warning(
+            "lanes",
+            f"Tenant {weighted!r} has a weight, and no lane is shared between tenants: it changes nothing.",
+            'Share one: fair = "tenant" in [lanes.llm], or: aios-dist lane set llm --fair tenant',
+        )
 
 
 def _start(config: Config, lane: str) -> str:
