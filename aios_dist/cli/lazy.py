@@ -14,38 +14,38 @@ class LazyGroup(click.Group):
     """A group whose commands are named in a table.
 
     Args:
-        commands_by_name: module, attribute and help line of each command.
+        commands_by_name: module, attribute and help line of each command; the attribute ``table``.
     """
 
     def __init__(
         self, *args: Any, commands_by_name: Mapping[str, tuple[str, str, str]], **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._table = dict(commands_by_name)
+        self.table = dict(commands_by_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the table's order, which is the order of a newcomer's questions."""
-        return list(self._table)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command."""
-        if cmd_name not in self._table:
+        if cmd_name not in self.table:
             return None
-        module, attribute, _ = self._table[cmd_name]
+        module, attribute, _ = self.table[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the table alone."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in self._table.items()])
+            formatter.write_dl([(name, line) for name, (_, _, line) in self.table.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command, or a sentence with the nearest right spelling."""
-        if args and args[0] not in self._table and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self._table, n=1)
+        if args and args[0] not in self.table and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.table, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)

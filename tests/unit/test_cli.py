@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from aios_dist.cli import dead, entry, job, lane, model, tenant
+from aios_dist.cli import entry, groups
 from aios_dist.cli.checks import lanes, rights
 from aios_dist.cli.flower import check_login
 from aios_dist.cli.output import iso, plain
@@ -78,9 +78,9 @@ def test_every_command_has_help(cli: Callable[..., Done], name: str) -> None:
 @pytest.mark.parametrize(
     ("group", "name"),
     [
-        (group.__name__.rpartition(".")[2], n)
-        for group in (job, dead, lane, model, tenant)
-        for n in group.COMMANDS
+        (group.name, n)
+        for group in (groups.job, groups.dead, groups.lane, groups.model, groups.tenant)
+        for n in group.table
     ],
 )
 def test_every_command_of_a_group_has_help_and_json(cli: Callable[..., Done], group: str, name: str) -> None:
