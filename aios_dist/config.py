@@ -121,7 +121,7 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slots: int = 64
 
 
-class PromptsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PromptsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``[agents.NAME]``: an agent that is data, a list of prompts asked one after another.
 
     ``{input}`` (or ``{input[key]}``), ``{previous}`` and ``{steps[0]}`` are filled in.

@@ -16,6 +16,9 @@ from aios_dist.errors import from_record, to_record
 COMPRESS_ABOVE = 1024
 """Bytes: requests and outcomes above this are compressed (design, section 4)."""
 
+DIGEST = 24
+"""Characters of a digest; ``_lib.lua`` has the same."""
+
 TURN = "t"
 """The number of a turn that runs as a step of its own, on the lane ``turns``."""
 
@@ -203,7 +206,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 def digest(data: bytes) -> str:
     """A short stable fingerprint."""
-    return hashlib.blake2b(data, digest_size=12).hexdigest()
+    return hashlib.blake2b(data, digest_size=DIGEST // 2).hexdigest()
 
 
 def encode(value: Any) -> bytes:

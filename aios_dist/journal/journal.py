@@ -10,7 +10,7 @@ import msgspec
 from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, WorkerLost
-from aios_dist.jobs import JobRecord, Kind, Outcome, decode, digest, encode
+from aios_dist.jobs import Kind, Outcome, digest, encode
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
 from aios_dist.journal.records import (
@@ -22,6 +22,8 @@ from aios_dist.journal.records import (
     Submitted,
     Ticket,
     budget_facts,
+    pack_record,
+    unpack_record,
 )
 from aios_dist.journal.views import DeadLetter, WorkerInfo
 from aios_dist.plans import Shape
@@ -94,7 +96,7 @@ class Journal(Reading, Ordering):
             attempt=attempt,
             kind=Kind(kind.decode()),
             label=label.decode(),
-            record=decode(record, JobRecord),
+            record=unpack_record(record),
             request=request,
             version=int(version),
             ready_us=int(ready),
@@ -289,7 +291,7 @@ class Journal(Reading, Ordering):
 
 def _plain(job: NewJob) -> dict[str, Any]:
     record = job.record
-    facts = ["tn", record.tenant, "ag", record.agent, *budget_facts(job.budget)]
+    facts = ["who", f"{record.tenant}|{record.agent}", *budget_facts(job.budget)]
     if job.priority:
         facts += ["pr", job.priority]
     if record.deadline is not None:
@@ -300,7 +302,7 @@ def _plain(job: NewJob) -> dict[str, Any]:
         facts += ["pp", "|".join(map(str, job.place))]
     return {
         "id": job.id,
-        "rec": encode(record),
+        "rec": pack_record(record),
         "dig": record.digest(),
         "decision": job.decision.plain() if job.decision else None,
         "parent": job.node,

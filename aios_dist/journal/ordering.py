@@ -73,7 +73,7 @@ class Ordering(Access):
             flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
             if not flat:
                 return done
-            strays = [_stray(*flat[at : at + 7]) for at in range(0, len(flat), 7)]
+            strays = [_stray(*flat[at : at + 6]) for at in range(0, len(flat), 6)]
             names = [stray.name for stray in strays]
             if ranked and names == [r["name"] for r in ranked]:
                 return done  # the rules have changed once more: those who know them rank the rest
@@ -221,13 +221,12 @@ def _plain(rank: Rank, policy: str) -> dict[str, object]:
     }
 
 
-def _stray(
-    name: bytes, kind: bytes, agent: bytes, tenant: bytes, served: bytes, deadline: bytes, expected: bytes
-) -> Stray:
+def _stray(name: bytes, kind: bytes, who: bytes, served: bytes, deadline: bytes, expected: bytes) -> Stray:
     step = name.decode().rpartition("/")[2]
+    tenant, _, agent = who.decode().partition("|")
     waiting = Waiting(
-        agent=agent.decode(),
-        tenant=tenant.decode(),
+        agent=agent,
+        tenant=tenant,
         number=int(step) if step.isdigit() else 0,
         served=int(served) / 1e6,
         deadline=float(deadline) if deadline else None,

@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 
 from aios_dist.calls import Usage
 from aios_dist.errors import FleetUnavailable, UnknownName
-from aios_dist.jobs import JobRecord, JobState, decode
+from aios_dist.jobs import JobState
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
+from aios_dist.journal.records import unpack_record
 from aios_dist.journal.views import (
     Event,
     History,
@@ -114,7 +115,7 @@ class Reading(Access):
             )
             for number in range(view.steps)
         ]
-        return History(view, decode(facts[b"rec"], JobRecord), steps, facts.get(b"res") or b"")
+        return History(view, unpack_record(facts[b"rec"]), steps, facts.get(b"res") or b"")
 
     async def plan(self, plan: str) -> PlanView:
         """A plan as it stands.
@@ -178,7 +179,7 @@ class Reading(Access):
 
     async def events(self, job: str, after: int = -1) -> list[Event]:
         """The job's events with an index above ``after``."""
-        packed = await self.connection.command("LRANGE", self.keys.events(job), after + 1, -1)
+        packed = await self._run("events", job=job, after=after)
         return [_event(after + 1 + i, p) for i, p in enumerate(packed)]
 
     async def ends_now(self) -> str:
@@ -235,7 +236,7 @@ def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
     state, record = known["st"], known["rec"]
     if state is None or record is None:
         return None
-    what = decode(record, JobRecord)
+    what = unpack_record(record)
 
     def number(field: str) -> int:
         return int(known[field] or 0)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from aios_dist.agents import Budget
-from aios_dist.jobs import TURN, JobRecord, JobState, Kind, NewStep
+from aios_dist.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, encode
 from aios_dist.policies import Rank, Waiting
 
 
@@ -181,3 +181,13 @@ def budget_facts(budget: Budget | None, *, anew: bool = False) -> list[Any]:
     if budget.money is not None:
         facts += ["bm", round(budget.money * 1e6)]
     return facts
+
+
+def pack_record(record: JobRecord) -> bytes:
+    """A record as the job's hash holds it: behind its digest, which the verbs compare."""
+    return record.digest().encode() + encode(record)
+
+
+def unpack_record(data: bytes) -> JobRecord:
+    """The record that :func:`pack_record` made."""
+    return decode(data[DIGEST:], JobRecord)

@@ -19,7 +19,7 @@ _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 VERBS = (
     *("submit", "extend", "claim", "commit", "advance", "release", "renew", "reap"),
     *("cancel", "pause", "resume", "signal", "retry", "fork"),
-    *("rerank", "lane", "strays", "counts"),
+    *("rerank", "lane", "strays", "counts", "events"),
 )
 
 

@@ -397,7 +397,7 @@ class Hand:
             for step, h in heads.items():
                 name = f"{id}/{step}"
                 labels[name] = h[13]
-                own = f"@{facts.get('tn', b'default').decode()}"
+                own = f"@{facts['who'].decode().partition('|')[0]}"
                 tenants[name] = own
                 if h[2] == "ready":
                     moves = True

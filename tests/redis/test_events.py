@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Life = Callable[["Hand"], AsyncIterator[None]]
 LIVES: dict[Life, str] = {}
-"""What happens to the job ``j``, verb by verb, and its events at the end; ``-``: of no step of the program."""
+"""What happens to the job ``j``, verb by verb, and its events at the end; ``-`` is no step of the program."""
 
 
 def leaves(events: str) -> Callable[[Life], Life]:

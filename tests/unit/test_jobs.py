@@ -16,6 +16,7 @@ from aios_dist.config import PromptsConfig
 from aios_dist.errors import RateLimited, StepError, ToolError
 from aios_dist.jobs import (
     COMPRESS_ABOVE,
+    DIGEST,
     JOB_CHANGES,
     STEP_CHANGES,
     TURN,
@@ -28,6 +29,7 @@ from aios_dist.jobs import (
     digest,
     encode,
 )
+from aios_dist.journal.records import pack_record, unpack_record
 
 texts = st.text(max_size=50)
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -97,6 +99,8 @@ def test_digests_are_the_same_in_every_process_and_release() -> None:
     assert digest(b"aios") == "1f07580e2c3f53f9df3bb8e9"
     assert JobRecord("trip", {"b": [1, None], "a": "x"}).digest() == "deac9d79ca27357168aa5cda"
     assert JobRecord("trip", {"a": "x", "b": [1, None]}).digest() == "deac9d79ca27357168aa5cda"
+    data = JobRecord("a", {"x": 1}, prompts=PromptsConfig(["{x}"], model="small"))
+    assert data.digest() == "0115b528c3cdc5ad7c9f2d7f"
 
 
 @pytest.mark.parametrize(
@@ -119,6 +123,17 @@ def test_a_record_survives_the_journal_with_its_digest() -> None:
     back = decode(encode(record), JobRecord)
     assert back == record
     assert back.digest() == record.digest()
+
+
+def test_the_journal_keeps_a_record_behind_its_digest() -> None:
+    record = JobRecord("trip", {"x": "y" * 5000}, "acme", PromptsConfig(["{input}"]))
+    kept = pack_record(record)
+    assert kept[:DIGEST].decode() == record.digest()
+    assert unpack_record(kept) == record
+
+
+def test_what_an_agent_that_is_data_leaves_out_is_not_kept() -> None:
+    assert encode(PromptsConfig(["{x}"])) == b'j{"prompts":["{x}"]}'
 
 
 def test_a_field_that_a_later_release_adds_does_not_break_this_one() -> None:

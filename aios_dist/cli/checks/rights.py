@@ -59,6 +59,7 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("SCARD", m),
         ("SREM", m, "2"),
         ("RPUSH", r, "1"),
+        ("RPUSHX", r, "1"),
         ("LPUSH", r, "2"),
         ("LTRIM", r, 0, 0),
         ("PEXPIRE", r, TTL_MS),

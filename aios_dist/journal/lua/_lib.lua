@@ -3,15 +3,17 @@
 -- KEYS 1 is the fleet's prefix ("aios:{name}:"), ARGV 1 one MessagePack map with the fields that the
 -- verb's header names. Blobs (requests, outcomes, records) are opaque here: Python encodes them.
 --
--- job:ID   st state, v outcomes written, n steps asked for, op steps without outcome, rec record,
---          dig digest of the record, pl/pn plan and its node, up/uo/uc usage, res result, t0/t1 times,
+-- job:ID   st state, n steps asked for, v outcomes written (none: 0), rec digest of the record (24 characters) and the record,
+--          pl/pn plan and its node, up/uo/uc usage, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
 --          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause,
---          g<NAME> signals that came before anyone waited for them, tn tenant,
+--          g<NAME> signals that came before anyone waited for them, who tenant and agent ("tenant|agent"),
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
---          ag agent, us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
+--          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
+-- ev:ID    list of the job's events; none while it only waits, see first_events
+-- A million jobs may wait: what other fields imply is none of its own.
 
 local P = KEYS[1]
 local A = cmsgpack.unpack(ARGV[1])
@@ -42,11 +44,6 @@ local function stamp()
   return now
 end
 
-local function event(job, at, what, step, extra)
-  redis.call('RPUSH', key('ev', job), cmsgpack.pack({ int(at), what, tostring(step), extra or '' }))
-  redis.call('PUBLISH', key('ev', job), what)
-end
-
 local function head(job, step)
   local packed = redis.call('HGET', key('job', job), 'h' .. step)
   return packed and cmsgpack.unpack(packed) or nil
@@ -54,6 +51,44 @@ end
 
 local function put(job, step, h)
   redis.call('HSET', key('job', job), 'h' .. step, cmsgpack.pack(h))
+end
+
+local DIGEST = 24   -- aios_dist.jobs has the same
+local function digest_of(job)
+  local record = redis.call('HGET', key('job', job), 'rec')
+  return record and string.sub(record, 1, DIGEST)
+end
+
+local function packed_event(at, what, step, extra) return cmsgpack.pack({ int(at), what, tostring(step), extra or '' }) end
+
+-- What the hash of a job says of its events: when it was submitted, and when its steps became ready. While nothing
+-- else has happened, it has no list of them.
+local QUEUED = { llm = true, tool = true, turn = true }
+local function first_events(job)
+  local f = redis.call('HMGET', key('job', job), 't0', 'n')
+  if not f[1] then return {} end
+  local events, ready = { packed_event(f[1], 'submitted', '') }, {}
+  local function look(step)
+    local h = head(job, step)
+    if h and h[H.ready] > 0 and QUEUED[h[H.kind]] then ready[#ready + 1] = { h[H.ready], step, h[H.label] } end
+  end
+  for step = 0, f[2] - 1 do look(step) end
+  look(TURN)
+  table.sort(ready, function(a, b) return a[1] < b[1] end)
+  for _, r in ipairs(ready) do events[#events + 1] = packed_event(r[1], 'ready', r[2], r[3]) end
+  return events
+end
+
+-- Something happened to a job. `submitted` (but a fork's, which says of what) and `ready` begin no list; any other
+-- event does, with those before it: numbers stay what they were.
+local function event(job, at, what, step, extra)
+  local list, new = key('ev', job), packed_event(at, what, step, extra)
+  local implied = what == 'ready' or (what == 'submitted' and not extra)
+  if redis.call('RPUSHX', list, new) == 0 and not implied then
+    for _, before in ipairs(first_events(job)) do redis.call('RPUSH', list, before) end
+    redis.call('RPUSH', list, new)
+  end
+  redis.call('PUBLISH', list, what)
 end
 
 local function member(job, step) return job .. '/' .. step end

@@ -127,7 +127,8 @@ local function let_in(model)
     take_from('held', model, top, tenant)
     if h and h[H.state] == 'ready' then
       free = free - 1
-      place(job, step, h, true)
+      -- One that its own tenant's cap kept away has not waited for others: it saves nothing up.
+      place(job, step, h, string.sub(model, 1, 1) ~= '@')
       ticket(h[H.lane], job, step)
     end
   end
@@ -188,8 +189,8 @@ end
 -- Nobody calls this model for a while: the provider said so, or it fails again and again (circuit breaker).
 -- Afterwards one call goes first, and with each success twice as many. `began`: the call's start; of calls from
 -- before a hold, which one fault fails together, only those that say how long (429) change anything.
-local function hold(model, for_us, breaker, began)
-  local k, now = key('model', model), clock()
+local function hold(model, for_us, breaker, began, now)
+  local k = key('model', model)
   if began > 0 and began < number(redis.call('HGET', k, 'hold')) then
     if for_us == 0 then return end
   else
@@ -208,7 +209,7 @@ end
 local function day() return int(math.floor(clock() / 86400000000)) end
 
 local function spend(tenant, tokens, micros)
-  if not tenant or redis.call('EXISTS', key('tenant', tenant)) == 0 then return end
+  if redis.call('EXISTS', key('tenant', tenant)) == 0 then return end
   local k = key('spend', tenant .. ':' .. day())
   redis.call('HINCRBY', k, 'tok', int(tokens))
   if micros > 0 then redis.call('HINCRBY', k, 'mic', int(micros)) end
@@ -221,7 +222,7 @@ local function over_budget(job, tenant)
   if (b[1] and number(b[3]) + number(b[4]) >= number(b[1])) or (b[2] and number(b[5]) >= number(b[2])) then
     return 'job'
   end
-  local l = tenant and redis.call('HMGET', key('tenant', tenant), 'l_tok', 'l_mic') or {}
+  local l = redis.call('HMGET', key('tenant', tenant), 'l_tok', 'l_mic')
   if l[1] or l[2] then
     local s = redis.call('HMGET', key('spend', tenant .. ':' .. day()), 'tok', 'mic')
     if (l[1] and number(s[1]) >= number(l[1])) or (l[2] and number(s[2]) >= number(l[2])) then return 'tenant' end

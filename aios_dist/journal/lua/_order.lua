@@ -28,7 +28,8 @@ local function rules(lane)
   return r
 end
 
-local function tenant_of(job) return redis.call('HGET', key('job', job), 'tn') or 'default' end
+local function tenant_in(who) return who and string.match(who, '^[^|]*') or 'default' end
+local function tenant_of(job) return tenant_in(redis.call('HGET', key('job', job), 'who')) end
 local function counter(lane, tenant) return redis.call('HGET', key('share', lane), tenant) or '0' end
 
 -- The tenant that has been charged least of those who wait on a shelf (`ready` of a lane, `held` of a model),
@@ -73,8 +74,7 @@ end
 
 -- A tenant that nothing waited for begins with the least counter of those who wait: it has saved nothing up.
 local function lift(lane, tenant, model)
-  if redis.call('ZSCORE', key('readyby', lane), tenant) or redis.call('ZSCORE', key('heldby', model), tenant)
-      or redis.call('EXISTS', key('held', '@' .. tenant)) == 1 then
+  if redis.call('ZSCORE', key('readyby', lane), tenant) or redis.call('ZSCORE', key('heldby', model), tenant) then
     return
   end
   local other, floor = least('ready', lane, lane)
@@ -234,9 +234,9 @@ end
 
 -- A run that succeeded becomes part of its agent's past.
 local function remember(job)
-  local f = redis.call('HMGET', key('job', job), 'ag', 'us', 'uc', 'from')
+  local f = redis.call('HMGET', key('job', job), 'who', 'us', 'uc', 'from')
   if not f[1] or f[4] or tonumber(f[3] or '0') <= 0 then return end   -- a fork has had only a part of its service
-  local k = key('past', f[1])
+  local k = key('past', string.match(f[1], '|(.*)$'))
   redis.call('LPUSH', k, (f[2] or '0') .. ':' .. f[3])
   redis.call('LTRIM', k, 0, MOST_PAST - 1)
   redis.call('PEXPIRE', k, MONTH_MS)

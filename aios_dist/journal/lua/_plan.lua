@@ -19,7 +19,6 @@ local function child(plan, i, k) return redis.call('HGET', key('plan', plan), 'c
 local function write_outcome(job, step, h, ok, blob, at)
   local k = key('job', job)
   local order = redis.call('HINCRBY', k, 'v', 1)
-  redis.call('HINCRBY', k, 'op', -1)
   redis.call('HSET', k, 'o' .. step, blob)
   redis.call('ZREM', P .. 'leases', lease_of(job, step, h[H.attempt]))
   h[H.state] = ok and 'done' or 'failed'
@@ -70,7 +69,6 @@ local function apply_turn(job, decision, state)
   local count = #decision.steps
   if count > 0 then
     redis.call('HINCRBY', k, 'n', count)
-    redis.call('HINCRBY', k, 'op', count)
     for i, s in ipairs(decision.steps) do
       add_step(job, first + i - 1, s, state == 'running' and 'ready' or 'pending')
     end
@@ -213,11 +211,11 @@ end
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'op', 'pl', 'pn')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
-  if tonumber(facts[3]) > 0 then
+  if tonumber(facts[2]) > number(facts[3]) then   -- some have no outcome
     for step = 0, tonumber(facts[2]) - 1 do
       local h = head(job, step)
       if OPEN[h[H.state]] then

@@ -8,7 +8,7 @@
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n')
 if not facts[1] then return { 'gone', 0, {} } end
-local version = tonumber(facts[2])
+local version = number(facts[2])
 local function turn_over()
   if A.turn_attempt == 0 then return end
   local h = head(A.job, TURN)

@@ -11,13 +11,13 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
   if not top then return { tickets } end
   local job, step = split(top)
   if not job then job, step = top, '' end   -- not one of ours: passed over
-  local facts = redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'tn', 'ob', 'us')
-  local h = facts[4] and cmsgpack.unpack(facts[4])
+  local facts = redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us')
+  local h, tenant = facts[4] and cmsgpack.unpack(facts[4]), tenant_in(facts[6])
   if facts[1] == 'running' and h and h[H.state] == 'ready' then
     local now, may = clock(), true
     if h[H.kind] == 'llm' then
-      local spent = over_budget(job, facts[6])
-      local own = '@' .. (facts[6] or 'default')
+      local spent = over_budget(job, tenant)
+      local own = '@' .. tenant
       if spent then
         place(job, step, h, true)   -- where pausing and ending look for it
         if facts[7] == 'fail' then end_job(job, 'failed', A.budget_outcome)
@@ -31,15 +31,15 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
         local model = h[H.label]
         if redis.call('EXISTS', key('model', model)) == 1 then
           local yes, again = allowed(model, h[H.est] or 0, now)
-          local first, score, tenant, has = first_held(model, aged)
+          local first, score, other, has = first_held(model, aged)
           local before = yes and first and score < (aged and h[H.ready] or h[H.rank])
-          if yes and tenant and tenant ~= facts[6] then before = has < tonumber(counter(h[H.lane], facts[6])) end
+          if yes and other and other ~= tenant then before = has < tonumber(counter(h[H.lane], tenant)) end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
             local job1, step1 = split(first)
             local h1 = head(job1, step1)
             yes, again = allowed(model, h1 and h1[H.est] or 0, now)
             if yes then
-              take_from('held', model, first, tenant)
+              take_from('held', model, first, other)
               if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, true) end
               place(job, step, h, true)
               may = false
@@ -65,7 +65,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       put(job, step, h)
       redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h[H.attempt]))
       event(job, at, 'started', step, A.worker)
-      return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', facts[3],
+      return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', number(facts[3]),
                int(h[H.ready]), int(at), h[H.tries] or 0, facts[8] or '0' }
     end
   end

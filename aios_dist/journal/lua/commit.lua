@@ -7,14 +7,14 @@
 --   "written" (another attempt had), "fenced" (the lease ended and somebody else has the step), "gone"
 -- include: limits
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'tn')
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who')
 local h = facts[1] and head(A.job, A.step)
 if not h then return { 'gone', 0, {} } end
 local mine = h[H.attempt] == A.attempt
 if h[H.state] == 'done' or h[H.state] == 'failed' then
-  return { mine and 'mine' or 'written', tonumber(facts[2]), {} }
+  return { mine and 'mine' or 'written', number(facts[2]), {} }
 end
-if not mine then return { 'fenced', tonumber(facts[2]), {} } end
+if not mine then return { 'fenced', number(facts[2]), {} } end
 local at = stamp()
 -- A late answer that nobody has taken the step for since: kept, because it is paid for (invariant 3).
 if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end
@@ -28,7 +28,7 @@ if A.calls > 0 then
   redis.call('HINCRBY', k, 'uo', A.output_tokens)
   redis.call('HINCRBY', k, 'uc', A.calls)
   if A.micros > 0 then redis.call('HINCRBY', k, 'um', A.micros) end
-  spend(facts[4], A.prompt_tokens + A.output_tokens, A.micros)
+  spend(tenant_in(facts[4]), A.prompt_tokens + A.output_tokens, A.micros)
 end
 if facts[1] == 'paused' then
   redis.call('HSET', k, 'wake', 1)

@@ -10,10 +10,10 @@ if not state then return { 'unknown' } end
 local known, seen = nil, {}
 local count = 0
 for _, j in ipairs(A.jobs) do
-  local facts = redis.call('HMGET', key('job', j.id), 'dig', 'pl')
-  if seen[j.id] or (facts[1] and (facts[1] ~= j.dig or facts[2] ~= A.plan)) then return { 'conflict', j.id } end
+  local dig, of = digest_of(j.id), redis.call('HGET', key('job', j.id), 'pl')
+  if seen[j.id] or (dig and (dig ~= j.dig or of ~= A.plan)) then return { 'conflict', j.id } end
   seen[j.id] = true
-  if facts[1] then known, count = known or j.id, count + 1 end
+  if dig then known, count = known or j.id, count + 1 end
 end
 if count == #A.jobs then return { 'extended', {} } end
 if known then return { 'conflict', known } end
@@ -26,8 +26,7 @@ local v = node(A.plan, '0')
 local places = redis.call('HGET', k, 'places')
 for _, j in ipairs(A.jobs) do
   local at, jk = stamp(), key('job', j.id)
-  redis.call('HSET', jk, 'st', 'waiting', 'v', 0, 'n', 0, 'op', 0, 'rec', j.rec, 'dig', j.dig,
-             't0', int(at), 'pl', A.plan, 'pn', '0')
+  redis.call('HSET', jk, 'st', 'waiting', 'n', 0, 'rec', j.rec, 't0', int(at), 'pl', A.plan, 'pn', '0')
   redis.call('HSET', jk, unpack(j.facts))
   if places then   -- its steps go behind all that the plan has now
     redis.call('HSET', jk, 'pp', '0|' .. (redis.call('HINCRBY', k, 'next', 1) - 1) .. '|' .. places)

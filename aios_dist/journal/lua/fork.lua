@@ -3,7 +3,7 @@
 -- returns: {status, tickets}: "new" (also when it was made before), "unknown", "conflict" (the id is taken), "beyond" (there is no such step)
 -- include: plan
 local from, to = key('job', A.job), key('job', A.new)
-local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'dig', 'tn', 'ag', 'pr')
+local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'who', 'pr')
 if not facts[1] then return { 'unknown', {} } end
 local whence = A.job .. '/' .. int(A.step)
 if redis.call('EXISTS', to) == 1 then
@@ -11,11 +11,10 @@ if redis.call('EXISTS', to) == 1 then
 end
 if A.step > tonumber(facts[2]) then return { 'beyond', {} } end
 local at, answered, open = stamp(), {}, {}
-redis.call('HSET', to, 'st', 'running', 'n', A.step, 'rec', facts[3], 'dig', facts[4], 't0', int(at),
-           'from', whence)
-redis.call('HSET', to, 'tn', facts[5] or 'default', 'ag', facts[6] or '', 'pr', facts[7] or 0)
+event(A.new, at, 'submitted', '', 'fork of ' .. A.job)   -- its first, before its hash says of others
+redis.call('HSET', to, 'st', 'running', 'n', A.step, 'rec', facts[3], 'who', facts[4],
+           'pr', facts[5] or 0, 't0', int(at), 'from', whence)
 redis.call('ZADD', P .. 'open', int(at), A.new)
-event(A.new, at, 'submitted', '', 'fork of ' .. A.job)
 for step = 0, A.step - 1 do
   local h = head(A.job, step)
   redis.call('HSET', to, 'q' .. step, redis.call('HGET', from, 'q' .. step))
@@ -31,7 +30,7 @@ for order, pair in ipairs(answered) do
   pair[2][H.order] = order
   put(A.new, pair[1], pair[2])
 end
-redis.call('HSET', to, 'v', #answered, 'op', #open)
+redis.call('HSET', to, 'v', #answered)
 for _, pair in ipairs(open) do
   local h = pair[2]
   h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0

@@ -94,10 +94,10 @@ local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', '
 for i = 1, #jobs, 2 do
   local job = jobs[i]
   cursor = jobs[i + 1]
-  local facts = redis.call('HMGET', key('job', job), 'st', 'op')
+  local facts = redis.call('HMGET', key('job', job), 'st', 'n', 'v')
   if not facts[1] then
     redis.call('ZREM', P .. 'open', job)
-  elseif facts[1] == 'running' and tonumber(facts[2]) <= 0 and not redis.call('ZSCORE', P .. 'due', job) then
+  elseif facts[1] == 'running' and tonumber(facts[2]) <= number(facts[3]) and not redis.call('ZSCORE', P .. 'due', job) then
     local h = head(job, TURN)
     if not h or (h[H.state] ~= 'ready' and h[H.state] ~= 'leased') then
       moved = moved + 1

@@ -13,11 +13,11 @@ local began = h[H.counted] or 0
 settle(A.job, h, 0)
 leave(h, A.job, A.step, 0, false)
 h[H.started] = 0   -- given back, not lost: a renewal that crosses this does not take it again
-local at = stamp()
+local at, now = stamp(), clock()   -- one time for the hold and the step's own: it goes before those that are held
 if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
-  hold(h[H.label], A.hold_us, A.breaker, began)
+  hold(h[H.label], A.hold_us, A.breaker, began, now)
 end
 if A.model ~= '' then
   local k, first = key('job', A.job), 'l' .. A.step   -- where a retry begins
@@ -39,7 +39,7 @@ if A.after_us == 0 then
 else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
-  redis.call('ZADD', P .. 'timers', int(clock() + A.after_us), member(A.job, A.step))
+  redis.call('ZADD', P .. 'timers', int(now + A.after_us), member(A.job, A.step))
   event(A.job, at, A.error ~= '' and 'retry' or 'released', A.step, A.reason)
 end
 return { 'released', tickets }

@@ -50,7 +50,6 @@ for _, step in ipairs(outcomes) do
   local h = heads[step]
   if undone[step] then
     redis.call('HDEL', k, 'o' .. step)
-    redis.call('HINCRBY', k, 'op', 1)
     redis.call('ZREM', P .. 'dead', member(A.job, step))
   else
     order = order + 1

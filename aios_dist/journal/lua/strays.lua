@@ -1,7 +1,7 @@
 -- strays: steps that were ranked under other rules than their lane has now get a rank; the next page of them.
 -- ARGV 1: lane, ranked, page, retention_ms
 --   ranked: list of {name, policy, base, since, level, group}: what the lane's policy said of the page before
--- returns: flat list of name, kind, agent, tenant, µs in calls, deadline in s or "", expected steps or ""
+-- returns: flat list of name, kind, "tenant|agent", µs in calls, deadline in s or "", expected steps or ""
 -- include: limits
 local r, page = rules(A.lane), {}
 
@@ -26,17 +26,17 @@ for _, s in ipairs(A.ranked) do
 end
 
 for _, set in ipairs({ 'stray', 'astray' }) do
-  for _, m in ipairs(redis.call('ZRANGE', key(set, A.lane), 0, A.page - #page / 7 - 1)) do
+  for _, m in ipairs(redis.call('ZRANGE', key(set, A.lane), 0, A.page - #page / 6 - 1)) do
     local h, job = waits(m)
     if h then
-      local f = redis.call('HMGET', key('job', job), 'ag', 'tn', 'us', 'dl', 'xs')
-      for _, fact in ipairs({ m, h[H.kind], f[1] or '', f[2] or 'default', f[3] or '0', f[4] or '', f[5] or '' }) do
+      local f = redis.call('HMGET', key('job', job), 'who', 'us', 'dl', 'xs')
+      for _, fact in ipairs({ m, h[H.kind], f[1], f[2] or '0', f[3] or '', f[4] or '' }) do
         page[#page + 1] = fact
       end
     else
       redis.call('ZREM', key(set, A.lane), m)
     end
   end
-  if #page >= 7 * A.page then break end
+  if #page >= 6 * A.page then break end
 end
 return page
