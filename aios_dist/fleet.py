@@ -44,7 +44,6 @@ class AsyncFleet(Steering):
         self._tickets = Tickets(config)
         self._catalog: turns.Catalog | None = None
         self._agents: set[str] = set()
-        self._rules_until = 0.0
         self._endings = Endings(self.journal)
         self._lines = Lines(self.journal, self._endings, self._publish, self.extend_plan)
 

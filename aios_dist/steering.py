@@ -36,6 +36,9 @@ class Steering:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.journal = Journal(config.fleet)
+        self._rules_until = (
+            0.0  # of the loop's clock: when what is known of the lanes' rules is looked up again
+        )
 
     # Looking -------------------------------------------------------------------------------------------
 
@@ -96,6 +99,7 @@ class Steering:
         check_lane(f"Lane {name!r}:", LaneConfig(policy or "fifo", oldest_every, fair or ""))
         if policy is not None:
             oldest_every = policies.oldest_every(policy, oldest_every)
+        self._rules_until = 0.0
         return await self.journal.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)
 
     async def reset_lane(self, name: str) -> LaneRules:
@@ -105,6 +109,7 @@ class Steering:
             UnknownName: neither aios.toml nor any worker has such a lane.
         """
         await self._known_lane(name)
+        self._rules_until = 0.0
         return await self.journal.set_lane(name, source="reset")
 
     async def _known_lane(self, name: str) -> None:
