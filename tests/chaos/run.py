@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -36,6 +38,15 @@ class Options:
     seed: int = 0
 
 
+RULES: list[dict[str, Any]] = [
+    {"policy": "las", "fair": "tenant"},
+    {"policy": "round-robin"},
+    {"policy": "priority", "fair": ""},
+    {"policy": "remaining", "fair": "tenant", "oldest_every": 3},
+    {"policy": "deadline"},
+    {"policy": "fifo", "fair": "", "oldest_every": 0},
+]
+
 Check = tuple[str, str, str, bool, list[str]]
 """Name, measured, bound, whether it holds, and what speaks against it."""
 
@@ -49,6 +60,7 @@ class Report:
     kills: int
     outages_s: list[float]
     ended: int
+    rule_changes: int
     told: int
     changed: list[str]
     samples: int
@@ -98,6 +110,7 @@ class Report:
             "calls": f.calls,
             "faults": dict(sorted(f.faults.items())),
             "kills": self.kills,
+            "rule_changes": self.rule_changes,
             "redis_restarts": len(self.outages_s),
             "redis_away_s": [round(s, 2) for s in self.outages_s],
             "attempts_lost": f.attempts_lost,
@@ -146,12 +159,15 @@ def run(options: Options, say: Callable[[str], None] = lambda _: None) -> Report
         keys = Keys(machines.config.fleet.name)
         sampler = Sampler(keys)
         with Fleet(machines.config) as fleet:
-            producer = Producer(fleet, work, options.seconds)
+            producer, operator = Producer(fleet, work, options.seconds), Operator(fleet)
             producer.start()
+            operator.start()
             say(f"{len(ids)} jobs; a worker killed every {options.kill_every:g} s")
             ended = _drive(options, machines, ids, keys, sampler, say)
             producer.join(SETTLE_S)
             producer.stop()
+            operator.stop()
+            operator.join(SETTLE_S)
             left = _settle(machines, keys, options)
         with machines.client() as client:
             jobs = read_jobs(client, keys, ids)
@@ -171,6 +187,7 @@ def run(options: Options, say: Callable[[str], None] = lambda _: None) -> Report
             kills=len(machines.kills),
             outages_s=[outage.end - outage.start for outage in machines.outages],
             ended=ended,
+            rule_changes=operator.changes,
             told=len(producer.told),
             changed=sampler.changed,
             samples=sampler.looks,
@@ -226,6 +243,29 @@ def _settle(machines: Machines, keys: Keys, options: Options) -> list[str]:
             if not left or time.monotonic() > end:
                 return left
             time.sleep(TICK_S)
+
+
+class Operator(threading.Thread):
+    """Changes the lane's rules all the time: policy, shares, every how-manieth goes to the oldest."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        super().__init__(name="operator", daemon=True)
+        self.changes = 0
+        self._fleet = fleet
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """One change a second, until told to stop."""
+        for rules in itertools.cycle(RULES):
+            if self._stopped.wait(1.0):
+                return
+            with contextlib.suppress(AiosError):  # Redis is away: the next time, then
+                self._fleet.set_lane("llm", **rules)
+                self.changes += 1
+
+    def stop(self) -> None:
+        """Leave the rules as they are."""
+        self._stopped.set()
 
 
 class Producer(threading.Thread):
