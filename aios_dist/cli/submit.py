@@ -97,6 +97,8 @@ def submit(
     given = {name: value for name, value in options.items() if value is not None}
     if texts and path:
         raise InvalidInput("Give --prompt or --file, not both.")
+    if agent is not None and agent.endswith((".toml", ".json")):
+        raise InvalidInput(f"{agent!r} looks like a file; a plan is given as --file {agent}.")
     if given and not texts:
         raise InvalidInput(
             f"--{next(iter(given)).replace('_', '-')} goes with --prompt; agents name it themselves."

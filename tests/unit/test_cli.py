@@ -287,3 +287,9 @@ def test_doctor_finds_weights_that_no_lane_looks_at(fair: str) -> None:
     view = LaneView("llm", ready=0, tickets=0, slots=1, workers=1, rules=LaneRules(fair=fair))
     found = [finding.what for finding in lanes.lanes(config, [view])]
     assert any("'acme' has a weight" in what for what in found) == (not fair)
+
+
+def test_a_plan_that_is_given_without_its_option_is_recognised(cli: Callable[..., Done]) -> None:
+    done = cli("submit", "plan.toml")
+    assert done.code == 2
+    assert "--file plan.toml" in done.err
