@@ -10,6 +10,12 @@ from typing import Any
 
 import msgspec
 
+INPUT_COST, OUTPUT_COST = 1, 2
+"""What a token counts in fair share (VTC; Sheng et al., OSDI 2024); ``_limits.lua`` has the same."""
+
+OUTPUT_GUESS = 500
+"""Output tokens of a call that sets no ``max_tokens``, until the provider says what it was."""
+
 
 class LLMRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call of a language model.

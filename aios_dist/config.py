@@ -254,7 +254,7 @@ def parse(
     for name in data:
         if name not in Config.__struct_fields__:
             raise ConfigError(
-                f"{source}: unknown section [{name}]; {_nearest(name, Config.__struct_fields__)}"
+                f"{source}: unknown section [{name}]; {nearest(name, Config.__struct_fields__)}"
             )
     fleet = _table(data, "fleet", source)
     named = {field: variable for field, variable in _VARIABLES.items() if env.get(variable)}
@@ -357,7 +357,7 @@ def check_lane(place: str, lane: LaneConfig) -> None:
     """Raises ConfigError: a setting of a lane that cannot be; ``place`` begins the sentence."""
     if lane.policy not in POLICIES:
         raise ConfigError(
-            f"{place} policy: there is no policy {lane.policy!r}; {_nearest(lane.policy, POLICIES)}"
+            f"{place} policy: there is no policy {lane.policy!r}; {nearest(lane.policy, POLICIES)}"
         )
     if lane.fair not in ("", "tenant"):
         raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {lane.fair!r}.")
@@ -433,7 +433,7 @@ def _convert(entry: Any, kind: type[T], place: str) -> T:
         message = str(exc)
     if unknown := _UNKNOWN.match(message):
         field = unknown["field"]
-        raise ConfigError(f"{place} has an unknown field {field!r}; {_nearest(field, fields)}")
+        raise ConfigError(f"{place} has an unknown field {field!r}; {nearest(field, fields)}")
     if missing := _MISSING.match(message):
         raise ConfigError(f"{place} needs {missing['field']}.")
     if expected := _EXPECTED.match(message):
@@ -442,7 +442,8 @@ def _convert(entry: Any, kind: type[T], place: str) -> T:
     raise ConfigError(f"{place}: {message}.")
 
 
-def _nearest(word: str, allowed: Iterable[str]) -> str:
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """The right spelling that was meant, or all of them."""
     near = difflib.get_close_matches(word, list(allowed), n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}."
 

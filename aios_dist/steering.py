@@ -36,9 +36,8 @@ class Steering:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.journal = Journal(config.fleet)
-        self._rules_until = (
-            0.0  # of the loop's clock: when what is known of the lanes' rules is looked up again
-        )
+        self._rules_until = 0.0
+        """Until then, on the loop's clock, what is known of the lanes' rules is trusted."""
 
     # Looking -------------------------------------------------------------------------------------------
 
@@ -49,7 +48,7 @@ class Steering:
     async def lanes(self) -> list[LaneView]:
         """Every lane with its waiting steps, tickets, slots and workers."""
         registry = await self.journal.registry()
-        names = sorted({*self.config.lane_names(), *(lane for w in registry.workers for lane in w.lanes)})
+        names = registry.lanes(self.config.lane_names())
         waiting, rules = await asyncio.gather(self.journal.waiting(names), self.journal.lane_rules(names))
         send = self.journal.connection.command
         depths = await asyncio.gather(*(send(*c) for c in depth_commands(self.config, names)))
@@ -113,7 +112,7 @@ class Steering:
         return await self.journal.set_lane(name, source="reset")
 
     async def _known_lane(self, name: str) -> None:
-        known = sorted({lane.name for lane in await self.lanes()})
+        known = (await self.registry()).lanes(self.config.lane_names())
         if name not in known:
             raise UnknownName(f"There is no lane {name!r}; known are {', '.join(known)}.")
 

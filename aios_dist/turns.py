@@ -11,7 +11,7 @@ import msgspec
 
 from aios_dist import policies
 from aios_dist.agents import Program, program_of
-from aios_dist.calls import LLMRequest
+from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import Config
 from aios_dist.errors import InvalidInput, UnknownName
@@ -116,13 +116,6 @@ class Catalog(msgspec.Struct, frozen=True):
 
 CHARS_PER_TOKEN = 4
 """A rule of thumb for English (OpenAI, "What are tokens and how to count them?")."""
-
-OUTPUT_GUESS = 500
-"""Output tokens of a call that sets no ``max_tokens``, until the provider says what it was."""
-
-
-INPUT_COST, OUTPUT_COST = 1, 2
-"""What a token counts in fair share (VTC; Sheng et al., OSDI 2024)."""
 
 
 def estimate(request: LLMRequest) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist.cli.job_commands import as_json_option
-from aios_dist.cli.output import clock, iso, print_json, print_table
+from aios_dist.cli.output import clock, iso, of_most, print_json, print_table
 from aios_dist.cli.session import on_journal
 from aios_dist.config import load
 from aios_dist.errors import InvalidInput, UnknownName
@@ -35,9 +35,9 @@ def list_(as_json: bool) -> None:
         (
             (
                 v.name,
-                _of(v.in_flight, v.limits.in_flight),
-                _of(v.requests, v.limits.requests_per_minute),
-                _of(v.tokens, v.limits.tokens_per_minute),
+                of_most(v.in_flight, v.limits.in_flight),
+                of_most(v.requests, v.limits.requests_per_minute),
+                of_most(v.tokens, v.limits.tokens_per_minute),
                 v.held,
                 v.failures,
                 clock(v.hold_until),
@@ -101,10 +101,6 @@ def set_(
 async def _known(journal: Journal) -> set[str]:
     """The models of aios.toml, and those that workers have registered."""
     return {*load().models, *(await journal.registry()).models}
-
-
-def _of(count: int, most: int) -> str:
-    return f"{count}/{most}" if most else str(count)
 
 
 def _record(view: ModelView) -> dict[str, Any]:

@@ -57,6 +57,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
     out.print(table if table.row_count else Text(empty, style="dim"))
 
 
+def of_most(count: float, most: float) -> str:
+    """``3/10``: a count beside its limit; the count alone where there is none (0)."""
+    shown = [str(n) if isinstance(n, int) else f"{n:.12g}" for n in (count, most)]
+    return "/".join(shown) if most else shown[0]
+
+
 def iso(at: float) -> str | None:
     """Seconds since the epoch as ISO 8601 in UTC; None where it has not come to that."""
     if not at:

@@ -37,18 +37,17 @@ members of a hybrid plan are groups: such lists, or tables, which are fifo when 
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from aios_dist.config import PromptsConfig
+from aios_dist.config import PromptsConfig, nearest
 from aios_dist.errors import InvalidInput
 
 
@@ -161,9 +160,3 @@ def record(data: Any, kind: type[T]) -> T:
         inner = BudgetEntry if kind is JobEntry else PromptsConfig
         hint = nearest(field, (inner if at else kind).__struct_fields__)
         raise InvalidInput(f"unknown field {field!r}" + (f" in {at}" if at else "") + f"; {hint}") from None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The right spelling that was meant, or all of them."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."

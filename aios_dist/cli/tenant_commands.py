@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist.cli.job_commands import as_json_option
-from aios_dist.cli.output import print_json, print_table
+from aios_dist.cli.output import of_most, print_json, print_table
 from aios_dist.cli.session import on_fleet
 from aios_dist.errors import InvalidInput
 
@@ -37,10 +37,10 @@ def list_(as_json: bool) -> None:
             (
                 v.name,
                 f"{v.weight:g}",
-                _of(v.in_flight, v.max_in_flight),
+                of_most(v.in_flight, v.max_in_flight),
                 v.held,
-                _of(v.tokens_today, v.tokens_per_day),
-                _of(v.money_today, v.money_per_day),
+                of_most(v.tokens_today, v.tokens_per_day),
+                of_most(v.money_today, v.money_per_day),
                 ", ".join(f"{lane} {had:.0f}" for lane, had in sorted(v.counters.items())),
             )
             for v in views
@@ -106,10 +106,6 @@ def set_(
         f"{view.money_per_day:g} in money a day" if view.money_per_day else "",
     ]
     print(f"{name}: {', '.join(filter(None, parts))}")
-
-
-def _of(count: float, most: float) -> str:
-    return f"{count:.12g}/{most:.12g}" if most else f"{count:.12g}"
 
 
 def _record(view: TenantView) -> dict[str, Any]:

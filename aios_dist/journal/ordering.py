@@ -58,9 +58,7 @@ class Ordering(Access):
             for lane, (policy, oldest, fair, hand) in zip(lanes, found, strict=True)
         }
 
-    async def rank_strays(
-        self, lane: str, rank: Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
-    ) -> int:
+    async def rank_strays(self, lane: str, rank: RankStrays) -> int:
         """Rank steps of a lane anew that were ranked under other rules; how many (``MOST_STRAYS`` at most).
 
         Args:

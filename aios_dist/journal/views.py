@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -83,6 +84,10 @@ class Registry(msgspec.Struct, frozen=True):
     workers: list[WorkerInfo] = []
     models: dict[str, str] = {}
     agents: list[str] = []
+
+    def lanes(self, configured: Iterable[str]) -> list[str]:
+        """Every lane, sorted: those of aios.toml, and what workers serve besides."""
+        return sorted({*configured, *(lane for worker in self.workers for lane in worker.lanes)})
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

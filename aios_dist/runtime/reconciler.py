@@ -92,7 +92,7 @@ class Reconciler:
             Seconds until the next one is worth while: the period, or less when something is due before.
         """
         registry = await self._journal.registry()
-        lanes = sorted({*self._lanes, *(lane for w in registry.workers for lane in w.lanes)})
+        lanes = registry.lanes(self._lanes)
         for _ in range(MOST_PAGES):
             reaped = await self._journal.reap(lanes, self._cursor, PAGE)
             self._cursor = reaped.cursor

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from aios_dist.errors import InvalidInput
-from aios_dist.simulate.latency import OUTPUT_GUESS, Latency, cost
+from aios_dist.simulate.latency import Latency, cost, estimate
 from aios_dist.simulate.work import Job
 from aios_dist.simulate.workloads import Workload, resampled
 
@@ -110,7 +110,7 @@ def _from_tokens(path: str, text: str, latency: Latency) -> tuple[Job, ...]:
                 agent=agent,
                 program=Path(path).stem,
                 costs=tuple(cost(row.prompt_tokens, row.output_tokens) for row in steps),
-                estimates=tuple(cost(row.prompt_tokens, OUTPUT_GUESS) for row in steps),
+                estimates=tuple(estimate(row.prompt_tokens) for row in steps),
             )
         )
     return tuple(jobs)
@@ -139,7 +139,7 @@ def _recorded(path: str, text: str) -> tuple[Job, ...]:
                 deadline=head.deadline_s,
                 expected_steps=head.expected_steps,
                 costs=tuple(cost(row.prompt_tokens, row.output_tokens) for row in steps),
-                estimates=tuple(cost(row.prompt_tokens, OUTPUT_GUESS) for row in steps),
+                estimates=tuple(estimate(row.prompt_tokens) for row in steps),
                 fails=head.failed,
             )
         )

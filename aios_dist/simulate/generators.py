@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 from aios_dist.errors import InvalidInput
-from aios_dist.simulate.latency import OUTPUT_GUESS, Latency, cost
+from aios_dist.simulate.latency import Latency, cost, estimate
 from aios_dist.simulate.work import Job
 from aios_dist.simulate.workloads import Workload
 
@@ -72,7 +72,7 @@ def azure(latency: Latency) -> Callable[[Random, int], Job]:
             gaps=(0.0, *(latency.tool for _ in tokens[1:])),
             agent=agent,
             costs=tuple(cost(*pair) for pair in tokens),
-            estimates=tuple(cost(pair[0], OUTPUT_GUESS) for pair in tokens),
+            estimates=tuple(estimate(pair[0]) for pair in tokens),
         )
 
     return draw

@@ -6,13 +6,8 @@ import math
 
 import msgspec
 
+from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS
 from aios_dist.errors import InvalidInput
-
-INPUT_COST, OUTPUT_COST = 1, 2
-"""What a token counts in fair share, as on the fleet (VTC; Sheng et al., OSDI 2024)."""
-
-OUTPUT_GUESS = 500
-"""Output tokens that a tenant is charged until the call has ended, as on the fleet."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -50,3 +45,8 @@ class Latency(msgspec.Struct, frozen=True):
 def cost(prompt: float, output: float) -> float:
     """What a call is charged to its tenant."""
     return INPUT_COST * prompt + OUTPUT_COST * output
+
+
+def estimate(prompt: float) -> float:
+    """What its tenant is charged when it begins, until the answer has been counted."""
+    return cost(prompt, OUTPUT_GUESS)

@@ -7,7 +7,7 @@
 -- tenant:T   l_tok/l_mic budget a day, w weight; spend:T:DAY tok/mic spent
 -- A tenant's limit of calls in flight is that of a model called "@T".
 
-local INPUT_COST, OUTPUT_COST = 1, 2   -- of a token, in fair share (aios_dist.turns has the same)
+local INPUT_COST, OUTPUT_COST = 1, 2   -- of a token, in fair share (aios_dist.calls has the same)
 local MINUTE = 60000000
 local OPEN_WINDOW = 1024   -- a window this wide holds nothing back any more
 local MOST_LET_IN = 100    -- at a time
@@ -19,6 +19,11 @@ local function number(v) return tonumber(v or '0') or 0 end
 local PROBE = 5000000
 local function since(model, held, now)
   return #redis.call('ZRANGEBYSCORE', key('inflight', model), int(math.max(held, now - PROBE)), '+inf')
+end
+
+-- Held steps of a model are looked at then, whatever happens meanwhile; nil: when a call ends.
+local function look_at_held(model, at)
+  if at then redis.call('ZADD', P .. 'timers', int(at), 'model:' .. model .. '/!') end
 end
 
 -- Whether one more call of this model may start now; if not, when to look again (nil: when one ends).
@@ -120,7 +125,7 @@ local function let_in(model)
     end
     local yes, again = allowed(model, h and h[H.est] or 0, clock())
     if not yes then
-      if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
+      look_at_held(model, again)
       return
     end
     if free <= 0 then return end
@@ -202,7 +207,7 @@ local function hold(model, for_us, breaker, began, now)
   if for_us > 0 then
     local till = math.max(number(redis.call('HGET', k, 'hold')), now + for_us)
     redis.call('HSET', k, 'hold', int(till), 'win', 1)
-    redis.call('ZADD', P .. 'timers', int(till + 1), 'model:' .. model .. '/!')
+    look_at_held(model, till + 1)
   end
 end
 

@@ -224,10 +224,9 @@ local function need_turn(job)
     redis.call('HSET', key('job', job), 'wake', 1)
     return
   end
-  local h = head(job, TURN)
-  if h and (h[H.state] == 'ready' or h[H.state] == 'leased') then return end
-  h = new_head('turn', 'turns', 'idle', 'turn')
   local before = head(job, TURN)
+  if before and (before[H.state] == 'ready' or before[H.state] == 'leased') then return end
+  local h = new_head('turn', 'turns', 'idle', 'turn')
   if before then h[H.attempt] = before[H.attempt] end
   make_ready(job, TURN, h)
 end

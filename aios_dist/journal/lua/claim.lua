@@ -47,7 +47,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
           end
           if not yes then
             hold_back(model, job, step, h)
-            if again then redis.call('ZADD', P .. 'timers', int(again), 'model:' .. model .. '/!') end
+            look_at_held(model, again)
             may = false
             let_in(own)   -- its tenant's place, if it has one, is for another step
           end

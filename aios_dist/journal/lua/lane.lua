@@ -19,6 +19,14 @@ else
   hand = '1'
 end
 redis.call('HSET', k, 'policy', new.policy, 'oldest', int(new.oldest), 'fair', new.fair, 'hand', hand)
+-- All sets in one union: one for each would copy the first again and again.
+local function unite(into, sets)
+  for at = 1, #sets, 4000 do   -- as many as Lua can hand over
+    local part = { into, unpack(sets, at, math.min(at + 3999, #sets)) }
+    redis.call('ZUNIONSTORE', into, #part, unpack(part))
+  end
+end
+
 local changed = new.policy ~= (old.policy or 'fifo') or new.fair ~= old.fair
 if changed or (new.oldest > 0) ~= (old.oldest > 0) then
   local stray, from = key('stray', A.lane), {}
@@ -31,21 +39,15 @@ if changed or (new.oldest > 0) ~= (old.oldest > 0) then
     redis.call('RENAME', key('ready', A.lane), stray)   -- a million of them in no time
   else
     from[#from + 1] = key('ready', A.lane)
-    for at = 1, #from, 4000 do   -- all in one union: one for each would copy the first again and again
-      local part = { stray, unpack(from, at, math.min(at + 3999, #from)) }
-      redis.call('ZUNIONSTORE', stray, #part, unpack(part))
-      redis.call('UNLINK', unpack(part, 2))
-    end
+    unite(stray, from)
+    for _, set in ipairs(from) do redis.call('UNLINK', set) end
   end
   for _, model in ipairs(redis.call('ZRANGE', key('holds', A.lane), 0, -1)) do
-    local sets, astray = { key('held', model) }, key('astray', A.lane)
+    local sets = { key('held', model) }
     for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, -1)) do
       sets[#sets + 1] = key('held', model .. '|' .. tenant)
     end
-    for at = 1, #sets, 4000 do
-      local part = { astray, unpack(sets, at, math.min(at + 3999, #sets)) }
-      redis.call('ZUNIONSTORE', astray, #part, unpack(part))
-    end
+    unite(key('astray', A.lane), sets)
   end
   redis.call('DEL', key('holds', A.lane))   -- who is held from now on is noted anew
 end
