@@ -9,6 +9,7 @@
     │   ├── UnknownName           an agent, model, lane, pool or job that does not exist
     │   └── JobConflict           the id belongs to another job already
     ├── FleetUnavailable          Redis cannot be reached, or refuses to serve us
+    ├── JournalError              a write stopped in its middle; what it left is put right
     ├── JobError                  raised by ``Job.result()``
     │   ├── JobFailed             the agent raised; ``.error`` says what
     │   ├── JobCancelled
@@ -30,6 +31,7 @@
         ├── WorkerLost            the step's worker died each time it was tried
         ├── DeadlineExceeded      the job had not ended in time
         ├── BudgetReached         the job, or its tenant, has spent what it may
+        ├── JournalDamaged        what Redis holds of the job cannot be read
         └── ProgramChanged        the agent does not repeat its own steps on replay
 
 *Retryable* is a class, not a flag: ``except RetryableLLMError`` is the whole test.
@@ -66,6 +68,11 @@ class JobConflict(UsageError):
 
 class FleetUnavailable(AiosError):
     """Redis cannot be reached, or is set up in a way that would lose work."""
+
+
+class JournalError(AiosError):
+    """A write to the journal stopped in its middle. What it left is put right, at once or by the reconciler: look what
+    is there, and ask again."""
 
 
 class JobError(AiosError):
@@ -168,6 +175,10 @@ class DeadlineExceeded(StepError):
 
 class BudgetReached(StepError):
     """The job, or its tenant for the day, has spent what it may."""
+
+
+class JournalDamaged(StepError):
+    """What Redis holds of the job cannot be read, or a verb stopped in its middle; what it left is put right."""
 
 
 class ProgramChanged(StepError):

@@ -45,7 +45,7 @@ NO_LOOP = ("no running event loop", "There is no current event loop")
 class _Branch:
     """One coroutine of the program, and whom it reports to."""
 
-    __slots__ = ("coroutine", "index", "left", "parent", "results", "source", "wants")
+    __slots__ = ("coroutine", "failures", "index", "left", "parent", "pending", "results", "source", "wants")
 
     def __init__(
         self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int, source: Any = None
@@ -57,6 +57,15 @@ class _Branch:
         self.wants: Gather | None = None
         self.results: list[Any] = []
         self.left = 0
+        self.failures: list[int] = []  # steps whose failure it has got and not gone on from
+        self.pending: list[int] = []  # … those of its branches that have ended, while others go on
+
+    def went_on(self) -> None:
+        """It asked for a step: what failed before is history, for those that began it too."""
+        branch: _Branch | None = self
+        while branch is not None:
+            branch.failures.clear()
+            branch = branch.parent
 
 
 class _Raised:
@@ -108,6 +117,7 @@ class Replay:
     Attributes:
         asked: every step that was asked for so far.
         version: how many outcomes were delivered.
+        basis: what it has seen, as the journal calls it; whoever feeds it with the journal's outcomes sets it.
         finished: the program returned or raised.
         result: what it returned, as JSON gives it back.
         error: what it raised.
@@ -130,6 +140,7 @@ class Replay:
         """
         self.asked: list[Asked] = []
         self.version = 0
+        self.basis = ""
         self.finished = False
         self.closed = False
         self.result: Any = None
@@ -140,6 +151,7 @@ class Replay:
         self._waiting: dict[int, _Branch] = {}
         self._runnable: deque[tuple[_Branch, Any]] = deque()
         self._broken: ProgramChanged | None = None
+        self._ending: list[int] = []  # the failures that it ended with
         self._open: dict[_Branch, None] = {}  # begun and not ended, in the order of beginning
         try:
             coroutine = program()
@@ -163,6 +175,7 @@ class Replay:
             answer = _own(outcome.result())
         except StepError as error:
             answer = _Raised(error)
+            branch.failures.append(number)
         self._run(branch, answer)
 
     def check_complete(self) -> None:
@@ -170,6 +183,15 @@ class Replay:
         if self._broken is None and len(self.asked) < len(self._journaled):
             does = "has ended" if self.finished else "waits for something else"
             self._diverge(len(self.asked), f"nothing; the program {does}")
+
+    def undone(self) -> list[int]:
+        """The steps whose failure the program has not gone on from, in order: what a retry runs again.
+
+        It has gone on where it caught the failure and asked for another step, or ended well in spite of it.
+        """
+        if self._broken is not None or (self.finished and self.error is None):
+            return []
+        return sorted({*self._ending, *(n for b in self._open for n in (*b.failures, *b.pending))})
 
     def waits(self) -> bool:
         """Some branch waits for an outcome."""
@@ -224,6 +246,7 @@ class Replay:
                         continue
                     if number >= 0:
                         self._waiting[number] = branch
+                        branch.went_on()
                     return
                 if isinstance(command, Gather):
                     if not command.branches:
@@ -286,14 +309,18 @@ class Replay:
         self._open.pop(branch, None)
         parent = branch.parent
         if parent is None:
+            self._ending = branch.failures
             self._finish(answer)
             return
+        if isinstance(answer, _Raised):
+            parent.pending += branch.failures
         parent.results[branch.index] = answer
         parent.left -= 1
         if parent.left:
             return
         results, wants = parent.results, parent.wants
         parent.results, parent.wants = [], None
+        parent.failures, parent.pending = parent.failures + parent.pending, []
         failures = [r for r in results if isinstance(r, _Raised)]
         if wants is not None and not wants.return_exceptions and failures:
             self._runnable.append((parent, failures[0]))

@@ -150,6 +150,7 @@ def rebuild(history: History, catalog: Catalog) -> Replay:
     record = history.record
     program = program_of(record.agent, record.input, record.prompts)
     replay = Replay(program, history.steps, admit=catalog.admit)
+    replay.basis = history.basis
     for number, outcome in history.outcomes():
         replay.deliver(number, outcome)
     replay.check_complete()
@@ -176,12 +177,12 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, serv
             limit = f"result_limit ({catalog.result_limit:,})"
             text = f"The agent's result has {len(data):,} bytes, more than {limit}."
             data = encode(Outcome.failed(InvalidInput(text)))
-        return Decision(version=replay.version, first=first, ends=state, result=data)
+        return Decision(version=replay.version, first=first, basis=replay.basis, ends=state, result=data)
     steps = [
         _ranked(catalog.step(asked), number, record, catalog, served)
         for number, asked in enumerate(replay.asked[first:], start=first)
     ]
-    return Decision(version=replay.version, first=first, steps=steps)
+    return Decision(version=replay.version, first=first, basis=replay.basis, steps=steps)
 
 
 def rank(kind: Kind, lane: str, step: policies.Waiting, catalog: Catalog) -> tuple[policies.Rank, str]:

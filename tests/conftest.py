@@ -121,7 +121,9 @@ def redis_url(
 
 
 def _our_prefix(fleet: str) -> str:
-    return f"aios:{{{fleet}}}:"
+    from aios_dist.journal.keys import prefix
+
+    return prefix(fleet)
 
 
 def _without_time_to_live(client: redis.Redis, keys: list[str], prefix: str) -> list[str]:

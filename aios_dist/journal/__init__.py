@@ -2,7 +2,18 @@
 
 from aios_dist.journal.journal import Journal
 from aios_dist.journal.keys import Keys
-from aios_dist.journal.records import Advance, Claim, Decision, NewJob, RankedStep, Stray, Ticket
+from aios_dist.journal.records import (
+    Advance,
+    Claim,
+    Decision,
+    NewJob,
+    Nothing,
+    RankedStep,
+    Said,
+    Stray,
+    TenantRules,
+    Ticket,
+)
 from aios_dist.journal.views import (
     DeadLetter,
     Event,
@@ -12,7 +23,9 @@ from aios_dist.journal.views import (
     LaneRules,
     Limits,
     ModelView,
+    Need,
     Registry,
+    Repairs,
     TenantView,
     WorkerInfo,
 )
@@ -31,10 +44,15 @@ __all__ = [
     "LaneRules",
     "Limits",
     "ModelView",
+    "Need",
     "NewJob",
+    "Nothing",
     "RankedStep",
     "Registry",
+    "Repairs",
+    "Said",
     "Stray",
+    "TenantRules",
     "TenantView",
     "Ticket",
     "WorkerInfo",

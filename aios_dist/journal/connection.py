@@ -32,7 +32,7 @@ from redis.exceptions import (
 )
 
 from aios_dist.config import masked
-from aios_dist.errors import ConfigError, FleetUnavailable
+from aios_dist.errors import ConfigError, FleetUnavailable, JournalError
 from aios_dist.journal.scripts import Script
 
 SOCKET_TIMEOUT_S = 10.0
@@ -110,11 +110,26 @@ class Connection:
         except NoScriptError:
             # A Redis that was restarted or flushed. What is in `then` has run too early: a ticket without its
             # step is spent for nothing, so it is sent once more, behind the verb.
-            eval_ = ("EVAL", script.source, 1, prefix, argument)
-            return (await asyncio.gather(*(self.command(*c) for c in (eval_, *then))))[0]
+            # Once, as the first: what is sent again by itself would be a second claim, a second signal.
+            answers = await self._told(script, ("EVAL", script.source, 1, prefix, argument), *then)
         except RedisError as exc:
-            raise unavailable(exc, self.url, self.timeout) from None
+            raise self._broke(script, exc) from None
         return answers[0]
+
+    async def _told(self, script: Script, *commands: tuple[Any, ...]) -> list[Any]:
+        try:
+            return list(await asyncio.gather(*(self._send(*c) for c in commands)))
+        except RedisError as exc:
+            raise self._broke(script, exc) from None
+
+    def _broke(self, script: Script, exc: RedisError) -> Exception:
+        error = unavailable(exc, self.url, self.timeout)
+        if error is not exc or not isinstance(exc, ResponseError):
+            return error
+        return JournalError(
+            f"The write {script.name!r} to the journal stopped in its middle ({exc}); what it left is put right, "
+            "at once or by the reconciler: look at it and ask again."
+        )
 
     async def command(self, *args: Any) -> Any:
         """Run one Redis command; the answer is as Redis gives it (bytes, ints, lists).

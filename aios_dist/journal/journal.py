@@ -9,7 +9,7 @@ import msgspec
 
 from aios_dist.agents import Budget
 from aios_dist.calls import Usage
-from aios_dist.errors import BudgetReached, DeadlineExceeded, WorkerLost
+from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
 from aios_dist.jobs import Kind, Outcome, digest, encode
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
@@ -18,11 +18,16 @@ from aios_dist.journal.records import (
     Claim,
     Decision,
     NewJob,
+    Nothing,
     Reaped,
     Submitted,
     Ticket,
+    Walked,
+    birth_of,
+    bounded,
     budget_facts,
     pack_record,
+    random_name,
     unpack_record,
 )
 from aios_dist.journal.views import DeadLetter, WorkerInfo
@@ -36,9 +41,19 @@ SPENT = encode(
 GIVEN_UP = encode(
     Outcome.failed(WorkerLost("Every worker that tried this step was lost before it answered."))
 )
+HANDED_BACK = encode(
+    Outcome.failed(WorkerLost("Every worker that tried this step gave it back before it was done."))
+)
+CORRUPT = encode(
+    Outcome.failed(
+        JournalDamaged("What Redis holds of this job cannot be read; `aios-dist doctor` says what of it.")
+    )
+)
 NO_USAGE = Usage()
-MOST_TOKENS = 10**12
-"""Of one step. A provider that counts more counts nonsense, and a verb must not break half way over it."""
+MOST_BACK = 20
+"""How often in a row a step may be given back with nothing to show for it."""
+MOST_SIGNALS = 1000
+"""Signals of one name that a job keeps while nobody waits for them."""
 
 
 class Journal(Reading, Ordering):
@@ -75,21 +90,45 @@ class Journal(Reading, Ordering):
             return Submitted(state, [], conflict=rest[0].decode())
         return Submitted(state, _tickets(rest[0]) if rest else [])
 
-    async def claim(self, lane: str, worker: str) -> Claim | None:
-        """The best step of the lane that may run, leased to ``worker``; None when there is none.
+    async def take(
+        self,
+        lane: str,
+        worker: str,
+        token: str,
+        *,
+        again: bool = False,
+        models: Sequence[str] | None = None,
+        agents: Sequence[str] | None = None,
+    ) -> Claim | Nothing:
+        """The best step of the lane that may run and that the worker can serve, leased to it.
 
-        Its ``tickets`` are to be published: a job whose budget was used up may have made way for another.
+        Args:
+            lane: its name.
+            worker: who claims.
+            token: random (:func:`aios_dist.journal.records.random_name`), of this claim alone.
+            again: the answer to the same claim was lost: what it got is given once more.
+            models, agents: what the worker can serve; None: everything. The rest waits for those who can.
+
+        Returns:
+            The claim. Its ``tickets`` are to be published: a job whose budget was used up may have made way for another.
         """
-        flat, *got = await self._run(
+        flat, why, *got = await self._run(
             "claim",
             lane=lane,
             worker=worker,
+            token=token,
+            again=int(again),
+            models=models,
+            agents=agents,
             lease_us=int(self.config.lease * 1e6),
             budget_outcome=SPENT,
         )
         if not got:
-            return None  # tickets that came without a claim are left to the reconciler
-        job, step, attempt, kind, label, record, request, version, ready, started, tries, served = got
+            return Nothing(_tickets(flat), elsewhere=why == b"others", again=why == b"more")
+        job, (step, attempt, kind, label, record, request, version, ready, started, tries, served, basis, dig) = (
+            why,
+            got,
+        )
         return Claim(
             job=job.decode(),
             step=step.decode(),
@@ -104,7 +143,16 @@ class Journal(Reading, Ordering):
             tries=tries,
             served=int(served) / 1e6,
             tickets=_tickets(flat),
+            token=token,
+            basis=basis.decode(),
+            digest=dig.decode(),
+            worker=worker,
         )
+
+    async def claim(self, lane: str, worker: str) -> Claim | None:
+        """The best step of the lane, whatever it needs; None when there is none."""
+        got = await self.take(lane, worker, random_name())
+        return got if isinstance(got, Claim) else None
 
     async def commit(
         self,
@@ -124,31 +172,34 @@ class Journal(Reading, Ordering):
             *then,
             job=claim.job,
             step=claim.step,
-            attempt=claim.attempt,
+            token=claim.token,
+            birth=claim.birth,
+            digest=claim.digest,
             ok=int(ok),
             outcome=outcome,
-            prompt_tokens=_count(usage.prompt_tokens),
-            output_tokens=_count(usage.output_tokens),
-            calls=usage.calls,
-            micros=min(MOST_TOKENS, max(0, round(money * 1e6))),
+            prompt_tokens=bounded(usage.prompt_tokens),
+            output_tokens=bounded(usage.output_tokens),
+            calls=bounded(usage.calls),
+            micros=bounded(money * 1e6 + 0.5) if money > 0 else 0,
             decision=decision.plain() if decision else None,
             turn_here=int(turn_here),
             grace_us=int(self.config.reconcile * 1e6),
         )
-        return Advance(got[0].decode(), got[1], _tickets(got[2]))
+        return Advance(got[0].decode(), got[1], _tickets(got[2]), got[3].decode())
 
     async def advance(
-        self, job: str, decision: Decision, *, turn_attempt: int = 0, then: Sequence[tuple[Any, ...]] = ()
+        self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
     ) -> Advance:
-        """Write what a turn decided, where it ran apart from a commit."""
+        """Write what a turn decided, where it ran apart from a commit; ``token`` of the turn's own claim, if it
+        has one. See ``advance.lua`` for the answers."""
         got = await self._run(
             "advance",
             *then,
             job=job,
             decision=decision.plain(),
-            turn_attempt=turn_attempt,
+            token=token,
         )
-        return Advance(got[0].decode(), got[1], _tickets(got[2]))
+        return Advance(got[0].decode(), got[1], _tickets(got[2]), got[3].decode())
 
     async def release(
         self,
@@ -160,6 +211,7 @@ class Journal(Reading, Ordering):
         hold: float = 0.0,
         breaker: int = 0,
         to: tuple[str, str] | None = None,
+        counted: bool = False,
     ) -> list[Ticket]:
         """Give a step back with its old rank, after ``after`` seconds without a slot.
 
@@ -171,12 +223,13 @@ class Journal(Reading, Ordering):
             hold: seconds for which nobody is to call this model.
             breaker: failures in a row, over the fleet, that hold the model as well; 0 for never.
             to: another model that the step goes to, and its lane; its tries begin anew there.
+            counted: nothing came of the claim: after ``MOST_BACK`` such times in a row the step is given up.
         """
         _, tickets = await self._run(
             "release",
             job=claim.job,
             step=claim.step,
-            attempt=claim.attempt,
+            token=claim.token,
             reason=reason,
             after_us=int(after * 1e6),
             error=encode(Outcome.failed(error)) if error is not None else b"",
@@ -184,6 +237,9 @@ class Journal(Reading, Ordering):
             breaker=breaker,
             model=to[0] if to else "",
             lane=to[1] if to else "",
+            most_back=MOST_BACK if counted else 0,
+            dead_outcome=HANDED_BACK,
+            due_us=int(self.config.reconcile * 1e6),
         )
         return _tickets(tickets)
 
@@ -195,6 +251,27 @@ class Journal(Reading, Ordering):
             lease_us=int(self.config.lease * 1e6),
         )
         return {lease.decode() for lease in lost}
+
+    async def regain(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Leases that are not there any more, taken up again where nobody has taken the step since; the rest of the
+        claims, which are lost."""
+        lost = await self._run(
+            "regain",
+            claims=[
+                {
+                    "job": claim.job,
+                    "step": claim.step,
+                    "attempt": claim.attempt,
+                    "token": claim.token,
+                    "birth": claim.birth,
+                    "digest": claim.digest,
+                    "worker": claim.worker,
+                }
+                for claim in claims
+            ],
+            lease_us=int(self.config.lease * 1e6),
+        )
+        return [claims[place] for place in lost]
 
     async def cancel(self, job: str) -> tuple[str, list[Ticket]]:
         """End a job; ``cancelled``, ``unknown``, or ``ended`` when it had ended before."""
@@ -211,19 +288,48 @@ class Journal(Reading, Ordering):
         status, tickets = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
         return status.decode(), _tickets(tickets)
 
-    async def signal(self, job: str, name: str, outcome: Outcome) -> tuple[str, list[Ticket]]:
-        """Send what a job waits for: ``delivered``, ``kept``, ``ended`` or ``unknown``."""
-        status, tickets = await self._run("signal", job=job, name=name, outcome=encode(outcome))
+    async def signal(
+        self, job: str, name: str, outcome: Outcome, id: str | None = None
+    ) -> tuple[str, list[Ticket]]:
+        """Send what a job waits for: ``delivered``, ``kept``, ``full``, ``ended`` or ``unknown``. Sent again
+        under the same ``id`` it is the same signal."""
+        status, tickets = await self._run(
+            "signal", job=job, name=name, id=id or random_name(), outcome=encode(outcome), most=MOST_SIGNALS
+        )
         return status.decode(), _tickets(tickets)
 
-    async def retry(self, job: str) -> tuple[str, list[Ticket]]:
-        """Go on from where a job failed; ``running``, ``unknown``, or the state that forbids it."""
-        status, tickets = await self._run("retry", job=job)
+    async def retry(
+        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None, deadline: float | None = None
+    ) -> tuple[str, list[Ticket]]:
+        """Let a job that failed or was cancelled go on.
+
+        Args:
+            job: its id.
+            basis, undone: where the caller has replayed the program: what it had seen, and the steps whose failure it
+                has not gone on from; None lets a worker find out.
+            deadline: seconds from now, of a job that has one.
+
+        Returns:
+            ``running``, ``unknown``, ``stale`` (replay again), or the state that forbids it.
+        """
+        status, tickets = await self._run(
+            "retry",
+            job=job,
+            salt=random_name(),
+            basis=basis,
+            undone=None if undone is None else list(undone),
+            deadline_us=int(deadline * 1e6) if deadline else 0,
+        )
+        return status.decode(), _tickets(tickets)
+
+    async def redo(self, job: str, basis: str, undone: Sequence[int]) -> tuple[str, list[Ticket]]:
+        """In the turn that a retry asks for: the steps to run again. See ``redo.lua`` for the answers."""
+        status, tickets = await self._run("redo", job=job, basis=basis, undone=list(undone))
         return status.decode(), _tickets(tickets)
 
     async def fork(self, job: str, new: str, step: int) -> tuple[str, list[Ticket]]:
         """A new job with another's history before ``step``; ``new``, or why not (see ``fork.lua``)."""
-        status, tickets = await self._run("fork", job=job, new=new, step=step)
+        status, tickets = await self._run("fork", job=job, new=new, step=step, birth=random_name())
         return status.decode(), _tickets(tickets)
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
@@ -247,7 +353,7 @@ class Journal(Reading, Ordering):
 
     async def reap(self, lanes: Sequence[str], cursor: str = "0", page: int = 200) -> Reaped:
         """One bounded pass over what time or a crash has left behind."""
-        moved, ready, strays, cursor_, next_us = await self._run(
+        moved, ready, strays, cursor_, next_us, broken = await self._run(
             "reap",
             page=page,
             attempts=self.config.attempts,
@@ -263,7 +369,12 @@ class Journal(Reading, Ordering):
         )
         counts = dict(zip(lanes, ready, strict=True))
         astray = [lane for lane, count in zip(lanes, strays, strict=True) if count]
-        return Reaped(moved, counts, astray, cursor_.decode(), int(next_us) / 1e6 or None)
+        return Reaped(moved, counts, astray, cursor_.decode(), int(next_us) / 1e6 or None, _pairs(broken))
+
+    async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
+        """Put right what broken verbs have left, and a page of the open jobs; what cannot be read is set aside."""
+        found, next_, count = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
+        return Walked(_pairs(found), next_.decode(), count)
 
     async def take_reconciler(self, worker: str, seconds: float) -> bool:
         """Become, or stay, the one reconciler of the fleet for some seconds."""
@@ -282,7 +393,15 @@ class Journal(Reading, Ordering):
             fields += [f"model/{model}", f"{info.seen_at:.0f} {lane}"]
         for agent in info.agents:
             fields += [f"agent/{agent}", f"{info.seen_at:.0f}"]
-        await self.connection.command("HSET", self.keys.registry, *fields)
+        needs = [*(f"model/{model}" for model in models), *(f"agent/{agent}" for agent in info.agents)]
+        until = f"{(info.seen_at + 3 * self.config.lease) * 1e6:.0f}"
+        serving = [part for need in needs for part in (until, need)]
+        await self._gather(
+            [
+                ("HSET", self.keys.registry, *fields),
+                *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
+            ]
+        )
 
     async def leave(self, worker: str) -> None:
         """A worker says that it is gone."""
@@ -302,6 +421,7 @@ def _plain(job: NewJob) -> dict[str, Any]:
         facts += ["pp", "|".join(map(str, job.place))]
     return {
         "id": job.id,
+        "birth": birth_of(record),
         "rec": pack_record(record),
         "dig": record.digest(),
         "decision": job.decision.plain() if job.decision else None,
@@ -311,8 +431,9 @@ def _plain(job: NewJob) -> dict[str, Any]:
     }
 
 
-def _count(tokens: int) -> int:
-    return max(0, min(tokens, MOST_TOKENS))
+def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:
+    text = [part.decode("utf-8", "replace") for part in flat]
+    return list(zip(text[::2], text[1::2], strict=True))
 
 
 def _tickets(flat: list[bytes]) -> list[Ticket]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
+    *("dirty", "mended", "aside", "rules", "serving", "wanted:*"),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*"),
 )
@@ -16,9 +17,13 @@ The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) g
 an agent that waits for a human for a month must not expire under him."""
 
 
+FORMAT = 2
+"""The journal's format. It stands in the prefix: releases with another one see nothing of it, and so break nothing."""
+
+
 def prefix(fleet: str) -> str:
     """What all keys of a fleet begin with."""
-    return f"aios:{{{fleet}}}:"
+    return f"aios:{{{fleet}}}:{FORMAT}:"
 
 
 class Keys:
@@ -37,6 +42,11 @@ class Keys:
         self.deadlines = self.prefix + "deadlines"
         self.control = self.prefix + "control"
         self.reconciler = self.prefix + "reconciler"
+        self.dirty = self.prefix + "dirty"
+        self.mended = self.prefix + "mended"
+        self.aside = self.prefix + "aside"
+        self.rules = self.prefix + "rules"
+        self.serving = self.prefix + "serving"
 
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""
@@ -61,6 +71,10 @@ class Keys:
     def held_by(self, model: str) -> str:
         """The tenants that have held steps, where the model's lane is shared."""
         return f"{self.prefix}heldby:{model}"
+
+    def wanted(self, lane: str) -> str:
+        """What steps of a lane need that the workers which met them do not have."""
+        return f"{self.prefix}wanted:{lane}"
 
     def lane(self, name: str) -> str:
         """A lane's rules."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from aios_dist.jobs import Kind
 from aios_dist.journal.access import Access
-from aios_dist.journal.records import Stray
+from aios_dist.journal.records import Said, Stray, TenantRules
 from aios_dist.journal.views import LaneRules, Limits, TenantView
 from aios_dist.policies import Past, Rank, Waiting
 
@@ -34,14 +34,14 @@ class Ordering(Access):
         policy: str | None = None,
         oldest_every: int | None = None,
         fair: str | None = None,
-        source: Literal["file", "hand", "reset"] = "hand",
+        source: Literal["hand", "reset"] = "hand",
     ) -> LaneRules:
         """Other rules for a lane, for the whole fleet, from now on; None leaves each as it is.
 
         Args:
             lane: its name.
             policy, oldest_every, fair: see :class:`aios_dist.config.LaneConfig`.
-            source: ``file`` counts only where aios.toml says something new; ``reset`` is what it said last.
+            source: ``reset`` is what aios.toml said last.
         """
         got = await self._run("lane", lane=lane, source=source, policy=policy, oldest=oldest_every, fair=fair)
         return LaneRules(got[0].decode(), int(got[1]), got[2].decode(), bool(got[3]))
@@ -53,7 +53,10 @@ class Ordering(Access):
         )
         return {
             lane: LaneRules(
-                (policy or b"fifo").decode(), int(oldest or 0), (fair or b"").decode(), hand == b"1"
+                (policy or b"fifo").decode("utf-8", "replace"),
+                int(oldest) if oldest and oldest.isdigit() else 0,
+                (fair or b"").decode("utf-8", "replace"),
+                hand == b"1",
             )
             for lane, (policy, oldest, fair, hand) in zip(lanes, found, strict=True)
         }
@@ -92,28 +95,9 @@ class Ordering(Access):
         found = await self._gather(("LRANGE", self.keys.past(agent), 0, -1) for agent in names)
         return {name: _past(runs) for name, runs in zip(names, found, strict=True) if runs}
 
-    async def set_limits(self, model: str, limits: Limits, source: Source = "hand") -> None:
-        """The limits of a model, for the whole fleet, from now on.
-
-        Args:
-            model: its name.
-            limits: all of them.
-            source: ``file`` counts only where aios.toml says something new: what a hand has set stays.
-        """
-        key = self.keys.model(model)
-        fields: dict[str, Any] = {
-            "l_if": limits.in_flight,
-            "l_rpm": limits.requests_per_minute,
-            "l_tpm": limits.tokens_per_minute,
-        }
-        known = await self.connection.command("EXISTS", key)
-        if not known and not any(fields.values()):
-            return
-        if not await self._says_something_new(key, fields, source):
-            return
-        await self.connection.command("HSET", key, *_flat(fields))
-        # Where the limit has become wider, what it held is let in by the next pass of the reconciler.
-        await self.connection.command("ZADD", self.keys.timers, "NX", 1, f"model:{model}/!")
+    async def set_limits(self, model: str, limits: Limits) -> None:
+        """The limits of a model, for the whole fleet, from now on, set by hand: all of them."""
+        await self.say(Said(models={model: limits}), "hand")
 
     async def set_tenant(
         self,
@@ -123,40 +107,38 @@ class Ordering(Access):
         money_per_day: float | None = None,
         weight: float | None = None,
         max_in_flight: int | None = None,
-        source: Source = "hand",
     ) -> None:
-        """What a tenant may spend on a day and gets of lanes; 0 for no limit, None leaves each as it is.
+        """What a tenant may spend on a day and gets of lanes, set by hand; 0 for no limit, None leaves each as it is."""
+        rules = TenantRules(tokens_per_day, money_per_day, weight, max_in_flight)
+        await self.say(Said(tenants={tenant: rules}), "hand")
 
-        ``source``: as for :meth:`set_limits`.
+    async def say(self, said: Said, source: Source) -> None:
+        """What aios.toml says, or a hand: in one write, all of it or nothing.
+
+        Args:
+            said: of models, tenants and lanes.
+            source: ``file`` counts only where aios.toml says something new: what a hand has set stays until then.
         """
-        key = self.keys.tenant(tenant)
-        wanted: dict[str, Any] = {
-            "l_tok": tokens_per_day,
-            "l_mic": None if money_per_day is None else round(money_per_day * 1e6),
-            "w": weight,
+        caps = {
+            f"@{name}": Limits(in_flight=t.max_in_flight)
+            for name, t in said.tenants.items()
+            if t.max_in_flight is not None
         }
-        if max_in_flight is not None:
-            await self.set_limits(f"@{tenant}", Limits(in_flight=max_in_flight), source)
-        if not await self._says_something_new(key, wanted, source):
-            return
-        for field, value in wanted.items():
-            if value is not None and value != (1 if field == "w" else 0):
-                await self.connection.command("HSET", key, field, value)
-            elif value is not None:
-                await self.connection.command("HDEL", key, field)
-        await self.connection.command("HSET", self.keys.registry, f"tenant/{tenant}", "")
+        await self._run(
+            "rules",
+            digest=said.digest() if source == "file" else "",
+            source=source,
+            models=[_model(name, limits) for name, limits in (*said.models.items(), *caps.items())],
+            tenants=[_tenant(name, rules) for name, rules in said.tenants.items()],
+            lanes=[
+                {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
+                for name, r in said.lanes.items()
+            ],
+        )
 
-    async def _says_something_new(self, key: str, fields: dict[str, Any], source: Source) -> bool:
-        """Whether the settings count: a hand's always, aios.toml's where they are not those of last time."""
-        said = await self.connection.command("HGET", key, "file")
-        if source == "hand":
-            if said is None:  # an aios.toml without these settings says nothing new later
-                await self.connection.command("HSET", key, "file", _says(dict.fromkeys(fields)))
-            return True
-        if said == _says(fields).encode():
-            return False
-        await self.connection.command("HSET", key, "file", _says(fields))
-        return True
+    async def knows(self, said: Said) -> bool:
+        """Whether Redis still has what was said: it may have been emptied, or put back."""
+        return await self.connection.command("HEXISTS", self.keys.rules, said.digest()) == 1
 
     async def tenant_names(self, lanes: Sequence[str]) -> set[str]:
         """Tenants that were given settings, or have had a share of one of the lanes."""
@@ -203,6 +185,38 @@ class Ordering(Access):
 def _says(fields: dict[str, Any]) -> str:
     """What aios.toml says (without what it leaves out), to see later whether it says something new."""
     return " ".join(f"{f}={v:g}" for f, v in fields.items() if v not in (None, 1.0 if f == "w" else 0))
+
+
+def _model(name: str, limits: Limits) -> dict[str, Any]:
+    fields = {
+        "l_if": limits.in_flight,
+        "l_rpm": limits.requests_per_minute,
+        "l_tpm": limits.tokens_per_minute,
+    }
+    return {
+        "name": name,
+        "limits": _flat(fields),
+        "says": _says(fields),
+        "nothing": _says(dict.fromkeys(fields)),
+        "any": int(any(fields.values())),
+    }
+
+
+def _tenant(name: str, rules: TenantRules) -> dict[str, Any]:
+    wanted: dict[str, Any] = {
+        "l_tok": rules.tokens_per_day,
+        "l_mic": None if rules.money_per_day is None else round(rules.money_per_day * 1e6),
+        "w": rules.weight,
+    }
+    given = {field: value for field, value in wanted.items() if value is not None}
+    usual = {field for field, value in given.items() if value == (1 if field == "w" else 0)}
+    return {
+        "name": name,
+        "set": _flat({field: value for field, value in given.items() if field not in usual}),
+        "unset": sorted(usual),
+        "says": _says(wanted),
+        "nothing": _says(dict.fromkeys(wanted)),
+    }
 
 
 def _flat(fields: dict[str, Any]) -> list[Any]:

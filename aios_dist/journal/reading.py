@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from aios_dist.calls import Usage
-from aios_dist.errors import FleetUnavailable, UnknownName
+from aios_dist.errors import FleetUnavailable, JournalError, UnknownName
 from aios_dist.jobs import JobState
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
@@ -21,14 +22,16 @@ from aios_dist.journal.views import (
     JobView,
     LaneCount,
     ModelView,
+    Need,
     PlanView,
     Registry,
+    Repairs,
     WorkerInfo,
     head_to_step,
     model_view,
 )
 
-VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why", "us", "pr", "pp")
+VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why", "us", "pr", "pp", "half")
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
 
@@ -43,29 +46,37 @@ class Reading(Access):
 
     async def registry(self) -> Registry:
         """What workers said of themselves; those long gone are forgotten on the way."""
-        flat = await self.connection.command("HGETALL", self.keys.registry)
-        entries = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        entries = _mapping(await self.connection.command("HGETALL", self.keys.registry))
         now = await self.now()
-        workers, models, agents = [], {}, []
+        workers: list[WorkerInfo] = []
+        models: dict[str, str] = {}
+        agents: list[str] = []
+        odd: list[str] = []
         for field, value in entries.items():
-            kind, _, name = field.decode().partition("/")
-            if kind == "worker":
-                info = msgspec.json.decode(value, type=WorkerInfo)
-                if info.seen_at < now - 3 * self.config.lease:
-                    await self.connection.command("HDEL", self.keys.registry, field)
+            kind, _, name = field.decode("utf-8", "replace").partition("/")
+            try:
+                if kind == "worker":
+                    info = msgspec.json.decode(value, type=WorkerInfo)
+                    seen, oldest = info.seen_at, now - 3 * self.config.lease
+                    if seen >= oldest:
+                        workers.append(info)
+                elif kind in ("model", "agent"):
+                    text, _, lane = value.decode().partition(" ")
+                    seen, oldest = float(text), now - self.config.retention
+                    if seen >= oldest and kind == "model":
+                        models[name] = lane
+                    elif seen >= oldest:
+                        agents.append(name)
                 else:
-                    workers.append(info)
+                    if kind != "tenant":
+                        odd.append(f"{kind}/{name}")
+                    continue
+            except (ValueError, msgspec.MsgspecError):  # of a newer version, or of nobody's: the rest goes on
+                odd.append(f"{kind}/{name}")
                 continue
-            if kind == "tenant":
-                continue
-            seen, _, lane = value.decode().partition(" ")
-            if float(seen) < now - self.config.retention:
+            if seen < oldest:
                 await self.connection.command("HDEL", self.keys.registry, field)
-            elif kind == "model":
-                models[name] = lane
-            else:
-                agents.append(name)
-        return Registry(sorted(workers, key=lambda w: (w.pool, w.id)), models, sorted(agents))
+        return Registry(sorted(workers, key=lambda w: (w.pool, w.id)), models, sorted(agents), sorted(odd))
 
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
@@ -98,24 +109,36 @@ class Reading(Access):
         Raises:
             UnknownName: no such job.
         """
-        flat = await self.connection.command("HGETALL", self.keys.job(job))
-        facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-        if b"st" not in facts:
+        facts = _mapping(await self.connection.command("HGETALL", self.keys.job(job)))
+        if b"st" not in facts or b"half" in facts:
             raise self._no_job(job)
-        named = [facts.get(f.encode()) for f in VIEWED]
-        view = _view(job, named)
-        assert view is not None
-        steps = [
-            head_to_step(
-                job,
-                number,
-                msgspec.msgpack.decode(facts[b"h%d" % number]),
-                facts.get(b"q%d" % number),
-                facts.get(b"o%d" % number),
-            )
-            for number in range(view.steps)
-        ]
-        return History(view, unpack_record(facts[b"rec"]), steps, facts.get(b"res") or b"")
+        try:
+            view = _view(job, [facts.get(f.encode()) for f in VIEWED])
+            assert view is not None
+            steps = [
+                head_to_step(
+                    job,
+                    number,
+                    msgspec.msgpack.decode(facts[b"h%d" % number]),
+                    facts.get(b"q%d" % number),
+                    facts.get(b"o%d" % number),
+                )
+                for number in range(view.steps)
+            ]
+            record = unpack_record(facts[b"rec"])
+        except (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError) as exc:
+            raise JournalError(
+                f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
+                "sets it aside, and `aios-dist doctor` says so."
+            ) from None
+        return History(
+            view,
+            record,
+            steps,
+            facts.get(b"res") or b"",
+            basis=(facts.get(b"dg") or b"").decode(),
+            retried=b"rt" in facts,
+        )
 
     async def plan(self, plan: str) -> PlanView:
         """A plan as it stands.
@@ -134,7 +157,15 @@ class Reading(Access):
         for wanted, key in ((False, self.keys.open), (True, self.keys.ended)):
             if ended in (None, wanted):
                 ids += await self.connection.command("ZRANGE", key, 0, limit - 1, "REV")
-        views = [v for v in await self.views([i.decode() for i in ids]) if v is not None]
+        found = await self._gather(("HMGET", self.keys.job(i.decode()), *VIEWED) for i in ids)
+        views = []
+        for id, facts in zip(ids, found, strict=True):
+            try:
+                view = _view(id.decode(), facts)
+            except (ValueError, zlib.error, msgspec.MsgspecError):
+                continue  # one that cannot be read: `doctor` names it
+            if view is not None:
+                views.append(view)
         return sorted(views, key=lambda v: -v.submitted_at)[:limit]
 
     async def waiting(self, lanes: Sequence[str]) -> dict[str, LaneCount]:
@@ -144,6 +175,41 @@ class Reading(Access):
             lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)})
             for lane, (count, by) in zip(lanes, found, strict=True)
         }
+
+    async def needs(self, lanes: Sequence[str]) -> list[Need]:
+        """Steps of the lanes that the workers which met them could not serve, by what they need."""
+        wanted = await self._gather(("ZRANGE", self.keys.wanted(lane), 0, -1) for lane in lanes)
+        pairs = [(lane, n.decode()) for lane, names in zip(lanes, wanted, strict=True) for n in names]
+        now = await self.now()
+        found = []
+        for lane, name in pairs:
+            shelf = f"?{name}"
+            alone, tenants, until = await self._gather(
+                [
+                    ("ZCARD", self.keys.held(shelf)),
+                    ("ZRANGE", self.keys.held_by(shelf), 0, -1),
+                    ("ZSCORE", self.keys.serving, name),
+                ]
+            )
+            shared = await self._gather(("ZCARD", self.keys.held(f"{shelf}|{t.decode()}")) for t in tenants)
+            served = until is not None and float(until) / 1e6 > now
+            if alone + sum(shared):
+                found.append(Need(lane, name, alone + sum(shared), served))
+        return found
+
+    async def repairs(self) -> Repairs:
+        """What was put right or set aside so far, and what is marked now."""
+        counts, aside, dirty = await self._gather(
+            [("HGETALL", self.keys.mended), ("HGETALL", self.keys.aside), ("ZCARD", self.keys.dirty)]
+        )
+        return Repairs(
+            {name.decode(): int(count) for name, count in _mapping(counts).items()},
+            {
+                job.decode("utf-8", "replace"): why.decode("utf-8", "replace")
+                for job, why in _mapping(aside).items()
+            },
+            dirty,
+        )
 
     async def counts(self, lanes: Sequence[str]) -> dict[str, int]:
         """Numbers for people: open jobs, held and timed steps, and ``ready:<lane>`` for each lane."""
@@ -231,10 +297,15 @@ class Reading(Access):
             )
 
 
+def _mapping(flat: Any) -> dict[bytes, bytes]:
+    """A hash from HGETALL's answer, in RESP2 and RESP3 form."""
+    return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+
+
 def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
     known = dict(zip(VIEWED, facts, strict=True))
     state, record = known["st"], known["rec"]
-    if state is None or record is None:
+    if state is None or record is None or known["half"] is not None:
         return None
     what = unpack_record(record)
 

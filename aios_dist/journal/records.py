@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import msgspec
 
 from aios_dist.agents import Budget
-from aios_dist.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, encode
+from aios_dist.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, digest, encode
+from aios_dist.journal.views import LaneRules, Limits
 from aios_dist.policies import Rank, Waiting
+
+
+MOST = 10**12
+"""Tokens of one step, millionths of money. Who counts more counts nonsense, and a verb must not break over it."""
+
+
+def bounded(number: float) -> int:
+    """A number from outside as the verbs take it: from 0 to ``MOST``."""
+    return int(max(0, min(MOST, number)))
 
 
 class RankedStep(msgspec.Struct, frozen=True):
@@ -27,9 +38,9 @@ class RankedStep(msgspec.Struct, frozen=True):
             "request": step.request,
             "digest": step.digest,
             "label": step.label,
-            "est": step.estimate,
+            "est": bounded(step.estimate),
             "after": int(step.after * 1e6),
-            "cost": step.cost,
+            "cost": bounded(step.cost),
             "base": self.rank.base,
             "since": self.rank.since,
             "level": self.rank.per_priority,
@@ -42,11 +53,13 @@ class Decision(msgspec.Struct, frozen=True):
     """What a turn came to.
 
     Attributes:
-        version: how many outcomes the turn has seen.
+        version: how many outcomes the turn has seen, for people.
         first: how many steps the job had; the new ones are numbered from here.
         steps: what the program asks for now.
         ends: the job's end, or None while it goes on.
         result: the encoded result or error, at the end.
+        basis: what the program had seen, as ``claim``, ``load`` or the write before gave it: the decision holds
+            only where the job stands just there. With a commit: before the outcome that it writes.
     """
 
     version: int
@@ -54,11 +67,12 @@ class Decision(msgspec.Struct, frozen=True):
     steps: list[RankedStep] = []
     ends: JobState | None = None
     result: bytes = b""
+    basis: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As the verbs take it."""
         return {
-            "version": self.version,
+            "basis": self.basis,
             "first": self.first,
             "steps": [s.plain() for s in self.steps],
             "ends": self.ends.value if self.ends else "",
@@ -102,7 +116,13 @@ class Ticket(msgspec.Struct, frozen=True):
 
 class Claim(msgspec.Struct, frozen=True):
     """A step that this worker holds. Times are µs since the epoch on Redis' clock; ``served`` is the seconds
-    that its job has spent in calls before it."""
+    that its job has spent in calls before it.
+
+    Attributes:
+        token: random, of this claim alone: every later write is fenced by it.
+        basis: what a program must have seen that stands where the job stood at the claim.
+        digest: of the request.
+    """
 
     job: str
     step: str
@@ -117,11 +137,25 @@ class Claim(msgspec.Struct, frozen=True):
     tries: int = 0
     served: float = 0.0
     tickets: list[Ticket] = []
+    token: str = ""
+    basis: str = ""
+    digest: str = ""
+    worker: str = ""
 
     @property
     def lease(self) -> str:
         """The lease's name, as ``renew`` takes it."""
-        return f"{self.job}/{self.step}#{self.attempt}"
+        return f"{self.job}/{self.step}#{self.attempt}.{self.token}"
+
+    @property
+    def incarnation(self) -> str:
+        """Which life of the job this is: another one after a retry, or under an id that is used again."""
+        return self.basis.partition(".")[0]
+
+    @property
+    def birth(self) -> str:
+        """Which submission (or fork) of the job this is."""
+        return self.incarnation.partition("~")[0]
 
     @property
     def is_turn(self) -> bool:
@@ -129,12 +163,28 @@ class Claim(msgspec.Struct, frozen=True):
         return self.step == TURN
 
 
+class Nothing(msgspec.Struct, frozen=True):
+    """What ``take`` answered where nothing may run here.
+
+    Attributes:
+        tickets: to be published.
+        elsewhere: what waits is for other workers, which are there: the ticket belongs to them.
+        again: so many steps were put aside that there may be one behind them: ask again.
+    """
+
+    tickets: list[Ticket] = []
+    elsewhere: bool = False
+    again: bool = False
+
+
 class Advance(msgspec.Struct, frozen=True):
-    """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish."""
+    """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish, and where
+    the decision holds what the program has seen now."""
 
     status: str
     version: int
     tickets: list[Ticket]
+    basis: str = ""
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -148,13 +198,23 @@ class Submitted(msgspec.Struct, frozen=True):
 
 class Reaped(msgspec.Struct, frozen=True):
     """One pass of the reconciler: what moved, ready steps by lane, lanes with steps that were ranked under
-    other rules, where the next pass goes on."""
+    other rules, where the next pass goes on, and what could not be moved (job and why)."""
 
     moved: int
     ready: dict[str, int]
     astray: list[str]
     cursor: str
     next_s: float | None
+    broken: list[tuple[str, str]] = []
+
+
+class Walked(msgspec.Struct, frozen=True):
+    """A page of the walk over the open jobs: what was wrong and is put right (job and what), where the next page
+    begins (``"0"``: at the start), and how many jobs are open."""
+
+    found: list[tuple[str, str]]
+    cursor: str
+    open: int
 
 
 class Stray(msgspec.Struct, frozen=True):
@@ -171,6 +231,27 @@ class Stray(msgspec.Struct, frozen=True):
     waiting: Waiting
 
 
+class TenantRules(msgspec.Struct, frozen=True):
+    """What a tenant may spend on a day and gets of lanes; None: nothing is said of it."""
+
+    tokens_per_day: int | None = None
+    money_per_day: float | None = None
+    weight: float | None = None
+    max_in_flight: int | None = None
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What aios.toml, or a hand, says of models, tenants and lanes, by name."""
+
+    models: dict[str, Limits] = {}
+    tenants: dict[str, TenantRules] = {}
+    lanes: dict[str, LaneRules] = {}
+
+    def digest(self) -> str:
+        """Tells two things said apart."""
+        return digest(msgspec.json.encode(self, order="sorted"))
+
+
 def budget_facts(budget: Budget | None, *, anew: bool = False) -> list[Any]:
     """A budget as fields of the job's hash; ``anew``: a larger one, under the rule that the job has."""
     if budget is None:
@@ -181,6 +262,16 @@ def budget_facts(budget: Budget | None, *, anew: bool = False) -> list[Any]:
     if budget.money is not None:
         facts += ["bm", round(budget.money * 1e6)]
     return facts
+
+
+def random_name() -> str:
+    """A name that nobody else has or ever had: of a claim, of a submission."""
+    return secrets.token_hex(6)
+
+
+def birth_of(record: JobRecord) -> str:
+    """A job's birth: random, behind a letter that says whether its agent is data or code."""
+    return ("d" if record.prompts is not None else "c") + random_name()
 
 
 def pack_record(record: JobRecord) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -17,10 +18,33 @@ _ARGV = re.compile(r"^-- ARGV 1: (.+)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 VERBS = (
-    *("submit", "extend", "claim", "commit", "advance", "release", "renew", "reap"),
-    *("cancel", "pause", "resume", "signal", "retry", "fork"),
-    *("rerank", "lane", "strays", "counts", "events"),
+    *("submit", "extend", "claim", "commit", "advance", "release", "renew", "regain", "reap", "walk"),
+    *("cancel", "pause", "resume", "signal", "retry", "redo", "fork"),
+    *("rerank", "lane", "rules", "strays", "counts", "events"),
 )
+
+PARTS = {
+    "": ("_lib", "_order"),
+    "limits": ("_lib", "_order", "_limits", "_plan", "_mend"),
+    "plan": ("_lib", "_order", "_limits", "_plan", "_mend"),
+    "rules": ("_lib", "_order", "_limits", "_plan", "_mend", "_rules"),
+    "new": ("_lib", "_order", "_limits", "_plan", "_mend", "_new"),
+}
+"""What stands before a verb that includes it."""
+
+READS = "local function verb()\n{text}\nend\nreturn verb()"
+WRITES = """local function verb()
+{text}
+end
+local ok, answer = pcall(verb)
+if ok then
+  unmark()
+  return answer
+end
+pcall(mend_touched)
+local why = type(answer) == 'table' and answer.err or 'HALFWAY ' .. tostring(answer)
+return {{ err = (string.gsub(why, '[\\r\\n]', ' ')) }}"""
+"""Around each verb: Redis undoes nothing of a script that stops with an error, so the script does."""
 
 
 class Script:
@@ -33,16 +57,16 @@ class Script:
         fields: what its map must hold.
     """
 
-    def __init__(self, name: str, text: str, library: str, plan: str, limits: str = "") -> None:
+    def __init__(self, name: str, text: str, part: Callable[[str], str]) -> None:
         header = text.split("\n\n", 1)[0]
         found = _ARGV.search(header)
         if not header.startswith(f"-- {name}: ") or found is None:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
         include = _INCLUDE.search(header)
-        parts = {"": [library], "plan": [library, limits, plan], "limits": [library, limits, plan]}
-        wanted = [*parts[include[1] if include else ""], text]
+        included = include[1] if include else ""
+        body = (WRITES if included else READS).format(text=text)
         self.name = name
-        self.source = "\n".join(wanted)
+        self.source = "\n".join([*map(part, PARTS[included]), body])
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self.fields = frozenset(field.strip() for field in found[1].split(","))
 
@@ -68,5 +92,4 @@ def load() -> dict[str, Script]:
     def read(name: str) -> str:
         return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
-    library, plan, limits = read("_lib") + read("_order"), read("_plan"), read("_limits")
-    return {name: Script(name, read(name), library, plan, limits) for name in VERBS}
+    return {name: Script(name, read(name), functools.cache(read)) for name in VERBS}

@@ -49,12 +49,19 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """All that a replay needs: steps by number, outcomes in the order of writing."""
+    """All that a replay needs: steps by number, outcomes in the order of writing.
+
+    Attributes:
+        basis: what a program has seen that was brought to this; see :class:`Decision`.
+        retried: the next turn says which failures are run again (``redo``).
+    """
 
     view: JobView
     record: JobRecord
     steps: list[Step]
     result: bytes = b""
+    basis: str = ""
+    retried: bool = False
 
     def outcomes(self) -> list[tuple[int, Outcome]]:
         """Number and outcome, in the order in which they were written."""
@@ -79,15 +86,46 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry(msgspec.Struct, frozen=True):
-    """What the workers of a fleet said of themselves. ``models`` gives each model's lane."""
+    """What the workers of a fleet said of themselves. ``models`` gives each model's lane, ``odd`` names entries
+    that this version does not understand."""
 
     workers: list[WorkerInfo] = []
     models: dict[str, str] = {}
     agents: list[str] = []
+    odd: list[str] = []
 
     def lanes(self, configured: Iterable[str]) -> list[str]:
         """Every lane, sorted: those of aios.toml, and what workers serve besides."""
         return sorted({*configured, *(lane for worker in self.workers for lane in worker.lanes)})
+
+
+class Need(msgspec.Struct, frozen=True):
+    """Steps of a lane that wait for a worker with more than those which met them.
+
+    Attributes:
+        need: ``model/NAME`` or ``agent/NAME``.
+        steps: how many.
+        served: there is such a worker.
+    """
+
+    lane: str
+    need: str
+    steps: int
+    served: bool
+
+
+class Repairs(msgspec.Struct, frozen=True):
+    """What was put right after verbs that broke.
+
+    Attributes:
+        counts: how often, by what.
+        aside: jobs whose record cannot be read, and why.
+        marked: jobs that are to be looked at now.
+    """
+
+    counts: dict[str, int] = {}
+    aside: dict[str, str] = {}
+    marked: int = 0
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -49,11 +49,13 @@ class Leases:
         """One round trip for all. A lost lease is only reported: the answer may still be wanted."""
         if not self.held:
             return
-        lost = await self._journal.renew(self.held)
-        for lease in lost:
-            if lease in self.held:
+        lost = [self.held[lease][0] for lease in await self._journal.renew(self.held) if lease in self.held]
+        if not lost:
+            return
+        for claim in await self._journal.regain(lost):
+            if claim.lease in self.held:
                 logger.warning(
-                    "The lease %s has ended; its answer counts only if nobody took the step.", lease
+                    "The lease %s has ended; its answer counts only if nobody took the step.", claim.lease
                 )
 
     async def keep(self, every: float, also: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from aios_dist import policies, turns
 from aios_dist.config import Config
-from aios_dist.journal import Journal, Limits, Stray
+from aios_dist.journal import Journal, LaneRules, Limits, Said, Stray, TenantRules
 from aios_dist.journal.ordering import MOST_STRAYS
 from aios_dist.runtime.runner import Runner
 
@@ -31,20 +31,35 @@ class Rules:
         self._lanes = lanes
         self._models = models
 
+    def said(self) -> Said:
+        """What aios.toml says of the models that this worker serves, of tenants and of lanes."""
+        models, lanes = self._config.models, self._config.lane_names()
+        settings = {name: self._config.lane(name) for name in lanes}
+        return Said(
+            models={
+                name: Limits(m.max_in_flight, m.requests_per_minute, m.tokens_per_minute)
+                for name, m in models.items()
+                if name in self._models
+            },
+            tenants={
+                name: TenantRules(**msgspec.structs.asdict(tenant))
+                for name, tenant in self._config.tenants.items()
+            },
+            lanes={
+                name: LaneRules(lane.policy, policies.oldest_every(lane.policy, lane.oldest_every), lane.fair)
+                for name, lane in settings.items()
+            },
+        )
+
     async def write(self) -> None:
         """What aios.toml says holds for the whole fleet; what a hand has set stays until it says other."""
-        for name in self._models:
-            model = self._config.models[name]
-            limits = Limits(model.max_in_flight, model.requests_per_minute, model.tokens_per_minute)
-            await self._journal.set_limits(name, limits, "file")
-        for name, tenant in self._config.tenants.items():
-            await self._journal.set_tenant(name, **msgspec.structs.asdict(tenant), source="file")
-        for name in self._config.lane_names():
-            lane = self._config.lane(name)
-            oldest = policies.oldest_every(lane.policy, lane.oldest_every)
-            await self._journal.set_lane(
-                name, policy=lane.policy, oldest_every=oldest, fair=lane.fair, source="file"
-            )
+        await self._journal.say(self.said(), "file")
+
+    async def keep(self) -> None:
+        """Say it again where Redis has lost it: it was emptied, or put back."""
+        if not await self._journal.knows(self.said()):
+            logger.warning("Redis has lost what aios.toml says of limits and rules: said again.")
+            await self.write()
 
     async def read(self, *more: str) -> None:
         """The lanes' policies as they are now, and what is known of the agents served of late."""

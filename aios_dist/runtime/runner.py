@@ -16,7 +16,8 @@ from aios_dist.broker import Tickets
 from aios_dist.calls import Usage
 from aios_dist.errors import FleetUnavailable, LLMError, ToolError, UnknownName
 from aios_dist.jobs import Kind, Outcome, encode
-from aios_dist.journal import Advance, Claim, Decision, Journal, Ticket
+from aios_dist.journal import Advance, Claim, Decision, Journal, Nothing, Ticket
+from aios_dist.journal.records import random_name
 from aios_dist.replay import Replay
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.leases import Leases
@@ -89,7 +90,7 @@ class Runner:
         assert task is not None
         self._origins[task] = origin
         point("popped")
-        claim = await self._insist(functools.partial(self._journal.claim, lane, self._worker))
+        claim = await self._claim(lane)
         if claim is None:
             return "spare ticket: nothing may run"
         point("claimed")
@@ -105,6 +106,22 @@ class Runner:
             return f"handed back: {reason}"
         finally:
             self._leases.remove(claim)
+
+    async def _claim(self, lane: str) -> Claim | None:
+        token, again = random_name(), False
+
+        async def take() -> Claim | Nothing:
+            nonlocal again
+            sent, again = again, True  # whatever becomes of the answer
+            return await self._journal.take(lane, self._worker, token, again=sent)
+
+        while True:
+            got = await self._insist(take)
+            if isinstance(got, Claim):
+                return got
+            await self._publish(got.tickets)
+            if not got.again:
+                return None
 
     async def _step(self, claim: Claim) -> str:
         if claim.is_turn:
@@ -201,20 +218,21 @@ class Runner:
                 if replay is not None:
                     replay.close()  # it has been told what the journal does not hold
             elif done.status == "advanced" and replay is not None and not replay.finished:
+                replay.basis = done.basis
                 self._keep(claim.job, replay)
             elif done.status in ("turn", "mine") and ready is not None:
-                await self._catch_up(claim, turn_attempt=0)
+                await self._catch_up(claim, token="")
 
     async def _turn(self, claim: Claim) -> str:
         """A turn that is a step of its own: nobody with the agent's code had committed before it."""
         lock = self._locks.setdefault(claim.job, asyncio.Lock())
         async with lock:
             try:
-                return await self._catch_up(claim, turn_attempt=claim.attempt)
+                return await self._catch_up(claim, token=claim.token)
             except UnknownName:
                 return await self._not_here(claim)
 
-    async def _catch_up(self, claim: Claim, turn_attempt: int) -> str:
+    async def _catch_up(self, claim: Claim, token: str) -> str:
         """Replay the whole journal and write what the program asks for, until nothing comes between."""
         while True:
             self._live.pop(claim.job, None)
@@ -222,10 +240,14 @@ class Runner:
             if history.view.state.ended:
                 empty = Decision(version=0, first=0)
                 await self._insist(
-                    functools.partial(self._journal.advance, claim.job, empty, turn_attempt=turn_attempt)
+                    functools.partial(self._journal.advance, claim.job, empty, token=token)
                 )
                 return "the job has ended"
             replay = await self._rebuilt(history)
+            if history.retried:
+                redo = functools.partial(self._journal.redo, claim.job, history.basis, replay.undone())
+                await self._publish((await self._insist(redo))[1])
+                continue
             first, served = len(history.steps), history.view.served
             decision = turns.decide(replay, history.record, self.catalog, first, served)
             point("turn")
@@ -234,7 +256,7 @@ class Runner:
                     self._journal.advance,
                     claim.job,
                     decision,
-                    turn_attempt=turn_attempt,
+                    token=token,
                     then=self._commands(decision, claim),
                 )
             )
@@ -242,13 +264,14 @@ class Runner:
             self._time(decision)
             if done.status != "stale":
                 if done.status == "advanced" and not replay.finished:
+                    replay.basis = done.basis
                     self._keep(claim.job, replay)
                 return f"asked for {len(decision.steps)} steps"
 
     async def _program(self, claim: Claim) -> Replay | None:
         """The job's program as of the claim: kept from the last turn, or replayed."""
         live = self._live.get(claim.job)
-        if live is not None and live.version == claim.version:
+        if live is not None and live.basis == claim.basis:
             return live
         self._live.pop(claim.job, None)
         try:

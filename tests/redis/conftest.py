@@ -143,6 +143,26 @@ async def again(verb: Callable[[], Awaitable[T]], most: int = 20) -> T:
     return await verb()
 
 
+class Told(Journal):
+    """A journal for hands: a decision that names no basis is one of a program that has seen what is there."""
+
+    async def commit(self, claim: Claim, outcome: bytes, *, decision: Decision | None = None, **more: Any) -> Advance:
+        return await super().commit(
+            claim, outcome, decision=await self.based(claim.job, decision, ahead=1), **more
+        )
+
+    async def advance(self, job: str, decision: Decision, **more: Any) -> Advance:
+        return await super().advance(job, await self.based(job, decision), **more)
+
+    async def based(self, job: str, decision: Any, ahead: int = 0) -> Any:
+        """The decision, on what the job stands at where its numbers say so; else on nothing that ever was."""
+        if decision is None or decision.basis:
+            return decision
+        n, v, basis = await self.connection.command("HMGET", self.keys.job(job), "n", "v", "dg")
+        fits = (int(v or 0) + ahead, int(n or 0)) == (decision.version, decision.first)
+        return msgspec.structs.replace(decision, basis=(basis or b"").decode() if fits else "another")
+
+
 class Hand:
     """Moves a fleet's journal verb by verb."""
 
@@ -409,7 +429,7 @@ class Hand:
                         expect_ready[name] = h[1]
                 elif h[2] == "leased":
                     moves = True
-                    expect_leases.add(f"{name}#{h[3]}")
+                    expect_leases.add(f"{name}#{h[3]}.{h[25]}")
                 elif h[2] in ("timed", "waiting"):
                     moves = True
                     if (name in timers) != (h[2] == "timed"):
@@ -419,9 +439,9 @@ class Hand:
                 if name in in_held and h[2] != "ready":
                     wrong.append(f"{name} is {h[2]} and held")
                 if h[24]:
-                    counted[own].add(f"{name}#{h[3]}")
+                    counted[own].add(f"{name}#{h[3]}.{h[25]}")
                 if h[18]:
-                    counted[h[13]].add(f"{name}#{h[3]}")
+                    counted[h[13]].add(f"{name}#{h[3]}.{h[25]}")
                 if (h[18] or h[24]) and h[2] != "leased":
                     wrong.append(f"{name} is {h[2]} and counts against a limit")
                 if (h[2] == "parked" and state != "paused") or (h[2] == "ready" and state == "paused"):
@@ -563,7 +583,7 @@ def config(redis_url: str, fleet_name: str) -> FleetConfig:
 @pytest_asyncio.fixture
 async def journal(config: FleetConfig) -> AsyncIterator[Journal]:
     """The fleet's journal."""
-    made = Journal(config)
+    made = Told(config)
     yield made
     await made.close()
 

@@ -204,7 +204,7 @@ def play_turn(redis_url: str, fleet_name: str) -> None:
         history = await journal.load(claim.job)
         replay = turns.rebuild(history, catalog)
         decision = turns.decide(replay, history.record, catalog, first=len(history.steps))
-        await journal.advance(claim.job, decision, turn_attempt=claim.attempt)
+        await journal.advance(claim.job, decision, token=claim.token)
         replay.close()
         await journal.close()
 
@@ -437,7 +437,7 @@ def test_doctor_says_which_rights_an_account_lacks(
 ) -> None:
     user = f"u{os.getpid()}"
     redis_client.execute_command(
-        "ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", "-zpopmin", "-brpop"
+        "ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", "-zunionstore", "-brpop"
     )
     try:
         done = cli("--redis-url", redis_url.replace("//", f"//{user}:pw@"), "doctor", "--json")

@@ -482,7 +482,7 @@ async def test_a_redis_with_an_append_only_file_keeps_everything_over_a_crash(
     assert await alone.journal.renew([y.lease, turn.lease]) == set()
     assert (await alone.commit(x)).status == "mine"  # EVALSHA again, of a script that Redis has forgotten
     assert (await alone.commit(y)).status == "turn"
-    assert (await alone.journal.advance("t", decides(0, 0, "x"), turn_attempt=1)).status == "advanced"
+    assert (await alone.journal.advance("t", decides(0, 0, "x"), token=turn.token)).status == "advanced"
     assert await alone.names() == ["c/0", "t/0"]
     await alone.look()
 

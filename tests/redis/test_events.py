@@ -49,7 +49,7 @@ async def is_begun_by_a_worker(hand: Hand) -> AsyncIterator[None]:
     yield
     turn = await hand.claim("turns")
     yield
-    await hand.journal.advance("j", decides(0, 0, "a", "b"), turn_attempt=turn.attempt)
+    await hand.journal.advance("j", decides(0, 0, "a", "b"), token=turn.token)
     yield
     await hand.claim()
     yield
@@ -73,7 +73,7 @@ async def runs_its_next_turn_elsewhere(hand: Hand) -> AsyncIterator[None]:
     yield
     turn = await hand.claim("turns")
     yield
-    await hand.journal.advance("j", decides(1, 1, "b"), turn_attempt=turn.attempt)
+    await hand.journal.advance("j", decides(1, 1, "b"), token=turn.token)
     yield
     await hand.claim()
     yield

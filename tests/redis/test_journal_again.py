@@ -229,7 +229,7 @@ async def test_a_step_that_loses_every_worker_is_a_dead_letter_until_its_job_is_
     assert (letter.job, letter.step) == ("j", "0")
     turn = await hand.claim("turns")
     end = decides(1, 1, ends=JobState.FAILED)
-    await hand.journal.advance("j", end, turn_attempt=turn.attempt)
+    await hand.journal.advance("j", end, token=turn.token)
     assert await retry(hand) == ["j/0"]
     assert await hand.journal.dead_letters() == []
     await kill(hand)

@@ -113,7 +113,7 @@ async def test_a_turn_that_runs_is_run_again_after_the_pause(hand: Hand, how: st
     turn = await hand.claim("turns")
     await hand.journal.pause("j")
     if how == "writes":
-        done = await hand.journal.advance("j", decides(0, 0, "x"), turn_attempt=turn.attempt)
+        done = await hand.journal.advance("j", decides(0, 0, "x"), token=turn.token)
         assert done.status == "ended"
     elif how == "is lost":
         await hand.lose(turn)

@@ -23,7 +23,7 @@ async def test_a_job_without_turn_0_gets_a_turn_on_the_lane_of_turns(hand: Hand)
     turn = await hand.claim("turns")
     assert (turn.kind, turn.is_turn, turn.version) == (Kind.TURN, True, 0)
     assert turn.record.agent == "a"
-    advance = await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=turn.attempt)
+    advance = await hand.journal.advance("j", decides(0, 0, "one"), token=turn.token)
     assert advance.status == "advanced"
     assert await hand.names() == ["j/0"]
     assert await hand.members(hand.keys.leases) == set()
@@ -49,10 +49,10 @@ async def test_a_job_needs_one_turn_at_a_time_however_many_outcomes_come(hand: H
     assert (await hand.commit(claims[2], turn_here=False)).tickets == []
     assert await hand.names("turns") == []
     # The turn that runs has seen less than there is: it must look again before it may write.
-    stale = await hand.journal.advance("j", decides(2, 3, "four"), turn_attempt=turn.attempt)
+    stale = await hand.journal.advance("j", decides(2, 3, "four"), token=turn.token)
     assert (stale.status, stale.version) == ("stale", 3)
     assert await hand.members(hand.keys.leases) == {turn.lease}
-    done = await hand.journal.advance("j", decides(3, 3, "four"), turn_attempt=turn.attempt)
+    done = await hand.journal.advance("j", decides(3, 3, "four"), token=turn.token)
     assert done.status == "advanced"
     assert await hand.names() == ["j/3"]
 
@@ -65,10 +65,10 @@ async def test_a_turn_whose_worker_died_is_run_again(hand: Hand) -> None:
     assert again.attempt == lost.attempt + 1
     await hand.look()
     assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=again.attempt)
+        await hand.journal.advance("j", decides(0, 0, "one"), token=again.token)
     ).status == "advanced"
     assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=lost.attempt)
+        await hand.journal.advance("j", decides(0, 0, "one"), token=lost.token)
     ).status == "advanced"
     assert (await hand.journal.load("j")).view.steps == 1
 
@@ -79,7 +79,7 @@ async def test_a_late_turn_is_written_and_takes_its_step_off_the_lane(hand: Hand
     await hand.lose(late)
     assert await hand.names("turns") == ["j/t"]
     assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=late.attempt)
+        await hand.journal.advance("j", decides(0, 0, "one"), token=late.token)
     ).status == "advanced"
     assert await hand.names("turns") == []
     await hand.look()
@@ -91,10 +91,10 @@ async def test_a_late_turn_does_not_end_the_lease_of_the_next(hand: Hand) -> Non
     await hand.lose(late)
     now = await hand.claim("turns")
     assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=late.attempt)
+        await hand.journal.advance("j", decides(0, 0, "one"), token=late.token)
     ).status == "advanced"
     assert await hand.members(hand.keys.leases) == {now.lease}
-    same = await hand.journal.advance("j", decides(0, 0, "one"), turn_attempt=now.attempt)
+    same = await hand.journal.advance("j", decides(0, 0, "one"), token=now.token)
     assert (same.status, same.tickets) == ("advanced", [])
     assert await hand.members(hand.keys.leases) == set()
 
@@ -183,7 +183,7 @@ async def test_a_turn_of_a_job_that_has_ended_writes_nothing(hand: Hand) -> None
 
 
 async def test_a_turn_of_an_unknown_job_writes_nothing(hand: Hand) -> None:
-    assert (await hand.journal.advance("nobody", decides(0, 0, "one"), turn_attempt=1)).status == "gone"
+    assert (await hand.journal.advance("nobody", decides(0, 0, "one"), token="x")).status == "gone"
     assert await hand.whole() == {}
 
 
@@ -191,7 +191,7 @@ async def test_a_turn_frees_its_lease_where_the_job_has_ended(hand: Hand) -> Non
     await hand.submit(starts("j"))
     turn = await hand.claim("turns")
     await hand.journal.cancel("j")
-    assert (await hand.journal.advance("j", decides(0, 0), turn_attempt=turn.attempt)).status == "ended"
+    assert (await hand.journal.advance("j", decides(0, 0), token=turn.token)).status == "ended"
     assert await hand.members(hand.keys.leases) == set()
 
 
@@ -224,7 +224,7 @@ async def test_a_crash_between_the_reconcilers_turn_and_its_writing_is_made_good
     await hand.lose(await hand.claim("turns"))
     turn = await hand.claim("turns")
     assert (
-        await hand.journal.advance("j", decides(1, 1, "two"), turn_attempt=turn.attempt)
+        await hand.journal.advance("j", decides(1, 1, "two"), token=turn.token)
     ).status == "advanced"
     await hand.ring()
     assert (await hand.reap()).moved == 0
@@ -273,7 +273,7 @@ async def test_a_step_that_every_worker_was_lost_over_ends_as_an_error_that_the_
     assert (await hand.commit(claim, "late")).status == "mine"
     turn = await hand.claim("turns")
     assert (
-        await hand.journal.advance("j", decides(1, 2, "three"), turn_attempt=turn.attempt)
+        await hand.journal.advance("j", decides(1, 2, "three"), token=turn.token)
     ).status == "advanced"
     assert await hand.names() == ["j/1", "j/2"]
 

@@ -148,7 +148,7 @@ async def test_every_id_that_is_allowed_works(hand: Hand, id: str) -> None:
     await hand.reap()
     turn = await hand.claim("turns")
     assert turn.job == id
-    done = await hand.journal.advance(id, decides(1, 1, ends=JobState.DONE), turn_attempt=turn.attempt)
+    done = await hand.journal.advance(id, decides(1, 1, ends=JobState.DONE), token=turn.token)
     assert done.status == "advanced"
     assert await hand.state(id) == "done"
 

@@ -32,7 +32,7 @@ from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import JOB_CHANGES, STEP_CHANGES, JobState, Outcome, StepState, encode
 from aios_dist.journal import Claim, Decision, Journal, Stray
 from aios_dist.policies import Rank
-from tests.redis.conftest import OPEN, Hand, decides, plan_of, starts
+from tests.redis.conftest import OPEN, Hand, Told, decides, plan_of, starts
 
 if TYPE_CHECKING:
     import redis
@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
         self.reranked = False
 
     async def _open(self) -> Journal:
-        return Journal(self.config)
+        return Told(self.config)
 
     def run(self, move: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(move)
@@ -394,15 +394,15 @@ class Machine(RuleBasedStateMachine):
         decision = self.decision(claim.job, kind, more, 0)
         if decision is None:
             return
-        attempt = claim.attempt if claim.is_turn else 0
+        token = claim.token if claim.is_turn else ""
         before = self.last[claim.job]["st"]
-        done = self.run(self.journal.advance(claim.job, decision, turn_attempt=attempt))
+        done = self.run(self.journal.advance(claim.job, decision, token=token))
         if before != b"running":
             assert done.status == "ended"
         else:
             assert done.status == ("stale" if kind == "stale" else "advanced")
         if repeat:
-            again = self.run(self.journal.advance(claim.job, decision, turn_attempt=attempt))
+            again = self.run(self.journal.advance(claim.job, decision, token=token))
             # Stale: what was begun had a signal that was kept for it, and so an outcome already.
             assert again.status in (done.status, "ended", "stale")
             assert again.tickets == []
@@ -525,7 +525,7 @@ class Machine(RuleBasedStateMachine):
                 view = (await self.journal.load(claim.job)).view
                 if claim.is_turn:
                     end = decides(view.outcomes, view.steps, ends=JobState.DONE)
-                    await self.journal.advance(claim.job, end, turn_attempt=claim.attempt)
+                    await self.journal.advance(claim.job, end, token=claim.token)
                 else:
                     await hand.finish(claim)
             await hand.look()

@@ -108,7 +108,7 @@ async def test_a_chain_moves_on_when_a_job_ends_in_a_turn_of_its_own(hand: Hand)
     await hand.plan("p", ("fixed", "stop", "a", "b"))
     await hand.commit(await hand.claim(), turn_here=False)
     turn = await hand.claim("turns")
-    done = await hand.journal.advance("a", decides(1, 1, ends=DONE), turn_attempt=turn.attempt)
+    done = await hand.journal.advance("a", decides(1, 1, ends=DONE), token=turn.token)
     assert [t.job for t in done.tickets] == ["b"]
 
 
@@ -471,8 +471,8 @@ async def test_a_crash_at_any_point_of_a_chain_leaves_somebody_to_move_it(hand: 
     await hand.reap()
     await hand.lose(await hand.claim("turns"))  # a third over the turn;
     turn = await hand.claim("turns")
-    await hand.journal.advance("a", decides(1, 1, ends=DONE), turn_attempt=turn.attempt)
+    await hand.journal.advance("a", decides(1, 1, ends=DONE), token=turn.token)
     assert await hand.states("a", "b") == ["done", "running"]
     turn = await hand.claim("turns")  # its ticket was lost, which nobody here would notice
-    await hand.journal.advance("b", decides(0, 0, ends=DONE), turn_attempt=turn.attempt)
+    await hand.journal.advance("b", decides(0, 0, ends=DONE), token=turn.token)
     assert await plan_state(hand) == "done"

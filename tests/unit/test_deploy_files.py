@@ -251,9 +251,10 @@ def test_no_account_of_the_fleet_may_do_dangerous_things() -> None:
 def test_flower_counts_waiting_steps_and_sees_nothing_else_of_the_journal() -> None:
     rules = " ".join(accounts()["aios-flower"])
     assert [rule for rule in re.findall(r"[^()]+", rules) if "~aios:" in rule] == [
-        "+eval +evalsha ~aios:{aios}:",
-        "+zrange ~aios:{aios}:readyby:*",  # the tenants that wait, where a lane is shared
-        "+zcard ~aios:{aios}:ready:* ~aios:{aios}:stray:*",
+        "+eval +evalsha ~aios:{aios}:2:",
+        # The tenants that wait, where a lane is shared, and what steps need that other workers met.
+        "+zrange ~aios:{aios}:2:readyby:* ~aios:{aios}:2:wanted:* ~aios:{aios}:2:heldby:*",
+        "+zcard ~aios:{aios}:2:ready:* ~aios:{aios}:2:stray:* ~aios:{aios}:2:held:*",
     ]
 
 

@@ -7,8 +7,9 @@
 --          pl/pn plan and its node, up/uo/uc usage, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
 --          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause,
---          g<NAME> signals that came before anyone waited for them, who tenant and agent ("tenant|agent"),
+--          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them, gi|ID signals that came, who tenant and agent ("tenant|agent"),
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
+--          dg what the program's state is proven by, see chain below; half: being submitted,
 --          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
@@ -21,7 +22,7 @@ local A = cmsgpack.unpack(ARGV[1])
 local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, since = 6, rank = 7, ready = 8,
             started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15,
             tries = 16, est = 17, after = 18, counted = 19, level = 20,
-            group = 21, policy = 22, cost = 23, charged = 24, capped = 25 }
+            group = 21, policy = 22, cost = 23, charged = 24, capped = 25, token = 26, back = 27 }
 local TURN = 't'
 
 local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish
@@ -44,20 +45,56 @@ local function stamp()
   return now
 end
 
-local function head(job, step)
-  local packed = redis.call('HGET', key('job', job), 'h' .. step)
-  return packed and cmsgpack.unpack(packed) or nil
+-- Numbers from outside: no field overflows, nothing is less than nothing.
+local MOST = 1e12
+local function bounded(n)
+  n = tonumber(n) or 0
+  if n ~= n then n = 0 end
+  return math.floor(math.max(0, math.min(MOST, n)))
 end
 
+-- A job is marked before the first write that concerns it; the last write of the verb takes the marks away
+-- (_mend). What a verb that stopped half-way has left is so known at once.
+local marked = {}
+local function mark(job)
+  if not marked[job] then
+    redis.call('ZADD', P .. 'dirty', int(clock()), job)
+    marked[job] = true
+  end
+end
+
+local kept = {}   -- marks that stay: the job is still to be mended
+local function unmark()
+  local jobs = {}
+  for job in pairs(marked) do
+    if not kept[job] then jobs[#jobs + 1] = job end
+    if #jobs == 1000 then redis.call('ZREM', P .. 'dirty', unpack(jobs)); jobs = {} end
+  end
+  if #jobs > 0 then redis.call('ZREM', P .. 'dirty', unpack(jobs)) end
+end
+
+local function unpacked(packed)
+  if not packed then return nil end
+  local ok, h = pcall(cmsgpack.unpack, packed)
+  if ok and type(h) == 'table' and type(h[H.state]) == 'string' and type(h[H.attempt]) == 'number' then return h end
+end
+
+-- The head of a step; nil where there is none, or none that can be read (_mend then sets the job aside).
+local function head(job, step) return unpacked(redis.call('HGET', key('job', job), 'h' .. step)) end
+
 local function put(job, step, h)
+  mark(job)
   redis.call('HSET', key('job', job), 'h' .. step, cmsgpack.pack(h))
 end
 
+-- What a program has seen is its job's birth (random, at submission or fork), the retries since, and a digest over
+-- every outcome written and every step asked for: "BIRTH[~RETRY][.DIGEST]". Numbers repeat after a retry, under an id
+-- that is used again, on a Redis that was put back; this does not. BIRTH begins with "d" where the agent is data.
+local function chain(was, what) return string.match(was, '^[^.]*') .. '.' .. string.sub(redis.sha1hex(was .. ' ' .. what), 1, 16) end
+local function basis(job) return redis.call('HGET', key('job', job), 'dg') or '' end
+local function birth_of(dg) return string.match(dg, '^[^.~]*') end
+
 local DIGEST = 24   -- aios_dist.jobs has the same
-local function digest_of(job)
-  local record = redis.call('HGET', key('job', job), 'rec')
-  return record and string.sub(record, 1, DIGEST)
-end
 
 local function packed_event(at, what, step, extra) return cmsgpack.pack({ int(at), what, tostring(step), extra or '' }) end
 
@@ -82,6 +119,7 @@ end
 -- Something happened to a job. `submitted` (but a fork's, which says of what) and `ready` begin no list; any other
 -- event does, with those before it: numbers stay what they were.
 local function event(job, at, what, step, extra)
+  mark(job)
   local list, new = key('ev', job), packed_event(at, what, step, extra)
   local implied = what == 'ready' or (what == 'submitted' and not extra)
   if redis.call('RPUSHX', list, new) == 0 and not implied then
@@ -92,8 +130,10 @@ local function event(job, at, what, step, extra)
 end
 
 local function member(job, step) return job .. '/' .. step end
-local function lease_of(job, step, attempt) return job .. '/' .. step .. '#' .. int(attempt) end
+-- A lease is its claim's: the token is random, where numbers come again on a Redis that was put back.
+local function lease_of(job, step, h) return job .. '/' .. step .. '#' .. int(h[H.attempt]) .. '.' .. h[H.token] end
 local function split(m) return string.match(m, '^(.*)/([^/]*)$') end
+local function split_lease(lease) return string.match(lease, '^(.*)/([^/]*)#%d+%.(.*)$') end
 
 local function ticket(lane, job, step)
   tickets[#tickets + 1] = lane
@@ -102,7 +142,7 @@ local function ticket(lane, job, step)
 end
 
 local function new_head(kind, lane, state, label)
-  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0 }
+  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0, '', 0 }
 end
 
 local function due_later(job, after_us)

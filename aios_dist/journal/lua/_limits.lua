@@ -78,6 +78,16 @@ local function unhold(job, step, h)
   local m, tenant = member(job, step), tenant_of(job)
   if take_off('held', h[H.label], m, tenant) then return h[H.label] end
   if take_from('held', '@' .. tenant, m, nil) then return '@' .. tenant end
+  local need = '?' .. need_of(job, h)
+  if take_off('held', need, m, tenant) then return need end
+end
+
+-- A step that the worker at hand cannot serve makes way for others, and waits for one that can. Gives whether there is one.
+local function leave_to_others(job, step, h)
+  local need = need_of(job, h)
+  hold_back('?' .. need, job, step, h)
+  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)
+  return somebody_serves(need)
 end
 
 -- A waiting step has another rank: wherever it waits by rank, it does so anew.
@@ -145,9 +155,9 @@ local function enter(h, job, step, now)
   if h[H.kind] ~= 'llm' then return end
   local own = '@' .. tenant_of(job)
   h[H.capped] = redis.call('EXISTS', key('model', own))
-  if h[H.capped] == 1 then redis.call('ZADD', key('inflight', own), int(now), lease_of(job, step, h[H.attempt])) end
+  if h[H.capped] == 1 then redis.call('ZADD', key('inflight', own), int(now), lease_of(job, step, h)) end
   if redis.call('EXISTS', key('model', h[H.label])) == 0 then return end
-  local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
+  local lease, model = lease_of(job, step, h), h[H.label]
   h[H.counted] = now
   redis.call('ZADD', key('inflight', model), int(now), lease)
   local l = redis.call('HMGET', key('model', model), 'l_rpm', 'l_tpm')
@@ -160,7 +170,7 @@ end
 
 -- … and no longer: its place is free, its estimate becomes what it took. `worked`: the provider answered.
 local function leave(h, job, step, tokens, worked)
-  local lease, model = lease_of(job, step, h[H.attempt]), h[H.label]
+  local lease, model = lease_of(job, step, h), h[H.label]
   if h[H.capped] == 1 then
     local own = '@' .. tenant_of(job)
     h[H.capped] = 0
@@ -216,8 +226,8 @@ local function day() return int(math.floor(clock() / 86400000000)) end
 local function spend(tenant, tokens, micros)
   if redis.call('EXISTS', key('tenant', tenant)) == 0 then return end
   local k = key('spend', tenant .. ':' .. day())
-  redis.call('HINCRBY', k, 'tok', int(tokens))
-  if micros > 0 then redis.call('HINCRBY', k, 'mic', int(micros)) end
+  redis.call('HINCRBY', k, 'tok', int(bounded(tokens)))
+  if micros > 0 then redis.call('HINCRBY', k, 'mic', int(bounded(micros))) end
   redis.call('PEXPIRE', k, 3 * 86400000)
 end
 

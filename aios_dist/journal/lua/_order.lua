@@ -9,7 +9,8 @@
 -- share:L    virtual token counters of tenants; "!" the tenant that was last dispatched
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
---            heldold:M, heldold:M|T by age
+--            heldold:M, heldold:M|T by age. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
+--            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
 local SINCE = { ready = 0, submitted = 1, round = 2 }
@@ -22,7 +23,7 @@ local function rules(lane)
   local r = known[lane]
   if not r then
     local f = redis.call('HMGET', key('lane', lane), 'policy', 'oldest', 'fair')
-    r = { policy = f[1], oldest = tonumber(f[2] or '0'), fair = f[3] == 'tenant' }
+    r = { policy = f[1], oldest = tonumber(f[2] or '0') or 0, fair = f[3] == 'tenant' }
     known[lane] = r
   end
   return r
@@ -55,6 +56,8 @@ local function put_on(shelf, name, m, h, tenant)
 end
 
 local function take_from(shelf, name, m, tenant)
+  local job = split(m)
+  if job then mark(job) end
   local set = key(shelf, compartment(name, tenant))
   if redis.call('ZREM', set, m) == 0 then return false end
   redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)
@@ -84,6 +87,7 @@ end
 
 -- A step waits on its lane, with the rank that it has. `kept`: it has waited all along, elsewhere.
 local function place(job, step, h, kept)
+  mark(job)
   local lane, m = h[H.lane], member(job, step)
   if outdated(h) then
     redis.call('ZADD', key('stray', lane), exact(h[H.rank]), m)
@@ -97,6 +101,7 @@ end
 -- … and no longer. Gives whether it did.
 local function take(job, step, h)
   local m = member(job, step)
+  mark(job)
   if redis.call('ZREM', key('stray', h[H.lane]), m) == 1 then return true end
   return take_from('ready', h[H.lane], m, rules(h[H.lane]).fair and tenant_of(job) or nil)
 end
@@ -114,15 +119,45 @@ local function take_best(lane)
   local own, aged = compartment(lane, tenant), turn_of_oldest(lane, tenant, 0)
   local top = redis.call('ZRANGE', key(aged and 'readyold' or 'ready', own), 0, 0)[1]
   if not top then   -- those that were ranked under other rules: nobody waits for the reconciler
-    return redis.call('ZPOPMIN', key('stray', lane))[1], false
+    top = redis.call('ZRANGE', key('stray', lane), 0, 0)[1]
+    if top then
+      local job = split(top)
+      if job then mark(job) end
+      redis.call('ZREM', key('stray', lane), top)
+    end
+    return top, false
   end
   take_from('ready', lane, top, tenant)
   return top, aged
 end
 
--- How many steps wait on a lane, and how many of them by tenant (a flat list).
-local function waiting_on(lane)
+-- What a worker must have to serve a step: "model/NAME" or "agent/NAME".
+local function need_of(job, h)
+  if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
+  return 'agent/' .. (string.match(redis.call('HGET', key('job', job), 'who') or '', '|(.*)$') or '')
+end
+
+local function in_shelf(name)
+  local count = redis.call('ZCARD', key('held', name))
+  for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', name), 0, -1)) do
+    count = count + redis.call('ZCARD', key('held', name .. '|' .. tenant))
+  end
+  return count
+end
+
+-- Whether a worker that lives serves this.
+local function somebody_serves(need)
+  local till = redis.call('ZSCORE', P .. 'serving', need)
+  return till and tonumber(till) > clock()
+end
+
+-- How many steps wait on a lane, and how many of them by tenant (a flat list). Those that only other workers can
+-- serve are counted among them; `served`: where there are such workers.
+local function waiting_on(lane, served)
   local count = redis.call('ZCARD', key('ready', lane)) + redis.call('ZCARD', key('stray', lane))
+  for _, need in ipairs(redis.call('ZRANGE', key('wanted', lane), 0, -1)) do
+    if not served or somebody_serves(need) then count = count + in_shelf('?' .. need) end
+  end
   local by = {}
   for _, tenant in ipairs(redis.call('ZRANGE', key('readyby', lane), 0, -1)) do
     local own = redis.call('ZCARD', key('ready', lane .. '|' .. tenant))

@@ -15,18 +15,36 @@ local function node(plan, i) return cmsgpack.unpack(redis.call('HGET', key('plan
 local function put_node(plan, i, v) redis.call('HSET', key('plan', plan), 'node' .. i, cmsgpack.pack(v)) end
 local function child(plan, i, k) return redis.call('HGET', key('plan', plan), 'c' .. i .. '.' .. k) end
 
--- An outcome is written: once, in the order of writing. The caller has checked that there is none.
+-- An outcome is written: once, in the order of writing, with all that belongs to it in one command. The caller has
+-- checked that there is none.
 local function write_outcome(job, step, h, ok, blob, at)
   local k = key('job', job)
-  local order = redis.call('HINCRBY', k, 'v', 1)
-  redis.call('HSET', k, 'o' .. step, blob)
-  redis.call('ZREM', P .. 'leases', lease_of(job, step, h[H.attempt]))
+  local facts = redis.call('HMGET', k, 'v', 'dg')
+  local order = number(facts[1]) + 1
+  mark(job)
+  redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
   h[H.state] = ok and 'done' or 'failed'
   h[H.ended] = at
   h[H.order] = order
-  put(job, step, h)
+  local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))   -- a claim's token is random
+  redis.call('HSET', k, 'v', order, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came))
   event(job, at, h[H.state], step)
   return order
+end
+
+-- Signals that came before anyone waited for them, each a field of its own: the oldest, taken; or nil.
+local function take_signal(job, name)
+  local k, ends = key('job', job), 'g|' .. name
+  local kept = redis.call('HGET', k, ends)
+  if not kept then return nil end
+  local first, next_ = string.match(kept, '^(%d+)|(%d+)$')
+  local field = ends .. '|' .. first
+  local blob = redis.call('HGET', k, field)
+  mark(job)
+  if first + 1 < tonumber(next_) then redis.call('HSET', k, ends, int(first + 1) .. '|' .. next_)
+  else redis.call('HDEL', k, ends) end
+  redis.call('HDEL', k, field)
+  return blob
 end
 
 -- A step begins to wait: on its lane, for a time, or for a signal.
@@ -39,12 +57,8 @@ local function begin(job, step, h)
   elseif h[H.kind] == 'signal' then
     h[H.state], h[H.ready] = 'waiting', stamp()
     event(job, h[H.ready], 'waiting', step, h[H.label])
-    local k, field = key('job', job), 'g' .. h[H.label]
-    local kept = redis.call('HGET', k, field)
-    if kept then   -- it came before anyone waited for it
-      local signals = cmsgpack.unpack(kept)
-      local blob = table.remove(signals, 1)
-      if #signals == 0 then redis.call('HDEL', k, field) else redis.call('HSET', k, field, cmsgpack.pack(signals)) end
+    local blob = take_signal(job, h[H.label])
+    if blob then   -- it came before anyone waited for it
       write_outcome(job, step, h, true, blob, stamp())
       need_turn(job)
     else
@@ -55,22 +69,41 @@ local function begin(job, step, h)
   end
 end
 
-local function add_step(job, step, s, state)
-  local h = { s.kind, s.lane, state, 0, s.base, SINCE[s.since], 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
-              0, s.est, s.after, 0, s.level, s.group, s.policy, s.cost, 0, 0 }
-  redis.call('HSET', key('job', job), 'q' .. step, s.request)
-  if state == 'ready' then begin(job, step, h) else put(job, step, h) end
+local function head_of(s)
+  return { s.kind, s.lane, 'pending', 0, s.base, SINCE[s.since], 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
+           0, bounded(s.est), s.after, 0, s.level, s.group, s.policy, bounded(s.cost), 0, 0, '', 0 }
+end
+
+local MOST_AT_ONCE = 1000   -- steps in one HSET: as many as Lua can hand over
+
+-- New steps are written with the count of them, in one command (a thousand at a time): whatever stops us, the heads say
+-- what is still to begin.
+local function add_steps(job, steps)
+  local k = key('job', job)
+  local facts = redis.call('HMGET', k, 'n', 'dg')
+  local first, proof = tonumber(facts[1]), facts[2] or ''
+  local heads, fields = {}, {}
+  mark(job)
+  for i, s in ipairs(steps) do
+    local step, h = int(first + i - 1), head_of(s)
+    heads[i], proof = h, chain(proof, step .. ' ' .. s.digest .. ' ' .. s.label)
+    fields[#fields + 1], fields[#fields + 2] = 'q' .. step, s.request
+    fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
+    if i % MOST_AT_ONCE == 0 or i == #steps then
+      redis.call('HSET', k, 'n', int(first + i), 'dg', proof, unpack(fields))
+      fields = {}
+    end
+  end
+  return first, heads
 end
 
 -- What a turn decided: new steps, or the end. `state` is where the job stands.
 local function apply_turn(job, decision, state)
   local k = key('job', job)
-  local first = tonumber(redis.call('HGET', k, 'n'))
-  local count = #decision.steps
-  if count > 0 then
-    redis.call('HINCRBY', k, 'n', count)
-    for i, s in ipairs(decision.steps) do
-      add_step(job, first + i - 1, s, state == 'running' and 'ready' or 'pending')
+  if #decision.steps > 0 then
+    local first, heads = add_steps(job, decision.steps)
+    if state == 'running' then
+      for i, h in ipairs(heads) do begin(job, int(first + i - 1), h) end
     end
   end
   redis.call('ZREM', P .. 'due', job)
@@ -87,6 +120,7 @@ local function admit_job(job)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res')
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end   -- cancelled before its turn came
+  mark(job)
   redis.call('HSET', k, 'st', 'running')
   event(job, stamp(), 'admitted', '')
   if facts[3] then
@@ -98,7 +132,7 @@ local function admit_job(job)
   if count == 0 then need_turn(job) end
   for step = 0, count - 1 do
     local h = head(job, step)
-    if h[H.state] == 'pending' then begin(job, step, h) end
+    if h[H.state] == 'pending' then begin(job, int(step), h) end
   end
 end
 
@@ -169,6 +203,21 @@ local function child_ended(plan, i, failed)
   until failed == nil
 end
 
+-- A step that nobody brings to an end goes to the dead letters, and its outcome says so; with a turn the job ends.
+local function give_up(job, step, h, blob, due_us)
+  redis.call('ZADD', P .. 'dead', int(clock()), member(job, step))
+  if step ~= TURN then
+    write_outcome(job, step, h, false, blob, stamp())
+    due_later(job, due_us)
+    need_turn(job)
+  else
+    h[H.state] = 'dropped'
+    put(job, step, h)
+    end_job(job, 'failed', blob)
+  end
+  return true
+end
+
 local OPEN = { ready = true, pending = true, timed = true, waiting = true, parked = true }
 
 -- Out of every set in which a step can wait.
@@ -186,6 +235,7 @@ end
 local function pause_job(job, reason)
   local k = key('job', job)
   local count = tonumber(redis.call('HGET', k, 'n'))
+  mark(job)
   redis.call('HSET', k, 'st', 'paused', 'why', reason)
   if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
   for step = 0, count - 1 do
@@ -207,6 +257,43 @@ local function pause_job(job, reason)
   event(job, stamp(), 'paused', '', reason)
 end
 
+-- Steps run again: those named, and those that were dropped. What is answered stays, in its order, without them.
+local function run_again(job, numbers)
+  local k = key('job', job)
+  local facts = redis.call('HMGET', k, 'n', 'dg')
+  local undone, outcomes, again, order = {}, {}, {}, 0
+  for _, step in ipairs(numbers) do undone[step] = true end
+  mark(job)
+  for step = 0, facts[1] - 1 do
+    local h = head(job, step)
+    if undone[step] and h[H.state] == 'failed' then
+      h[H.token] = ''   -- who reports the failure again is fenced
+      local first = redis.call('HGET', k, 'l' .. step)
+      if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
+      again[#again + 1] = { step, h }
+    elseif h[H.state] == 'dropped' then again[#again + 1] = { step, h }
+    elseif h[H.order] > 0 then outcomes[#outcomes + 1] = { step, h } end
+  end
+  table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
+  for place, pair in ipairs(outcomes) do
+    order = place
+    if pair[2][H.order] ~= place then
+      pair[2][H.order] = place
+      put(job, pair[1], pair[2])
+    end
+  end
+  for _, pair in ipairs(again) do
+    local step, h = pair[1], pair[2]
+    redis.call('HDEL', k, 'o' .. step)
+    redis.call('ZREM', P .. 'dead', member(job, step))
+    h[H.state], h[H.order], h[H.ended], h[H.tries], h[H.lost], h[H.back] = 'pending', 0, 0, 0, 0, 0
+    put(job, step, h)
+  end
+  redis.call('HSET', k, 'v', order, 'dg', chain(facts[2] or '', 'again'))
+  redis.call('HDEL', k, 'rt')
+  for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
+end
+
 -- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
@@ -214,6 +301,7 @@ end_job = function(job, state, result, silent)
   local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
+  mark(job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if tonumber(facts[2]) > number(facts[3]) then   -- some have no outcome
     for step = 0, tonumber(facts[2]) - 1 do

@@ -1,20 +1,22 @@
 -- advance: what a turn decided, where it ran apart from a commit.
--- ARGV 1: job, decision, turn_attempt, retention_ms
---   decision: {version: outcomes it has seen, first: steps it knew of, steps, ends, result}
---   turn_attempt: the attempt of the turn's own lease, 0 when it runs without one
--- returns: {status, version, tickets}: "advanced", "stale" (outcomes were written meanwhile: replay and
---   ask again), "ended" (the job has ended, or is paused: its end runs the turn), "gone"
+-- ARGV 1: job, decision, token, retention_ms
+--   decision: {basis: what the program had seen, first: steps it knew of, steps, ends, result}
+--   token: of the turn's own lease, '' when it runs without one
+-- returns: {status, version, tickets, basis}: "advanced", "stale" (the job is not where the program was: replay
+--   and ask again), "ended" (the job has ended, or is paused: its end runs the turn), "gone"
 -- include: plan
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n')
-if not facts[1] then return { 'gone', 0, {} } end
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'dg')
+if not facts[1] then return { 'gone', 0, {}, '' } end
 local version = number(facts[2])
 local function turn_over()
-  if A.turn_attempt == 0 then return end
+  if A.token == '' then return end
   local h = head(A.job, TURN)
-  if h and h[H.attempt] == A.turn_attempt then
-    redis.call('ZREM', P .. 'leases', lease_of(A.job, TURN, A.turn_attempt))
+  if h and h[H.token] == A.token then
+    mark(A.job)
+    redis.call('ZREM', P .. 'leases', lease_of(A.job, TURN, h))
     take(A.job, TURN, h)   -- where its lease had ended
+    unhold(A.job, TURN, h)
     redis.call('ZREM', P .. 'timers', member(A.job, TURN))
     h[H.state] = 'idle'
     put(A.job, TURN, h)
@@ -23,17 +25,15 @@ end
 if facts[1] == 'paused' then
   turn_over()
   redis.call('HSET', k, 'wake', 1)
-  return { 'ended', version, {} }
+  return { 'ended', version, {}, '' }
 end
 if facts[1] ~= 'running' then
   turn_over()
-  return { 'ended', version, {} }
+  return { 'ended', version, {}, '' }
 end
-if A.decision.version ~= version then return { 'stale', version, {} } end
-if A.decision.first ~= tonumber(facts[3]) then
-  turn_over()   -- the same turn was written by somebody else: nothing to add
-  return { 'advanced', version, {} }
+if A.decision.basis ~= facts[4] or A.decision.first ~= tonumber(facts[3]) or redis.call('HEXISTS', k, 'rt') == 1 then
+  return { 'stale', version, {}, '' }
 end
 turn_over()
 apply_turn(A.job, A.decision, 'running')
-return { 'advanced', version, tickets }
+return { 'advanced', version, tickets, basis(A.job) }

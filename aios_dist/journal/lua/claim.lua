@@ -1,21 +1,77 @@
 -- claim: the best ready step of a lane that may run, leased to a worker.
--- ARGV 1: lane, worker, lease_us, retention_ms, budget_outcome
+-- ARGV 1: lane, worker, token, again, models, agents, lease_us, retention_ms, budget_outcome
+--   token: random, of this claim alone; again: 1 where the answer to the same claim was lost
+--   models, agents: what the worker can serve; nil: everything
 --   budget_outcome: the encoded error of a job that ends because its budget is used up
--- returns: {tickets} when nothing may run, else {tickets, job, step, attempt, kind, label, record, request,
---   version, ready, started, tries, µs in calls}
+-- returns: {tickets, why}: nothing may run here ("", or "others": what waits is for workers that serve more, "more":
+--   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record,
+--   request, version, ready, started, tries, µs in calls, basis, digest}
 -- include: limits
-local looked = 0
+local function claimed(job, step, h, facts)
+  return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', number(facts[3]),
+           int(h[H.ready]), int(h[H.started]), h[H.tries] or 0, facts[8] or '0', facts[9] or '', h[H.digest] }
+end
+local function facts_of(job, step)
+  return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg')
+end
+
+if A.again == 1 then   -- rare: a look at all leases is cheaper than a book of claims
+  for _, lease in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
+    local job, step, token = split_lease(lease)
+    if token == A.token then
+      local facts = facts_of(job, step)
+      local h = unpacked(facts[4])
+      if h and h[H.state] == 'leased' and h[H.token] == token then return claimed(job, step, h, facts) end
+    end
+  end
+end
+
+local function has(list, name)
+  if not list then return true end
+  for _, known in ipairs(list) do
+    if known == name then return true end
+  end
+  return false
+end
+
+-- Whether this worker can serve the step. Data agents need no code.
+local function serves(h, facts)
+  if h[H.kind] == 'llm' then return has(A.models, h[H.label]) end
+  return not A.agents or string.sub(facts[9] or '', 1, 1) == 'd'
+    or has(A.agents, string.match(facts[6] or '', '|(.*)$'))
+end
+
+-- What others could not serve, and we can, goes by its rank among the rest: the first of each kind.
+for _, need in ipairs(redis.call('ZRANGE', key('wanted', A.lane), 0, -1)) do
+  local kind, name = string.match(need, '^(%a+)/(.*)$')
+  if has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name) then
+    local top, _, tenant = first_held('?' .. need, false)
+    if top then
+      local job, step = split(top)
+      local h = head(job, step)
+      take_from('held', '?' .. need, top, tenant)
+      if h and h[H.state] == 'ready' then place(job, step, h, true) end
+    else
+      redis.call('ZREM', key('wanted', A.lane), need)
+    end
+  end
+end
+
+local looked, others = 0, false
 while looked < 1000 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
   local top, aged = take_best(A.lane)
-  if not top then return { tickets } end
+  if not top then return { tickets, others and 'others' or '' } end
   local job, step = split(top)
   if not job then job, step = top, '' end   -- not one of ours: passed over
-  local facts = redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us')
-  local h, tenant = facts[4] and cmsgpack.unpack(facts[4]), tenant_in(facts[6])
+  local facts = facts_of(job, step)
+  local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
   if facts[1] == 'running' and h and h[H.state] == 'ready' then
     local now, may = clock(), true
-    if h[H.kind] == 'llm' then
+    if not serves(h, facts) then
+      others = leave_to_others(job, step, h) or others
+      may = false
+    elseif h[H.kind] == 'llm' then
       local spent = over_budget(job, tenant)
       local own = '@' .. tenant
       if spent then
@@ -30,14 +86,14 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       else
         local model = h[H.label]
         if redis.call('EXISTS', key('model', model)) == 1 then
-          local yes, again = allowed(model, h[H.est] or 0, now)
-          local first, score, other, has = first_held(model, aged)
+          local yes, again = allowed(model, bounded(h[H.est]), now)
+          local first, score, other, has_had = first_held(model, aged)
           local before = yes and first and score < (aged and h[H.ready] or h[H.rank])
-          if yes and other and other ~= tenant then before = has < tonumber(counter(h[H.lane], tenant)) end
+          if yes and first and other and other ~= tenant then before = has_had < tonumber(counter(h[H.lane], tenant)) end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
             local job1, step1 = split(first)
             local h1 = head(job1, step1)
-            yes, again = allowed(model, h1 and h1[H.est] or 0, now)
+            yes, again = allowed(model, h1 and bounded(h1[H.est]) or 0, now)
             if yes then
               take_from('held', model, first, other)
               if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, true) end
@@ -58,16 +114,16 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       local at = stamp()
       h[H.state] = 'leased'
       h[H.attempt] = h[H.attempt] + 1
+      h[H.token] = A.token
       h[H.started] = at
       h[H.worker] = A.worker
       dispatch(job, h, aged)
       enter(h, job, step, now)
+      redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h))
       put(job, step, h)
-      redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h[H.attempt]))
       event(job, at, 'started', step, A.worker)
-      return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', number(facts[3]),
-               int(h[H.ready]), int(at), h[H.tries] or 0, facts[8] or '0' }
+      return claimed(job, step, h, facts)
     end
   end
 end
-return { tickets }
+return { tickets, 'more' }

@@ -3,20 +3,20 @@
 --   jobs: as for submit
 -- returns: {"extended", tickets} (without tickets where the same jobs were added before) | {"unknown"}
 --   | {"stopped"} (the plan ended with a failure) | {"conflict", id}
--- include: plan
+-- include: new
 local k = key('plan', A.plan)
 local state = redis.call('HGET', k, 'st')
 if not state then return { 'unknown' } end
-local known, seen = nil, {}
+local before, seen = nil, {}
 local count = 0
 for _, j in ipairs(A.jobs) do
-  local dig, of = digest_of(j.id), redis.call('HGET', key('job', j.id), 'pl')
+  local dig, of = known(j.id), redis.call('HGET', key('job', j.id), 'pl')
   if seen[j.id] or (dig and (dig ~= j.dig or of ~= A.plan)) then return { 'conflict', j.id } end
   seen[j.id] = true
-  if dig then known, count = known or j.id, count + 1 end
+  if dig then before, count = before or j.id, count + 1 end
 end
 if count == #A.jobs then return { 'extended', {} } end
-if known then return { 'conflict', known } end
+if before then return { 'conflict', before } end
 if state == 'failed' then return { 'stopped' } end
 if state == 'done' then
   redis.call('HSET', k, 'st', 'running')
@@ -25,19 +25,18 @@ end
 local v = node(A.plan, '0')
 local places = redis.call('HGET', k, 'places')
 for _, j in ipairs(A.jobs) do
-  local at, jk = stamp(), key('job', j.id)
-  redis.call('HSET', jk, 'st', 'waiting', 'n', 0, 'rec', j.rec, 't0', int(at), 'pl', A.plan, 'pn', '0')
-  redis.call('HSET', jk, unpack(j.facts))
+  local jk = key('job', j.id)
+  create(j, 'waiting', { 'pl', A.plan, 'pn', '0' })
   if places then   -- its steps go behind all that the plan has now
     redis.call('HSET', jk, 'pp', '0|' .. (redis.call('HINCRBY', k, 'next', 1) - 1) .. '|' .. places)
   end
-  if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end
-  redis.call('ZADD', P .. 'open', int(at), j.id)
-  event(j.id, at, 'submitted', '')
+  event(j.id, stamp(), 'submitted', '')
   if j.decision then apply_turn(j.id, j.decision, 'waiting') end
   redis.call('HSET', k, 'c0.' .. int(v[N.children]), 'j' .. j.id)
   v[N.children] = v[N.children] + 1
 end
 put_node(A.plan, '0', v)
+created = {}   -- from here on they are the plan's: what breaks is mended, not undone
+for _, j in ipairs(A.jobs) do whole(j.id) end
 admit_root(A.plan)   -- a fixed plan at rest, or any fifo plan, takes the newcomers at once
 return { 'extended', tickets }

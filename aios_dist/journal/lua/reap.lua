@@ -4,10 +4,22 @@
 --   slept_outcome: of a sleep that is over; late_outcome: the error of a job past its deadline
 --   quiet_us: after so long without a pass, leases may have ended because Redis was away: see below
 --   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
--- returns: {moved, ready steps by lane, of them strays by lane, next cursor, next time in µs or 0}
+-- returns: {moved, ready steps by lane, of them strays by lane, next cursor, next time in µs or 0, flat list of job and
+--   why for what could not be moved}
 -- include: limits
 local now = clock()
 local moved = 0
+local broken = {}
+
+-- One entry that cannot be read stops no other: its job is marked, and `walk` looks at it.
+local function each(job, what)
+  local ok, why = pcall(what)
+  if not ok then
+    broken[#broken + 1], broken[#broken + 2] = job, type(why) == 'table' and why.err or tostring(why)
+    redis.call('ZADD', P .. 'dirty', int(now), job)
+    kept[job] = true
+  end
+end
 
 -- After an outage the leases of workers that live and call have ended too. Before anything is taken from anyone, all
 -- have the time of a lease to renew. Redis' own clock tells: also a worker that has only just started knows.
@@ -19,11 +31,12 @@ redis.call('SET', P .. 'beat', int(now) .. '|' .. int(spare))
 -- Ended leases: back with the old rank, or given up after too many lost workers.
 local ended = now < spare and {} or redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), 'LIMIT', 0, A.page)
 for _, lease in ipairs(ended) do
+  local job, step, token = split_lease(lease)
+  if job then mark(job) end
   redis.call('ZREM', P .. 'leases', lease)
-  local m, attempt = string.match(lease, '^(.*)#(%d+)$')
-  local job, step = split(m)
-  local h = head(job, step)
-  if h and h[H.state] == 'leased' and h[H.attempt] == tonumber(attempt) then
+  each(job or lease, function()
+  local h = job and head(job, step)
+  if h and h[H.state] == 'leased' and h[H.token] == token then
     moved = moved + 1
     h[H.lost] = h[H.lost] + 1
     settle(job, h, nil)
@@ -36,30 +49,25 @@ for _, lease in ipairs(ended) do
     elseif state ~= 'running' then
       h[H.state] = 'dropped'
       put(job, step, h)
-    elseif h[H.lost] >= A.attempts and step ~= TURN then
-      write_outcome(job, step, h, false, A.lost_outcome, stamp())
-      redis.call('ZADD', P .. 'dead', int(clock()), m)
-      due_later(job, A.due_us)
-      need_turn(job)
     elseif h[H.lost] >= A.attempts then
-      h[H.state] = 'dropped'
-      put(job, step, h)
-      redis.call('ZADD', P .. 'dead', int(clock()), m)
-      end_job(job, 'failed', A.lost_outcome)
+      give_up(job, step, h, A.lost_outcome, A.due_us)
     else
       back(job, step, h, stamp(), 'lease ended', true)
     end
   end
+  end)
 end
 
 -- Steps whose time has come.
 for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMIT', 0, A.page)) do
-  redis.call('ZREM', P .. 'timers', m)
   local job, step = split(m)
+  if job and step ~= '!' then mark(job) end
+  redis.call('ZREM', P .. 'timers', m)
+  each(job or m, function()
   if step == '!' then
     let_in(string.match(job, '^model:(.*)$'))
   else
-    local h = head(job, step)
+    local h = job and head(job, step)
     if h and h[H.state] == 'ready' then
       moved = moved + 1
       back(job, step, h, stamp(), 'time')
@@ -69,20 +77,24 @@ for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMI
       need_turn(job)
     end
   end
+  end)
 end
 
 -- Jobs past their deadline.
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', 0, int(now), 'LIMIT', 0, A.page)) do
+  mark(job)
   redis.call('ZREM', P .. 'deadlines', job)
-  if end_job(job, 'failed', A.late_outcome) then moved = moved + 1 end
+  each(job, function() if end_job(job, 'failed', A.late_outcome) then moved = moved + 1 end end)
 end
 
 -- Turns that are due and that nobody ran.
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', 0, int(now), 'LIMIT', 0, A.page)) do
   if redis.call('HGET', key('job', job), 'st') == 'running' then
-    moved = moved + 1
-    need_turn(job)
     redis.call('ZADD', P .. 'due', int(now + A.due_us), job)
+    each(job, function()
+      moved = moved + 1
+      need_turn(job)
+    end)
   else
     redis.call('ZREM', P .. 'due', job)
   end
@@ -97,13 +109,15 @@ for i = 1, #jobs, 2 do
   local facts = redis.call('HMGET', key('job', job), 'st', 'n', 'v')
   if not facts[1] then
     redis.call('ZREM', P .. 'open', job)
-  elseif facts[1] == 'running' and tonumber(facts[2]) <= number(facts[3]) and not redis.call('ZSCORE', P .. 'due', job) then
-    local h = head(job, TURN)
-    if not h or (h[H.state] ~= 'ready' and h[H.state] ~= 'leased') then
-      moved = moved + 1
-      due_later(job, A.due_us)
-      need_turn(job)
-    end
+  elseif facts[1] == 'running' and (tonumber(facts[2]) or 0) <= number(facts[3]) and not redis.call('ZSCORE', P .. 'due', job) then
+    each(job, function()
+      local h = head(job, TURN)
+      if not h or (h[H.state] ~= 'ready' and h[H.state] ~= 'leased') then
+        moved = moved + 1
+        due_later(job, A.due_us)
+        need_turn(job)
+      end
+    end)
   end
 end
 if #jobs < 2 * A.page then cursor = '0' end
@@ -112,7 +126,7 @@ redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000)
 redis.call('ZREMRANGEBYSCORE', P .. 'dead', 0, int(now - A.retention_ms * 1000))
 local waiting, strays = {}, {}
 for i, lane in ipairs(A.lanes) do
-  waiting[i], strays[i] = waiting_on(lane), redis.call('ZCARD', key('stray', lane)) + redis.call('ZCARD', key('astray', lane))
+  waiting[i], strays[i] = waiting_on(lane, true), redis.call('ZCARD', key('stray', lane)) + redis.call('ZCARD', key('astray', lane))
 end
 local next_time = 0
 for _, set in ipairs({ 'timers', 'leases', 'deadlines' }) do
@@ -121,4 +135,5 @@ for _, set in ipairs({ 'timers', 'leases', 'deadlines' }) do
   if at and set == 'leases' then at = math.max(at, spare) end
   if at and (next_time == 0 or at < next_time) then next_time = at end
 end
-return { moved, waiting, strays, cursor, int(next_time) }
+redis.call('ZREMRANGEBYSCORE', P .. 'serving', 0, int(now))
+return { moved, waiting, strays, cursor, int(next_time), broken }

@@ -1,18 +1,22 @@
 -- release: give a claimed step back, with the rank that it had.
--- ARGV 1: job, step, attempt, reason, after_us, error, hold_us, breaker, model, lane, retention_ms
+-- ARGV 1: job, step, token, reason, after_us, error, hold_us, breaker, model, lane, most_back, dead_outcome, due_us, retention_ms
 --   after_us: 0 puts it on its lane at once, else it waits that long without a slot
 --   error: '' or the encoded error of a failed try, which then counts as one
 --   hold_us: 0, or how long nobody is to call this model (429); breaker: failures in a row that hold it too
+--   most_back: how often a step may be given back without a failed try or an outcome; 0 does not count this time.
+--     Then dead_outcome is its outcome
 --   model, lane: '' or another model that the step goes to, and the lane of that
 -- returns: {status, tickets}: "released" or "fenced"
 -- include: limits
 local h = head(A.job, A.step)
-if not h or h[H.state] ~= 'leased' or h[H.attempt] ~= A.attempt then return { 'fenced', {} } end
-redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, A.attempt))
+if not h or h[H.state] ~= 'leased' or h[H.token] ~= A.token then return { 'fenced', {} } end
+mark(A.job)
+redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, h))
 local began = h[H.counted] or 0
 settle(A.job, h, 0)
 leave(h, A.job, A.step, 0, false)
 h[H.started] = 0   -- given back, not lost: a renewal that crosses this does not take it again
+if A.error ~= '' then h[H.back] = 0 elseif A.most_back > 0 then h[H.back] = (h[H.back] or 0) + 1 end
 local at, now = stamp(), clock()   -- one time for the hold and the step's own: it goes before those that are held
 if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
@@ -32,6 +36,9 @@ if state ~= 'running' then
     if state == 'paused' then redis.call('HSET', key('job', A.job), 'wake', 1) end
   end
   put(A.job, A.step, h)
+  return { 'released', tickets }
+end
+if A.most_back > 0 and (h[H.back] or 0) >= A.most_back and A.error == '' and give_up(A.job, A.step, h, A.dead_outcome, A.due_us) then
   return { 'released', tickets }
 end
 if A.after_us == 0 then

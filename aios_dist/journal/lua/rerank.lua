@@ -8,6 +8,7 @@ if not facts[1] then return { 'unknown', 0 } end
 if facts[1] ~= 'waiting' and facts[1] ~= 'running' and facts[1] ~= 'paused' then return { facts[1], 0 } end
 local change = A.priority - tonumber(facts[3] or '0')
 if change == 0 then return { facts[1], 0 } end
+mark(A.job)
 redis.call('HSET', k, 'pr', int(A.priority))
 local moved = 0
 local last = facts[4] and -1 or tonumber(facts[2]) - 1   -- an agent-first plan has an order of its own

@@ -7,8 +7,12 @@ local k = key('job', A.job)
 local state = redis.call('HGET', k, 'st')
 if not state then return { 'unknown', {} } end
 if state ~= 'paused' and state ~= 'running' then return { state, {} } end
-if #A.facts > 0 then redis.call('HSET', k, unpack(A.facts)) end
+if #A.facts > 0 then
+  mark(A.job)
+  redis.call('HSET', k, unpack(A.facts))
+end
 if state == 'running' then return { 'running', {} } end
+mark(A.job)
 redis.call('HSET', k, 'st', 'running')
 redis.call('HDEL', k, 'why')
 local at = stamp()
@@ -16,7 +20,7 @@ event(A.job, at, 'resumed', '')
 local facts = redis.call('HMGET', k, 'n', 'v', 'wake')
 for step = 0, tonumber(facts[1]) - 1 do
   local h = head(A.job, step)
-  if h[H.state] == 'parked' then back(A.job, step, h, at, 'resumed') end
+  if h and h[H.state] == 'parked' then back(A.job, step, h, at, 'resumed') end
 end
 if facts[3] or tonumber(facts[1]) <= number(facts[2]) then
   redis.call('HDEL', k, 'wake')

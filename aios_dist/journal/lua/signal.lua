@@ -1,22 +1,28 @@
 -- signal: what a job waits for, or will wait for, has come.
--- ARGV 1: job, name, outcome, retention_ms
--- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "ended", "unknown"
+-- ARGV 1: job, name, id, outcome, most, retention_ms
+--   id: the caller's; sent again under the same one it is the same signal
+--   most: signals of one name that are kept while nobody waits for them
+-- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
 -- include: plan
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'n')
+local facts = redis.call('HMGET', k, 'st', 'n', 'gi|' .. A.id)
 if not facts[1] then return { 'unknown', {} } end
+if facts[3] then return { facts[3], {} } end
 if facts[1] ~= 'running' and facts[1] ~= 'paused' and facts[1] ~= 'waiting' then return { 'ended', {} } end
 for step = 0, tonumber(facts[2]) - 1 do
   local h = head(A.job, step)
-  if h[H.kind] == 'signal' and h[H.state] == 'waiting' and h[H.label] == A.name then
+  if h and h[H.kind] == 'signal' and h[H.state] == 'waiting' and h[H.label] == A.name then
+    mark(A.job)
+    redis.call('HSET', k, 'gi|' .. A.id, 'delivered')
     write_outcome(A.job, step, h, true, A.outcome, stamp())
     need_turn(A.job)
     return { 'delivered', tickets }
   end
 end
-local kept = redis.call('HGET', k, 'g' .. A.name)
-local signals = kept and cmsgpack.unpack(kept) or {}
-signals[#signals + 1] = A.outcome
-redis.call('HSET', k, 'g' .. A.name, cmsgpack.pack(signals))
+local ends = 'g|' .. A.name
+local first, next_ = string.match(redis.call('HGET', k, ends) or '0|0', '^(%d+)|(%d+)$')
+if next_ - first >= A.most then return { 'full', {} } end
+mark(A.job)
+redis.call('HSET', k, ends .. '|' .. next_, A.outcome, ends, first .. '|' .. int(next_ + 1), 'gi|' .. A.id, 'kept')
 event(A.job, stamp(), 'signal', '', A.name)
 return { 'kept', {} }

@@ -1,0 +1,201 @@
+-- What a verb that stopped half-way has left, put right: at once by the verb itself (see the end of every script, which
+-- the loader adds), else by the reconciler from the marks in `dirty`, else by its slow walk over all jobs.
+--
+-- A step's head says where the step stands; the sets follow from it. Whatever is written about steps is written so that
+-- heads and counts change in one command, so that this holds after any write.
+
+local on_error, created_plan   -- what else a verb undoes when it breaks (_new)
+
+-- Nothing of the job is left.
+local function throw_away(job)
+  local k = key('job', job)
+  mark(job)
+  local function off(step)
+    local h = head(job, step)
+    if not h then return end
+    take(job, step, h)
+    unhold(job, step, h)
+    redis.call('ZREM', P .. 'timers', member(job, step))
+    redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
+  end
+  for step = 0, bounded(redis.call('HGET', k, 'n')) - 1 do off(step) end
+  off(TURN)
+  for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
+  redis.call('DEL', k, key('ev', job))
+end
+
+-- On how many sets the step waits.
+local function places_of(job, step, h)
+  local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
+  local count = 0
+  local function look(set) if redis.call('ZSCORE', set, m) then count = count + 1 end end
+  local function shelf(kind, name)
+    look(key(kind, name))
+    look(key(kind, name .. '|' .. tenant))
+  end
+  shelf('ready', lane)
+  look(key('stray', lane))
+  shelf('held', h[H.label])
+  look(key('held', '@' .. tenant))
+  if redis.call('EXISTS', key('wanted', lane)) == 1 then shelf('held', '?' .. need_of(job, h)) end
+  look(P .. 'timers')
+  return count
+end
+
+local function off_all(job, step, h)
+  local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
+  redis.call('ZREM', key('stray', lane), m)
+  redis.call('ZREM', P .. 'timers', m)
+  take_from('ready', lane, m, nil)
+  take_from('ready', lane, m, tenant)
+  while unhold(job, step, h) do end
+end
+
+local ENDED = { done = true, failed = true, cancelled = true }
+local mend_plan
+
+-- Puts a job right; gives a list of what was wrong. An error: its record cannot be read.
+local function mend(job)
+  local k, wrong = key('job', job), {}
+  local f = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'pn', 'rt')
+  if not f[1] or f[5] then   -- never written whole, or expired
+    if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
+    throw_away(job)
+    return wrong
+  end
+  local state, count = f[1], tonumber(f[2])
+  if not count or (f[3] and not tonumber(f[3])) then error('the count of its steps or outcomes is no number') end
+
+  local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
+  local open = false
+  local function look(step)
+    local h = head(job, step)
+    if not h then
+      if step == TURN and redis.call('HEXISTS', k, 'ht') == 0 then return end
+      error('the head of step ' .. step .. ' cannot be read')
+    end
+    local s = h[H.state]
+    local lease = lease_of(job, step, h)
+    if s == 'leased' then
+      if not redis.call('ZSCORE', P .. 'leases', lease) then
+        step_is('leased without a lease', step)
+        h[H.state] = 'ready'
+        s = 'ready'
+        settle(job, h, nil)
+        leave(h, job, step, 0, false)
+        put(job, step, h)
+      elseif h[H.counted] ~= 0 and not redis.call('ZSCORE', key('inflight', h[H.label]), lease) then
+        step_is('not counted in flight', step)
+        redis.call('ZADD', key('inflight', h[H.label]), int(h[H.counted]), lease)
+      end
+      if h[H.capped] == 1 and not redis.call('ZSCORE', key('inflight', '@' .. tenant_of(job)), lease) then
+        step_is('not counted in flight', step)
+        redis.call('ZADD', key('inflight', '@' .. tenant_of(job)), int(h[H.started]), lease)
+      end
+    elseif h[H.token] ~= '' and redis.call('ZREM', P .. 'leases', lease) == 1 then
+      step_is(s .. ' with a lease', step)
+    end
+    local waits = s == 'ready' and state == 'running'
+    local on = (s == 'ready' or s == 'timed') and places_of(job, step, h) or 0
+    if state == 'running' then
+      if waits and on ~= 1 then
+        step_is('ready on ' .. on .. ' sets', step)
+        off_all(job, step, h)
+        place(job, step, h, true)
+        ticket(h[H.lane], job, step)
+      elseif s == 'timed' and on ~= 1 then
+        step_is('a sleep without its timer', step)
+        redis.call('ZADD', P .. 'timers', int(h[H.ready] + h[H.after]), member(job, step))
+      elseif step ~= TURN and (s == 'pending' or s == 'parked' or (s == 'dropped' and not f[7])) then
+        step_is(s .. ' in a running job', step)
+        if s == 'parked' then back(job, step, h, stamp(), 'mended') else begin(job, step, h) end
+      end
+      if s == 'ready' or s == 'leased' or s == 'timed' or s == 'waiting' then open = true end
+    elseif s == 'ready' or (ENDED[state] and OPEN[s] and step ~= TURN) then
+      step_is(s .. ' in a ' .. state .. ' job', step)
+      off_all(job, step, h)
+      h[H.state] = step == TURN and 'idle' or ENDED[state] and 'dropped' or 'parked'
+      put(job, step, h)
+      if step == TURN and state == 'paused' then redis.call('HSET', k, 'wake', 1) end
+    end
+  end
+  for step = 0, count - 1 do look(step) end
+  look(TURN)
+
+  if ENDED[state] then
+    for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
+      if redis.call('ZREM', P .. set, job) == 1 then wrong[#wrong + 1] = 'ended, and in ' .. set end
+    end
+    if redis.call('PTTL', k) < 0 then   -- its end was not told
+      wrong[#wrong + 1] = 'an end that was not told'
+      redis.call('ZADD', P .. 'ended', int(clock()), job)
+      redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
+      redis.call('PEXPIRE', k, A.retention_ms)
+      redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+    end
+  else
+    if not redis.call('ZSCORE', P .. 'open', job) then
+      wrong[#wrong + 1] = state .. ', and not in open'
+      redis.call('ZADD', P .. 'open', int(clock()), job)
+    end
+    if state == 'running' and not open and not redis.call('ZSCORE', P .. 'due', job) then
+      wrong[#wrong + 1] = 'nothing that moves it'
+      need_turn(job)
+    end
+  end
+  return wrong
+end
+
+-- A plan's counts follow from its members' states.
+mend_plan = function(plan)
+  local k = key('plan', plan)
+  if redis.call('HGET', k, 'st') ~= 'running' then return end
+  local nodes = {}
+  local function recount(i)
+    local v = node(plan, i)
+    nodes[i] = v
+    local ended, failed = 0, v[N.failed] == 1
+    for at = 0, v[N.admitted] - 1 do
+      local c = child(plan, i, int(at))
+      local id = string.sub(c, 2)
+      if string.sub(c, 1, 1) == 'j' then
+        local f = redis.call('HMGET', key('job', id), 'st', 'pl')
+        if f[1] == 'waiting' and f[2] == plan then admit_job(id) end
+        local state = redis.call('HGET', key('job', id), 'st')
+        if not state or f[2] ~= plan or ENDED[state] then
+          ended = ended + 1
+          failed = failed or (state and f[2] == plan and state ~= 'done' and v[N.on_failure] == 'stop')
+        end
+      else
+        local over, bad = recount(id)
+        if over then ended = ended + 1 end
+        failed = failed or (over and bad and v[N.on_failure] == 'stop')
+      end
+    end
+    v[N.ended], v[N.failed] = ended, failed and 1 or 0
+    if failed and v[N.mode] == 'fixed' then
+      for at = v[N.admitted], v[N.children] - 1 do drop_child(plan, i, int(at)) end
+      v[N.admitted], v[N.ended] = v[N.children], v[N.children]
+    end
+    local over = admit_next(plan, i, v)
+    return over ~= nil, over
+  end
+  local over, failed = recount('0')
+  if over then end_plan(plan, failed) end
+end
+
+-- Puts right whatever a broken verb has touched; what could not be stays marked.
+local function mend_touched()
+  if on_error then pcall(on_error) end
+  if created_plan then pcall(redis.call, 'DEL', created_plan) end
+  local touched, plans = {}, {}
+  for job in pairs(marked) do touched[#touched + 1] = job end
+  table.sort(touched)
+  for _, job in ipairs(touched) do
+    local ok = pcall(mend, job)
+    local plan = redis.call('HGET', key('job', job), 'pl')
+    if ok and plan then ok = pcall(mend_plan, plan) end
+    if ok then redis.call('ZREM', P .. 'dirty', job) end
+  end
+  redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
+end

@@ -1,0 +1,90 @@
+-- The rules of lanes, models and tenants: shared by lane and rules. What aios.toml says counts where it says something new;
+-- what a hand has set stays until then.
+
+-- All sets in one union: one for each would copy the first again and again.
+local function unite(into, sets)
+  for at = 1, #sets, 4000 do   -- as many as Lua can hand over
+    local part = { into, unpack(sets, at, math.min(at + 3999, #sets)) }
+    redis.call('ZUNIONSTORE', into, #part, unpack(part))
+  end
+end
+
+-- What waits on a lane under rules that are no more: on as strays, and by name where it is held, for the reconciler.
+local function astray(lane)
+  local stray, from = key('stray', lane), {}
+  for _, tenant in ipairs(redis.call('ZRANGE', key('readyby', lane), 0, -1)) do
+    from[#from + 1] = key('ready', lane .. '|' .. tenant)
+    redis.call('UNLINK', key('readyold', lane .. '|' .. tenant))
+  end
+  redis.call('UNLINK', key('readyby', lane), key('readyold', lane))
+  if #from == 0 and redis.call('EXISTS', key('ready', lane)) == 1 and redis.call('EXISTS', stray) == 0 then
+    redis.call('RENAME', key('ready', lane), stray)   -- a million of them in no time
+  else
+    from[#from + 1] = key('ready', lane)
+    unite(stray, from)
+    for _, set in ipairs(from) do redis.call('UNLINK', set) end
+  end
+  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
+    local sets = { key('held', model) }
+    for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, -1)) do
+      sets[#sets + 1] = key('held', model .. '|' .. tenant)
+    end
+    unite(key('astray', lane), sets)
+  end
+  redis.call('DEL', key('holds', lane))   -- who is held from now on is noted anew
+end
+
+-- said: {lane, policy, oldest, fair}, nil leaves each as it is; source: "file", "hand", or "reset" (what the file said last).
+local function set_lane(said, source)
+  local k = key('lane', said.lane)
+  local f = redis.call('HMGET', k, 'policy', 'oldest', 'fair', 'file', 'hand')
+  local old = { policy = f[1], oldest = tonumber(f[2] or '0') or 0, fair = f[3] or '' }
+  local new = { policy = said.policy or old.policy or 'fifo', oldest = said.oldest or old.oldest, fair = said.fair or old.fair }
+  local hand = f[5] or '0'
+  if source == 'file' then
+    local says = new.policy .. '|' .. int(new.oldest) .. '|' .. new.fair
+    if says == f[4] then new = old else hand = '0' end
+    redis.call('HSET', k, 'file', says)
+  elseif source == 'reset' then
+    local policy, oldest, fair = string.match(f[4] or 'fifo|0|', '^(.*)|(.*)|(.*)$')
+    new, hand = { policy = policy, oldest = tonumber(oldest), fair = fair }, '0'
+  else
+    hand = '1'
+  end
+  redis.call('HSET', k, 'policy', new.policy, 'oldest', int(new.oldest), 'fair', new.fair, 'hand', hand)
+  local changed = new.policy ~= (old.policy or 'fifo') or new.fair ~= old.fair
+  if changed or (new.oldest > 0) ~= (old.oldest > 0) then astray(said.lane) end
+  if changed or new.oldest ~= old.oldest then redis.call('PUBLISH', P .. 'control', cmsgpack.pack({ 'lane', said.lane, '', '' })) end
+  return { new.policy, new.oldest, new.fair, tonumber(hand) }
+end
+
+-- Whether what is said counts. `says`: all of it in one line; `nothing`: the line of a file that says nothing of it.
+local function says_something_new(k, says, nothing, source)
+  local said = redis.call('HGET', k, 'file')
+  if source == 'hand' then
+    if not said then redis.call('HSET', k, 'file', nothing) end
+    return true
+  end
+  if said == says then return false end
+  redis.call('HSET', k, 'file', says)
+  return true
+end
+
+-- m: {name, limits: flat list of fields, says, nothing, any: 1 where a limit is set}
+local function set_model(m, source)
+  local k = key('model', m.name)
+  if m.any == 0 and redis.call('EXISTS', k) == 0 then return end
+  if not says_something_new(k, m.says, m.nothing, source) then return end
+  redis.call('HSET', k, unpack(m.limits))
+  -- Where the limit has become wider, what it held is let in by the next pass of the reconciler.
+  redis.call('ZADD', P .. 'timers', 'NX', 1, 'model:' .. m.name .. '/!')
+end
+
+-- t: {name, set: flat list of fields, unset: list of fields, says, nothing}
+local function set_tenant(t, source)
+  local k = key('tenant', t.name)
+  if not says_something_new(k, t.says, t.nothing, source) then return end
+  if #t.set > 0 then redis.call('HSET', k, unpack(t.set)) end
+  if #t.unset > 0 then redis.call('HDEL', k, unpack(t.unset)) end
+  redis.call('HSET', P .. 'registry', 'tenant/' .. t.name, '')
+end

@@ -1,0 +1,27 @@
+-- regain: a lease has ended, or Redis has lost it; where nobody has taken the step since, it is the caller's again, who
+-- is still at work on it: one that comes back from a stall does not compete with itself.
+-- ARGV 1: claims, lease_us, retention_ms
+--   claims: list of {job, step, attempt, token, birth, digest, worker}
+-- returns: the places in the list, from 0, of those that are lost
+-- include: limits
+local now = clock()
+local lost = {}
+for i, c in ipairs(A.claims) do
+  local facts = redis.call('HMGET', key('job', c.job), 'st', 'dg')
+  local h = facts[1] == 'running' and head(c.job, c.step)
+  local same = h and h[H.state] == 'ready' and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
+  -- One that was given back (started is 0) is not taken up by a renewal that crosses it, unless Redis never knew of the claim.
+  local ours = same and ((h[H.token] == c.token and h[H.started] > 0) or (h[H.token] ~= c.token and h[H.attempt] < c.attempt))
+  if ours and (take(c.job, c.step, h) or unhold(c.job, c.step, h)) then
+    if h[H.token] == c.token then h[H.lost] = math.max(0, h[H.lost] - 1)
+    else h[H.started] = stamp() end
+    h[H.state], h[H.attempt], h[H.token], h[H.worker] = 'leased', c.attempt, c.token, c.worker
+    enter(h, c.job, c.step, now)
+    redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(c.job, c.step, h))
+    put(c.job, c.step, h)
+    event(c.job, stamp(), 'regained', c.step, c.worker)
+  else
+    lost[#lost + 1] = i - 1
+  end
+end
+return lost
