@@ -239,9 +239,7 @@ class Runner:
             history = await self._insist(functools.partial(self._journal.load, claim.job))
             if history.view.state.ended:
                 empty = Decision(version=0, first=0)
-                await self._insist(
-                    functools.partial(self._journal.advance, claim.job, empty, token=token)
-                )
+                await self._insist(functools.partial(self._journal.advance, claim.job, empty, token=token))
                 return "the job has ended"
             replay = await self._rebuilt(history)
             if history.retried:

@@ -57,7 +57,7 @@ local mend_plan
 -- Puts a job right; gives a list of what was wrong. An error: its record cannot be read.
 local function mend(job)
   local k, wrong = key('job', job), {}
-  local f = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'pn', 'rt')
+  local f = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'half')
   if not f[1] or f[5] then   -- never written whole, or expired
     if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
     throw_away(job)
@@ -106,7 +106,7 @@ local function mend(job)
       elseif s == 'timed' and on ~= 1 then
         step_is('a sleep without its timer', step)
         redis.call('ZADD', P .. 'timers', int(h[H.ready] + h[H.after]), member(job, step))
-      elseif step ~= TURN and (s == 'pending' or s == 'parked' or (s == 'dropped' and not f[7])) then
+      elseif step ~= TURN and (s == 'pending' or s == 'parked' or s == 'dropped') then
         step_is(s .. ' in a running job', step)
         if s == 'parked' then back(job, step, h, stamp(), 'mended') else begin(job, step, h) end
       end
@@ -186,6 +186,7 @@ end
 
 -- Puts right whatever a broken verb has touched; what could not be stays marked.
 local function mend_touched()
+  if next(marked) == nil then return end   -- nothing was written: Redis refuses
   if on_error then pcall(on_error) end
   if created_plan then pcall(redis.call, 'DEL', created_plan) end
   local touched, plans = {}, {}
