@@ -16,13 +16,13 @@ redis.call('PERSIST', k)
 redis.call('PERSIST', key('ev', A.job))
 local at = stamp()
 redis.call('ZADD', P .. 'open', int(at), A.job)
-redis.call('HSET', k, 'st', 'running', 'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'))
+redis.call('HSET', k, 'st', 'running', 'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), 'rt', 1)
 redis.call('HDEL', k, 'res', 't1', 'pl', 'pn', 'pp', 'ends', 'wake', 'why')
 redis.call('ZREM', P .. 'ended', A.job)
 redis.call('ZREM', P .. 'dead', member(A.job, TURN))
 if A.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + A.deadline_us), A.job) end
 event(A.job, at, 'retried', '')
 run_again(A.job, A.undone or {})
-if not A.undone then redis.call('HSET', k, 'rt', 1) end
+if not A.undone then redis.call('HSET', k, 'rt', 1) end   -- (a worker says the rest)
 need_turn(A.job)   -- outcomes may have come that no turn has seen
 return { 'running', tickets }
