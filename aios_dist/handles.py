@@ -208,7 +208,9 @@ class AsyncJob:
         journal, status, tickets = self._lines.journal, "stale", []
         while status == "stale":
             history = await journal.load(self.id)
-            undone = turns.undone(history) if history.view.state.ended else None
+            undone = None
+            if history.view.state.ended:  # in a thread: an agent's program is users' code
+                undone = await asyncio.to_thread(turns.undone, history)
             status, tickets = await journal.retry(
                 self.id, basis=history.basis, undone=undone, deadline=history.record.deadline
             )

@@ -14,7 +14,7 @@ from aios_dist.agents import Program, program_of
 from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import Config
-from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.errors import InvalidInput, ProgramChanged, UnknownName
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
@@ -158,17 +158,23 @@ def rebuild(history: History, catalog: Catalog) -> Replay:
 
 
 def undone(history: History) -> list[int] | None:
-    """The steps that a retry runs again, where that can be said here: of an agent that is data. Code is replayed by
-    workers, in threads of their own; None then."""
+    """The steps that a retry runs again, as far as this process can say it: it runs the agent's program.
+
+    Returns:
+        Their numbers, or None where the agent's code is not here, or is another than the one that has run.
+    """
     record = history.record
-    if record.prompts is None:
+    try:
+        program = program_of(record.agent, record.input, record.prompts)
+    except UnknownName:
         return None
-    replay = Replay(program_of(record.agent, record.input, record.prompts), history.steps)
+    replay = Replay(program, history.steps)
     for number, outcome in history.outcomes():
         replay.deliver(number, outcome)
+    replay.check_complete()
     found = replay.undone()
     replay.close()
-    return found
+    return None if isinstance(replay.error, ProgramChanged) else found
 
 
 def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, served: float = 0.0) -> Decision:
