@@ -19,12 +19,17 @@ from typing import Any, Literal, overload
 import msgspec
 
 from aios_dist.calls import LLMResponse
-from aios_dist.commands import llm
-from aios_dist.config import FOREVER, NAME, PromptsConfig
+from aios_dist.commands import Refused, llm
+from aios_dist.config import FOREVER, NAME, PromptsConfig, odd_option
 from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.tracebacks import text_of
 
 Program = Callable[[], Coroutine[Any, Any, Any]]
 """An agent with its input bound: each call starts the program anew."""
+
+
+PROMPT_BOUND = 64 * 1024 * 1024
+"""Bytes of a filled-in prompt where nobody knows the fleet's ``prompt_limit``."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,10 +277,12 @@ class PromptsAgent:
             raise InvalidInput(f"Agent name {name!r} must be letters, digits and . _ : - (at most 128).")
         if not config.prompts:
             raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
+        if odd := odd_option(config.max_tokens, config.temperature):
+            raise InvalidInput(f"Agent {name!r}: {odd}")
         self.name = name
         self.config = config
         for number, prompt in enumerate(config.prompts):
-            _fill(name, number, prompt, _Anything(), ["x"] * number)
+            _pieces(name, number, prompt, _Anything(), ["x"] * number)
 
     def __repr__(self) -> str:
         return f"<agent {self.name}: {len(self.config.prompts)} prompts>"
@@ -292,7 +299,7 @@ class PromptsAgent:
             raise InvalidInput(f"Give agent {self.name!r} one input or named ones, not both.")
         value = as_json(named or input, f"input of agent {self.name!r}")
         for number, prompt in enumerate(self.config.prompts):
-            _fill(self.name, number, prompt, value, [""] * number)
+            _pieces(self.name, number, prompt, value, [""] * number)
         return JobSpec(
             agent=self.name,
             input={"input": value},
@@ -307,14 +314,35 @@ class PromptsAgent:
         return prompts_program(self.name, self.config, input.get("input"))
 
 
-def prompts_program(name: str, config: PromptsConfig, value: Any) -> Program:
+def prompts_program(
+    name: str, config: PromptsConfig, value: Any, limit: int = PROMPT_BOUND
+) -> PromptsProgram:
+    """The program of an agent that is data; ``limit``: the bytes that a filled-in prompt may have."""
+    return PromptsProgram(name, config, value, limit)
+
+
+class PromptsProgram:
     """The program of an agent that is data."""
 
-    async def run() -> str:
+    __slots__ = ("_config", "_limit", "_name", "_value")
+
+    def __init__(self, name: str, config: PromptsConfig, value: Any, limit: int) -> None:
+        self._name = name
+        self._config = config
+        self._value = value
+        self._limit = limit
+
+    def within(self, limit: int) -> PromptsProgram:
+        """The same where a filled-in prompt may have ``limit`` bytes."""
+        return PromptsProgram(self._name, self._config, self._value, limit)
+
+    async def __call__(self) -> str:
+        """Ask the prompts one after another; gives the last answer."""
         answers: list[str] = []
+        config = self._config
         for number, prompt in enumerate(config.prompts):
             answer: LLMResponse = await llm(
-                _fill(name, number, prompt, value, answers),
+                _fill(self._name, number, prompt, self._value, answers, self._limit),
                 system=config.system,
                 model=config.model,
                 temperature=config.temperature,
@@ -322,8 +350,6 @@ def prompts_program(name: str, config: PromptsConfig, value: Any) -> Program:
             )
             answers.append(answer.text)
         return answers[-1]
-
-    return run
 
 
 class _Anything:
@@ -336,18 +362,49 @@ class _Anything:
         return ""
 
 
-def _fill(agent_name: str, number: int, prompt: str, value: Any, answers: list[str]) -> str:
+def _fill(agent_name: str, number: int, prompt: str, value: Any, answers: list[str], limit: int) -> str:
+    """The prompt with its places filled in; its size is known, and bounded, before it is put together."""
+    pieces = _pieces(agent_name, number, prompt, value, answers)
+    if sum(map(len, pieces)) * 4 > limit:  # no character has more than four bytes
+        sizes = {piece: len(piece.encode("utf-8", "surrogatepass")) for piece in set(pieces)}
+        if (size := sum(map(sizes.__getitem__, pieces))) > limit:
+            raise Refused(over_limit(f"Prompt {number} of agent {agent_name!r}, filled in,", size, limit))
+    return "".join(pieces)
+
+
+def over_limit(what: str, size: int, limit: int) -> str:
+    """The sentence for a request of too many bytes."""
+    return (
+        f"{what} has {size:,} bytes, more than prompt_limit ({limit:,}); "
+        "shorten it, or raise prompt_limit in [fleet]."
+    )
+
+
+def _pieces(agent_name: str, number: int, prompt: str, value: Any, answers: list[str]) -> list[str]:
+    """The text between the places, and what stands in them: each place's text once, however often it comes.
+
+    Raises:
+        InvalidInput: a place that cannot be filled.
+    """
     fields: dict[str, Any] = {"steps": answers}
     if value is not None:
         fields["input"] = value
     if answers:
         fields["previous"] = answers[-1]
+    pieces: list[str] = []
+    filled: dict[str, str] = {}
     try:
-        for _, field, spec, conversion in _formatter.parse(prompt):
-            if field is not None and ("." in field or not field or spec or conversion):
+        for text, field, spec, conversion in _formatter.parse(prompt):
+            pieces.append(text)
+            if field is None:
+                continue
+            if "." in field or not field or spec or conversion:
                 rest = f"!{conversion}" * bool(conversion) + f":{spec}" * bool(spec)
                 raise ValueError(f"{{{field}{rest}}} is more than that")
-        return _formatter.vformat(prompt, (), fields)
+            if field not in filled:
+                filled[field] = format(_formatter.get_field(field, (), fields)[0], "")
+            pieces.append(filled[field])
+        return pieces
     except (LookupError, ValueError, TypeError) as exc:
         why = f"there is no {exc}" if isinstance(exc, KeyError) else str(exc)
         raise InvalidInput(
@@ -370,22 +427,24 @@ def as_json(value: Any, what: str) -> Any:
         if b"null" in data:  # what msgspec makes of NaN and infinity
             json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=_refuse), allow_nan=False)
         return msgspec.json.decode(data)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidInput(f"The {what} is not JSON: {exc}.") from None
+    except Exception as exc:  # also what a user's own objects raise while they are looked at
+        raise InvalidInput(f"The {what} is not JSON: {text_of(exc)}.") from None
 
 
 def _refuse(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} values have no JSON form")
 
 
-def program_of(name: str, input: dict[str, Any], definition: PromptsConfig | None) -> Program:
-    """The program of a journaled job.
+def program_of(
+    name: str, input: dict[str, Any], definition: PromptsConfig | None, limit: int = PROMPT_BOUND
+) -> Program:
+    """The program of a journaled job; ``limit``: the bytes that a request may have.
 
     Raises:
         UnknownName: its code is not in this process.
     """
     if definition is not None:
-        return prompts_program(name, definition, input.get("input"))
+        return prompts_program(name, definition, input.get("input"), limit)
     known = find(name)
     if known is None:
         raise UnknownName(f"Agent {name!r} is not in this process; import its module.")
