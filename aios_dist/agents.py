@@ -12,24 +12,20 @@ import copy
 import functools
 import inspect
 import json
-import string
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, overload
 
 import msgspec
 
 from aios_dist.calls import LLMResponse
-from aios_dist.commands import Refused, llm
+from aios_dist.commands import llm
 from aios_dist.config import FOREVER, NAME, PromptsConfig, odd_option
 from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.templates import ANYTHING, PROMPT_BOUND, fill, pieces
 from aios_dist.tracebacks import text_of
 
 Program = Callable[[], Coroutine[Any, Any, Any]]
 """An agent with its input bound: each call starts the program anew."""
-
-
-PROMPT_BOUND = 64 * 1024 * 1024
-"""Bytes of a filled-in prompt where nobody knows the fleet's ``prompt_limit``."""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,7 +278,7 @@ class PromptsAgent:
         self.name = name
         self.config = config
         for number, prompt in enumerate(config.prompts):
-            _pieces(name, number, prompt, _Anything(), ["x"] * number)
+            pieces(name, number, prompt, ANYTHING, ["x"] * number)
 
     def __repr__(self) -> str:
         return f"<agent {self.name}: {len(self.config.prompts)} prompts>"
@@ -299,7 +295,7 @@ class PromptsAgent:
             raise InvalidInput(f"Give agent {self.name!r} one input or named ones, not both.")
         value = as_json(named or input, f"input of agent {self.name!r}")
         for number, prompt in enumerate(self.config.prompts):
-            _pieces(self.name, number, prompt, value, [""] * number)
+            pieces(self.name, number, prompt, value, [""] * number)
         return JobSpec(
             agent=self.name,
             input={"input": value},
@@ -342,7 +338,7 @@ class PromptsProgram:
         config = self._config
         for number, prompt in enumerate(config.prompts):
             answer: LLMResponse = await llm(
-                _fill(self._name, number, prompt, self._value, answers, self._limit),
+                fill(self._name, number, prompt, self._value, answers, self._limit),
                 system=config.system,
                 model=config.model,
                 temperature=config.temperature,
@@ -350,70 +346,6 @@ class PromptsProgram:
             )
             answers.append(answer.text)
         return answers[-1]
-
-
-class _Anything:
-    """Stands for an input that is not known yet, while an agent's placeholders are checked."""
-
-    def __getitem__(self, key: object) -> _Anything:
-        return self
-
-    def __format__(self, spec: str) -> str:
-        return ""
-
-
-def _fill(agent_name: str, number: int, prompt: str, value: Any, answers: list[str], limit: int) -> str:
-    """The prompt with its places filled in; its size is known, and bounded, before it is put together."""
-    pieces = _pieces(agent_name, number, prompt, value, answers)
-    if sum(map(len, pieces)) * 4 > limit:  # no character has more than four bytes
-        sizes = {piece: len(piece.encode("utf-8", "surrogatepass")) for piece in set(pieces)}
-        if (size := sum(map(sizes.__getitem__, pieces))) > limit:
-            raise Refused(over_limit(f"Prompt {number} of agent {agent_name!r}, filled in,", size, limit))
-    return "".join(pieces)
-
-
-def over_limit(what: str, size: int, limit: int) -> str:
-    """The sentence for a request of too many bytes."""
-    return (
-        f"{what} has {size:,} bytes, more than prompt_limit ({limit:,}); "
-        "shorten it, or raise prompt_limit in [fleet]."
-    )
-
-
-def _pieces(agent_name: str, number: int, prompt: str, value: Any, answers: list[str]) -> list[str]:
-    """The text between the places, and what stands in them: each place's text once, however often it comes.
-
-    Raises:
-        InvalidInput: a place that cannot be filled.
-    """
-    fields: dict[str, Any] = {"steps": answers}
-    if value is not None:
-        fields["input"] = value
-    if answers:
-        fields["previous"] = answers[-1]
-    pieces: list[str] = []
-    filled: dict[str, str] = {}
-    try:
-        for text, field, spec, conversion in _formatter.parse(prompt):
-            pieces.append(text)
-            if field is None:
-                continue
-            if "." in field or not field or spec or conversion:
-                rest = f"!{conversion}" * bool(conversion) + f":{spec}" * bool(spec)
-                raise ValueError(f"{{{field}{rest}}} is more than that")
-            if field not in filled:
-                filled[field] = format(_formatter.get_field(field, (), fields)[0], "")
-            pieces.append(filled[field])
-        return pieces
-    except (LookupError, ValueError, TypeError) as exc:
-        why = f"there is no {exc}" if isinstance(exc, KeyError) else str(exc)
-        raise InvalidInput(
-            f"Prompt {number} of agent {agent_name!r} cannot be filled in: {why}. "
-            "It may use {input}, {input[key]}, {previous} and {steps[N]} of an earlier prompt."
-        ) from None
-
-
-_formatter = string.Formatter()
 
 
 def as_json(value: Any, what: str) -> Any:

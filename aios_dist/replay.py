@@ -20,11 +20,11 @@ import msgspec
 
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
-from aios_dist.calls import LLMRequest, LLMResponse, Request, ToolRequest
+from aios_dist.calls import LLMResponse
 from aios_dist.commands import Gather, Leaf, Tool
 from aios_dist.errors import InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.jobs import Kind, Outcome, Step
-from aios_dist.requests import check_new, check_same, encoded
+from aios_dist.requests import brief, check_new, check_same, encoded
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -315,7 +315,7 @@ class Replay:
             check_same(command.request, check_new(command.request, data))
             self._admit(command, data)
             if known is not None:
-                self._diverge(number, f"{kind.value} {_brief(command.request)}")
+                self._diverge(number, f"{kind.value} {brief(command.request)}")
                 return -1
         if isinstance(command, Tool):
             command = command.within(branch.context.copy())
@@ -387,7 +387,7 @@ class Replay:
         journaled = "nothing"
         if number < len(self._journaled):
             step = self._journaled[number]
-            journaled = f"{step.kind.value} {_brief(step.request)}"
+            journaled = f"{step.kind.value} {brief(step.request)}"
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
             f"it asked for {now}. Between its awaits an agent must do the same each time it runs: put time, "
@@ -416,20 +416,3 @@ def _bare(error: BaseException) -> BaseException:
 
 def _at(error: BaseException, place: TracebackType | None) -> BaseException:
     return BaseException.with_traceback(error, place)  # whatever the user's class calls so
-
-
-def _brief(request: Request | None) -> str:
-    """The request in a few words, for the job's owner (the error goes into the journal, not into logs)."""
-    try:
-        if isinstance(request, ToolRequest):
-            text = f"{request.name}({', '.join(map(repr, request.args))})"
-        elif request is not None and not isinstance(request, LLMRequest):
-            text = repr(request)
-        elif request is not None:
-            asked = request.messages
-            text = repr(asked[-1].get("content", "")) if asked else "an empty conversation"
-        else:
-            text = "an unknown request"
-    except Exception:  # an object of the agent's
-        text = "a request that cannot be shown"
-    return text if len(text) <= 80 else text[:77] + "…"

@@ -116,3 +116,20 @@ def _odd(value: Any, at: str) -> str:
             if odd := _odd(entry, f"{at}[{place}]"):
                 return odd
     return ""
+
+
+def brief(request: Request | None) -> str:
+    """The request in a few words, for the job's owner (the error goes into the journal, not into logs)."""
+    try:
+        if isinstance(request, ToolRequest):
+            text = f"{request.name}({', '.join(map(repr, request.args))})"
+        elif request is not None and not isinstance(request, LLMRequest):
+            text = repr(request)
+        elif request is not None:
+            asked = request.messages
+            text = repr(asked[-1].get("content", "")) if asked else "an empty conversation"
+        else:
+            text = "an unknown request"
+    except Exception:  # an object of the agent's
+        text = "a request that cannot be shown"
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from aios_dist import policies
-from aios_dist.agents import Program, PromptsProgram, over_limit, program_of
+from aios_dist.agents import Program, PromptsProgram, program_of
 from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import Config
@@ -19,6 +19,7 @@ from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
 from aios_dist.replay import Asked, Replay
+from aios_dist.templates import over_limit
 
 TURNS_LANE = "turns"
 """Where tools and turns run: on workers that have the agents' code."""
