@@ -24,18 +24,11 @@ class Refused(InvalidInput):
 class _InTurn(threading.local):
     """A flag of the thread: a turn runs without a break, so nothing else can see it."""
 
-    _value = False
+    value = False
 
     def get(self) -> bool:
-        return self._value
-
-    def set(self, value: bool) -> bool:
-        """Set it; gives what it was, for :meth:`reset`."""
-        before, self._value = self._value, value
-        return before
-
-    def reset(self, before: bool) -> None:
-        self._value = before
+        """Whether a turn runs on this thread."""
+        return self.value
 
 
 in_turn = _InTurn()
@@ -48,7 +41,7 @@ class Command:
     __slots__ = ()
 
     def __await__(self) -> Generator[Command, Any, Any]:
-        if not in_turn.get():
+        if not in_turn.value:
             what = type(self).__name__.lower()
             raise RuntimeError(
                 f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."

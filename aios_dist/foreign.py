@@ -73,7 +73,7 @@ class Turn:
     __slots__ = ("_before", "_hooks", "_loop")
 
     def __enter__(self) -> None:
-        self._before = in_turn.set(True)
+        self._before, in_turn.value = in_turn.value, True
         self._loop = _running()
         self._hooks = _hooks()
         _run_on(_NO_LOOP)
@@ -84,7 +84,7 @@ class Turn:
         if _hooks() != self._hooks:
             _hook(*self._hooks)
         _run_on(self._loop)
-        in_turn.reset(self._before)
+        in_turn.value = self._before
 
 
 def refusal(error: BaseException) -> Refused | None:

@@ -11,7 +11,7 @@ import asyncio
 import copy
 import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context
 from types import TracebackType
 from typing import Any
@@ -21,8 +21,8 @@ import msgspec
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
 from aios_dist.calls import LLMResponse
-from aios_dist.commands import Gather, Leaf, Tool
-from aios_dist.errors import InvalidInput, ProgramChanged, StepError, UsageError, describe
+from aios_dist.commands import Gather, Leaf, Refused, Tool
+from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.jobs import Kind, Outcome, Step
 from aios_dist.requests import brief, check_new, check_same, encoded
 
@@ -45,7 +45,8 @@ def _at_once(close: Callable[[], None]) -> None:
 
 dispose: Callable[[Callable[[], None]], object] = _at_once
 """Called with the ``close`` of a program that was forgotten, on whatever thread forgot it. A worker puts
-another function here, which has users' ``finally`` blocks run on a turns' thread."""
+another function here, which has users' ``finally`` blocks run on a turns' thread. The garbage collector calls
+it in the middle of anything, so it takes no lock: ``queue.SimpleQueue.put`` does not, an executor does."""
 
 _held: dict[int, dict[_Branch, None]] = {}
 """The branches of every program that is not closed. A coroutine that is garbage runs its ``finally`` blocks
@@ -88,6 +89,30 @@ class _Dropped(BaseException):
     """Thrown into a program that is dropped: a GeneratorExit leaves behind what a ``finally`` awaits."""
 
 
+_KINDS = {kind.value: kind for kind in Kind}
+
+_AWAITS, _RETURNED, _RAISED = "awaits", "returned", "raised"
+
+
+def _stack() -> Generator[Any, tuple[Callable[..., Any], Callable[[Any], Any], Any], None]:
+    """Where coroutines go on from: is sent how to run which method with what, yields how that ended.
+
+    A function's frame keeps the frame that called it, and an exception that an agent keeps those of the
+    functions it came through: up to ours, with the program in them, which would never be garbage. A generator
+    that waits has no caller, so the chain ends here.
+    """
+    ended: list[Any] = [None]  # emptied as it yields: what waits here holds nothing
+    while True:
+        run, method, value = yield ended.pop()
+        try:
+            ended.append((_AWAITS, run(method, value)))
+        except StopIteration as stop:
+            ended.append((_RETURNED, stop.value))
+        except BaseException as error:
+            ended.append((_RAISED, error))
+        del run, method, value
+
+
 def _unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
     return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
 
@@ -119,6 +144,8 @@ class Replay:
         error: what it raised.
         closed: it was dropped; whoever wants to go on replays the journal.
         refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
+        encoded: new steps' requests as JSON, as they were when asked for, by number; whoever writes them
+            takes them out. The agent may have changed its own since.
     """
 
     def __init__(
@@ -143,6 +170,7 @@ class Replay:
         self.result: Any = None
         self.error: BaseException | None = None
         self.refused: UsageError | None = None
+        self.encoded: dict[int, bytes] = {}
         self._admit = admit
         self._passes = passes
         self._journaled = journaled
@@ -150,6 +178,8 @@ class Replay:
         self._runnable: deque[tuple[_Branch, Any]] = deque()
         self._broken: ProgramChanged | None = None
         self._running = False
+        self._stack = _stack()
+        next(self._stack)
         self._open: dict[_Branch, None] = {}  # begun and not ended, in the order of beginning
         _held[id(self)] = self._open
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
@@ -158,6 +188,9 @@ class Replay:
         with foreign.Turn():
             try:
                 coroutine = context.run(program)
+                if not isinstance(coroutine, Coroutine):
+                    what = type(coroutine).__name__
+                    raise InvalidInput(f"An agent is an async def; this one gave {what} and no coroutine.")
             except BaseException as error:
                 self._let_pass(error)
                 self._settle(None, _Raised(_without_us(error)))
@@ -268,19 +301,18 @@ class Replay:
 
     def _advance(self, branch: _Branch, answer: Any) -> None:
         """Run one branch to its next await, or to its end."""
-        run, coroutine = branch.context.run, branch.coroutine
+        run, coroutine, go_on = branch.context.run, branch.coroutine, self._stack.send
         while True:
-            try:
-                if isinstance(answer, _Raised):
-                    command = run(coroutine.throw, answer.error)
-                else:
-                    command = run(coroutine.send, answer)
-            except StopIteration as stop:
-                self._settle(branch, stop.value)
+            if isinstance(answer, _Raised):
+                how, command = go_on((run, coroutine.throw, answer.error))
+            else:
+                how, command = go_on((run, coroutine.send, answer))
+            if how is _RETURNED:
+                self._settle(branch, command)
                 return
-            except BaseException as error:
-                self._let_pass(error)
-                self._settle(branch, _Raised(_without_us(error)))
+            if how is _RAISED:
+                self._let_pass(command)
+                self._settle(branch, _Raised(_without_us(command)))
                 return
             if isinstance(command, Leaf):
                 try:
@@ -307,7 +339,7 @@ class Replay:
 
     def _ask(self, branch: _Branch, command: Leaf) -> int:
         data, mark = encoded(command)
-        kind, number = Kind(command.kind), len(self.asked)
+        kind, number = _KINDS[command.kind], len(self.asked)
         known = self._journaled[number] if number < len(self._journaled) else None
         if known is not None and (known.kind, known.digest) == (kind, mark):
             check_same(command.request, known.request)  # what was refused then never became a step
@@ -317,6 +349,7 @@ class Replay:
             if known is not None:
                 self._diverge(number, f"{kind.value} {brief(command.request)}")
                 return -1
+            self.encoded[number] = data
         if isinstance(command, Tool):
             command = command.within(branch.context.copy())
         self.asked.append(Asked(command=command, kind=kind, digest=mark))
@@ -361,6 +394,9 @@ class Replay:
 
     def _in_our_words(self, error: BaseException) -> BaseException:
         """A refusal is said in its own sentence, whoever made what of it on its way up."""
+        kind = type(error)
+        if issubclass(kind, AiosError) and not issubclass(kind, Refused):
+            return error  # a step's, even where it was asked for instead of what was refused
         try:
             refusal = foreign.refusal(error)
         except BaseException:  # an error class that cannot be looked at
@@ -404,7 +440,7 @@ def _own(answer: Any) -> Any:
 
 
 def _without_us(error: BaseException) -> BaseException:
-    """The error without our own frames, which hold the program: it would be garbage only in a circle."""
+    """The error without our own frame."""
     return _at(error, error.__traceback__.tb_next if error.__traceback__ is not None else None)
 
 

@@ -53,8 +53,10 @@ def check_new(request: Request, data: bytes) -> Request:
     Raises:
         InvalidInput: it will not, or its numbers are absurd.
     """
-    if isinstance(request, LLMRequest) and (odd := odd_option(request.max_tokens, request.temperature)):
-        raise InvalidInput(f"llm(): {odd}")
+    if isinstance(request, LLMRequest):
+        most, temperature = request.max_tokens, request.temperature
+        if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
+            raise InvalidInput(f"llm(): {odd}")
     try:
         _64_BITS.encode(request)  # knows no integers beyond, as other programs that read JSON
         read: Request = _READ[type(request)](data)

@@ -15,7 +15,7 @@ from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import Config
 from aios_dist.errors import ConfigError, InvalidInput, UnknownName, UsageError, describe
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
+from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode, packed
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
 from aios_dist.replay import Asked, Replay
@@ -96,10 +96,10 @@ class Catalog(msgspec.Struct, frozen=True):
         if isinstance(command, LLM):
             self.model_of(command)
 
-    def step(self, asked: Asked) -> NewStep:
-        """A step of the program in the journal's words."""
+    def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
+        """A step of the program in the journal's words; ``request`` where it is JSON already."""
         command = asked.command
-        data = encode(command.request)
+        data = encode(command.request) if request is None else packed(request)
         if isinstance(command, LLM):
             model = self.model_of(command)
             lane = self.models.get(model, "llm")
@@ -173,7 +173,9 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, serv
     if not replay.finished:
         try:
             steps = [
-                _ranked(catalog.step(asked), number, record, catalog, served)
+                _ranked(
+                    catalog.step(asked, replay.encoded.pop(number, None)), number, record, catalog, served
+                )
                 for number, asked in enumerate(replay.asked[first:], start=first)
             ]
             return Decision(version=replay.version, first=first, steps=steps)

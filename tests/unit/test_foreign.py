@@ -16,7 +16,7 @@ from aios_dist import turns
 from aios_dist.agents import as_json
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import gather, llm
-from aios_dist.errors import InvalidInput
+from aios_dist.errors import InvalidInput, RateLimited
 from aios_dist.jobs import Outcome
 from aios_dist.replay import Replay
 
@@ -344,6 +344,20 @@ def test_what_an_agent_caught_and_went_on_from_is_not_its_end() -> None:
         raise KeyError("mine")
 
     assert isinstance(Replay(body).error, KeyError)
+
+
+@pytest.mark.parametrize("instead", [llm("b"), llm("b", max_tokens=-1)], ids=["fails", "is refused"])
+def test_a_step_asked_for_instead_fails_with_its_own_error(instead: Any) -> None:
+    async def body() -> None:
+        try:
+            await anyio.sleep(1)
+        except Exception:
+            await instead
+
+    replay = Replay(body)
+    if not replay.finished:
+        replay.deliver(0, Outcome.failed(RateLimited("slow down")))
+    assert str(replay.error).startswith(("slow down", "llm(): max_tokens"))
 
 
 def test_errors_of_an_agents_own_stay_its_own() -> None:

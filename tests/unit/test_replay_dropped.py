@@ -96,6 +96,21 @@ def test_a_program_that_has_ended_needs_no_thread(given: list[Callable[[], None]
     assert not given
 
 
+def test_errors_that_an_agent_keeps_do_not_keep_the_program(given: list[Callable[[], None]]) -> None:
+    async def keeps() -> None:
+        kept = await gather(part("a"), return_exceptions=True)
+        await llm(str(kept))
+
+    replay = Replay(keeps)
+    replay.deliver(0, Outcome.failed(RateLimited("x")))
+    gc.disable()
+    try:
+        del replay
+        assert len(given) == 1, "forgotten at once: it is in no circle"
+    finally:
+        gc.enable()
+
+
 def test_without_a_thread_it_is_closed_at_once() -> None:
     CLOSED_ON.clear()
     Replay(body)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aios_dist import turns
+from aios_dist import policies, turns
 from aios_dist.agents import agent
-from aios_dist.calls import LLMResponse
+from aios_dist.calls import LLMRequest, LLMResponse
 from aios_dist.commands import gather, in_turn, llm, tool
 from aios_dist.errors import InvalidInput, StepError, ToolError
 from aios_dist.jobs import JobRecord, JobState, Outcome, decode
@@ -131,7 +131,7 @@ def test_a_stop_iteration_is_not_an_end_without_a_result() -> None:
 
 def test_what_is_no_coroutine_fails_the_job() -> None:
     replay = Replay(lambda: 5)  # type: ignore[arg-type,return-value]
-    assert "send" in failed_with(replay)["message"]
+    assert failed_with(replay)["message"] == "An agent is an async def; this one gave int and no coroutine."
     replay.close()
 
 
@@ -258,7 +258,7 @@ def test_an_input_too_deep_to_be_copied_fails_the_job() -> None:
 # What a turn decides ----------------------------------------------------------------------------------------
 
 
-def test_a_request_that_changed_after_it_was_asked_and_cannot_be_written_fails_the_job() -> None:
+def test_a_request_is_written_as_it_was_when_it_was_asked_for() -> None:
     content: list[Any] = ["a"]
 
     async def body() -> None:
@@ -268,9 +268,25 @@ def test_a_request_that_changed_after_it_was_asked_and_cannot_be_written_fails_t
         await gather(llm(messages=[{"role": "user", "content": content}]), spoil())
 
     replay = turns.start(body, CATALOG)
+    (step,) = turns.decide(replay, RECORD, CATALOG, first=0).steps
+    assert decode(step.step.request, LLMRequest).messages == [{"role": "user", "content": ["a"]}]
+    assert step.step.digest == replay.asked[0].digest
+    assert replay.encoded == {}, "and then not kept"
+    replay.close()
+
+
+def test_what_cannot_be_written_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        await llm("a")
+
+    def broken(name: str) -> Any:
+        raise ZeroDivisionError("in a policy")
+
+    monkeypatch.setattr(policies, "find", broken)
+    replay = turns.start(body, CATALOG)
     error = failed_with_first(replay)
     assert error["type"] == "InvalidInput"
-    assert error["message"].startswith("What the agent asked for cannot be written: TypeError")
+    assert error["message"] == "What the agent asked for cannot be written: ZeroDivisionError: in a policy."
     assert replay.finished, "nobody keeps it for another turn"
     replay.close()
 
