@@ -187,7 +187,7 @@ class Replay:
         context = Context()
         with foreign.Turn():
             try:
-                coroutine = context.run(program)
+                coroutine: Any = context.run(program)
                 if not isinstance(coroutine, Coroutine):
                     what = type(coroutine).__name__
                     raise InvalidInput(f"An agent is an async def; this one gave {what} and no coroutine.")
