@@ -74,8 +74,8 @@ class FleetUnavailable(AiosError):
 
 
 class JournalError(AiosError):
-    """A write to the journal stopped in its middle. What it left is put right, at once or by the reconciler: look what
-    is there, and ask again."""
+    """A write to the journal stopped in its middle. What it left is put right, at once or by the reconciler: look
+    what is there, and ask again."""
 
 
 class JobError(AiosError):
@@ -189,7 +189,7 @@ class BudgetReached(StepError):
 
 
 class JournalDamaged(StepError):
-    """What Redis holds of the job cannot be read, or a verb stopped in its middle; what it left is put right."""
+    """What Redis holds of the job cannot be read: a record that is not one of ours, or is damaged."""
 
 
 class ProgramChanged(StepError):

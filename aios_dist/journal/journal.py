@@ -110,7 +110,8 @@ class Journal(Reading, Ordering):
             models, agents: what the worker can serve; None: everything. The rest waits for those who can.
 
         Returns:
-            The claim. Its ``tickets`` are to be published: a job whose budget was used up may have made way for another.
+            The claim. Its ``tickets`` are to be published: a job whose budget was used up may have made way for
+            another.
         """
         flat, why, *got = await self._run(
             "claim",
@@ -193,8 +194,8 @@ class Journal(Reading, Ordering):
     async def advance(
         self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
     ) -> Advance:
-        """Write what a turn decided, where it ran apart from a commit; ``token`` of the turn's own claim, if it
-        has one. See ``advance.lua`` for the answers."""
+        """Write what a turn decided, where it ran apart from a commit; ``token`` of the turn's own claim, if
+        it has one. See ``advance.lua`` for the answers."""
         got = await self._run(
             "advance",
             *then,
@@ -256,8 +257,8 @@ class Journal(Reading, Ordering):
         return {lease.decode() for lease in lost}
 
     async def regain(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Leases that are not there any more, taken up again where nobody has taken the step since; the rest of the
-        claims, which are lost."""
+        """Leases that are not there any more, taken up again where nobody has taken the step since; the rest of
+        the claims, which are lost."""
         lost = await self._run(
             "regain",
             claims=[
@@ -308,8 +309,8 @@ class Journal(Reading, Ordering):
 
         Args:
             job: its id.
-            basis, undone: where the caller has replayed the program: what it had seen, and the steps whose failure it
-                has not gone on from; None lets a worker find out.
+            basis, undone: where the caller has replayed the program: what it had seen, and the steps whose
+                failure it has not gone on from; None lets a worker find out.
             deadline: seconds from now, of a job that has one.
 
         Returns:
@@ -375,7 +376,7 @@ class Journal(Reading, Ordering):
         return Reaped(moved, counts, astray, cursor_.decode(), int(next_us) / 1e6 or None, _pairs(broken))
 
     async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
-        """Put right what broken verbs have left, and a page of the open jobs; what cannot be read is set aside."""
+        """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
         found, next_, count = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
         return Walked(_pairs(found), next_.decode(), count)
 

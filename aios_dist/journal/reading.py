@@ -128,8 +128,8 @@ class Reading(Access):
             record = unpack_record(facts[b"rec"])
         except (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError) as exc:
             raise JournalError(
-                f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
-                "sets it aside, and `aios-dist doctor` says so."
+                f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the "
+                "reconciler sets it aside, and `aios-dist doctor` says so."
             ) from None
         return History(
             view,
