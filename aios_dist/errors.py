@@ -74,8 +74,8 @@ class FleetUnavailable(AiosError):
 
 
 class JournalError(AiosError):
-    """A write to the journal stopped in its middle. What it left is put right, at once or by the reconciler: look
-    what is there, and ask again."""
+    """A write to the journal stopped in its middle. What it left is put right, at once or by the reconciler:
+    look what is there, and ask again."""
 
 
 class JobError(AiosError):

@@ -164,15 +164,15 @@ class AsyncJob:
         Args:
             name: of the signal.
             value: a JSON value, of ``prompt_limit`` bytes at the most.
-            id: of this sending; sent again under the same one it is the same signal, not the next one's answer.
+            id: of this sending; sent again under the same one it is the same signal, not an answer more.
 
         Returns:
             False when the job has ended.
 
         Raises:
             UnknownName: no such job.
-            InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps too
-                many signals of the name that it has not waited for.
+            InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps
+                too many signals of the name that it has not waited for.
         """
         for what, given in (("Signal name", name), ("Signal id", id)):
             if given is not None and not (isinstance(given, str) and NAME.fullmatch(given)):
@@ -198,7 +198,7 @@ class AsyncJob:
     async def retry(self) -> bool:
         """A job that failed or was cancelled goes on from where it failed; what is answered stays answered.
 
-        Run again are, once, all steps whose failure the program has not gone on from; its deadline counts anew.
+        Run again, once, are the steps whose failure its program has not gone on from. A deadline counts anew.
 
         Returns:
             True when it runs now.

@@ -151,7 +151,7 @@ class Replay:
     Attributes:
         asked: every step that was asked for so far.
         version: how many outcomes were delivered.
-        basis: what it has seen, as the journal calls it; whoever feeds it with the journal's outcomes says it.
+        basis: what it has seen, as the journal calls it; whoever feeds it with outcomes says it.
         finished: the program returned or raised.
         result: what it returned, as JSON gives it back.
         error: what it raised.

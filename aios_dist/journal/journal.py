@@ -110,7 +110,7 @@ class Journal(Reading, Ordering):
             models, agents: what the worker can serve; None: everything. The rest waits for those who can.
 
         Returns:
-            The claim. Its ``tickets`` are to be published: a job whose budget was used up may have made way for
+            The claim. Its ``tickets`` are to be published: a job whose budget is used up may have made way for
             another.
         """
         flat, why, *got = await self._run(
@@ -257,7 +257,7 @@ class Journal(Reading, Ordering):
         return {lease.decode() for lease in lost}
 
     async def regain(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Leases that are not there any more, taken up again where nobody has taken the step since; the rest of
+        """Leases that are not there any more, taken up again where nobody has the step; what remains of
         the claims, which are lost."""
         lost = await self._run(
             "regain",

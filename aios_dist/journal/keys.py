@@ -18,7 +18,7 @@ an agent that waits for a human for a month must not expire under him."""
 
 
 FORMAT = 2
-"""The journal's format. It stands in the prefix: releases with another one see nothing of it, and break nothing."""
+"""The journal's format. It stands in the prefix: others see nothing of it, and break nothing."""
 
 
 def prefix(fleet: str) -> str:

@@ -108,7 +108,7 @@ class Ordering(Access):
         weight: float | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        """What a tenant may spend on a day and gets of lanes, set by hand; 0: no limit, None leaves each as it is."""
+        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None leaves each as it is."""
         rules = TenantRules(tokens_per_day, money_per_day, weight, max_in_flight)
         await self.say(Said(tenants={tenant: rules}), "hand")
 
@@ -117,7 +117,7 @@ class Ordering(Access):
 
         Args:
             said: of models, tenants and lanes.
-            source: ``file`` counts only where aios.toml says something new: what a hand has set stays till then.
+            source: ``file`` counts only where aios.toml says something new: what a hand set stays till then.
         """
         caps = {
             f"@{name}": Limits(in_flight=t.max_in_flight)
