@@ -35,7 +35,7 @@ def main() -> int:
         while (runs < given.runs) if given.runs else time.monotonic() - began < given.seconds:
             fleet = Fleet(server.url, f"d{runs}", changes)
             driver = Driver(fleet, random.Random(given.seed + runs))
-            driver.reuse = not given.no_reuse
+            driver.reuse = driver.rollback = not given.no_reuse
             try:
                 for _ in range(given.moves):
                     driver.move()

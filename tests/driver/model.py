@@ -339,6 +339,7 @@ class Model:
         self.turn_over(holder, id)
         if decision.first == len(job.steps):
             self.apply(id, decision)
+        job.unseen = False  # else somebody else has written that turn
         return "advanced"
 
     def release(self, holder: int, id: str, step: str, *, failed: bool, to: tuple[str, str] | None) -> bool:
