@@ -246,7 +246,7 @@ def of_a_plan(seen: Seen, id: str, fields: dict[str, bytes]) -> Iterator[str]:
     def begun(child: str) -> bool:
         if child[0] == "j":
             job = seen.jobs.get(child[1:])
-            return job is None or job.state != "waiting"
+            return job is None or job.state != "waiting" or job.text("pl") != id
         return nodes[child[1:]][4] > 0 or left(child)
 
     def children(i: str) -> list[str]:
@@ -282,7 +282,7 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
     """
     for id, was in before.jobs.items():
         now = after.jobs.get(id)
-        if now is None or id in again:
+        if now is None or now is was or id in again:
             continue
         if now.state not in JOB_PATHS[was.state]:
             yield f"{id} was {was.state} and is {now.state}"

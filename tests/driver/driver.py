@@ -26,7 +26,7 @@ from aios_dist.policies import Rank
 from tests.driver.checks import between, wrong
 from tests.driver.model import Model, differences
 from tests.driver.patched import Change, journal
-from tests.driver.seen import CLOCK, DUMP, ENDED, FAIL, OPEN, TURN, Seen, lease_of
+from tests.driver.seen import CLOCK, DUMP, ENDED, FAIL, OPEN, TURN, JobSeen, Seen, lease_of
 
 EPOCH = 1_767_000_000_000_000
 DAY = 86_400_000_000
@@ -74,6 +74,7 @@ class Fleet:
         self.now = EPOCH
         self.last_end = "0-0"
         self._dump = self.client.register_script(DUMP)
+        self._seen: Seen | None = None
 
     async def _open(self, changes: list[Change]) -> Journal:
         return journal(self.config, changes)
@@ -81,7 +82,7 @@ class Fleet:
     def run(self, verb: Any) -> Any:
         """Run a verb to its end, at the fleet's time."""
         self.client.set(self.prefix + CLOCK, self.now)
-        return self.runner.run(verb)
+        return self.runner.get_loop().run_until_complete(verb)
 
     def fail_behind(self, writes: int) -> None:
         """The next verb ends with an error behind so many writes; 0: none does."""
@@ -89,14 +90,24 @@ class Fleet:
 
     def look(self) -> Seen:
         """All of it, as it is now."""
-        seen = Seen(self._dump(args=[self.prefix, self.last_end]), self.prefix)
+        seen = self.look_without_ends()
         if seen.ends:
             self.last_end = seen.ends[-1][0]
         return seen
 
     def look_without_ends(self) -> Seen:
         """The same, and the stream of ends is still to be read."""
-        return Seen(self._dump(args=[self.prefix, self.last_end]), self.prefix)
+        self._seen = Seen(self._dump(args=[self.prefix, self.last_end]), self.prefix, self._seen)
+        return self._seen
+
+    def job(self, id: str) -> JobSeen:
+        """One job, as it is now."""
+        found = self.client.hgetall(f"{self.prefix}job:{id}")
+        return JobSeen([part for pair in found.items() for part in pair])
+
+    def forget_outage(self) -> None:
+        """Nobody was away for long: ended leases are taken at once (docs/how-it-runs.md, 9)."""
+        self.client.delete(self.prefix + "beat")
 
     def due(self) -> set[str]:
         """Jobs whose turn is due."""
@@ -288,7 +299,11 @@ class Driver:
             return RankedStep(NewStep(kind, "turns", request, "d" * 24, "tool"))
         if kind == Kind.SLEEP:
             return RankedStep(NewStep(kind, "turns", request, "d" * 24, "s", after=R.choice([0.5, 30.0])))
-        return RankedStep(NewStep(kind, "turns", request, "d" * 24, R.choice(SIGNALS)))
+        return self._signal(R.choice(SIGNALS))
+
+    def _signal(self, name: str) -> RankedStep:
+        self.texts += 1
+        return RankedStep(NewStep(Kind.SIGNAL, "turns", b"j%d" % self.texts, "d" * 24, name))
 
     def newborn(self) -> NewJob:
         """A job that nobody has submitted yet."""
@@ -330,6 +345,8 @@ class Driver:
             if first + count == version:  # everything is answered: a program asks for more, or ends
                 count = 1
             made = Decision(version, first, self.steps(count))
+            if (early := [name for name, n in job.kept.items() if n]) and R.random() < 0.4:
+                made.steps.append(self._signal(early[0]))
         self.decided[id] = made
         return made
 
@@ -473,7 +490,7 @@ class Driver:
             return
         self.expect(status, "running")
         self.again.add(id)
-        heads = self.fleet.look_without_ends().jobs[id].heads
+        heads = self.fleet.job(id).heads
         failed = {n for n, s in enumerate(job.steps) if s.state == "failed"}
         undone = {n for n in failed if heads[str(n)].state != "failed"}
         self.say(f"retry {id}: runs {sorted(undone)} again")
@@ -563,7 +580,7 @@ class Driver:
         if (claim.version, claim.record.tenant, claim.tries) != (job.written, job.tenant, s.tries):
             raise self.broken([f"claimed {claim}, the job has {job.written} outcomes, the step {s}"])
         self._judge(before, after, claim, job)
-        s.state, s.holder, s.attempt = "leased", got.number, s.attempt + 1
+        s.state, s.holder, s.attempt, s.given_back = "leased", got.number, s.attempt + 1, False
         self.held.append(got)
         return got
 
@@ -697,7 +714,7 @@ class Driver:
             status = self.run(send_commit(self.journal, claim, outcome, ok, usage, decision, here))
             self.expect(status, want)
             if want in ("advanced", "turn", "ended", "paused"):
-                h = self.fleet.look_without_ends().jobs[claim.job].heads[claim.step]
+                h = self.fleet.job(claim.job).heads[claim.step]
                 if llm:
                     spent = int(h.ended) - int(h.started) if h.started else 0
                     self.expected_us[claim.job] = self.expected_us.get(claim.job, 0) + max(0, spent)
@@ -760,6 +777,9 @@ class Driver:
         self.fleet.score("leases", [got.claim.lease])
         self.dead.append(got)
         del self.dead[:-15]
+        if self.random.random() < 0.6:
+            self.look()
+            self.reap()
 
     def stall(self) -> None:
         """A lease ends, and its worker does not know."""
@@ -798,9 +818,8 @@ class Driver:
             elif s is not None and s.state == "leased":
                 self.expect_lost(claim, claim.lease in lost, False)
             elif claim.lease not in lost:  # it had ended; nobody has taken the step since
-                h = before.jobs[claim.job].heads[claim.step]
                 waits = places.get(f"{claim.job}/{claim.step}", [("", "")])[0][0]
-                if not h.started or waits not in ("ready", "stray") or s is None:
+                if s is None or s.given_back or waits not in ("ready", "stray"):
                     raise self.broken([f"renewed {claim.lease}, which was given back and waits in {waits}"])
                 s.state, s.lost = "leased", max(0, s.lost - 1)
 
@@ -947,8 +966,9 @@ class Driver:
         else:
             left = {id: job for id, job in self.model.jobs.items() if job.state in OPEN}
             raise self.broken([f"these do not end: {left}"])
-        for _ in range(12):
+        for _ in range(3):
             self.fleet.now += 70_000_000
+            self.fleet.forget_outage()
             self.fleet.score("leases", self.seen.one["leases"])
             self.look()
             self.reap()
@@ -988,7 +1008,7 @@ class Driver:
 
 WEIGHTS = {
     "submit": 9, "plan": 3, "extend": 2, "claim": 20, "work": 22, "go_on": 4, "give_back": 9, "die": 4,
-    "stall": 2.5, "late": 4, "renew": 4, "reap": 9, "ring": 6, "pass_time": 4, "strays": 2.5, "cancel": 1,
+    "stall": 2.5, "late": 4, "renew": 5, "reap": 9, "ring": 6, "pass_time": 4, "strays": 2.5, "cancel": 1,
     "pause": 3, "resume": 3, "signal": 5, "rerank": 3, "retry": 2.5, "fork": 1.5, "lane": 1.5, "limits": 1.5,
     "tenant": 1.5, "expire": 4, "save": 1, "restore": 1.5,
 }  # fmt: skip

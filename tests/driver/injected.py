@@ -154,7 +154,7 @@ class Injector:
                     claim = fleet.run(fleet.journal.claim(lane, "wz"))
                     if claim is None:
                         break
-                    job = fleet.look().jobs[claim.job]
+                    job = fleet.job(claim.job)
                     if f"o{claim.step}" in job.fields:
                         yield f"{claim.lease} is answered and was called again"
                         return
@@ -172,8 +172,9 @@ class Injector:
         for claimed, times in called.items():
             if times > 1:
                 yield f"{claimed} was claimed {times} times"
-        for _ in range(14):
+        for _ in range(3):
             fleet.now += 70_000_000
+            fleet.forget_outage()
             fleet.score("leases", fleet.look().one["leases"])
             self._reconcile()
         now = fleet.look()

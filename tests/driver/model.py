@@ -32,6 +32,7 @@ class StepOf:
     lost: int = 0
     tries: int = 0
     order: int = 0
+    given_back: bool = False
     first: tuple[str, str] | None = None  # lane and model before it went to another one
 
 
@@ -348,6 +349,7 @@ class Model:
         if job is None or s is None or s.state != "leased" or s.holder != holder:
             return False
         s.tries += failed
+        s.given_back = True
         if to is not None:
             s.first = s.first or (s.lane, s.label)
             (s.label, s.lane), s.tries = to, 0

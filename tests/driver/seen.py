@@ -5,6 +5,7 @@ Where a head's entries stand and how a lease is named is written here and nowher
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from typing import Any, NamedTuple
 
@@ -16,29 +17,34 @@ TURN = "t"
 CLOCK = "testclock"
 FAIL = "testfail"
 
-HEAD = (
-    *("kind", "lane", "state", "attempt", "base", "since", "rank", "ready", "started", "ended", "order"),
-    *("worker", "digest", "label", "lost", "tries", "est", "after", "counted", "level", "group", "policy"),
-    *("cost", "charged", "capped"),
-)
-"""docs/redis.md, "The head of a step": the entries in their order."""
+class Head(NamedTuple):
+    """A step's head: docs/redis.md, "The head of a step", the entries in their order."""
 
-
-class Head:
-    """A step's head, its entries by name."""
-
-    __slots__ = ("_array",)
-
-    def __init__(self, packed: bytes) -> None:
-        self._array = msgspec.msgpack.decode(packed)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._array[HEAD.index(name)]
-        except ValueError:
-            raise AttributeError(name) from None
-        except IndexError:  # an older, shorter head
-            return 0
+    kind: str
+    lane: str
+    state: str
+    attempt: int
+    base: float
+    since: int
+    rank: float
+    ready: int
+    started: int
+    ended: int
+    order: int
+    worker: str
+    digest: str
+    label: str
+    lost: int
+    tries: int
+    est: int
+    after: int
+    counted: int
+    level: float
+    group: str
+    policy: str
+    cost: int
+    charged: int
+    capped: int
 
     def lease(self, job: str, step: str) -> str:
         """What its lease is called while it is held."""
@@ -46,6 +52,13 @@ class Head:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.label} on {self.lane}: {self.state} #{self.attempt}>"
+
+
+@functools.lru_cache(maxsize=20_000)
+def unpack(packed: bytes) -> Head:
+    """A head from what the hash holds."""
+    entries = msgspec.msgpack.decode(packed)
+    return Head._make((entries + [0] * len(Head._fields))[: len(Head._fields)])
 
 
 class Lease(NamedTuple):
@@ -66,10 +79,11 @@ def lease_of(name: str) -> Lease:
 class JobSeen:
     """One job's hash."""
 
-    def __init__(self, fields: dict[str, bytes]) -> None:
-        self.fields = fields
+    def __init__(self, flat: list[bytes]) -> None:
+        self.flat = flat
+        self.fields = fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
         self.heads = {
-            f[1:]: Head(v)
+            f[1:]: unpack(v)
             for f, v in fields.items()
             if f == "ht" or (f[0] == "h" and f[1:].isdigit())
         }
@@ -119,7 +133,7 @@ class Seen:
     likewise; ``one`` are those without a name (``leases``); ``ends`` the entries of the stream since last time.
     """
 
-    def __init__(self, dump: list[Any], prefix: str) -> None:
+    def __init__(self, dump: list[Any], prefix: str, before: Seen | None = None) -> None:
         self.jobs: dict[str, JobSeen] = {}
         self.plans: dict[str, dict[str, bytes]] = {}
         self.events: dict[str, list[bytes]] = {}
@@ -134,11 +148,12 @@ class Seen:
             key = raw.decode()[len(prefix) :]
             first, _, name = key.partition(":")
             self.ttl[key] = ttl
-            if kind == b"hash":
+            if kind == b"hash" and first == "job":
+                known = before.jobs.get(name) if before else None
+                self.jobs[name] = known if known and known.flat == value else JobSeen(value)
+            elif kind == b"hash":
                 fields = {k.decode(): v for k, v in zip(value[::2], value[1::2], strict=True)}
-                if first == "job":
-                    self.jobs[name] = JobSeen(fields)
-                elif first == "plan":
+                if first == "plan":
                     self.plans[name] = fields
                 else:
                     self.hashes[first][name] = fields
