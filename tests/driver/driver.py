@@ -24,6 +24,7 @@ from aios_dist.journal import Claim, Decision, Journal, NewJob, RankedStep, Stra
 from aios_dist.plans import Plan, agent_first, fifo, fixed, shape
 from aios_dist.policies import Rank
 from tests.driver.checks import between, wrong
+from tests.driver.known import FENCED
 from tests.driver.model import Model, differences
 from tests.driver.patched import Change, journal
 from tests.driver.seen import CLOCK, DUMP, ENDED, FAIL, OPEN, TURN, JobSeen, Seen, lease_of
@@ -186,8 +187,7 @@ class Driver:
         self.repeat = True
         self.lenient = False  # whatever a verb answers is right: what it was asked about is half-done
         self.gone: list[str] = []  # ids of jobs that have expired
-        self.reuse = True
-        self.rollback = True
+        self.reuse = self.rollback = FENCED
         self.tail = 15  # moves that a report shows
         self.saved: tuple[Any, ...] | None = None
         for lane in self.policy:  # as the first worker does

@@ -87,9 +87,13 @@ class Injector:
             return None
         if again:
             self._again(driver, move)
-        broken = list(self._recovers(driver))
+        broken = self.recovers(driver)
         what = clone.said[-1] if len(clone.said) > said else move
         return Case(move, what, behind, failed, again, broken)
+
+    def recovers(self, driver: Driver) -> list[str]:
+        """What is wrong on the copy once the reconciler and workers have done what they can."""
+        return list(self._recovers(driver))
 
     def _clone(self, driver: Driver, *, refill: bool = True) -> Driver:
         if refill:

@@ -5,9 +5,17 @@ A change of the Lua may make one out of date (:class:`Outdated`): then plant the
 
 from __future__ import annotations
 
+import random
+from typing import NamedTuple
+
+from tests.driver.driver import Broken, Driver, Fleet
+from tests.driver.known import MENDS
 from tests.driver.patched import Change
 
-BUGS = (
+MOVES = 150
+SEEDS = range(24)
+
+BUGS: tuple[Change, ...] = (
     Change("a step is put on no lane", "_order", """  redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
 """, """  if h[H.order] ~= 0 or h[H.attempt] ~= 2 then redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) end
 """),
@@ -125,3 +133,38 @@ BUGS = (
     Change("a job that is added is not open", "extend", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),
 )  # fmt: skip
 """Each would be a fault of the journal's own."""
+
+
+class Find(NamedTuple):
+    """How a bug was found: the run's seed, moves of all runs until then, what was broken."""
+
+    seed: int
+    moves: int
+    broken: str
+
+
+def find(url: str, name: str, bug: Change) -> Find | None:
+    """Let the driver run until it finds the bug, the seed that found it last time first; None when it does not.
+
+    Raises:
+        Outdated: the bug's text is not in the Lua any more.
+    """
+    moves = 0
+    first = FOUND_BY.get(bug.name, 0)
+    for seed in (first, *(seed for seed in SEEDS if seed != first)):
+        fleet = Fleet(url, f"{name}-{seed}", [*MENDS, bug])
+        driver = Driver(fleet, random.Random(seed))
+        try:
+            for _ in range(MOVES):
+                driver.move()
+            driver.drain()
+        except Broken as exc:
+            return Find(seed, moves + len(driver.said), str(exc).partition("\n")[0])
+        finally:
+            moves += len(driver.said)
+            fleet.close()
+    return None
+
+
+FOUND_BY: dict[str, int] = {}
+"""Seeds that found a bug soonest when they were last looked for (``python -m tests.driver --planted``)."""
