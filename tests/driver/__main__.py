@@ -1,7 +1,8 @@
 """``python -m tests.driver``: the journal's verbs in any order, against the design, for as long as you like.
 
-Without more it drives the journal, a run after the other, each with the next seed. ``--planted`` looks whether each
-planted bug is found, ``--injected`` breaks every verb behind each of its writes. Exit code 1 when something is broken.
+Without more it drives the journal, a run after the other, each with the next seed. ``--planted`` looks
+whether each planted bug is found, ``--injected`` breaks verbs behind each of their writes. Exit code 1 when
+something is broken.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import time
 from collections import Counter
 
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
-from tests.driver.driver import Broken, Driver, Fleet
+from tests.driver.core import Broken
+from tests.driver.driver import Driver
+from tests.driver.fleet import Fleet
 from tests.driver.injected import Injector, inject
 from tests.driver.known import MENDS
 from tests.driver.patched import Outdated

@@ -1,4 +1,4 @@
-"""What must hold between any two verbs, whatever came before (design, section 3; docs/how-it-runs, docs/redis).
+"""What must hold between any two verbs, whatever came before (design, section 3; docs/how-it-runs.md).
 
 Each function looks at one :class:`Seen` and names what is wrong with it; none knows the verbs.
 """
@@ -101,7 +101,7 @@ def fits(state: str, step: str, h: Head) -> bool:
 
 
 def of_places(seen: Seen) -> Iterator[str]:
-    """Every ready step waits in exactly one place, which fits it; a sleep on its timer; nothing else anywhere."""
+    """Every ready step waits in exactly one place, which fits it; a sleep on its timer; nothing else does."""
     places = seen.places()
     for id, job in seen.jobs.items():
         for step, h in job.heads.items():
@@ -186,9 +186,11 @@ def of_leases(seen: Seen) -> Iterator[str]:
 
 
 def of_models(seen: Seen) -> Iterator[str]:
-    """In flight is what is leased and counts; a window's sum is its entries'; something lets in what is held."""
+    """In flight is what is leased and counts; a window's sum is its entries'; what is held is let in."""
     counted: dict[str, set[str]] = defaultdict(set)
-    moved: set[str] = set()  # models and tenants of which a step waits on a lane: its claim lets the others in
+    moved: set[str] = (
+        set()
+    )  # models and tenants of which a step waits on a lane: its claim lets the others in
     places = seen.places()
     for id, job in seen.jobs.items():
         for step, h in job.heads.items():

@@ -1,9 +1,10 @@
 """Errors behind every write of every verb: half of it is done, and the reconciler alone puts it right.
 
-A driver makes a journal. Before one of its moves the journal is copied; on the copy the move's verb ends with an
-error behind its k-th write, for k = 1, 2, 3 … until it gets through. Then either nobody asks again (the caller
-died) or the same is sent again; from there on only the reconciler, workers that claim and people who let paused
-jobs go on are at work. All must be in order again, every job ends, and nothing that is answered is called again.
+A driver makes a journal. Before one of its moves the journal is copied; on the copy the move's verb ends with
+an error behind its k-th write, for k = 1, 2, 3 … until it gets through. Then either nobody asks again (the
+caller died) or the same is sent again; from there on only the reconciler, workers that claim and people who
+let paused jobs go on are at work. All must be in order again, every job ends, and nothing that is answered is
+called again.
 """
 
 from __future__ import annotations
@@ -18,20 +19,12 @@ from aios_dist.agents import Budget
 from aios_dist.jobs import JobState
 from aios_dist.journal import Decision
 from tests.driver.checks import wrong
-from tests.driver.driver import (
-    LANES,
-    TENANTS,
-    Broken,
-    Driver,
-    Fleet,
-    reconcile,
-    says,
-    send_advance,
-    send_commit,
-    send_signal,
-)
+from tests.driver.core import TENANTS, Broken
+from tests.driver.driver import Driver
+from tests.driver.fleet import Fleet
 from tests.driver.patched import Change
 from tests.driver.seen import OPEN, Seen
+from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal
 
 ROUNDS = 60
 """Of workers and reconciler, in which all must have ended."""

@@ -3,6 +3,8 @@
 Each that is mended in the Lua goes from here (its text is not found any more, and the tests say so). Empty is right.
 """
 
+# ruff: noqa: E501 (lines of Lua, as they stand)
+
 from __future__ import annotations
 
 from tests.driver.patched import Change

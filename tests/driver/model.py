@@ -62,7 +62,6 @@ class JobOf:
         spent = self.tokens[0] + self.tokens[1]
         return (tokens is not None and spent >= tokens) or (micros is not None and self.tokens[3] >= micros)
 
-
     def in_flight(self) -> bool:
         """A worker is at one of its steps, or was when it ended."""
         return any(step.state == "leased" for step in [*self.steps, self.turn])
@@ -185,7 +184,7 @@ class Model:
                 self.count(plan, number, self.jobs[member].state != "done")
 
     def admit(self, id: str) -> bool:
-        """The job's turn in its plan has come. True when it has ended with that, or had ended or left before."""
+        """The job's turn in its plan has come. True when it ends with that, or had ended or left before."""
         job = self.jobs[id]
         if job.state != "waiting":
             return True
@@ -267,7 +266,9 @@ class Model:
             self.end_plan(plan)
 
     def _add(self, new: NewJob, plan: str, node: int) -> None:
-        job = JobOf(new.record.tenant, new.record.agent, "waiting" if plan else "running", plan=plan, node=node)
+        job = JobOf(
+            new.record.tenant, new.record.agent, "waiting" if plan else "running", plan=plan, node=node
+        )
         if new.budget is not None:
             money = new.budget.money
             micros = None if money is None else round(money * 1e6)
@@ -459,7 +460,7 @@ def differences(model: Model, seen: Any, ends: list[tuple[str, str, str]]) -> li
     for id, job in model.jobs.items():
         if id in seen.jobs:
             wrong += _of_a_job(id, job, seen)
-    for plan, nodes in model.plans.items():
+    for plan in model.plans:
         if plan in seen.plans and seen.plans[plan]["st"].decode() != model.plan_state(plan):
             wrong.append(f"plan {plan} is {seen.plans[plan]['st']!r}, by the model {model.plan_state(plan)}")
     if sorted(ends) != sorted(model.ended):

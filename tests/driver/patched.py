@@ -1,4 +1,4 @@
-"""The journal with its Lua changed in memory: a clock that the test moves, planted bugs, errors at a write."""
+"""The journal with its Lua changed in memory: a clock that the test moves, planted bugs, errors at writes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from aios_dist.journal import Journal, scripts
 from aios_dist.journal.scripts import Script
 from tests.driver.seen import CLOCK, FAIL
 
-# In front of every verb. Redis' clock is a key that the driver sets, so that a run repeats exactly and an hour
-# passes at once. With FAIL set to k the verb ends with an error behind its k-th write.
+# In front of every verb. Redis' clock is a key that the driver sets, so that a run repeats exactly and an
+# hour passes at once. With FAIL set to k the verb ends with an error behind its k-th write.
 PRELUDE = f"""
 local real = redis
 local planted = {{ left = tonumber(real.call('GET', KEYS[1] .. '{FAIL}') or '0') }}
-local READS = {{ GET = 1, HGET = 1, HMGET = 1, HGETALL = 1, HLEN = 1, HEXISTS = 1, HKEYS = 1, HSTRLEN = 1, EXISTS = 1,
-  ZSCORE = 1, ZRANGE = 1, ZRANGEBYSCORE = 1, ZCARD = 1, ZCOUNT = 1, ZRANK = 1, ZMSCORE = 1, LRANGE = 1, LLEN = 1,
-  TTL = 1, PTTL = 1, TYPE = 1, XLEN = 1, XRANGE = 1, HSCAN = 1, ZSCAN = 1, SISMEMBER = 1, SMEMBERS = 1, SCARD = 1,
-  ZREVRANGE = 1, ZREVRANGEBYSCORE = 1, LINDEX = 1, STRLEN = 1, PUBLISH = 1, LPOS = 1, HRANDFIELD = 1,
-  ZRANDMEMBER = 1, OBJECT = 1 }}
+local READS = {{ EXISTS = 1, GET = 1, HEXISTS = 1, HGET = 1, HGETALL = 1, HKEYS = 1, HLEN = 1, HMGET = 1,
+  HRANDFIELD = 1, HSCAN = 1, HSTRLEN = 1, LINDEX = 1, LLEN = 1, LPOS = 1, LRANGE = 1, OBJECT = 1,
+  PTTL = 1, PUBLISH = 1, SCARD = 1, SISMEMBER = 1, SMEMBERS = 1, STRLEN = 1, TTL = 1, TYPE = 1, XLEN = 1,
+  XRANGE = 1, ZCARD = 1, ZCOUNT = 1, ZMSCORE = 1, ZRANDMEMBER = 1, ZRANGE = 1, ZRANGEBYSCORE = 1,
+  ZRANK = 1, ZREVRANGE = 1, ZREVRANGEBYSCORE = 1, ZSCAN = 1, ZSCORE = 1, }}
 local function through(call)
   return function(command, ...)
     if command == 'TIME' then

@@ -3,12 +3,16 @@
 A change of the Lua may make one out of date (:class:`Outdated`): then plant the same bug in the new text.
 """
 
+# ruff: noqa: E501 (lines of Lua, as they stand)
+
 from __future__ import annotations
 
 import random
 from typing import NamedTuple
 
-from tests.driver.driver import Broken, Driver, Fleet
+from tests.driver.core import Broken
+from tests.driver.driver import Driver
+from tests.driver.fleet import Fleet
 from tests.driver.known import MENDS
 from tests.driver.patched import Change
 

@@ -17,6 +17,7 @@ TURN = "t"
 CLOCK = "testclock"
 FAIL = "testfail"
 
+
 class Head(NamedTuple):
     """A step's head: docs/redis.md, "The head of a step", the entries in their order."""
 
@@ -83,9 +84,7 @@ class JobSeen:
         self.flat = flat
         self.fields = fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
         self.heads = {
-            f[1:]: unpack(v)
-            for f, v in fields.items()
-            if f == "ht" or (f[0] == "h" and f[1:].isdigit())
+            f[1:]: unpack(v) for f, v in fields.items() if f == "ht" or (f[0] == "h" and f[1:].isdigit())
         }
 
     def text(self, field: str) -> str:
@@ -130,7 +129,7 @@ return out
 
 class Seen:
     """A fleet's keys. ``sets`` are sorted sets by kind and name (``sets["ready"]["llm|t0"]``), ``hashes``
-    likewise; ``one`` are those without a name (``leases``); ``ends`` the entries of the stream since last time.
+    likewise; ``one`` are those without a name (``leases``); ``ends`` what the stream said since last time.
     """
 
     def __init__(self, dump: list[Any], prefix: str, before: Seen | None = None) -> None:
@@ -181,7 +180,7 @@ class Seen:
         return int(self.texts.get(CLOCK, 0))
 
     def spare(self, now: int, config: Any) -> int:
-        """Until when no ended lease is taken: nobody had reconciled for so long that Redis may have been away."""
+        """Until when no ended lease is taken: nobody had reconciled, so Redis may have been away."""
         last, _, spare = self.texts.get("beat", b"").decode().partition("|")
         quiet = max(config.lease - config.renew, 3.5 * config.reconcile) * 1e6
         if last and now - int(last) > quiet:

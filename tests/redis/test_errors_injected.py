@@ -1,4 +1,4 @@
-"""A verb that ends half-way, whatever its reason: the reconciler alone puts it right, nothing is called twice.
+"""A verb that ends half-way, for any reason: the reconciler alone puts it right; nothing is called twice.
 
 ``python -m tests.driver --injected`` tries every write of every verb in many situations.
 """
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.driver.driver import Driver, Fleet
+from tests.driver.driver import Driver
+from tests.driver.fleet import Fleet
 from tests.driver.injected import Injector, inject
 from tests.driver.known import MENDS
 

@@ -1,7 +1,8 @@
 """Any verbs in any order, answers lost, workers dying: the invariants hold throughout, and all jobs end.
 
-The moves, the model and what is looked at are in ``tests/driver``. Here hypothesis chooses them, so that what it
-finds is made short; ``python -m tests.driver`` runs the same for minutes. ``MACHINE_EXAMPLES=300`` looks for longer.
+The moves, the model and what is looked at are in ``tests/driver``. Here hypothesis chooses them, so that what
+it finds is made short; ``python -m tests.driver`` runs the same for minutes. ``MACHINE_EXAMPLES=300`` looks
+for longer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from aios_dist.errors import ConfigError
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
-from tests.driver.driver import WEIGHTS, Driver, Fleet
+from tests.driver.driver import WEIGHTS, Driver
+from tests.driver.fleet import Fleet
 from tests.driver.known import MENDS
 
 if TYPE_CHECKING:
