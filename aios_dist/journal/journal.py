@@ -110,7 +110,7 @@ class Journal(Reading, Ordering):
             models, agents: what the worker can serve; None: everything. The rest waits for those who can.
 
         Returns:
-            The claim. Its ``tickets`` are to be published: a job whose budget is used up may have made way for
+            The claim. Its ``tickets`` are to be published: one whose budget is used up may have made way for
             another.
         """
         flat, why, *got = await self._run(

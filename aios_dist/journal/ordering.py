@@ -108,7 +108,7 @@ class Ordering(Access):
         weight: float | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None leaves each as it is."""
+        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None: as it is."""
         rules = TenantRules(tokens_per_day, money_per_day, weight, max_in_flight)
         await self.say(Said(tenants={tenant: rules}), "hand")
 
