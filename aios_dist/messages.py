@@ -1,8 +1,8 @@
-"""What comes in from Celery's side of Redis proves nothing: a ticket is made anew from what it says, or dropped.
+"""What comes in on Celery's side of Redis proves nothing: a ticket is made anew, or it is dropped.
 
-Whoever can write to a lane's list can put anything there. A ticket says no more than "look at this lane", so what is
-no valid one is dropped, and the reconciler makes another. What is valid becomes a message of ours with its checked
-names and nothing else of it: no body, no compression, no other task, no time, nothing that is to follow.
+Whoever can write to a lane's list can put anything there. A ticket says only "look at this lane": what
+is no valid one is dropped, and the reconciler makes another. What is valid becomes a message of ours with its
+checked names and nothing else of it: no body, no compression, no other task, no time, nothing to follow.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def message(lane: str, id: str, headers: dict[str, str], tag: str) -> dict[str, 
 
 
 def is_news(said: bytes) -> bool:
-    """Whether this can be a message of Celery's remote control or an event; what cannot is counted as dropped."""
+    """Whether this can be Celery's remote control or an event; what cannot is counted as dropped."""
     try:
         if len(said) > LONGEST_NEWS:
             raise ValueError(f"{len(said)} bytes, and a message to all has {LONGEST_NEWS} at the most")
@@ -253,7 +253,9 @@ class _Guard:
         """What was sent to all. A valid form may still hold what the one who reads it breaks on."""
         try:
             return super()._receive_one(client)  # type: ignore[misc]
-        except (Empty, *self.connection_errors):
+        except Empty:
+            raise
+        except self.connection_errors:
             raise
         except Exception as exc:
             dropped.add(f"{type(exc).__name__} in a message of Celery's remote control or events")
@@ -289,7 +291,7 @@ _GUARDED = {of_kombu.Transport: _Transport, of_kombu.SentinelTransport: _Sentine
 
 
 class _Line(Connection):  # type: ignore[misc]
-    """A connection whose channels are guarded, whatever form its URL has, also after it has gone to another."""
+    """A connection whose channels are guarded, whatever its URL, also after a change of servers."""
 
     def get_transport_cls(self) -> Any:
         found = super().get_transport_cls()

@@ -1,4 +1,4 @@
-"""What somebody might put on a lane's list or a channel: malformed, of another kind, or with something in it that Celery would do."""
+"""What somebody might put on a lane's list: malformed, of another kind, or what Celery would act upon."""
 
 from __future__ import annotations
 
