@@ -11,6 +11,7 @@ from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, WorkerLost
 from aios_dist.jobs import Kind, Outcome, digest, encode
+from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
 from aios_dist.journal.records import (
@@ -41,7 +42,7 @@ MOST_TOKENS = 10**12
 """Of one step. A provider that counts more counts nonsense, and a verb must not break half way over it."""
 
 
-class Journal(Reading, Ordering):
+class Journal(Reading, Ordering, Office):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------

@@ -7,7 +7,20 @@ fleets can be put on more of them.
 from __future__ import annotations
 
 PERMANENT = (
-    *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
+    *(
+        "clock",
+        "beat",
+        "jumps",
+        "leases",
+        "timers",
+        "due",
+        "deadlines",
+        "open",
+        "ended",
+        "ends",
+        "dead",
+        "registry",
+    ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*"),
 )

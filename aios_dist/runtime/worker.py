@@ -174,6 +174,7 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         with contextlib.suppress(FleetUnavailable):
+            await self._reconciler.leave()
             await self.journal.leave(self.id)
         for provider in self._providers.values():
             with contextlib.suppress(Exception):
