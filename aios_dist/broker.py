@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -19,8 +19,11 @@ from celery import Celery
 from kombu import Queue
 
 from aios_dist.config import Config, PoolConfig
-from aios_dist.journal.records import Ticket
+from aios_dist.journal import Journal, Ticket
 from aios_dist.messages import TASK, Guarded, message
+
+MOST_AT_ONCE = 500
+"""Tickets in one call of the journal's verb."""
 
 POOL = "aios_dist.runtime.pool:AsyncioPool"
 
@@ -151,6 +154,20 @@ class Tickets:
     ) -> list[Any]:
         """One command a ticket; for tickets of one turn the order is that of the steps."""
         return [self.command(t, root, parent) for t in tickets]
+
+    async def publish(
+        self, journal: Journal, tickets: Sequence[Ticket], parent: str | None = None, root: str | None = None
+    ) -> None:
+        """Put tickets on their lanes, no more than these have ready steps (they may have been ready before).
+
+        Raises:
+            FleetUnavailable: Redis is away; the reconciler makes up for it.
+        """
+        for start in range(0, len(tickets), MOST_AT_ONCE):
+            made: dict[str, list[bytes]] = {}
+            for ticket in tickets[start : start + MOST_AT_ONCE]:
+                made.setdefault(ticket.lane, []).append(self.command(ticket, root, parent)[2])
+            await journal.publish(made, {lane: self.key(lane) for lane in made})
 
 
 def depth_commands(config: Config, lanes: Iterable[str]) -> list[tuple[str, str]]:

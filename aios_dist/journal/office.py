@@ -1,8 +1,8 @@
-"""Who reconciles, what a jump of Redis' clock has put out of place, and how many tickets the lanes need."""
+"""Who reconciles, what a jump of Redis' clock has put out of place, and how many tickets lanes need."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from aios_dist.journal.access import Access
@@ -36,7 +36,7 @@ class LaneTickets(NamedTuple):
 
 
 class Office(Access):
-    """The part of the journal that the reconciler alone needs."""
+    """The part of the journal that keeps it and the tickets in step with each other and with the clock."""
 
     async def office(self, worker: str, want: Literal["take", "look", "leave"], stopped: str = "") -> Seat:
         """Ask for the one office of the fleet.
@@ -86,3 +86,21 @@ class Office(Access):
             lane: LaneTickets(0, 0, what.decode(errors="replace")) if ready < 0 else LaneTickets(ready, what)
             for lane, (ready, what) in zip(lanes, found, strict=True)
         }
+
+    async def publish(self, tickets: Mapping[str, Sequence[bytes]], lists: Mapping[str, str]) -> int:
+        """Publish tickets as far as the ready steps of their lanes have none.
+
+        Args:
+            tickets: of each lane, as Celery reads them; the first go first.
+            lists: the Redis list of each lane's tickets.
+
+        Returns:
+            How many were published.
+        """
+        found = await self._run(
+            "publish",
+            lanes=list(tickets),
+            lists=[lists[lane] for lane in tickets],
+            tickets=[list(made) for made in tickets.values()],
+        )
+        return int(found)

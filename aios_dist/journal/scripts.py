@@ -20,7 +20,7 @@ VERBS = (
     *("submit", "extend", "claim", "commit", "advance", "release", "renew", "reap"),
     *("cancel", "pause", "resume", "signal", "retry", "fork"),
     *("rerank", "lane", "strays", "counts", "events"),
-    *("office", "shift", "tickets"),
+    *("office", "shift", "tickets", "publish"),
 )
 
 

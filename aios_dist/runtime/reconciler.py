@@ -32,6 +32,9 @@ PAGE = 200
 MOST_PAGES = 50
 """Calls in one pass."""
 
+MATCH_S = 0.25
+"""Between two looks at the tickets at the most."""
+
 STEP_S = 0.01
 """Looks of one worker come in steps of this: at most so many, however much is due."""
 
@@ -77,6 +80,11 @@ class Reconciler:
             with self._part("office"):
                 if await self._office.ask("take"):
                     pause = await self._pass()
+            while self._office.mine and pause > MATCH_S:  # tickets may pile up fast
+                await asyncio.sleep(MATCH_S)
+                pause -= MATCH_S
+                with self._part("tickets"):
+                    await self._match_tickets()
             await asyncio.sleep(pause)
 
     async def leave(self) -> None:

@@ -108,3 +108,26 @@ def test_no_message_of_the_control_channel_makes_a_worker_deaf(
     assert job.cancel()
     llm.wait_until(lambda: llm.in_flight == 0, timeout=5)
     watch.check()
+
+
+def test_spare_tickets_have_an_upper_bound_while_a_model_is_held_and_another_keeps_the_slots_busy(
+    fleet: Fleet, llm: FakeLLM, machine: LocalFleet, redis_client: redis.Redis
+) -> None:
+    """Each step that a limit holds leaves its ticket behind, and gets another when it is let in."""
+    name = machine.config.fleet.name
+    tickets, ready = keyprefix(name) + "llm", f"aios:{{{name}}}:ready:llm"
+    slots = 2 * machine.config.pools["llm"].slots
+    jobs = [fleet.submit(caller, calls=5, model=m) for m in ["small", "small", "limited"] * 40]
+    in_bounds = began = time.monotonic()
+    while llm.count < 400:
+        with redis_client.pipeline(transaction=False) as pipe:
+            depth, steps = pipe.llen(tickets).zcard(ready).execute()
+        now = time.monotonic()
+        if depth <= steps + slots:
+            in_bounds = now
+        assert now - in_bounds < 2.0
+        assert now - began < 30
+        time.sleep(0.02)
+    for job in jobs:
+        job.cancel()
+    wait_for(lambda: not redis_client.llen(tickets), 5.0)
