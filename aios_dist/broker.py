@@ -18,9 +18,10 @@ import msgspec
 from celery import Celery
 from kombu import Queue
 
+from aios_dist.channels import Guarded
 from aios_dist.config import Config, PoolConfig
 from aios_dist.journal import Journal, Ticket
-from aios_dist.messages import TASK, Guarded, message
+from aios_dist.messages import TASK, message
 
 MOST_AT_ONCE = 500
 """Tickets in one call of the journal's verb."""

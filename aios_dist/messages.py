@@ -8,18 +8,13 @@ checked names and nothing else of it: no body, no compression, no other task, no
 from __future__ import annotations
 
 import base64
-import functools
 import itertools
 import logging
 import time
 from collections.abc import Callable
-from queue import Empty
 from typing import Annotated, Any, Literal
 
 import msgspec
-from celery.app.amqp import AMQP
-from kombu import Connection
-from kombu.transport import redis as of_kombu
 
 logger = logging.getLogger("aios_dist.messages")
 
@@ -148,7 +143,7 @@ def ticket(lane: str, said: bytes) -> bytes:
             body: Any = found.body
             _decode_body(base64.b64decode(body, validate=True) if found.properties.body_encoding else body)
     except (ValueError, RecursionError) as exc:  # msgspec's and base64's own, and text that is no UTF-8
-        raise ValueError(_why(exc)) from None
+        raise ValueError(why(exc)) from None
     wanted = found.headers
     names = {"root_id": wanted.root_id, "parent_id": wanted.parent_id, "argsrepr": wanted.argsrepr}
     headers = {name: value for name, value in names.items() if value is not None}
@@ -179,12 +174,13 @@ def is_news(said: bytes) -> bool:
             raise ValueError(f"{len(said)} bytes, and a message to all has {LONGEST_NEWS} at the most")
         _decode_news(said)
     except (ValueError, RecursionError) as exc:
-        dropped.add(_why(exc))
+        dropped.add(why(exc))
         return False
     return True
 
 
-def _why(exc: Exception) -> str:
+def why(exc: Exception) -> str:
+    """What is wrong with a message, without any of its content."""
     if isinstance(exc, msgspec.ValidationError):  # names the field and what is wanted of it
         return str(exc).replace("\n", " ")[:200]
     if isinstance(exc, (msgspec.DecodeError, UnicodeDecodeError, RecursionError)):
@@ -192,117 +188,4 @@ def _why(exc: Exception) -> str:
     return str(exc)[:200]
 
 
-# In kombu's place ------------------------------------------------------------------------------------------
-
-
-def _is_lane(queue: str) -> bool:
-    return not queue.endswith(".pidbox")  # the answers to `inspect` and `control` come by such a list
-
-
-class _Client(of_kombu.PrefixedStrictRedis):  # type: ignore[misc]
-    """The connection that takes tickets off their lists: what it hands on is checked."""
-
-    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        """Redis' answer; to BRPOP as if nothing had come, where what came is dropped."""
-        answer = super().parse_response(connection, command_name, **options)
-        if command_name != "BRPOP" or not answer:
-            return answer
-        key, said = answer
-        return (key, kept) if (kept := _checked(key.decode(), said)) is not None else None
-
-
-def _checked(queue: str, said: bytes) -> bytes | None:
-    if not _is_lane(queue):
-        return said if is_news(said) else None
-    try:
-        return ticket(queue, said)
-    except ValueError as exc:
-        dropped.add(exc)
-        return None
-
-
-class _Guard:
-    """Put before a channel of kombu's."""
-
-    connection_errors: tuple[type[BaseException], ...]
-
-    def _get_client(self) -> Any:
-        super()._get_client()  # type: ignore[misc]  # looks at redis-py's version
-        return functools.partial(_Client, global_keyprefix=self.global_keyprefix)  # type: ignore[attr-defined]
-
-    def _get(self, queue: str) -> Any:
-        """One message without waiting."""
-        try:
-            found = super()._get(queue)  # type: ignore[misc]
-            kept = _checked(queue, msgspec.json.encode(found))
-        except (ValueError, TypeError, RecursionError) as exc:
-            dropped.add(_why(exc))
-            raise Empty from None
-        if kept is None:
-            raise Empty
-        return msgspec.json.decode(kept)
-
-    def _handle_message(self, client: Any, answer: Any) -> dict[str, Any]:
-        found: dict[str, Any] = super()._handle_message(client, answer)  # type: ignore[misc]
-        kind, data = found["type"], found["data"]
-        if kind in (b"message", b"pmessage") and not (isinstance(data, bytes) and is_news(data)):
-            found["data"] = None  # kombu passes it over
-        return found
-
-    def _receive_one(self, client: Any) -> Any:
-        """What was sent to all. A valid form may still hold what the one who reads it breaks on."""
-        try:
-            return super()._receive_one(client)  # type: ignore[misc]
-        except Empty:
-            raise
-        except self.connection_errors:
-            raise
-        except Exception as exc:
-            dropped.add(f"{type(exc).__name__} in a message of Celery's remote control or events")
-            raise Empty from None
-
-
-class _Message(of_kombu.Channel.Message):  # type: ignore[misc]
-    def serializable(self) -> dict[str, Any]:
-        """As it is put back on its list: text, where kombu would write bytes in a form of its own."""
-        found: dict[str, Any] = super().serializable()
-        if isinstance(found["body"], bytes):
-            found["body"] = found["body"].decode()
-        return found
-
-
-class _Channel(_Guard, of_kombu.Channel):  # type: ignore[misc]
-    Message = _Message
-
-
-class _SentinelChannel(_Guard, of_kombu.SentinelChannel):  # type: ignore[misc]
-    Message = _Message
-
-
-class _Transport(of_kombu.Transport):  # type: ignore[misc]
-    Channel = _Channel
-
-
-class _SentinelTransport(of_kombu.SentinelTransport):  # type: ignore[misc]
-    Channel = _SentinelChannel
-
-
-_GUARDED = {of_kombu.Transport: _Transport, of_kombu.SentinelTransport: _SentinelTransport}
-
-
-class _Line(Connection):  # type: ignore[misc]
-    """A connection whose channels are guarded, whatever its URL, also after a change of servers."""
-
-    def get_transport_cls(self) -> Any:
-        found = super().get_transport_cls()
-        return _GUARDED.get(found, found)
-
-
-class Guarded(AMQP):  # type: ignore[misc]
-    """What a Celery app takes its connections from: ``Celery(amqp=Guarded)``."""
-
-    Connection = _Line
-    BrokerConnection = _Line
-
-
-__all__ = ["NO_ARGUMENTS", "TASK", "Guarded", "Tally", "dropped", "is_news", "message", "ticket"]
+__all__ = ["NO_ARGUMENTS", "TASK", "Tally", "dropped", "is_news", "message", "ticket", "why"]

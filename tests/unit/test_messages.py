@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_dist import messages
+from aios_dist import channels, messages
 from aios_dist.broker import Tickets, make_app
 from aios_dist.config import Config, parse
 from aios_dist.journal.records import Ticket
@@ -101,11 +101,11 @@ def test_what_is_sent_to_all_has_a_form_of_its_own() -> None:
 def test_every_way_to_redis_is_guarded_also_after_it_has_gone_to_another(url: str) -> None:
     app = make_app(parse({"fleet": {"name": "f", "redis_url": url}}))
     for connection in (app.connection_for_read(), app.connection_for_write(), app.connection().clone()):
-        assert issubclass(connection.get_transport_cls().Channel, messages._Guard)
+        assert issubclass(connection.get_transport_cls().Channel, channels._Guard)
         if ";" not in app.conf.broker_url:
             continue
         connection.switch(app.conf.broker_url.split(";")[1])
-        assert issubclass(connection.get_transport_cls().Channel, messages._Guard)
+        assert issubclass(connection.get_transport_cls().Channel, channels._Guard)
 
 
 def test_what_happens_again_and_again_is_said_once_a_minute(
