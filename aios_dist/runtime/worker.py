@@ -17,7 +17,7 @@ import greenback
 import msgspec
 from celery import Celery, signals
 
-from aios_dist import costs, modules, policies, turns
+from aios_dist import costs, messages, modules, policies, turns
 from aios_dist.agents import registered
 from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.calls import Usage
@@ -58,6 +58,11 @@ class Runtime:
         self.slots = settings.slots
         self._background: list[asyncio.Task[Any]] = []
         self._providers: dict[str, Provider] = {}
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What came in and was no valid one: tickets (with what Celery sends to all), control messages."""
+        return {"tickets": messages.dropped.count, "control": self.control.dropped.count}
 
     def models(self) -> dict[str, str]:
         """The models that this pool serves, and the lane of each."""
