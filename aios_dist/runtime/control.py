@@ -120,7 +120,8 @@ class Control:
             ValueError,
             RecursionError,
         ) as exc:  # msgspec's are ValueErrors, and tell no content
-            self.dropped.add(str(exc)[:80])
+            malformed = isinstance(exc, msgspec.DecodeError) and not isinstance(exc, msgspec.ValidationError)
+            self.dropped.add("no MessagePack, or too much of it" if malformed else str(exc)[:80])
             return
         try:
             with self._alone():
