@@ -7,22 +7,9 @@ fleets can be put on more of them.
 from __future__ import annotations
 
 PERMANENT = (
-    *(
-        "clock",
-        "beat",
-        "jumps",
-        "leases",
-        "timers",
-        "due",
-        "deadlines",
-        "open",
-        "ended",
-        "ends",
-        "dead",
-        "registry",
-    ),
+    *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
-    *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*"),
+    *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*", "jumps"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
 The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:

@@ -90,9 +90,10 @@ def test_no_message_of_remote_control_or_events_ends_a_worker(
         for message in said:
             redis_client.publish(prefix + channel, message)
     app = make_app(machine.config)
-    names = {name for answer in app.control.ping(timeout=1.0) for name in answer}
+    names: set[str] = set()
+    while len(names) < len(watch.members):  # pytest's own limit of time ends it
+        names |= {name for answer in app.control.ping(timeout=0.5) for name in answer}
     app.close()
-    assert len(names) >= len(watch.members)
     assert fleet.submit(caller, calls=1, model="small").result(timeout=20)
     assert [member.pid for member in watch.members if not member.ended] == watch._pids
 
@@ -119,7 +120,7 @@ def test_spare_tickets_have_an_upper_bound_while_a_model_is_held_and_another_kee
     slots = 2 * machine.config.pools["llm"].slots
     jobs = [fleet.submit(caller, calls=5, model=m) for m in ["small", "small", "limited"] * 40]
     in_bounds = began = time.monotonic()
-    while llm.count < 400:
+    while llm.count < 350:
         with redis_client.pipeline(transaction=False) as pipe:
             depth, steps = pipe.llen(tickets).zcard(ready).execute()
         now = time.monotonic()
