@@ -11,6 +11,7 @@ from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
 from aios_dist.jobs import Kind, Outcome, digest, encode
+from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
 from aios_dist.journal.records import (
@@ -56,7 +57,7 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Ordering):
+class Journal(Reading, Ordering, Office):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -379,16 +380,6 @@ class Journal(Reading, Ordering):
         """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
         found, next_, count = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
         return Walked(_pairs(found), next_.decode(), count)
-
-    async def take_reconciler(self, worker: str, seconds: float) -> bool:
-        """Become, or stay, the one reconciler of the fleet for some seconds."""
-        key, expiry = self.keys.reconciler, int(seconds * 1000)
-        if await self.connection.command("SET", key, worker, "NX", "PX", expiry) is not None:
-            return True
-        if await self.connection.command("GET", key) != worker.encode():
-            return False
-        await self.connection.command("PEXPIRE", key, expiry)
-        return True
 
     async def announce(self, info: WorkerInfo, models: dict[str, str]) -> None:
         """Say what a worker is and serves."""

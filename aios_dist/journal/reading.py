@@ -58,6 +58,8 @@ class Reading(Access):
                 if kind == "worker":
                     info = msgspec.json.decode(value, type=WorkerInfo)
                     seen, oldest = info.seen_at, now - 3 * self.config.lease
+                    if seen > now + self.config.lease:  # from before Redis' clock has jumped back
+                        oldest = seen + 1
                     if seen >= oldest:
                         workers.append(info)
                 elif kind in ("model", "agent"):

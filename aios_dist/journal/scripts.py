@@ -21,6 +21,7 @@ VERBS = (
     *("submit", "extend", "claim", "commit", "advance", "release", "renew", "regain", "reap", "walk"),
     *("cancel", "pause", "resume", "signal", "retry", "redo", "fork"),
     *("rerank", "lane", "rules", "strays", "counts", "events"),
+    *("office", "shift", "tickets", "publish"),
 )
 
 PARTS = {

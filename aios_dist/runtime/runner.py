@@ -316,12 +316,11 @@ class Runner:
         return self._tickets.commands(tickets, *self._origin())
 
     async def _publish(self, tickets: list[Ticket]) -> None:
-        commands = self._tickets.commands(tickets, *self._origin())
-        if not commands:
+        if not tickets:
             return
         point("ticket")
         try:
-            await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
+            await self._tickets.publish(self._journal, tickets, *self._origin())
         except FleetUnavailable as exc:
             self._leases.outage.away(exc)  # the reconciler publishes them when it is back
 

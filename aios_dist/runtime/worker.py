@@ -16,16 +16,15 @@ from typing import Any, NoReturn, TypeVar
 import greenback
 import msgspec
 from celery import Celery, signals
-from redis.exceptions import RedisError
 
-from aios_dist import costs, modules, policies, turns
+from aios_dist import costs, messages, modules, policies, turns
 from aios_dist.agents import registered
 from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.calls import Usage
 from aios_dist.config import Config, PoolConfig, load
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
 from aios_dist.journal import Journal, WorkerInfo
-from aios_dist.journal.connection import open_client
+from aios_dist.runtime.control import Control
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
@@ -59,6 +58,11 @@ class Runtime:
         self.slots = settings.slots
         self._background: list[asyncio.Task[Any]] = []
         self._providers: dict[str, Provider] = {}
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What came in and was no valid one: tickets (with what Celery sends to all), control messages."""
+        return {"tickets": messages.dropped.count, "control": self.control.dropped.count}
 
     def models(self) -> dict[str, str]:
         """The models that this pool serves, and the lane of each."""
@@ -114,13 +118,14 @@ class Runtime:
         self._rules = Rules(
             self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
         )
+        self.control = Control(self.journal, self.leases, self.id, self._new_rules)
         for ask in (self._rules.write, self._announce, self._rules.read):
             await _patiently(ask)
         fleet = self.config.fleet
         self._background = [
             asyncio.create_task(self.leases.keep(fleet.renew, self._keep)),
             asyncio.create_task(reconciler.run()),
-            asyncio.create_task(self._listen()),
+            asyncio.create_task(self.control.listen()),
         ]
 
     def _price(self, model: str, usage: Usage) -> float:
@@ -150,26 +155,9 @@ class Runtime:
         )
         await self.journal.announce(info, self.models())
 
-    async def _listen(self) -> None:
-        """Jobs that ended while we call for them: stop the call."""
-        while True:
-            client = open_client(self.config.fleet.redis_url, socket_timeout=None)
-            try:
-                async with client.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(self.journal.keys.control)
-                    async for message in channel.listen():
-                        what, job, step, worker = msgspec.msgpack.decode(message["data"])
-                        if what == "drop" and worker == self.id:
-                            self.leases.cancel(job, step)
-                        elif what == "lane":
-                            await self._rules.read(job)
-                            self._reconciler.look_again_in_office()
-            except (RedisError, OSError, FleetUnavailable) as exc:
-                logger.info("Not listening for cancelled jobs: %s", exc)
-            finally:
-                with contextlib.suppress(RedisError, OSError):
-                    await client.aclose()
-            await asyncio.sleep(1.0)
+    async def _new_rules(self, *lanes: str) -> None:
+        await self._rules.read(*lanes)
+        self._reconciler.look_again_in_office()
 
     async def close(self, busy: Callable[[], int]) -> None:
         """Finish what is in flight, for ``shutdown_grace`` at the most; then hand it back."""
@@ -191,6 +179,7 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         with contextlib.suppress(FleetUnavailable):
+            await self._reconciler.leave()
             await self.journal.leave(self.id)
         for provider in self._providers.values():
             with contextlib.suppress(Exception):
