@@ -1,4 +1,4 @@
-"""``make chaos``, or ``python -m tests.chaos``: real processes die, and nothing may be lost or paid twice.
+"""``make chaos``, or ``python -m tests.chaos``: real processes die, and nothing may be lost, wrong or paid twice.
 
 Everything runs on loopback, ends by itself, and leaves nothing behind. Exit code 1 when a bound breaks.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.run import Options, keep, run
+from tests.chaos.report import keep
+from tests.chaos.run import Options, run
 
 
 def main() -> int:
@@ -23,11 +24,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     add = parser.add_argument
     add("--jobs", type=int, default=default.jobs, help="jobs of 3 to 8 steps (%(default)s)")
+    add("--odd", type=int, default=default.odd, help="so many more of each odd kind (%(default)s)")
     add("--seconds", type=float, default=default.seconds, help="the most that it may take (%(default)s)")
     add("--kill-every", type=float, default=default.kill_every, help="seconds between kills (%(default)s)")
-    add(
-        "--redis-restarts", type=int, default=default.redis_restarts, help="one of them a crash (%(default)s)"
-    )
+    add("--redis-restarts", type=int, default=default.redis_restarts, help="one a crash (%(default)s)")
+    add("--put-back", type=int, default=default.put_back, help="Redis loses a second, so often (%(default)s)")
+    add("--flushes", type=int, default=default.flushes, help="all rules are deleted, so often (%(default)s)")
+    add("--no-vandal", dest="vandal", action="store_false", help="no malformed tickets and messages")
+    add("--loaded", action="store_true", help="a loop that computes on every core beside")
     add("--seed", type=int, default=default.seed, help="of jobs, faults and victims (%(default)s)")
     add("--json", action="store_true", help="numbers only, for programs")
     given = vars(parser.parse_args())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from aios_dist import agent, gather, llm, tool
+from aios_dist import ToolError, agent, gather, llm, signal, tool
 
 
 def leave_trace(path: str, name: str) -> str:
@@ -21,13 +23,81 @@ def leave_trace(path: str, name: str) -> str:
 
 
 @agent
-async def branching(name: str, model: str, branches: int, trace: str) -> int:
-    """A call, some at once, a tool, a last call: ``branches`` + 3 steps."""
-    await llm(f"{name}: what is to be done?", model=model)
-    answers = await gather(*(llm(f"{name}: do part {n}", model=model) for n in range(branches)))
+async def branching(name: str, model: str, branches: int, trace: str) -> str:
+    """A call, some at once, a tool, a last call: ``branches`` + 3 steps. All is made of what came before."""
+    first = await llm(f"{name}: what is to be done?", model=model)
+    parts = await gather(
+        *(llm(f"{name}: do part {n} of {first.text}", model=model) for n in range(branches))
+    )
     await tool(leave_trace, trace, name)
-    await llm(f"{name}: sum up", model=model)
-    return len(answers)
+    return (await llm(f"{name}: sum up {' / '.join(part.text for part in parts)}", model=model)).text
+
+
+@agent
+async def following(name: str, calls: int, model: str) -> str:
+    """Calls one after another, each made of the answer before it."""
+    text = ""
+    for number in range(calls):
+        text = (await llm(f"{name}: call {number} after {text}", model=model)).text
+    return text
+
+
+@agent
+async def reviewing(name: str, model: str, reviews: int) -> str:
+    """A draft, and another after each review that people send."""
+    text = (await llm(f"{name}: a draft", model=model)).text
+    for _ in range(reviews):
+        review = await signal("review")
+        text = (await llm(f"{name}: a draft after {review} of {text}", model=model)).text
+    return text
+
+
+@agent
+async def refusing(name: str, model: str, parts: int) -> str:
+    """Calls at once, every second of which the provider may refuse."""
+    answers = await gather(
+        *(llm(f"{name}: part {n}{' (refused)' * (n % 2)}", model=model) for n in range(parts))
+    )
+    return " / ".join(answer.text for answer in answers)
+
+
+class Panic(BaseException):
+    """As a Rust extension raises it."""
+
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "CancelledError": asyncio.CancelledError,
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "SystemExit": lambda: SystemExit(3),
+    "GeneratorExit": GeneratorExit,
+    "StopIteration": lambda: StopIteration("over"),
+    "Panic": lambda: Panic("a panic"),
+    "BaseExceptionGroup": lambda: BaseExceptionGroup("several", [Panic("one"), ValueError("two")]),
+}
+"""What no tool should raise."""
+
+
+def raise_(what: str, trace: str, name: str) -> None:
+    """A tool that raises what it should not."""
+    leave_trace(trace, name)
+    raise RAISED[what]()
+
+
+async def raise_on_a_loop(what: str, trace: str, name: str) -> None:
+    """The same, of an asynchronous tool."""
+    raise_(what, trace, name)
+
+
+@agent
+async def raising(name: str, model: str, what: str, of_a_loop: bool, caught: bool, trace: str) -> str:
+    """A call that is paid for, and a tool that raises what it should not."""
+    text = (await llm(f"{name}: begin", model=model)).text
+    try:
+        await tool(raise_on_a_loop if of_a_loop else raise_, what, trace, name)
+    except ToolError:
+        if not caught:
+            raise
+    return (await llm(f"{name}: go on after {text}", model=model)).text
 
 
 @agent

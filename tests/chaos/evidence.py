@@ -1,14 +1,18 @@
 """What is left after a chaos run, and what it proves.
 
 The journal tells of each step when it was claimed by whom, when a claim was lost and when its outcome was
-written; the fake LLM tells when each call began and whether it was answered whole. Both clocks are this
-machine's, so the two stories can be laid side by side without a margin:
+written; the fake LLM tells what each call asked, when it began and whether it was answered whole. Both clocks are
+this machine's, so the two stories can be laid side by side without a margin. What should have been asked and
+answered is known beforehand (``load.Promise``), so nothing of ours says which call belongs to which step:
 
+* A call *belongs* to the step that asks for its body: every prompt names its job and its place.
 * An *attempt* begins with a claim of a step and ends when the step is given back, taken back, claimed again
-  or its outcome is written, whichever is first.
+  or its outcome is written, whichever is first. A call belongs to the attempt in which it began; each attempt
+  has one call at the most.
 * An attempt is *excused* if its worker was killed before it ended. A Redis that was away excuses a claim
   whose answer was lost, so that nobody knew of it; it excuses no call: its worker has the answer.
-* A call *belongs* to the attempt in which it began; each attempt has one call at the most.
+* A *lapse* is what Redis forgot when it was put back to a snapshot: a call that began or was answered in it may be
+  repeated once, and nothing else is excused by it.
 * A call is *answered* if the fake LLM wrote all of its answer: status 200 and no fault.
 """
 
@@ -18,104 +22,23 @@ import bisect
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import redis
 
-from aios_dist.jobs import Kind, Outcome, decode
+from aios_dist.jobs import Kind
 from aios_dist.journal.keys import PERMANENT, Keys
+from tests.chaos.load import Promise, says
 from tests.chaos.machines import Kill, Outage
+from tests.chaos.stories import Attempt, JobStory, StepStory
 
-Excused = Callable[["Attempt"], bool]
-
-ENDS = ("started", "released", "retry", "done", "failed")
-"""Events of a step that end the attempt before them."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One claim of a step."""
-
-    start: float
-    end: float
-    worker: str
-
-    @property
-    def pid(self) -> int:
-        """The worker's process."""
-        return int(self.worker.rsplit(":", 2)[1])
-
-
-@dataclass
-class StepStory:
-    """What the journal tells of a step. Times are Unix time."""
-
-    key: str
-    kind: str
-    attempts: list[Attempt]
-    lost_at: list[float]
-    written_at: list[float]
-    order: int
-    outcome: Outcome | None
-
-
-@dataclass
-class JobStory:
-    """What the journal tells of a job."""
-
-    id: str
-    state: str
-    outcomes: int
-    steps: list[StepStory]
-    turn: StepStory | None
-    result: bytes
-
-
-def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobStory]:
-    """The stories of these jobs; one that is not in the journal has the state ``lost``."""
-    found: list[JobStory] = []
-    for at in range(0, len(ids), 100):
-        part = ids[at : at + 100]
-        pipe = client.pipeline(transaction=False)
-        for id in part:
-            pipe.hgetall(keys.job(id))
-            pipe.lrange(keys.events(id), 0, -1)
-        answers = pipe.execute()
-        found += [_job(id, answers[2 * n], answers[2 * n + 1]) for n, id in enumerate(part)]
-    return found
-
-
-def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
-    if b"st" not in facts:
-        return JobStory(id, "lost", 0, [], None, b"")
-    events: defaultdict[str, list[tuple[float, str, str]]] = defaultdict(list)
-    for item in packed:
-        at, what, step, extra = msgspec.msgpack.decode(item)
-        events[step].append((int(at) / 1e6, what, extra))
-    steps = [_step(id, str(n), facts, events[str(n)]) for n in range(int(facts[b"n"]))]
-    turn = _step(id, "t", facts, events["t"]) if b"ht" in facts else None
-    return JobStory(id, facts[b"st"].decode(), int(facts.get(b"v", 0)), steps, turn, facts.get(b"res", b""))
-
-
-def _step(
-    job: str, number: str, facts: dict[bytes, bytes], events: list[tuple[float, str, str]]
-) -> StepStory:
-    head = msgspec.msgpack.decode(facts[f"h{number}".encode()])
-    claims = [(n, at, extra) for n, (at, what, extra) in enumerate(events) if what == "started"]
-    ends = [next((at for at, what, _ in events[n + 1 :] if what in ENDS), math.inf) for n, _, _ in claims]
-    raw = facts.get(f"o{number}".encode())
-    return StepStory(
-        key=f"{job}/{number}",
-        kind=head[0],
-        attempts=[Attempt(at, end, worker) for (_, at, worker), end in zip(claims, ends, strict=True)],
-        lost_at=[at for at, what, extra in events if what == "released" and extra == "lease ended"],
-        written_at=[at for at, what, _ in events if what in ("done", "failed")],
-        order=head[10],
-        outcome=decode(raw, Outcome) if raw else None,
-    )
+Call = dict[str, Any]
+GONE = 499
+"""The fake LLM's status of a call whose client left."""
+GONE_LATE_S = 0.25
+"""It may hear of that later than of the next call: the two come over different connections."""
 
 
 @dataclass
@@ -143,12 +66,17 @@ class Sampler:
                     if self.seen.setdefault(key, value) != value:
                         self.changed.append(key)
 
+    def forget(self) -> None:
+        """Redis has been put back: what was seen may be written anew."""
+        self.seen.clear()
+
 
 @dataclass
 class Finding:
     """What the evidence says; lists name what speaks against us, the rest are measurements."""
 
     lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     unexplained_failures: list[str] = field(default_factory=list)
     explained_failures: list[str] = field(default_factory=list)
     written_twice: list[str] = field(default_factory=list)
@@ -158,9 +86,11 @@ class Finding:
     more_calls_than_attempts: list[str] = field(default_factory=list)
     taken_from_the_living: list[str] = field(default_factory=list)
     tools_run_again: list[str] = field(default_factory=list)
+    over_limits: list[str] = field(default_factory=list)
     tools_run_again_excused: int = 0
     repeated: int = 0
     in_flight: int = 0
+    forgotten: int = 0
     attempts_lost: int = 0
     ready_again: list[float] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
@@ -172,154 +102,278 @@ class Finding:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Done:
+    """What was done to the fleet, and what a run knows of it beside the journal.
+
+    Attributes:
+        seed: of the fake LLM's answers.
+        attempts: calls of one step at the most, by the model's setting.
+        slack_s: by how much a worker may be behind what Redis has told it.
+        limits: the most calls at a time, by model and by ``@tenant``.
+        unlimited: from when to when limits need not hold: they were deleted, or Redis forgot calls.
+    """
+
+    seed: int
+    kills: Sequence[Kill]
+    outages: Sequence[Outage]
+    attempts: int
+    slack_s: float
+    limits: Mapping[str, int] = field(default_factory=dict)
+    unlimited: Sequence[tuple[float, float]] = ()
+
+    def killed(self, attempt: Attempt) -> bool:
+        """Its worker was, before it ended."""
+        return self.died(attempt) <= attempt.end
+
+    def died(self, attempt: Attempt) -> float:
+        """When its worker was killed, or never."""
+        return next((kill.at for kill in self.kills if kill.pid == attempt.pid), math.inf)
+
+    def unknown(self, at: float) -> bool:
+        """Redis was away when a claim was answered."""
+        return any(outage.start - 1.0 <= at <= outage.end for outage in self.outages)
+
+    def forgotten(self, *times: float | None) -> bool:
+        """Redis was put back to before one of these times, or what it had told was acted upon then."""
+        return any(
+            outage.lost_from <= at <= outage.start + self.slack_s
+            for outage in self.outages
+            if outage.lost_from is not None
+            for at in times
+            if at is not None
+        )
+
+    def put_back_between(self, start: float, end: float) -> bool:
+        """Redis was put back between these times."""
+        return any(o.lost_from is not None and start <= o.start + self.slack_s <= end for o in self.outages)
+
+
 def weigh(
     jobs: Iterable[JobStory],
-    calls: Iterable[dict[str, Any]],
+    promises: Mapping[str, Promise],
+    calls: Iterable[Call],
     runs: Iterable[tuple[str, float]],
-    kills: Sequence[Kill],
-    outages: Sequence[Outage],
-    attempts: int,
+    done: Done,
 ) -> Finding:
     """Lay the stories side by side.
 
     Args:
-        jobs: what the journal tells.
+        jobs: what the journal tells; of an id that was used again, of each life.
+        promises: what should have come of them, by name.
         calls: what the fake LLM tells.
         runs: job and time of each run of a tool.
-        kills, outages: what was done to the fleet.
-        attempts: calls of one step at the most, by the model's setting.
+        done: what was done to the fleet.
     """
-    found = Finding()
-    killed = {kill.pid: kill.at for kill in kills}
-    by_step: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for call in sorted(calls, key=lambda c: c["start"]):
-        by_step[call["headers"].get("idempotency-key", "?")].append(call)
-        found.calls += 1
-        if call["fault"]:
-            found.faults[call["fault"]] += 1
-    by_job: defaultdict[str, list[float]] = defaultdict(list)
-    for name, at in runs:
-        by_job[name].append(at)
-    written: list[float] = []
-
-    def excused(attempt: Attempt) -> bool:
-        return killed.get(attempt.pid, math.inf) <= attempt.end
-
-    def unknown(attempt: Attempt) -> bool:
-        """Redis was away when the claim was answered."""
-        return any(outage.start - 1.0 <= attempt.start <= outage.end for outage in outages)
-
+    scales = Scales(promises, calls, runs, done)
+    seen = set()
     for job in jobs:
+        scales.weigh(job)
+        seen.add(job.name)
+    missing = [p for p in promises.values() if p.name not in seen and p.kind != "stopped"]
+    scales.found.lost += [f"{p.name} is nowhere" for p in missing]
+    return scales.total()
+
+
+class Scales:
+    """The calls and runs that are not accounted for yet, and what was found so far."""
+
+    def __init__(
+        self,
+        promises: Mapping[str, Promise],
+        calls: Iterable[Call],
+        runs: Iterable[tuple[str, float]],
+        done: Done,
+    ) -> None:
+        self.found = Finding()
+        self._promises, self._done = promises, done
+        self._by_body: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
+        self._calls = sorted(calls, key=lambda call: call["start"])
+        for call in self._calls:
+            self._by_body[call["model"], call["messages"][-1]["content"]].append(call)
+            self.found.calls += 1
+            if call["fault"]:
+                self.found.faults[call["fault"]] += 1
+        self._runs: defaultdict[str, list[float]] = defaultdict(list)
+        for name, at in sorted(runs, key=lambda run: run[1]):
+            self._runs[name].append(at)
+        self._written: list[float] = []
+        self._owner = {(p.model, prompt): p for p in promises.values() for prompt in p.prompts}
+
+    def weigh(self, job: JobStory) -> None:
+        """One job."""
+        found, promise = self.found, self._promises.get(job.name)
+        if promise is None or promise.job != job.id:
+            found.wrong.append(f"{job.id}: nobody submitted {job.name!r}")
+            return
+        self._texts(job, promise)
+        if promise.kind == "stopped":
+            return  # somebody ended it, and its record was gone before its calls were
         if job.state in ("lost", "running", "waiting", "paused"):
-            found.lost.append(f"{job.id} is {job.state}")
-            continue
-        _weigh_end(found, job, by_step, killed, attempts)
+            found.lost.append(f"{job.name} is {job.state}")
+            return
+        self._end(job, promise)
         orders = sorted(step.order for step in job.steps if step.order)
         if orders != list(range(1, job.outcomes + 1)):
-            found.written_twice.append(f"{job.id}: orders {orders}, {job.outcomes} outcomes")
+            found.written_twice.append(f"{job.name}: orders {orders}, {job.outcomes} outcomes")
         for step in [*job.steps, *([job.turn] if job.turn else [])]:
             found.steps += step.key[-1] != "t"
-            written += step.written_at
-            if len(step.written_at) > 1:
-                found.written_twice.append(f"{step.key} at {step.written_at}")
-            _weigh_losses(found, step, killed, by_step.get(step.key, []), unknown)
+            self._written += [at for at, _ in step.written]
+            calls = self._by_body.pop(step.asked, []) if step.kind == Kind.LLM else []
+            self._writes(job, step)
+            self._losses(step, calls)
             if step.kind == Kind.LLM:
-                _weigh_calls(found, step, by_step.pop(step.key, []), excused)
+                self._call(job, step, calls)
             elif step.kind == Kind.TOOL:
-                _weigh_runs(found, step, sorted(by_job.pop(job.id, [])), excused)
-    if by_step:
-        found.calls_after_outcome += [f"{key}: a call of no step" for key in by_step]
-    written.sort()
-    pauses = [(after - before, before) for before, after in itertools.pairwise(written)]
-    found.longest_pause_s, found.longest_pause_at = max(pauses, default=(0.0, 0.0))
-    found.seconds = written[-1] - written[0] if written else 0.0
-    return found
+                self._run(step, self._runs.pop(job.name, []))
 
+    def total(self) -> Finding:
+        """When all jobs have been weighed."""
+        found = self.found
+        for asked, calls in self._by_body.items():
+            owner = self._owner.get(asked)
+            if owner is None:
+                found.wrong.append(f"call {calls[0]['number']} asks what nobody asks: {asked}")
+            elif owner.kind != "stopped":
+                found.calls_after_outcome.append(f"{owner.name}: a call of no step: {asked}")
+        for limited, most in self._done.limits.items():
+            self._limit(limited, most)
+        written = sorted(self._written)
+        pauses = [(after - before, before) for before, after in itertools.pairwise(written)]
+        found.longest_pause_s, found.longest_pause_at = max(pauses, default=(0.0, 0.0))
+        found.seconds = written[-1] - written[0] if written else 0.0
+        return found
 
-def _weigh_end(
-    found: Finding, job: JobStory, calls: dict[str, list[dict[str, Any]]], killed: dict[int, float], most: int
-) -> None:
-    """A job that failed says why, and what was done to the fleet must bear it out."""
-    if job.state == "done":
-        return
-    for step in job.steps:
-        error = step.outcome.error if step.outcome is not None else None
-        if error is None:
-            continue
-        bad = sum(1 for call in calls.get(step.key, ()) if call["fault"])
-        lost = sum(1 for attempt in step.attempts if attempt.pid in killed)
-        if bad >= most or lost >= 3:
-            found.explained_failures.append(f"{step.key}: {error.get('type')}, {bad} faults, {lost} kills")
+    def _texts(self, job: JobStory, promise: Promise) -> None:
+        """What a job asks is its own, and so is what it was answered."""
+        asked = [step.asked for step in job.steps if step.kind == Kind.LLM]
+        own = {(promise.model, prompt) for prompt in promise.prompts}
+        self.found.wrong += [f"{job.name} asks what it should not: {a}" for a in asked if a not in own]
+        if len(set(asked)) < len(asked):
+            self.found.wrong.append(f"{job.name} asks something twice")
+        for step in job.steps:
+            response = step.outcome.response if step.outcome else None
+            if response is not None and response.text != says(self._done.seed, step.asked[1]):
+                self.found.wrong.append(f"{step.key} ({step.asked[1]!r}) was answered {response.text!r}")
+
+    def _end(self, job: JobStory, promise: Promise) -> None:
+        """It ends as promised; one that failed otherwise says why, and what was done must bear it out."""
+        error = job.end.error if job.end is not None else None
+        if job.state == "done" and not promise.error:
+            asked = {step.asked[1] for step in job.steps if step.kind == Kind.LLM}
+            if job.end is None or job.end.value != promise.result or asked != set(promise.prompts):
+                value = job.end.value if job.end is not None else None
+                self.found.wrong.append(f"{job.name}: {value!r} in the place of {promise.result!r}")
             return
-    found.unexplained_failures.append(f"{job.id} is {job.state}: {job.result[:300]!r}")
+        if job.state == "failed" and promise.error and error and error.get("type") == promise.error:
+            return
+        for step in job.steps:
+            why = step.outcome.error if step.outcome is not None else None
+            if why is None:
+                continue
+            bad = sum(1 for call in self._by_body.get(step.asked, ()) if call["fault"])
+            lost = sum(1 for attempt in step.attempts if self._done.died(attempt) < math.inf)
+            lost += sum(1 for outage in self._done.outages if outage.lost_from is not None)
+            if bad >= self._done.attempts or lost >= 3:
+                told = f"{step.key}: {why.get('type')}, {bad} faults, {lost} kills"
+                self.found.explained_failures.append(told)
+                return
+        self.found.unexplained_failures.append(f"{job.name} is {job.state}: {str(job.end)[:300]}")
 
+    def _writes(self, job: JobStory, step: StepStory) -> None:
+        """An outcome is written once; a failure that somebody has retried, once more."""
+        for (one, what), (two, _) in itertools.pairwise(step.written):
+            if what != "failed" or not any(one < at < two for at in job.retried_at):
+                self.found.written_twice.append(f"{step.key} at {step.written}")
 
-def _weigh_losses(
-    found: Finding,
-    step: StepStory,
-    killed: dict[int, float],
-    calls: list[dict[str, Any]],
-    unknown: Excused,
-) -> None:
-    starts = [attempt.start for attempt in step.attempts]
-    for at in step.lost_at:
-        attempt = step.attempts[bisect.bisect_right(starts, at) - 1]
-        found.attempts_lost += 1
-        died, again = killed.get(attempt.pid, math.inf), bisect.bisect_right(starts, at)
-        called = any(attempt.start <= call["start"] <= at for call in calls)
-        # Where nobody claimed it again, its worker regained it, or its late answer was kept.
-        if died > at and again < len(starts) and (called or not unknown(attempt)):
-            found.taken_from_the_living.append(f"{step.key} from {attempt.worker} at {at:.3f}")
-        if died <= at:
-            found.ready_again.append(at - max(died, attempt.start))
-            if again < len(starts):
-                found.recoveries.append(starts[again] - max(died, attempt.start))
+    def _losses(self, step: StepStory, calls: list[Call]) -> None:
+        found, done = self.found, self._done
+        starts = [attempt.start for attempt in step.attempts]
+        for at in step.lost_at:
+            again = bisect.bisect_right(starts, at)
+            attempt = step.attempts[again - 1]
+            found.attempts_lost += 1
+            died = done.died(attempt)
+            called = any(attempt.start <= call["start"] <= at for call in calls)
+            # Where nobody claimed it again, its worker regained it, or its late answer was kept. Where Redis was
+            # put back, it may have ended in what Redis forgot.
+            living = died > at and again < len(starts) and (called or not done.unknown(attempt.start))
+            if living and not done.put_back_between(attempt.start, at):
+                found.taken_from_the_living.append(f"{step.key} from {attempt.worker} at {at:.3f}")
+            if died <= at:
+                found.ready_again.append(at - max(died, attempt.start))
+                if again < len(starts):
+                    found.recoveries.append(starts[again] - max(died, attempt.start))
 
+    def _call(self, job: JobStory, step: StepStory, calls: list[Call]) -> None:
+        found, done = self.found, self._done
+        starts = [attempt.start for attempt in step.attempts]
+        held: Counter[int] = Counter()
+        answered: list[tuple[int, Call]] = []
+        for call in calls:
+            place = bisect.bisect_right(starts, call["start"]) - 1
+            if not done.forgotten(call["start"]):
+                held[place] += 1
+                if place < 0:
+                    found.more_calls_than_attempts.append(f"{step.key}: a call before any claim")
+            before = [at for at, _ in step.written if at < call["start"]]
+            if before and not any(before[-1] < at < call["start"] for at in job.retried_at):
+                found.calls_after_outcome.append(
+                    f"{step.key}: call {call['number']} at {call['start']:.6f}, written {before[-1]:.6f}"
+                )
+            if call["status"] == 200 and not call["fault"]:
+                answered.append((place, call))
+        for place, count in held.items():
+            if count > 1 and place >= 0:
+                found.more_calls_than_attempts.append(f"{step.key}: {count} calls in attempt {place + 1}")
+        # Calls that no fault of the provider made necessary, and nobody who stopped a job and retried it.
+        stopped = [c for c in calls if c["status"] == GONE and any(c["start"] < r for r in job.retried_at)]
+        good = [call for call in calls if not call["fault"] and call not in stopped]
+        found.repeated += max(0, len(good) - 1)
+        found.in_flight += sum(1 for place in held if place >= 0 and done.killed(step.attempts[place]))
+        lapses = 0
+        for place, call in answered[:-1]:
+            told = f"{step.key}: answered at {call['end']:.3f} in attempt {place + 1} of {len(starts)}"
+            if done.forgotten(call["start"], call["end"]) and not lapses:
+                lapses += 1
+                found.answered_again_excused.append(f"{told}, forgotten")
+            elif place >= 0 and done.killed(step.attempts[place]):
+                found.answered_again_excused.append(f"{told}, {step.attempts[place]}")
+            else:
+                found.answered_again.append(told)
+        found.forgotten += min(1, sum(done.forgotten(call["start"], call["end"]) for call in good[:-1]))
 
-def _weigh_calls(found: Finding, step: StepStory, calls: list[dict[str, Any]], excused: Excused) -> None:
-    starts = [attempt.start for attempt in step.attempts]
-    held: Counter[int] = Counter()
-    answered: list[tuple[int, float]] = []
-    for call in calls:
-        place = bisect.bisect_right(starts, call["start"]) - 1
-        held[place] += 1
-        if place < 0:
-            found.more_calls_than_attempts.append(f"{step.key}: a call before any claim")
-        if step.written_at and call["start"] > step.written_at[0]:
-            found.calls_after_outcome.append(
-                f"{step.key}: call {call['number']} at {call['start']:.6f}, written {step.written_at[0]:.6f}"
+    def _run(self, step: StepStory, runs: list[float]) -> None:
+        found, done = self.found, self._done
+        starts = [attempt.start for attempt in step.attempts]
+        for at in runs[:-1]:
+            place = bisect.bisect_right(starts, at) - 1
+            killed = place >= 0 and done.killed(step.attempts[place])
+            # Its outcome is written a moment after.
+            if killed or done.forgotten(at) or done.forgotten(at + done.slack_s):
+                found.tools_run_again_excused += 1
+            else:
+                found.tools_run_again.append(f"{step.key}: at {at:.3f}, and again")
+        if runs and step.written and runs[-1] > step.written[0][0]:
+            found.tools_run_again.append(
+                f"{step.key}: written at {step.written[0][0]:.6f}, run at {runs[-1]:.6f}"
             )
-        if call["status"] == 200 and not call["fault"]:
-            answered.append((place, call["end"]))
-    for place, count in held.items():
-        if count > 1 and place >= 0:
-            found.more_calls_than_attempts.append(f"{step.key}: {count} calls in attempt {place + 1}")
-    # Calls that no fault of the provider made necessary.
-    good = [call for call in calls if not call["fault"]]
-    found.repeated += max(0, len(good) - 1)
-    found.in_flight += sum(1 for place in held if place >= 0 and excused(step.attempts[place]))
-    for place, at in answered[:-1]:
-        told = f"{step.key}: answered at {at:.3f} in attempt {place + 1} of {len(starts)}"
-        if place >= 0 and excused(step.attempts[place]):
-            found.answered_again_excused.append(f"{told}, {step.attempts[place]}")
-        else:
-            found.answered_again.append(told)
+        if not runs and step.outcome is not None and step.outcome.ok:
+            found.tools_run_again.append(f"{step.key}: has an outcome and never ran")
 
-
-def _weigh_runs(found: Finding, step: StepStory, runs: list[float], excused: Excused) -> None:
-    starts = [attempt.start for attempt in step.attempts]
-    for at in runs[:-1]:
-        place = bisect.bisect_right(starts, at) - 1
-        if place >= 0 and excused(step.attempts[place]):
-            found.tools_run_again_excused += 1
-        else:
-            found.tools_run_again.append(f"{step.key}: at {at:.3f}, and again")
-    if runs and step.written_at and runs[-1] > step.written_at[0]:
-        found.tools_run_again.append(
-            f"{step.key}: written at {step.written_at[0]:.6f}, run at {runs[-1]:.6f}"
-        )
-    if not runs and step.outcome is not None and step.outcome.ok:
-        found.tools_run_again.append(f"{step.key}: has an outcome and never ran")
+    def _limit(self, limited: str, most: int) -> None:
+        """No call began while as many as the limit allows were in flight."""
+        ends: list[float] = []
+        for call in self._calls:
+            owner = self._owner.get((call["model"], call["messages"][-1]["content"]))
+            if limited not in (call["model"], f"@{owner.tenant if owner else ''}"):
+                continue
+            ends = [end for end in ends if end > call["start"]]
+            end = math.inf if call["end"] is None else call["end"]
+            ends.append(end - GONE_LATE_S if call["status"] == GONE else end)
+            if len(ends) > most and not any(a <= call["start"] <= b for a, b in self._done.unlimited):
+                told = f"{limited}: {len(ends)} calls at {call['start']:.3f}, {most} are allowed"
+                self.found.over_limits.append(told)
 
 
 WORK = ("open", "leases", "timers", "due", "deadlines", "ready:*", "held:*", "inflight:*")

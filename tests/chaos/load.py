@@ -1,20 +1,58 @@
-"""What the chaos run submits: jobs of 3 to 8 steps of every kind, each with an id of its own."""
+"""What the chaos run submits: jobs of every kind, each with an id of its own, and what is to come of each.
+
+What a job's calls ask and what it returns is made of the answers before, and the fake LLM's answer follows
+from what it was asked. So all of it is known beforehand: a ``Promise``, against which the journal and the
+provider's own record of the bodies that came are held.
+"""
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from aios_dist import Fleet, Plan, agent_first, fifo, fixed, prompts
 from aios_dist.agents import JobSpec
-from tests.chaos.agents import branching
+from aios_dist.testing.latency import Uniform
+from aios_dist.testing.replies import fingerprint, seeded
+from tests.chaos.agents import RAISED, branching, following, raising, refusing, reviewing
 
 MODELS = ("m0", "m1", "m2", "m3")
 """Four, so that a 429 that holds one model leaves work to do. Every second one streams."""
 TENANTS = ("acme", "beta", "corp")
 BATCH = 50
 PLAN = 5
+REFUSED = "(refused)"
+REVIEWS = 3
+OUTPUT = "uniform:8,24"
+"""Words of an answer, as the fake LLM has it; each word stands for eight bits of what was asked."""
+
+Say = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is to come of a job.
+
+    Attributes:
+        name: what its prompts begin with; the job's id, and of an id that is used again, its life.
+        job: the job's id.
+        prompts: each of its calls, once.
+        result: what it returns.
+        error: of which type the error is that ends it, where it is to fail.
+        kind: what is done to it: ``""`` nothing, ``reviewed``, ``refused`` at first, ``first`` and ``second``
+            life of an id, ``stopped``: a first life that somebody ends.
+    """
+
+    name: str
+    job: str
+    model: str
+    tenant: str
+    prompts: tuple[str, ...]
+    result: str
+    error: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,33 +71,143 @@ class Batch:
             fleet.submit_many(self.jobs)
 
 
-def batches(jobs: int, seed: int, trace: str) -> Iterator[Batch]:
-    """Every kind of job under every order: half alone, the rest in plans, of three tenants."""
-    dice = random.Random(seed)
-    kinds = {n: {m: prompts(f"reciter-{n}-{m}", _verses(n), model=m) for m in MODELS} for n in range(3, 9)}
+def says(seed: int, prompt: str) -> str:
+    """What the fake LLM answers to a prompt."""
+    mark = fingerprint(seed, [{"role": "user", "content": prompt}])
+    return seeded(mark, Uniform(8, 24), None, False).text
 
-    def job(number: int) -> JobSpec:
-        id, model = f"job-{number:05d}", dice.choice(MODELS)
+
+class Load:
+    """All jobs of a run, drawn from its seed.
+
+    Attributes:
+        batches: what a producer submits, in this order.
+        refused: jobs that fail until the provider does not refuse them any more, and are to be retried.
+        lives: ids that are used twice: the first job and the second.
+        promises: what is to come of all of them, by name.
+    """
+
+    def __init__(self, jobs: int, seed: int, trace: str, odd: int) -> None:
+        self.promises: dict[str, Promise] = {}
+        self.refused: list[JobSpec] = []
+        self.lives: list[tuple[JobSpec, JobSpec]] = []
+        self._trace = trace
+        self._say: Say = functools.partial(says, seed)
+        self._dice = random.Random(seed)
+        self._kinds = {
+            n: {m: prompts(f"reciter-{n}-{m}", verses(n), model=m) for m in MODELS} for n in range(3, 9)
+        }
+        self.batches = [*self._odd_ones(odd), *self._main(jobs)] if odd else list(self._main(jobs))
+
+    def _main(self, jobs: int) -> Iterator[Batch]:
+        """Every kind of job under every order: half alone, the rest in plans, of three tenants."""
+        number = 0
+        while number < jobs:
+            part = [self._job(n) for n in range(number, min(jobs, number + BATCH))]
+            alone, ordered = part[: len(part) // 2], part[len(part) // 2 :]
+            if alone:
+                yield Batch(alone)
+            for at in range(0, len(ordered), PLAN):
+                members = ordered[at : at + PLAN]
+                order = (fifo, fixed, agent_first)[at // PLAN % 3]
+                yield Batch(members, order(members, on_failure="continue"), f"plan-{members[0].id}")
+            number += len(part)
+
+    def _job(self, number: int) -> JobSpec:
+        id, model = f"job-{number:05d}", self._dice.choice(MODELS)
         tenant = TENANTS[number % len(TENANTS)]
-        if dice.random() < 0.5:
-            return kinds[dice.randint(3, 8)][model].job(input=id, id=id, tenant=tenant)
-        branches = dice.randint(1, 5)
-        return branching.job(
-            name=id, model=model, branches=branches, trace=trace, id=id, tenant=tenant
-        ).within(priority=number % 10)
+        if self._dice.random() < 0.5:
+            return self._reciter(id, id, self._dice.randint(3, 8), model, tenant)
+        branches = self._dice.randint(1, 5)
+        first = f"{id}: what is to be done?"
+        parts = [f"{id}: do part {n} of {self._say(first)}" for n in range(branches)]
+        last = f"{id}: sum up {' / '.join(map(self._say, parts))}"
+        self._promise(id, id, model, tenant, [first, *parts, last], self._say(last))
+        made = branching.job(
+            name=id, model=model, branches=branches, trace=self._trace, id=id, tenant=tenant
+        )
+        return made.within(priority=number % 10)
 
-    number = 0
-    while number < jobs:
-        part = [job(n) for n in range(number, min(jobs, number + BATCH))]
-        alone, ordered = part[: len(part) // 2], part[len(part) // 2 :]
-        if alone:
-            yield Batch(alone)
-        for at in range(0, len(ordered), PLAN):
-            members = ordered[at : at + PLAN]
-            order = (fifo, fixed, agent_first)[at // PLAN % 3]
-            yield Batch(members, order(members, on_failure="continue"), f"plan-{members[0].id}")
-        number += len(part)
+    def _odd_ones(self, count: int) -> Iterator[Batch]:
+        """So many of each: tools that raise, reviews, refused calls, ids that are used again."""
+        for n, (what, of_a_loop, caught) in enumerate(
+            [(w, o, c) for w in RAISED for o in (False, True) for c in (False, True)] * (count // 14 + 1)
+        ):
+            if n < count:
+                yield Batch([self._raising(f"raising-{n:04d}", what, of_a_loop, caught)])
+        yield Batch([self._reviewing(f"reviewed-{n:04d}") for n in range(count)])
+        self.refused = [self._refusing(f"refused-{n:04d}") for n in range(count)]
+        self.lives = [self._twice(f"again-{n:04d}", n) for n in range(count)]
+
+    def _raising(self, id: str, what: str, of_a_loop: bool, caught: bool) -> JobSpec:
+        model, begin = self._dice.choice(MODELS), f"{id}: begin"
+        more = f"{id}: go on after {self._say(begin)}"
+        asked, error = ([begin, more], "") if caught else ([begin], "ToolError")
+        self._promise(id, id, model, "acme", asked, self._say(more), error=error)
+        return raising.job(
+            name=id,
+            model=model,
+            what=what,
+            of_a_loop=of_a_loop,
+            caught=caught,
+            trace=self._trace,
+            id=id,
+            tenant="acme",
+        )
+
+    def _reviewing(self, id: str) -> JobSpec:
+        model, asked = self._dice.choice(MODELS), [f"{id}: a draft"]
+        for n in range(REVIEWS):
+            asked.append(f"{id}: a draft after {review(id, n)} of {self._say(asked[-1])}")
+        self._promise(id, id, model, "beta", asked, self._say(asked[-1]), kind="reviewed")
+        return reviewing.job(name=id, model=model, reviews=REVIEWS, id=id, tenant="beta")
+
+    def _refusing(self, id: str) -> JobSpec:
+        model, parts = self._dice.choice(MODELS), self._dice.randint(2, 5)
+        asked = [f"{id}: part {n}{f' {REFUSED}' * (n % 2)}" for n in range(parts)]
+        self._promise(id, id, model, "corp", asked, " / ".join(map(self._say, asked)), kind="refused")
+        return refusing.job(name=id, model=model, parts=parts, id=id, tenant="corp")
+
+    def _twice(self, id: str, number: int) -> tuple[JobSpec, JobSpec]:
+        """The same agent, model and number of calls: only the texts and the tenant tell the lives apart."""
+        model, calls, code = self._dice.choice(MODELS), self._dice.randint(3, 6), number % 2 == 0
+        kind = "stopped" if number % 3 == 0 else "first"
+        one, two = f"{id} of life 1", f"{id} of life 2"
+        if code:
+            return (
+                self._following(one, id, calls, model, "acme", kind),
+                self._following(two, id, calls, model, "beta", "second"),
+            )
+        return (
+            self._reciter(one, id, calls, model, "acme", kind),
+            self._reciter(two, id, calls, model, "beta", "second"),
+        )
+
+    def _following(self, name: str, id: str, calls: int, model: str, tenant: str, kind: str) -> JobSpec:
+        asked: list[str] = []
+        for n in range(calls):
+            asked.append(f"{name}: call {n} after {self._say(asked[-1]) if asked else ''}")
+        self._promise(name, id, model, tenant, asked, self._say(asked[-1]), kind=kind)
+        return following.job(name=name, calls=calls, model=model, id=id, tenant=tenant)
+
+    def _reciter(self, name: str, id: str, count: int, model: str, tenant: str, kind: str = "") -> JobSpec:
+        asked: list[str] = []
+        for verse in verses(count):
+            asked.append(verse.format(input=name, previous=self._say(asked[-1]) if asked else ""))
+        self._promise(name, id, model, tenant, asked, self._say(asked[-1]), kind=kind)
+        return self._kinds[count][model].job(input=name, id=id, tenant=tenant)
+
+    def _promise(
+        self, name: str, job: str, model: str, tenant: str, asked: list[str], result: str, **more: str
+    ) -> None:
+        self.promises[name] = Promise(name, job, model, tenant, tuple(asked), result, **more)
 
 
-def _verses(count: int) -> list[str]:
-    return [f"{{input}}: verse {n}" for n in range(count)]
+def review(id: str, number: int) -> str:
+    """What a reviewer sends to a job."""
+    return f"review {number} of {id}"
+
+
+def verses(count: int) -> list[str]:
+    """The prompts of an agent that is data."""
+    return ["{input}: verse 0", *(f"{{input}}: verse {n} after {{previous}}" for n in range(1, count))]

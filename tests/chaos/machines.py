@@ -15,14 +15,15 @@ from typing import Any, Self
 import msgspec
 import redis
 
-from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig, TenantConfig
 from aios_dist.local.config_file import write_config
 from aios_dist.local.members import Launch, Member, WorkerSpec, environment
 from aios_dist.local.redis_server import EmbeddedRedis
-from tests.chaos.load import MODELS
+from tests.chaos.load import MODELS, OUTPUT
 
 ROOT = Path(__file__).parents[2]
 READY_S = 60.0
+AOF = "appendonlydir"
 
 FLEET = FleetConfig(
     name="chaos",
@@ -45,6 +46,10 @@ LATENCY = "lognormal:0.1,0.5"
 # either that the kernel had taken, but the kernel may be asked a second late, and a machine may lose power:
 # then answers come back that were acknowledged, and "nothing paid twice" could not be asserted exactly.
 DURABLE = {"appendfsync": "always"}
+NO_REWRITE = {"auto-aof-rewrite-percentage": "0"}
+"""A snapshot is a copy of the files: they must not be changed for others meanwhile."""
+LIMITS = {"m3": 4, "@corp": 8}
+"""Calls at a time: of a model, and of a tenant."""
 
 
 LOUD = {"PYTHONFAULTHANDLER": "1"}
@@ -75,11 +80,12 @@ class Kill:
 
 @dataclass(frozen=True)
 class Outage:
-    """Redis was away from ``start`` to ``end`` (Unix time)."""
+    """Redis was away from ``start`` to ``end`` (Unix time); ``lost_from``: it came back as it was then."""
 
     start: float
     end: float
     killed: bool
+    lost_from: float | None = None
 
 
 @dataclass
@@ -103,7 +109,7 @@ class Machines:
         self.dir = Path(tempfile.mkdtemp(prefix="aios-chaos-"))
         self._dice = random.Random(self.seed)
         self._others: list[Member] = []
-        self.redis = EmbeddedRedis(settings=DURABLE)
+        self.redis = EmbeddedRedis(settings={**DURABLE, **NO_REWRITE})
         try:
             self._start()
         except BaseException:
@@ -115,17 +121,25 @@ class Machines:
         self.redis.start(appendonly=True)
         here = Launch(self.dir, {**environment(self.dir / "aios.toml"), **LOUD}, ROOT)
         argv = ["--port", "0", "--latency", LATENCY, "--seed", str(self.seed), "--faults", FAULTS]
-        argv += ["--retry-after", str(RETRY_AFTER_S), "--keep-calls", str(self.keep_calls)]
+        argv += ["--retry-after", str(RETRY_AFTER_S), "--keep-calls", str(self.keep_calls), "--output-tokens", OUTPUT]
         fake = here.start("fake-llm", ["-m", "aios_dist.testing", *argv])
         self._others.append(fake)
         self.llm = _until(lambda: fake.wrote(r"^fake LLM on (\S+)/v1$"), "the fake LLM did not start")
         models = {
-            name: msgspec.structs.replace(MODEL, base_url=f"{self.llm}/v1", stream=bool(number % 2))
+            name: msgspec.structs.replace(
+                MODEL,
+                base_url=f"{self.llm}/v1",
+                stream=bool(number % 2),
+                max_in_flight=LIMITS.get(name, 0),
+            )
             for number, name in enumerate(MODELS)
+        }
+        tenants = {
+            name[1:]: TenantConfig(max_in_flight=most) for name, most in LIMITS.items() if name[0] == "@"
         }
         fleet = msgspec.structs.replace(FLEET, redis_url=self.redis.url)
         pools = {p.pool: PoolConfig(lanes=[p.pool], slots=p.slots) for p in self.places}
-        self.config = Config(fleet=fleet, models=models, pools=pools)
+        self.config = Config(fleet=fleet, models=models, pools=pools, tenants=tenants)
         write_config(self.config, self.dir / "aios.toml")
         bare = msgspec.structs.replace(self.config, fleet=msgspec.structs.replace(fleet, modules=[]))
         write_config(bare, self.dir / "bare.toml")
@@ -192,6 +206,35 @@ class Machines:
         self.redis.restart()
         self.outages.append(Outage(start, time.time(), kill))
 
+    def take_snapshot(self) -> float:
+        """Keep a copy of Redis' files; gives the time (Unix) before which all that was answered is in it."""
+        at, files, copy = time.time(), self.redis.log.parent / AOF, self.dir / "snapshot"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(files, copy)  # a verb that is written meanwhile is in it whole, or cut off at the load
+        return at
+
+    def put_back(self, taken_at: float) -> None:
+        """A power loss: Redis comes back as it was when the snapshot was taken."""
+        start, files = time.time(), self.redis.log.parent / AOF
+        self.redis.kill()
+        shutil.rmtree(files)
+        shutil.copytree(self.dir / "snapshot", files)
+        self.redis.restart()
+        self.outages.append(Outage(start, time.time(), killed=True, lost_from=taken_at))
+
+    def accept_all(self) -> None:
+        """The provider refuses nothing any more that it refused by what was asked."""
+        self._script({"reply": None})
+
+    def refuse(self, words: str) -> None:
+        """The provider answers 400 to what has these words in it."""
+        self._script({"reply": {words: {"fault": "400"}}})
+
+    def _script(self, settings: dict[str, Any]) -> None:
+        ask = urllib.request.Request(f"{self.llm}/script", json.dumps(settings).encode(), method="POST")
+        with urllib.request.urlopen(ask, timeout=60):
+            pass
+
     # Looking -------------------------------------------------------------------------------------------
 
     def client(self) -> redis.Redis:
@@ -200,7 +243,7 @@ class Machines:
 
     def calls(self) -> list[dict[str, Any]]:
         """Every call that came to the fake LLM."""
-        fields = "number,headers,start,end,status,fault"
+        fields = "number,model,messages,start,end,status,fault"
         with urllib.request.urlopen(f"{self.llm}/calls?fields={fields}", timeout=60) as answer:
             calls: list[dict[str, Any]] = json.load(answer)["calls"]
         return calls

@@ -1,0 +1,299 @@
+"""Those who use the fleet while it is in trouble, each in a thread: none of them minds being told an error."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from aios_dist import AiosError, Fleet
+from aios_dist.agents import JobSpec
+from aios_dist.broker import keyprefix
+from aios_dist.errors import ResultTimeout, UnknownName
+from aios_dist.journal.keys import Keys
+from tests.chaos.load import REFUSED, REVIEWS, Batch, Promise, review
+from tests.chaos.machines import Machines
+from tests.chaos.stories import JobStory, name_of, read_jobs
+from tests.fleet.hostile import malformed
+from tests.redis.test_control import MALFORMED
+
+RULES: list[dict[str, Any]] = [
+    {"policy": "las", "fair": "tenant"},
+    {"policy": "round-robin"},
+    {"policy": "priority", "fair": ""},
+    {"policy": "remaining", "fair": "tenant", "oldest_every": 3},
+    {"policy": "deadline"},
+    {"policy": "fifo", "fair": "", "oldest_every": 0},
+]
+REFUSE_S = 20.0
+"""The provider refuses for this long at the most."""
+
+
+class Person(threading.Thread):
+    """Does the same again and again, until told to stop.
+
+    Attributes:
+        trouble: what it was told while it did.
+        done: how often it did what it is for.
+    """
+
+    every_s = 0.5
+
+    def __init__(self, machines: Machines, fleet: Fleet) -> None:
+        super().__init__(name=type(self).__name__.lower(), daemon=True)
+        self.trouble: list[str] = []
+        self.done = 0
+        self._machines, self._fleet = machines, fleet
+        self._stopped = threading.Event()
+
+    @property
+    def finished(self) -> bool:
+        """Nobody has to wait for it any more."""
+        return True
+
+    def run(self) -> None:
+        """Once every so often."""
+        with self._machines.client() as client:
+            while not self._stopped.is_set():
+                try:
+                    self.once(client)
+                except (AiosError, redis.RedisError, OSError) as error:  # Redis is away: the next time, then
+                    self.trouble.append(f"{self.name}: {error}")
+                self._stopped.wait(self.every_s)
+
+    def once(self, client: redis.Redis) -> None:
+        """What it does."""
+        raise NotImplementedError
+
+    def forgotten(self, since: float) -> None:
+        """Redis has been put back: what was done since then (Unix time) may be undone."""
+
+    def stop(self) -> None:
+        """Do no more."""
+        self._stopped.set()
+
+
+class Operator(Person):
+    """Changes the lane's rules all the time: policy, shares, every how-manieth goes to the oldest."""
+
+    every_s = 1.0
+
+    def __init__(self, machines: Machines, fleet: Fleet) -> None:
+        super().__init__(machines, fleet)
+        self._rules = itertools.cycle(RULES)
+
+    def once(self, client: redis.Redis) -> None:
+        """One change."""
+        self._fleet.set_lane("llm", **next(self._rules))
+        self.done += 1
+
+
+class Producer(Person):
+    """Submits while machines die, again with the same ids where it was not told, and waits for every end."""
+
+    every_s = 0.1
+
+    def __init__(self, machines: Machines, fleet: Fleet, work: Sequence[Batch]) -> None:
+        super().__init__(machines, fleet)
+        self.told: set[str] = set()
+        self._work = list(work)
+        self._at: dict[int, float] = {}
+        self._next = 0
+        self._again: list[int] = []
+        self.ids = [job.id or "" for batch in work for job in batch.jobs]
+
+    @property
+    def finished(self) -> bool:
+        """All is submitted, and it was told of every end."""
+        return len(self.told) == len(self.ids) and not self._again
+
+    def once(self, client: redis.Redis) -> None:
+        """Submit a part; when there is none, wait for those that have not ended."""
+        if self._again:
+            self._submit(self._again[0])
+            self._again.pop(0)
+        elif self._next < len(self._work):
+            self._submit(self._next)
+            self._next += 1
+        else:
+            with contextlib.suppress(ResultTimeout):
+                open_ = [self._fleet.job(id) for id in self.ids if id not in self.told]
+                for job in self._fleet.as_completed(open_, timeout=2.0):
+                    self.told.add(job.id)
+
+    def _submit(self, number: int) -> None:
+        self._at[number] = time.time()
+        self._work[number].submit(self._fleet)
+        self.done += 1
+
+    def forgotten(self, since: float) -> None:
+        """Submit again what may be unknown now."""
+        late = [number for number, at in self._at.items() if at >= since - 0.5]
+        self._again += late
+        self.told -= {job.id or "" for number in late for job in self._work[number].jobs}
+
+
+class Reviewer(Person):
+    """Sends each job its reviews, each of them twice under one id, again and again until the job has ended."""
+
+    def __init__(self, machines: Machines, fleet: Fleet, ids: Sequence[str]) -> None:
+        super().__init__(machines, fleet)
+        self._all = list(ids)
+        self._open = set(ids)
+
+    def once(self, client: redis.Redis) -> None:
+        """One round over all jobs."""
+        for id in self._all:
+            if id in self._open and not self._stopped.is_set():
+                try:
+                    taken = [self._send(id, n) for n in range(REVIEWS) for _ in (1, 2)]
+                except UnknownName:
+                    continue  # not submitted yet
+                if not all(taken):
+                    self._open.discard(id)
+
+    def _send(self, id: str, number: int) -> bool:
+        taken = self._fleet.job(id).signal("review", review(id, number), id=f"review-{number}")
+        self.done += 1
+        return taken
+
+    def forgotten(self, since: float) -> None:
+        """All of them once more."""
+        self._open.update(self._all)
+
+
+class Retrier(Person):
+    """Has jobs whose calls are refused, puts the provider right, and retries each of them once."""
+
+    every_s = 0.25
+
+    def __init__(self, machines: Machines, fleet: Fleet, jobs: Sequence[JobSpec]) -> None:
+        super().__init__(machines, fleet)
+        self._jobs = list(jobs)
+        self._states: dict[str, str] = {}
+        self._retried: dict[str, float] = {}
+        self._lifted = False
+        self._began = time.monotonic()
+        if jobs:
+            machines.refuse(REFUSED)
+
+    @property
+    def finished(self) -> bool:
+        """Each has ended and was retried, or ended well."""
+        return all(
+            self._states.get(job.id or "") == "done" or self._gave_up(job.id or "") for job in self._jobs
+        )
+
+    def _gave_up(self, id: str) -> bool:
+        return self._states.get(id) == "failed" and id in self._retried
+
+    def once(self, client: redis.Redis) -> None:
+        """Look at all that have not ended."""
+        for job in self._jobs:
+            id = job.id or ""
+            if self._states.get(id) == "done":
+                continue
+            handle = self._fleet.job(id)
+            try:
+                self._states[id] = str(handle.status())
+            except UnknownName:
+                self._fleet.submit_many([job])
+                continue
+            if self._lifted and self._states[id] == "failed" and id not in self._retried:
+                at = time.time()
+                if handle.retry():
+                    self.done += 1
+                    self._retried[id] = at
+                    self._states[id] = "running"
+        if not self._lifted and (
+            all(self._states.get(job.id or "") == "failed" for job in self._jobs)
+            or time.monotonic() > self._began + REFUSE_S
+        ):
+            self._machines.accept_all()
+            self._lifted = True
+
+    def forgotten(self, since: float) -> None:
+        """Ends and retries of that time may not have happened."""
+        self._states.clear()
+        self._retried = {id: at for id, at in self._retried.items() if at < since - 0.5}
+
+
+class Reuser(Person):
+    """Uses each id twice: when the first job has ended, its record is taken away as its expiry would.
+
+    Some of the first ones are cancelled while a call is in flight.
+    """
+
+    every_s = 0.05
+
+    def __init__(
+        self,
+        machines: Machines,
+        fleet: Fleet,
+        lives: Sequence[tuple[JobSpec, JobSpec]],
+        promises: dict[str, Promise],
+    ) -> None:
+        super().__init__(machines, fleet)
+        self.stories: dict[str, JobStory] = {}
+        self._lives = {one.id or "": (one, two) for one, two in lives}
+        self._promises = promises
+        self._ended: set[str] = set()
+        self._keys = Keys(machines.config.fleet.name)
+
+    @property
+    def finished(self) -> bool:
+        """All second jobs have ended."""
+        return len(self._ended) == len(self._lives)
+
+    def once(self, client: redis.Redis) -> None:
+        """Bring each id on by what its record says."""
+        for id, (one, two) in self._lives.items():
+            if id in self._ended:
+                continue
+            state, record, outcomes = client.hmget(self._keys.job(id), "st", "rec", "v")
+            if state is None or record is None:
+                self._fleet.submit_many([two if self.stories.get(id) else one])
+                continue
+            promise, ended = self._promises[name_of(record)], state in (b"done", b"failed", b"cancelled")
+            if promise.kind == "second":
+                if ended:
+                    self._ended.add(id)
+            elif ended:
+                (self.stories[id],) = read_jobs(client, self._keys, [id])
+                client.pipeline().pexpire(self._keys.job(id), 1).pexpire(self._keys.events(id), 1).zrem(
+                    self._keys.ended, id
+                ).execute()
+                self._fleet.submit_many([two])
+                self.done += 1
+            elif promise.kind == "stopped" and outcomes:
+                self._fleet.job(id).cancel()
+
+    def forgotten(self, since: float) -> None:
+        """Second jobs may be first ones again."""
+        self._ended.clear()
+
+
+class Vandal(Person):
+    """Sends what is no ticket to the lanes and what is no message to the control channel."""
+
+    every_s = 0.1
+
+    def __init__(self, machines: Machines, fleet: Fleet) -> None:
+        super().__init__(machines, fleet)
+        tickets = malformed(machines.dir / "touched", long=100_000)
+        self._tickets = itertools.cycle(tickets.values())
+        self._messages = itertools.cycle(MALFORMED.values())
+        self._lanes = itertools.cycle(("llm", "turns"))
+        name = machines.config.fleet.name
+        self._queues, self._control = keyprefix(name), Keys(name).control
+
+    def once(self, client: redis.Redis) -> None:
+        """One of each."""
+        client.lpush(self._queues + next(self._lanes), next(self._tickets))
+        client.publish(self._control, next(self._messages))
+        self.done += 2
