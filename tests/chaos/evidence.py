@@ -145,8 +145,8 @@ class Done:
         )
 
     def put_back_between(self, start: float, end: float) -> bool:
-        """Redis was put back between these times."""
-        return any(o.lost_from is not None and start <= o.start + self.slack_s <= end for o in self.outages)
+        """Redis was put back between these times, as far as a worker knew."""
+        return any(o.lost_from is not None and start - self.slack_s <= o.start <= end for o in self.outages)
 
 
 def weigh(
@@ -234,7 +234,9 @@ class Scales:
             owner = self._owner.get(asked)
             if owner is None:
                 found.wrong.append(f"call {calls[0]['number']} asks what nobody asks: {asked}")
-            elif owner.kind != "stopped":
+            elif owner.kind != "stopped" and not all(
+                self._done.forgotten(call["start"], call["end"]) for call in calls
+            ):
                 found.calls_after_outcome.append(f"{owner.name}: a call of no step: {asked}")
         for limited, most in self._done.limits.items():
             self._limit(limited, most)
@@ -294,11 +296,14 @@ class Scales:
             attempt = step.attempts[again - 1]
             found.attempts_lost += 1
             died = done.died(attempt)
-            called = any(attempt.start <= call["start"] <= at for call in calls)
-            # Where nobody claimed it again, its worker regained it, or its late answer was kept. Where Redis was
-            # put back, it may have ended in what Redis forgot.
-            living = died > at and again < len(starts) and (called or not done.unknown(attempt.start))
-            if living and not done.put_back_between(attempt.start, at):
+            own = [call for call in calls if attempt.start <= call["start"] <= at]
+            # Where nobody claimed it again, its worker regained it, or its late answer was kept.
+            living = died > at and again < len(starts) and (own or not done.unknown(attempt.start))
+            # Redis has forgotten how the attempt ended: a call when it was answered, a tool or a turn nobody knows.
+            ended = done.put_back_between(attempt.start, at)
+            if ended and own:
+                ended = all(done.forgotten(call["end"]) for call in own)
+            if living and not ended:
                 found.taken_from_the_living.append(f"{step.key} from {attempt.worker} at {at:.3f}")
             if died <= at:
                 found.ready_again.append(at - max(died, attempt.start))

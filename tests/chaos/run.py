@@ -154,9 +154,10 @@ class Run:
             limits=LIMITS,
             unlimited=self._unlimited(slow),
         )
-        timed_runs = [(job, float(at)) for job, at in runs]
+        timed_runs, calls = [(job, float(at)) for job, at in runs], machines.calls()
+        told: list[object] = [*machines.kills, *machines.outages, f"deleted at {self.flushed_at}", *jobs, *calls]
         return Report(
-            found=weigh(jobs, self.load.promises, machines.calls(), timed_runs, done),
+            found=weigh(jobs, self.load.promises, calls, timed_runs, done),
             jobs=len(producer.ids),
             kills=len(machines.kills),
             outages_s=[outage.end - outage.start for outage in machines.outages],
@@ -171,7 +172,7 @@ class Run:
             people={person.name: person.done for person in self.people},
             trouble=[line for person in self.people for line in person.trouble],
             unfinished=unfinished,
-            logs=machines.logs(),
+            logs={**machines.logs(), "evidence.txt": "\n".join(map(repr, told))},
         )
 
     def _unlimited(self, slow: float) -> list[tuple[float, float]]:
@@ -188,7 +189,7 @@ class Run:
         next_kill = time.monotonic() + options.kill_every
         next_word, agenda = time.monotonic() + 10.0, Agenda.of(options)
         with machines.client() as client:
-            while time.monotonic() < end:
+            while time.monotonic() < end and all(person.is_alive() for person in self.people):
                 machines.look()
                 if time.monotonic() >= next_kill and machines.kill_one():
                     next_kill = max(next_kill + options.kill_every, time.monotonic())
@@ -201,7 +202,8 @@ class Run:
                     next_word += 10.0
                     self.say(f"{len(producer.told)} jobs ended, {len(machines.kills)} kills")
                 time.sleep(TICK_S)
-        return [f"{person.name} has not finished" for person in self.people if not person.finished]
+        late = [f"{person.name} has not finished" for person in self.people if not person.finished]
+        return [*late, *(f"{person.name} broke down" for person in self.people if not person.is_alive())]
 
     def _all_ended(self, client: redis.Redis) -> bool:
         """Also those whose end Redis has forgotten."""

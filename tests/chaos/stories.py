@@ -98,7 +98,7 @@ def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
         outcomes=int(facts.get(b"v", 0)),
         steps=[_step(id, str(n), facts, events[str(n)]) for n in range(int(facts[b"n"]))],
         turn=_step(id, "t", facts, events["t"]) if b"ht" in facts else None,
-        end=decode(facts[b"res"], Outcome) if b"res" in facts else None,
+        end=decode(facts[b"res"], Outcome) if facts.get(b"res") else None,
         retried_at=[at for at, what, _ in events[""] if what == "retried"],
     )
 
