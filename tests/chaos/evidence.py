@@ -135,9 +135,10 @@ class Done:
         return any(outage.start - 1.0 <= at <= outage.end for outage in self.outages)
 
     def forgotten(self, *times: float | None) -> bool:
-        """Redis was put back to before one of these times, or what it had told was acted upon then."""
+        """What Redis has forgotten began or ended at one of these times: a claim comes a moment before its call,
+        a commit a moment after."""
         return any(
-            outage.lost_from <= at <= outage.start + self.slack_s
+            outage.lost_from - self.slack_s <= at <= outage.start + self.slack_s
             for outage in self.outages
             if outage.lost_from is not None
             for at in times
@@ -354,8 +355,7 @@ class Scales:
         for at in runs[:-1]:
             place = bisect.bisect_right(starts, at) - 1
             killed = place >= 0 and done.killed(step.attempts[place])
-            # Its outcome is written a moment after.
-            if killed or done.forgotten(at) or done.forgotten(at + done.slack_s):
+            if killed or done.forgotten(at):
                 found.tools_run_again_excused += 1
             else:
                 found.tools_run_again.append(f"{step.key}: at {at:.3f}, and again")

@@ -40,7 +40,7 @@ class Options:
         jobs: of 3 to 8 steps.
         odd: so many more of each odd kind: tools that raise, signals sent twice, retries, ids used again.
         seconds: the most that it may take, from the first job submitted.
-        kill_every: seconds between kills of workers.
+        kill_every: seconds between kills of workers, at the least.
         redis_restarts: one of them a crash.
         put_back: how often Redis comes back as it was a second before.
         flushes: how often all rules are deleted.
@@ -183,7 +183,10 @@ class Run:
         return gaps + [(o.lost_from, o.end + after) for o in self.machines.outages if o.lost_from is not None]
 
     def _drive(self) -> list[str]:
-        """Kill, restart and so on until all is done or the time is up; gives who has not finished."""
+        """Kill, restart and so on until all is done or the time is up; gives who has not finished.
+
+        A worker is killed at the earliest when all have come back: a slow machine would never do any work.
+        """
         options, machines, producer = self.options, self.machines, self.producer
         end = time.monotonic() + options.seconds
         next_kill = time.monotonic() + options.kill_every
@@ -191,7 +194,8 @@ class Run:
         with machines.client() as client:
             while time.monotonic() < end and all(person.is_alive() for person in self.people):
                 machines.look()
-                if time.monotonic() >= next_kill and machines.kill_one():
+                all_up = all(place.ready for place in machines.places)
+                if time.monotonic() >= next_kill and all_up and machines.kill_one():
                     next_kill = max(next_kill + options.kill_every, time.monotonic())
                 self._do(agenda.due(len(producer.told) / len(producer.ids)), client)
                 with contextlib.suppress(redis.ConnectionError):  # the connection that the restart has cut
