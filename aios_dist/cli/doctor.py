@@ -64,7 +64,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
-    from aios_dist.cli.checks import held, lanes, machine, rights, server
+    from aios_dist.cli.checks import held, lanes, machine, repairs, rights, server
     from aios_dist.cli.checks.finding import problem
 
     findings = list(machine.packages())
@@ -75,8 +75,12 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         findings += await _all(server.clock(journal))
         findings += await _all(rights.rights(config, journal))
         registry = await fleet.registry()
+        findings += repairs.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
-        findings += lanes.lanes(config, await fleet.lanes())
+        views = await fleet.lanes()
+        findings += lanes.lanes(config, views)
+        findings += repairs.needs(await journal.needs([view.name for view in views]))
+        findings += repairs.repairs(await journal.repairs())
         names = sorted({*config.models, *registry.models})
         findings += held.models(await journal.model_views(names))
         findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))

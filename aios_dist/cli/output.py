@@ -118,3 +118,14 @@ def job_record(view: JobView) -> dict[str, Any]:
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),
     }
+
+
+def steps_wait(count: int) -> str:
+    """So many steps wait, in words."""
+    return "1 step waits" if count == 1 else f"{count} steps wait"
+
+
+def needed(need: str) -> str:
+    """What a worker must have (:class:`aios_dist.journal.Need`), in words."""
+    kind, _, name = need.partition("/")
+    return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"
