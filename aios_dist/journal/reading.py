@@ -307,8 +307,8 @@ UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.M
 
 def _damaged(job: str, exc: Exception) -> JournalError:
     return JournalError(
-        f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler sets it "
-        "aside, and `aios-dist doctor` says so."
+        f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
+        "sets it aside, and `aios-dist doctor` says so."
     )
 
 
