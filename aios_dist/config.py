@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from aios_dist.errors import ConfigError
+from aios_dist.masking import learn, learn_url, masked
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 """What names and ids look like: they become parts of Redis keys, file names and log lines."""
@@ -267,6 +268,8 @@ def parse(
         for section, kind in _ENTRIES.items()
     }
     config = Config(fleet=_convert(fleet, FleetConfig, f"{source}: [fleet]"), **tables)
+    learn_url(config.fleet.redis_url)
+    learn(*(env.get(model.api_key_env or "") for model in config.models.values()))
     _check(config, source, named)
     return config
 
@@ -303,8 +306,12 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
         parts = urlsplit(fleet.redis_url)
         if "," not in parts.netloc:
             _ = parts.port
-    except ValueError as exc:
-        raise ConfigError(f"{place}: redis_url {masked(fleet.redis_url)!r} is not a URL: {exc}.") from None
+    except ValueError:
+        # Not in the words of urllib, which repeat a piece of a password that holds a `/`, `?` or `#`.
+        raise ConfigError(
+            f"{place}: redis_url {masked(fleet.redis_url)!r} is not a URL; in a password, every "
+            "character but letters and digits is written as % and two digits (@ is %40, / is %2F)."
+        ) from None
     if fleet.redis_url.startswith("sentinel://") and "master=" not in urlsplit(fleet.redis_url).query:
         raise ConfigError(
             f"{place}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
@@ -453,11 +460,3 @@ def _said(value: Any) -> str:
     return {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}.get(
         type(value), f"a {type(value).__name__}"
     )
-
-
-_SECRET = re.compile(r"(?<=:)(?!//)(?:(?!;\w+://).)*(?=@)|(?<=[?&]password=)[^&;]*")
-
-
-def masked(url: str) -> str:
-    """The URL without its passwords, for messages and logs; also of a URL that cannot be understood."""
-    return _SECRET.sub("***", url)

@@ -39,6 +39,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from aios_dist.masking import hide
+
 
 class AiosError(Exception):
     """The root: ``except AiosError`` catches everything this package raises on purpose."""
@@ -204,7 +206,7 @@ def _text(error: BaseException) -> str:
         text = str(error)
     except Exception as exc:
         text = f"(its message cannot be had: {type(exc).__name__})"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return hide(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _plain(value: Any, depth: int = 4) -> Any:
@@ -216,7 +218,7 @@ def _plain(value: Any, depth: int = 4) -> Any:
     if isinstance(value, (list, tuple)) and depth:
         return [_plain(v, depth - 1) for v in value]
     text = value if isinstance(value, str) else repr(value)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return hide(text.encode("utf-8", "backslashreplace").decode())
 
 
 def from_record(record: dict[str, Any]) -> Exception:

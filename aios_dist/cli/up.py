@@ -14,9 +14,10 @@ from rich.text import Text
 
 from aios_dist.cli.signals import sigterm_is_ctrl_c
 from aios_dist.cli.up_news import follow
-from aios_dist.config import DEFAULT_POOLS, Config, load, masked
+from aios_dist.config import DEFAULT_POOLS, Config, load
 from aios_dist.journal import Journal
 from aios_dist.local.machine import LocalFleet, WorkerSpec
+from aios_dist.masking import masked
 
 OPEN_JOBS = 10_000
 """The most open jobs that are looked at for the last line."""
