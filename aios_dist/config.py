@@ -189,6 +189,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents: dict[str, PromptsConfig] = {}
     tenants: dict[str, TenantConfig] = {}
 
+    def __post_init__(self) -> None:
+        """Whoever has a configuration must not print what it leads to."""
+        self.hide_secrets(os.environ)
+
+    def hide_secrets(self, env: Mapping[str, str]) -> None:
+        """Tell :mod:`aios_dist.masking` the passwords of ``redis_url`` and the keys that ``env`` has."""
+        learn_url(self.fleet.redis_url)
+        learn(*(env.get(model.api_key_env or "", "").strip() for model in self.models.values()))
+
     def default_model(self) -> str | None:
         """The model of ``llm()`` calls that name none, or None where that is not decided."""
         if self.fleet.default_model is not None:
@@ -268,8 +277,7 @@ def parse(
         for section, kind in _ENTRIES.items()
     }
     config = Config(fleet=_convert(fleet, FleetConfig, f"{source}: [fleet]"), **tables)
-    learn_url(config.fleet.redis_url)
-    learn(*(env.get(model.api_key_env or "") for model in config.models.values()))
+    config.hide_secrets(env)
     _check(config, source, named)
     return config
 

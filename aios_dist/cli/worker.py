@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aios_dist import masking
+
 if TYPE_CHECKING:
     from aios_dist.runtime import Runtime
 
@@ -85,7 +87,8 @@ def ready_line(node: str, runtime: Runtime) -> str:
 
 
 def set_up_logging(level: int) -> None:
-    """Short lines on stderr."""
+    """Short lines on stderr, without secrets."""
+    masking.install()
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[out], force=True)

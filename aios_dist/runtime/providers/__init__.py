@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import re
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -331,7 +332,7 @@ class SdkProvider(ABC):
             broke = exc
         data = b"".join(pieces)
         try:
-            if not data.strip() or data.lstrip()[:1] == b"<":
+            if not data.strip() or _PAGE.match(data):
                 raise NoAnswer(data)
             reply.whole(data)
         except (msgspec.DecodeError, NoAnswer):
@@ -385,6 +386,9 @@ class SdkProvider(ABC):
         text = f"{self.name} gave no whole answer within the model's timeout of {self.config.timeout:g} s"
         return errors.CallTimeout(text, provider=self.name)
 
+
+_PAGE = re.compile(rb"\s*<[!?\w]")
+"""How HTML and XML begin, whatever the server calls it."""
 
 RAW_LIMIT = 16 * 1024
 """Characters of an unreadable answer that its error keeps, as ``detail["raw"]``."""
