@@ -240,16 +240,28 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     named = path or env.get("AIOS_CONFIG")
     file = Path(named) if named else Path("aios.toml")
     data: dict[str, Any] = {}
-    if named and not file.is_file():
+    there = os.path.isfile(file)  # a Path raises for some names that no file can have
+    if named and not there:
         raise ConfigError(f"There is no configuration file {str(file)!r}; check AIOS_CONFIG or --config.")
-    if file.is_file():
-        try:
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"{file} is not TOML: {exc}.") from None
-        except OSError as exc:
-            raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+    if there:
+        data = read_toml(file)
     return parse(data, source=str(file), env=env)
+
+
+def read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """A TOML file as data.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is nested too deeply.") from None
+    except ValueError as exc:
+        raise ConfigError(f"{file} is not TOML: {exc}.") from None
 
 
 def parse(
