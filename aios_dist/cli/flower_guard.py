@@ -79,25 +79,36 @@ NUMBERS = ["utcoffset", "clock", "pid", "freq", "active", "processed", "runtime"
 TIMES = ["timestamp", "local_received"]
 TEXTS = ["name", "args", "kwargs", "result", "exception", "traceback", "uuid", "root_id", "parent_id"]
 TEXTS += ["queue", "exchange", "routing_key", "eta", "expires", "sw_ident", "sw_ver", "sw_sys"]
+SCALARS = ["terminated", "expired", "requeue", "signum"]
+FIELDS = {"type", "hostname", "loadavg", *NUMBERS, *TIMES, *TEXTS, *SCALARS}
 MOST, YEAR_5000 = 10**15, 95_617_584_000
 
 
-def is_sound(event: object) -> bool:
-    """An event that Celery's record of workers and tasks can take: each field of its own kind, or absent."""
-    if not isinstance(event, dict) or not all(isinstance(name, str) for name in event):
-        return False
-    kind, host = event.get("type"), event.get("hostname")
-    if not (isinstance(kind, str) and "-" in kind and isinstance(host, str) and host):
-        return False
-    if "timestamp" not in event or (kind.startswith("task-") and not event.get("uuid")):
-        return False
-    load = event.get("loadavg")
-    numbers = [event.get(name) for name in NUMBERS] + (load if isinstance(load, list) else [load])
-    return (
-        all(n is None or _is_number(n, MOST) for n in numbers)
-        and all(event.get(name) is None or _is_number(event[name], YEAR_5000) for name in TIMES)
-        and all(event.get(name) is None or isinstance(event[name], str) for name in TEXTS)
-    )
+def sound(event: object) -> dict[str, Any]:
+    """The fields of an event that Celery's record of workers and tasks knows, each of its own kind.
+
+    Raises:
+        ValueError: one is not, or one that every event has is missing.
+    """
+    if not isinstance(event, dict):
+        raise ValueError("an event is a table")
+    # Any other would stand in the place of what the record itself knows of a task: `worker`, `state`.
+    known = {name: event[name] for name in FIELDS & event.keys() if event[name] is not None}
+    kind, load = known.get("type"), known.get("loadavg", [])
+    if not (
+        isinstance(kind, str)
+        and "-" in kind
+        and isinstance(known.get("hostname"), str)
+        and "timestamp" in known
+        and (known.get("uuid") or not kind.startswith("task-"))
+        and isinstance(load, list)
+        and all(_is_number(n, MOST) for n in (*load, *(known[name] for name in NUMBERS if name in known)))
+        and all(_is_number(known[name], YEAR_5000) for name in TIMES if name in known)
+        and all(isinstance(known[name], str) for name in TEXTS if name in known)
+        and all(isinstance(known[name], bool | int | str) for name in SCALARS if name in known)
+    ):
+        raise ValueError("a field of an event is not of its kind")
+    return known
 
 
 def _is_number(value: object, most: float) -> bool:
@@ -120,9 +131,7 @@ class SoundEvents(EventReceiver):  # type: ignore[misc]
     def _receive(self, body: Any, message: Any) -> None:
         for event in body if isinstance(body, list) else [body]:
             try:
-                if not is_sound(event):
-                    raise ValueError
-                super()._receive(event, message)
+                super()._receive(sound(event), message)
             except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError):
                 self.drop()
 

@@ -388,6 +388,7 @@ ODD_EVENTS: list[dict[str, Any]] = [
     {"type": "task-received", "name": "n"},
     {"type": "task-succeeded", "uuid": "odd-3", "runtime": "long", "result": "r"},
     {"type": "task-started", "uuid": "odd-4", "args": {"a": 1}},
+    {"type": "task-received", "uuid": "odd-5", "eta": 5},
     {"type": 5},
     {},
 ]
@@ -402,10 +403,13 @@ def test_events_that_are_none_break_none_of_flowers_pages(guarded: tuple[LocalFl
             events.producer.publish(
                 {**base, **event}, routing_key="worker.odd", exchange=events.exchange.name, serializer="json"
             )
-        events.send("task-received", uuid="sound-1", name="n")
+        for number, worker in enumerate(("x", None, 5, {"a": 1}), 1):
+            fields = {"worker": worker, "state": [], "children": "x", "received": "never", "client": 5}
+            events.send("task-received", uuid=f"sound-{number}", name="n", **fields)
+        events.send("task-received", uuid="sound-0", name="n")
     app.close()
     for _ in range(200):
-        if ask(machine, "/api/task/info/sound-1")[0] == 200:
+        if ask(machine, "/api/task/info/sound-0")[0] == 200:
             break
         threading.Event().wait(0.05)
     query = "draw=1&start=0&length=10&search%5Bvalue%5D=&order%5B0%5D%5Bcolumn%5D=0&order%5B0%5D%5Bdir%5D=asc"
