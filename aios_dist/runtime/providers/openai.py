@@ -33,6 +33,8 @@ NO_KEY = "none"
 _STATUS_OF = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_request_error": 400}
 _GIVEN_UP = ("error", "network_error", "insufficient_system_resource", "abort")
 """Reasons with which servers end an answer that they could not finish."""
+_OF_A_PIECE = {"index", "delta", "finish_reason", "logprobs"}
+_OF_A_DELTA = {"role", "content"}
 
 
 class CompletionReply(Reply):
@@ -61,20 +63,30 @@ class CompletionReply(Reply):
         return False
 
     def _read(self, said: Any) -> None:
-        completion = table(said[0] if isinstance(said, list) and said else said)
+        completion = (
+            said if isinstance(said, dict) else table(said[0] if isinstance(said, list) and said else 0)
+        )
         error = completion.get("error") or (completion if completion.get("object") == "error" else None)
         if error:
             raise ProviderSaid(_status_of(error), error)
         told = completion.get("usage")
         if isinstance(told, dict):
             self.usage = usage(told.get("prompt_tokens"), told.get("completion_tokens"))
-        self.model = self.model or word(completion.get("model"))
+        if self.model is None:
+            self.model = word(completion.get("model"))
         for choice in tables(completion.get("choices")):
-            if count(choice.get("index")):
-                continue
-            self._choose(choice)
+            index = choice.get("index")
+            if not (index and count(index)):
+                self._choose(choice)
 
     def _choose(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta")
+        if choice.keys() <= _OF_A_PIECE and choice.get("finish_reason") is None and isinstance(delta, dict):
+            text = delta.get("content")
+            if isinstance(text, str) and delta.keys() <= _OF_A_DELTA:
+                if text:
+                    self.text.append(text)
+                return  # nearly every piece of a stream is this, so it is read first
         reason = word(choice.get("finish_reason"))
         if choice.get("error"):
             raise ProviderSaid(_status_of(choice["error"]), choice["error"])
