@@ -16,10 +16,11 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -27,6 +28,7 @@ import pytest
 from aios_dist import Fleet, JobFailed, prompts
 from aios_dist.broker import make_app
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.errors import BadReply
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
@@ -89,10 +91,13 @@ def runs(form: bytes) -> list[bytes]:
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers each model in its own way, always with the key that it was sent."""
+    """Answers each model in its own way, with the key that it was sent; counts the calls."""
+
+    asked: ClassVar[Counter[str]] = Counter()
 
     def do_POST(self) -> None:
         model = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
+        self.asked[model] += 1
         key = self.headers["Authorization"].removeprefix("Bearer ")
         text = {
             "whole": f"Incorrect API key provided: {key}. You can find yours elsewhere.",
@@ -101,7 +106,9 @@ class Echo(BaseHTTPRequestHandler):
             "cut": "x" * 440 + f" {key} " + key[:12] + "…",
         }.get(model, f'{{"x": <<< {key} >>>')
         body = text if model == "garbage" else json.dumps({"error": {"message": text, "code": "x"}})
-        self.send_response(200 if model == "garbage" else 400 if model == "cut" else 401)
+        if model == "odd":
+            body = '{"choices":[{"message":{"content":"a\\ud800b"}}],"usage":{"prompt_tokens":1e400}}'
+        self.send_response({"garbage": 200, "odd": 200, "cut": 400}.get(model, 401))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body.encode())))
         self.end_headers()
@@ -185,7 +192,7 @@ def guarded(fleets: Any, hidden: Planted, echo: str) -> Iterator[tuple[LocalFlee
             models={
                 "good": ModelConfig(base_url=llm.url, api_key_env="THE_KEY"),
                 "bad": ModelConfig(base_url=llm.url, api_key_env="WRONG_KEY"),
-                **{name: ModelConfig(base_url=echo, api_key_env="THE_KEY") for name in ODD},
+                **{name: ModelConfig(base_url=echo, api_key_env="THE_KEY") for name in (*ODD, "odd")},
             },
             pools={"all": PoolConfig(lanes=["llm", "turns"], slots=4)},
         )
@@ -233,6 +240,20 @@ def test_no_key_no_password_and_no_prompt_is_where_it_must_not_be(
         assert not hidden.in_sight(text), f"in {place}"
     for place in ("the logs", "Flower"):
         assert SECRET.encode() not in places[place], f"a prompt is in {place}"
+
+
+def test_an_answer_is_paid_for_once_whether_it_is_odd_or_cannot_be_read(
+    guarded: tuple[LocalFleet, FakeLLM],
+) -> None:
+    machine, _ = guarded
+    Echo.asked.clear()
+    with Fleet(machine.config) as fleet:
+        assert fleet.submit(caller, calls=1, model="odd").result(timeout=30) == "a\ufffdb"
+        with pytest.raises(JobFailed) as failed:
+            fleet.submit(caller, calls=1, model="garbage").result(timeout=30)
+    assert isinstance(failed.value.error, BadReply)
+    assert failed.value.error.detail["raw"].startswith('{"x": <<< ***')
+    assert Echo.asked == {"odd": 1, "garbage": 1}
 
 
 def _command_line(machine: LocalFleet, jobs: list[str]) -> bytes:
