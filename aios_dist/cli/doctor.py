@@ -13,6 +13,7 @@ from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
+from aios_dist.masking import hide
 
 if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet
@@ -42,7 +43,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
             {
                 "ok": problems == 0,
                 "findings": [
-                    {"check": f.check, "level": f.level.value, "what": f.what, "fix": f.fix or None}
+                    {"check": f.check, "level": f.level.value, "what": hide(f.what), "fix": f.fix or None}
                     for f in findings
                 ],
             }

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
+from aios_dist.masking import hide
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,8 +31,8 @@ def print_json(value: Any) -> None:
 
 
 def plain(text: str) -> str:
-    """Text of others (models, agents) without what a terminal would take for a command."""
-    return _CONTROL.sub("�", text)
+    """Text of others (models, agents) without what a terminal would take for a command, and no secrets."""
+    return hide(_CONTROL.sub("�", text))
 
 
 def console(stream: IO[str] | None = None) -> Console:
