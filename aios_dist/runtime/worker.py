@@ -17,7 +17,7 @@ import greenback
 import msgspec
 from celery import Celery, signals
 
-from aios_dist import costs, messages, modules, policies, turns
+from aios_dist import costs, masking, messages, modules, policies, turns
 from aios_dist.agents import registered
 from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.calls import Usage
@@ -28,6 +28,7 @@ from aios_dist.runtime.control import Control
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
+from aios_dist.runtime.replies import mask_replies
 from aios_dist.runtime.rules import Rules
 from aios_dist.runtime.runner import Origin, Runner
 from aios_dist.runtime.steps import Steps
@@ -221,6 +222,8 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     runtime = Runtime(config, pool, settings)
     app.aios_runtime = runtime
     app.steps["consumer"].add(Dispatcher)
+    masking.install()
+    mask_replies()
 
     @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
     def step(self: Any) -> str:
