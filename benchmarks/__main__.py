@@ -1,7 +1,7 @@
 """``make bench``, or ``python -m benchmarks [PART …] [--json]``.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
-part ``waiting`` takes three more, and 3 GiB of memory.
+part ``waiting`` takes three more, and 3 GiB of memory, ``memory`` another five.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aios_dist.config import Config, FleetConfig
 from aios_dist.local.machine import LocalFleet
 from benchmarks.limits import limits
 from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
+from benchmarks.memory import memory
 from benchmarks.policies import by_policy
 from benchmarks.waiting import waiting
 
@@ -114,6 +115,7 @@ PARTS = {
     "limits": limits,
     "policies": by_policy,
     "waiting": waiting,
+    "memory": memory,
 }
 
 

@@ -1,4 +1,4 @@
-"""``make chaos``, or ``python -m tests.chaos``: real processes die, and nothing may be lost, wrong or paid twice.
+"""``make chaos``, or ``python -m tests.chaos``: real processes die, nothing may be lost, wrong or paid twice.
 
 Everything runs on loopback, ends by itself, and leaves nothing behind. Exit code 1 when a bound breaks.
 """

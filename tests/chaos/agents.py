@@ -26,9 +26,7 @@ def leave_trace(path: str, name: str) -> str:
 async def branching(name: str, model: str, branches: int, trace: str) -> str:
     """A call, some at once, a tool, a last call: ``branches`` + 3 steps. All is made of what came before."""
     first = await llm(f"{name}: what is to be done?", model=model)
-    parts = await gather(
-        *(llm(f"{name}: do part {n} of {first.text}", model=model) for n in range(branches))
-    )
+    parts = await gather(*(llm(f"{name}: do part {n} of {first.text}", model=model) for n in range(branches)))
     await tool(leave_trace, trace, name)
     return (await llm(f"{name}: sum up {' / '.join(part.text for part in parts)}", model=model)).text
 

@@ -1,9 +1,9 @@
 """What is left after a chaos run, and what it proves.
 
 The journal tells of each step when it was claimed by whom, when a claim was lost and when its outcome was
-written; the fake LLM tells what each call asked, when it began and whether it was answered whole. Both clocks are
-this machine's, so the two stories can be laid side by side without a margin. What should have been asked and
-answered is known beforehand (``load.Promise``), so nothing of ours says which call belongs to which step:
+written; the fake LLM tells what each call asked, when it began and whether it was answered whole. Both clocks
+are this machine's, so the two stories can be laid side by side without a margin. What should have been asked
+and answered is known beforehand (``load.Promise``), and nothing of ours says which call belongs to which step:
 
 * A call *belongs* to the step that asks for its body: every prompt names its job and its place.
 * An *attempt* begins with a claim of a step and ends when the step is given back, taken back, claimed again
@@ -11,8 +11,8 @@ answered is known beforehand (``load.Promise``), so nothing of ours says which c
   has one call at the most.
 * An attempt is *excused* if its worker was killed before it ended. A Redis that was away excuses a claim
   whose answer was lost, so that nobody knew of it; it excuses no call: its worker has the answer.
-* A *lapse* is what Redis forgot when it was put back to a snapshot: a call that began or was answered in it may be
-  repeated once, and nothing else is excused by it.
+* A *lapse* is what Redis forgot when it was put back to a snapshot: a call that began or was answered in it
+  may be repeated once, and nothing else is excused by it.
 * A call is *answered* if the fake LLM wrote all of its answer: status 200 and no fault.
 """
 
@@ -135,8 +135,10 @@ class Done:
         return any(outage.start - 1.0 <= at <= outage.end for outage in self.outages)
 
     def forgotten(self, *times: float | None) -> bool:
-        """What Redis has forgotten began or ended at one of these times: a claim comes a moment before its call,
-        a commit a moment after."""
+        """What Redis has forgotten began or ended at one of these times.
+
+        A claim comes a moment before its call, a commit a moment after.
+        """
         return any(
             outage.lost_from - self.slack_s <= at <= outage.start + self.slack_s
             for outage in self.outages
@@ -300,7 +302,7 @@ class Scales:
             own = [call for call in calls if attempt.start <= call["start"] <= at]
             # Where nobody claimed it again, its worker regained it, or its late answer was kept.
             living = died > at and again < len(starts) and (own or not done.unknown(attempt.start))
-            # Redis has forgotten how the attempt ended: a call when it was answered, a tool or a turn nobody knows.
+            # Redis may have forgotten how it ended: a call when it was answered, a tool or a turn nobody knows.
             ended = done.put_back_between(attempt.start, at)
             if ended and own:
                 ended = all(done.forgotten(call["end"]) for call in own)

@@ -123,9 +123,7 @@ class Load:
         parts = [f"{id}: do part {n} of {self._say(first)}" for n in range(branches)]
         last = f"{id}: sum up {' / '.join(map(self._say, parts))}"
         self._promise(id, id, model, tenant, [first, *parts, last], self._say(last))
-        made = branching.job(
-            name=id, model=model, branches=branches, trace=self._trace, id=id, tenant=tenant
-        )
+        made = branching.job(name=id, model=model, branches=branches, trace=self._trace, id=id, tenant=tenant)
         return made.within(priority=number % 10)
 
     def _odd_ones(self, count: int) -> Iterator[Batch]:

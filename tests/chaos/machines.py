@@ -121,7 +121,14 @@ class Machines:
         self.redis.start(appendonly=True)
         here = Launch(self.dir, {**environment(self.dir / "aios.toml"), **LOUD}, ROOT)
         argv = ["--port", "0", "--latency", LATENCY, "--seed", str(self.seed), "--faults", FAULTS]
-        argv += ["--retry-after", str(RETRY_AFTER_S), "--keep-calls", str(self.keep_calls), "--output-tokens", OUTPUT]
+        argv += [
+            "--retry-after",
+            str(RETRY_AFTER_S),
+            "--keep-calls",
+            str(self.keep_calls),
+            "--output-tokens",
+            OUTPUT,
+        ]
         fake = here.start("fake-llm", ["-m", "aios_dist.testing", *argv])
         self._others.append(fake)
         self.llm = _until(lambda: fake.wrote(r"^fake LLM on (\S+)/v1$"), "the fake LLM did not start")
@@ -210,7 +217,9 @@ class Machines:
         """Keep a copy of Redis' files; gives the time (Unix) before which all that was answered is in it."""
         at, files, copy = time.time(), self.redis.log.parent / AOF, self.dir / "snapshot"
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(files, copy)  # a verb that is written meanwhile is in it whole, or cut off at the load
+        shutil.copytree(
+            files, copy
+        )  # a verb that is written meanwhile is in it whole, or cut off at the load
         return at
 
     def put_back(self, taken_at: float) -> None:

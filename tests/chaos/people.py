@@ -1,4 +1,4 @@
-"""Those who use the fleet while it is in trouble, each in a thread: none of them minds being told an error."""
+"""Those who use the fleet while it is in trouble, each in a thread: none of them minds an error."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Producer(Person):
 
 
 class Reviewer(Person):
-    """Sends each job its reviews, each of them twice under one id, again and again until the job has ended."""
+    """Sends each job its reviews, each twice under one id, again and again until the job has ended."""
 
     def __init__(self, machines: Machines, fleet: Fleet, ids: Sequence[str]) -> None:
         super().__init__(machines, fleet)

@@ -21,8 +21,8 @@ class Report:
     """What a run has shown.
 
     Attributes:
-        slowness: how much longer than on a free core work took (``slow.Slowness``): bounds of time are widened
-            by it, but for the part that is timers.
+        slowness: how much longer than on a free core work took (``slow.Slowness``): bounds of time are
+            widened by it, but for the part that is timers.
         people: how often each of them did what it is for.
     """
 

@@ -155,7 +155,13 @@ class Run:
             unlimited=self._unlimited(slow),
         )
         timed_runs, calls = [(job, float(at)) for job, at in runs], machines.calls()
-        told: list[object] = [*machines.kills, *machines.outages, f"deleted at {self.flushed_at}", *jobs, *calls]
+        told: list[object] = [
+            *machines.kills,
+            *machines.outages,
+            f"deleted at {self.flushed_at}",
+            *jobs,
+            *calls,
+        ]
         return Report(
             found=weigh(jobs, self.load.promises, calls, timed_runs, done),
             jobs=len(producer.ids),

@@ -77,7 +77,7 @@ def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobSt
 
 
 def name_of(record: bytes) -> str:
-    """What the job was given as its name: ``name`` of an agent that is code, the input of one that is data."""
+    """What the job was given as its name: ``name`` of an agent that is code, the input of one of data."""
     given: Any = decode(record[DIGEST_CHARS:], dict)["input"]
     while isinstance(given, dict):
         given = given.get("name") or given.get("input")

@@ -1,0 +1,188 @@
+"""The evidence of a chaos run finds what it is there to find: each fault is planted in a run without any."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from aios_dist.calls import LLMResponse
+from aios_dist.jobs import Outcome
+from tests.chaos.evidence import Done, Finding, weigh
+from tests.chaos.load import Promise, says
+from tests.chaos.machines import Kill, Outage
+from tests.chaos.stories import Attempt, JobStory, StepStory
+
+SEED, WORKER = 7, "machine-1@vm:41:x"
+NAMES = ("job-a", "job-b")
+STEP_S = 10.0
+LISTS = (
+    *("lost", "wrong", "unexplained_failures", "written_twice", "calls_after_outcome", "answered_again"),
+    *("more_calls_than_attempts", "taken_from_the_living", "over_limits"),
+)
+
+
+@dataclass
+class Story:
+    """Two jobs of two calls each, one after the other, and the provider's record of them."""
+
+    promises: dict[str, Promise] = field(default_factory=dict)
+    jobs: list[JobStory] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    done: Done = field(default_factory=lambda: Done(SEED, [], [], 10, 0.5, {"m0": 2, "@acme": 1}))
+
+    def weigh(self) -> Finding:
+        return weigh(self.jobs, self.promises, self.calls, [], self.done)
+
+    def call(self, prompt: str, start: float, **changes: Any) -> None:
+        number = len(self.calls)
+        call = {"number": number, "model": "m0", "messages": [{"role": "user", "content": prompt}]}
+        self.calls.append({**call, "start": start, "end": start + 1, "status": 200, "fault": None, **changes})
+
+    def prompt(self, job: int, step: int) -> str:
+        return self.jobs[job].steps[step].asked[1]
+
+    def step(self, job: int, step: int) -> StepStory:
+        return self.jobs[job].steps[step]
+
+
+@pytest.fixture
+def story() -> Story:
+    made = Story()
+    for place, name in enumerate(NAMES):
+        first = f"{name}: call 0 after "
+        prompts = (first, f"{name}: call 1 after {says(SEED, first)}")
+        result = says(SEED, prompts[1])
+        made.promises[name] = Promise(name, name, "m0", "acme", prompts, result)
+        job = JobStory(name, "done", name, 2, end=Outcome(value=result))
+        for number, prompt in enumerate(prompts):
+            at = 100 + STEP_S * (2 * place + number)
+            outcome = Outcome(response=LLMResponse(text=says(SEED, prompt)))
+            job.steps.append(
+                StepStory(
+                    key=f"{name}/{number}",
+                    kind="llm",
+                    attempts=[Attempt(at, at + 3, WORKER)],
+                    lost_at=[],
+                    written=[(at + 3, "done")],
+                    order=number + 1,
+                    outcome=outcome,
+                    asked=("m0", prompt),
+                )
+            )
+            made.call(prompt, at + 1)
+        made.jobs.append(job)
+    return made
+
+
+def faults(found: Finding) -> set[str]:
+    return {name for name in LISTS if getattr(found, name)}
+
+
+def test_a_run_without_faults_shows_none(story: Story) -> None:
+    found = story.weigh()
+    assert (faults(found), found.calls, found.steps, found.repeated) == (set(), 4, 4, 0)
+
+
+def again(story: Story) -> None:
+    """A second claim, a second answer."""
+    step = story.step(0, 0)
+    step.attempts.insert(0, Attempt(90, 94, WORKER))
+    story.call(story.prompt(0, 0), 91)
+
+
+def of_another(story: Story) -> None:
+    story.step(0, 1).outcome = copy.copy(story.step(1, 1).outcome)
+
+
+def result_of_another(story: Story) -> None:
+    story.jobs[0].end = story.jobs[1].end
+
+
+def asks_for_another(story: Story) -> None:
+    story.step(0, 1).asked = ("m0", "job-a: call 1 after what job-b was told")
+    story.calls[1]["messages"][0]["content"] = story.step(0, 1).asked[1]
+
+
+def of_another_life(story: Story) -> None:
+    story.jobs[0].name = "job-b"
+
+
+def twice_written(story: Story) -> None:
+    story.step(0, 0).written.append((105, "done"))
+
+
+def taken(story: Story) -> None:
+    step = story.step(0, 0)
+    step.attempts.insert(0, Attempt(90, 94, WORKER))
+    step.lost_at.append(94)
+    story.call(story.prompt(0, 0), 91, status=499)
+
+
+def at_once(story: Story) -> None:
+    """The second job begins while the first one's call is in flight."""
+    story.calls[1]["end"], story.calls[2]["start"] = 113, 112.5
+    story.step(1, 0).attempts[0] = Attempt(112.2, 123, WORKER)
+
+
+PLANTED: dict[str, tuple[Callable[[Story], Any], set[str]]] = {
+    "answered and paid twice": (again, {"answered_again"}),
+    "another's answer": (of_another, {"wrong"}),
+    "another's result": (result_of_another, {"wrong"}),
+    "another's text in a request": (asks_for_another, {"wrong"}),
+    "a job under another's id": (of_another_life, {"wrong", "lost", "calls_after_outcome"}),
+    "an outcome written twice": (twice_written, {"written_twice"}),
+    "a call after the outcome": (
+        lambda s: s.call(s.prompt(0, 0), 104),
+        {"calls_after_outcome", "answered_again", "more_calls_than_attempts"},
+    ),
+    "two calls in one attempt": (
+        lambda s: s.call(s.prompt(0, 0), 101.5, fault="500", status=500),
+        {"more_calls_than_attempts", "over_limits"},
+    ),
+    "a call of nobody": (lambda s: s.call("who is there?", 150), {"wrong"}),
+    "a job that is nowhere": (lambda s: s.jobs.pop(), {"lost", "calls_after_outcome"}),
+    "a job that hangs": (lambda s: setattr(s.jobs[0], "state", "running"), {"lost", "calls_after_outcome"}),
+    "a job that fails": (lambda s: setattr(s.jobs[0], "state", "failed"), {"unexplained_failures"}),
+    "a step taken from the living": (taken, {"taken_from_the_living"}),
+    "more calls than a tenant may have": (at_once, {"over_limits"}),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_is_planted_is_found(story: Story, name: str) -> None:
+    plant, expected = PLANTED[name]
+    plant(story)
+    assert faults(story.weigh()) == expected
+
+
+def test_a_killed_worker_excuses_its_own_attempt_only(story: Story) -> None:
+    again(story)
+    story.done = replace(story.done, kills=[Kill(93, 41, "machine-1")])
+    assert not faults(story.weigh())
+    story.done = replace(story.done, kills=[Kill(93, 42, "machine-2")])
+    assert faults(story.weigh()) == {"answered_again"}
+
+
+def test_what_redis_has_forgotten_excuses_one_call_of_that_time(story: Story) -> None:
+    story.call(story.prompt(0, 0), 91)  # its claim is forgotten, too
+    story.done = replace(story.done, outages=[Outage(92, 93, True, lost_from=91)])
+    assert not faults(story.weigh())
+    story.call(story.prompt(0, 0), 91.2)
+    assert faults(story.weigh()) == {"answered_again", "over_limits"}
+    story.calls.pop()
+    story.done = replace(story.done, outages=[Outage(82, 83, True, lost_from=81)])
+    assert faults(story.weigh()) == {"answered_again", "more_calls_than_attempts"}
+
+
+def test_a_failure_that_was_retried_may_be_followed_by_an_outcome(story: Story) -> None:
+    step = story.step(0, 0)
+    step.attempts.insert(0, Attempt(90, 92, WORKER))
+    step.written.insert(0, (92, "failed"))
+    story.call(story.prompt(0, 0), 91, fault="400", status=400)
+    assert faults(story.weigh()) == {"written_twice", "calls_after_outcome"}
+    story.jobs[0].retried_at = [95]
+    assert not faults(story.weigh())
