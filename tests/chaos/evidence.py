@@ -3,7 +3,7 @@
 The journal tells of each step when it was claimed by whom, when a claim was lost and when its outcome was
 written; the fake LLM tells what each call asked, when it began and whether it was answered whole. Both clocks
 are this machine's, so the two stories can be laid side by side without a margin. What should have been asked
-and answered is known beforehand (``load.Promise``), and nothing of ours says which call belongs to which step:
+and answered is known beforehand (``load.Promise``); nothing of ours says which call belongs to which step:
 
 * A call *belongs* to the step that asks for its body: every prompt names its job and its place.
 * An *attempt* begins with a claim of a step and ends when the step is given back, taken back, claimed again
@@ -22,134 +22,19 @@ import bisect
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import redis
-
 from aios_dist.jobs import Kind
-from aios_dist.journal.keys import PERMANENT, Keys
+from tests.chaos.findings import Done, Finding
 from tests.chaos.load import Promise, says
-from tests.chaos.machines import Kill, Outage
-from tests.chaos.stories import Attempt, JobStory, StepStory
+from tests.chaos.stories import JobStory, StepStory
 
 Call = dict[str, Any]
 GONE = 499
 """The fake LLM's status of a call whose client left."""
 GONE_LATE_S = 0.25
 """It may hear of that later than of the next call: the two come over different connections."""
-
-
-@dataclass
-class Sampler:
-    """Looks at outcomes while the run goes on: one that has been seen never changes."""
-
-    keys: Keys
-    seen: dict[str, bytes] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
-    looks: int = 0
-    _at: int = 0
-
-    def look(self, client: redis.Redis, ids: Sequence[str], count: int = 40) -> None:
-        """The next ``count`` jobs in turn."""
-        some = [ids[(self._at + n) % len(ids)] for n in range(min(count, len(ids)))]
-        self._at = (self._at + len(some)) % len(ids)
-        pipe = client.pipeline(transaction=False)
-        for id in some:
-            pipe.hgetall(self.keys.job(id))
-        for id, facts in zip(some, pipe.execute(), strict=True):
-            for name, value in facts.items():
-                if name[:1] == b"o" and name[1:].isdigit():
-                    key = f"{id}/{name[1:].decode()}"
-                    self.looks += 1
-                    if self.seen.setdefault(key, value) != value:
-                        self.changed.append(key)
-
-    def forget(self) -> None:
-        """Redis has been put back: what was seen may be written anew."""
-        self.seen.clear()
-
-
-@dataclass
-class Finding:
-    """What the evidence says; lists name what speaks against us, the rest are measurements."""
-
-    lost: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    unexplained_failures: list[str] = field(default_factory=list)
-    explained_failures: list[str] = field(default_factory=list)
-    written_twice: list[str] = field(default_factory=list)
-    calls_after_outcome: list[str] = field(default_factory=list)
-    answered_again: list[str] = field(default_factory=list)
-    answered_again_excused: list[str] = field(default_factory=list)
-    more_calls_than_attempts: list[str] = field(default_factory=list)
-    taken_from_the_living: list[str] = field(default_factory=list)
-    tools_run_again: list[str] = field(default_factory=list)
-    over_limits: list[str] = field(default_factory=list)
-    tools_run_again_excused: int = 0
-    repeated: int = 0
-    in_flight: int = 0
-    forgotten: int = 0
-    attempts_lost: int = 0
-    ready_again: list[float] = field(default_factory=list)
-    recoveries: list[float] = field(default_factory=list)
-    steps: int = 0
-    calls: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    longest_pause_s: float = 0.0
-    longest_pause_at: float = 0.0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Done:
-    """What was done to the fleet, and what a run knows of it beside the journal.
-
-    Attributes:
-        seed: of the fake LLM's answers.
-        attempts: calls of one step at the most, by the model's setting.
-        slack_s: by how much a worker may be behind what Redis has told it.
-        limits: the most calls at a time, by model and by ``@tenant``.
-        unlimited: from when to when limits need not hold: they were deleted, or Redis forgot calls.
-    """
-
-    seed: int
-    kills: Sequence[Kill]
-    outages: Sequence[Outage]
-    attempts: int
-    slack_s: float
-    limits: Mapping[str, int] = field(default_factory=dict)
-    unlimited: Sequence[tuple[float, float]] = ()
-
-    def killed(self, attempt: Attempt) -> bool:
-        """Its worker was, before it ended."""
-        return self.died(attempt) <= attempt.end
-
-    def died(self, attempt: Attempt) -> float:
-        """When its worker was killed, or never."""
-        return next((kill.at for kill in self.kills if kill.pid == attempt.pid), math.inf)
-
-    def unknown(self, at: float) -> bool:
-        """Redis was away when a claim was answered."""
-        return any(outage.start - 1.0 <= at <= outage.end for outage in self.outages)
-
-    def forgotten(self, *times: float | None) -> bool:
-        """What Redis has forgotten began or ended at one of these times.
-
-        A claim comes a moment before its call, a commit a moment after.
-        """
-        return any(
-            outage.lost_from - self.slack_s <= at <= outage.start + self.slack_s
-            for outage in self.outages
-            if outage.lost_from is not None
-            for at in times
-            if at is not None
-        )
-
-    def put_back_between(self, start: float, end: float) -> bool:
-        """Redis was put back between these times, as far as a worker knew."""
-        return any(o.lost_from is not None and start - self.slack_s <= o.start <= end for o in self.outages)
 
 
 def weigh(
@@ -302,7 +187,7 @@ class Scales:
             own = [call for call in calls if attempt.start <= call["start"] <= at]
             # Where nobody claimed it again, its worker regained it, or its late answer was kept.
             living = died > at and again < len(starts) and (own or not done.unknown(attempt.start))
-            # Redis may have forgotten how it ended: a call when it was answered, a tool or a turn nobody knows.
+            # Redis may have forgotten how it ended: a call when it was answered, a tool nobody knows when.
             ended = done.put_back_between(attempt.start, at)
             if ended and own:
                 ended = all(done.forgotten(call["end"]) for call in own)
@@ -381,30 +266,3 @@ class Scales:
             if len(ends) > most and not any(a <= call["start"] <= b for a, b in self._done.unlimited):
                 told = f"{limited}: {len(ends)} calls at {call['start']:.3f}, {most} are allowed"
                 self.found.over_limits.append(told)
-
-
-WORK = ("open", "leases", "timers", "due", "deadlines", "ready:*", "held:*", "inflight:*")
-"""Keys that hold something as long as there is work, and nothing (or do not exist) when there is none."""
-
-
-def left_over(client: redis.Redis, keys: Keys, queues: str) -> list[str]:
-    """Keys that speak of work though all jobs have ended, and keys that would stay for ever."""
-    left = []
-    for pattern in WORK:
-        found = client.scan_iter(match=_literal(keys.prefix) + pattern, count=1000)
-        left += [key.decode() for key in found]  # an empty set is no key
-    for key in client.scan_iter(match=f"{queues}*", count=1000):
-        kind = client.type(key)
-        if kind == b"list":
-            left.append(f"{key.decode()}: {client.llen(key)} tickets")
-    permanent = {keys.prefix + name for name in PERMANENT if "*" not in name}
-    families = tuple(keys.prefix + name.rstrip("*") for name in PERMANENT if "*" in name)
-    for key in client.scan_iter(match=_literal(keys.prefix) + "*", count=1000):
-        name = key.decode()
-        if client.ttl(key) == -1 and name not in permanent and not name.startswith(families):
-            left.append(f"{name} has no time to live")
-    return left
-
-
-def _literal(prefix: str) -> str:
-    return prefix.replace("{", "[{]").replace("}", "[}]")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.evidence import Finding
+from tests.chaos.findings import Finding
 from tests.chaos.machines import FLEET
 
 WORK_S = 5.0

@@ -13,8 +13,10 @@ import redis
 from aios_dist import Fleet
 from aios_dist.broker import keyprefix
 from aios_dist.journal.keys import Keys
-from tests.chaos.evidence import Done, Sampler, left_over, weigh
+from tests.chaos.evidence import weigh
+from tests.chaos.findings import Done
 from tests.chaos.load import Load
+from tests.chaos.looking import Sampler, left_over
 from tests.chaos.machines import FLEET, LIMITS, MODEL, Machines
 from tests.chaos.people import Operator, Person, Producer, Retrier, Reuser, Reviewer, Vandal
 from tests.chaos.report import Report

@@ -11,7 +11,8 @@ import pytest
 
 from aios_dist.calls import LLMResponse
 from aios_dist.jobs import Outcome
-from tests.chaos.evidence import Done, Finding, weigh
+from tests.chaos.evidence import weigh
+from tests.chaos.findings import Done, Finding
 from tests.chaos.load import Promise, says
 from tests.chaos.machines import Kill, Outage
 from tests.chaos.stories import Attempt, JobStory, StepStory
