@@ -128,11 +128,8 @@ class Load:
 
     def _odd_ones(self, count: int) -> Iterator[Batch]:
         """So many of each: tools that raise, reviews, refused calls, ids that are used again."""
-        for n, (what, of_a_loop, caught) in enumerate(
-            [(w, o, c) for w in RAISED for o in (False, True) for c in (False, True)] * (count // 14 + 1)
-        ):
-            if n < count:
-                yield Batch([self._raising(f"raising-{n:04d}", what, of_a_loop, caught)])
+        ways = [(what, loop, caught) for what in RAISED for loop in (False, True) for caught in (False, True)]
+        yield Batch([self._raising(f"raising-{n:04d}", *ways[n % len(ways)]) for n in range(count)])
         yield Batch([self._reviewing(f"reviewed-{n:04d}") for n in range(count)])
         self.refused = [self._refusing(f"refused-{n:04d}") for n in range(count)]
         self.lives = [self._twice(f"again-{n:04d}", n) for n in range(count)]
