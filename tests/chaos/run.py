@@ -177,7 +177,7 @@ class Run:
             limits_at_end=limits_at_end,
             deserters=machines.deserters,
             slowness=slow,
-            people={person.name: person.done for person in self.people},
+            people={**{person.name: person.done for person in self.people}, "ids cut": self.reuser.cut},
             trouble=[line for person in self.people for line in person.trouble],
             unfinished=unfinished,
             logs={**machines.logs(), "evidence.txt": "\n".join(map(repr, told))},
