@@ -177,7 +177,7 @@ class Journal(Reading, Ordering):
             job=claim.job,
             step=claim.step,
             token=claim.token,
-            birth=claim.birth,
+            incarnation=claim.incarnation,
             digest=claim.digest,
             ok=int(ok),
             outcome=outcome,

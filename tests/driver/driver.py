@@ -37,6 +37,7 @@ class Driver(People, Workers):
             Broken: something does not hold.
         """
         self.fleet.now += self.random.choice([3, 40, 1000, 20_000])
+        self.model.now = self.fleet.now
         said = len(self.said)
         try:
             getattr(self, name)()
@@ -71,7 +72,9 @@ class Driver(People, Workers):
         """One pass of the reconciler."""
         before, now = self.look_again(), self.fleet.now
         self.say("reap")
-        self.run(reconcile(self.journal))
+        found = self.run(reconcile(self.journal))
+        if found and not self.lenient:
+            raise self.broken([f"put right, where no verb broke: {found}"])
         model, one = self.model, before.one
         if now >= before.spare(now, self.fleet.config):
             for name, at in sorted(one["leases"].items(), key=lambda e: (e[1], e[0])):
@@ -139,7 +142,7 @@ class Driver(People, Workers):
             self.say("save")
             self.look()
             self.fleet.save()
-            kept = (self.model, self.decided, self.expected_us, self.policy)
+            kept = (self.model, self.decided, self.expected_us, self.policy, self.older)
             self.saved = (*copy.deepcopy(kept), self.fleet.last_end, frozenset(self.model.jobs))
 
     def restore(self) -> None:
@@ -150,7 +153,7 @@ class Driver(People, Workers):
         self.fleet.restore()
         *kept, self.fleet.last_end, ids = self.saved
         self.gone += [id for id in self.model.jobs if id not in ids and id[0] == "j"]
-        self.model, self.decided, self.expected_us, self.policy = kept
+        self.model, self.decided, self.expected_us, self.policy, self.older = kept
         self.gone = [id for id in dict.fromkeys(self.gone) if id not in self.model.jobs]
         self.saved = None
         self.seen = self.fleet.look_without_ends()
@@ -172,8 +175,12 @@ class Driver(People, Workers):
                     self._give(id)
                 waits = {s.label for s in job.steps if s.state == "waiting"}
                 for name in sorted(waits):
+                    self.texts += 1
                     self.say(f"signal {id} {name}")
-                    self.expect(self.run(send_signal(self.journal, id, name)), self.model.signal(id, name))
+                    sent = f"s{self.texts}"
+                    self.expect(
+                        self.run(send_signal(self.journal, id, name, sent)), self.model.signal(id, name, sent)
+                    )
             self.fleet.now += 31_000_000
             self.held.clear()
             self.fleet.score("leases", self.look().one["leases"])
@@ -246,10 +253,16 @@ class Driver(People, Workers):
     def _finish(self, got: Held) -> None:
         claim = got.claim
         job = self.model.jobs[claim.job]
-        decision = Decision(job.written + (not claim.is_turn), len(job.steps), [], JobState.DONE, b"jr")
+        if job.retried:
+            self.redo(claim.job)
+        basis = self.fleet.job(claim.job).text("dg")
+        decision = Decision(
+            job.written + (not claim.is_turn), len(job.steps), [], JobState.DONE, b"jr", basis
+        )
         if claim.is_turn:
             self.say(f"advance {claim.lease} to the end")
-            want = self.model.advance(got.number, claim.job, decision)
+            right = self.right(claim.job, decision)
+            want = self.model.advance(got.number, claim.job, decision, right=right)
             self.expect(self.run(send_advance(self.journal, claim.job, decision, claim)), want)
         else:
             self.commit(got, True, decision)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from aios_dist.agents import Budget
 from aios_dist.jobs import JobState
 from aios_dist.journal import Decision
+from aios_dist.journal.records import random_name
 from tests.driver.checks import wrong
 from tests.driver.core import TENANTS, Broken
 from tests.driver.driver import Driver
@@ -95,7 +96,7 @@ class Injector:
         clone.fleet, clone.journal = self.probe, self.probe.journal
         clone.random = random.Random()
         clone.random.setstate(driver.random.getstate())
-        for name in ("model", "held", "dead", "decided", "said", "expected_us", "gone", "again", "policy"):
+        for name in ("model", "held", "dead", "decided", "said", "expected_us", "gone", "again", "policy", "proofs", "older"):
             setattr(clone, name, copy.deepcopy(getattr(driver, name)))
         clone.repeat, clone.lenient = False, True
         return clone
@@ -142,7 +143,7 @@ class Injector:
                     fleet.run(fleet.journal.resume(id, Budget(tokens=10**9, money=1000.0)))
                 for h in job.heads.values():
                     if h.state == "waiting":
-                        fleet.run(send_signal(fleet.journal, id, h.label))
+                        fleet.run(send_signal(fleet.journal, id, h.label, random_name()))
             fleet.score("leases", seen.one["leases"])
             fleet.now += 31_000_000
             self._reconcile()
@@ -188,7 +189,10 @@ class Injector:
 
     def _finish(self, claim: Any, job: Any) -> None:
         fleet, n, v = self.probe, job.number("n"), job.number("v")
-        end = Decision(v + (not claim.is_turn), n, [], JobState.DONE, b"jr")
+        if "rt" in job.fields:
+            fleet.run(fleet.journal.redo(claim.job, job.text("dg"), []))
+            job = fleet.job(claim.job)
+        end = Decision(v + (not claim.is_turn), n, [], JobState.DONE, b"jr", job.text("dg"))
         if claim.is_turn:
             fleet.run(send_advance(fleet.journal, claim.job, end, claim))
         else:

@@ -46,10 +46,12 @@ class Head(NamedTuple):
     cost: int
     charged: int
     capped: int
+    token: str
+    back: int
 
     def lease(self, job: str, step: str) -> str:
         """What its lease is called while it is held."""
-        return f"{job}/{step}#{self.attempt}"
+        return f"{job}/{step}#{self.attempt}.{self.token}"
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.label} on {self.lane}: {self.state} #{self.attempt}>"
@@ -68,13 +70,15 @@ class Lease(NamedTuple):
     job: str
     step: str
     attempt: int
+    token: str
 
 
 def lease_of(name: str) -> Lease:
     """A lease's name, taken apart."""
-    place, _, attempt = name.rpartition("#")
+    place, _, claim = name.rpartition("#")
     job, _, step = place.rpartition("/")
-    return Lease(job, step, int(attempt.partition(".")[0]))
+    attempt, _, token = claim.partition(".")
+    return Lease(job, step, int(attempt), token)
 
 
 class JobSeen:
@@ -83,9 +87,14 @@ class JobSeen:
     def __init__(self, flat: list[bytes]) -> None:
         self.flat = flat
         self.fields = fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
-        self.heads = {
-            f[1:]: unpack(v) for f, v in fields.items() if f == "ht" or (f[0] == "h" and f[1:].isdigit())
-        }
+        self.heads: dict[str, Head] = {}
+        self.unreadable: list[str] = []
+        for f, v in fields.items():
+            if f == "ht" or (f[0] == "h" and f[1:].isdigit()):
+                try:
+                    self.heads[f[1:]] = unpack(v)
+                except (ValueError, TypeError, msgspec.MsgspecError):
+                    self.unreadable.append(f)
 
     def text(self, field: str) -> str:
         """A field as text, empty where it is absent."""

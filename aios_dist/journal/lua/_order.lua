@@ -59,8 +59,9 @@ local function take_from(shelf, name, m, tenant)
   local job = split(m)
   if job then mark(job) end
   local set = key(shelf, compartment(name, tenant))
-  if redis.call('ZREM', set, m) == 0 then return false end
-  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)
+  local was = redis.call('ZREM', set, m) == 1
+  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
+  if not was then return false end
   if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
   return true
 end

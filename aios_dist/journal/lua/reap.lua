@@ -36,6 +36,7 @@ for _, lease in ipairs(ended) do
   redis.call('ZREM', P .. 'leases', lease)
   each(job or lease, function()
   local h = job and head(job, step)
+  if not h then forget_lease(lease) end
   if h and h[H.state] == 'leased' and h[H.token] == token then
     moved = moved + 1
     h[H.lost] = h[H.lost] + 1
