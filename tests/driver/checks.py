@@ -6,7 +6,7 @@ Each function looks at one :class:`Seen` and names what is wrong with it; none k
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -31,13 +31,15 @@ JOB_PATHS = {s.value: reachable(JOB_CHANGES, s) for s in JobState}
 STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
 
 
-def wrong(seen: Seen) -> list[str]:
-    """All that is wrong."""
+def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
+    """All that is wrong. ``gone``: ids of jobs, and leases, that are not there any more; what counts them may be."""
+    seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,
         *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
         *of_places(seen),
         *of_shelves(seen),
+        *of_shares(seen),
         *of_leases(seen),
         *of_models(seen),
         *of_indices(seen),
@@ -97,8 +99,8 @@ def fits(state: str, step: str, h: Head) -> bool:
         "parked": state == "paused",
         "leased": state != "waiting",
         "dropped": state in ENDED,
-        "done": state != "waiting",
-        "failed": state != "waiting",
+        "done": True,  # (in a waiting job: a late answer to a claim that Redis has lost)
+        "failed": True,
     }.get(h.state, False)
 
 
@@ -180,6 +182,21 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
 
 
+def of_shares(seen: Seen) -> Iterator[str]:
+    """Where tenants wait by what they have been charged, none is ahead of it."""
+    for lane, tenants in seen.sets["readyby"].items():
+        yield from ahead(seen, f"readyby:{lane}", lane, tenants)
+    for model, tenants in seen.sets["heldby"].items():
+        lane = seen.hashes["model"].get(model, {}).get("ln", b"").decode()
+        yield from ahead(seen, f"heldby:{model}", lane, tenants)
+
+
+def ahead(seen: Seen, where: str, lane: str, tenants: dict[str, float]) -> Iterator[str]:
+    for tenant, score in tenants.items():
+        if score > float(seen.hashes["share"].get(lane, {}).get(tenant, 0)):
+            yield f"{tenant} stands in {where} by {score}, and has been charged less"
+
+
 def of_leases(seen: Seen) -> Iterator[str]:
     """Every leased step has its lease, every lease its step."""
     expected = {
@@ -225,7 +242,7 @@ def of_models(seen: Seen) -> Iterator[str]:
             yield f"window:{name} counts a call twice: {sorted(window)}"
     for name in seen.sets["held"]:
         model = name.partition("|")[0]
-        if model[0] != "?" and not (counted[model] or f"model:{model}/!" in seen.one["timers"] or model in moved):
+        if model[0] != "?" and not (counted[model] or model in seen.swept or f"model:{model}/!" in seen.one["timers"] or model in moved):
             yield f"nothing will let in what {model} holds: {sorted(seen.sets['held'][name])}"
 
 
@@ -240,8 +257,8 @@ def of_indices(seen: Seen) -> Iterator[str]:
         for id in seen.one[name]:
             if id not in seen.jobs or seen.jobs[id].state not in OPEN:
                 yield f"`{name}` names {id}, which is {seen.jobs[id].state if id in seen.jobs else 'gone'}"
-    if seen.one["dirty"] or seen.hashes["mended"]:
-        yield f"marked are {sorted(seen.one['dirty'])}, mended was {seen.hashes['mended']}"
+    if seen.one["dirty"]:
+        yield f"marked are {sorted(seen.one['dirty'])}"
     for m in seen.one["dead"]:
         id, _, step = m.rpartition("/")
         job = seen.jobs.get(id)

@@ -64,6 +64,7 @@ class Core:
         self.expected_us: dict[str, int] = {}
         self.repeat = True
         self.lenient = False  # whatever a verb answers is right: what it was asked about is half-done
+        self.vanished: set[str] = set()  # … and the leases that were there then
         self.gone: list[str] = []  # ids of jobs that have expired
         self.reuse = self.rollback = FENCED
         self.tail = 15  # moves that a report shows
@@ -108,12 +109,14 @@ class Core:
         ]
         self.model.now = self.fleet.now
         lines = [
-            *wrong(now),
+            *wrong(now, self.vanished),
             *between(before, now, again=frozenset(self.again), moved=self.moved),
             *differences(self.model, now, ends),
             *self._served(now),
             *(line for id, job in now.jobs.items() for line in self.proof(id, job.text("dg"))),
         ]
+        if now.broken_verbs > before.broken_verbs:
+            lines.append("a verb broke")
         self.seen, self.again, self.moved = now, set(), False
         if lines:
             raise self.broken(lines)

@@ -25,7 +25,7 @@ from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
 from tests.driver.patched import Change
 from tests.driver.seen import OPEN, Seen
-from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal
+from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal, walk
 
 ROUNDS = 60
 """Of workers and reconciler, in which all must have ended."""
@@ -58,6 +58,7 @@ class Injector:
 
     def __init__(self, url: str, name: str, changes: Iterable[Change] = ()) -> None:
         self.probe = Fleet(url, name, changes)
+        self.vanished: set[str] = set()
 
     def close(self) -> None:
         """Let go of the copy."""
@@ -66,6 +67,7 @@ class Injector:
     def at(self, driver: Driver, move: str, *, behind: int, again: bool) -> Case | None:
         """The move with an error behind that write; None where the verb gets through."""
         clone = self._clone(driver)
+        self.vanished = driver.vanished
         clone.fleet.fail_behind(behind)
         said, failed = len(clone.said), ""
         try:
@@ -79,11 +81,22 @@ class Injector:
         clone.fleet.fail_behind(0)
         if not failed:
             return None
+        broken = self._at_once()
         if again:
             self._again(driver, move)
-        broken = self.recovers(driver)
+        broken = broken or self.recovers(driver)
         what = clone.said[-1] if len(clone.said) > said else move
         return Case(move, what, behind, failed, again, broken)
+
+    def _at_once(self) -> list[str]:
+        """What is wrong as soon as the verb has broken; the reconciler's walk may look once."""
+        try:
+            if lines := wrong(self.probe.look(), self.vanished):
+                self.probe.run(walk(self.probe.journal))
+                lines = [f"at once: {line}" for line in wrong(self.probe.look(), self.vanished)]
+            return lines
+        except Exception as exc:
+            return [f"at once: {type(exc).__name__}: {exc}"]
 
     def recovers(self, driver: Driver) -> list[str]:
         """What is wrong on the copy once the reconciler and workers have done what they can."""
@@ -96,7 +109,7 @@ class Injector:
         clone.fleet, clone.journal = self.probe, self.probe.journal
         clone.random = random.Random()
         clone.random.setstate(driver.random.getstate())
-        for name in ("model", "held", "dead", "decided", "said", "expected_us", "gone", "again", "policy", "proofs", "older"):
+        for name in ("model", "held", "dead", "decided", "said", "expected_us", "gone", "again", "vanished", "policy", "proofs", "older"):
             setattr(clone, name, copy.deepcopy(getattr(driver, name)))
         clone.repeat, clone.lenient = False, True
         return clone
@@ -115,7 +128,7 @@ class Injector:
             for _ in range(PASSES):
                 fleet.now += 3_000_000
                 self._reconcile()
-            lines = wrong(fleet.look())
+            lines = [f"in order: {line}" for line in wrong(fleet.look(), self.vanished)]
             yield from lines or self._ends(before)
         except Exception as exc:
             yield f"{type(exc).__name__}: {exc}"

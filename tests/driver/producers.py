@@ -53,10 +53,11 @@ class Producers(Core):
         request = b"j%d" % self.texts
         return RankedStep(NewStep(Kind.SIGNAL, "turns", request, _digest(request), name))
 
-    def newborn(self) -> NewJob:
-        """A job that nobody has submitted yet."""
+    def newborn(self, plan: str = "") -> NewJob:
+        """A job that nobody has submitted yet; not under an id that a plan has had."""
         R = self.random
-        if self.reuse and self.gone and R.random() < 0.7:
+        had = {member for node in self.model.plans.get(plan, ()) for member in node.members}
+        if self.reuse and self.gone and self.gone[0] not in had and R.random() < 0.7:
             id = self.gone.pop(0)
         else:
             self.numbers += 1
@@ -80,7 +81,7 @@ class Producers(Core):
         job, R = self.model.jobs.get(id), self.random
         if job is None or R.random() < 0.15:
             return None
-        if id in self.decided and R.random() < 0.1:
+        if not ahead and id in self.decided and R.random() < 0.1:  # it is sent again
             return self.decided[id]
         version, first = job.written + ahead, len(job.steps)
         basis = self.fleet.job(id).text("dg")
@@ -100,7 +101,8 @@ class Producers(Core):
             made = Decision(version, first, self.steps(count), basis=basis)
             if (early := [name for name, n in job.kept.items() if n]) and R.random() < 0.4:
                 made.steps.append(self._signal(early[0]))
-        self.decided[id] = made
+        if not ahead:
+            self.decided[id] = made
         return made
 
     # Producers -------------------------------------------------------------------------------------
@@ -164,7 +166,8 @@ class Producers(Core):
         plans = [p for p in self.model.plans if p in self.seen.plans]
         if not self.room() or not plans:
             return
-        plan, jobs = self.random.choice(plans), [self.newborn()]
+        plan = self.random.choice(plans)
+        jobs = [self.newborn(plan)]
         stopped = self.model.plan_state(plan) == "failed"
         self.say(f"extend {plan} {[short(job) for job in jobs]}")
         self.expect(self.run(self.journal.extend(plan, jobs)).status, "stopped" if stopped else "extended")

@@ -71,14 +71,21 @@ async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> 
     return None
 
 
-async def reconcile(journal: Journal) -> list[tuple[str, str]]:
-    """One pass of the reconciler over everything, but for strays. What it found to be put right."""
+async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
+    steps that wait on each lane."""
     cursor, found = "0", []
     while True:
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
         if cursor == "0":
             break
+    return [*found, *await walk(journal)], reaped.ready
+
+
+async def walk(journal: Journal) -> list[tuple[str, str]]:
+    """The slow walk, from its beginning to its end. What it has put right."""
+    cursor, found = "0", []
     while True:
         walked = await journal.walk(cursor, page=1000)
         cursor, found = walked.cursor, [*found, *walked.found]

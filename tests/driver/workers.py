@@ -345,7 +345,9 @@ class Workers(Producers):
         for got in among:
             claim = got.claim
             s = self.model.step(claim.job, claim.step)
-            self.expect_lost(claim, claim.lease in lost, not (s and s.holder == got.number and s.state == "leased"))
+            mine = s is not None and s.holder == got.number and s.state == "leased"
+            if claim.lease not in self.vanished:  # else it may be there still, and is nobody's
+                self.expect_lost(claim, claim.lease in lost, not mine)
             if claim.lease in lost:
                 left.append(got)
         if not left or self.random.random() < 0.3:

@@ -175,7 +175,13 @@ local function charge(h, tenant, amount)
   local now = redis.call('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / weight))
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
   redis.call('ZADD', key('heldby', h[H.label]), 'XX', now, tenant)
-  return now
+  if amount < 0 then   -- what is behind its counter is put right on the way, what is ahead of it only here
+    for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
+      for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
+        redis.call('ZADD', key('heldby', model), 'XX', now, tenant)
+      end
+    end
+  end
 end
 
 -- A dispatched step has taken so much, which is never nothing: among equals the name would decide for ever.

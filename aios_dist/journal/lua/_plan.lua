@@ -288,7 +288,9 @@ local function run_again(job, numbers)
     change(step, h)
     gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
   end
-  local proof = chain(facts[2] or '', 'again')
+  local which = {}
+  for i, pair in ipairs(again) do which[i] = pair[1] end
+  local proof = chain(facts[2] or '', 'again ' .. table.concat(which, ' '))
   redis.call('HSET', k, 'v', #outcomes, 'dg', proof, unpack(fields))
   for at = 1, #gone, MOST_AT_ONCE do redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1))) end
   for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end

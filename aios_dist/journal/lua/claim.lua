@@ -73,7 +73,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
   if not job then job, step = top, '' end   -- not one of ours: passed over
   local facts = facts_of(job, step)
   local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
-  if facts[1] == 'running' and h and h[H.state] == 'ready' then
+  if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may = clock(), true
     if not serves(h, facts) then
       others = leave_to_others(job, step, h) or others

@@ -11,6 +11,18 @@ local function set_aside_whole(job, why)
   found[#found + 1], found[#found + 2] = job, 'set aside: ' .. why
   redis.call('HSET', P .. 'aside', job, why)
   local k = key('job', job)
+  -- What can be read of it waits and counts nowhere; claims pass over the rest, and leases end.
+  for _, field in ipairs(redis.call('HKEYS', k)) do
+    local step = string.match(field, '^h(%d+)$') or (field == 'ht' and TURN)
+    local h = step and head(job, step)
+    if h then
+      pcall(set_aside, job, step, h)
+      if h[H.state] == 'leased' then
+        redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
+        pcall(leave, h, job, step, 0, false)
+      end
+    end
+  end
   pcall(redis.call, 'HSET', k, 'st', 'failed', 'res', A.corrupt_outcome, 't1', int(clock()))
   for _, set in ipairs({ 'open', 'due', 'deadlines', 'dirty' }) do redis.call('ZREM', P .. set, job) end
   redis.call('ZADD', P .. 'ended', int(clock()), job)
