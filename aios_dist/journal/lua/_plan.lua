@@ -199,7 +199,6 @@ end
 
 -- A step that nobody brings to an end goes to the dead letters, and its outcome says so; with a turn the job ends.
 local function give_up(job, step, h, blob, due_us)
-  redis.call('ZADD', P .. 'dead', int(clock()), member(job, step))
   h[H.token] = ''   -- this is nobody's answer: on a Redis that was put back the same claim may have had another
   if step ~= TURN then
     write_outcome(job, step, h, false, blob, stamp())
@@ -210,6 +209,7 @@ local function give_up(job, step, h, blob, due_us)
     put(job, step, h)
     end_job(job, 'failed', blob)
   end
+  redis.call('ZADD', P .. 'dead', int(clock()), member(job, step))
   return true
 end
 
