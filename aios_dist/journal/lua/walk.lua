@@ -1,5 +1,4 @@
--- walk: puts right what is marked, and a page of the open jobs, behind them of the models that have limits; what cannot
--- be read is set aside.
+-- walk: puts right what is marked, a page of the open jobs, and what counts or is held; the unreadable is set aside.
 -- ARGV 1: page, cursor, corrupt_outcome, retention_ms
 --   page: the most jobs of each kind; cursor: score in `open` from which jobs are looked at, or "/" and a model's name
 --   corrupt_outcome: the encoded error of a job whose record cannot be read
