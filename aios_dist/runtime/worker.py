@@ -11,14 +11,17 @@ import socket
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import greenback
 import msgspec
 from celery import Celery, signals
+from celery.platforms import EX_OK
+from celery.worker import state
 from redis.exceptions import RedisError
 
-from aios_dist import costs, modules, policies, turns
+from aios_dist import costs, modules, policies, replay, turns
 from aios_dist.agents import registered
 from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.calls import Usage
@@ -26,13 +29,22 @@ from aios_dist.config import Config, PoolConfig, load
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
 from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.journal.connection import open_client
+from aios_dist.runtime.background import Background
+from aios_dist.runtime.ending import Ending
+from aios_dist.runtime.health import Health
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
 from aios_dist.runtime.rules import Rules
-from aios_dist.runtime.runner import Origin, Runner
+from aios_dist.runtime.runner import Runner
+from aios_dist.runtime.spool import Answers
 from aios_dist.runtime.steps import Steps
 from aios_dist.runtime.telemetry import Dispatcher, StepRequest, flush, started
+from aios_dist.runtime.threads import Run, Threads
+from aios_dist.runtime.tools import Tools
+from aios_dist.runtime.turning import Turns
+from aios_dist.runtime.work import Origin
+from aios_dist.runtime.writing import Writer
 
 logger = logging.getLogger("aios_dist.worker")
 
@@ -40,6 +52,16 @@ for _chatty in ("httpx2", "openai", "anthropic"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)  # a line a call, and prompts at DEBUG
 
 T = TypeVar("T")
+
+MOST_TURNS = 64
+"""Threads for turns; as many as slots where those are fewer."""
+
+LOOK_S = 1.0
+"""How often a worker looks after itself."""
+
+HAND_BACK_S = 4.0
+FAREWELL_S = 1.0
+"""After the grace: for handing back what is in flight, and for each farewell."""
 
 START_PATIENCE_S = 10.0
 """How long a worker that starts waits for a Redis that is not there yet."""
@@ -57,8 +79,12 @@ class Runtime:
         self.env = env
         self.id = f"{pool}@{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self.slots = settings.slots
-        self._background: list[asyncio.Task[Any]] = []
+        self.answers = Answers(config.fleet.name, spool_of(config))
+        self.ending = Ending(config.fleet.shutdown_grace, self.answers.save)
+        self._background = Background()
         self._providers: dict[str, Provider] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._finishing: asyncio.Task[None] | None = None
 
     def models(self) -> dict[str, str]:
         """The models that this pool serves, and the lane of each."""
@@ -85,43 +111,54 @@ class Runtime:
         finally:
             await journal.close()
 
-    async def open(self) -> None:
+    async def open(self, busy: Callable[[], int]) -> None:
         """Called on the pool's loop, before the first ticket."""
         gc.collect()
         gc.freeze()  # a hundred thousand objects of imports need not be looked at again and again
         gc.set_threshold(20_000, 20, 100)
         sys.setswitchinterval(0.0001)  # Celery's loop and ours hand over to each other at each step
-        self.journal = Journal(self.config.fleet)
+        self._loop = asyncio.get_running_loop()
+        self._busy = busy
+        fleet = self.config.fleet
+        self.journal = Journal(fleet)
         self.leases = Leases(self.journal)
         tickets = Tickets(self.config)
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
         self.started_at = await _patiently(self.journal.now)
-        registry = await _patiently(self.journal.registry)
-        catalog = turns.Catalog.of(self.config, registry.models)
         self._reconciler = reconciler = Reconciler(
             self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
         )
-        self.runner = Runner(
-            self.journal,
-            tickets,
-            self.leases,
-            catalog,
-            Steps(self.config, catalog.default, self._providers, self.slots),
-            self.id,
-            reconciler.look_again,
-            self._price,
+        self._writer = Writer(
+            self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
         )
+        self._threads = Threads("aios-turn", min(self.slots, MOST_TURNS))
+        replay.dispose = self._threads.soon  # type: ignore[attr-defined]
+        catalog = turns.Catalog.of(self.config)
+        self._turns = Turns(
+            self.journal, self._writer, self._threads, fleet.turn_timeout, catalog, self._fresh
+        )
+        self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
+        steps = Steps(self.config, catalog.default, self._providers, self._tools)
+        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
         self._rules = Rules(
             self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
         )
-        for ask in (self._rules.write, self._announce, self._rules.read):
+        self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
+        for ask in (
+            self._rules.write,
+            self._announce,
+            self._rules.read,
+            self._write_saved,
+            self.leases.renew,
+        ):
             await _patiently(ask)
-        fleet = self.config.fleet
-        self._background = [
-            asyncio.create_task(self.leases.keep(fleet.renew, self._keep)),
-            asyncio.create_task(reconciler.run()),
-            asyncio.create_task(self._listen()),
-        ]
+        background = self._background
+        background.start("renewing", lambda: self.leases.keep(fleet.renew))
+        background.start("reconciling", reconciler.run)
+        background.start("listening", self._listen)
+        background.repeat("announcing", fleet.renew, self._away_is_no_fault(self._announce))
+        background.repeat("reading rules", fleet.renew, self._away_is_no_fault(self._keep_rules))
+        background.repeat("looking after itself", LOOK_S, self._look)
 
     def _price(self, model: str, usage: Usage) -> float:
         return costs.money(model, self.config.models[model], usage) if model in self.config.models else 0.0
@@ -129,9 +166,34 @@ class Runtime:
     async def _rank_anew(self, lane: str) -> bool:
         return await self._rules.rank_anew(lane)
 
-    async def _keep(self) -> None:
-        await self._announce()
+    async def _fresh(self) -> bool:
+        return await self._rules.fresh()
+
+    async def _keep_rules(self) -> None:
+        await self._rules.keep()
         await self._rules.read()
+
+    async def _write_saved(self) -> None:
+        folder = spool_of(self.config)
+        if folder is not None and folder.is_dir():
+            await self._writer.write_saved(folder)
+
+    def _away_is_no_fault(self, ask: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+        async def asked() -> None:
+            try:
+                await ask()
+            except FleetUnavailable as exc:
+                self.leases.outage.away(exc)
+
+        return asked
+
+    async def _look(self) -> None:
+        self._turns.programs.sweep()
+        self._threads.sweep(self.config.fleet.turn_timeout)
+        await self._health.look()
+
+    def _lost(self) -> list[Run]:
+        return [*self._tools.lost, *self._threads.lost]
 
     async def _announce(self) -> None:
         agents = sorted(registered())
@@ -142,11 +204,12 @@ class Runtime:
             pool=self.pool,
             lanes=self.settings.lanes,
             slots=self.slots,
-            in_flight=len(self.leases.held),
+            in_flight=len(self.leases.held) + len(self.runner.hung),
             models=sorted(self.models()),
             agents=agents,
             started_at=self.started_at,
             seen_at=await self.journal.now(),
+            stuck=self._health.stuck(),
         )
         await self.journal.announce(info, self.models())
 
@@ -171,31 +234,74 @@ class Runtime:
                     await client.aclose()
             await asyncio.sleep(1.0)
 
-    async def close(self, busy: Callable[[], int]) -> None:
+    # The end --------------------------------------------------------------------------------------------
+
+    def _begin_anew(self, why: str) -> None:
+        """End as after a SIGTERM, then begin anew in the same process."""
+        if self.ending.begin():
+            logger.error("This worker takes no more tickets, finishes, and begins anew: %s.", why)
+            self.ending.again = why
+            self._start_finishing()
+            state.should_stop = EX_OK  # Celery's loop looks at it at each turn
+
+    def begin_to_end(self) -> None:
+        """The worker was told to end; from any thread. Nothing waits for Celery to get there."""
+        self.ending.begin()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._start_finishing)
+
+    def _start_finishing(self) -> None:
+        if self._finishing is None:
+            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+
+    async def _finish(self) -> None:
         """Finish what is in flight, for ``shutdown_grace`` at the most; then hand it back."""
+        loop, grace = asyncio.get_running_loop(), self.config.fleet.shutdown_grace
+        deadline = loop.time() + grace
+        self._writer.closing.set()
+        if busy := len(self.leases.held):
+            logger.warning("Finishing %d steps in flight (at most %g s).", busy, grace)
+        await self._until_idle(deadline)
+        self.leases.stop_all("shutdown")
+        await self._until_idle(loop.time() + HAND_BACK_S)
+        self.answers.save()
+
+    async def _until_idle(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.fleet.shutdown_grace
-        if busy():
-            logger.warning(
-                "Finishing %d steps in flight (at most %g s).", busy(), self.config.fleet.shutdown_grace
-            )
-        while busy() and loop.time() < deadline:  # noqa: ASYNC110  # the tasks are the pool's
+        while self._busy() and loop.time() < deadline:  # noqa: ASYNC110  # the tasks are the pool's
             await asyncio.sleep(0.02)
-        for _, task in list(self.leases.held.values()):
-            task.cancel("shutdown")
-        while busy() and loop.time() < deadline + 10.0:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        with contextlib.suppress(Exception):
-            flush()  # Celery's loop has ended: what happened since would never be shown
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        with contextlib.suppress(FleetUnavailable):
-            await self.journal.leave(self.id)
+
+    async def close(self) -> None:
+        """Finish, and say farewell. Each part is bounded: Redis may be silent, and users' code may hang."""
+        self.ending.begin()
+        self._start_finishing()
+        assert self._finishing is not None
+        await self._finishing
+        farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
+        await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
+        await _briefly(self._background.end())
+        await _briefly(self.journal.leave(self.id))
         for provider in self._providers.values():
-            with contextlib.suppress(Exception):
-                await provider.aclose()
-        await self.journal.close()
+            await _briefly(provider.aclose())
+        await _briefly(self.journal.close())
+
+    def end(self, code: int) -> None:
+        """All is closed: the process ends, or begins anew."""
+        hanging = len(self._lost()) if self._loop is not None else 0
+        self.ending.end(code, hanging)
+
+
+def spool_of(config: Config) -> Path | None:
+    """Where answers are saved that Redis does not take."""
+    return Path(config.fleet.spool_dir) if config.fleet.spool_dir else None
+
+
+async def _briefly(farewell: Awaitable[object]) -> None:
+    """What is nice to do at the end, and nobody must wait for."""
+    try:
+        await asyncio.wait_for(farewell, FAREWELL_S)
+    except Exception as exc:
+        logger.debug("At the end: %s", exc)
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
@@ -238,6 +344,15 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         request = self.request
         lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
         return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def told_to_end(**_: Any) -> None:
+        runtime.begin_to_end()
+
+    @signals.worker_shutdown.connect(weak=False)
+    def ended(sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is app:
+            runtime.end(int(getattr(sender, "exitcode", None) or 0))
 
     @signals.worker_init.connect(weak=False)
     def check(sender: Any = None, **_: Any) -> None:
