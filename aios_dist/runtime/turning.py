@@ -100,6 +100,7 @@ class Turns:
         live = self.programs.get(claim.job)
         if live is not None and live.replay.basis == claim.basis:
             return live
+        self.programs.drop(self.programs.take(claim.job))  # it stands where the job stood before
         try:
             history = await self._writer.insist(functools.partial(self._journal.load, claim.job), work)
         except UnknownName:
