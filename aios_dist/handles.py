@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from redis.exceptions import RedisError
 
+from aios_dist import turns
 from aios_dist.agents import Budget, JobSpec, as_json, checked_priority
 from aios_dist.calls import Usage
 from aios_dist.config import NAME
@@ -27,6 +29,8 @@ from aios_dist.errors import (
 from aios_dist.jobs import JobState, Outcome, Step, decode
 from aios_dist.journal import Event, JobView, Journal, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
+from aios_dist.journal.journal import MOST_SIGNALS
+from aios_dist.journal.records import random_name
 
 RESULT_TIMEOUT_S = 3600.0
 """What ``result()`` waits when not told otherwise: every wait has an end."""
@@ -79,9 +83,11 @@ class AsyncJob:
             ResultTimeout: it has not ended in time; it goes on.
         """
         endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
         state, result = await endings.ask(look)
-        if not state.ended:
-            await endings.wait(self.id, timeout)
+        while not state.ended:  # once, as a rule; somebody may retry the job as it ends
+            await endings.wait(self.id, max(0.0, deadline - clock()))
             state, result = await endings.ask(look)
         if state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
@@ -152,25 +158,46 @@ class AsyncJob:
         state, _ = await self._lines.journal.rerank(self.id, checked_priority(priority))
         return not JobState(self._known(state)).ended
 
-    async def signal(self, name: str, value: Any = None) -> bool:
+    async def signal(self, name: str, value: Any = None, *, id: str | None = None) -> bool:
         """Send what the job waits for with ``await signal(name)``, or will wait for.
+
+        Args:
+            name: of the signal.
+            value: a JSON value, of ``prompt_limit`` bytes at the most.
+            id: of this sending; sent again under the same one it is the same signal, and not the next one's answer.
 
         Returns:
             False when the job has ended.
 
         Raises:
             UnknownName: no such job.
-            InvalidInput: the value is not JSON, or the name cannot be one.
+            InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps too many
+                signals of the name that it has not waited for.
         """
-        if not NAME.fullmatch(name):
-            raise InvalidInput(f"Signal name {name!r} must be letters, digits and . _ : - (at most 128).")
+        for what, given in (("Signal name", name), ("Signal id", id)):
+            if given is not None and not (isinstance(given, str) and NAME.fullmatch(given)):
+                raise InvalidInput(f"{what} {given!r} must be letters, digits and . _ : - (at most 128).")
+        journal = self._lines.journal
         outcome = Outcome(value=as_json(value, f"value of signal {name!r}"))
-        status, tickets = await self._lines.journal.signal(self.id, name, outcome)
+        size, limit = len(msgspec.json.encode(outcome.value)), journal.config.prompt_limit
+        if size > limit:
+            raise InvalidInput(
+                f"The value of signal {name!r} has {size:,} bytes, more than prompt_limit ({limit:,}); "
+                "send a reference to it."
+            )
+        sent = functools.partial(journal.signal, self.id, name, outcome, id or random_name())
+        status, tickets = await self._lines.endings.ask(sent)
         await self._lines.publish(tickets)
+        if status == "full":
+            raise InvalidInput(
+                f"Job {self.id!r} keeps {MOST_SIGNALS:,} signals {name!r} that it has not waited for: it takes no more."
+            )
         return self._known(status) != "ended"
 
     async def retry(self) -> bool:
         """A job that failed or was cancelled goes on from where it failed; what is answered stays answered.
+
+        Run again are all steps whose failure the program has not gone on from, once; its deadline counts anew.
 
         Returns:
             True when it runs now.
@@ -178,7 +205,13 @@ class AsyncJob:
         Raises:
             UnknownName: no such job.
         """
-        status, tickets = await self._lines.journal.retry(self.id)
+        journal, status, tickets = self._lines.journal, "stale", []
+        while status == "stale":
+            history = await journal.load(self.id)
+            undone = turns.undone(history) if history.view.state.ended else None
+            status, tickets = await journal.retry(
+                self.id, basis=history.basis, undone=undone, deadline=history.record.deadline
+            )
         await self._lines.publish(tickets)
         return self._known(status) == "running"
 

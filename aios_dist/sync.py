@@ -288,9 +288,9 @@ class Job:
         """Give the job another priority; see :meth:`AsyncJob.rerank`."""
         return bool(self._run("rerank", priority=priority))
 
-    def signal(self, name: str, value: Any = None) -> bool:
+    def signal(self, name: str, value: Any = None, *, id: str | None = None) -> bool:
         """Send what the job waits for; see :meth:`AsyncJob.signal`."""
-        return bool(self._run("signal", name, value))
+        return bool(self._run("signal", name, value, id=id))
 
     def retry(self) -> bool:
         """Go on from where the job failed; see :meth:`AsyncJob.retry`."""

@@ -157,6 +157,20 @@ def rebuild(history: History, catalog: Catalog) -> Replay:
     return replay
 
 
+def undone(history: History) -> list[int] | None:
+    """The steps that a retry runs again, where that can be said here: of an agent that is data. Code is replayed by
+    workers, in threads of their own; None then."""
+    record = history.record
+    if record.prompts is None:
+        return None
+    replay = Replay(program_of(record.agent, record.input, record.prompts), history.steps)
+    for number, outcome in history.outcomes():
+        replay.deliver(number, outcome)
+    found = replay.undone()
+    replay.close()
+    return found
+
+
 def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, served: float = 0.0) -> Decision:
     """What the turn came to.
 

@@ -125,7 +125,10 @@ class Journal(Reading, Ordering):
         )
         if not got:
             return Nothing(_tickets(flat), elsewhere=why == b"others", again=why == b"more")
-        job, (step, attempt, kind, label, record, request, version, ready, started, tries, served, basis, dig) = (
+        (
+            job,
+            (step, attempt, kind, label, record, request, version, ready, started, tries, served, basis, dig),
+        ) = (
             why,
             got,
         )

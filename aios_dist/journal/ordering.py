@@ -34,14 +34,14 @@ class Ordering(Access):
         policy: str | None = None,
         oldest_every: int | None = None,
         fair: str | None = None,
-        source: Literal["hand", "reset"] = "hand",
+        source: Literal["file", "hand", "reset"] = "hand",
     ) -> LaneRules:
         """Other rules for a lane, for the whole fleet, from now on; None leaves each as it is.
 
         Args:
             lane: its name.
             policy, oldest_every, fair: see :class:`aios_dist.config.LaneConfig`.
-            source: ``reset`` is what aios.toml said last.
+            source: ``file`` counts only where aios.toml says something new; ``reset`` is what it said last.
         """
         got = await self._run("lane", lane=lane, source=source, policy=policy, oldest=oldest_every, fair=fair)
         return LaneRules(got[0].decode(), int(got[1]), got[2].decode(), bool(got[3]))

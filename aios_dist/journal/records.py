@@ -12,7 +12,6 @@ from aios_dist.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, dec
 from aios_dist.journal.views import LaneRules, Limits
 from aios_dist.policies import Rank, Waiting
 
-
 MOST = 10**12
 """Tokens of one step, millionths of money. Who counts more counts nonsense, and a verb must not break over it."""
 

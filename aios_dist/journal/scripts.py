@@ -32,7 +32,7 @@ PARTS = {
 }
 """What stands before a verb that includes it."""
 
-READS = "local function verb()\n{text}\nend\nreturn verb()"
+PLAIN = "local function verb()\n{text}\nend\nreturn verb()"
 WRITES = """local function verb()
 {text}
 end
@@ -42,9 +42,11 @@ if ok then
   return answer
 end
 pcall(mend_touched)
-local why = type(answer) == 'table' and answer.err or 'HALFWAY ' .. tostring(answer)
+local why = type(answer) == 'table' and answer.err or tostring(answer)
+if not string.match(why, '^%u+ ') then why = 'HALFWAY ' .. why end
 return {{ err = (string.gsub(why, '[\\r\\n]', ' ')) }}"""
-"""Around each verb: Redis undoes nothing of a script that stops with an error, so the script does."""
+"""Around each verb that includes anything: Redis undoes nothing of a script that stops with an error, so the script
+does. The others write nothing, or one thing."""
 
 
 class Script:
@@ -64,7 +66,7 @@ class Script:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
         include = _INCLUDE.search(header)
         included = include[1] if include else ""
-        body = (WRITES if included else READS).format(text=text)
+        body = (WRITES if included else PLAIN).format(text=text)
         self.name = name
         self.source = "\n".join([*map(part, PARTS[included]), body])
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()

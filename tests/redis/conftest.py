@@ -146,7 +146,9 @@ async def again(verb: Callable[[], Awaitable[T]], most: int = 20) -> T:
 class Told(Journal):
     """A journal for hands: a decision that names no basis is one of a program that has seen what is there."""
 
-    async def commit(self, claim: Claim, outcome: bytes, *, decision: Decision | None = None, **more: Any) -> Advance:
+    async def commit(
+        self, claim: Claim, outcome: bytes, *, decision: Decision | None = None, **more: Any
+    ) -> Advance:
         return await super().commit(
             claim, outcome, decision=await self.based(claim.job, decision, ahead=1), **more
         )
@@ -278,6 +280,11 @@ class Hand:
         """The worker dies, and the reconciler sees it."""
         await self.lapse(claim)
         await self.reap()
+
+    async def renew(self, *claims: Claim) -> list[Claim]:
+        """As a worker does it; those that are lost."""
+        gone = await self.journal.renew(claim.lease for claim in claims)
+        return await self.journal.regain([claim for claim in claims if claim.lease in gone])
 
     async def drain(self, lane: str = "llm") -> list[Claim]:
         """Claim all that may run."""

@@ -445,6 +445,6 @@ def test_doctor_says_which_rights_an_account_lacks(
         redis_client.execute_command("ACL", "DELUSER", user)
     (found,) = finding(done.json, "rights")
     assert found["level"] == "problem"
-    assert "ZPOPMIN" in found["what"]
+    assert "ZUNIONSTORE" in found["what"]
     assert "BRPOP" in found["what"]
     assert "pw" not in done.out

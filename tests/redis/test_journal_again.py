@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from aios_dist.calls import LLMResponse, Usage
-from aios_dist.jobs import JobState, Outcome, encode
+from aios_dist.jobs import JobState, Outcome
 from tests.redis.conftest import USED, decides, starts
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ async def answer(
     return await hand.commit(claim, f"{claim.step}", ok=ok, decision=decision)
 
 
-async def retry(hand: Hand, job: str = "j") -> list[str]:
-    status, tickets = await hand.journal.retry(job)
+async def retry(hand: Hand, *undone: int, job: str = "j") -> list[str]:
+    """A program that has been replayed says what to run again."""
+    basis = (await hand.journal.load(job)).basis
+    status, tickets = await hand.journal.retry(job, basis=basis, undone=undone)
     assert status == "running"
     await hand.look()
     return sorted(f"{t.job}/{t.step}" for t in tickets if t.step != "t")
@@ -45,7 +48,7 @@ async def test_a_failed_job_goes_on_from_the_step_that_failed(hand: Hand) -> Non
     await answer(hand, await hand.claim(), ends="failed", ok=False)
     assert await hand.state("j") == "failed"
     await hand.look()
-    assert await retry(hand) == ["j/1"]
+    assert await retry(hand, 1) == ["j/1"]
     history = await hand.journal.load("j")
     assert [n for n, _ in history.outcomes()] == [0]
     claim = await hand.claim()
@@ -58,7 +61,7 @@ async def test_a_failed_job_goes_on_from_the_step_that_failed(hand: Hand) -> Non
 async def test_a_retry_asked_for_twice_is_one(hand: Hand) -> None:
     await hand.submit(starts("j", "x"))
     await answer(hand, await hand.claim(), ends="failed", ok=False)
-    await retry(hand)
+    await retry(hand, 0)
     before = await hand.whole()
     assert await hand.journal.retry("j") == ("running", [])
     assert await hand.whole() == before
@@ -68,9 +71,11 @@ async def test_a_failure_reported_again_after_a_retry_is_not_written_again(hand:
     await hand.submit(starts("j", "x"))
     claim = await hand.claim()
     await answer(hand, claim, ends="failed", ok=False)
-    await retry(hand)
+    await retry(hand, 0)
+    again = await hand.claim()
     assert (await hand.commit(claim, ok=False)).status == "fenced", "the answer to the first was lost"
-    assert await hand.names() == ["j/0"]
+    assert (again.birth, again.incarnation) != (claim.birth, claim.incarnation)
+    assert again.birth == claim.birth
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "done", "waiting", "unknown"])
@@ -101,7 +106,7 @@ async def test_only_the_failure_at_the_end_is_undone(hand: Hand) -> None:
     await hand.submit(starts("j", "x"))
     await answer(hand, await hand.claim(), "y", ok=False)  # caught
     await answer(hand, await hand.claim(), ends="failed", ok=False)
-    assert await retry(hand) == ["j/1"]
+    assert await retry(hand, 1) == ["j/1"]
     assert [n for n, _ in (await hand.journal.load("j")).outcomes()] == [0]
 
 
@@ -111,7 +116,7 @@ async def test_all_failed_branches_of_a_gather_are_tried_again_and_no_other(hand
     await hand.commit(two, ok=False)
     await hand.commit(one)
     await answer(hand, three, ends="failed", ok=False)
-    assert await retry(hand) == ["j/1", "j/2"]
+    assert await retry(hand, 1, 2) == ["j/1", "j/2"]
     history = await hand.journal.load("j")
     assert history.outcomes() == [(0, Outcome(response=LLMResponse("answer")))]
 
@@ -123,7 +128,7 @@ async def test_a_branch_that_failed_while_others_went_on_is_tried_again(hand: Ha
     await answer(hand, two, "z")  # the other branch goes on, and its end is the gather's
     last = await hand.claim()
     await answer(hand, last, ends="failed", result=failure("the reason"))
-    assert await retry(hand) == ["j/0"]
+    assert await retry(hand, 0) == ["j/0"]
     assert [n for n, _ in (await hand.journal.load("j")).outcomes()] == [1, 2]
     await answer(hand, await hand.claim(), ends="done")
     assert [n for n, _ in (await hand.journal.load("j")).outcomes()] == [1, 2, 0]
@@ -187,7 +192,7 @@ async def test_a_member_that_is_retried_is_its_own_job_and_its_plan_stays_as_it_
     await hand.plan("p", ("fixed", "stop", "j", "k"))
     await answer(hand, await hand.claim(), ends="failed", ok=False)
     assert (await hand.journal.plan("p")).state == "failed"
-    assert await retry(hand) == ["j/0"]
+    assert await retry(hand, 0) == ["j/0"]
     await hand.finish(await hand.claim())
     assert await hand.states("j", "k") == ["done", "cancelled"]
     assert (await hand.journal.plan("p")).state == "failed"
@@ -196,7 +201,7 @@ async def test_a_member_that_is_retried_is_its_own_job_and_its_plan_stays_as_it_
 async def test_a_member_retried_before_its_turn_is_not_dropped_with_those_that_wait(hand: Hand) -> None:
     await hand.plan("p", ("fixed", "stop", "a", "b", "c"))
     await hand.journal.cancel("b")
-    assert await retry(hand, "b") == ["b/0"]
+    assert await retry(hand, job="b") == ["b/0"]
     claims = {c.job: c for c in await hand.drain()}
     await answer(hand, claims["a"], ends="failed", ok=False)
     assert await hand.states("a", "b", "c") == ["failed", "running", "cancelled"]
@@ -207,11 +212,52 @@ async def test_a_retried_job_lives_until_it_ends_again(hand: Hand) -> None:
     await hand.submit(starts("j", "x"))
     await answer(hand, await hand.claim(), ends="failed", ok=False)
     assert await hand.redis("PTTL", hand.keys.job("j")) > 0
-    await retry(hand)
+    await retry(hand, 0)
     assert await hand.redis("PTTL", hand.keys.job("j")) == -1
     assert await hand.members(hand.keys.ended) == set()
     await hand.finish(await hand.claim())
     assert await hand.redis("PTTL", hand.keys.job("j")) > 0
+
+
+async def test_who_cannot_replay_lets_a_worker_say_what_is_run_again(hand: Hand) -> None:
+    await hand.submit(starts("j", "x", "y", "z"))
+    one, two, _three = await hand.drain()
+    await hand.commit(one, ok=False)
+    await hand.commit(two, ok=False)
+    await hand.journal.cancel("j")
+    await hand.journal.retry("j")
+    await hand.look()
+    turn = await hand.claim("turns")
+    history = await hand.journal.load("j")
+    assert history.retried
+    assert history.outcomes() != []
+    assert (await hand.journal.advance("j", decides(2, 3, "w"))).status == "stale", (
+        "nothing before that is said"
+    )
+    assert (await hand.journal.redo("j", "another", [1]))[0] == "stale"
+    status, tickets = await hand.journal.redo("j", history.basis, [1])
+    assert (status, [t.step for t in tickets]) == ("redone", ["1"])
+    assert await hand.journal.redo("j", history.basis, [1]) == ("redone", []), "said again, it is one"
+    await hand.look()
+    after = await hand.journal.load("j")
+    assert [n for n, _ in after.outcomes()] == [0]
+    assert not after.retried
+    done = await hand.journal.advance("j", decides(1, 3), token=turn.token)
+    assert done.status == "advanced"
+
+
+async def test_a_decision_of_before_a_retry_does_not_hold_after_it(hand: Hand) -> None:
+    """The numbers are the same again: three steps, and two outcomes after the next."""
+    await hand.submit(starts("j", "x", "y", "z"))
+    one, two, three = await hand.drain()
+    await hand.commit(one, ok=False)
+    seen = (await hand.journal.load("j")).basis
+    await hand.journal.cancel("j")
+    await retry(hand, 0)
+    await hand.commit(two)
+    assert (await hand.journal.load("j")).view.outcomes == 1
+    stale = msgspec.structs.replace(decides(2, 3, "w"), basis=seen)
+    assert (await hand.commit(three, decision=stale)).status == "turn"
 
 
 # Dead letters ------------------------------------------------------------------------------------------
@@ -230,7 +276,7 @@ async def test_a_step_that_loses_every_worker_is_a_dead_letter_until_its_job_is_
     turn = await hand.claim("turns")
     end = decides(1, 1, ends=JobState.FAILED)
     await hand.journal.advance("j", end, token=turn.token)
-    assert await retry(hand) == ["j/0"]
+    assert await retry(hand, 0) == ["j/0"]
     assert await hand.journal.dead_letters() == []
     await kill(hand)
     assert len(await hand.journal.dead_letters()) == 1, "its lost workers were counted anew"
@@ -367,13 +413,3 @@ async def test_a_fork_of_a_call_that_counts_against_a_limit_counts_for_itself(ha
     await hand.look()
     await hand.finish(flying)
     assert (await hand.claim()).job == "f"
-
-
-async def test_an_outcome_is_encoded_alike_as_a_step_and_as_the_end_of_a_job(hand: Hand) -> None:
-    """``retry`` looks for the step whose error ended the job."""
-    await hand.submit(starts("j", "x"))
-    error = failure("long " * 1000)
-    end = decides(1, 1, ends=JobState.FAILED, result=error)
-    await hand.journal.commit(await hand.claim(), encode(error), ok=False, decision=end)
-    facts = await hand.hash(hand.keys.job("j"))
-    assert facts["o0"] == facts["res"]

@@ -63,7 +63,7 @@ async def test_what_comes_after_the_retention_makes_no_key(hand: Hand) -> None:
     await hand.commit(one)
     await hand.journal.release(two, "late")
     await hand.journal.renew([one.lease, two.lease])
-    await hand.journal.advance("j", decides(0, 0, "x"), token=turn.token)
+    await hand.journal.advance("j", decides(0, 0, "x"), token=one.token)
     await hand.lapse()
     await hand.reap()
     names = {

@@ -64,12 +64,8 @@ async def test_a_turn_whose_worker_died_is_run_again(hand: Hand) -> None:
     again = await hand.claim("turns", "w2")
     assert again.attempt == lost.attempt + 1
     await hand.look()
-    assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), token=again.token)
-    ).status == "advanced"
-    assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), token=lost.token)
-    ).status == "advanced"
+    assert (await hand.journal.advance("j", decides(0, 0, "one"), token=again.token)).status == "advanced"
+    assert (await hand.journal.advance("j", decides(0, 0, "one"), token=lost.token)).status == "stale"
     assert (await hand.journal.load("j")).view.steps == 1
 
 
@@ -78,9 +74,7 @@ async def test_a_late_turn_is_written_and_takes_its_step_off_the_lane(hand: Hand
     late = await hand.claim("turns")
     await hand.lose(late)
     assert await hand.names("turns") == ["j/t"]
-    assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), token=late.token)
-    ).status == "advanced"
+    assert (await hand.journal.advance("j", decides(0, 0, "one"), token=late.token)).status == "advanced"
     assert await hand.names("turns") == []
     await hand.look()
 
@@ -90,11 +84,13 @@ async def test_a_late_turn_does_not_end_the_lease_of_the_next(hand: Hand) -> Non
     late = await hand.claim("turns")
     await hand.lose(late)
     now = await hand.claim("turns")
-    assert (
-        await hand.journal.advance("j", decides(0, 0, "one"), token=late.token)
-    ).status == "advanced"
+    assert (await hand.journal.advance("j", decides(0, 0, "one"), token=late.token)).status == "advanced"
     assert await hand.members(hand.keys.leases) == {now.lease}
     same = await hand.journal.advance("j", decides(0, 0, "one"), token=now.token)
+    assert (same.status, same.tickets) == ("stale", []), (
+        "it replays, and sees that nothing is left to ask for"
+    )
+    same = await hand.journal.advance("j", decides(0, 1), token=now.token)
     assert (same.status, same.tickets) == ("advanced", [])
     assert await hand.members(hand.keys.leases) == set()
 
@@ -160,7 +156,7 @@ async def test_the_same_turn_written_twice_is_written_once(hand: Hand) -> None:
     assert len((await hand.journal.advance("j", decides(1, 1, "two", "three"))).tickets) == 2
     before = await hand.whole()
     again = await hand.journal.advance("j", decides(1, 1, "two", "three"))
-    assert (again.status, again.version, again.tickets) == ("advanced", 1, [])
+    assert (again.status, again.version, again.tickets) == ("stale", 1, [])
     assert await hand.whole() == before
 
 
@@ -223,9 +219,7 @@ async def test_a_crash_between_the_reconcilers_turn_and_its_writing_is_made_good
     await hand.reap()
     await hand.lose(await hand.claim("turns"))
     turn = await hand.claim("turns")
-    assert (
-        await hand.journal.advance("j", decides(1, 1, "two"), token=turn.token)
-    ).status == "advanced"
+    assert (await hand.journal.advance("j", decides(1, 1, "two"), token=turn.token)).status == "advanced"
     await hand.ring()
     assert (await hand.reap()).moved == 0
     assert await hand.names("turns") == []
@@ -272,9 +266,7 @@ async def test_a_step_that_every_worker_was_lost_over_ends_as_an_error_that_the_
         outcome.result()
     assert (await hand.commit(claim, "late")).status == "mine"
     turn = await hand.claim("turns")
-    assert (
-        await hand.journal.advance("j", decides(1, 2, "three"), token=turn.token)
-    ).status == "advanced"
+    assert (await hand.journal.advance("j", decides(1, 2, "three"), token=turn.token)).status == "advanced"
     assert await hand.names() == ["j/1", "j/2"]
 
 

@@ -439,7 +439,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule()
     def renew(self) -> None:
-        self.run(self.journal.renew(claim.lease for claim in self.claims))
+        self.run(self.hand.renew(*self.claims))
 
     # Time ------------------------------------------------------------------------------------------
 

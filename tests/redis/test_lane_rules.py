@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from aios_dist.errors import ConfigError
-from aios_dist.journal import Limits, Stray
+from aios_dist.journal import Limits, Said, Stray, TenantRules
 from aios_dist.policies import Rank
 from tests.redis.conftest import Hand, decides, ranked, starts
 
@@ -116,8 +116,8 @@ async def test_limits_set_by_hand_outlive_workers_that_start(hand: Hand, before:
     journal = hand.journal
 
     async def start_worker(limit: int) -> tuple[int, int]:
-        await journal.set_limits("small", Limits(in_flight=limit), "file")
-        await journal.set_tenant("acme", max_in_flight=limit, weight=1.0, source="file")
+        acme = TenantRules(0, 0.0, 1.0, limit)
+        await journal.say(Said(models={"small": Limits(in_flight=limit)}, tenants={"acme": acme}), "file")
         [model], [tenant] = await journal.model_views(["small"]), await journal.tenant_views(["acme"], [])
         return model.limits.in_flight, tenant.max_in_flight
 

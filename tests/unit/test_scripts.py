@@ -59,12 +59,12 @@ def test_the_journal_gives_every_verb_its_fields() -> None:
 )
 def test_fields_that_the_header_does_not_name_are_refused(fields: dict[str, str], wrong: str) -> None:
     with pytest.raises(TypeError, match=r"try.lua takes \['job', 'step'\]") as caught:
-        Script("try", HEADER + "\nreturn 1", "", "").pack(fields)
+        Script("try", HEADER + "\nreturn 1", str).pack(fields)
     assert wrong in str(caught.value)
 
 
 def test_a_verb_is_packed_without_the_type_that_redis_does_not_know() -> None:
-    script = Script("try", HEADER + "\nreturn 1", "", "")
+    script = Script("try", HEADER + "\nreturn 1", str)
     packed = script.pack({"job": "ünï", "step": b"\x00\xff"})
     assert msgpack.unpackb(packed, raw=True) == {b"job": "ünï".encode(), b"step": b"\x00\xff"}
     assert not any(byte in packed for byte in (0xC4, 0xC5, 0xC6))
@@ -81,13 +81,14 @@ def test_a_verb_is_packed_without_the_type_that_redis_does_not_know() -> None:
 )
 def test_a_verb_without_its_header_does_not_load(text: str) -> None:
     with pytest.raises(ValueError, match=r"try\.lua must begin with"):
-        Script("try", text, "", "")
+        Script("try", text, str)
 
 
 def test_the_shared_part_about_plans_is_put_in_where_it_is_asked_for() -> None:
-    plain = Script("try", HEADER + "\nreturn 1", "-- library", "-- plans")
-    with_plan = Script("try", HEADER + "-- include: plan\n\nreturn 1", "-- library", "-- plans")
-    assert "-- plans" not in plain.source
-    assert with_plan.source.index("-- library") < with_plan.source.index("-- plans")
+    plain = Script("try", HEADER + "\nreturn 1", "-- part {}".format)
+    with_plan = Script("try", HEADER + "-- include: plan\n\nreturn 1", "-- part {}".format)
+    assert "-- part _plan" not in plain.source
+    assert with_plan.source.index("-- part _lib") < with_plan.source.index("-- part _plan")
+    assert "mend_touched" in with_plan.source, "what it breaks it puts right"
     assert plain.sha != with_plan.sha
     assert re.fullmatch("[0-9a-f]{40}", plain.sha)

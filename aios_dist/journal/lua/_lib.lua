@@ -58,8 +58,8 @@ end
 local marked = {}
 local function mark(job)
   if not marked[job] then
-    redis.call('ZADD', P .. 'dirty', int(clock()), job)
     marked[job] = true
+    redis.call('ZADD', P .. 'dirty', int(clock()), job)
   end
 end
 

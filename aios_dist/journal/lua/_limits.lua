@@ -149,16 +149,22 @@ local function let_in(model)
   end
 end
 
--- A claimed step counts against its model's limits from now on.
+-- A claimed step counts against its model's limits from now on. Its head is written before what counts it, so that
+-- nothing is counted that no head knows of.
 local function enter(h, job, step, now)
   h[H.capped], h[H.counted] = 0, 0
-  if h[H.kind] ~= 'llm' then return end
+  if h[H.kind] ~= 'llm' then
+    put(job, step, h)
+    return
+  end
   local own = '@' .. tenant_of(job)
   h[H.capped] = redis.call('EXISTS', key('model', own))
+  local limited = redis.call('EXISTS', key('model', h[H.label])) == 1
+  if limited then h[H.counted] = now end
+  put(job, step, h)
   if h[H.capped] == 1 then redis.call('ZADD', key('inflight', own), int(now), lease_of(job, step, h)) end
-  if redis.call('EXISTS', key('model', h[H.label])) == 0 then return end
+  if not limited then return end
   local lease, model = lease_of(job, step, h), h[H.label]
-  h[H.counted] = now
   redis.call('ZADD', key('inflight', model), int(now), lease)
   local l = redis.call('HMGET', key('model', model), 'l_rpm', 'l_tpm')
   if number(l[1]) > 0 or number(l[2]) > 0 then

@@ -5,6 +5,7 @@
 -- heads and counts change in one command, so that this holds after any write.
 
 local on_error, created_plan   -- what else a verb undoes when it breaks (_new)
+local plans_touched = {}
 
 -- Nothing of the job is left.
 local function throw_away(job)
@@ -42,22 +43,31 @@ local function places_of(job, step, h)
   return count
 end
 
-local function off_all(job, step, h)
+-- Off every shelf, whatever of it was written.
+local function off_shelves(job, step, h)
   local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
+  local function shelf(kind, name)
+    redis.call('ZREM', key(kind, name), m)
+    redis.call('ZREM', key(kind .. 'old', name), m)
+    redis.call('ZREM', key(kind, name .. '|' .. tenant), m)
+    redis.call('ZREM', key(kind .. 'old', name .. '|' .. tenant), m)
+    if redis.call('EXISTS', key(kind, name .. '|' .. tenant)) == 0 then redis.call('ZREM', key(kind .. 'by', name), tenant) end
+  end
   redis.call('ZREM', key('stray', lane), m)
-  redis.call('ZREM', P .. 'timers', m)
-  take_from('ready', lane, m, nil)
-  take_from('ready', lane, m, tenant)
-  while unhold(job, step, h) do end
+  shelf('ready', lane)
+  shelf('held', h[H.label])
+  shelf('held', '@' .. tenant)
+  shelf('held', '?' .. need_of(job, h))
 end
 
 local ENDED = { done = true, failed = true, cancelled = true }
 local mend_plan
 
--- Puts a job right; gives a list of what was wrong. An error: its record cannot be read.
-local function mend(job)
+-- Puts a job right; gives a list of what was wrong. `touched`: a verb broke over it, so what stands on shelves is put
+-- there anew. An error: its record cannot be read.
+local function mend(job, touched)
   local k, wrong = key('job', job), {}
-  local f = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'pn', 'rt')
+  local f = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'half')
   if not f[1] or f[5] then   -- never written whole, or expired
     if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
     throw_away(job)
@@ -98,26 +108,47 @@ local function mend(job)
     local waits = s == 'ready' and state == 'running'
     local on = (s == 'ready' or s == 'timed') and places_of(job, step, h) or 0
     if state == 'running' then
-      if waits and on ~= 1 then
-        step_is('ready on ' .. on .. ' sets', step)
-        off_all(job, step, h)
-        place(job, step, h, true)
-        ticket(h[H.lane], job, step)
+      if waits and (on ~= 1 or touched) then
+        local later = redis.call('ZSCORE', P .. 'timers', member(job, step))
+        if on ~= 1 then step_is('ready on ' .. on .. ' sets', step) end
+        off_shelves(job, step, h)
+        if not later then
+          place(job, step, h, true)
+          ticket(h[H.lane], job, step)
+        end
       elseif s == 'timed' and on ~= 1 then
         step_is('a sleep without its timer', step)
         redis.call('ZADD', P .. 'timers', int(h[H.ready] + h[H.after]), member(job, step))
-      elseif step ~= TURN and (s == 'pending' or s == 'parked' or (s == 'dropped' and not f[7])) then
+      elseif step ~= TURN and (s == 'pending' or s == 'parked' or s == 'dropped') then
         step_is(s .. ' in a running job', step)
         if s == 'parked' then back(job, step, h, stamp(), 'mended') else begin(job, step, h) end
       end
       if s == 'ready' or s == 'leased' or s == 'timed' or s == 'waiting' then open = true end
     elseif s == 'ready' or (ENDED[state] and OPEN[s] and step ~= TURN) then
       step_is(s .. ' in a ' .. state .. ' job', step)
-      off_all(job, step, h)
+      off_shelves(job, step, h)
+      redis.call('ZREM', P .. 'timers', member(job, step))
       h[H.state] = step == TURN and 'idle' or ENDED[state] and 'dropped' or 'parked'
       put(job, step, h)
       if step == TURN and state == 'paused' then redis.call('HSET', k, 'wake', 1) end
     end
+  end
+  if touched then   -- outcomes and their order follow from the heads
+    local outcomes = {}
+    for step = 0, count - 1 do
+      local h = head(job, step)
+      if h and h[H.order] > 0 then outcomes[#outcomes + 1] = { step, h }
+      elseif h then redis.call('HDEL', k, 'o' .. step) end
+    end
+    table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
+    for place, pair in ipairs(outcomes) do
+      if pair[2][H.order] ~= place then
+        pair[2][H.order] = place
+        put(job, pair[1], pair[2])
+      end
+    end
+    if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end
+    redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock())))   -- whoever decides replays first
   end
   for step = 0, count - 1 do look(step) end
   look(TURN)
@@ -126,8 +157,9 @@ local function mend(job)
     for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
       if redis.call('ZREM', P .. set, job) == 1 then wrong[#wrong + 1] = 'ended, and in ' .. set end
     end
-    if redis.call('PTTL', k) < 0 then   -- its end was not told
+    if redis.call('PTTL', k) < 0 or redis.call('PTTL', key('ev', job)) == -1 then   -- its end was not told
       wrong[#wrong + 1] = 'an end that was not told'
+      if redis.call('EXISTS', key('ev', job)) == 0 then event(job, stamp(), state, '') end
       redis.call('ZADD', P .. 'ended', int(clock()), job)
       redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
       redis.call('PEXPIRE', k, A.retention_ms)
@@ -188,14 +220,20 @@ end
 local function mend_touched()
   if on_error then pcall(on_error) end
   if created_plan then pcall(redis.call, 'DEL', created_plan) end
-  local touched, plans = {}, {}
-  for job in pairs(marked) do touched[#touched + 1] = job end
-  table.sort(touched)
-  for _, job in ipairs(touched) do
-    local ok = pcall(mend, job)
-    local plan = redis.call('HGET', key('job', job), 'pl')
-    if ok and plan then ok = pcall(mend_plan, plan) end
-    if ok then redis.call('ZREM', P .. 'dirty', job) end
+  local seen, more = {}, true
+  while more do   -- what mending touches is looked at in turn
+    more = false
+    local touched = {}
+    for job in pairs(marked) do if not seen[job] then touched[#touched + 1] = job end end
+    table.sort(touched)
+    for _, job in ipairs(touched) do
+      seen[job], more = true, true
+      local ok = pcall(mend, job, true)
+      local plan = redis.call('HGET', key('job', job), 'pl')
+      if ok and plan then ok = pcall(mend_plan, plan) end
+      if ok then redis.call('ZREM', P .. 'dirty', job) end
+    end
   end
+  for _, plan in ipairs(plans_touched) do pcall(mend_plan, plan) end
   redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
 end

@@ -28,6 +28,10 @@ end
 
 local function whole(job) redis.call('HDEL', key('job', job), 'half') end
 
+local joined   -- whether the new jobs have become part of what was there before: then they stay
 on_error = function()
-  for _, job in ipairs(created) do throw_away(job) end
+  local stay = joined and joined()
+  for _, job in ipairs(created) do
+    if stay then whole(job) else throw_away(job) end
+  end
 end

@@ -118,7 +118,8 @@ end
 
 local function admit_job(job)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl')
+  if facts[5] and (facts[1] == 'running' or facts[1] == 'paused') then return nil end   -- by a verb that broke then
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end   -- cancelled before its turn came
   mark(job)
   redis.call('HSET', k, 'st', 'running')
@@ -150,9 +151,9 @@ end
 
 local function end_plan(plan, failed)
   local state = failed and 'failed' or 'done'
-  redis.call('HSET', key('plan', plan), 'st', state)
-  redis.call('PEXPIRE', key('plan', plan), A.retention_ms)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'plan', plan, 'state', state)
+  redis.call('PEXPIRE', key('plan', plan), A.retention_ms)
+  redis.call('HSET', key('plan', plan), 'st', state)   -- last: until then mending ends it once more
 end
 
 -- One more member of node I has ended; after a failure that stops it, those to come are dropped.
@@ -261,9 +262,16 @@ end
 local function run_again(job, numbers)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'n', 'dg')
-  local undone, outcomes, again, order = {}, {}, {}, 0
+  local undone, outcomes, again, fields, gone = {}, {}, {}, {}, { 'rt' }
   for _, step in ipairs(numbers) do undone[step] = true end
   mark(job)
+  local function change(step, h)
+    fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
+    if #fields >= 2 * MOST_AT_ONCE then
+      redis.call('HSET', k, unpack(fields))
+      fields = {}
+    end
+  end
   for step = 0, facts[1] - 1 do
     local h = head(job, step)
     if undone[step] and h[H.state] == 'failed' then
@@ -276,21 +284,20 @@ local function run_again(job, numbers)
   end
   table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
   for place, pair in ipairs(outcomes) do
-    order = place
     if pair[2][H.order] ~= place then
       pair[2][H.order] = place
-      put(job, pair[1], pair[2])
+      change(pair[1], pair[2])
     end
   end
   for _, pair in ipairs(again) do
     local step, h = pair[1], pair[2]
-    redis.call('HDEL', k, 'o' .. step)
     redis.call('ZREM', P .. 'dead', member(job, step))
     h[H.state], h[H.order], h[H.ended], h[H.tries], h[H.lost], h[H.back] = 'pending', 0, 0, 0, 0, 0
-    put(job, step, h)
+    change(step, h)
+    gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
   end
-  redis.call('HSET', k, 'v', order, 'dg', chain(facts[2] or '', 'again'))
-  redis.call('HDEL', k, 'rt')
+  redis.call('HSET', k, 'v', #outcomes, 'dg', chain(facts[2] or '', 'again'), unpack(fields))
+  for at = 1, #gone, MOST_AT_ONCE do redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1))) end
   for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
 end
 

@@ -11,12 +11,11 @@ end
 
 -- What waits on a lane under rules that are no more: on as strays, and by name where it is held, for the reconciler.
 local function astray(lane)
-  local stray, from = key('stray', lane), {}
+  local stray, from, old = key('stray', lane), {}, { key('readyby', lane), key('readyold', lane) }
   for _, tenant in ipairs(redis.call('ZRANGE', key('readyby', lane), 0, -1)) do
     from[#from + 1] = key('ready', lane .. '|' .. tenant)
-    redis.call('UNLINK', key('readyold', lane .. '|' .. tenant))
+    old[#old + 1] = key('readyold', lane .. '|' .. tenant)
   end
-  redis.call('UNLINK', key('readyby', lane), key('readyold', lane))
   if #from == 0 and redis.call('EXISTS', key('ready', lane)) == 1 and redis.call('EXISTS', stray) == 0 then
     redis.call('RENAME', key('ready', lane), stray)   -- a million of them in no time
   else
@@ -24,6 +23,7 @@ local function astray(lane)
     unite(stray, from)
     for _, set in ipairs(from) do redis.call('UNLINK', set) end
   end
+  for _, set in ipairs(old) do redis.call('UNLINK', set) end
   for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
     local sets = { key('held', model) }
     for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, -1)) do
@@ -40,51 +40,51 @@ local function set_lane(said, source)
   local f = redis.call('HMGET', k, 'policy', 'oldest', 'fair', 'file', 'hand')
   local old = { policy = f[1], oldest = tonumber(f[2] or '0') or 0, fair = f[3] or '' }
   local new = { policy = said.policy or old.policy or 'fifo', oldest = said.oldest or old.oldest, fair = said.fair or old.fair }
-  local hand = f[5] or '0'
+  local hand, says = f[5] or '0', f[4]
   if source == 'file' then
-    local says = new.policy .. '|' .. int(new.oldest) .. '|' .. new.fair
+    says = new.policy .. '|' .. int(new.oldest) .. '|' .. new.fair
     if says == f[4] then new = old else hand = '0' end
-    redis.call('HSET', k, 'file', says)
   elseif source == 'reset' then
     local policy, oldest, fair = string.match(f[4] or 'fifo|0|', '^(.*)|(.*)|(.*)$')
     new, hand = { policy = policy, oldest = tonumber(oldest), fair = fair }, '0'
   else
     hand = '1'
   end
-  redis.call('HSET', k, 'policy', new.policy, 'oldest', int(new.oldest), 'fair', new.fair, 'hand', hand)
   local changed = new.policy ~= (old.policy or 'fifo') or new.fair ~= old.fair
-  if changed or (new.oldest > 0) ~= (old.oldest > 0) then astray(said.lane) end
+  if changed or (new.oldest > 0) ~= (old.oldest > 0) then astray(said.lane) end   -- before: nothing stands under rules unmade
+  redis.call('HSET', k, 'policy', new.policy, 'oldest', int(new.oldest), 'fair', new.fair, 'hand', hand,
+             unpack(says and { 'file', says } or {}))
   if changed or new.oldest ~= old.oldest then redis.call('PUBLISH', P .. 'control', cmsgpack.pack({ 'lane', said.lane, '', '' })) end
   return { new.policy, new.oldest, new.fair, tonumber(hand) }
 end
 
--- Whether what is said counts. `says`: all of it in one line; `nothing`: the line of a file that says nothing of it.
-local function says_something_new(k, says, nothing, source)
+-- What the file is noted to have said, where what is said now counts: it is written with what it says, in one command.
+-- `says`: all of it in one line; `nothing`: the line of a file that says nothing of it.
+local function newly_said(k, says, nothing, source)
   local said = redis.call('HGET', k, 'file')
-  if source == 'hand' then
-    if not said then redis.call('HSET', k, 'file', nothing) end
-    return true
-  end
-  if said == says then return false end
-  redis.call('HSET', k, 'file', says)
-  return true
+  if source == 'hand' then return { 'file', said or nothing } end
+  return said ~= says and { 'file', says } or nil
 end
 
 -- m: {name, limits: flat list of fields, says, nothing, any: 1 where a limit is set}
 local function set_model(m, source)
   local k = key('model', m.name)
   if m.any == 0 and redis.call('EXISTS', k) == 0 then return end
-  if not says_something_new(k, m.says, m.nothing, source) then return end
-  redis.call('HSET', k, unpack(m.limits))
+  local fields = newly_said(k, m.says, m.nothing, source)
+  if not fields then return end
   -- Where the limit has become wider, what it held is let in by the next pass of the reconciler.
   redis.call('ZADD', P .. 'timers', 'NX', 1, 'model:' .. m.name .. '/!')
+  for _, part in ipairs(m.limits) do fields[#fields + 1] = part end
+  redis.call('HSET', k, unpack(fields))
 end
 
 -- t: {name, set: flat list of fields, unset: list of fields, says, nothing}
 local function set_tenant(t, source)
   local k = key('tenant', t.name)
-  if not says_something_new(k, t.says, t.nothing, source) then return end
-  if #t.set > 0 then redis.call('HSET', k, unpack(t.set)) end
-  if #t.unset > 0 then redis.call('HDEL', k, unpack(t.unset)) end
+  local fields = newly_said(k, t.says, t.nothing, source)
+  if not fields then return end
   redis.call('HSET', P .. 'registry', 'tenant/' .. t.name, '')
+  if #t.unset > 0 then redis.call('HDEL', k, unpack(t.unset)) end
+  for _, part in ipairs(t.set) do fields[#fields + 1] = part end
+  redis.call('HSET', k, unpack(fields))
 end

@@ -120,7 +120,6 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       dispatch(job, h, aged)
       enter(h, job, step, now)
       redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h))
-      put(job, step, h)
       event(job, at, 'started', step, A.worker)
       return claimed(job, step, h, facts)
     end

@@ -21,6 +21,7 @@ if not mine then
   if not free or A.birth ~= birth_of(facts[5] or '') or A.digest ~= h[H.digest] then return { 'fenced', version, {}, '' } end
   h[H.token] = A.token
 end
+mark(A.job)
 local at = stamp()
 if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end
 local prompt, output, micros = bounded(A.prompt_tokens), bounded(A.output_tokens), bounded(A.micros)

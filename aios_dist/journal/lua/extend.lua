@@ -18,11 +18,14 @@ end
 if count == #A.jobs then return { 'extended', {} } end
 if before then return { 'conflict', before } end
 if state == 'failed' then return { 'stopped' } end
+plans_touched[1] = A.plan
 if state == 'done' then
   redis.call('HSET', k, 'st', 'running')
   redis.call('PERSIST', k)
 end
 local v = node(A.plan, '0')
+local members = v[N.children]
+joined = function() return node(A.plan, '0')[N.children] > members end
 local places = redis.call('HGET', k, 'places')
 for _, j in ipairs(A.jobs) do
   local jk = key('job', j.id)
@@ -36,7 +39,6 @@ for _, j in ipairs(A.jobs) do
   v[N.children] = v[N.children] + 1
 end
 put_node(A.plan, '0', v)
-created = {}   -- from here on they are the plan's: what breaks is mended, not undone
 for _, j in ipairs(A.jobs) do whole(j.id) end
 admit_root(A.plan)   -- a fixed plan at rest, or any fifo plan, takes the newcomers at once
 return { 'extended', tickets }

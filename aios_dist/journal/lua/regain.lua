@@ -18,7 +18,6 @@ for i, c in ipairs(A.claims) do
     h[H.state], h[H.attempt], h[H.token], h[H.worker] = 'leased', c.attempt, c.token, c.worker
     enter(h, c.job, c.step, now)
     redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(c.job, c.step, h))
-    put(c.job, c.step, h)
     event(c.job, stamp(), 'regained', c.step, c.worker)
   else
     lost[#lost + 1] = i - 1

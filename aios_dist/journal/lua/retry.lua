@@ -22,6 +22,7 @@ redis.call('ZREM', P .. 'ended', A.job)
 redis.call('ZREM', P .. 'dead', member(A.job, TURN))
 if A.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + A.deadline_us), A.job) end
 event(A.job, at, 'retried', '')
-if A.undone then run_again(A.job, A.undone) end
+run_again(A.job, A.undone or {})
+if not A.undone then redis.call('HSET', k, 'rt', 1) end   -- (a worker says the rest)
 need_turn(A.job)   -- outcomes may have come that no turn has seen
 return { 'running', tickets }

@@ -8,10 +8,10 @@
 --   written; detail is the id); detail else is a list of "new" | "same", by job
 -- include: new
 local plan = A.plan
-local pk = plan and key('plan', plan.id)
-if plan and redis.call('HEXISTS', pk, 'half') == 1 then redis.call('DEL', pk) end   -- its jobs are thrown away below
-if plan and redis.call('EXISTS', pk) == 1 then
-  if redis.call('HGET', pk, 'dig') == plan.dig then return { 'same', {}, {} } end
+local k = plan and key('plan', plan.id)
+if plan and redis.call('HEXISTS', k, 'half') == 1 then redis.call('DEL', k) end   -- its jobs are thrown away below
+if plan and redis.call('EXISTS', k) == 1 then
+  if redis.call('HGET', k, 'dig') == plan.dig then return { 'same', {}, {} } end
   for _, j in ipairs(A.jobs) do
     if known(j.id) ~= j.dig then return { 'conflict', {}, j.id } end
   end
@@ -27,8 +27,8 @@ for i, j in ipairs(A.jobs) do
 end
 local state = plan and 'waiting' or 'running'
 if plan then
-  created_plan = pk
-  redis.call('HSET', pk, 'half', 1, 'st', 'running', 'dig', plan.dig, 'n', #plan.nodes)
+  created_plan = k
+  redis.call('HSET', k, 'half', 1, 'st', 'running', 'dig', plan.dig, 'n', #plan.nodes)
 end
 for i, j in ipairs(A.jobs) do
   if fresh[i] then
@@ -42,16 +42,16 @@ end
 if plan then
   if #plan.places > 0 and plan.nodes[1].mode == 'agent-first' then
     local places = int(plan.places[1])
-    redis.call('HSET', pk, 'places', places .. '|' .. int(plan.places[2]), 'next', places)
+    redis.call('HSET', k, 'places', places .. '|' .. int(plan.places[2]), 'next', places)
   end
   for i, v in ipairs(plan.nodes) do
     put_node(plan.id, int(i - 1), { v.mode, v.parent, v.children, 0, 0, v.on_failure, 0 })
   end
   for _, l in ipairs(plan.links) do
-    redis.call('HSET', pk, 'c' .. int(l.node) .. '.' .. int(l.k), l.child)
+    redis.call('HSET', k, 'c' .. int(l.node) .. '.' .. int(l.k), l.child)
   end
   admit_root(plan.id)
-  redis.call('HDEL', pk, 'half')
+  redis.call('HDEL', k, 'half')
   for _, j in ipairs(A.jobs) do whole(j.id) end
 end
 return { 'new', tickets, report }

@@ -18,15 +18,15 @@ local function set_aside_whole(job, why)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
 end
 
-local function look(job, plans_too)
-  local ok, wrong = pcall(mend, job)
+local function look(job, marked_so)
+  local ok, wrong = pcall(mend, job, marked_so)
   if not ok then
     set_aside_whole(job, type(wrong) == 'table' and wrong.err or tostring(wrong))
   else
     for _, what in ipairs(wrong) do found[#found + 1], found[#found + 2] = job, what end
   end
   local facts = redis.call('HMGET', key('job', job), 'pl', 'st')
-  if facts[1] and (plans_too or not ok or (facts[2] == 'waiting' and redis.call('EXISTS', key('plan', facts[1])) == 0)) then
+  if facts[1] and (marked_so or not ok or (facts[2] == 'waiting' and redis.call('EXISTS', key('plan', facts[1])) == 0)) then
     if redis.call('EXISTS', key('plan', facts[1])) == 0 and facts[2] == 'waiting' then
       found[#found + 1], found[#found + 2] = job, 'its plan is gone'
       admit_job(job)   -- nobody else will
