@@ -87,7 +87,7 @@ class Programs:
         live.used = time.monotonic()
         self._live[job] = live
         self._bytes += live.bytes
-        while self._live and (self._bytes > MOST_BYTES or len(self._live) > MOST):
+        while len(self._live) > 1 and (self._bytes > MOST_BYTES or len(self._live) > MOST):
             self.drop(self.take(next(iter(self._live))))
 
     def drop(self, live: Live | None) -> None:

@@ -39,7 +39,8 @@ class Turns:
     """The turns of one worker.
 
     Args:
-        threads: where programs run. At most ``limit`` seconds for each turn; 0: no limit.
+        threads, closing: where programs run, and where they are closed.
+        limit: seconds for each turn; 0: no limit.
         fresh: asks the fleet which models there are; gives whether that is more than was known.
 
     Attributes:
@@ -52,15 +53,17 @@ class Turns:
         journal: Journal,
         writer: Writer,
         threads: Threads,
+        closing: Threads,
         limit: float,
         catalog: turns.Catalog,
         fresh: Callable[[], Awaitable[bool]],
     ) -> None:
         self.catalog = catalog
-        self.programs = Programs(threads.soon)
+        self.programs = Programs(closing.soon)
         self._journal = journal
         self._writer = writer
         self._threads = threads
+        self._closing = closing
         self._limit = limit
         self._fresh = fresh
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -93,6 +96,8 @@ class Turns:
     async def program(self, work: Work) -> Live | None:
         """The job's program as of the claim: kept from the last turn, or replayed; None: the job has expired.
 
+        It stays among :attr:`programs`, so that somebody closes it.
+
         Raises:
             Stopped, Late, or whatever is wrong with the program.
         """
@@ -105,7 +110,9 @@ class Turns:
             history = await self._writer.insist(functools.partial(self._journal.load, claim.job), work)
         except UnknownName:
             return None
-        return await self._rebuilt(work, history)
+        live = await self._rebuilt(work, history)
+        self.programs.keep(claim.job, live)
+        return live
 
     async def after(
         self, work: Work, ready: asyncio.Task[Live | None], outcome: Outcome, served: float
@@ -119,16 +126,15 @@ class Turns:
             Stopped: the work is to stop; the program, where it computes, is lost.
         """
         claim = work.claim
-        live = self.programs.take(claim.job)
-        if live is not None and _life(live.replay.basis) != claim.incarnation:
+        await work.wait(ready)
+        if not ready.done():
+            work.check()
+        ready.result()
+        live = self.programs.take(
+            claim.job
+        )  # as it was then, or as another step of the job has left it since
+        if live is None or _life(live.replay.basis) != claim.incarnation:
             self.programs.drop(live)
-            live = None
-        if live is None:
-            await work.wait(ready)
-            if not ready.done():
-                work.check()
-            live = ready.result()
-        if live is None or live.gone or live.replay.closed:
             return Turn(None, None)
         replay = live.replay
         first, basis = len(replay.asked), replay.basis
@@ -263,7 +269,7 @@ class Turns:
     def _forget(self, replay: object) -> None:
         """The program of a lost thread has come to rest."""
         if isinstance(replay, Replay):
-            self._threads.soon(replay.close)
+            self._closing.soon(replay.close)
 
 
 class Turn:

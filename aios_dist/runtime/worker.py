@@ -56,6 +56,9 @@ T = TypeVar("T")
 MOST_TURNS = 64
 """Threads for turns; as many as slots where those are fewer."""
 
+MOST_CLOSING = 8
+"""Threads for closing programs that are dropped."""
+
 LOOK_S = 1.0
 """How often a worker looks after itself."""
 
@@ -132,10 +135,12 @@ class Runtime:
             self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
         )
         self._threads = Threads("aios-turn", min(self.slots, MOST_TURNS))
-        replay.dispose = self._threads.soon  # type: ignore[attr-defined]
+        # Programs that are dropped run users' `finally` blocks, and no turn is to wait for those.
+        self._closing = Threads("aios-closing", min(self.slots, MOST_CLOSING))
+        replay.dispose = self._closing.soon  # type: ignore[attr-defined]
         catalog = turns.Catalog.of(self.config)
         self._turns = Turns(
-            self.journal, self._writer, self._threads, fleet.turn_timeout, catalog, self._fresh
+            self.journal, self._writer, self._threads, self._closing, fleet.turn_timeout, catalog, self._fresh
         )
         self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
         steps = Steps(self.config, catalog.default, self._providers, self._tools)
@@ -189,11 +194,11 @@ class Runtime:
 
     async def _look(self) -> None:
         self._turns.programs.sweep()
-        self._threads.sweep(self.config.fleet.turn_timeout)
+        self._closing.sweep(self.config.fleet.turn_timeout)
         await self._health.look()
 
     def _lost(self) -> list[Run]:
-        return [*self._tools.lost, *self._threads.lost]
+        return [*self._tools.lost, *self._threads.lost, *self._closing.lost]
 
     async def _announce(self) -> None:
         agents = sorted(registered())
