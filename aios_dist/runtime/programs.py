@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -30,12 +30,14 @@ class Live:
 
     Attributes:
         gone: it was dropped, or a thread that nobody waits for has it: whoever wants to go on replays.
+        models: those that it may ask for.
     """
 
-    __slots__ = ("bytes", "gone", "replay", "seen", "used", "weighed")
+    __slots__ = ("bytes", "gone", "models", "replay", "seen", "used", "weighed")
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: Replay, models: Mapping[str, str]) -> None:
         self.replay = replay
+        self.models = models
         self.bytes = FRAME
         self.gone = False
         self.used = time.monotonic()

@@ -79,18 +79,15 @@ class Rules:
             pasts = {**known, **await self._journal.pasts(agents)}
         served.catalog = served.catalog.under(names, pasts)
 
-    async def fresh(self) -> bool:
-        """Ask the fleet which models there are; whether that is something else than was known."""
+    async def fresh(self) -> None:
+        """Ask the fleet which models there are; where Redis is away, what was known stands."""
         served = self._runner.turns
         try:
             found = Catalog.of(self._config, (await self._journal.registry()).models)
         except FleetUnavailable:
-            return False
+            return
         known = served.catalog
-        if (found.models, found.default) == (known.models, known.default):
-            return False
         served.catalog = found.under(known.lane_policies, known.pasts)
-        return True
 
     def _say_unknown(self, names: set[str]) -> None:
         for name in sorted(names - set(POLICIES) - self._unknown):

@@ -41,7 +41,7 @@ class Turns:
     Args:
         threads, closing: where programs run, and where they are closed.
         limit: seconds for each turn; 0: no limit.
-        fresh: asks the fleet which models there are; gives whether that is more than was known.
+        fresh: asks the fleet which models there are, for the catalogue.
 
     Attributes:
         catalog: what is known of the fleet.
@@ -56,7 +56,7 @@ class Turns:
         closing: Threads,
         limit: float,
         catalog: turns.Catalog,
-        fresh: Callable[[], Awaitable[bool]],
+        fresh: Callable[[], Awaitable[None]],
     ) -> None:
         self.catalog = catalog
         self.programs = Programs(closing.soon)
@@ -142,7 +142,7 @@ class Turns:
             await self._drive(work, live, functools.partial(replay.deliver, int(claim.step), outcome))
         except Late as late:
             return Turn(None, _failed(late, basis, first))
-        if await self._lacks(replay):
+        if await self._lacks(live):
             self.programs.drop(live)
             return Turn(None, None)
         live.weigh([outcome])
@@ -225,17 +225,22 @@ class Turns:
 
     async def _rebuilt(self, work: Work, history: History) -> Live:
         while True:
-            replay = await self._run(work, functools.partial(turns.rebuild, history, self.catalog))
-            live = Live(replay)
-            if not await self._lacks(replay):
+            catalog = self.catalog
+            live = Live(
+                await self._run(work, functools.partial(turns.rebuild, history, catalog)), catalog.models
+            )
+            if not await self._lacks(live):
                 break
             self.programs.drop(live)
         live.weigh([history.record.input, history.steps])
         return live
 
-    async def _lacks(self, replay: Replay) -> bool:
-        """A model was refused that nobody knew, and now somebody does: the program is to be asked again."""
-        return isinstance(replay.refused, UnknownName) and await self._fresh()
+    async def _lacks(self, live: Live) -> bool:
+        """A model was refused that was not known, and now more are: the program is to be asked again."""
+        if not isinstance(live.replay.refused, UnknownName):
+            return False
+        await self._fresh()
+        return self.catalog.models != live.models
 
     async def _drive(self, work: Work, live: Live, run: Callable[[], None]) -> None:
         """Let the program go on. Until that is over nobody else may have it, perhaps for ever."""

@@ -171,8 +171,8 @@ class Runtime:
     async def _rank_anew(self, lane: str) -> bool:
         return await self._rules.rank_anew(lane)
 
-    async def _fresh(self) -> bool:
-        return await self._rules.fresh()
+    async def _fresh(self) -> None:
+        await self._rules.fresh()
 
     async def _keep_rules(self) -> None:
         await self._rules.keep()
