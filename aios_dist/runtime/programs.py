@@ -85,7 +85,9 @@ class Programs:
 
     def keep(self, job: str, live: Live) -> None:
         """Keep it for the next turn."""
-        self.drop(self.take(job))
+        before = self.take(job)
+        if before is not live:
+            self.drop(before)
         live.used = time.monotonic()
         self._live[job] = live
         self._bytes += live.bytes

@@ -88,6 +88,7 @@ class Threads:
     """Up to ``most`` threads, beside those that are lost. Its methods are called on the worker's loop.
 
     Attributes:
+        alive: threads that are not lost.
         lost: what was given up and still runs.
     """
 
@@ -96,7 +97,7 @@ class Threads:
         self._most = most
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Run | None] = SimpleQueue()
-        self._alive = 0
+        self.alive = 0
         self._asked = 0
         self._made = 0
         self._alone: set[Run] = set()  # nobody waits for these
@@ -132,7 +133,7 @@ class Threads:
         if not run.take():
             self.lost[run] = None
             self._asked -= 1
-            self._alive -= 1
+            self.alive -= 1
             self._fill()
 
     def sweep(self, limit: float) -> None:
@@ -144,8 +145,8 @@ class Threads:
                 self.lose(run)
 
     def _fill(self) -> None:
-        while self._asked > self._alive and self._alive < self._most:
-            self._alive += 1
+        while self._asked > self.alive and self.alive < self._most:
+            self.alive += 1
             self._made += 1
             threading.Thread(target=self._serve, name=f"{self._name}-{self._made}", daemon=True).start()
 
@@ -162,9 +163,9 @@ class Threads:
         self._alone.discard(run)
         if run in self.lost:  # its thread is back
             del self.lost[run]
-            self._alive += 1
-            if self._alive > self._most:
-                self._alive -= 1
+            self.alive += 1
+            if self.alive > self._most:
+                self.alive -= 1
                 self._queue.put(None)
         else:
             self._asked -= 1

@@ -203,3 +203,17 @@ async def says(text: str, model: str | None = None) -> str:
 async def fans(branches: int) -> int:
     """Several calls at once."""
     return len(await gather(*(llm(f"branch {n}") for n in range(branches))))
+
+
+HOARD: list[bytearray] = []
+
+
+@agent
+async def hoards(size: int, model: str) -> int:
+    """Keeps more and more memory, as a leak does; once a process."""
+    await llm("before", model=model)
+    if not HOARD:
+        HOARD.append(bytearray(size))
+        HOARD[0][::4096] = b"x" * len(HOARD[0][::4096])
+    await llm("after", model=model)
+    return size

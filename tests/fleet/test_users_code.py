@@ -20,6 +20,7 @@ from tests.fleet.odd import (
     computes,
     hangs,
     hangs_after_a_call,
+    hoards,
     plain_tool,
     reads_for_long,
     says,
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.fleet
 ROOT = Path(__file__).parents[2]
 GRACE_S = 2.0
 TIMEOUT_S = 3.0
+MEMORY_LIMIT = 350_000_000
 CALLERS = ("calls-1", "calls-2")
 BEYOND_S = 10.0
 """After its grace a worker may need so long."""
@@ -67,7 +69,7 @@ def local(redis_server: EmbeddedRedis, fleets: Any, fake: FakeLLM) -> Iterator[L
         },
         pools={
             "llm": PoolConfig(lanes=["llm"], slots=8),
-            "ends": PoolConfig(lanes=["ends"], slots=2),
+            "ends": PoolConfig(lanes=["ends"], slots=2, memory_limit=MEMORY_LIMIT),
             "turns": PoolConfig(lanes=["turns"], slots=4),
         },
     )
@@ -87,6 +89,12 @@ def odd(local: LocalFleet, llm: FakeLLM) -> Iterator[Fleet]:
 def runs(path: Path) -> int:
     """How often a tool ran."""
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def resident(pid: int) -> int:
+    """Bytes."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line]
+    return int(line.split()[1]) * 1024
 
 
 def test_whatever_a_tool_raises_is_a_tool_error_once(odd: Fleet, tmp_path: Path) -> None:
@@ -150,6 +158,18 @@ def test_an_agent_that_computes_past_the_limit_fails_named_and_holds_up_nobody(
     logs = [local.worker(name).log.read_text() for name in CALLERS]
     assert any(f"Agent computes of job {slow[0].id} computes for more than" in log for log in logs)
     assert [step.state for step in slow[0].steps()] == ["done"]
+
+
+def test_a_worker_above_its_memory_limit_finishes_and_begins_anew(
+    odd: Fleet, local: LocalFleet, llm: FakeLLM
+) -> None:
+    job = odd.submit(hoards, size=MEMORY_LIMIT, model="ends")
+    member = local.worker("ends")
+    wait_for(lambda: f"more than memory_limit ({MEMORY_LIMIT:,})" in member.log.read_text())
+    assert job.result(timeout=20) == MEMORY_LIMIT
+    wait_for(lambda: member.log.read_text().count("is ready") >= 2)
+    assert set(called(llm, job).values()) == {1}
+    assert resident(member.pid) < MEMORY_LIMIT
 
 
 def test_a_worker_told_to_end_while_a_turn_computes_writes_the_answer(
