@@ -62,6 +62,7 @@ experiment: $(STAMP)  ## fifo, fixed, hybrid and agent-first on the same loads: 
 
 chaos: $(STAMP)  ## kill workers and Redis under load for two minutes, and prove that nothing was lost or paid twice
 	@$(BIN)/python -m tests.chaos $(ARGS)
+	@$(BIN)/python -m tests.driver --seconds 60
 
 lock:  ## write requirements.lock and those of the image anew from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \

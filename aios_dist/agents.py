@@ -12,7 +12,6 @@ import copy
 import functools
 import inspect
 import json
-import string
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, overload
 
@@ -20,8 +19,10 @@ import msgspec
 
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import llm
-from aios_dist.config import FOREVER, NAME, PromptsConfig
+from aios_dist.config import FOREVER, NAME, PromptsConfig, odd_option
 from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.templates import ANYTHING, PROMPT_BOUND, fill, pieces
+from aios_dist.tracebacks import text_of
 
 Program = Callable[[], Coroutine[Any, Any, Any]]
 """An agent with its input bound: each call starts the program anew."""
@@ -272,10 +273,12 @@ class PromptsAgent:
             raise InvalidInput(f"Agent name {name!r} must be letters, digits and . _ : - (at most 128).")
         if not config.prompts:
             raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
+        if odd := odd_option(config.max_tokens, config.temperature):
+            raise InvalidInput(f"Agent {name!r}: {odd}")
         self.name = name
         self.config = config
         for number, prompt in enumerate(config.prompts):
-            _fill(name, number, prompt, _Anything(), ["x"] * number)
+            pieces(name, number, prompt, ANYTHING, ["x"] * number)
 
     def __repr__(self) -> str:
         return f"<agent {self.name}: {len(self.config.prompts)} prompts>"
@@ -292,7 +295,7 @@ class PromptsAgent:
             raise InvalidInput(f"Give agent {self.name!r} one input or named ones, not both.")
         value = as_json(named or input, f"input of agent {self.name!r}")
         for number, prompt in enumerate(self.config.prompts):
-            _fill(self.name, number, prompt, value, [""] * number)
+            pieces(self.name, number, prompt, value, [""] * number)
         return JobSpec(
             agent=self.name,
             input={"input": value},
@@ -307,14 +310,35 @@ class PromptsAgent:
         return prompts_program(self.name, self.config, input.get("input"))
 
 
-def prompts_program(name: str, config: PromptsConfig, value: Any) -> Program:
+def prompts_program(
+    name: str, config: PromptsConfig, value: Any, limit: int = PROMPT_BOUND
+) -> PromptsProgram:
+    """The program of an agent that is data; ``limit``: the bytes that a filled-in prompt may have."""
+    return PromptsProgram(name, config, value, limit)
+
+
+class PromptsProgram:
     """The program of an agent that is data."""
 
-    async def run() -> str:
+    __slots__ = ("_config", "_limit", "_name", "_value")
+
+    def __init__(self, name: str, config: PromptsConfig, value: Any, limit: int) -> None:
+        self._name = name
+        self._config = config
+        self._value = value
+        self._limit = limit
+
+    def within(self, limit: int) -> PromptsProgram:
+        """The same where a filled-in prompt may have ``limit`` bytes."""
+        return PromptsProgram(self._name, self._config, self._value, limit)
+
+    async def __call__(self) -> str:
+        """Ask the prompts one after another; gives the last answer."""
         answers: list[str] = []
+        config = self._config
         for number, prompt in enumerate(config.prompts):
             answer: LLMResponse = await llm(
-                _fill(name, number, prompt, value, answers),
+                fill(self._name, number, prompt, self._value, answers, self._limit),
                 system=config.system,
                 model=config.model,
                 temperature=config.temperature,
@@ -322,41 +346,6 @@ def prompts_program(name: str, config: PromptsConfig, value: Any) -> Program:
             )
             answers.append(answer.text)
         return answers[-1]
-
-    return run
-
-
-class _Anything:
-    """Stands for an input that is not known yet, while an agent's placeholders are checked."""
-
-    def __getitem__(self, key: object) -> _Anything:
-        return self
-
-    def __format__(self, spec: str) -> str:
-        return ""
-
-
-def _fill(agent_name: str, number: int, prompt: str, value: Any, answers: list[str]) -> str:
-    fields: dict[str, Any] = {"steps": answers}
-    if value is not None:
-        fields["input"] = value
-    if answers:
-        fields["previous"] = answers[-1]
-    try:
-        for _, field, spec, conversion in _formatter.parse(prompt):
-            if field is not None and ("." in field or not field or spec or conversion):
-                rest = f"!{conversion}" * bool(conversion) + f":{spec}" * bool(spec)
-                raise ValueError(f"{{{field}{rest}}} is more than that")
-        return _formatter.vformat(prompt, (), fields)
-    except (LookupError, ValueError, TypeError) as exc:
-        why = f"there is no {exc}" if isinstance(exc, KeyError) else str(exc)
-        raise InvalidInput(
-            f"Prompt {number} of agent {agent_name!r} cannot be filled in: {why}. "
-            "It may use {input}, {input[key]}, {previous} and {steps[N]} of an earlier prompt."
-        ) from None
-
-
-_formatter = string.Formatter()
 
 
 def as_json(value: Any, what: str) -> Any:
@@ -370,22 +359,24 @@ def as_json(value: Any, what: str) -> Any:
         if b"null" in data:  # what msgspec makes of NaN and infinity
             json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=_refuse), allow_nan=False)
         return msgspec.json.decode(data)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidInput(f"The {what} is not JSON: {exc}.") from None
+    except Exception as exc:  # also what a user's own objects raise while they are looked at
+        raise InvalidInput(f"The {what} is not JSON: {text_of(exc)}.") from None
 
 
 def _refuse(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} values have no JSON form")
 
 
-def program_of(name: str, input: dict[str, Any], definition: PromptsConfig | None) -> Program:
-    """The program of a journaled job.
+def program_of(
+    name: str, input: dict[str, Any], definition: PromptsConfig | None, limit: int = PROMPT_BOUND
+) -> Program:
+    """The program of a journaled job; ``limit``: the bytes that a request may have.
 
     Raises:
         UnknownName: its code is not in this process.
     """
     if definition is not None:
-        return prompts_program(name, definition, input.get("input"))
+        return prompts_program(name, definition, input.get("input"), limit)
     known = find(name)
     if known is None:
         raise UnknownName(f"Agent {name!r} is not in this process; import its module.")

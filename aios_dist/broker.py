@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -18,14 +18,13 @@ import msgspec
 from celery import Celery
 from kombu import Queue
 
+from aios_dist.channels import Guarded
 from aios_dist.config import Config, PoolConfig
-from aios_dist.journal.records import Ticket
+from aios_dist.journal import Journal, Ticket
+from aios_dist.messages import TASK, message
 
-TASK = "aios.step"
-"""The one Celery task."""
-
-NO_ARGUMENTS = "[[],{},{}]"
-"""A ticket's body: arguments, keyword arguments, and what is to follow the task, in JSON."""
+MOST_AT_ONCE = 500
+"""Tickets in one call of the journal's verb."""
 
 POOL = "aios_dist.runtime.pool:AsyncioPool"
 
@@ -75,7 +74,7 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
     Every setting that differs from Celery's default says why; see the design, section 5.
     """
     fleet = config.fleet
-    app = Celery(name, broker=broker_url(fleet.redis_url), set_as_current=pool is not None)
+    app = Celery(name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=pool is not None)
     options: dict[str, Any] = {
         "global_keyprefix": keyprefix(fleet.name),
         "priority_steps": [0],  # one list a lane: order is ours
@@ -142,24 +141,14 @@ class Tickets:
             root, parent: Celery ids of the chain's first ticket and of the one before, for Flower.
         """
         id = secrets.token_hex(8)
-        headers = {
-            "task": TASK,
-            "id": id,
-            "root_id": root or id,
-            "argsrepr": f"['{ticket.job}', '{ticket.step}']",
-        }
+        headers = {"root_id": root or id, "argsrepr": f"['{ticket.job}', '{ticket.step}']"}
         if parent is not None:
             headers["parent_id"] = parent
-        message = {
-            "body": NO_ARGUMENTS,
-            "content-type": "application/json",
-            "headers": headers,
-            "properties": {
-                "delivery_tag": id,  # kombu tells the messages that a worker holds apart by it
-                "delivery_info": {"exchange": "", "routing_key": ticket.lane},
-            },
-        }
-        return ("LPUSH", self.key(ticket.lane), msgspec.json.encode(message))
+        return (
+            "LPUSH",
+            self.key(ticket.lane),
+            msgspec.json.encode(message(ticket.lane, id, headers, tag=id)),
+        )
 
     def commands(
         self, tickets: Iterable[Ticket], parent: str | None = None, root: str | None = None
@@ -167,8 +156,25 @@ class Tickets:
         """One command a ticket; for tickets of one turn the order is that of the steps."""
         return [self.command(t, root, parent) for t in tickets]
 
+    async def publish(
+        self, journal: Journal, tickets: Sequence[Ticket], parent: str | None = None, root: str | None = None
+    ) -> None:
+        """Put tickets on their lanes, no more than these have ready steps (they may have been ready before).
+
+        Raises:
+            FleetUnavailable: Redis is away; the reconciler makes up for it.
+        """
+        for start in range(0, len(tickets), MOST_AT_ONCE):
+            made: dict[str, list[bytes]] = {}
+            for ticket in tickets[start : start + MOST_AT_ONCE]:
+                made.setdefault(ticket.lane, []).append(self.command(ticket, root, parent)[2])
+            await journal.publish(made, {lane: self.key(lane) for lane in made})
+
 
 def depth_commands(config: Config, lanes: Iterable[str]) -> list[tuple[str, str]]:
     """The commands that count the tickets of lanes."""
     prefix = keyprefix(config.fleet.name)
     return [("LLEN", f"{prefix}{lane}") for lane in lanes]
+
+
+__all__ = ["TASK", "Tickets", "broker_url", "depth_commands", "keyprefix", "make_app", "tls_of"]

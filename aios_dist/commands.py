@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextvars import Context
 from typing import Any, ClassVar
 
 from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
@@ -13,21 +14,21 @@ from aios_dist.config import NAME
 from aios_dist.errors import InvalidInput
 
 
+class Refused(InvalidInput):
+    """What an agent asks for can never be: in turn 0 whoever submits it hears so, and nothing is written.
+
+    Raised inside of programs; what comes out of them is the InvalidInput of the same words.
+    """
+
+
 class _InTurn(threading.local):
     """A flag of the thread: a turn runs without a break, so nothing else can see it."""
 
-    _value = False
+    value = False
 
     def get(self) -> bool:
-        return self._value
-
-    def set(self, value: bool) -> bool:
-        """Set it; gives what it was, for :meth:`reset`."""
-        before, self._value = self._value, value
-        return before
-
-    def reset(self, before: bool) -> None:
-        self._value = before
+        """Whether a turn runs on this thread."""
+        return self.value
 
 
 in_turn = _InTurn()
@@ -40,7 +41,7 @@ class Command:
     __slots__ = ()
 
     def __await__(self) -> Generator[Command, Any, Any]:
-        if not in_turn.get():
+        if not in_turn.value:
             what = type(self).__name__.lower()
             raise RuntimeError(
                 f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."
@@ -93,15 +94,41 @@ class Signal(Leaf):
 
 
 class Tool(Leaf):
-    """A step of kind ``tool``: the function stays with the program, its name and arguments are journaled."""
+    """A step of kind ``tool``: the function stays with the program, its name and arguments are journaled.
 
-    __slots__ = ("call",)
+    Attributes:
+        call: runs the function, in a copy of ``context`` each time; ``call.func`` is the function itself.
+        context: the context variables of the branch that asked, as they were then; None before that. What an
+            ``async`` function does after its first await runs where its coroutine is awaited: make a task of
+            it, ``create_task(tool.call(), context=tool.context.copy())``.
+    """
+
+    __slots__ = ("call", "context")
     kind = "tool"
     request: ToolRequest
 
-    def __init__(self, request: ToolRequest, call: Callable[[], Any]) -> None:
+    def __init__(self, request: ToolRequest, call: Callable[[], Any], context: Context | None = None) -> None:
         self.request = request
         self.call = call
+        self.context = context
+
+    def within(self, context: Context) -> Tool:
+        """The same tool, asked for by a branch with these context variables."""
+        return Tool(self.request, _InContext(self.call, context), context)
+
+
+class _InContext:
+    """A call in a copy of a context: a context is entered once at a time, and a tool may be run again."""
+
+    __slots__ = ("_call", "_context", "func")
+
+    def __init__(self, call: Callable[[], Any], context: Context) -> None:
+        self._call = call
+        self._context = context
+        self.func = getattr(call, "func", call)
+
+    def __call__(self) -> Any:
+        return self._context.copy().run(self._call)
 
 
 class Gather(Command):
@@ -117,7 +144,7 @@ class Gather(Command):
 def llm(
     prompt: str | None = None,
     *,
-    messages: Sequence[dict[str, Any]] | None = None,
+    messages: Iterable[dict[str, Any]] | None = None,
     system: str | None = None,
     model: str | None = None,
     temperature: float | None = None,
@@ -146,9 +173,10 @@ def llm(
     if (prompt is None) == (messages is None):
         raise InvalidInput("llm() takes either a prompt or messages, one of the two.")
     if messages is not None:
-        if not all(isinstance(m, Mapping) for m in messages):  # also text: it is a sequence of texts
+        given = _listed(messages, "messages")
+        if not all(isinstance(m, Mapping) for m in given):  # also text: it is a sequence of texts
             raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
-        conversation = [dict(m) for m in messages]
+        conversation = [dict(m) for m in given]
         if system is not None:
             raise InvalidInput("llm(messages=…) holds its system message itself; leave system= out.")
     else:
@@ -162,11 +190,18 @@ def llm(
             model=model,
             temperature=temperature,
             max_tokens=max_tokens,
-            tools=list(tools) if tools is not None else None,
+            tools=_listed(tools, "tools") if tools is not None else None,
             response_format=response_format,
             extra=extra,
         )
     )
+
+
+def _listed(values: Iterable[Any], name: str) -> list[Any]:
+    """The values of any iterable, taken out once."""
+    if not isinstance(values, Iterable):
+        raise InvalidInput(f"llm({name}=…) takes a list of dicts, not {type(values).__name__}.")
+    return list(values)
 
 
 def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:

@@ -356,9 +356,21 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
     for agent, prompts in config.agents.items():
         if not prompts.prompts:
             raise ConfigError(f"{source}: [agents.{agent}] needs at least one prompt.")
+        if odd := odd_option(prompts.max_tokens, prompts.temperature):
+            raise ConfigError(f"{source}: [agents.{agent}] {odd}")
         if prompts.model is not None and config.models and prompts.model not in config.models:
             known = ", ".join(sorted(config.models))
             raise ConfigError(f"{source}: [agents.{agent}] model {prompts.model!r} is not one of ({known}).")
+
+
+def odd_option(max_tokens: Any, temperature: Any) -> str:
+    """What is wrong with the options of a call, as a sentence; "" where nothing is. None is "not given"."""
+    if max_tokens is not None and not (type(max_tokens) is int and 0 < max_tokens <= 10**9):
+        return "max_tokens must be a whole number from 1 to 1,000,000,000."
+    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+    if temperature is not None and not (number and 0 <= temperature <= 1e3):
+        return "temperature must be a number from 0 to 1000."
+    return ""
 
 
 POLICIES = ("deadline", "fifo", "las", "priority", "remaining", "round-robin")

@@ -41,6 +41,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from aios_dist.tracebacks import describe as describe
+from aios_dist.tracebacks import text_of, user_traceback
+
 
 class AiosError(Exception):
     """The root: ``except AiosError`` catches everything this package raises on purpose."""
@@ -71,8 +74,8 @@ class FleetUnavailable(AiosError):
 
 
 class JournalError(AiosError):
-    """A write to the journal stopped in its middle. What it left is put right, at once or by the reconciler: look what
-    is there, and ask again."""
+    """A write to the journal stopped in its middle. What it left is put right, at once or by the reconciler:
+    look what is there, and ask again."""
 
 
 class JobError(AiosError):
@@ -92,6 +95,11 @@ class JobFailed(JobError):
         self.job_id = job_id
         self.error = error
 
+    @property
+    def traceback(self) -> str:
+        """Where in the agent's code it was raised, with the lines of code; "" where that is not known."""
+        return str(getattr(self.error, "traceback", ""))
+
 
 class JobCancelled(JobError):
     """The job was cancelled."""
@@ -106,7 +114,10 @@ class StepError(AiosError):
 
     Attributes:
         detail: what is known beyond the message (``status``, ``retry_after_s``, ``provider``, …).
+        traceback: the frames of the user's code in the process where it was raised; "" where there are none.
     """
+
+    traceback: str = ""
 
     def __init__(self, message: str, /, **detail: Any) -> None:
         super().__init__(message)
@@ -178,7 +189,7 @@ class BudgetReached(StepError):
 
 
 class JournalDamaged(StepError):
-    """What Redis holds of the job cannot be read, or a verb stopped in its middle; what it left is put right."""
+    """What Redis holds of the job cannot be read: a record that is not one of ours, or is damaged."""
 
 
 class ProgramChanged(StepError):
@@ -197,42 +208,53 @@ def _register(cls: type[StepError]) -> None:
 _register(StepError)
 
 
-def describe(error: BaseException) -> str:
-    """One line for people: the class, and the message if there is one."""
-    text = _text(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def to_record(error: BaseException) -> dict[str, Any]:
-    """The error as plain data for the journal: ``{"type", "message", "detail"}``."""
-    detail = {k: _plain(v) for k, v in error.detail.items()} if isinstance(error, StepError) else {}
-    return {"type": type(error).__name__, "message": _text(error), "detail": detail}
+    """The error as plain data for the journal: ``{"type", "message", "detail"}``, if any ``traceback``."""
+    # What is below a provider's error is the SDK's business, and may hold what the provider sent.
+    frames = user_traceback(error, causes=not issubclass(type(error), LLMError))
+    return {
+        "type": type(error).__name__,
+        "message": text_of(error),
+        "detail": _detail(error),
+        **({"traceback": frames} if frames else {}),
+    }
 
 
-def _text(error: BaseException) -> str:
-    """The message, whatever the user's class makes of it: an error must never fail to be written."""
+def _detail(error: BaseException) -> dict[str, Any]:
     try:
-        text = str(error)
-    except Exception as exc:
-        text = f"(its message cannot be had: {type(exc).__name__})"
-    return text.encode("utf-8", "backslashreplace").decode()
+        if not isinstance(error, StepError):
+            return {}
+        return {_words(str(k)): _plain(v) for k, v in error.detail.items()}
+    except BaseException:  # the user's own objects, or a class that leaves its detail out
+        return {}
 
 
 def _plain(value: Any, depth: int = 4) -> Any:
     """The value, with everything in it that is not JSON put into words."""
+    if isinstance(value, int) and value.bit_length() > 10_000:
+        return f"(a number of {value.bit_length():,} bits)"
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, dict) and depth:
-        return {str(k): _plain(v, depth - 1) for k, v in value.items()}
+        return {_words(str(k)): _plain(v, depth - 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and depth:
         return [_plain(v, depth - 1) for v in value]
-    text = value if isinstance(value, str) else repr(value)
+    return _words(value if isinstance(value, str) else repr(value))
+
+
+def _words(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def from_record(record: dict[str, Any]) -> Exception:
     """The error of a journaled record; one of the agent's own classes comes back as ``StepError``."""
-    cls = _BY_NAME.get(record["type"])
+    name, message = str(record.get("type", "Error")), str(record.get("message", ""))
+    detail = record.get("detail")
+    known = {str(k): v for k, v in detail.items()} if isinstance(detail, dict) else {}
+    cls = _BY_NAME.get(name)
     if cls is None:
-        return StepError(f"{record['type']}: {record['message']}", **record.get("detail", {}))
-    return cls(record["message"], **record.get("detail", {}))
+        error = StepError(f"{name}: {message}" if message else name, **known)
+    else:
+        error = cls(message, **known)
+    error.traceback = str(record.get("traceback") or "")
+    return error

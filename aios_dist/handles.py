@@ -164,15 +164,15 @@ class AsyncJob:
         Args:
             name: of the signal.
             value: a JSON value, of ``prompt_limit`` bytes at the most.
-            id: of this sending; sent again under the same one it is the same signal, and not the next one's answer.
+            id: of this sending; sent again under the same one it is the same signal, not an answer more.
 
         Returns:
             False when the job has ended.
 
         Raises:
             UnknownName: no such job.
-            InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps too many
-                signals of the name that it has not waited for.
+            InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps
+                too many signals of the name that it has not waited for.
         """
         for what, given in (("Signal name", name), ("Signal id", id)):
             if given is not None and not (isinstance(given, str) and NAME.fullmatch(given)):
@@ -190,14 +190,15 @@ class AsyncJob:
         await self._lines.publish(tickets)
         if status == "full":
             raise InvalidInput(
-                f"Job {self.id!r} keeps {MOST_SIGNALS:,} signals {name!r} that it has not waited for: it takes no more."
+                f"Job {self.id!r} keeps {MOST_SIGNALS:,} signals {name!r} that it has not waited for: "
+                "it takes no more of them."
             )
         return self._known(status) != "ended"
 
     async def retry(self) -> bool:
         """A job that failed or was cancelled goes on from where it failed; what is answered stays answered.
 
-        Run again are all steps whose failure the program has not gone on from, once; its deadline counts anew.
+        Run again, once, are the steps whose failure its program has not gone on from. A deadline counts anew.
 
         Returns:
             True when it runs now.
@@ -205,10 +206,13 @@ class AsyncJob:
         Raises:
             UnknownName: no such job.
         """
-        journal, status, tickets = self._lines.journal, "stale", []
+        journal = self._lines.journal
+        status, tickets = "stale", list[Ticket]()
         while status == "stale":
             history = await journal.load(self.id)
-            undone = turns.undone(history) if history.view.state.ended else None
+            undone = None
+            if history.view.state.ended:  # in a thread: an agent's program is users' code
+                undone = await asyncio.to_thread(turns.undone, history)
             status, tickets = await journal.retry(
                 self.id, basis=history.basis, undone=undone, deadline=history.record.deadline
             )

@@ -214,7 +214,11 @@ def encode(value: Any) -> bytes:
 
     JSON and zlib because people read journals with other tools; level 1 because speed counts more here.
     """
-    data = msgspec.json.encode(value)
+    return packed(msgspec.json.encode(value))
+
+
+def packed(data: bytes) -> bytes:
+    """JSON as the journal keeps it."""
     if len(data) > COMPRESS_ABOVE:
         return b"z" + zlib.compress(data, 1)
     return b"j" + data

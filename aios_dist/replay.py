@@ -11,17 +11,20 @@ import asyncio
 import copy
 import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextvars import Context
+from types import TracebackType
 from typing import Any
 
 import msgspec
 
+from aios_dist import foreign
 from aios_dist.agents import Program, as_json
-from aios_dist.calls import LLMRequest, LLMResponse, Request, ToolRequest
-from aios_dist.commands import Gather, Leaf, Tool, in_turn
-from aios_dist.errors import InvalidInput, ProgramChanged, StepError, UsageError
-from aios_dist.jobs import Kind, Outcome, Step, digest
+from aios_dist.calls import LLMResponse
+from aios_dist.commands import Gather, Leaf, Refused, Tool
+from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
+from aios_dist.jobs import Kind, Outcome, Step
+from aios_dist.requests import brief, check_new, check_same, encoded
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -32,25 +35,42 @@ class Asked(msgspec.Struct, frozen=True):
     digest: str
 
 
-ENDS = (Exception, asyncio.CancelledError, GeneratorExit, SystemExit)
-"""With what a program may end itself. A KeyboardInterrupt is the caller's."""
-
 STUBBORN = 16
 """How often a program that is dropped may await again before it is left alone."""
 
-NO_LOOP = ("no running event loop", "There is no current event loop")
-"""What asyncio says in a turn."""
+
+def _at_once(close: Callable[[], None]) -> None:
+    close()
+
+
+dispose: Callable[[Callable[[], None]], object] = _at_once
+"""Called with the ``close`` of a program that was forgotten, on whatever thread forgot it. A worker puts
+another function here, which has users' ``finally`` blocks run on a turns' thread. The garbage collector calls
+it in the middle of anything, so it takes no lock: ``queue.SimpleQueue.put`` does not, an executor does."""
+
+_held: dict[int, dict[_Branch, None]] = {}
+"""The branches of every program that is not closed. A coroutine that is garbage runs its ``finally`` blocks
+where the garbage is collected; held here, it is not garbage before its program was disposed of."""
 
 
 class _Branch:
     """One coroutine of the program, and whom it reports to."""
 
-    __slots__ = ("coroutine", "failures", "index", "left", "parent", "pending", "results", "source", "wants")
+    __slots__ = (
+        *("context", "coroutine", "failures", "index", "left", "parent", "pending", "results", "source"),
+        "wants",
+    )
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int, source: Any = None
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        context: Context,
+        parent: _Branch | None,
+        index: int,
+        source: Any = None,
     ) -> None:
         self.coroutine = coroutine
+        self.context = context  # its own context variables, as each of asyncio's tasks has them
         self.source = source  # what it awaits, where that is all it does
         self.parent = parent
         self.index = index
@@ -81,17 +101,28 @@ class _Dropped(BaseException):
     """Thrown into a program that is dropped: a GeneratorExit leaves behind what a ``finally`` awaits."""
 
 
-@contextmanager
-def _in_turn() -> Iterator[None]:
-    """Around agents' code: llm() and tool() mean something here, and asyncio nothing, on every machine."""
-    token = in_turn.set(True)
-    loop = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(loop)
-        in_turn.reset(token)
+_KINDS = {kind.value: kind for kind in Kind}
+
+_AWAITS, _RETURNED, _RAISED = "awaits", "returned", "raised"
+
+
+def _stack() -> Generator[Any, tuple[Callable[..., Any], Callable[[Any], Any], Any], None]:
+    """Where coroutines go on from: is sent how to run which method with what, yields how that ended.
+
+    A function's frame keeps the frame that called it, and an exception that an agent keeps those of the
+    functions it came through: up to ours, with the program in them, which would never be garbage. A generator
+    that waits has no caller, so the chain ends here.
+    """
+    ended: list[Any] = [None]  # emptied as it yields: what waits here holds nothing
+    while True:
+        run, method, value = yield ended.pop()
+        try:
+            ended.append((_AWAITS, run(method, value)))
+        except StopIteration as stop:
+            ended.append((_RETURNED, stop.value))
+        except BaseException as error:
+            ended.append((_RAISED, error))
+        del run, method, value
 
 
 def _unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
@@ -114,15 +145,20 @@ async def _just(command: Any) -> Any:
 class Replay:
     """One run of a program, fed with outcomes.
 
+    Whatever the program raises ends it, and is its ``error``: nothing of a user's comes out of here but what
+    ``passes`` lets through.
+
     Attributes:
         asked: every step that was asked for so far.
         version: how many outcomes were delivered.
-        basis: what it has seen, as the journal calls it; whoever feeds it with the journal's outcomes sets it.
+        basis: what it has seen, as the journal calls it; whoever feeds it with outcomes says it.
         finished: the program returned or raised.
         result: what it returned, as JSON gives it back.
         error: what it raised.
         closed: it was dropped; whoever wants to go on replays the journal.
         refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
+        encoded: new steps' requests as JSON, as they were when asked for, by number; whoever writes them
+            takes them out. The agent may have changed its own since.
     """
 
     def __init__(
@@ -130,6 +166,7 @@ class Replay:
         program: Program,
         journaled: Sequence[Step] = (),
         admit: Callable[[Leaf, bytes], None] = lambda command, data: None,
+        passes: tuple[type[BaseException], ...] = (),
     ) -> None:
         """Start the program and run it until it waits.
 
@@ -137,6 +174,7 @@ class Replay:
             program: the agent with its input.
             journaled: the steps that the journal holds, by number.
             admit: raises a UsageError for a request that can never be served.
+            passes: what is the caller's and not the program's: a KeyboardInterrupt in the main thread.
         """
         self.asked: list[Asked] = []
         self.version = 0
@@ -146,19 +184,33 @@ class Replay:
         self.result: Any = None
         self.error: BaseException | None = None
         self.refused: UsageError | None = None
+        self.encoded: dict[int, bytes] = {}
         self._admit = admit
+        self._passes = passes
         self._journaled = journaled
         self._waiting: dict[int, _Branch] = {}
         self._runnable: deque[tuple[_Branch, Any]] = deque()
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
+        self._running = False
+        self._stack = _stack()
+        next(self._stack)
         self._open: dict[_Branch, None] = {}  # begun and not ended, in the order of beginning
-        try:
-            coroutine = program()
-        except Exception as error:
-            self._finish(_Raised(error))
-        else:
-            self._run(self._begin(coroutine, None, 0), None)
+        _held[id(self)] = self._open
+        # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
+        # (the precision of decimal's context) would reach whoever uses the thread next.
+        context = Context()
+        with foreign.Turn():
+            try:
+                coroutine: Any = context.run(program)
+                if not isinstance(coroutine, Coroutine):
+                    what = type(coroutine).__name__
+                    raise InvalidInput(f"An agent is an async def; this one gave {what} and no coroutine.")
+            except BaseException as error:
+                self._let_pass(error)
+                self._settle(None, _Raised(_without_us(error)))
+                return
+            self._run(self._begin(coroutine, context, None, 0), None)
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
@@ -174,9 +226,13 @@ class Replay:
         try:
             answer = _own(outcome.result())
         except StepError as error:
-            answer = _Raised(error)
+            answer = _Raised(_bare(error))
             branch.failures.append(number)
-        self._run(branch, answer)
+        except Exception as error:
+            text = f"The outcome of step {number} cannot be read: {describe(error)}."
+            answer = _Raised(StepError(text))
+        with foreign.Turn():
+            self._run(branch, answer)
 
     def check_complete(self) -> None:
         """After the whole journal was delivered: every journaled step must have been asked for."""
@@ -197,99 +253,132 @@ class Replay:
         """Some branch waits for an outcome."""
         return bool(self._waiting)
 
+    def end(self, error: BaseException) -> None:
+        """The program cannot go on, for a reason that it did not give itself."""
+        self._finish(_Raised(error))
+
     def close(self) -> None:
-        """Drop the program where it stands; its ``finally`` blocks run, but what they await is not done."""
-        branches = list(reversed(self._open))
-        self._open.clear()
+        """Drop the program where it stands; its ``finally`` blocks run, but what they await is not done.
+
+        Again, or from another thread: nothing. While a turn runs in another thread, that one does it.
+        """
+        self.closed = True
+        if not self._running:
+            self._drop_all()
+
+    def _drop_all(self) -> None:
+        mine: BaseException | None = None
         self._waiting.clear()
         self._runnable.clear()
-        self.closed = True
-        with _in_turn():
-            for branch in branches:
+        with foreign.Turn():
+            while self._open:
+                try:
+                    branch, _ = self._open.popitem()  # the last one first; each by one thread
+                except KeyError:
+                    break
                 for _ in range(STUBBORN):
                     try:
-                        _drop(branch.coroutine.throw(_Dropped()))  # it awaited again, in a finally
-                    except (_Dropped, *ENDS):
+                        # Where it awaits again, in a finally, that is not done.
+                        _drop(branch.context.run(branch.coroutine.throw, _Dropped()))
+                    except BaseException as error:
+                        mine = mine or (error if issubclass(type(error), self._passes) else None)
                         break
                 _drop(branch.source)
+        _held.pop(id(self), None)
+        if mine is not None:
+            raise mine
 
     def __del__(self) -> None:
         if getattr(self, "_open", None):
-            self.close()
+            try:
+                dispose(self.close)
+            except Exception:  # its threads are gone
+                self.close()
+        else:
+            _held.pop(id(self), None)
+
+    def _let_pass(self, error: BaseException) -> None:
+        if issubclass(type(error), self._passes):  # not isinstance: that asks the error itself
+            raise error
 
     def _begin(
-        self, coroutine: Coroutine[Any, Any, Any], parent: _Branch | None, index: int, source: Any = None
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        context: Context,
+        parent: _Branch | None,
+        index: int,
+        source: Any = None,
     ) -> _Branch:
-        branch = _Branch(coroutine, parent, index, source)
+        branch = _Branch(coroutine, context, parent, index, source)
         self._open[branch] = None
         return branch
 
     def _run(self, branch: _Branch, answer: Any) -> None:
         self._runnable.append((branch, answer))
-        with _in_turn():
-            while self._runnable and not self.finished:
+        self._running = True
+        try:
+            while self._runnable and not self.finished and not self.closed:
                 self._advance(*self._runnable.popleft())
+        finally:
+            self._running = False
+            if self.closed:
+                self._drop_all()
 
     def _advance(self, branch: _Branch, answer: Any) -> None:
         """Run one branch to its next await, or to its end."""
-        try:
-            while True:
-                if isinstance(answer, _Raised):
-                    command = branch.coroutine.throw(answer.error)
-                else:
-                    command = branch.coroutine.send(answer)
-                if isinstance(command, Leaf):
-                    try:
-                        number = self._ask(command)
-                    except UsageError as error:
-                        answer = _Raised(self._refuse(error))
-                        continue
-                    if number >= 0:
-                        self._waiting[number] = branch
-                        branch.went_on()
-                    return
-                if isinstance(command, Gather):
-                    if not command.branches:
-                        answer = []
-                        continue
-                    self._split(branch, command)
-                    return
-                answer = _Raised(self._refuse(_foreign(command)))
-        except StopIteration as stop:
-            self._settle(branch, stop.value)
-        except ENDS as error:
-            self._settle(branch, _Raised(error))
+        run, coroutine, go_on = branch.context.run, branch.coroutine, self._stack.send
+        while True:
+            if isinstance(answer, _Raised):
+                how, command = go_on((run, coroutine.throw, answer.error))
+            else:
+                how, command = go_on((run, coroutine.send, answer))
+            if how is _RETURNED:
+                self._settle(branch, command)
+                return
+            if how is _RAISED:
+                self._let_pass(command)
+                self._settle(branch, _Raised(_without_us(command)))
+                return
+            if isinstance(command, Leaf):
+                try:
+                    number = self._ask(branch, command)
+                except BaseException as error:
+                    self._let_pass(error)
+                    answer = _Raised(self._refuse(_bare(error)))
+                    continue
+                if number >= 0:
+                    self._waiting[number] = branch
+                    branch.went_on()
+                return
+            if isinstance(command, Gather):
+                if not command.branches:
+                    answer = []
+                    continue
+                self._split(branch, command)
+                return
+            answer = _Raised(self._refuse(InvalidInput(str(foreign.sentence(command)))))
 
-    def _refuse(self, error: UsageError) -> UsageError:
-        self.refused = self.refused or error
+    def _refuse(self, error: BaseException) -> BaseException:
+        if issubclass(type(error), UsageError) and isinstance(error, UsageError):
+            self.refused = self.refused or error
         return error
 
-    def _ask(self, command: Leaf) -> int:
-        kind = Kind(command.kind)
-        if isinstance(command, Tool):
-            # A request is data: refuse now what the journal could not give back.
-            as_json([command.request.args, command.request.kwargs], f"input of tool {command.request.name!r}")
-        try:
-            data = msgspec.json.encode(command.request)
-            # The order of a set is another one in each process: the fingerprint must not see it.
-            mark = digest(msgspec.json.encode(command.request, order="deterministic"))
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise InvalidInput(f"The request is not JSON: {exc}.") from None
-        asked = Asked(command=command, kind=kind, digest=mark)
-        number = len(self.asked)
-        if number < len(self._journaled):
-            known = self._journaled[number]
-            if (known.kind, known.digest) != (kind, mark):
-                self._admit(command, data)  # what was refused then never became a step: refused again
-                self._diverge(number, f"{kind.value} {_brief(command.request)}")
-                return -1
+    def _ask(self, branch: _Branch, command: Leaf) -> int:
+        data, mark = encoded(command)
+        kind, number = _KINDS[command.kind], len(self.asked)
+        known = self._journaled[number] if number < len(self._journaled) else None
+        if known is not None and (known.kind, known.digest) == (kind, mark):
+            check_same(command.request, known.request)  # what was refused then never became a step
         else:
-            try:
-                msgspec.json.decode(data, type=type(command.request))
-            except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as exc:
-                raise InvalidInput(f"The request cannot be used: {exc}.") from None
+            check_same(command.request, check_new(command.request, data))
             self._admit(command, data)
-        self.asked.append(asked)
+            if known is not None:
+                self._diverge(number, f"{kind.value} {brief(command.request)}")
+                return -1
+            self.encoded[number] = data
+        if isinstance(command, Tool):
+            command = command.within(branch.context.copy())
+        self.asked.append(Asked(command=command, kind=kind, digest=mark))
         return number
 
     def _split(self, branch: _Branch, command: Gather) -> None:
@@ -302,14 +391,19 @@ class Replay:
             fresh = asyncio.iscoroutine(child) and _unbegun(child) and id(child) not in seen
             seen.add(id(child))
             whole = child if fresh and asyncio.iscoroutine(child) else _just(child)
-            self._runnable.append((self._begin(whole, branch, index, child), None))
+            begun = self._begin(whole, branch.context.copy(), branch, index, child)
+            self._runnable.append((begun, None))
 
-    def _settle(self, branch: _Branch, answer: Any) -> None:
+    def _settle(self, branch: _Branch | None, answer: Any) -> None:
         """A branch came to its end: tell its parent, or end the program."""
-        self._open.pop(branch, None)
-        parent = branch.parent
-        if parent is None:
-            self._ending = branch.failures
+        if isinstance(answer, _Raised):
+            answer = _Raised(self._in_our_words(answer.error))
+        parent = None
+        if branch is not None:
+            self._open.pop(branch, None)
+            parent = branch.parent
+        if branch is None or parent is None:
+            self._ending = branch.failures if branch is not None else []
             self._finish(answer)
             return
         if isinstance(answer, _Raised):
@@ -328,26 +422,38 @@ class Replay:
             plain = [r.error if isinstance(r, _Raised) else r for r in results]
             self._runnable.append((parent, plain))
 
+    def _in_our_words(self, error: BaseException) -> BaseException:
+        """A refusal is said in its own sentence, whoever made what of it on its way up."""
+        kind = type(error)
+        if issubclass(kind, AiosError) and not issubclass(kind, Refused):
+            return error  # a step's, even where it was asked for instead of what was refused
+        try:
+            refusal = foreign.refusal(error)
+        except BaseException:  # an error class that cannot be looked at
+            return error
+        if refusal is None:
+            return error
+        said = _at(InvalidInput(str(refusal)), error.__traceback__)
+        return self._refuse(said)
+
     def _finish(self, answer: Any) -> None:
         self.finished = True
         if self._broken is not None:
             answer = _Raised(self._broken)
         if isinstance(answer, _Raised):
-            error = answer.error
-            if isinstance(error, RuntimeError) and str(error).startswith(NO_LOOP):
-                error = self._refuse(_foreign(None))
-            self.error = error
+            self.error = answer.error
             return
         try:
             self.result = as_json(answer, "agent's result")
-        except InvalidInput as exc:
-            self.error = exc
+        except BaseException as error:  # also of the agent's own objects
+            self._let_pass(error)
+            self.error = _bare(error)
 
     def _diverge(self, number: int, now: str) -> None:
         journaled = "nothing"
         if number < len(self._journaled):
             step = self._journaled[number]
-            journaled = f"{step.kind.value} {_brief(step.request)}"
+            journaled = f"{step.kind.value} {brief(step.request)}"
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
             f"it asked for {now}. Between its awaits an agent must do the same each time it runs: put time, "
@@ -363,22 +469,16 @@ def _own(answer: Any) -> Any:
     return copy.deepcopy(answer) if changeable else answer
 
 
-def _foreign(awaited: Any) -> InvalidInput:
-    what = type(awaited).__name__ if awaited is not None else "something of asyncio's own"
-    return InvalidInput(
-        f"The agent awaited {what}. An agent awaits only llm(), tool(), gather(), sleep() and signal() "
-        "(not asyncio.gather); put other async code into a function and await tool(function)."
-    )
+def _without_us(error: BaseException) -> BaseException:
+    """The error without our own frame."""
+    return _at(error, error.__traceback__.tb_next if error.__traceback__ is not None else None)
 
 
-def _brief(request: Request | None) -> str:
-    """The request in a few words, for the job's owner (the error goes into the journal, not into logs)."""
-    if isinstance(request, ToolRequest):
-        text = f"{request.name}({', '.join(map(repr, request.args))})"
-    elif request is not None and not isinstance(request, LLMRequest):
-        text = repr(request)
-    elif request is not None:
-        text = repr(request.messages[-1].get("content", "")) if request.messages else "an empty conversation"
-    else:
-        text = "an unknown request"
-    return text if len(text) <= 80 else text[:77] + "…"
+def _bare(error: BaseException) -> BaseException:
+    """An error that arose in our frames, without them."""
+    error.__context__ = None
+    return _at(error, None)
+
+
+def _at(error: BaseException, place: TracebackType | None) -> BaseException:
+    return BaseException.with_traceback(error, place)  # whatever the user's class calls so

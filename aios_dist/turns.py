@@ -10,15 +10,23 @@ from collections.abc import Mapping
 import msgspec
 
 from aios_dist import policies
-from aios_dist.agents import Program, program_of
+from aios_dist.agents import Program, PromptsProgram, program_of
 from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import POLICIES, Config
-from aios_dist.errors import InvalidInput, UnknownName
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
+from aios_dist.errors import (
+    ConfigError,
+    InvalidInput,
+    ProgramChanged,
+    UnknownName,
+    UsageError,
+    describe,
+)
+from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode, packed
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
 from aios_dist.replay import Asked, Replay
+from aios_dist.templates import over_limit
 
 TURNS_LANE = "turns"
 """Where tools and turns run: on workers that have the agents' code."""
@@ -91,17 +99,14 @@ class Catalog(msgspec.Struct, frozen=True):
             UnknownName: its model does not exist.
         """
         if len(data) > self.prompt_limit:
-            raise InvalidInput(
-                f"The request has {len(data):,} bytes, more than prompt_limit ({self.prompt_limit:,}); "
-                "shorten it, or raise prompt_limit in [fleet]."
-            )
+            raise InvalidInput(over_limit("The request", len(data), self.prompt_limit))
         if isinstance(command, LLM):
             self.model_of(command)
 
-    def step(self, asked: Asked) -> NewStep:
-        """A step of the program in the journal's words."""
+    def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
+        """A step of the program in the journal's words; ``request`` where it is JSON already."""
         command = asked.command
-        data = encode(command.request)
+        data = encode(command.request) if request is None else packed(request)
         if isinstance(command, LLM):
             model = self.model_of(command)
             lane = self.models.get(model, "llm")
@@ -133,8 +138,11 @@ def start(program: Program, catalog: Catalog) -> Replay:
 
     Raises:
         InvalidInput, UnknownName: the first requests cannot be served.
+        KeyboardInterrupt: Ctrl-C in the meantime; the producer's thread is the user's.
     """
-    replay = Replay(program, admit=catalog.admit)
+    if isinstance(program, PromptsProgram):
+        program = program.within(catalog.prompt_limit)
+    replay = Replay(program, admit=catalog.admit, passes=(KeyboardInterrupt,))
     if replay.refused is not None:
         replay.close()
         raise replay.refused
@@ -148,7 +156,7 @@ def rebuild(history: History, catalog: Catalog) -> Replay:
         UnknownName: the agent's code is not in this process.
     """
     record = history.record
-    program = program_of(record.agent, record.input, record.prompts)
+    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
     replay = Replay(program, history.steps, admit=catalog.admit)
     replay.basis = history.basis
     for number, outcome in history.outcomes():
@@ -158,21 +166,27 @@ def rebuild(history: History, catalog: Catalog) -> Replay:
 
 
 def undone(history: History) -> list[int] | None:
-    """The steps that a retry runs again, where that can be said here: of an agent that is data. Code is replayed by
-    workers, in threads of their own; None then."""
+    """The steps that a retry runs again, as far as this process can say it: it runs the agent's program.
+
+    Returns:
+        Their numbers, or None where the agent's code is not here, or is another than the one that has run.
+    """
     record = history.record
-    if record.prompts is None:
+    try:
+        program = program_of(record.agent, record.input, record.prompts)
+    except UnknownName:
         return None
-    replay = Replay(program_of(record.agent, record.input, record.prompts), history.steps)
+    replay = Replay(program, history.steps)
     for number, outcome in history.outcomes():
         replay.deliver(number, outcome)
+    replay.check_complete()
     found = replay.undone()
     replay.close()
-    return found
+    return None if isinstance(replay.error, ProgramChanged) else found
 
 
 def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, served: float = 0.0) -> Decision:
-    """What the turn came to.
+    """What the turn came to. What the program asked for and cannot be written fails the job, in a sentence.
 
     Args:
         replay: the program, run until it waits or has ended.
@@ -180,23 +194,39 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, serv
         catalog: the fleet's models and limits.
         first: how many of its steps the journal holds already.
         served: seconds that the job has spent in calls.
+
+    Raises:
+        ConfigError: a lane has a policy that this process does not know.
     """
-    if replay.finished:
-        state, result = JobState.DONE, Outcome(value=replay.result)
-        if replay.error is not None:
-            state, result = JobState.FAILED, Outcome.failed(replay.error)
+    if not replay.finished:
+        try:
+            steps = [
+                _ranked(
+                    catalog.step(asked, replay.encoded.pop(number, None)), number, record, catalog, served
+                )
+                for number, asked in enumerate(replay.asked[first:], start=first)
+            ]
+            return Decision(version=replay.version, first=first, basis=replay.basis, steps=steps)
+        except ConfigError:
+            raise  # the fleet's, not the program's
+        except UsageError as error:
+            replay.end(error)
+        except Exception as error:
+            replay.end(InvalidInput(f"What the agent asked for cannot be written: {describe(error)}."))
+    state, result = JobState.DONE, Outcome(value=replay.result)
+    if replay.error is not None:
+        state, result = JobState.FAILED, Outcome.failed(replay.error)
+    try:
         data = encode(result)
-        if len(data) > catalog.result_limit:
-            state = JobState.FAILED
-            limit = f"result_limit ({catalog.result_limit:,})"
-            text = f"The agent's result has {len(data):,} bytes, more than {limit}."
-            data = encode(Outcome.failed(InvalidInput(text)))
-        return Decision(version=replay.version, first=first, basis=replay.basis, ends=state, result=data)
-    steps = [
-        _ranked(catalog.step(asked), number, record, catalog, served)
-        for number, asked in enumerate(replay.asked[first:], start=first)
-    ]
-    return Decision(version=replay.version, first=first, basis=replay.basis, steps=steps)
+        if len(data) <= catalog.result_limit:
+            return Decision(version=replay.version, first=first, basis=replay.basis, ends=state, result=data)
+        why = f"has {len(data):,} bytes, more than result_limit ({catalog.result_limit:,})"
+    except Exception as error:
+        why = f"cannot be written: {describe(error)}"
+    data = encode(Outcome.failed(InvalidInput(f"The agent's result {why}.")))
+    return Decision(
+        version=replay.version, first=first, basis=replay.basis, ends=JobState.FAILED, result=data
+    )
 
 
 def rank(kind: Kind, lane: str, step: policies.Waiting, catalog: Catalog) -> tuple[policies.Rank, str]:

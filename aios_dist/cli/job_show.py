@@ -68,6 +68,9 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         if step.outcome is not None and step.outcome.error is not None:
             error = step.outcome.error
             console().print(plain(f"\nStep {step.number} failed: {error['type']}: {error['message']}"))
+            frames = _traceback(step.outcome)
+            if frames not in _traceback(outcome):  # it stands above
+                console().print(plain(frames))
     if prompts:
         _print_texts(history, outcome)
 
@@ -110,6 +113,13 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
         out.print(plain(f"Paused: {view.why}. Go on: {resume_command(view)}"))
     if outcome is not None and outcome.error is not None:
         out.print(plain(f"Failed: {outcome.error['type']}: {outcome.error['message']}"))
+        if frames := _traceback(outcome):
+            out.print(plain(frames))
+
+
+def _traceback(outcome: Outcome | None) -> str:
+    """Where in the user's code a failure was raised; "" where nothing is known."""
+    return str(outcome.error.get("traceback", "")) if outcome is not None and outcome.error else ""
 
 
 def _times(step: Step, now: float) -> tuple[float | None, float | None]:

@@ -127,8 +127,8 @@ class Connection:
         if error is not exc or not isinstance(exc, ResponseError):
             return error
         return JournalError(
-            f"The write {script.name!r} to the journal stopped in its middle ({exc}); what it left is put right, "
-            "at once or by the reconciler: look at it and ask again."
+            f"The write {script.name!r} to the journal stopped in its middle ({exc}); what it left is put "
+            "right, at once or by the reconciler: look at it and ask again."
         )
 
     async def command(self, *args: Any) -> Any:

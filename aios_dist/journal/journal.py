@@ -11,6 +11,7 @@ from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
 from aios_dist.jobs import Kind, Outcome, digest, encode
+from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
 from aios_dist.journal.records import (
@@ -56,7 +57,7 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Ordering):
+class Journal(Reading, Ordering, Office):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -110,7 +111,8 @@ class Journal(Reading, Ordering):
             models, agents: what the worker can serve; None: everything. The rest waits for those who can.
 
         Returns:
-            The claim. Its ``tickets`` are to be published: a job whose budget was used up may have made way for another.
+            The claim. Its ``tickets`` are to be published: one whose budget is used up may have made way for
+            another.
         """
         flat, why, *got = await self._run(
             "claim",
@@ -193,8 +195,8 @@ class Journal(Reading, Ordering):
     async def advance(
         self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
     ) -> Advance:
-        """Write what a turn decided, where it ran apart from a commit; ``token`` of the turn's own claim, if it
-        has one. See ``advance.lua`` for the answers."""
+        """Write what a turn decided, where it ran apart from a commit; ``token`` of the turn's own claim, if
+        it has one. See ``advance.lua`` for the answers."""
         got = await self._run(
             "advance",
             *then,
@@ -256,8 +258,8 @@ class Journal(Reading, Ordering):
         return {lease.decode() for lease in lost}
 
     async def regain(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Leases that are not there any more, taken up again where nobody has taken the step since; the rest of the
-        claims, which are lost."""
+        """Leases that are not there any more, taken up again where nobody has the step; what remains of
+        the claims, which are lost."""
         lost = await self._run(
             "regain",
             claims=[
@@ -308,8 +310,8 @@ class Journal(Reading, Ordering):
 
         Args:
             job: its id.
-            basis, undone: where the caller has replayed the program: what it had seen, and the steps whose failure it
-                has not gone on from; None lets a worker find out.
+            basis, undone: where the caller has replayed the program: what it had seen, and the steps whose
+                failure it has not gone on from; None lets a worker find out.
             deadline: seconds from now, of a job that has one.
 
         Returns:
@@ -375,19 +377,9 @@ class Journal(Reading, Ordering):
         return Reaped(moved, counts, astray, cursor_.decode(), int(next_us) / 1e6 or None, _pairs(broken))
 
     async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
-        """Put right what broken verbs have left, and a page of the open jobs; what cannot be read is set aside."""
+        """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
         found, next_, count = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
         return Walked(_pairs(found), next_.decode(), count)
-
-    async def take_reconciler(self, worker: str, seconds: float) -> bool:
-        """Become, or stay, the one reconciler of the fleet for some seconds."""
-        key, expiry = self.keys.reconciler, int(seconds * 1000)
-        if await self.connection.command("SET", key, worker, "NX", "PX", expiry) is not None:
-            return True
-        if await self.connection.command("GET", key) != worker.encode():
-            return False
-        await self.connection.command("PEXPIRE", key, expiry)
-        return True
 
     async def announce(self, info: WorkerInfo, models: dict[str, str]) -> None:
         """Say what a worker is and serves."""

@@ -10,7 +10,7 @@ PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
     *("dirty", "mended", "aside", "rules", "serving", "wanted:*"),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
-    *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*"),
+    *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*", "jumps"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
 The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
@@ -18,7 +18,7 @@ an agent that waits for a human for a month must not expire under him."""
 
 
 FORMAT = 2
-"""The journal's format. It stands in the prefix: releases with another one see nothing of it, and so break nothing."""
+"""The journal's format. It stands in the prefix: others see nothing of it, and break nothing."""
 
 
 def prefix(fleet: str) -> str:

@@ -108,7 +108,7 @@ class Ordering(Access):
         weight: float | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        """What a tenant may spend on a day and gets of lanes, set by hand; 0 for no limit, None leaves each as it is."""
+        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None: as it is."""
         rules = TenantRules(tokens_per_day, money_per_day, weight, max_in_flight)
         await self.say(Said(tenants={tenant: rules}), "hand")
 
@@ -117,7 +117,7 @@ class Ordering(Access):
 
         Args:
             said: of models, tenants and lanes.
-            source: ``file`` counts only where aios.toml says something new: what a hand has set stays until then.
+            source: ``file`` counts only where aios.toml says something new: what a hand set stays till then.
         """
         caps = {
             f"@{name}": Limits(in_flight=t.max_in_flight)
@@ -138,7 +138,7 @@ class Ordering(Access):
 
     async def knows(self, said: Said) -> bool:
         """Whether Redis still has what was said: it may have been emptied, or put back."""
-        return await self.connection.command("HEXISTS", self.keys.rules, said.digest()) == 1
+        return bool(await self.connection.command("HEXISTS", self.keys.rules, said.digest()))
 
     async def tenant_names(self, lanes: Sequence[str]) -> set[str]:
         """Tenants that were given settings, or have had a share of one of the lanes."""

@@ -58,6 +58,8 @@ class Reading(Access):
                 if kind == "worker":
                     info = msgspec.json.decode(value, type=WorkerInfo)
                     seen, oldest = info.seen_at, now - 3 * self.config.lease
+                    if seen > now + self.config.lease:  # from before Redis' clock has jumped back
+                        oldest = seen + 1
                     if seen >= oldest:
                         workers.append(info)
                 elif kind in ("model", "agent"):
@@ -128,8 +130,8 @@ class Reading(Access):
             record = unpack_record(facts[b"rec"])
         except (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError) as exc:
             raise JournalError(
-                f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
-                "sets it aside, and `aios-dist doctor` says so."
+                f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the "
+                "reconciler sets it aside, and `aios-dist doctor` says so."
             ) from None
         return History(
             view,

@@ -13,7 +13,7 @@ from aios_dist.journal.views import LaneRules, Limits
 from aios_dist.policies import Rank, Waiting
 
 MOST = 10**12
-"""Tokens of one step, millionths of money. Who counts more counts nonsense, and a verb must not break over it."""
+"""Tokens of one step, millionths of money. Who counts more counts nonsense; no verb must break over it."""
 
 
 def bounded(number: float) -> int:
@@ -57,8 +57,8 @@ class Decision(msgspec.Struct, frozen=True):
         steps: what the program asks for now.
         ends: the job's end, or None while it goes on.
         result: the encoded result or error, at the end.
-        basis: what the program had seen, as ``claim``, ``load`` or the write before gave it: the decision holds
-            only where the job stands just there. With a commit: before the outcome that it writes.
+        basis: what the program had seen, as ``claim``, ``load`` or the write before gave it: the decision
+            holds only where the job stands just there. With a commit: before the outcome that it writes.
     """
 
     version: int
@@ -177,8 +177,8 @@ class Nothing(msgspec.Struct, frozen=True):
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish, and where
-    the decision holds what the program has seen now."""
+    """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish, and
+    where the decision holds what the program has seen now."""
 
     status: str
     version: int
@@ -208,8 +208,8 @@ class Reaped(msgspec.Struct, frozen=True):
 
 
 class Walked(msgspec.Struct, frozen=True):
-    """A page of the walk over the open jobs: what was wrong and is put right (job and what), where the next page
-    begins (``"0"``: at the start), and how many jobs are open."""
+    """A page of the walk over the open jobs: what was wrong and is put right (job and what), where the next
+    page begins (``"0"``: at the start), and how many jobs are open."""
 
     found: list[tuple[str, str]]
     cursor: str

@@ -92,8 +92,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry(msgspec.Struct, frozen=True):
-    """What the workers of a fleet said of themselves. ``models`` gives each model's lane, ``odd`` names entries
-    that this version does not understand."""
+    """What the workers of a fleet said of themselves. ``models`` gives each model's lane, ``odd`` names
+    entries that this version does not understand."""
 
     workers: list[WorkerInfo] = []
     models: dict[str, str] = {}

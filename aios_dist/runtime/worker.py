@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -19,17 +18,16 @@ import msgspec
 from celery import Celery, signals
 from celery.platforms import EX_OK
 from celery.worker import state
-from redis.exceptions import RedisError
 
-from aios_dist import costs, modules, policies, replay, turns
+from aios_dist import costs, messages, modules, policies, replay, turns
 from aios_dist.agents import registered
 from aios_dist.broker import TASK, Tickets, make_app
 from aios_dist.calls import Usage
 from aios_dist.config import Config, PoolConfig, load
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
 from aios_dist.journal import Journal, WorkerInfo
-from aios_dist.journal.connection import open_client
 from aios_dist.runtime.background import Background
+from aios_dist.runtime.control import Control
 from aios_dist.runtime.ending import Ending
 from aios_dist.runtime.health import Health
 from aios_dist.runtime.leases import Leases
@@ -89,6 +87,11 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What came in and was no valid one: tickets (with what Celery sends to all), control messages."""
+        return {"tickets": messages.dropped.count, "control": self.control.dropped.count}
+
     def models(self) -> dict[str, str]:
         """The models that this pool serves, and the lane of each."""
         return {n: m.lane for n, m in self.config.models.items() if m.lane in self.settings.lanes}
@@ -137,7 +140,7 @@ class Runtime:
         self._threads = Threads("aios-turn", min(self.slots, MOST_TURNS))
         # Programs that are dropped run users' `finally` blocks, and no turn is to wait for those.
         self._closing = Threads("aios-closing", min(self.slots, MOST_CLOSING))
-        replay.dispose = self._closing.soon  # type: ignore[attr-defined]
+        replay.dispose = self._closing.soon
         catalog = turns.Catalog.of(self.config)
         self._turns = Turns(
             self.journal, self._writer, self._threads, self._closing, fleet.turn_timeout, catalog, self._fresh
@@ -149,6 +152,7 @@ class Runtime:
             self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
         )
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
+        self.control = Control(self.journal, self.leases, self.id, self._new_rules)
         for ask in (
             self._rules.write,
             self._announce,
@@ -160,7 +164,7 @@ class Runtime:
         background = self._background
         background.start("renewing", lambda: self.leases.keep(fleet.renew))
         background.start("reconciling", reconciler.run)
-        background.start("listening", self._listen)
+        background.start("listening", self.control.listen)
         background.repeat("announcing", fleet.renew, self._away_is_no_fault(self._announce))
         background.repeat("reading rules", fleet.renew, self._away_is_no_fault(self._keep_rules))
         background.repeat("looking after itself", LOOK_S, self._look)
@@ -218,26 +222,9 @@ class Runtime:
         )
         await self.journal.announce(info, self.models())
 
-    async def _listen(self) -> None:
-        """Jobs that ended while we call for them: stop the call."""
-        while True:
-            client = open_client(self.config.fleet.redis_url, socket_timeout=None)
-            try:
-                async with client.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(self.journal.keys.control)
-                    async for message in channel.listen():
-                        what, job, step, worker = msgspec.msgpack.decode(message["data"])
-                        if what == "drop" and worker == self.id:
-                            self.leases.cancel(job, step)
-                        elif what == "lane":
-                            await self._rules.read(job)
-                            self._reconciler.look_again_in_office()
-            except (RedisError, OSError, FleetUnavailable) as exc:
-                logger.info("Not listening for cancelled jobs: %s", exc)
-            finally:
-                with contextlib.suppress(RedisError, OSError):
-                    await client.aclose()
-            await asyncio.sleep(1.0)
+    async def _new_rules(self, *lanes: str) -> None:
+        await self._rules.read(*lanes)
+        self._reconciler.look_again_in_office()
 
     # The end --------------------------------------------------------------------------------------------
 
@@ -285,6 +272,7 @@ class Runtime:
         farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
         await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
         await _briefly(self._background.end())
+        await _briefly(self._reconciler.leave())
         await _briefly(self.journal.leave(self.id))
         for provider in self._providers.values():
             await _briefly(provider.aclose())

@@ -143,12 +143,11 @@ class Writer:
 
     async def publish(self, tickets: Sequence[Ticket], origin: Origin = NOBODY) -> None:
         """Put tickets on their lanes; where Redis is away, the reconciler does it when it is back."""
-        commands = self._tickets.commands(tickets, *origin)
-        if not commands:
+        if not tickets:
             return
         point("ticket")
         try:
-            await asyncio.gather(*(self.journal.connection.command(*c) for c in commands))
+            await self._tickets.publish(self.journal, tickets, *origin)
         except FleetUnavailable as exc:
             self._outage.away(exc)
 

@@ -114,6 +114,9 @@ def test_submit_wait_on_a_real_worker(real: Process, cli: Callable[..., Done], f
     assert failed.code == 1
     assert failed.json["error"]["message"] == "the agent broke"
     assert failed.err.endswith("failed: RuntimeError: the agent broke\n")
+    shown = cli("job", "show", failed.json["id"]).out
+    assert "Failed: RuntimeError: the agent broke\n  File " in shown
+    assert ', in broken\n    raise RuntimeError("the agent broke")\n' in shown
 
     assert real.stop() == 0
     assert cli("fleet", "--json").json["workers"] == []

@@ -111,16 +111,6 @@ async def test_an_open_job_whose_hash_is_gone_is_forgotten(hand: Hand) -> None:
     assert await hand.journal.claim("llm", "w") is None
 
 
-async def test_the_reconcilers_lock_has_one_owner_and_ends_by_itself(hand: Hand) -> None:
-    assert await hand.journal.take_reconciler("w1", 60)
-    assert await hand.journal.take_reconciler("w1", 60)
-    assert not await hand.journal.take_reconciler("w2", 60)
-    assert await hand.redis("PTTL", hand.keys.reconciler) > 0
-    await hand.redis("PEXPIRE", hand.keys.reconciler, 0)
-    assert await hand.journal.take_reconciler("w2", 60)
-    assert not await hand.journal.take_reconciler("w1", 60)
-
-
 async def test_fleets_on_one_redis_do_not_see_each_other(hand: Hand) -> None:
     from aios_dist.journal import Keys
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING
+import logging
+import random
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aios_dist.broker import Tickets
 from aios_dist.config import Config
+from aios_dist.journal import Ticket, WorkerInfo
+from aios_dist.policies import Rank
 from aios_dist.runtime.reconciler import MOST_TICKETS, Reconciler
-from tests.redis.conftest import starts
+from tests.redis.conftest import ranked, starts
 
 if TYPE_CHECKING:
     from aios_dist.config import FleetConfig
@@ -20,9 +28,13 @@ if TYPE_CHECKING:
 class Pass:
     """A reconciler, and the queues that it fills."""
 
-    def __init__(self, hand: Hand, config: FleetConfig) -> None:
+    def __init__(
+        self, hand: Hand, config: FleetConfig, rank_anew: Callable[[str], Awaitable[bool]] | None = None
+    ) -> None:
         self.tickets = Tickets(Config(fleet=config))
-        self.reconciler = Reconciler(Config(fleet=config), hand.journal, self.tickets, "w1")
+        self.reconciler = Reconciler(
+            Config(fleet=config), hand.journal, self.tickets, "w1", rank_anew=rank_anew
+        )
         self.once = self.reconciler.once
         self._hand = hand
 
@@ -34,6 +46,19 @@ class Pass:
         """Tickets get lost."""
         for _ in range(count):
             await self._hand.redis("RPOP", self.tickets.key(lane))
+
+    async def put(self, count: int, lane: str = "llm") -> None:
+        """Tickets that no step is waiting for."""
+        for command in self.tickets.commands([Ticket(lane, "?", "?")] * count):
+            await self._hand.redis(*command)
+
+
+def worker(lanes: Sequence[str] = ("llm",), slots: int = 0) -> WorkerInfo:
+    """A worker that has just announced itself."""
+    now = time.time()
+    return WorkerInfo(
+        id="w", host="h", pid=1, pool="p", lanes=list(lanes), slots=slots, started_at=now, seen_at=now
+    )
 
 
 @pytest.fixture
@@ -52,12 +77,91 @@ async def test_lost_tickets_are_replaced_by_counting(hand: Hand, passes: Pass) -
     assert await passes.depth() == 5
 
 
-async def test_spare_tickets_are_left_alone(hand: Hand, passes: Pass) -> None:
+async def test_tickets_that_nothing_can_need_are_taken_away(hand: Hand, passes: Pass) -> None:
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(5)))
+    await passes.put(100)
+    await passes.once()
+    assert await passes.depth() == 5
+    await hand.journal.announce(worker(slots=3), {})
+    await Pass(hand, hand.config).once()
+    await passes.put(100)
+    await Pass(hand, hand.config).once()
+    assert await passes.depth() == 5 + 3, "each slot may have one in hand"
+    await hand.drain()
+    await passes.once()
+    assert await passes.depth() == 0, "nothing is ready"
+
+
+async def test_the_oldest_tickets_stay_which_are_taken_next(hand: Hand, passes: Pass) -> None:
     await hand.submit(starts("j", "x"), starts("k", "x"))
+    for name in ("first", "second", "third"):
+        await hand.redis("LPUSH", passes.tickets.key("llm"), name)
     await passes.once()
-    await hand.claim()
-    await passes.once()
-    assert await passes.depth() == 2
+    assert [await hand.redis("RPOP", passes.tickets.key("llm")) for _ in range(3)] == [
+        b"first",
+        b"second",
+        None,
+    ]
+
+
+async def test_while_others_take_and_put_tickets_no_ready_step_is_left_without_one(
+    hand: Hand, passes: Pass
+) -> None:
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(20)))
+    rng = random.Random(7)
+    for _ in range(40):
+        await asyncio.gather(
+            passes.put(rng.randrange(40)), passes.take(rng.randrange(40)), passes.once(), passes.once()
+        )
+        ready, tickets, _ = (await hand.journal.tickets(["llm"], [passes.tickets.key("llm")], [0]))["llm"]
+        assert tickets >= ready - 40, "no more are gone than were taken since it was counted"
+        await passes.once()
+        assert await passes.depth() == ready == 20
+
+
+async def test_what_breaks_one_part_of_a_pass_keeps_none_of_the_others(
+    hand: Hand, config: FleetConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def rank_anew(lane: str) -> bool:
+        raise RuntimeError("no such policy")
+
+    passes = Pass(hand, config, rank_anew)
+    await hand.submit(starts("j", "x"), starts("t"), starts("odd", "x", lane="odd"))
+    await hand.journal.announce(worker(lanes=["odd"]), {})
+    await hand.journal.set_lane("llm", policy="fixed")
+    await hand.submit(*(ranked(f"s{i}", Rank(5.0), "fifo") for i in range(3)))
+    await hand.redis("SET", passes.tickets.key("odd"), "no list")
+    for _ in range(3):
+        await passes.once()
+    assert (await passes.depth("llm"), await passes.depth("turns")) == (4, 1)
+    assert passes.reconciler.broken == {"ranking lane llm": 3, "tickets of lane odd": 3}
+    said = [r for r in caplog.records if r.name == "aios_dist.reconciler" and r.levelno >= logging.ERROR]
+    assert len(said) == 2, "each once a minute"
+
+
+async def test_a_hundred_thousand_sleeps_take_no_memory_and_one_timer(hand: Hand, passes: Pass) -> None:
+    loop: Any = asyncio.get_running_loop()
+    before = len(loop._scheduled)
+    tracemalloc.start()
+    for _ in range(10_000):
+        for seconds in (7 * 86400.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2):
+            passes.reconciler.look_again(seconds)
+    assert tracemalloc.get_traced_memory()[0] < 200_000
+    tracemalloc.stop()
+    assert len([timer for timer in loop._scheduled if not timer.cancelled()]) <= before + 1
+    await passes.reconciler.leave()
+
+
+async def test_a_worker_looks_when_something_is_due_without_the_office(hand: Hand, passes: Pass) -> None:
+    await hand.submit(starts("j", "x"), starts("k", "x"))
+    for seconds in (0.02, 0.15):
+        await hand.journal.release(await hand.claim(), "429", after=seconds)
+        passes.reconciler.look_again(seconds)
+    assert await passes.depth() == 0
+    async with asyncio.timeout(5):
+        while await passes.depth() < 2:  # noqa: ASYNC110  # a list tells nobody
+            await asyncio.sleep(0.01)
+    assert sorted(await hand.names()) == ["j/0", "k/0"]
 
 
 async def test_a_step_that_came_back_gets_a_ticket(hand: Hand, passes: Pass) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from aios_dist import agents
+from aios_dist import agents, turns
 from aios_dist.agents import Agent, Budget, PromptsAgent, agent, as_json, find, program_of, prompts
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
-from aios_dist.jobs import Outcome
+from aios_dist.jobs import JobRecord, JobState, Outcome
+from aios_dist.journal.views import History, JobView
 from aios_dist.replay import Replay
+
+LIMITED = turns.Catalog({"small": "llm"}, "small", 1_000_000, 1_000_000)
 
 
 @pytest.fixture(autouse=True)
@@ -462,6 +466,60 @@ def test_a_data_agent_needs_a_list_of_prompts(empty: Any) -> None:
 @pytest.mark.parametrize("falsy", [0, "", [], False])
 def test_an_empty_input_is_an_input(falsy: Any) -> None:
     assert asked_by(prompts("data", ["<{input}>"]), input=falsy) == [f"<{falsy}>"]
+
+
+def peak(run: Callable[[], Any]) -> tuple[Any, int]:
+    """What it gives, and the most bytes that it held."""
+    tracemalloc.start()
+    try:
+        return run(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_template_that_multiplies_an_answer_is_refused_before_it_is_built() -> None:
+    spec = prompts("data", ["a", "{previous}" * 60_000]).job()
+    replay = turns.rebuild(
+        History(
+            JobView(id="j", state=JobState.RUNNING, agent="data"),
+            JobRecord("data", spec.input, prompts=spec.prompts),
+            [],
+        ),
+        LIMITED,
+    )
+    answer = "ä" * 31_250
+    _, held = peak(lambda: replay.deliver(0, Outcome(response=LLMResponse(text=answer))))
+    assert type(replay.error) is InvalidInput
+    assert str(replay.error) == (
+        "Prompt 1 of agent 'data', filled in, has 3,750,000,000 bytes, more than prompt_limit (1,000,000); "
+        "shorten it, or raise prompt_limit in [fleet]."
+    )
+    assert replay.refused is replay.error
+    assert held < 20_000_000
+
+
+@pytest.mark.parametrize("places", ["{input[text]}" * 60_000, "{input}" * 60_000])
+def test_a_template_that_multiplies_the_input_is_refused_at_submit(places: str) -> None:
+    def submit() -> None:
+        spec = prompts("data", [places]).job(text="x" * 60_000)
+        assert spec.program is not None
+        with pytest.raises(InvalidInput, match=r"3,6\d\d,\d{3},\d{3} bytes, more than prompt_limit"):
+            turns.start(spec.program, LIMITED)
+
+    assert peak(submit)[1] < 20_000_000
+
+
+def test_where_nobody_knows_the_limit_there_is_one_all_the_same() -> None:
+    spec = prompts("data", ["{input}" * 2000]).job("x" * 60_000)
+    assert spec.program is not None
+    assert "more than prompt_limit (67,108,864)" in str(Replay(spec.program).error)
+
+
+def test_a_prompt_of_just_the_limit_is_asked() -> None:
+    made = PromptsConfig(["{input} {input}"])
+    for size, fits in ((50, True), (49, False)):
+        replay = Replay(program_of("data", {"input": "ä" * 12 + "x"}, made, size + 1))
+        assert (replay.error is None) is fits, size
 
 
 # Waiting and spending ---------------------------------------------------------------------------------------

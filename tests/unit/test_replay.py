@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
@@ -371,22 +370,6 @@ def test_runaway_recursion_ends_the_agent_and_nothing_else() -> None:
     assert isinstance(Replay(deeper).error, RecursionError)
 
 
-def test_an_agent_that_leaves_the_process_only_ends_itself() -> None:
-    async def body() -> None:
-        raise SystemExit(3)
-
-    assert isinstance(Replay(body).error, SystemExit)
-
-
-def test_ctrl_c_is_not_the_agents_own() -> None:
-    async def body() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Replay(body)
-    assert not in_turn.get()
-
-
 def test_an_agent_whose_code_takes_other_arguments_now_fails_with_a_sentence() -> None:
     replay = Replay(inner_agent.program({"town": "Lima"}))
     assert replay.finished
@@ -553,27 +536,6 @@ def test_a_huge_answer_and_a_huge_result_pass_through() -> None:
 # Awaiting what is not ours ------------------------------------------------------------------------------
 
 
-async def _sleep() -> None:
-    await asyncio.sleep(1)
-
-
-async def _yield() -> None:
-    await asyncio.sleep(0)
-
-
-async def _timeout() -> None:
-    async with asyncio.timeout(1):
-        await llm("a")
-
-
-async def _thread() -> None:
-    await asyncio.to_thread(print)
-
-
-async def _task() -> None:
-    await asyncio.create_task(_never())
-
-
 class _Never:
     def __await__(self) -> Generator[Any, Any, Any]:
         yield "something odd"
@@ -585,62 +547,6 @@ async def _never() -> None:
 
 async def _in_a_gather() -> None:
     await gather(llm("a"), _never())
-
-
-FOREIGN = [_sleep, _yield, _timeout, _thread, _never]
-
-
-@pytest.mark.parametrize("body", FOREIGN)
-async def test_awaiting_asyncio_in_an_agent_is_one_clear_sentence_in_a_producers_loop(body: Body) -> None:
-    replay = Replay(body)
-    loop = asyncio.get_running_loop()  # given back
-    assert loop is not None
-    assert isinstance(replay.error, InvalidInput)
-    assert "awaits only llm(), tool(), gather(), sleep() and signal()" in str(replay.error)
-    assert replay.refused is replay.error, "turn 0 can say so at submit"
-
-
-@pytest.mark.parametrize("body", FOREIGN)
-def test_awaiting_asyncio_in_an_agent_is_the_same_sentence_in_a_workers_thread(body: Body) -> None:
-    replay = Replay(body)
-    assert isinstance(replay.error, InvalidInput)
-    assert "awaits only llm(), tool(), gather(), sleep() and signal()" in str(replay.error)
-
-
-async def test_a_future_is_refused_with_a_clear_sentence() -> None:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def body() -> None:
-        await future
-
-    replay = Replay(body)
-    assert isinstance(replay.error, InvalidInput)
-    assert "not asyncio.gather" in str(replay.error)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_asyncio_tasks_and_asyncio_gather_are_refused_with_a_clear_sentence() -> None:
-    async def plain() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            await asyncio.gather(llm("a"), llm("b"))
-
-    async def task() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            await _task()
-            gc.collect()
-
-    async def on_a_loop(body: Body) -> Replay:
-        return Replay(body)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "never awaited": the program's own mistake
-        for body in (plain, task):
-            replay = asyncio.run(on_a_loop(body))
-            assert isinstance(replay.error, InvalidInput), body
-            del replay
-            gc.collect()
 
 
 def test_a_foreign_await_in_a_branch_waits_for_the_other_branches() -> None:

@@ -159,7 +159,9 @@ def test_an_error_of_the_agents_own_in_turn_0_ends_the_job_and_not_the_submissio
 
     decision = decided(body, catalog=catalog())
     assert decision.ends is JobState.FAILED
-    assert result_of(decision).error == {"type": "KeyError", "message": "'mine'", "detail": {}}
+    error = result_of(decision).error or {}
+    assert (error["type"], error["message"], error["detail"]) == ("KeyError", "'mine'", {})
+    assert error["traceback"].endswith('raise KeyError("mine")')
 
 
 # What a turn decides ---------------------------------------------------------------------------------------

@@ -55,11 +55,12 @@ end
 
 -- A job is marked before the first write that concerns it; the last write of the verb takes the marks away
 -- (_mend). What a verb that stopped half-way has left is so known at once.
-local marked = {}
+local marked, began = {}, false
 local function mark(job)
   if not marked[job] then
     marked[job] = true
     redis.call('ZADD', P .. 'dirty', int(clock()), job)
+    began = true
   end
 end
 

@@ -218,6 +218,7 @@ end
 
 -- Puts right whatever a broken verb has touched; what could not be stays marked.
 local function mend_touched()
+  if not began and not created_plan and #plans_touched == 0 then return end   -- Redis refused the first write: it is full, or a replica
   if on_error then pcall(on_error) end
   if created_plan then pcall(redis.call, 'DEL', created_plan) end
   local seen, more = {}, true

@@ -296,7 +296,8 @@ local function run_again(job, numbers)
     change(step, h)
     gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
   end
-  redis.call('HSET', k, 'v', #outcomes, 'dg', chain(facts[2] or '', 'again'), unpack(fields))
+  local proof = chain(facts[2] or '', 'again')
+  redis.call('HSET', k, 'v', #outcomes, 'dg', proof, unpack(fields))
   for at = 1, #gone, MOST_AT_ONCE do redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1))) end
   for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
 end

@@ -1,9 +1,10 @@
--- regain: a lease has ended, or Redis has lost it; where nobody has taken the step since, it is the caller's again, who
--- is still at work on it: one that comes back from a stall does not compete with itself.
+-- regain: leases that have ended, or that Redis has lost, are the caller's again where nobody has the step.
 -- ARGV 1: claims, lease_us, retention_ms
 --   claims: list of {job, step, attempt, token, birth, digest, worker}
 -- returns: the places in the list, from 0, of those that are lost
 -- include: limits
+
+-- The caller is still at work on them: one that comes back from a stall does not compete with itself.
 local now = clock()
 local lost = {}
 for i, c in ipairs(A.claims) do

@@ -4,8 +4,8 @@
 --   most: signals of one name that are kept while nobody waits for them
 -- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
 -- include: plan
-local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'n', 'gi|' .. A.id)
+local k, sent = key('job', A.job), 'gi|' .. A.id
+local facts = redis.call('HMGET', k, 'st', 'n', sent)
 if not facts[1] then return { 'unknown', {} } end
 if facts[3] then return { facts[3], {} } end
 if facts[1] ~= 'running' and facts[1] ~= 'paused' and facts[1] ~= 'waiting' then return { 'ended', {} } end
@@ -13,7 +13,8 @@ for step = 0, tonumber(facts[2]) - 1 do
   local h = head(A.job, step)
   if h and h[H.kind] == 'signal' and h[H.state] == 'waiting' and h[H.label] == A.name then
     mark(A.job)
-    redis.call('HSET', k, 'gi|' .. A.id, 'delivered')
+    local how = 'delivered'
+    redis.call('HSET', k, sent, how)
     write_outcome(A.job, step, h, true, A.outcome, stamp())
     need_turn(A.job)
     return { 'delivered', tickets }
@@ -23,6 +24,6 @@ local ends = 'g|' .. A.name
 local first, next_ = string.match(redis.call('HGET', k, ends) or '0|0', '^(%d+)|(%d+)$')
 if next_ - first >= A.most then return { 'full', {} } end
 mark(A.job)
-redis.call('HSET', k, ends .. '|' .. next_, A.outcome, ends, first .. '|' .. int(next_ + 1), 'gi|' .. A.id, 'kept')
+redis.call('HSET', k, ends .. '|' .. next_, A.outcome, ends, first .. '|' .. int(next_ + 1), sent, 'kept')
 event(A.job, stamp(), 'signal', '', A.name)
 return { 'kept', {} }

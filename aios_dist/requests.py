@@ -1,0 +1,137 @@
+"""What an agent asks for, as bytes and as a fingerprint, or the sentence that says why it cannot be asked.
+
+The journal keeps JSON. What JSON would quietly make another value of (bytes, NaN, sets, numbers as keys) is
+refused when it is asked for, where the agent's author sees the line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from aios_dist.agents import as_json
+from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest
+from aios_dist.commands import Leaf, Tool
+from aios_dist.config import odd_option
+from aios_dist.errors import InvalidInput
+from aios_dist.jobs import digest
+from aios_dist.tracebacks import text_of
+
+_JSON, _SORTED = msgspec.json.Encoder(), msgspec.json.Encoder(order="deterministic")
+_64_BITS = msgspec.msgpack.Encoder()
+_READ: dict[type, Any] = {
+    kind: msgspec.json.Decoder(kind).decode for kind in (LLMRequest, ToolRequest, SleepRequest, SignalRequest)
+}
+
+
+def encoded(command: Leaf) -> tuple[bytes, str]:
+    """The request as JSON, and its digest.
+
+    Raises:
+        InvalidInput: it is not JSON.
+    """
+    request = command.request
+    if isinstance(command, Tool):
+        # A request is data: refuse now what the journal could not give back.
+        as_json([command.request.args, command.request.kwargs], f"input of tool {command.request.name!r}")
+    try:
+        data = _JSON.encode(request)
+        # The order of a set is another one in each process: the fingerprint must not see it.
+        return data, digest(_SORTED.encode(request))
+    except Exception as exc:  # also what the agent's own objects raise
+        odd = _place(request) if isinstance(request, LLMRequest) else ""
+        raise InvalidInput(f"The request is not JSON: {odd or text_of(exc)}.") from None
+
+
+def check_new(request: Request, data: bytes) -> Request:
+    """The request as the journal will give it back.
+
+    Raises:
+        InvalidInput: it will not, or its numbers are absurd.
+    """
+    if isinstance(request, LLMRequest):
+        most, temperature = request.max_tokens, request.temperature
+        if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
+            raise InvalidInput(f"llm(): {odd}")
+    try:
+        _64_BITS.encode(request)  # knows no integers beyond, as other programs that read JSON
+        read: Request = _READ[type(request)](data)
+        return read
+    except OverflowError:
+        raise InvalidInput("The request holds a whole number beyond 64 bits; give it as text.") from None
+    except Exception as exc:
+        raise InvalidInput(f"The request cannot be used: {text_of(exc)}.") from None
+
+
+def check_same(request: Request, read: Request | None) -> None:
+    """Refuse a call of a model that the journal gives back as another one.
+
+    Args:
+        request: what the agent asks for.
+        read: what the journal holds, or would hold, of it.
+
+    Raises:
+        InvalidInput: it names the place.
+    """
+    if not isinstance(request, LLMRequest):
+        return
+    try:
+        if request == read:  # nearly always
+            return
+    except Exception:  # the agent's own objects again
+        pass
+    if odd := _place(request):
+        raise InvalidInput(f"The request is not JSON: {odd}.")
+
+
+def _place(request: LLMRequest) -> str:
+    try:
+        return _odd(msgspec.structs.asdict(request), "")
+    except Exception as exc:  # nested too deep, or objects that do not want to be looked at
+        return f"it cannot be looked at ({type(exc).__name__})"
+
+
+def _odd(value: Any, at: str) -> str:
+    """The first place in a value that JSON has no word for, and what stands there; "" for none."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{at} is {value}"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"{at} is bytes; give text (base64, say, where the provider takes that)"
+    if isinstance(value, (set, frozenset)):
+        return f"{at} is a set, which has no order; give a list"
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if not isinstance(key, str):
+                return f"a key of {at or 'it'} is {type(key).__name__}, not text"
+            if odd := _odd(entry, f"{at}[{key[:40]!r}]" if at else key[:40]):
+                return odd
+    elif isinstance(value, (list, tuple)):
+        for place, entry in enumerate(value):
+            if odd := _odd(entry, f"{at}[{place}]"):
+                return odd
+    return ""
+
+
+def brief(request: Request | None) -> str:
+    """The request in a few words, for the job's owner (the error goes into the journal, not into logs)."""
+    try:
+        if isinstance(request, ToolRequest):
+            text = f"{request.name}({', '.join(map(repr, request.args))})"
+        elif request is not None and not isinstance(request, LLMRequest):
+            text = repr(request)
+        elif request is not None:
+            asked = request.messages
+            text = repr(asked[-1].get("content", "")) if asked else "an empty conversation"
+        else:
+            text = "an unknown request"
+    except Exception:  # an object of the agent's
+        text = "a request that cannot be shown"
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,313 @@
+"""What must hold between any two verbs, whatever came before (design, section 3; docs/how-it-runs.md).
+
+Each function looks at one :class:`Seen` and names what is wrong with it; none knows the verbs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import msgspec
+
+from aios_dist.jobs import JOB_CHANGES, STEP_CHANGES, JobState, StepState
+from tests.driver.seen import ENDED, OPEN, TURN, Head, JobSeen, Seen
+
+WAITS = frozenset({"ready", "leased", "timed", "waiting"})
+MINUTE = 60_000_000
+
+
+def reachable(table: dict, start: object) -> set[str]:
+    """All states that a record may come to, by any number of changes."""
+    found, rest = {start}, [start]
+    while rest:
+        for state in table[rest.pop()] - found:
+            found.add(state)
+            rest.append(state)
+    return {state.value for state in found}
+
+
+JOB_PATHS = {s.value: reachable(JOB_CHANGES, s) for s in JobState}
+STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
+
+
+def wrong(seen: Seen) -> list[str]:
+    """All that is wrong."""
+    return [
+        *seen.odd,
+        *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
+        *of_places(seen),
+        *of_shelves(seen),
+        *of_leases(seen),
+        *of_models(seen),
+        *of_indices(seen),
+        *(line for id, plan in seen.plans.items() for line in of_a_plan(seen, id, plan)),
+    ]
+
+
+def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
+    """Its counts are what they count, its steps are in states that its own allows, something moves it."""
+    state, n, v = job.state, job.number("n"), job.number("v")
+    if state not in OPEN | ENDED:
+        yield f"{id}: state {state!r}"
+        return
+    heads = {step: h for step, h in job.heads.items() if step != TURN}
+    if set(heads) != {str(i) for i in range(n)}:
+        yield f"{id}: n is {n}, heads are {sorted(heads)}"
+    if missing := [s for s in heads if f"q{s}" not in job.fields]:
+        yield f"{id}: no request of {missing}"
+    written = {s for s, h in heads.items() if h.state in ("done", "failed")}
+    if written != set(job.outcomes()):
+        yield f"{id}: outcomes of {sorted(job.outcomes())}, by the heads of {sorted(written)}"
+    if sorted(heads[s].order for s in written) != list(range(1, v + 1)):
+        yield f"{id}: v is {v}, the orders of outcomes are {sorted(heads[s].order for s in written)}"
+    if stray := [s for s, h in heads.items() if h.order and s not in written]:
+        yield f"{id}: {stray} have an order and no outcome"
+    for step, h in job.heads.items():
+        if not fits(state, step, h):
+            yield f"{id}/{step} is {h.state} in a {state} job"
+        if h.charged and h.state != "leased":
+            yield f"{id}/{step} is {h.state} and has charged {h.charged}"
+        if (h.counted or h.capped) and h.state != "leased":
+            yield f"{id}/{step} is {h.state} and counts against a limit"
+    due = id in seen.one["due"]
+    if state == "running" and not due and not any(h.state in WAITS for h in job.heads.values()):
+        yield f"{id} is running and nothing will move it"
+    if due and state != "running":
+        yield f"{id} is {state} and its turn is due"
+    if (state in OPEN) != (seen.ttl[f"job:{id}"] == -1):
+        yield f"{id}: {state}, and its time to live is {seen.ttl[f'job:{id}']} ms"
+    if id in seen.events and (state in OPEN) != (seen.ttl[f"ev:{id}"] == -1):
+        yield f"{id}: {state}, and the time to live of its events is {seen.ttl[f'ev:{id}']} ms"
+    if state in ENDED and "t1" not in job.fields:
+        yield f"{id}: {state}, without a time of its end"
+
+
+def fits(state: str, step: str, h: Head) -> bool:
+    """Whether a step may be in its state while its job is in that one."""
+    if step == TURN:
+        return h.state != "ready" or state == "running"
+    return {
+        "pending": state == "waiting",
+        "ready": state == "running",
+        "timed": state in ("running", "paused"),
+        "waiting": state in ("running", "paused"),
+        "parked": state == "paused",
+        "leased": state != "waiting",
+        "dropped": state in ENDED,
+        "done": state != "waiting",
+        "failed": state != "waiting",
+    }.get(h.state, False)
+
+
+def of_places(seen: Seen) -> Iterator[str]:
+    """Every ready step waits in exactly one place, which fits it; a sleep on its timer; nothing else does."""
+    places = seen.places()
+    for id, job in seen.jobs.items():
+        for step, h in job.heads.items():
+            m = f"{id}/{step}"
+            where = places.pop(m, [])
+            if h.state == "ready":
+                if len(where) != 1:
+                    yield f"{m} is ready and waits in {len(where)} places: {where}"
+                for kind, name in where:
+                    if not right(seen, job, h, kind, name):
+                        yield f"{m} ({h} of {job.tenant}) waits in {kind}:{name}"
+                    elif kind != "timers" and seen.sets[kind][name][m] != float(h.rank):
+                        yield f"{m} has rank {h.rank!r} and waits in {kind} by {seen.sets[kind][name][m]!r}"
+            elif h.state == "timed":
+                if where != [("timers", "")]:
+                    yield f"{m} is timed and waits in {where}"
+            elif where:
+                yield f"{m} is {h.state} and waits in {where}"
+    for m, where in places.items():
+        yield f"{m} is no step of any job and waits in {where}"
+
+
+def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
+    """Whether a ready step may wait there."""
+    first, _, compartment = name.partition("|")
+    policy, _, fair = seen.lane(h.lane)
+    current = policy is None or h.policy in ("", policy)
+    if kind == "ready":
+        return name == (f"{h.lane}|{job.tenant}" if fair else h.lane) and current
+    if kind == "stray":
+        return name == h.lane
+    if kind == "held":
+        if first == f"@{job.tenant}":
+            return not compartment
+        return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
+    return True
+
+
+def of_shelves(seen: Seen) -> Iterator[str]:
+    """Tenants are known where they wait; what goes by age is what waits; no held step is forgotten."""
+    for kind in ("ready", "held"):
+        sets, aged = seen.sets[kind], seen.sets[f"{kind}old"]
+        known = {f"{name}|{t}" for name, ts in seen.sets[f"{kind}by"].items() for t in ts}
+        if known != {name for name in sets if "|" in name}:
+            yield f"{kind}: tenants that wait are {sorted(known)}, sets are {sorted(sets)}"
+        for name in {*sets, *aged}:
+            expected = {}
+            for m in sets.get(name, ()):
+                id, _, step = m.rpartition("/")
+                h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
+                if h is not None and seen.lane(h.lane)[1] > 0:
+                    expected[m] = float(h.ready)
+            if aged.get(name, {}) != expected:
+                yield f"{kind}old:{name} is {aged.get(name, {})}, what waits there is {expected}"
+    for name, members in seen.sets["held"].items():
+        model = name.partition("|")[0]
+        for m in members:
+            id, _, step = m.rpartition("/")
+            h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
+            if h is None:
+                continue
+            astray = m in seen.sets["astray"].get(h.lane, ())
+            policy = seen.lane(h.lane)[0]
+            if policy and h.policy not in ("", policy) and not astray:
+                yield f"{m} is held, ranked under {h.policy} and not under {policy}, and not astray"
+            if not astray and model not in seen.sets["holds"].get(h.lane, ()):
+                yield f"{m} is held by {model}, which holds:{h.lane} does not name"
+
+
+def of_leases(seen: Seen) -> Iterator[str]:
+    """Every leased step has its lease, every lease its step."""
+    expected = {
+        h.lease(id, step): (id, step)
+        for id, job in seen.jobs.items()
+        for step, h in job.heads.items()
+        if h.state == "leased"
+    }
+    for name in expected.keys() - seen.one["leases"].keys():
+        yield f"{name} is leased and has no lease"
+    for name in seen.one["leases"].keys() - expected.keys():
+        yield f"{name} is a lease of a step that is not leased"
+
+
+def of_models(seen: Seen) -> Iterator[str]:
+    """In flight is what is leased and counts; a window's sum is its entries'; what is held is let in."""
+    counted: dict[str, set[str]] = defaultdict(set)
+    moved: set[str] = (
+        set()
+    )  # models and tenants of which a step waits on a lane: its claim lets the others in
+    places = seen.places()
+    for id, job in seen.jobs.items():
+        for step, h in job.heads.items():
+            if h.state == "leased" and h.counted:
+                counted[h.label].add(h.lease(id, step))
+            if h.state == "leased" and h.capped:
+                counted[f"@{job.tenant}"].add(h.lease(id, step))
+            if h.state == "ready" and any(kind in ("ready", "stray") for kind, _ in places[f"{id}/{step}"]):
+                moved |= {h.label, f"@{job.tenant}"}
+    for name in {*counted, *seen.sets["inflight"]}:
+        inflight = set(seen.sets["inflight"].get(name, ()))
+        if inflight != counted[name]:
+            yield f"inflight:{name} is {sorted(inflight)}, by the heads {sorted(counted[name])}"
+    for name, window in seen.sets["window"].items():
+        tokens = sum(int(entry.rpartition("|")[2]) for entry in window)
+        if tokens != seen.model(name, "tok"):
+            yield f"window:{name} holds {tokens} tokens, its sum says {seen.model(name, 'tok'):.0f}"
+        if len({entry.rpartition("|")[0] for entry in window}) != len(window):
+            yield f"window:{name} counts a call twice: {sorted(window)}"
+    for name in seen.sets["held"]:
+        model = name.partition("|")[0]
+        if not (counted[model] or f"model:{model}/!" in seen.one["timers"] or model in moved):
+            yield f"nothing will let in what {model} holds: {sorted(seen.sets['held'][name])}"
+
+
+def of_indices(seen: Seen) -> Iterator[str]:
+    """Open, ended, deadlines and due name the jobs that they are to name."""
+    for id, job in seen.jobs.items():
+        if (job.state in OPEN) != (id in seen.one["open"]):
+            yield f"{id} is {job.state}, in `open`: {id in seen.one['open']}"
+        if (job.state in ENDED) != (id in seen.one["ended"]):
+            yield f"{id} is {job.state}, in `ended`: {id in seen.one['ended']}"
+    for name in ("open", "deadlines", "due"):
+        for id in seen.one[name]:
+            if id not in seen.jobs or seen.jobs[id].state not in OPEN:
+                yield f"`{name}` names {id}, which is {seen.jobs[id].state if id in seen.jobs else 'gone'}"
+    for m in seen.one["dead"]:
+        id, _, step = m.rpartition("/")
+        job = seen.jobs.get(id)
+        if job and step != TURN and step in job.heads and job.heads[step].state != "failed":
+            yield f"{m} is a dead letter and {job.heads[step].state}"
+
+
+def of_a_plan(seen: Seen, id: str, fields: dict[str, bytes]) -> Iterator[str]:
+    """Members admitted and ended are as many as its nodes say, in an order that their modes allow."""
+    nodes = {f[4:]: msgspec.msgpack.decode(v) for f, v in fields.items() if f.startswith("node")}
+
+    def left(child: str) -> bool:
+        """The plan waits for it no longer: it has ended, or goes its own way since a retry."""
+        if child[0] == "j":
+            job = seen.jobs.get(child[1:])
+            return job is None or job.state in ENDED or job.text("pl") != id
+        return all(left(c) for c in children(child[1:]))
+
+    def begun(child: str) -> bool:
+        if child[0] == "j":
+            job = seen.jobs.get(child[1:])
+            return job is None or job.state != "waiting" or job.text("pl") != id
+        return nodes[child[1:]][4] > 0 or left(child)
+
+    def children(i: str) -> list[str]:
+        return [fields[f"c{i}.{k}"].decode() for k in range(int(nodes[i][2]))]
+
+    for i, (mode, _parent, count, ended, admitted, *_) in nodes.items():
+        members = children(i)
+        if not 0 <= ended <= admitted <= count:
+            yield f"plan {id}, node {i}: {ended} ended of {admitted} admitted of {count}"
+        if late := [c for c in members[:admitted] if not begun(c)]:
+            yield f"plan {id}, node {i}: {admitted} admitted, and {late} wait"
+        if early := [c for c in members[admitted:] if begun(c) and not left(c)]:
+            yield f"plan {id}, node {i}: {admitted} admitted, and {early} run"
+        if (gone := sum(left(c) for c in members[:admitted])) != ended:
+            yield f"plan {id}, node {i}: {ended} ended, by its members {gone}: {members}"
+        if mode == "fixed" and admitted - ended > 1:
+            yield f"plan {id}, node {i}: {admitted - ended} members of a fixed order at once"
+    root = nodes["0"]
+    state = fields["st"].decode()
+    if (state == "running") != (root[3] < root[2]):
+        yield f"plan {id} is {state}, {root[3]} of {root[2]} members have ended"
+    if (state == "running") != (seen.ttl[f"plan:{id}"] == -1):
+        yield f"plan {id} is {state}, and its time to live is {seen.ttl[f'plan:{id}']} ms"
+
+
+def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) -> Iterator[str]:
+    """What may not change from one verb to the next.
+
+    Args:
+        before, after: the fleet.
+        again: jobs that were retried, or whose ids were used anew, in between.
+        moved: steps may have got other ranks.
+    """
+    for id, was in before.jobs.items():
+        now = after.jobs.get(id)
+        if now is None or now is was or id in again:
+            continue
+        if now.state not in JOB_PATHS[was.state]:
+            yield f"{id} was {was.state} and is {now.state}"
+        for field, value in was.fields.items():
+            fixed = field in ("rec", "t0", "pl", "pn", "from") or (field[0] in "oq" and field[1:].isdigit())
+            if was.state in ENDED:
+                fixed = fixed or field in ("st", "res", "t1", "n")
+            if fixed and now.fields.get(field) != value:
+                yield f"{id}: {field} was {value!r} and is {now.fields.get(field)!r}"
+        for field in ("n", "v", "up", "uo", "uc", "um", "us"):
+            if now.number(field) < was.number(field):
+                yield f"{id}: {field} was {was.number(field)} and is {now.number(field)}"
+        for step, h in was.heads.items():
+            other = now.heads.get(step)
+            if other is None or step == TURN:
+                continue
+            if other.state not in STEP_PATHS[h.state]:
+                yield f"{id}/{step} was {h.state} and is {other.state}"
+            if other.attempt < h.attempt:
+                yield f"{id}/{step}: attempt {h.attempt} became {other.attempt}"
+            begun = h.state not in ("pending", "dropped")
+            if begun and not moved and (other.rank, other.ready) != (h.rank, h.ready):
+                yield f"{id}/{step}: its rank was {h.rank} and is {other.rank}"
+        was_events, now_events = before.events.get(id, []), after.events.get(id, [])
+        if now_events[: len(was_events)] != was_events:
+            yield f"{id}: events that were said are others now"

@@ -1,0 +1,129 @@
+"""What every move needs: the model, the choices, saying what is done, and looking."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aios_dist.journal import Claim, Decision
+from tests.driver.checks import between, wrong
+from tests.driver.fleet import DAY, Fleet
+from tests.driver.known import FENCED
+from tests.driver.model import Model, differences
+from tests.driver.seen import Seen
+from tests.driver.sending import MODELS, RANKS, set_limits
+
+TENANTS = ("t0", "t1", "t2", "t3")
+
+
+class Broken(AssertionError):
+    """Something does not hold: what, and the moves that led there."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A claim in a worker's hands. ``number``: no two claims of a run have the same."""
+
+    claim: Claim
+    number: int
+
+
+class Core:
+    """Moves of one run.
+
+    Attributes:
+        random: where every choice comes from.
+        every: after how many moves all is looked at.
+    """
+
+    def __init__(self, fleet: Fleet, random: random.Random, *, every: int = 1, most_open: int = 12) -> None:
+        self.fleet, self.random = fleet, random
+        self.journal = fleet.journal
+        self.every, self.most_open = every, most_open
+        self.model = Model()
+        self.model.day = fleet.now // DAY
+        self.held: list[Held] = []
+        self.dead: list[Held] = []
+        self.decided: dict[str, Decision] = {}
+        self.said: list[str] = []
+        self.moves: Counter[str] = Counter()
+        self.policy = {"llm": "fifo", "far": "fifo"}
+        self.numbers = 0
+        self.texts = 0
+        self.again: set[str] = set()
+        self.moved = False
+        self.ends: list[tuple[str, str, str]] = []
+        self.expected_us: dict[str, int] = {}
+        self.repeat = True
+        self.lenient = False  # whatever a verb answers is right: what it was asked about is half-done
+        self.gone: list[str] = []  # ids of jobs that have expired
+        self.reuse = self.rollback = FENCED
+        self.tail = 15  # moves that a report shows
+        self.saved: tuple[Any, ...] | None = None
+        for lane in self.policy:  # as the first worker does
+            self.policy[lane] = policy = random.choice(["fifo", *RANKS])
+            every, fair = random.choice([0, 0, 3]), random.choice(["", "tenant"])
+            self.run(self.journal.set_lane(lane, policy=policy, oldest_every=every, fair=fair, source="file"))
+        for model in MODELS:
+            if random.random() < 0.5:
+                flight, rpm, tpm = random.choice([0, 1, 3]), random.choice([0, 4]), random.choice([0, 350])
+                self.run(set_limits(self.journal, model, flight, rpm, tpm))
+        self.seen = fleet.look()
+
+    # Saying and looking ----------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """What is done now: for the report."""
+        self.said.append(text)
+
+    def broken(self, lines: Iterable[str]) -> Broken:
+        """… with the moves before it."""
+        last = "\n  ".join(self.said[-self.tail :])
+        return Broken("\n".join(lines) + f"\nafter {len(self.said)} moves, the last of them:\n  {last}")
+
+    def expect(self, got: object, *wanted: object) -> None:
+        """An answer is one of these."""
+        if got not in wanted and not self.lenient:
+            raise self.broken(
+                [f"{self.said[-1]}: answered {got!r}, should be {' or '.join(map(repr, wanted))}"]
+            )
+
+    def look(self) -> Seen:
+        """Compare Redis with the model, with itself, and with what it was.
+
+        Raises:
+            Broken: something does not hold.
+        """
+        before, now = self.seen, self.fleet.look()
+        ends = [
+            ("plan" if "plan" in f else "job", f.get("plan") or f["job"], f["state"]) for _, f in now.ends
+        ]
+        self.model.day = self.fleet.now // DAY
+        lines = [
+            *wrong(now),
+            *between(before, now, again=frozenset(self.again), moved=self.moved),
+            *differences(self.model, now, ends),
+            *self._served(now),
+        ]
+        self.seen, self.again, self.moved = now, set(), False
+        if lines:
+            raise self.broken(lines)
+        return now
+
+    def _served(self, now: Seen) -> list[str]:
+        return [
+            f"{id} has had {job.number('us')} µs in calls, by its steps {self.expected_us[id]}"
+            for id, job in now.jobs.items()
+            if id in self.expected_us and job.number("us") != self.expected_us[id]
+        ]
+
+    def run(self, verb: Any) -> Any:
+        """A verb."""
+        return self.fleet.run(verb)
+
+    def twice(self) -> bool:
+        """The answer was lost: the same is sent again."""
+        return self.repeat and self.random.random() < 0.12

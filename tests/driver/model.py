@@ -1,0 +1,509 @@
+"""What a fleet's jobs should be, by docs/how-it-runs.md, docs/reliability.md and the design: not by the Lua.
+
+The model knows states, outcomes, usage, plans and who holds what. Of ranks, sets and times it knows nothing:
+those are looked at in Redis (``checks``), and which step a claim takes is taken from its answer and judged.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from aios_dist.jobs import JobState, Kind
+from aios_dist.journal import Decision, NewJob
+from aios_dist.plans import Shape
+from tests.driver.seen import ENDED, OPEN, TURN
+
+UNANSWERED = ("pending", "ready", "timed", "waiting", "parked")
+
+
+@dataclass
+class StepOf:
+    """A step. ``holder``: the claim that took it last, told by its own number and not by its lease's name."""
+
+    kind: str
+    lane: str
+    label: str
+    request: bytes = b""
+    state: str = "pending"
+    holder: int = 0
+    attempt: int = 0
+    lost: int = 0
+    tries: int = 0
+    order: int = 0
+    given_back: bool = False
+    first: tuple[str, str] | None = None  # lane and model before it went to another one
+
+
+@dataclass
+class JobOf:
+    """A job. ``unseen``: outcomes were written, or it begins, and no turn has gone on from there."""
+
+    tenant: str
+    agent: str
+    state: str = "running"
+    steps: list[StepOf] = field(default_factory=list)
+    turn: StepOf = field(default_factory=lambda: StepOf("turn", "turns", "turn", state="idle"))
+    written: int = 0
+    unseen: bool = False
+    ends: str = ""
+    plan: str = ""
+    node: int = -1
+    kept: dict[str, int] = field(default_factory=dict)
+    tokens: tuple[int, int, int, int] = (0, 0, 0, 0)  # prompt, output, calls, micros
+    budget: tuple[int | None, int | None, str] = (None, None, "pause")  # tokens, micros, what then
+    wake: bool = False
+    fork: bool = False
+
+    def over_budget(self) -> bool:
+        """Its own budget is used up."""
+        tokens, micros, _ = self.budget
+        spent = self.tokens[0] + self.tokens[1]
+        return (tokens is not None and spent >= tokens) or (micros is not None and self.tokens[3] >= micros)
+
+    def in_flight(self) -> bool:
+        """A worker is at one of its steps, or was when it ended."""
+        return any(step.state == "leased" for step in [*self.steps, self.turn])
+
+
+@dataclass
+class NodeOf:
+    """A node of a plan. ``members``: jobs (str) and nodes (int)."""
+
+    mode: str
+    parent: int
+    on_failure: str
+    members: list[str | int] = field(default_factory=list)
+    ended: int = 0
+    admitted: int = 0
+    failed: bool = False
+
+
+class Model:
+    """All jobs and plans of a fleet."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobOf] = {}
+        self.plans: dict[str, list[NodeOf]] = {}
+        self.ended: list[tuple[str, str, str]] = []
+        self.spent: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+        self.watched: set[str] = set()  # tenants that were given settings: their spending counts from then on
+        self.day = 0
+
+    # How jobs go on --------------------------------------------------------------------------------
+
+    def begin(self, id: str, step: StepOf) -> None:
+        """A step of a running job waits from now on."""
+        job = self.jobs[id]
+        if step.kind == Kind.SLEEP:
+            step.state = "timed"
+        elif step.kind == Kind.SIGNAL:
+            if job.kept.get(step.label):
+                job.kept[step.label] -= 1
+                self.outcome(id, step, True)
+                self.need_turn(id)
+            else:
+                step.state = "waiting"
+        else:
+            step.state = "ready"
+
+    def need_turn(self, id: str) -> None:
+        """The program is to be run by whoever can; not while the job is paused."""
+        job = self.jobs[id]
+        if job.state == "paused":
+            job.wake = True
+        elif job.turn.state not in ("ready", "leased"):
+            job.turn.state, job.turn.lost = "ready", 0
+
+    def outcome(self, id: str, step: StepOf, ok: bool) -> None:
+        """Written, once."""
+        job = self.jobs[id]
+        job.written += 1
+        step.order, step.state = job.written, "done" if ok else "failed"
+        job.unseen = True
+
+    def apply(self, id: str, decision: Decision) -> None:
+        """A turn's decision holds."""
+        job = self.jobs[id]
+        job.unseen = False
+        for ranked in decision.steps:
+            s = ranked.step
+            job.steps.append(StepOf(s.kind.value, s.lane, s.label, s.request))
+            if job.state == "running":
+                self.begin(id, job.steps[-1])
+        if decision.ends is None:
+            return
+        if job.state == "running":
+            self.end(id, decision.ends.value)
+        else:
+            job.ends = decision.ends.value
+
+    def end(self, id: str, state: str, *, silent: bool = False) -> bool:
+        """The job's end; its plan hears of it. False when it had ended."""
+        job = self.jobs[id]
+        before = job.state
+        if before not in OPEN:
+            return False
+        job.state = state
+        for step in job.steps:
+            if step.state in UNANSWERED:
+                step.state = "dropped"
+        if job.turn.state == "ready":
+            job.turn.state = "dropped"
+        self.ended.append(("job", id, state))
+        if job.plan and before != "waiting" and not silent:
+            self.member_ended(job.plan, job.node, state != "done")
+        return True
+
+    def pause(self, id: str) -> None:
+        """What waits is put aside; what is in flight ends and is kept."""
+        job = self.jobs[id]
+        job.state = "paused"
+        for step in job.steps:
+            if step.state == "ready":
+                step.state = "parked"
+        if job.turn.state == "ready":
+            job.turn.state, job.wake = "idle", True
+        job.wake = job.wake or (job.unseen and job.turn.state != "leased")
+
+    # Plans -----------------------------------------------------------------------------------------
+
+    def on(self, plan: str, number: int) -> None:
+        """Admit the members whose turn it is."""
+        node = self.plans[plan][number]
+        while node.admitted < len(node.members) and (node.mode != "fixed" or node.ended == node.admitted):
+            member = node.members[node.admitted]
+            node.admitted += 1
+            if isinstance(member, int):
+                self.on(plan, member)
+                inner = self.plans[plan][member]
+                if inner.ended == len(inner.members):
+                    self.count(plan, number, inner.failed)
+            elif self.admit(member):
+                self.count(plan, number, self.jobs[member].state != "done")
+
+    def admit(self, id: str) -> bool:
+        """The job's turn in its plan has come. True when it ends with that, or had ended or left before."""
+        job = self.jobs[id]
+        if job.state != "waiting":
+            return True
+        job.state = "running"
+        if job.ends:
+            return self.end(id, job.ends, silent=True)
+        if not job.steps:
+            self.need_turn(id)
+        for step in list(job.steps):
+            if step.state == "pending":
+                self.begin(id, step)
+        return False
+
+    def count(self, plan: str, number: int, failed: bool) -> None:
+        """One more member has ended; a failure may stop the node."""
+        node = self.plans[plan][number]
+        node.ended += 1
+        if failed and node.on_failure == "stop":
+            node.failed = True
+            if node.mode == "fixed":
+                for member in node.members[node.admitted :]:
+                    self.drop(plan, member)
+                node.admitted = node.ended = len(node.members)
+
+    def drop(self, plan: str, member: str | int) -> None:
+        """A member whose turn will not come."""
+        if isinstance(member, int):
+            for inner in self.plans[plan][member].members:
+                self.drop(plan, inner)
+        elif self.jobs[member].state == "waiting":
+            self.end(member, "cancelled", silent=True)
+
+    def member_ended(self, plan: str, number: int, failed: bool) -> None:
+        """… of a node: on to the next, and upwards as far as nodes end with it."""
+        self.count(plan, number, failed)
+        self.on(plan, number)
+        node = self.plans[plan][number]
+        if node.ended == len(node.members):
+            if node.parent >= 0:
+                self.member_ended(plan, node.parent, node.failed)
+            else:
+                self.end_plan(plan)
+
+    def end_plan(self, plan: str) -> None:
+        """All members of the root have ended."""
+        self.ended.append(("plan", plan, self.plan_state(plan)))
+
+    def plan_state(self, plan: str) -> str:
+        """What its root says."""
+        root = self.plans[plan][0]
+        if root.ended < len(root.members):
+            return "running"
+        return "failed" if root.failed else "done"
+
+    # Verbs -----------------------------------------------------------------------------------------
+
+    def submit(self, jobs: list[NewJob], shape: Shape | None = None) -> None:
+        """New jobs, and the plan between them."""
+        for new in jobs:
+            self._add(new, shape.id if shape else "", new.node if shape else -1)
+        if shape is None:
+            return
+        nodes = [NodeOf(mode, parent, on_failure) for mode, parent, _, on_failure in shape.nodes]
+        for number, _, child in sorted(shape.links):
+            nodes[number].members.append(child[1:] if child[0] == "j" else int(child[1:]))
+        self.plans[shape.id] = nodes
+        self._from_the_root(shape.id)
+
+    def extend(self, plan: str, jobs: list[NewJob]) -> None:
+        """More jobs at the tail of a plan."""
+        for new in jobs:
+            self._add(new, plan, 0)
+            self.plans[plan][0].members.append(new.id)
+        self._from_the_root(plan)
+
+    def _from_the_root(self, plan: str) -> None:
+        self.on(plan, 0)
+        if self.plan_state(plan) != "running":
+            self.end_plan(plan)
+
+    def _add(self, new: NewJob, plan: str, node: int) -> None:
+        job = JobOf(
+            new.record.tenant, new.record.agent, "waiting" if plan else "running", plan=plan, node=node
+        )
+        if new.budget is not None:
+            money = new.budget.money
+            micros = None if money is None else round(money * 1e6)
+            job.budget = (new.budget.tokens, micros, new.budget.on_budget)
+        self.jobs[new.id] = job
+        if new.decision is not None:
+            self.apply(new.id, new.decision)
+        else:
+            job.unseen = True
+            if not plan:
+                self.need_turn(new.id)
+
+    def step(self, id: str, step: str) -> StepOf | None:
+        """A step, or the job's turn; None where there is none."""
+        job = self.jobs.get(id)
+        if job is None:
+            return None
+        if step == TURN:
+            return job.turn
+        return job.steps[int(step)] if int(step) < len(job.steps) else None
+
+    def commit(
+        self, holder: int, id: str, step: str, *, ok: bool, usage: tuple[int, int, int, int],
+        decision: Decision | None, here: bool,
+    ) -> str:  # fmt: skip
+        """The status that the verb has to give."""
+        job, s = self.jobs.get(id), self.step(id, step)
+        if job is None or s is None:
+            return "gone"
+        if s.state in ("done", "failed"):
+            return "mine" if s.holder == holder else "written"
+        if s.holder != holder:
+            return "fenced"
+        self.outcome(id, s, ok)
+        if usage[2]:
+            job.tokens = tuple(a + b for a, b in zip(job.tokens, usage, strict=True))  # type: ignore[assignment]
+            if job.tenant in self.watched:
+                spent = self.spent[job.tenant, self.day]
+                spent[0] += usage[0] + usage[1]
+                spent[1] += usage[3]
+        if job.state == "paused":
+            job.wake = True
+            return "paused"
+        if job.state != "running":
+            return "ended"
+        if decision and decision.version == job.written and decision.first == len(job.steps):
+            self.apply(id, decision)
+            return "advanced"
+        if not here:
+            self.need_turn(id)
+        return "turn"
+
+    def turn_over(self, holder: int, id: str) -> None:
+        """Who ran a turn under a lease has done so."""
+        turn = self.jobs[id].turn
+        if holder and turn.holder == holder and turn.state in ("ready", "leased"):
+            turn.state = "idle"
+
+    def advance(self, holder: int, id: str, decision: Decision) -> str:
+        """The status that the verb has to give. ``holder``: 0 for a turn without a lease."""
+        job = self.jobs.get(id)
+        if job is None:
+            return "gone"
+        if job.state != "running":
+            self.turn_over(holder, id)
+            job.wake = job.wake or job.state == "paused"
+            return "ended"
+        if decision.version != job.written:
+            return "stale"
+        self.turn_over(holder, id)
+        if decision.first == len(job.steps):
+            self.apply(id, decision)
+        job.unseen = False  # else somebody else has written that turn
+        return "advanced"
+
+    def release(self, holder: int, id: str, step: str, *, failed: bool, to: tuple[str, str] | None) -> bool:
+        """Whether it was the holder's to give back."""
+        job, s = self.jobs.get(id), self.step(id, step)
+        if job is None or s is None or s.state != "leased" or s.holder != holder:
+            return False
+        s.tries += failed
+        s.given_back = True
+        if to is not None:
+            s.first = s.first or (s.lane, s.label)
+            (s.label, s.lane), s.tries = to, 0
+        self.back(id, step)
+        return True
+
+    def back(self, id: str, step: str) -> None:
+        """Nobody holds the step any more."""
+        job, s = self.jobs[id], self.step(id, step)
+        assert s is not None
+        if job.state == "running":
+            s.state = "ready"
+        elif job.state == "paused":
+            s.state = "idle" if step == TURN else "parked"
+            job.wake = job.wake or step == TURN
+        else:
+            s.state = "idle" if step == TURN else "dropped"
+
+    def lost(self, id: str, step: str, attempts: int) -> None:
+        """A lease has ended, and the reconciler saw it."""
+        job, s = self.jobs[id], self.step(id, step)
+        assert s is not None
+        s.lost += 1
+        if job.state == "running" and s.lost >= attempts:
+            if step == TURN:
+                s.state = "dropped"
+                self.end(id, "failed")
+            else:
+                self.outcome(id, s, False)
+                self.need_turn(id)
+        else:
+            self.back(id, step)
+
+    def resume(self, id: str) -> None:
+        """What was put aside waits again."""
+        job = self.jobs[id]
+        job.state = "running"
+        for step in job.steps:
+            if step.state == "parked":
+                step.state = "ready"
+        if job.wake or len(job.steps) <= job.written:
+            job.wake = False
+            self.need_turn(id)
+
+    def signal(self, id: str, name: str) -> str:
+        """The status that the verb has to give."""
+        job = self.jobs.get(id)
+        if job is None:
+            return "unknown"
+        if job.state not in OPEN:
+            return "ended"
+        for step in job.steps:
+            if step.state == "waiting" and step.label == name:
+                self.outcome(id, step, True)
+                self.need_turn(id)
+                return "delivered"
+        job.kept[name] = job.kept.get(name, 0) + 1
+        return "kept"
+
+    def retry(self, id: str, undone: set[int]) -> None:
+        """``undone``: failed steps that run again (which ones, the caller has judged)."""
+        job = self.jobs[id]
+        job.state, job.plan, job.wake, job.ends = "running", "", False, ""
+        answered = [s for n, s in enumerate(job.steps) if s.order and n not in undone]
+        for order, step in enumerate(sorted(answered, key=lambda s: s.order), 1):
+            step.order = order
+        job.written = len(answered)
+        for n, step in enumerate(list(job.steps)):
+            if n in undone or step.state == "dropped":
+                step.order = step.lost = step.tries = 0
+                if n in undone:
+                    step.holder, step.attempt = 0, step.attempt + 1
+                    if step.first:
+                        step.lane, step.label = step.first
+                self.begin(id, step)
+        job.unseen = True
+        self.need_turn(id)
+
+    def fork(self, id: str, new: str, upto: int) -> None:
+        """A new job with the history of another up to a step."""
+        old = self.jobs[id]
+        job = self.jobs[new] = JobOf(old.tenant, old.agent, fork=True, unseen=True)
+        for s in old.steps[:upto]:
+            copy = StepOf(s.kind, s.lane, s.label, s.request, order=s.order)
+            copy.state = s.state if s.order else "pending"
+            if s.order:
+                copy.attempt, copy.lost, copy.tries = s.attempt, s.lost, s.tries
+            job.steps.append(copy)
+        for order, s in enumerate(sorted((s for s in job.steps if s.order), key=lambda s: s.order), 1):
+            s.order = order
+        job.written = sum(bool(s.order) for s in job.steps)
+        for s in list(job.steps):
+            if s.state == "pending":
+                self.begin(new, s)
+        self.need_turn(new)
+
+    def forget(self, id: str) -> None:
+        """The job has expired."""
+        del self.jobs[id]
+
+
+def differences(model: Model, seen: Any, ends: list[tuple[str, str, str]]) -> list[str]:
+    """Where Redis is not what the model says. ``ends``: what the stream of ends has said since last time."""
+    wrong: list[str] = []
+    if model.jobs.keys() != seen.jobs.keys():
+        wrong.append(f"jobs are {sorted(seen.jobs)}, by the model {sorted(model.jobs)}")
+    for id, job in model.jobs.items():
+        if id in seen.jobs:
+            wrong += _of_a_job(id, job, seen)
+    for plan in model.plans:
+        if plan in seen.plans and seen.plans[plan]["st"].decode() != model.plan_state(plan):
+            wrong.append(f"plan {plan} is {seen.plans[plan]['st']!r}, by the model {model.plan_state(plan)}")
+    if sorted(ends) != sorted(model.ended):
+        wrong.append(f"the stream of ends says {ends}, what ended is {model.ended}")
+    model.ended = []
+    for (tenant, day), (tokens, micros) in model.spent.items():
+        got = seen.hashes["spend"].get(f"{tenant}:{day}", {})
+        if (int(got.get("tok", 0)), int(got.get("mic", 0))) != (tokens, micros):
+            wrong.append(f"{tenant} has spent {tokens} tokens and {micros} on day {day}, Redis says {got}")
+    return wrong
+
+
+def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
+    wrong = []
+    found = seen.jobs[id]
+    if found.state != job.state:
+        wrong.append(f"{id} is {found.state}, by the model {job.state}")
+    if (got := [found.number(f) for f in ("up", "uo", "uc", "um")]) != list(job.tokens):
+        wrong.append(f"{id}: usage {got}, by the model {job.tokens}")
+    if found.number("n") != len(job.steps) or found.number("v") != job.written:
+        got = found.number("n"), found.number("v")
+        wrong.append(f"{id}: steps and outcomes are {got}, by the model {len(job.steps)}, {job.written}")
+    for n, step in enumerate(job.steps):
+        h = found.heads.get(str(n))
+        if h is None:
+            continue
+        got = (h.kind, h.lane, h.label, h.state, h.attempt, h.order, h.tries, h.lost)
+        want = (step.kind, step.lane, step.label, step.state, step.attempt, step.order, step.tries, step.lost)
+        if got != want:
+            wrong.append(f"{id}/{n} is {got}, by the model {want}")
+        if found.fields.get(f"q{n}") != step.request:
+            wrong.append(f"{id}/{n}: its request is another one")
+    turn = found.heads.get(TURN)
+    state = turn.state if turn else "idle"
+    same = {"dropped": "idle"}
+    if same.get(state, state) != same.get(job.turn.state, job.turn.state):
+        wrong.append(f"{id}: its turn is {state}, by the model {job.turn.state}")
+    asked = state in ("ready", "leased") or id in seen.one["due"]
+    if job.state == "running" and job.unseen and not asked:
+        wrong.append(f"{id}: no turn will see what was written")
+    if job.state == "paused" and job.wake and "wake" not in found.fields:
+        wrong.append(f"{id} is paused, and nothing says that a turn waits for its end")
+    return wrong
+
+
+__all__ = ["ENDED", "JobState", "Model", "differences"]

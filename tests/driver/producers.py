@@ -1,0 +1,164 @@
+"""Moves of producers: what programs ask for, jobs and plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aios_dist.agents import Budget, JobSpec
+from aios_dist.jobs import JobRecord, JobState, Kind, NewStep
+from aios_dist.journal import Decision, NewJob, RankedStep
+from aios_dist.plans import Plan, agent_first, fifo, fixed, shape
+from tests.driver.core import TENANTS, Core
+from tests.driver.seen import OPEN
+from tests.driver.sending import MODELS, RANKS, form, short
+
+AGENTS = ("x", "y")
+SIGNALS = ("go", "no")
+MOST_STEPS = 7
+
+
+class Producers(Core):
+    """They submit."""
+
+    # What programs ask for -------------------------------------------------------------------------
+
+    def steps(self, count: int) -> list[RankedStep]:
+        """New steps of every kind, ranked as somebody does who does not always know the latest rules."""
+        return [self._step() for _ in range(count)]
+
+    def _step(self) -> RankedStep:
+        self.texts += 1
+        request, R = b"j%d" % self.texts, self.random
+        kind = R.choices([Kind.LLM, Kind.TOOL, Kind.SLEEP, Kind.SIGNAL], [16, 2, 2, 2])[0]
+        if kind == Kind.LLM:
+            model = R.choice([*MODELS])
+            lane = MODELS[model]
+            policy = R.choice([*[self.policy[lane]] * 6, *RANKS])
+            size = R.choice([0, 10, 300])
+            step = NewStep(kind, lane, request, "d" * 24, model, estimate=size, cost=R.choice([0, 5, 100]))
+            return RankedStep(step, RANKS[policy], policy)
+        if kind == Kind.TOOL:
+            return RankedStep(NewStep(kind, "turns", request, "d" * 24, "tool"))
+        if kind == Kind.SLEEP:
+            return RankedStep(NewStep(kind, "turns", request, "d" * 24, "s", after=R.choice([0.5, 30.0])))
+        return self._signal(R.choice(SIGNALS))
+
+    def _signal(self, name: str) -> RankedStep:
+        self.texts += 1
+        return RankedStep(NewStep(Kind.SIGNAL, "turns", b"j%d" % self.texts, "d" * 24, name))
+
+    def newborn(self) -> NewJob:
+        """A job that nobody has submitted yet."""
+        R = self.random
+        if self.reuse and self.gone and R.random() < 0.7:
+            id = self.gone.pop(0)
+        else:
+            self.numbers += 1
+            id = f"j{self.numbers}"
+        record = JobRecord(
+            R.choice(AGENTS), {"n": self.texts}, R.choice(TENANTS), deadline=R.choice([None] * 6 + [40.0])
+        )
+        decision = None
+        if (how := R.random()) < 0.85:
+            decision = Decision(0, 0, self.steps(R.randint(1, 3)))
+        elif how < 0.92:
+            decision = Decision(0, 0, [], R.choice([JobState.DONE, JobState.FAILED]), b"jr")
+        budget = None
+        if R.random() < 0.2:
+            what = R.choice([{"tokens": 0}, {"tokens": 8}, {"money": 0.001}])
+            budget = Budget(**what, on_budget=R.choice(["pause", "fail"]))
+        return NewJob(id, record, decision, budget=budget, priority=R.choice([0, 0, 5, 9]))
+
+    def decision(self, id: str, ahead: int) -> Decision | None:
+        """What a turn came to that sees ``ahead`` more outcomes than there are; or an out-of-date one."""
+        job, R = self.model.jobs.get(id), self.random
+        if job is None or R.random() < 0.15:
+            return None
+        if id in self.decided and R.random() < 0.1:
+            return self.decided[id]
+        version, first = job.written + ahead, len(job.steps)
+        if R.random() < 0.08 and version:
+            version -= 1
+        if first >= MOST_STEPS or R.random() < 0.2:
+            end = R.choice([JobState.DONE, JobState.DONE, JobState.FAILED])
+            made = Decision(version, first, [], end, b"jr")
+        else:
+            count = R.choice([0, 1, 1, 1, 2, 3])
+            if first + count == version:  # everything is answered: a program asks for more, or ends
+                count = 1
+            made = Decision(version, first, self.steps(count))
+            if (early := [name for name, n in job.kept.items() if n]) and R.random() < 0.4:
+                made.steps.append(self._signal(early[0]))
+        self.decided[id] = made
+        return made
+
+    # Producers -------------------------------------------------------------------------------------
+
+    def room(self) -> bool:
+        """There are not too many open jobs yet."""
+        return sum(job.state in OPEN for job in self.model.jobs.values()) < self.most_open
+
+    def some_job(self, *states: str) -> str | None:
+        """A job, mostly one in these states."""
+        ids = [id for id, job in self.model.jobs.items() if not states or job.state in states]
+        if not ids or self.random.random() < 0.1:
+            ids = [*self.model.jobs]
+        return self.random.choice(ids) if ids else None
+
+    def submit(self) -> None:
+        """A job or two."""
+        if not self.room():
+            return
+        jobs = [self.newborn() for _ in range(self.random.choice([1, 1, 1, 2]))]
+        self.say(f"submit {[short(job) for job in jobs]}")
+        self.expect(self.run(self.journal.submit(jobs)).new, [True] * len(jobs))
+        self.again |= {job.id for job in jobs}
+        self.model.submit(jobs)
+        if self.twice():
+            self.expect(self.run(self.journal.submit(jobs)).new, [False] * len(jobs))
+
+    def plan(self) -> None:
+        """A plan of any form."""
+        if not self.room():
+            return
+        new: list[NewJob] = []
+
+        def grow(depth: int) -> Plan:
+            members: list[Any] = []
+            for _ in range(self.random.randint(1, 3)):
+                if depth < 2 and self.random.random() < 0.3:
+                    members.append(grow(depth + 1))
+                else:
+                    new.append(self.newborn())
+                    members.append(JobSpec(agent="x", input={}))
+            make = self.random.choice([fifo, fixed, fixed, agent_first])
+            return make(members, on_failure=self.random.choice(["stop", "continue"]))
+
+        tree = grow(0)
+        self.numbers += 1
+        drawn, owners = shape(tree, f"p{self.numbers}", [job.id for job in new])
+        jobs = [
+            NewJob(j.id, j.record, j.decision, node, j.budget, j.priority, place)
+            for j, node, place in zip(new, owners, drawn.places, strict=True)
+        ]
+        self.say(f"plan {drawn.id} {form(tree)} {[short(job) for job in jobs]}")
+        self.expect(self.run(self.journal.submit(jobs, drawn)).status, "new")
+        self.again |= {job.id for job in jobs}
+        self.model.submit(jobs, drawn)
+        if self.twice():
+            self.expect(self.run(self.journal.submit(jobs, drawn)).status, "same")
+
+    def extend(self) -> None:
+        """More jobs for a plan."""
+        plans = [p for p in self.model.plans if p in self.seen.plans]
+        if not self.room() or not plans:
+            return
+        plan, jobs = self.random.choice(plans), [self.newborn()]
+        stopped = self.model.plan_state(plan) == "failed"
+        self.say(f"extend {plan} {[short(job) for job in jobs]}")
+        self.expect(self.run(self.journal.extend(plan, jobs)).status, "stopped" if stopped else "extended")
+        if not stopped:
+            self.again |= {job.id for job in jobs}
+            self.model.extend(plan, jobs)
+            if self.twice():
+                self.expect(self.run(self.journal.extend(plan, jobs)).tickets, [])

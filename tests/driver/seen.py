@@ -1,0 +1,210 @@
+"""All that a fleet has in Redis, read in one round trip: what the checks and the model compare.
+
+Where a head's entries stand and how a lease is named is written here and nowhere else in these tests.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import msgspec
+
+OPEN = frozenset({"waiting", "running", "paused"})
+ENDED = frozenset({"done", "failed", "cancelled"})
+TURN = "t"
+CLOCK = "testclock"
+FAIL = "testfail"
+
+
+class Head(NamedTuple):
+    """A step's head: docs/redis.md, "The head of a step", the entries in their order."""
+
+    kind: str
+    lane: str
+    state: str
+    attempt: int
+    base: float
+    since: int
+    rank: float
+    ready: int
+    started: int
+    ended: int
+    order: int
+    worker: str
+    digest: str
+    label: str
+    lost: int
+    tries: int
+    est: int
+    after: int
+    counted: int
+    level: float
+    group: str
+    policy: str
+    cost: int
+    charged: int
+    capped: int
+
+    def lease(self, job: str, step: str) -> str:
+        """What its lease is called while it is held."""
+        return f"{job}/{step}#{self.attempt}"
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.label} on {self.lane}: {self.state} #{self.attempt}>"
+
+
+@functools.lru_cache(maxsize=20_000)
+def unpack(packed: bytes) -> Head:
+    """A head from what the hash holds."""
+    entries = msgspec.msgpack.decode(packed)
+    return Head._make((entries + [0] * len(Head._fields))[: len(Head._fields)])
+
+
+class Lease(NamedTuple):
+    """The parts of a lease's name."""
+
+    job: str
+    step: str
+    attempt: int
+
+
+def lease_of(name: str) -> Lease:
+    """A lease's name, taken apart."""
+    place, _, attempt = name.rpartition("#")
+    job, _, step = place.rpartition("/")
+    return Lease(job, step, int(attempt.partition(".")[0]))
+
+
+class JobSeen:
+    """One job's hash."""
+
+    def __init__(self, flat: list[bytes]) -> None:
+        self.flat = flat
+        self.fields = fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
+        self.heads = {
+            f[1:]: unpack(v) for f, v in fields.items() if f == "ht" or (f[0] == "h" and f[1:].isdigit())
+        }
+
+    def text(self, field: str) -> str:
+        """A field as text, empty where it is absent."""
+        return self.fields.get(field, b"").decode(errors="replace")
+
+    def number(self, field: str) -> int:
+        """A field as a number, 0 where it is absent."""
+        return int(self.fields.get(field, 0))
+
+    @property
+    def state(self) -> str:
+        """The job's state."""
+        return self.text("st")
+
+    @property
+    def tenant(self) -> str:
+        """On whose behalf it runs."""
+        return self.text("who").partition("|")[0] or "default"
+
+    def outcomes(self) -> dict[str, bytes]:
+        """Outcomes by step."""
+        return {f[1:]: v for f, v in self.fields.items() if f[0] == "o" and f[1:].isdigit()}
+
+
+# Everything below the prefix: key, type, value, time to live. The stream of ends only behind ARGV[2].
+DUMP = """
+local out = {}
+for _, k in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
+  local t, v = redis.call('TYPE', k).ok, ''
+  if t == 'hash' then v = redis.call('HGETALL', k)
+  elseif t == 'zset' then v = redis.call('ZRANGE', k, 0, -1, 'WITHSCORES')
+  elseif t == 'list' then v = redis.call('LRANGE', k, 0, -1)
+  elseif t == 'set' then v = redis.call('SMEMBERS', k)
+  elseif t == 'string' then v = redis.call('GET', k)
+  elseif t == 'stream' then v = redis.call('XRANGE', k, '(' .. ARGV[2], '+') end
+  out[#out + 1] = {k, t, v, redis.call('PTTL', k)}
+end
+return out
+"""
+
+
+class Seen:
+    """A fleet's keys. ``sets`` are sorted sets by kind and name (``sets["ready"]["llm|t0"]``), ``hashes``
+    likewise; ``one`` are those without a name (``leases``); ``ends`` what the stream said since last time.
+    """
+
+    def __init__(self, dump: list[Any], prefix: str, before: Seen | None = None) -> None:
+        self.jobs: dict[str, JobSeen] = {}
+        self.plans: dict[str, dict[str, bytes]] = {}
+        self.events: dict[str, list[bytes]] = {}
+        self.sets: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+        self.hashes: dict[str, dict[str, dict[str, bytes]]] = defaultdict(dict)
+        self.one: dict[str, dict[str, float]] = defaultdict(dict)
+        self.texts: dict[str, bytes] = {}
+        self.ttl: dict[str, int] = {}
+        self.ends: list[tuple[str, dict[str, str]]] = []
+        self.odd: list[str] = []
+        for raw, kind, value, ttl in dump:
+            key = raw.decode()[len(prefix) :]
+            first, _, name = key.partition(":")
+            self.ttl[key] = ttl
+            if kind == b"hash" and first == "job":
+                known = before.jobs.get(name) if before else None
+                self.jobs[name] = known if known and known.flat == value else JobSeen(value)
+            elif kind == b"hash":
+                fields = {k.decode(): v for k, v in zip(value[::2], value[1::2], strict=True)}
+                if first == "plan":
+                    self.plans[name] = fields
+                else:
+                    self.hashes[first][name] = fields
+            elif kind == b"zset":
+                scores = {m.decode(): float(s) for m, s in zip(value[::2], value[1::2], strict=True)}
+                if name:
+                    self.sets[first][name] = scores
+                else:
+                    self.one[first] = scores
+            elif kind == b"list" and first == "ev":
+                self.events[name] = value
+            elif kind == b"stream":
+                self.ends = [
+                    (id.decode(), {k.decode(): v.decode() for k, v in zip(f[::2], f[1::2], strict=True)})
+                    for id, f in value
+                ]
+            elif kind == b"string":
+                self.texts[key] = value
+            elif kind != b"list":
+                self.odd.append(f"{key} is a {kind.decode()}")
+
+    @property
+    def now(self) -> int:
+        """The fleet's clock, µs."""
+        return int(self.texts.get(CLOCK, 0))
+
+    def spare(self, now: int, config: Any) -> int:
+        """Until when no ended lease is taken: nobody had reconciled, so Redis may have been away."""
+        last, _, spare = self.texts.get("beat", b"").decode().partition("|")
+        quiet = max(config.lease - config.renew, 3.5 * config.reconcile) * 1e6
+        if last and now - int(last) > quiet:
+            return int(now + config.lease * 1e6)
+        return int(spare or 0)
+
+    def lane(self, name: str) -> tuple[str | None, int, bool]:
+        """A lane's policy (None where nobody has said one), ``oldest_every``, and whether it is shared."""
+        f = self.hashes["lane"].get(name, {})
+        policy = f.get("policy")
+        return (policy.decode() if policy else None, int(f.get("oldest", 0)), f.get("fair") == b"tenant")
+
+    def model(self, name: str, field: str) -> float:
+        """A number of a model, 0 where there is none."""
+        return float(self.hashes["model"].get(name, {}).get(field, 0))
+
+    def places(self) -> dict[str, list[tuple[str, str]]]:
+        """Where each step waits: ``(kind of set, its name)`` of all sets in which it may."""
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for kind in ("ready", "stray", "held"):
+            for name, members in self.sets[kind].items():
+                for member in members:
+                    found[member].append((kind, name))
+        for member in self.one["timers"]:
+            if not member.endswith("/!"):
+                found[member].append(("timers", ""))
+        return found

@@ -1,0 +1,308 @@
+"""Moves of workers: they claim, commit, run turns, give back, die, and come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aios_dist.jobs import Kind
+from aios_dist.journal import Claim, Decision
+from tests.driver.core import Held
+from tests.driver.fleet import DAY
+from tests.driver.producers import Producers
+from tests.driver.seen import TURN, Seen
+from tests.driver.sending import LANES, MODELS, decided, lane_sets, send_advance, send_commit, send_release
+
+
+class Workers(Producers):
+    """They hold claims."""
+
+    # Workers ---------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """The best step of a lane; mostly several, as slots are free."""
+        lane = self.random.choices(LANES, [6, 4, 4])[0]
+        for nth in range(self.random.randint(1, 4)):
+            if nth:
+                self.look()
+            if len(self.held) > 12 or self.take(lane, self.random.choice(["wa", "wb"])) is None:
+                return
+
+    def take(self, lane: str, worker: str) -> Held | None:
+        """A claim, judged."""
+        before = self.look_again()
+        self.say(f"claim {lane}")
+        claim: Claim | None = self.run(self.journal.claim(lane, worker))
+        self.said[-1] += f" -> {claim.lease if claim else None}"
+        after = self.fleet.look_without_ends()
+        self._budgets(before, after)
+        if claim is None:
+            left = [m for name, ms in lane_sets(after, lane) for m in ms]
+            if left:
+                raise self.broken([f"claim on {lane} gave nothing, and there wait {left}"])
+            return None
+        self.numbers += 1
+        got = Held(claim, self.numbers)
+        s = self.model.step(claim.job, claim.step)
+        job = self.model.jobs.get(claim.job)
+        if s is None or job is None or s.state != "ready" or job.state != "running":
+            raise self.broken([f"claimed {claim.lease}, which is {s} of {job and job.state}"])
+        if s.lane != lane or (claim.step != TURN and claim.request != s.request) or claim.kind != s.kind:
+            raise self.broken([f"claimed {claim} on {lane}, the step is {s}"])
+        if (claim.version, claim.record.tenant, claim.tries) != (job.written, job.tenant, s.tries):
+            raise self.broken([f"claimed {claim}, the job has {job.written} outcomes, the step {s}"])
+        self._judge(before, after, claim, job)
+        s.state, s.holder, s.attempt, s.given_back = "leased", got.number, s.attempt + 1, False
+        self.held.append(got)
+        return got
+
+    def _budgets(self, before: Seen, after: Seen) -> None:
+        """A claim pauses or ends jobs whose budget is used up, and touches no others."""
+        for id, job in list(self.model.jobs.items()):
+            now = after.jobs[id].state if id in after.jobs else "gone"
+            if job.state == "running" and now in ("paused", "failed") and self.spent(before, id):
+                if job.budget[2] == "fail" and not job.fork:
+                    self.model.end(id, "failed")
+                else:
+                    self.model.pause(id)
+
+    def spent(self, seen: Seen, id: str) -> bool:
+        """A budget of the job, or of its tenant for the day, is used up."""
+        job = self.model.jobs[id]
+        limits = seen.hashes["tenant"].get(job.tenant, {})
+        spend = seen.hashes["spend"].get(f"{job.tenant}:{self.fleet.now // DAY}", {})
+        daily = "l_tok" in limits and int(spend.get("tok", 0)) >= int(limits["l_tok"])
+        return job.over_budget() or daily
+
+    def _judge(self, before: Seen, after: Seen, claim: Claim, job: Any) -> None:
+        """Whether that step may run now, and before the others of its kind."""
+        if claim.kind != Kind.LLM:
+            return
+        lines, now, model = [], self.fleet.now, claim.label
+        if self.spent(before, claim.job):
+            lines.append(f"{claim.lease} runs, and a budget of it is used up")
+        for name in (model, f"@{job.tenant}"):
+            if name not in before.hashes["model"]:
+                continue
+            most, busy = before.model(name, "l_if"), len(before.sets["inflight"].get(name, ()))
+            if before.model(name, "hold") > now:
+                lines.append(f"{claim.lease} runs, and {name} is on hold")
+            if 0 < most <= busy:
+                lines.append(f"{claim.lease} runs, and {busy} of {most:.0f} calls of {name} are in flight")
+            rpm, tpm = before.model(name, "l_rpm"), before.model(name, "l_tpm")
+            window = {m: at for m, at in before.sets["window"].get(name, {}).items() if at > now - 60_000_000}
+            tokens = sum(int(m.rpartition("|")[2]) for m in window)
+            h = before.jobs[claim.job].heads[claim.step]
+            if 0 < rpm <= len(window):
+                lines.append(
+                    f"{claim.lease} runs, and {len(window)} of {rpm:.0f} requests a minute were made"
+                )
+            if 0 < tpm < tokens + h.est and window:
+                lines.append(f"{claim.lease} runs, and {tokens} + {h.est} are over {tpm:.0f} tokens a minute")
+            if claim.lease not in after.sets["inflight"].get(name, ()):
+                lines.append(f"{claim.lease} runs, and does not count among the calls of {name}")
+            if (rpm or tpm) and f"{claim.lease}|{h.est}" not in after.sets["window"].get(name, ()):
+                lines.append(f"{claim.lease} runs, and is not in the window of {name}")
+        lines += self._out_of_turn(before, claim, job)
+        if lines:
+            raise self.broken(lines)
+
+    def _out_of_turn(self, before: Seen, claim: Claim, job: Any) -> list[str]:
+        """Another step of the same model and tenant had a lower rank, and it was not the oldest's turn."""
+        h = before.jobs[claim.job].heads[claim.step]
+        _, every, fair = before.lane(h.lane)
+        name = f"{h.lane}|{job.tenant}" if fair else h.lane
+        shelf = before.sets["ready"].get(name, {})
+        count = int(before.hashes["lane"].get(h.lane, {}).get(f"n|{job.tenant if fair else ''}", 0)) + 1
+        m = f"{claim.job}/{claim.step}"
+        if m not in shelf:
+            return []
+        aged = every > 0 and count % every == 0
+        others = {}
+        for other, rank in shelf.items():
+            id, _, step = other.rpartition("/")
+            o = before.jobs[id].heads[step]
+            if o.label == h.label and before.jobs[id].tenant == job.tenant and not self.spent(before, id):
+                others[other] = float(o.ready) if aged else rank
+        best = min(others, key=lambda o: (others[o], o), default=m)
+        if m in others and others[best] < others[m]:
+            return [f"{m} goes before {best}{' (the oldest goes first)' if aged else ''}: {others}"]
+        return []
+
+    def look_again(self) -> Seen:
+        """As it is now, without comparing (moves that are not looked at each)."""
+        self.seen = self.seen if self.every == 1 else self.fleet.look_without_ends()
+        return self.seen
+
+    def pick(self, among: list[Held]) -> Held | None:
+        """One of the claims, out of the worker's hands: more often one that has come to something odd."""
+        if not among:
+            return None
+        if self.random.random() < 0.5:
+            kinds: dict[str, list[Held]] = {}
+            for got in among:
+                kinds.setdefault(self.now_is(got), []).append(got)
+            got = self.random.choice(kinds[self.random.choice(sorted(kinds))])
+        else:
+            got = self.random.choice(among)
+        among.remove(got)
+        return got
+
+    def now_is(self, got: Held) -> str:
+        """What has become of a claim meanwhile."""
+        job, s = self.model.jobs.get(got.claim.job), self.model.step(got.claim.job, got.claim.step)
+        if job is None or s is None:
+            return "gone"
+        if s.holder != got.number:
+            return "nobody's" if s.holder == 0 else "another's"
+        return f"{s.state} in a {job.state} job"
+
+    def work(self) -> None:
+        """A worker is through with a step or a turn."""
+        if (got := self.pick(self.held)) is None:
+            return
+        if got.claim.is_turn:
+            self.advance(got)
+        else:
+            self.commit(got, self.random.random() < 0.85)
+        if self.random.random() < 0.15:
+            self.dead.append(got)
+        del self.dead[:-15]
+
+    def commit(self, got: Held, ok: bool, decision: Decision | None = None) -> None:
+        """An outcome."""
+        claim, R = got.claim, self.random
+        decision = decision or self.decision(claim.job, 1)
+        llm = claim.kind == Kind.LLM
+        usage = (R.randint(0, 9), R.randint(0, 9), 1, R.choice([0, 0, 400])) if llm and ok else (0, 0, 0, 0)
+        here = R.random() < 0.5
+        self.texts += 1
+        what = "ok" if ok else "failed"
+        self.say(f"commit {claim.lease} ({got.number}) {what} {usage} {decided(decision)} here={here}")
+        self.model.day, self.model.watched = self.fleet.now // DAY, set(self.look_again().hashes["tenant"])
+        outcome = (
+            b'j{"value":%d}' % self.texts if ok else b'j{"error":{"type":"x","message":"%d"}}' % self.texts
+        )
+        for _ in range(1 + self.twice()):
+            want = self.model.commit(
+                got.number, claim.job, claim.step, ok=ok, usage=usage, decision=decision, here=here
+            )
+            status = self.run(send_commit(self.journal, claim, outcome, ok, usage, decision, here))
+            self.expect(status, want)
+            if want in ("advanced", "turn", "ended", "paused"):
+                h = self.fleet.job(claim.job).heads[claim.step]
+                if llm:
+                    spent = int(h.ended) - int(h.started) if h.started else 0
+                    self.expected_us[claim.job] = self.expected_us.get(claim.job, 0) + max(0, spent)
+
+    def advance(self, got: Held) -> None:
+        """What a turn under a lease came to."""
+        claim = got.claim
+        decision = self.decision(claim.job, 0)
+        if decision is None:
+            self.release(got)
+            return
+        self.say(f"advance {claim.lease} ({got.number}) {decided(decision)}")
+        for nth in range(1 + self.twice()):
+            want = self.model.advance(got.number, claim.job, decision)
+            status = self.run(send_advance(self.journal, claim.job, decision, claim))
+            self.expect(status, want)
+            if nth == 0 and want == "stale":  # it looks again and writes what there is by then
+                self.held.append(got)
+
+    def go_on(self) -> None:
+        """A worker runs a turn without a lease: what it had committed made one due."""
+        due = [id for id in self.seen.one["due"] if id in self.model.jobs]
+        if not due:
+            return
+        id = self.random.choice(due)
+        if (decision := self.decision(id, 0)) is None:
+            return
+        self.say(f"advance {id} {decided(decision)}")
+        want = self.model.advance(0, id, decision)
+        self.expect(self.run(send_advance(self.journal, id, decision, None)), want)
+
+    def give_back(self) -> None:
+        """A worker gives a step back: for now, for later, for another model."""
+        if (got := self.pick(self.held)) is not None:
+            self.release(got)
+            if self.random.random() < 0.4:
+                self.dead.append(got)
+
+    def release(self, got: Held) -> None:
+        """… with what the provider said, if it is a call."""
+        claim, R = got.claim, self.random
+        more: dict[str, Any] = {"after": R.choice([0.0, 0.0, 0.5, 30.0])}
+        if claim.kind == Kind.LLM and R.random() < 0.7:
+            more |= {"failed": True, "hold": R.choice([0.0, 0.0, 5.0]), "breaker": R.choice([0, 0, 2])}
+            if R.random() < 0.3:
+                to = R.choice([*MODELS])
+                more["to"] = (to, MODELS[to])
+        self.say(f"release {claim.lease} ({got.number}) {more}")
+        for _ in range(1 + self.twice()):
+            mine = self.model.release(
+                got.number, claim.job, claim.step, failed="failed" in more, to=more.get("to")
+            )
+            self.expect(
+                self.run(send_release(self.journal, claim, more)), *([True, None] if mine else [False, None])
+            )
+
+    def die(self) -> None:
+        """A worker goes away with what it holds; its leases end now."""
+        if (got := self.pick(self.held)) is None:
+            return
+        self.say(f"lapse {got.claim.lease}")
+        self.fleet.score("leases", [got.claim.lease])
+        self.dead.append(got)
+        del self.dead[:-15]
+        if self.random.random() < 0.6:
+            self.look()
+            self.reap()
+
+    def stall(self) -> None:
+        """A lease ends, and its worker does not know."""
+        if not self.held:
+            return
+        got = self.random.choice(self.held)
+        self.say(f"lapse {got.claim.lease}, whose worker lives")
+        self.fleet.score("leases", [got.claim.lease])
+
+    def late(self) -> None:
+        """A worker that was taken for dead writes its answer after all."""
+        if (got := self.pick(self.dead)) is None:
+            return
+        if got.claim.is_turn:
+            self.advance(got)
+            self.held = [h for h in self.held if h is not got]
+        else:
+            self.commit(got, True)
+
+    def renew(self) -> None:
+        """All that is held, and some that is not any more."""
+        among = [got for got in [*self.held, *self.dead] if self.random.random() < 0.7]
+        if not among:
+            return
+        names = [got.claim.lease for got in among]
+        self.say(f"renew {[f'{got.claim.lease} ({got.number})' for got in among]}")
+        before = self.look_again()
+        places = before.places()
+        lost = self.run(self.journal.renew(dict.fromkeys(names)))
+        for got in among:
+            claim = got.claim
+            s = self.model.step(claim.job, claim.step)
+            mine = s is not None and s.holder == got.number and s.state in ("leased", "ready")
+            if not mine:
+                self.expect_lost(claim, claim.lease in lost, True)
+            elif s is not None and s.state == "leased":
+                self.expect_lost(claim, claim.lease in lost, False)
+            elif claim.lease not in lost:  # it had ended; nobody has taken the step since
+                waits = places.get(f"{claim.job}/{claim.step}", [("", "")])[0][0]
+                if s is None or s.given_back or waits not in ("ready", "stray"):
+                    raise self.broken([f"renewed {claim.lease}, which was given back and waits in {waits}"])
+                s.state, s.lost = "leased", max(0, s.lost - 1)
+
+    def expect_lost(self, claim: Claim, lost: bool, should: bool) -> None:
+        """Whether renewing said so."""
+        if lost != should:
+            raise self.broken(
+                [f"renew {claim.lease}: {'lost' if lost else 'renewed'}, should be the opposite"]
+            )

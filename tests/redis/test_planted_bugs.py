@@ -1,0 +1,47 @@
+"""The driver is no toy: bugs that are planted in the Lua, each a line or two, are found by its short form.
+
+``make test`` plants a few, others whenever the Lua changes; ``python -m tests.driver --planted`` plants all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aios_dist.journal import scripts
+from tests.driver.known import MENDS
+from tests.driver.patched import Change, Outdated, changed
+from tests.driver.planted import BUGS, find
+
+if TYPE_CHECKING:
+    from aios_dist.local.redis_server import EmbeddedRedis
+    from tests.conftest import Fleets
+
+PLANTED_NOW = 6
+
+
+def now() -> list[Change]:
+    """Those that are planted in this run: chosen by the Lua's own digest."""
+    every = "".join(script.source for script in scripts.load().values())
+    return random.Random(hashlib.sha1(every.encode()).digest()).sample(BUGS, PLANTED_NOW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", now(), ids=lambda bug: bug.name.replace(" ", "-"))
+def test_a_planted_bug_is_found(redis_server: EmbeddedRedis, fleets: Fleets, bug: Change) -> None:
+    name = fleets.new_name()
+    assert find(redis_server.url, name, bug) is not None, f"not found: {bug.name}"
+
+
+@pytest.mark.parametrize("change", [*BUGS, *MENDS], ids=lambda change: change.name.replace(" ", "-"))
+def test_what_a_planted_bug_replaces_is_still_there(change: Change) -> None:
+    texts = changed([*(mend for mend in MENDS if mend is not change), change])
+    assert change.file in texts
+
+
+def test_a_change_whose_text_is_gone_says_so() -> None:
+    with pytest.raises(Outdated, match=r"nothing like it: claim\.lua has 0 × 'no such text'"):
+        changed([Change("nothing like it", "claim", "no such text", "")])
