@@ -32,7 +32,6 @@ from aios_dist.journal.records import bounded
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.programs import Live
 from aios_dist.runtime.providers import Provider
-from aios_dist.runtime.tools import Tools
 from aios_dist.runtime.work import Stopped, Work
 
 logger = logging.getLogger("aios_dist.steps")
@@ -64,12 +63,16 @@ class Steps:
     """Calls and tools of one worker."""
 
     def __init__(
-        self, config: Config, default_model: str | None, providers: Mapping[str, Provider], tools: Tools
+        self,
+        config: Config,
+        default_model: str | None,
+        providers: Mapping[str, Provider],
+        run_tool: Callable[[Work, Tool], Awaitable[object]],
     ) -> None:
         self._config = config
         self._default = default_model
         self._providers = providers
-        self._tools = tools
+        self._run_tool = run_tool
 
     async def call(self, work: Work) -> LLMResponse:
         """Call the step's model.
@@ -126,7 +129,7 @@ class Steps:
         command = live.replay.asked[number].command
         if not isinstance(command, Tool):
             raise ToolError("The agent's program asks for something else than this tool.")
-        return await self._tools.run(work, command)
+        return await self._run_tool(work, command)
 
     def again(self, claim: Claim, error: Exception) -> Again | None:
         """Whether a failed call is tried again: later, or with another model; None when it is the outcome."""

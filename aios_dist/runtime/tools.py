@@ -59,8 +59,7 @@ class Tools:
         """
         label = work.claim.label
         name = f"tool {label} of job {work.claim.job}"
-        own = getattr(command, "timeout", None)
-        limit = self._timeout if own is None else float(own)
+        limit = self._timeout if command.timeout is None else command.timeout
         begun = time.monotonic()
         try:
             if _is_async(command.call):
@@ -93,7 +92,7 @@ class Tools:
         if self._loop is None:
             self._loop = ToolLoop()
         loop = self._loop
-        context = getattr(command, "context", None)
+        context = command.context
 
         async def whole() -> Any:
             return self._kept(await call())

@@ -1,4 +1,4 @@
-"""A worker: the runtime that lives on the pool's loop, and the Celery app around it."""
+"""A worker: the runtime that lives on the pool's loop."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
-import greenback
-import msgspec
-from celery import Celery, signals
 from celery.platforms import EX_OK
 from celery.worker import state
 
 from aios_dist import costs, messages, modules, policies, replay, turns
 from aios_dist.agents import registered
-from aios_dist.broker import TASK, Tickets, make_app
+from aios_dist.broker import Tickets
 from aios_dist.calls import Usage
-from aios_dist.config import Config, PoolConfig, load
-from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
+from aios_dist.config import Config, PoolConfig
+from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.runtime.background import Background
 from aios_dist.runtime.control import Control
@@ -37,11 +34,10 @@ from aios_dist.runtime.rules import Rules
 from aios_dist.runtime.runner import Runner
 from aios_dist.runtime.spool import Answers
 from aios_dist.runtime.steps import Steps
-from aios_dist.runtime.telemetry import Dispatcher, StepRequest, flush, started
+from aios_dist.runtime.telemetry import flush
 from aios_dist.runtime.threads import Run, Threads
 from aios_dist.runtime.tools import Tools
 from aios_dist.runtime.turning import Turns
-from aios_dist.runtime.work import Origin
 from aios_dist.runtime.writing import Writer
 
 logger = logging.getLogger("aios_dist.worker")
@@ -86,6 +82,7 @@ class Runtime:
         self._providers: dict[str, Provider] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._users: list[Tools | Threads] = []  # what runs users' code
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -146,11 +143,12 @@ class Runtime:
             self.journal, self._writer, self._threads, self._closing, fleet.turn_timeout, catalog, self._fresh
         )
         self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
-        steps = Steps(self.config, catalog.default, self._providers, self._tools)
+        steps = Steps(self.config, catalog.default, self._providers, self._tools.run)
         self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
         self._rules = Rules(
             self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
         )
+        self._users = [self._tools, self._threads, self._closing]
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
         self.control = Control(self.journal, self.leases, self.id, self._new_rules)
         for ask in (
@@ -202,7 +200,7 @@ class Runtime:
         await self._health.look()
 
     def _lost(self) -> list[Run]:
-        return [*self._tools.lost, *self._threads.lost, *self._closing.lost]
+        return [run for threads in self._users for run in threads.lost]
 
     async def _announce(self) -> None:
         agents = sorted(registered())
@@ -280,8 +278,7 @@ class Runtime:
 
     def end(self, code: int) -> None:
         """All is closed: the process ends, or begins anew."""
-        hanging = len(self._lost()) if self._loop is not None else 0
-        self.ending.end(code, hanging)
+        self.ending.end(code, len(self._lost()))
 
 
 def spool_of(config: Config) -> Path | None:
@@ -307,64 +304,3 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             if "evict" in str(exc) or asyncio.get_running_loop().time() > deadline:
                 raise
         await asyncio.sleep(0.25)
-
-
-def worker_app(pool: str, *, slots: int | None = None, config: Config | None = None) -> Celery:
-    """The Celery app of a pool: what ``celery -A workers.llm worker`` starts.
-
-    Args:
-        pool: a pool of ``aios.toml``.
-        slots: steps held at a time; the pool's own number when None (``-c N`` overrides both).
-        config: the configuration; read from ``aios.toml`` and the environment when None.
-
-    Returns:
-        The app. Its queues, slots and pool are set; ``-Q`` and ``-P`` are not needed.
-    """
-    try:
-        config = config if config is not None else load()
-        settings = config.pool(pool)
-    except AiosError as exc:
-        _refuse(exc)
-    if slots is not None:
-        settings = msgspec.structs.replace(settings, slots=slots)
-    app = make_app(config, settings, name=f"aios-{pool}")
-    runtime = Runtime(config, pool, settings)
-    app.aios_runtime = runtime
-    app.steps["consumer"].add(Dispatcher)
-
-    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
-    def step(self: Any) -> str:
-        request = self.request
-        lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
-        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
-
-    @signals.worker_shutting_down.connect(weak=False)
-    def told_to_end(**_: Any) -> None:
-        runtime.begin_to_end()
-
-    @signals.worker_shutdown.connect(weak=False)
-    def ended(sender: Any = None, **_: Any) -> None:
-        if getattr(sender, "app", None) is app:
-            runtime.end(int(getattr(sender, "exitcode", None) or 0))
-
-    @signals.worker_init.connect(weak=False)
-    def check(sender: Any = None, **_: Any) -> None:
-        if getattr(sender, "app", None) is not app:
-            return
-        try:
-            runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
-            runtime.slots = int(sender.concurrency or settings.slots)
-            runtime.check()
-        except AiosError as exc:
-            _refuse(exc)
-
-    return app
-
-
-def _refuse(error: AiosError) -> NoReturn:
-    """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
-    sys.stderr.write(f"aios-dist: {error}\n")
-    raise SystemExit(2)
-
-
-__all__ = ["ConfigError", "Runtime", "worker_app"]

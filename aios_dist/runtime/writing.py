@@ -115,14 +115,20 @@ class Writer:
             FleetUnavailable: Redis is away, or refuses; the files stay.
         """
         for place, answer in spool.read(folder, self.journal.config.name):
-            done = await self.journal.commit(
-                answer.claim(),
-                answer.outcome,
-                ok=answer.ok,
-                usage=answer.usage,
-                money=answer.money,
-                turn_here=False,
-            )
+            try:
+                done = await self.journal.commit(
+                    answer.claim(),
+                    answer.outcome,
+                    ok=answer.ok,
+                    usage=answer.usage,
+                    money=answer.money,
+                    turn_here=False,
+                )
+            except JournalError as exc:
+                spool.logger.error(
+                    "The saved answer of %s/%s stays in its file: %s", answer.job, answer.step, exc
+                )
+                continue
             spool.logger.warning("The saved answer of %s/%s: %s.", answer.job, answer.step, done.status)
             place.unlink(missing_ok=True)
             await self.publish(done.tickets)

@@ -80,9 +80,7 @@ def once_each(*jobs: Job) -> Counter[str]:
     return Counter({f"{job.id}/{step.number}": 1 for job in jobs for step in job.steps()})
 
 
-def test_a_claim_whose_answer_is_lost_is_answered_once_more(
-    near: Fleet, llm: FakeLLM, line: Line
-) -> None:
+def test_a_claim_whose_answer_is_lost_is_answered_once_more(near: Fleet, llm: FakeLLM, line: Line) -> None:
     line.cut_behind(VERBS["claim"].sha)
     job = near.submit(calling, name="claim", calls=2, model="small")
     assert job.result(timeout=SOON_S) == 2

@@ -132,11 +132,11 @@ async def hangs(path: str, seconds: float = 3600.0) -> int:
 
 
 @agent
-async def hangs_after_a_call(path: str) -> str:
+async def hangs_after_a_call(path: str, timeout: float | None) -> str:
     """Caught, a tool's time-out is an error like any other."""
     await llm("before")
     try:
-        await tool(hang, path, 3600.0)
+        await tool.options(timeout=timeout)(hang, path, 3600.0)
     except ToolError as error:
         return str(error)
     return "it came back"

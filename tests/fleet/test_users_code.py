@@ -118,12 +118,16 @@ def test_an_agent_that_raises_what_nobody_raises_fails_once_and_its_answer_is_ke
 
 
 def test_a_tool_past_its_time_fails_its_step_and_the_others_are_served(odd: Fleet, tmp_path: Path) -> None:
-    slow = [odd.submit(hangs_after_a_call, path=str(tmp_path / f"slow-{n}")) for n in range(2)]
+    limits = [None, 0.5]  # the fleet's, and the tool's own
+    slow = [
+        odd.submit(hangs_after_a_call, path=str(tmp_path / f"slow-{n}"), timeout=limit)
+        for n, limit in enumerate(limits)
+    ]
     wait_for(lambda: sum(runs(tmp_path / f"slow-{n}") for n in range(2)) == 2)
     quick = odd.submit(plain_tool, path=str(tmp_path / "quick"))
     assert quick.result(timeout=TIMEOUT_S) == 1
-    for job in slow:
-        assert "had not ended within its timeout of 3 s" in job.result(timeout=20)
+    for job, limit in zip(slow, limits, strict=True):
+        assert f"had not ended within its timeout of {limit or TIMEOUT_S:g} s" in job.result(timeout=20)
 
 
 def test_tools_that_hang_on_all_slots_are_named_and_the_worker_begins_anew(

@@ -128,6 +128,7 @@ def living(size: int) -> Live:
     live = Live(Replay(remembers.program({"size": size})), {})
     answer = Outcome(response=LLMResponse(text="y" * size))
     live.replay.deliver(0, answer)
+    live.replay.encoded.clear()  # as the decision takes them
     live.weigh([answer])
     return live
 
