@@ -209,10 +209,10 @@ HOARD: list[bytearray] = []
 
 
 @agent
-async def hoards(size: int, model: str) -> int:
-    """Keeps more and more memory, as a leak does; once a process."""
+async def hoards(path: str, size: int, model: str) -> int:
+    """Keeps memory, as a leak does; in the first process that it runs in."""
     await llm("before", model=model)
-    if not HOARD:
+    if ran(path) == 1:
         HOARD.append(bytearray(size))
         HOARD[0][::4096] = b"x" * len(HOARD[0][::4096])
     await llm("after", model=model)

@@ -165,9 +165,9 @@ def test_an_agent_that_computes_past_the_limit_fails_named_and_holds_up_nobody(
 
 
 def test_a_worker_above_its_memory_limit_finishes_and_begins_anew(
-    odd: Fleet, local: LocalFleet, llm: FakeLLM
+    odd: Fleet, local: LocalFleet, llm: FakeLLM, tmp_path: Path
 ) -> None:
-    job = odd.submit(hoards, size=MEMORY_LIMIT, model="ends")
+    job = odd.submit(hoards, path=str(tmp_path / "hoard"), size=MEMORY_LIMIT, model="ends")
     member = local.worker("ends")
     wait_for(lambda: f"more than memory_limit ({MEMORY_LIMIT:,})" in member.log.read_text())
     assert job.result(timeout=20) == MEMORY_LIMIT
