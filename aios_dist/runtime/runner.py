@@ -126,8 +126,11 @@ class Runner:
     async def _step(self, work: Work) -> str:
         claim = work.claim
         if claim.is_turn:
-            async with self.turns.alone(work):
-                return await self.turns.catch_up(work, claim.token)
+            try:
+                async with self.turns.alone(work):
+                    return await self.turns.catch_up(work, claim.token)
+            except UnknownName:
+                return "the job has expired"
         self.agents.add(claim.record.agent)
         begun = asyncio.get_running_loop().time()
         # The program is brought up to date while the provider thinks.

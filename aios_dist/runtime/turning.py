@@ -25,6 +25,7 @@ from aios_dist.runtime.programs import Live, Programs
 from aios_dist.runtime.threads import Threads
 from aios_dist.runtime.work import Stopped, Work
 from aios_dist.runtime.writing import Writer
+from aios_dist.tracebacks import user_traceback
 
 logger = logging.getLogger("aios_dist.turns")
 
@@ -147,7 +148,9 @@ class Turns:
             return Turn(None, None)
         live.weigh([outcome])
         try:
-            return Turn(live, turns.decide(replay, claim.record, self.catalog, first, served))
+            decision = turns.decide(replay, claim.record, self.catalog, first, served)
+            _say(claim, replay)
+            return Turn(live, decision)
         except BaseException:
             self.programs.drop(live)
             raise
@@ -212,6 +215,7 @@ class Turns:
         try:
             live = await self._rebuilt(work, history)
             decision = turns.decide(live.replay, history.record, self.catalog, first, history.view.served)
+            _say(work.claim, live.replay)
             return Turn(live, decision), live.replay.undone() if history.retried else []
         except Stopped:
             raise
@@ -293,6 +297,19 @@ def _failed(error: Exception, basis: str, first: int) -> Decision:
         error = TimeoutError(str(error))
     result = encode(Outcome.failed(error))
     return Decision(version=0, first=first, basis=basis, ends=JobState.FAILED, result=result)
+
+
+def _say(claim: Claim, replay: Replay) -> None:
+    """Where in the user's code an agent failed; of its own words nothing."""
+    if replay.error is not None:
+        where = user_traceback(replay.error)
+        logger.warning(
+            "Agent %s of job %s raised %s.%s",
+            claim.record.agent,
+            claim.job,
+            type(replay.error).__name__,
+            f"\n{where}" if where else "",
+        )
 
 
 def _life(basis: str) -> str:

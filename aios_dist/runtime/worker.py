@@ -237,6 +237,7 @@ class Runtime:
     def begin_to_end(self) -> None:
         """The worker was told to end; from any thread. Nothing waits for Celery to get there."""
         self.ending.begin()
+        self.ending.again = ""  # also where it was about to begin anew
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._start_finishing)
 

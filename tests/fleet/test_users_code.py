@@ -97,17 +97,19 @@ def resident(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_whatever_a_tool_raises_is_a_tool_error_once(odd: Fleet, tmp_path: Path) -> None:
-    found = odd.submit(tries_all, folder=str(tmp_path)).result(timeout=40)
+def test_whatever_a_tool_raises_is_a_tool_error_once(odd: Fleet, local: LocalFleet, tmp_path: Path) -> None:
+    job = odd.submit(tries_all, folder=str(tmp_path))
+    found = job.result(timeout=40)
     expected = {name: name.removeprefix("async ") for name in TOOLS}
     expected |= dict.fromkeys(("cancels itself", "cancels all", "gives a future"), "CancelledError")
     expected |= {"exits in a task": "nothing", "async StopIteration": "RuntimeError"}
     assert found == expected
     assert {name: runs(tmp_path / name) for name in TOOLS} == dict.fromkeys(TOOLS, 1)
+    assert f"of job {job.id} raised Panic.\n  File " in local.worker("tools").log.read_text()
 
 
 def test_an_agent_that_raises_what_nobody_raises_fails_once_and_its_answer_is_kept(
-    odd: Fleet, llm: FakeLLM
+    odd: Fleet, local: LocalFleet, llm: FakeLLM
 ) -> None:
     job = odd.submit(breaks_oddly)
     with pytest.raises(JobFailed, match="KeyboardInterrupt"):
@@ -115,6 +117,8 @@ def test_an_agent_that_raises_what_nobody_raises_fails_once_and_its_answer_is_ke
     assert called(llm, job) == {f"{job.id}/0": 1}
     assert job.steps()[0].outcome is not None
     assert job.steps()[0].outcome.ok
+    logs = "".join(local.worker(name).log.read_text() for name in CALLERS)
+    assert f"Agent breaks_oddly of job {job.id} raised KeyboardInterrupt.\n  File " in logs
 
 
 def test_a_tool_past_its_time_fails_its_step_and_the_others_are_served(odd: Fleet, tmp_path: Path) -> None:
