@@ -11,7 +11,7 @@ import msgspec
 
 from aios_dist.replay import Replay
 
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 48 * 1024 * 1024
 """Of requests and outcomes that live programs have seen, together; beyond, those that rested longest go."""
 
 MOST = 4096

@@ -142,7 +142,7 @@ def test_live_programs_are_bounded_in_bytes() -> None:
         while closed:
             closed.pop()()
     assert kept_alive.bytes <= programs.MOST_BYTES
-    assert 200 < len(kept_alive) < 400  # 64 MiB of 208 kB each
+    assert 200 < len(kept_alive) < 400  # 48 MiB of 208 kB each
     assert resident_bytes() - before < programs.MOST_BYTES + 30 * MB
     assert kept_alive.get("job-1999") is not None
     assert kept_alive.get("job-0") is None

@@ -67,7 +67,7 @@ def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]
             yield warning(
                 "workers",
                 f"On worker {worker.id} these hang and cannot be ended: {', '.join(worker.stuck[:4])}.",
-                "Give such a tool a time-out inside; the worker begins anew by itself when they are too many.",
+                "Give such a tool a time-out of its own inside; the worker begins anew when they are many.",
             )
     for name, model in config.models.items():
         there = [w for w in registry.workers if model.lane in w.lanes]
