@@ -24,7 +24,10 @@ demo: $(STAMP)  ## a fleet on this machine runs agents under fifo and fixed orde
 	@$(BIN)/aios-dist demo $(ARGS)
 
 test: $(STAMP)  ## all tests, on a Redis of their own
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(or $(ARGS),$(IN_PARALLEL))
+
+# Fleets in one process, all else in the other. With ARGS, as pytest does it by itself.
+IN_PARALLEL := --numprocesses 2 --dist loadgroup
 
 check: $(STAMP)  ## format, lint, types, imports, compose file: exactly what CI checks
 	@failed=0; \

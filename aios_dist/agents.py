@@ -328,6 +328,9 @@ class PromptsProgram:
         self._value = value
         self._limit = limit
 
+    def __repr__(self) -> str:
+        return f"<program of {self._name!r}>"
+
     def within(self, limit: int) -> PromptsProgram:
         """The same where a filled-in prompt may have ``limit`` bytes."""
         return PromptsProgram(self._name, self._config, self._value, limit)

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from aios_dist.errors import ConfigError
+from aios_dist.masking import learn, learn_url, masked
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 """What names and ids look like: they become parts of Redis keys, file names and log lines."""
@@ -197,6 +198,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents: dict[str, PromptsConfig] = {}
     tenants: dict[str, TenantConfig] = {}
 
+    def __post_init__(self) -> None:
+        """Whoever has a configuration must not print what it leads to."""
+        self.hide_secrets(os.environ)
+
+    def hide_secrets(self, env: Mapping[str, str]) -> None:
+        """Tell :mod:`aios_dist.masking` the passwords of ``redis_url`` and the keys that ``env`` has."""
+        learn_url(self.fleet.redis_url)
+        learn(*(env.get(model.api_key_env or "", "").strip() for model in self.models.values()))
+
     def default_model(self) -> str | None:
         """The model of ``llm()`` calls that name none, or None where that is not decided."""
         if self.fleet.default_model is not None:
@@ -239,16 +249,28 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     named = path or env.get("AIOS_CONFIG")
     file = Path(named) if named else Path("aios.toml")
     data: dict[str, Any] = {}
-    if named and not file.is_file():
+    there = os.path.isfile(file)  # a Path raises for some names that no file can have
+    if named and not there:
         raise ConfigError(f"There is no configuration file {str(file)!r}; check AIOS_CONFIG or --config.")
-    if file.is_file():
-        try:
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"{file} is not TOML: {exc}.") from None
-        except OSError as exc:
-            raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+    if there:
+        data = read_toml(file)
     return parse(data, source=str(file), env=env)
+
+
+def read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """A TOML file as data.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is nested too deeply.") from None
+    except ValueError as exc:
+        raise ConfigError(f"{file} is not TOML: {exc}.") from None
 
 
 def parse(
@@ -276,6 +298,7 @@ def parse(
         for section, kind in _ENTRIES.items()
     }
     config = Config(fleet=_convert(fleet, FleetConfig, f"{source}: [fleet]"), **tables)
+    config.hide_secrets(env)
     _check(config, source, named)
     return config
 
@@ -312,8 +335,12 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
         parts = urlsplit(fleet.redis_url)
         if "," not in parts.netloc:
             _ = parts.port
-    except ValueError as exc:
-        raise ConfigError(f"{place}: redis_url {masked(fleet.redis_url)!r} is not a URL: {exc}.") from None
+    except ValueError:
+        # Not in the words of urllib, which repeat a piece of a password that holds a `/`, `?` or `#`.
+        raise ConfigError(
+            f"{place}: redis_url {masked(fleet.redis_url)!r} is not a URL; in a password, every "
+            "character but letters and digits is written as % and two digits (@ is %40, / is %2F)."
+        ) from None
     if fleet.redis_url.startswith("sentinel://") and "master=" not in urlsplit(fleet.redis_url).query:
         raise ConfigError(
             f"{place}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
@@ -477,11 +504,3 @@ def _said(value: Any) -> str:
     return {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}.get(
         type(value), f"a {type(value).__name__}"
     )
-
-
-_SECRET = re.compile(r"(?<=:)(?!//)(?:(?!;\w+://).)*(?=@)|(?<=[?&]password=)[^&;]*")
-
-
-def masked(url: str) -> str:
-    """The URL without its passwords, for messages and logs; also of a URL that cannot be understood."""
-    return _SECRET.sub("***", url)

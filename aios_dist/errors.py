@@ -41,6 +41,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aios_dist.masking import hide
 from aios_dist.tracebacks import describe as describe
 from aios_dist.tracebacks import text_of, user_traceback
 
@@ -214,9 +215,9 @@ def to_record(error: BaseException) -> dict[str, Any]:
     frames = user_traceback(error, causes=not issubclass(type(error), LLMError))
     return {
         "type": type(error).__name__,
-        "message": text_of(error),
+        "message": hide(text_of(error)),
         "detail": _detail(error),
-        **({"traceback": frames} if frames else {}),
+        **({"traceback": hide(frames)} if frames else {}),
     }
 
 
@@ -243,7 +244,7 @@ def _plain(value: Any, depth: int = 4) -> Any:
 
 
 def _words(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return hide(text.encode("utf-8", "backslashreplace").decode())
 
 
 def from_record(record: dict[str, Any]) -> Exception:

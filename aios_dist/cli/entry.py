@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from aios_dist.cli.lazy import LazyGroup
-from aios_dist.errors import AiosError, JobError, StepError
+from aios_dist.errors import AiosError, InvalidInput, JobError, StepError
 
 GLOBAL = ("--config", "--redis-url")
 
@@ -57,10 +57,15 @@ COMMANDS = {
 def root(context: click.Context, config: str | None, redis_url: str | None) -> None:
     """LLM agents as Celery work on one shared Redis."""
     # As environment, so that whatever the command starts (workers, Flower, modules of agents) has it.
-    if config is not None:
-        os.environ["AIOS_CONFIG"] = config
-    if redis_url is not None:
-        os.environ["AIOS_REDIS_URL"] = redis_url
+    for option, name, value in (
+        ("--config", "AIOS_CONFIG", config),
+        ("--redis-url", "AIOS_REDIS_URL", redis_url),
+    ):
+        try:
+            if value is not None:
+                os.environ[name] = value
+        except ValueError:
+            raise InvalidInput(f"{option} has a character that none of its kind can have.") from None
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -72,6 +77,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
+    if any("\0" in word for word in args or ()):  # no shell can, a program that calls us may
+        say("An argument has a zero byte in it, which no file, id or text here can have.")
+        return 2
     try:
         code = root.main(
             args=None if args is None else list(args), prog_name="aios-dist", standalone_mode=False

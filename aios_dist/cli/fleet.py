@@ -10,7 +10,7 @@ import click
 from aios_dist.cli.lane_commands import lane_record
 from aios_dist.cli.output import clock, console, iso, print_json, print_table
 from aios_dist.cli.session import on_fleet
-from aios_dist.config import masked
+from aios_dist.masking import masked
 
 if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from aios_dist import masking
 from aios_dist.config import Config, load
 from aios_dist.errors import ConfigError, InvalidInput
 
@@ -120,26 +121,28 @@ def check_login(login: str, no_login: bool, address: str) -> None:
 
 
 def _application(config: Config, **settings: Any) -> Any:
-    """Flower's own web application, with our counter on its two pages of queues."""
+    """Flower's own web application, guarded, with our counter on its two pages of queues."""
     from flower.api.tasks import GetQueueLengths
-    from flower.app import Flower
     from flower.command import apply_env_options, extract_settings
     from flower.options import options
     from flower.urls import settings as web_settings
     from flower.views.broker import BrokerView
 
     from aios_dist.broker import make_app
+    from aios_dist.cli.flower_guard import GuardedFlower, GuardedMetrics, MaskedPages
     from aios_dist.cli.lane_depths import LaneDepths
     from aios_dist.cli.worker import set_up_logging
 
     set_up_logging(logging.INFO)
+    masking.learn(*(account.partition(":")[2] for account in os.environ.get(LOGIN_ENV, "").split(",")))
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
     logging.getLogger("flower.inspector").setLevel(logging.ERROR)  # four warnings while there is no worker
     apply_env_options()
     for name, value in settings.items():
         setattr(options, name, value)
     extract_settings()
-    web = Flower(capp=make_app(config), options=options, **web_settings)
+    web = GuardedFlower(capp=make_app(config), options=options, **web_settings)
+    web.add_transform(MaskedPages)
     depths: LaneDepths = LaneDepths(config)
 
     class Lanes:
@@ -155,7 +158,8 @@ def _application(config: Config, **settings: Any) -> Any:
     page = type("LanesPage", (Lanes, BrokerView), {})
     lengths = type("LaneLengths", (Lanes, GetQueueLengths), {})
     prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
-    web.add_handlers(".*", [(f"{prefix}/broker", page), (f"{prefix}/api/queues/length", lengths)])
+    ours = {"/broker": page, "/api/queues/length": lengths, "/metrics": GuardedMetrics}
+    web.add_handlers(".*", [(f"{prefix}{path}", handler) for path, handler in ours.items()])
     return web
 
 

@@ -52,6 +52,8 @@ def export(limit: int, out: str | None, as_json: bool) -> None:
         Path(out).write_text(text, encoding="utf-8")
     except OSError as exc:
         raise InvalidInput(f"Cannot write {out}: {exc.strerror}.") from None
+    except ValueError:
+        raise InvalidInput(f"Cannot write {out!r}: no file can have that name.") from None
     jobs = len({step.job for step in steps})
     if as_json:
         print_json({"file": out, "jobs": jobs, "calls": len(steps)})

@@ -14,6 +14,7 @@ from aios_dist.cli.output import (
     console,
     iso,
     job_record,
+    needed,
     plain,
     print_json,
     print_table,
@@ -25,7 +26,7 @@ from aios_dist.cli.session import on_journal
 
 if TYPE_CHECKING:
     from aios_dist.jobs import Outcome, Step
-    from aios_dist.journal import Event, History, Journal
+    from aios_dist.journal import Event, History, Journal, Need
 
 
 @click.command()
@@ -35,16 +36,20 @@ if TYPE_CHECKING:
 def show(id: str, prompts: bool, as_json: bool) -> None:
     """One job: its steps with state, model, tokens, waiting and running time, worker."""
 
-    async def look(journal: Journal) -> tuple[History, list[Event], float]:
-        return await journal.load(id), await journal.events(id), await journal.now()
+    async def look(journal: Journal) -> tuple[History, list[Event], float, list[Need]]:
+        history = await journal.load(id)
+        lanes = sorted({step.lane for step in history.steps if step.state == "ready"} | {"turns"})
+        return history, await journal.events(id), await journal.now(), await journal.needs(lanes)
 
-    history, events, now = on_journal(look)
+    history, events, now, needs = on_journal(look)
     tries = _failed_tries(events)
     outcome = _outcome(history)
+    lacking = _lacking(history, needs)
     if as_json:
         record = job_record(history.view)
         record["priority"] = history.view.priority
         record["error"] = outcome.error if outcome is not None else None
+        record["waits_for"] = lacking
         if prompts:
             record["input"] = history.record.input
             record["result"] = outcome.value if outcome is not None else None
@@ -60,6 +65,8 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         (_row(step, now) for step in history.steps),
         empty="No steps yet.",
     )
+    for need in lacking:
+        console().print(plain(f"\nIt waits for a worker with {needed(need)}: none that runs has it."))
     for step in history.steps:
         if step.outcome is None and not history.view.state.ended and tries.get(step.number):
             failed = tries[step.number]
@@ -79,6 +86,15 @@ def _outcome(history: History) -> Outcome | None:
     from aios_dist.jobs import Outcome, decode
 
     return decode(history.result, Outcome) if history.result else None
+
+
+def _lacking(history: History, needs: Sequence[Need]) -> list[str]:
+    """What the job waits for that no worker which runs has."""
+    if history.view.state != "running":
+        return []
+    wanted = {f"model/{s.label}" for s in history.steps if s.state == "ready" and s.kind == "llm"}
+    wanted.add(f"agent/{history.record.agent}")
+    return sorted(need.need for need in needs if need.need in wanted and not need.served)
 
 
 def _failed_tries(events: Sequence[Event]) -> dict[int, list[str]]:

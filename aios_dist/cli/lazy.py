@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from aios_dist.cli.signals import ctrl_c_at_once
+
 
 class LazyGroup(click.Group):
     """A group whose commands are named in a table.
@@ -32,7 +34,8 @@ class LazyGroup(click.Group):
         if cmd_name not in self.table:
             return None
         module, attribute, _ = self.table[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        with ctrl_c_at_once():
+            command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
+from aios_dist.masking import hide
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,8 +31,8 @@ def print_json(value: Any) -> None:
 
 
 def plain(text: str) -> str:
-    """Text of others (models, agents) without what a terminal would take for a command."""
-    return _CONTROL.sub("�", text)
+    """Text of others (models, agents) without what a terminal would take for a command, and no secrets."""
+    return hide(_CONTROL.sub("�", text))
 
 
 def console(stream: IO[str] | None = None) -> Console:
@@ -118,3 +120,14 @@ def job_record(view: JobView) -> dict[str, Any]:
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),
     }
+
+
+def steps_wait(count: int) -> str:
+    """So many steps wait, in words."""
+    return "1 step waits" if count == 1 else f"{count} steps wait"
+
+
+def needed(need: str) -> str:
+    """What a worker must have (:class:`aios_dist.journal.Need`), in words."""
+    kind, _, name = need.partition("/")
+    return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from aios_dist.cli.signals import ctrl_c_at_once
 from aios_dist.config import Config, load
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ T = TypeVar("T")
 
 def on_fleet(work: Callable[[AsyncFleet], Awaitable[T]], config: Config | None = None) -> T:
     """Run ``work`` with the fleet of the configuration; Ctrl-C cancels it and closes the connections."""
-    from aios_dist.fleet import AsyncFleet
+    with ctrl_c_at_once():
+        from aios_dist.fleet import AsyncFleet
 
     settings = config or load()
 
@@ -30,7 +32,8 @@ def on_fleet(work: Callable[[AsyncFleet], Awaitable[T]], config: Config | None =
 
 def on_journal(work: Callable[[Journal], Awaitable[T]]) -> T:
     """The same for commands that only look: no Celery, so they answer faster."""
-    from aios_dist.journal import Journal
+    with ctrl_c_at_once():
+        from aios_dist.journal import Journal
 
     settings = load()
 

@@ -189,6 +189,8 @@ def _input(text: str | None, settings: tuple[str, ...]) -> Any:
                 text = Path(source).read_text(encoding="utf-8")
             except OSError as exc:
                 raise InvalidInput(f"{source} cannot be read: {exc.strerror}.") from None
+            except ValueError as exc:
+                raise InvalidInput(f"{source!r} cannot be read: {exc}.") from None
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as exc:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import tomllib
 from pathlib import Path
 
 import click
@@ -14,9 +13,10 @@ from rich.text import Text
 
 from aios_dist.cli.signals import sigterm_is_ctrl_c
 from aios_dist.cli.up_news import follow
-from aios_dist.config import DEFAULT_POOLS, Config, load, masked
+from aios_dist.config import DEFAULT_POOLS, Config, load, read_toml
 from aios_dist.journal import Journal
 from aios_dist.local.machine import LocalFleet, WorkerSpec
+from aios_dist.masking import masked
 
 OPEN_JOBS = 10_000
 """The most open jobs that are looked at for the last line."""
@@ -66,18 +66,20 @@ def up(
         flower=flower_port if has_flower else None,
     )
     out = Console(highlight=False, soft_wrap=True)
-    with sigterm_is_ctrl_c():
+    interrupted = False
+    with sigterm_is_ctrl_c() as terminated:
         with out.status("Starting …"):
             machine.start()
         with machine:
-            _introduce(out, machine)
             try:
+                _introduce(out, machine)
                 asyncio.run(follow(out, machine))
             except KeyboardInterrupt:
+                interrupted = not terminated()
                 out.print()
             alive = [member for member in machine.workers if not member.ended]
             out.print(_stop(out, machine, lost=embedded and data is None), soft_wrap=False)
-    context.exit(0 if alive else 1)
+    context.exit(1 if not alive else 130 if interrupted else 0)
 
 
 def _names_redis() -> bool:
@@ -85,7 +87,7 @@ def _names_redis() -> bool:
     if os.environ.get("AIOS_REDIS_URL"):
         return True
     file = Path(os.environ.get("AIOS_CONFIG") or "aios.toml")
-    return file.is_file() and "redis_url" in tomllib.loads(file.read_text(encoding="utf-8")).get("fleet", {})
+    return file.is_file() and "redis_url" in read_toml(file).get("fleet", {})
 
 
 def _workers(config: Config, count: int, slots: int | None) -> list[WorkerSpec]:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aios_dist import masking
+from aios_dist.cli.signals import ctrl_c_at_once
+
 if TYPE_CHECKING:
     from aios_dist.runtime import Runtime
 
@@ -36,14 +39,16 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
     """Run one worker of POOL (a pool of aios.toml, or the built-in llm and turns).
 
     The same as `celery -A workers.POOL worker -n POOL@%h`, without needing that file. Two workers of a pool
-    on one machine need two names: --name a@%h. SIGTERM or Ctrl-C finishes what is in flight, then ends.
+    on one machine need two names: --name a@%h. SIGTERM (exit code 0) or Ctrl-C (130) finishes what
+    is in flight, then ends.
     """
-    from celery import signals
-    from celery.exceptions import SecurityWarning
-    from celery.utils.nodenames import default_nodename, host_format
+    with ctrl_c_at_once():
+        from celery import signals
+        from celery.exceptions import SecurityWarning
+        from celery.utils.nodenames import default_nodename, host_format
 
-    from aios_dist.config import load
-    from aios_dist.runtime import worker_app
+        from aios_dist.config import load
+        from aios_dist.runtime import worker_app
 
     config = load()
     config.pool(pool)
@@ -63,13 +68,21 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
     def ready(**_: Any) -> None:
         print(ready_line(node, runtime), flush=True)
 
+    by_ctrl_c = False
+
+    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+    def ending(sig: str = "", **_: Any) -> None:
+        nonlocal by_ctrl_c
+        by_ctrl_c = sig == "SIGINT"
+
     # Celery warns root in eight lines, of pickle above all, which we never accept. Once and short is enough.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     allow_files(runtime.settings.slots + FILES_BESIDE_CALLS)
     # Without mingle and gossip: a second less at every start, and nothing here asks the neighbours.
     running = app.Worker(hostname=node, loglevel=level, quiet=True, without_mingle=True, without_gossip=True)
     running.start()
-    context.exit(int(running.exitcode or 0))
+    code = int(running.exitcode or 0)
+    context.exit(130 if by_ctrl_c and code == 1 else code)  # to Celery, Ctrl-C is a failure
 
 
 def ready_line(node: str, runtime: Runtime) -> str:
@@ -85,7 +98,8 @@ def ready_line(node: str, runtime: Runtime) -> str:
 
 
 def set_up_logging(level: int) -> None:
-    """Short lines on stderr."""
+    """Short lines on stderr, without secrets."""
+    masking.install()
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[out], force=True)

@@ -31,9 +31,9 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from aios_dist.config import masked
 from aios_dist.errors import ConfigError, FleetUnavailable, JournalError
 from aios_dist.journal.scripts import Script
+from aios_dist.masking import hide, learn_url, masked
 
 SOCKET_TIMEOUT_S = 10.0
 BATCH = 256
@@ -48,6 +48,7 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
     Raises:
         ConfigError: the URL cannot be understood.
     """
+    learn_url(url)
     settings: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": 5.0,
@@ -69,7 +70,7 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         watching = {k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")}
         if "sentinel_password" in query:
             watching["password"] = query["sentinel_password"][0]
-        sentinel = Sentinel(nodes, **watching)
+        sentinel = Sentinel(nodes, sentinel_kwargs=watching)
         settings |= {
             "db": int(parts.path.strip("/") or 0),
             "username": unquote(user) or None,
@@ -78,7 +79,9 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         client: aioredis.Redis = sentinel.master_for(query["master"][0], **settings)
         return client
     except (ValueError, KeyError, IndexError, RedisError) as exc:
-        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {exc}.") from None
+        # What urllib says repeats a piece of a password that holds a `/`, `?` or `#`.
+        why = "it is not a URL" if type(exc) is ValueError else hide(str(exc))
+        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {why}.") from None
 
 
 AWAY = ("LOADING", "MASTERDOWN", "CLUSTERDOWN")
@@ -206,7 +209,7 @@ def passes(exc: RedisError) -> bool:
 def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exception:
     """One sentence for what Redis, or its absence, said; a mistake of ours comes back as it is."""
     where = masked(url)
-    text = str(exc).rstrip(".")
+    text = hide(str(exc)).rstrip(".")  # a Redis that knows no HELLO repeats it, password and all
     if isinstance(exc, RedisTimeoutError):
         return FleetUnavailable(f"Redis at {where} does not answer within {timeout or SOCKET_TIMEOUT_S:g} s.")
     if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
@@ -227,4 +230,6 @@ def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exce
         )
     if text.startswith(REFUSES):
         return FleetUnavailable(f"Redis at {where} does not serve now ({text}); its log says more.")
+    if text != str(exc).rstrip("."):
+        return type(exc)(text)
     return exc

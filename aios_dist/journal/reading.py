@@ -128,11 +128,8 @@ class Reading(Access):
                 for number in range(view.steps)
             ]
             record = unpack_record(facts[b"rec"])
-        except (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError) as exc:
-            raise JournalError(
-                f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the "
-                "reconciler sets it aside, and `aios-dist doctor` says so."
-            ) from None
+        except UNREADABLE as exc:
+            raise _damaged(job, exc) from None
         return History(
             view,
             record,
@@ -164,8 +161,8 @@ class Reading(Access):
         for id, facts in zip(ids, found, strict=True):
             try:
                 view = _view(id.decode(), facts)
-            except (ValueError, zlib.error, msgspec.MsgspecError):
-                continue  # one that cannot be read: `doctor` names it
+            except JournalError:
+                continue  # `doctor` names it
             if view is not None:
                 views.append(view)
         return sorted(views, key=lambda v: -v.submitted_at)[:limit]
@@ -304,7 +301,30 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError)
+"""What a damaged record raises."""
+
+
+def _damaged(job: str, exc: Exception) -> JournalError:
+    return JournalError(
+        f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
+        "sets it aside, and `aios-dist doctor` says so."
+    )
+
+
 def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
+    """A job from its fields; None where there is none.
+
+    Raises:
+        JournalError: they cannot be read.
+    """
+    try:
+        return _read_view(job, facts)
+    except UNREADABLE as exc:
+        raise _damaged(job, exc) from None
+
+
+def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
     known = dict(zip(VIEWED, facts, strict=True))
     state, record = known["st"], known["rec"]
     if state is None or record is None or known["half"] is not None:

@@ -11,9 +11,11 @@ import greenback
 import msgspec
 from celery import Celery, signals
 
+from aios_dist import masking
 from aios_dist.broker import TASK, make_app
 from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
+from aios_dist.runtime.replies import mask_replies
 from aios_dist.runtime.telemetry import Dispatcher, StepRequest, started
 from aios_dist.runtime.work import Origin
 from aios_dist.runtime.worker import Runtime
@@ -41,6 +43,8 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     runtime = Runtime(config, pool, settings)
     app.aios_runtime = runtime
     app.steps["consumer"].add(Dispatcher)
+    masking.install()
+    mask_replies()
 
     @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
     def step(self: Any) -> str:

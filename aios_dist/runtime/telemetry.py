@@ -13,6 +13,7 @@ from celery import bootsteps
 from celery.worker.request import Request
 
 from aios_dist.journal import Claim
+from aios_dist.masking import hide_in
 
 FLUSH_EVERY_S = 0.2
 """Task events go out in batches: one publication per event would cost a tenth of a worker's time."""
@@ -55,6 +56,8 @@ class StepRequest(Request):
 
     def send_event(self, type: str, **fields: Any) -> None:
         """All events but that one. A spare ticket never starts."""
+        if "exception" in fields:  # of any class, so with any text
+            fields = hide_in(fields)
         if type != "task-started":
             super().send_event(type, **fields)
 

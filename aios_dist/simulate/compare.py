@@ -16,6 +16,8 @@ from aios_dist.simulate.figures import figures
 from aios_dist.simulate.work import Job
 from aios_dist.simulate.workloads import Workload
 
+MOST_SLOTS, MOST_SEEDS, MOST_JOBS = 10**6, 10_000, 10**6
+
 BEST: dict[str, Literal["least", "most"]] = {
     "makespan_s": "least",
     "turnaround_mean_s": "least",
@@ -59,10 +61,14 @@ class Setup(msgspec.Struct, frozen=True):
     told: bool = False
 
     def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise InvalidInput(f"A simulation needs at least one slot, not {self.slots}.")
+        if not 1 <= self.slots <= MOST_SLOTS:
+            raise InvalidInput(
+                f"A simulation needs at least one slot and takes {MOST_SLOTS:,} at most, not {self.slots}."
+            )
         if self.seeds < 1 or (self.count is not None and self.count < 1):
             raise InvalidInput("A simulation needs at least one seed and one job.")
+        if self.seeds > MOST_SEEDS or (self.count or 0) > MOST_JOBS:
+            raise InvalidInput(f"A simulation takes at most {MOST_SEEDS:,} seeds and {MOST_JOBS:,} jobs.")
         for tenant, weight in self.weights.items():
             if not 1e-3 <= weight <= 1e3:
                 raise InvalidInput(f"The weight of tenant {tenant!r} is from 0.001 to 1000, not {weight:g}.")

@@ -82,6 +82,8 @@ def read(path: str, latency: Latency) -> Workload:
         raise InvalidInput(f"Cannot read the workload {path}: {exc.strerror}.") from None
     except UnicodeDecodeError:
         raise InvalidInput(f"Cannot read the workload {path}: it is no text in UTF-8.") from None
+    except ValueError:
+        raise InvalidInput(f"Cannot read the workload {path!r}: no file can have that name.") from None
     recorded = text.lstrip().startswith("{")
     whole = _recorded(path, text) if recorded else _from_tokens(path, text, latency)
     return Workload(resampled(whole), whole, recorded)
@@ -98,7 +100,10 @@ def _from_tokens(path: str, text: str, latency: Latency) -> tuple[Job, ...]:
             "what `aios-dist job export` writes has one JSON object a line."
         )
     lines = ((table.line_num, {name: row[name] for name in COLUMNS}) for row in table)
-    rows = [(row.agent, row) for row in _checked(path, lines, _Tokens)]
+    try:
+        rows = [(row.agent, row) for row in _checked(path, lines, _Tokens)]
+    except csv.Error as exc:
+        raise InvalidInput(f"The workload {path}, line {table.line_num}, is no CSV: {exc}.") from None
     jobs = []
     for agent, steps in _by_job(path, rows).items():
         before = (False, *(bool(row.calls_tool) for row in steps[:-1]))
@@ -149,7 +154,7 @@ def _recorded(path: str, text: str) -> tuple[Job, ...]:
 def _json(path: str, number: int, line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"The workload {path}, line {number}, is not JSON: {exc}.") from None
 
 

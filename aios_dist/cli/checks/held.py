@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from aios_dist.cli.checks.finding import Finding, ok, warning
-from aios_dist.cli.output import clock, resume_command
+from aios_dist.cli.output import clock, resume_command, steps_wait
 
 if TYPE_CHECKING:
     from aios_dist.journal import DeadLetter, JobView, ModelView
@@ -18,7 +18,7 @@ MOST = 1000
 def models(views: Sequence[ModelView]) -> Iterator[Finding]:
     """No model is held by what it answers; steps that a limit holds are named."""
     for view in views:
-        waits = f", {_steps(view.held)} for it" if view.held else ""
+        waits = f", {steps_wait(view.held)} for it" if view.held else ""
         if view.hold_until:
             yield warning(
                 "holds",
@@ -28,7 +28,7 @@ def models(views: Sequence[ModelView]) -> Iterator[Finding]:
                 "the provider, and at the limits in aios.toml.",
             )
         elif view.held:
-            yield ok("holds", f"Model {view.name!r} is at its limit; {_steps(view.held)} for it.")
+            yield ok("holds", f"Model {view.name!r} is at its limit; {steps_wait(view.held)} for it.")
 
 
 def jobs(views: Sequence[JobView]) -> Iterator[Finding]:
@@ -54,7 +54,3 @@ def dead_letters(letters: Sequence[DeadLetter]) -> Iterator[Finding]:
             f"{count} lost every worker that tried; the last: {letters[0].job}, step {letters[0].step}.",
             f"aios-dist dead show {letters[0].job}; then aios-dist dead retry or dead drop.",
         )
-
-
-def _steps(count: int) -> str:
-    return "1 step waits" if count == 1 else f"{count} steps wait"

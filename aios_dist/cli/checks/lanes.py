@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from aios_dist.cli.checks.finding import Finding, ok, problem, warning
+from aios_dist.cli.output import steps_wait
 from aios_dist.config import DEFAULT_POOLS, Config
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def lanes(config: Config, views: Sequence[LaneView]) -> Iterator[Finding]:
                 f"Lane {view.name!r}: workers {view.workers}, slots {view.slots}, waiting {view.ready}.",
             )
         elif view.ready:
-            steps = "1 step waits" if view.ready == 1 else f"{view.ready} steps wait"
             yield problem(
-                "lanes", f"Lane {view.name!r} has no worker, and {steps} on it.", _start(config, view.name)
+                "lanes",
+                f"Lane {view.name!r} has no worker, and {steps_wait(view.ready)} on it.",
+                _start(config, view.name),
             )
         elif view.name in used:
             yield problem(
@@ -73,10 +75,10 @@ def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]
         there = [w for w in registry.workers if model.lane in w.lanes]
         without = [w.id for w in there if name not in w.models]
         if without:
-            yield problem(
+            yield warning(
                 "workers",
                 f"Worker {without[0]} serves lane {model.lane!r} without its model {name!r}.",
-                "Such calls fail there: give all workers of a lane the same [models.*], and restart them.",
+                "It leaves such steps to others; with the same [models.*] everywhere each can take any.",
             )
     if registry.workers:
         yield ok("workers", f"{len(registry.workers)} registered.")

@@ -64,6 +64,7 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("LPUSH", r, "2"),
         ("LTRIM", r, 0, 0),
         ("PEXPIRE", r, TTL_MS),
+        ("LLEN", r),
         ("LRANGE", r, 0, 0),
         ("XADD", x, "MAXLEN", "~", 10, "*", "f", "1"),
         ("PEXPIRE", x, TTL_MS),

@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import math
+import re
+import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
@@ -27,6 +27,10 @@ from aios_dist import errors
 from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.config import ModelConfig
 from aios_dist.errors import ConfigError, LLMError
+from aios_dist.masking import learn, masked
+from aios_dist.runtime.providers.lenient import clean
+from aios_dist.runtime.providers.refusals import bounded, refusal
+from aios_dist.runtime.providers.streams import read_stream
 
 
 class Provider(Protocol):
@@ -108,7 +112,9 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         if missing:
             raise ConfigError(f"Model {name!r} needs the package {missing[0]!r}: {adapter.install}.")
     if model.base_url is not None and not model.base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"Model {name!r}: base_url {model.base_url!r} must start with http:// or https://.")
+        raise ConfigError(
+            f"Model {name!r}: base_url {masked(model.base_url)!r} must start with http:// or https://."
+        )
     key_of(name, model, env)
 
 
@@ -137,6 +143,7 @@ def key_of(name: str, model: ModelConfig, env: Mapping[str, str]) -> str | None:
         raise ConfigError(
             f"Model {name!r}: the key in {variable} has characters that no key has: set it again."
         )
+    learn(key)
     return key
 
 
@@ -178,13 +185,20 @@ class Reply(ABC):
         self.usage = Usage(calls=1)
         self.model: str | None = None
         self.complete = False
+        self.raw = bytearray()
+
+    def keep(self, piece: bytes) -> None:
+        """Remember the beginning of what came in, for an answer that turns out to be unreadable."""
+        if len(self.raw) < RAW_BYTES:
+            self.raw += piece[: RAW_BYTES - len(self.raw)]
 
     @abstractmethod
     def whole(self, data: bytes) -> None:
         """Read an answer that did not stream.
 
         Raises:
-            ProviderSaid: it is an error. msgspec.DecodeError: it is not of the protocol.
+            ProviderSaid: it is an error. NoAnswer: nothing of an answer is in it.
+            msgspec.DecodeError: it is not of the protocol.
         """
 
     @abstractmethod
@@ -198,6 +212,13 @@ class ProviderSaid(Exception):
     def __init__(self, status: int, body: object) -> None:
         super().__init__(status)
         self.status, self.body = status, body
+
+
+class NoAnswer(Exception):
+    """The status was 200, and what came with it is no answer of a model: empty, or the page of a proxy."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data.decode("utf-8", "replace").strip() or "nothing")
 
 
 _Post = Callable[..., Awaitable[Any]]
@@ -224,7 +245,6 @@ class SdkProvider(ABC):
         self.config = model
         self._post = post
         self._close = close
-        self._key = key
 
     @abstractmethod
     def body(self, request: LLMRequest) -> dict[str, Any]:
@@ -244,19 +264,27 @@ class SdkProvider(ABC):
         try:
             async with limit:
                 first = await self._exchange(body, {"headers": headers, "params": query}, reply)
+            if reply.refused is not None:
+                raise errors.ContentRefused(
+                    bounded(f"{self.name} refused to answer: {reply.refused}"), provider=self.name
+                )
+            return self._response(reply, started, first)
         except Exception as exc:
             # Never chained: the SDKs' exceptions carry the request with its key, and the provider's raw text.
-            error = self._timed_out() if limit.expired() else self._error(exc)
+            error = self._timed_out() if limit.expired() else self._error(exc, reply)
             if error is None:
                 raise
             raise error from None
-        if reply.refused is not None:
-            raise errors.ContentRefused(
-                self._bounded(f"{self.name} refused to answer: {reply.refused}"), provider=self.name
-            )
+
+    def _response(self, reply: Reply, started: float, first: float | None) -> LLMResponse:
         return LLMResponse(
-            text="".join(reply.text),
-            tool_calls=list(reply.calls.values()),
+            text=clean("".join(reply.text)),
+            tool_calls=[
+                ToolCall(
+                    call.id or f"call_{secrets.token_hex(8)}", clean(call.name), clean(call.arguments) or "{}"
+                )
+                for call in reply.calls.values()
+            ],
             finish_reason=reply.finish_reason,
             usage=reply.usage,
             model=reply.model or self.model,
@@ -281,51 +309,56 @@ class SdkProvider(ABC):
             stream=True,
         )
         try:
+            kind = response.headers.get("content-type", "")
+            if "html" in kind:
+                raise NoAnswer(await response.aread())
             # A server may answer a request for a stream with the whole, as some gateways do.
-            if body["stream"] and "json" not in response.headers.get("content-type", ""):
-                return await self._read_stream(response, reply)
-            reply.whole(await response.aread())
+            if "event-stream" in kind or (body["stream"] and "json" not in kind):
+                return await read_stream(response.aiter_bytes(), reply)
+            await self._read_whole(response, reply)
             return None
         finally:
             # Also when cancelled: a body that was not read to its end takes its connection with it.
             await response.aclose()
 
-    async def _read_stream(self, response: Any, reply: Reply) -> float | None:
-        """Read server-sent events, each with its data on one line, as all providers write them.
+    async def _read_whole(self, response: Any, reply: Reply) -> None:
+        pieces: list[bytes] = []
+        broke: Exception | None = None
+        try:
+            async for piece in response.aiter_bytes():
+                reply.keep(piece)
+                pieces.append(piece)
+        except Exception as exc:
+            broke = exc
+        data = b"".join(pieces)
+        try:
+            if not data.strip() or _PAGE.match(data):
+                raise NoAnswer(data)
+            reply.whole(data)
+        except (msgspec.DecodeError, NoAnswer):
+            # What decodes as whole is the answer, also where its connection ended in disorder.
+            if broke is not None:
+                raise broke from None
+            raise
 
-        https://html.spec.whatwg.org/multipage/server-sent-events.html
-        """
-        first: float | None = None
-        rest, ended = b"", False
-        pieces = response.aiter_bytes()
-        async for piece in pieces:
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                if line.startswith(b"data:"):
-                    ended = reply.event(line[5:].strip()) or ended
-                elif line.strip() and not line.startswith((b"event:", b":", b"id:", b"retry:")):
-                    raise msgspec.DecodeError("the stream is not one of server-sent events")
-            if first is None and (reply.text or reply.calls):
-                first = time.monotonic()
-            if ended:
-                await _drain(pieces)
-                break
-        if not (ended or reply.complete):
-            raise EOFError("the stream ended before the answer did")
-        return first
-
-    def _error(self, exc: Exception) -> LLMError | None:
+    def _error(self, exc: Exception, reply: Reply) -> LLMError | None:
         """The error of ours that stands for this one; None for a fault in the program, to be seen as such."""
         import aiohttp
         import httpx2
 
         if isinstance(exc, LLMError):
             return exc
+        place = f"model {self.model!r} at {masked(self.config.base_url or 'its own address')}"
         if isinstance(exc, ProviderSaid):
-            return self._refusal(exc.status, exc.body, {})
+            return refusal(self.name, exc.status, exc.body, {}, place)
+        if isinstance(exc, NoAnswer):
+            text = bounded(f"{self.name} answered 200 without an answer: {' '.join(str(exc).split())}")
+            return errors.ProviderBusy(text, status=200, provider=self.name)
         response = getattr(exc, "response", None)
         if isinstance(response, httpx2.Response):
-            return self._refusal(response.status_code, getattr(exc, "body", None), response.headers)
+            return refusal(
+                self.name, response.status_code, getattr(exc, "body", None), response.headers, place
+            )
         root: BaseException = exc
         # aiohttp raises ClientResponseError for what is not HTTP at all; only one of the SDKs wraps it.
         bad = isinstance(exc, msgspec.DecodeError | httpx2.DecodingError | aiohttp.ClientResponseError)
@@ -334,39 +367,34 @@ class SdkProvider(ABC):
             bad = bad or isinstance(root, aiohttp.ClientResponseError)
         if bad:
             text = f"{self.name} answered what is not of its protocol: {errors.describe(root)}"
-            return errors.BadReply(self._bounded(text), provider=self.name)
+            return self._bad_reply(text, reply)
         broken = (self.connection_error, httpx2.TransportError, aiohttp.ClientError, OSError, EOFError)
         if isinstance(exc, broken):
             text = f"the connection to {self.name} broke: {errors.describe(root)}"
-            return errors.ConnectionBroken(self._bounded(text), provider=self.name)
+            return errors.ConnectionBroken(bounded(text), provider=self.name)
+        if reply.raw:
+            # The call was answered, so paid for: that we cannot read it is no reason to pay again.
+            return self._bad_reply(f"the answer of {self.name} cannot be read: {errors.describe(exc)}", reply)
         return None
+
+    def _bad_reply(self, text: str, reply: Reply) -> LLMError:
+        raw = bytes(reply.raw).decode("utf-8", "backslashreplace")
+        kept = bounded(raw, RAW_LIMIT) if raw else None
+        return errors.BadReply(bounded(text), provider=self.name, raw=kept)
 
     def _timed_out(self) -> LLMError:
         text = f"{self.name} gave no whole answer within the model's timeout of {self.config.timeout:g} s"
         return errors.CallTimeout(text, provider=self.name)
 
-    def _refusal(self, status: int, body: object, headers: Mapping[str, str]) -> LLMError:
-        inner = body.get("error", body) if isinstance(body, Mapping) else body
-        code = inner.get("code") or inner.get("type") if isinstance(inner, Mapping) else None
-        told = inner.get("message") or inner.get("detail") if isinstance(inner, Mapping) else inner
-        text = " ".join(str(told or "no reason given").split())
-        kind = errors.ContentRefused if code in _FILTERED else _error_class(status)
-        return kind(
-            self._bounded(f"{self.name} answered {status}: {text}"),
-            status=status,
-            retry_after_s=retry_after_s(headers),
-            code=code if isinstance(code, str) else None,
-            provider=self.name,
-        )
 
-    def _bounded(self, text: str) -> str:
-        """A text that may be journaled and logged: without the key, and not the whole page of a proxy."""
-        text = text.replace(self._key, "***") if self._key else text
-        return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
+_PAGE = re.compile(rb"\s*<[!?\w]")
+"""How HTML and XML begin, whatever the server calls it."""
 
+RAW_LIMIT = 16 * 1024
+"""Characters of an unreadable answer that its error keeps, as ``detail["raw"]``."""
 
-TEXT_LIMIT = 500
-"""Characters of a provider's own words that an error keeps."""
+RAW_BYTES = RAW_LIMIT + 1024
+"""A little more is remembered, so that the bound cuts no secret before it is hidden."""
 
 CONNECT_S = 10.0
 """Seconds for a connection to be made; all that follows counts against the model's ``timeout`` alone."""
@@ -374,11 +402,6 @@ CONNECT_S = 10.0
 KEEP_ALIVE_S = 4.0
 """Seconds an idle connection is kept: less than the 5 of uvicorn (vLLM and most gateways), so that no call is
 sent on a connection that the server is just closing."""
-
-DRAIN_S = 0.1
-"""Seconds that the end of a stream may take after its last event, to keep the connection for another call."""
-
-_FILTERED = ("content_filter", "content_policy_violation")
 
 
 def http_options() -> dict[str, Any]:
@@ -390,49 +413,3 @@ def http_options() -> dict[str, Any]:
         max_connections=10**6, max_keepalive_connections=10**6, keepalive_expiry=KEEP_ALIVE_S
     )
     return {"limits": limits, "timeout": httpx2.Timeout(None, connect=CONNECT_S)}
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The seconds of ``retry-after-ms`` or ``Retry-After`` (a number or a date), None where there is none.
-
-    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
-    """
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                # Against the server's own clock where it tells it: ours may differ.
-                now = headers.get("date")
-                here = parsedate_to_datetime(now).timestamp() if now else time.time()
-                seconds = parsedate_to_datetime(value).timestamp() - here
-            except ValueError:
-                continue
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    return None
-
-
-def _error_class(status: int) -> type[LLMError]:
-    if status == 429:
-        return errors.RateLimited
-    if status in (408, 409) or status >= 500:
-        return errors.ProviderBusy
-    if status in (401, 403):
-        return errors.NotAllowed
-    return errors.ModelNotFound if status == 404 else errors.BadRequest
-
-
-async def _drain(pieces: AsyncIterator[bytes]) -> None:
-    """Read a stream past its last event to its end: only then can its connection carry the next call."""
-    import httpx2
-
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            async for _ in pieces:
-                pass
-    except (TimeoutError, httpx2.HTTPError):
-        pass

@@ -14,10 +14,11 @@ from typing import Any
 import anthropic
 import msgspec
 
-from aios_dist.calls import LLMRequest, ToolCall, Usage
+from aios_dist.calls import LLMRequest, ToolCall
 from aios_dist.config import ModelConfig
 from aios_dist.errors import BadRequest
-from aios_dist.runtime.providers import ProviderSaid, Reply, SdkProvider, http_options, key_of
+from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, http_options, key_of
+from aios_dist.runtime.providers.lenient import arguments_of, count, decode, table, tables, usage, word
 
 MAX_TOKENS = 4096
 """What is asked for where the request says nothing: Anthropic insists on a number."""
@@ -51,113 +52,89 @@ _STATUS_OF = {
 }
 
 
-class _Block(msgspec.Struct):
-    """A content block, or a piece (``delta``) of one."""
-
-    type: str = ""
-    text: str | None = None
-    id: str = ""
-    name: str = ""
-    input: msgspec.Raw = msgspec.Raw(b"{}")
-    partial_json: str = ""
-    stop_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-
-
-class _Message(msgspec.Struct):
-    """What is read of a message, and of every event of a stream; ``type`` says which fields are there."""
-
-    type: str = ""
-    content: list[_Block] = []
-    stop_reason: str | None = None
-    usage: _Usage | None = None
-    model: str | None = None
-    message: _Message | None = None
-    index: int = 0
-    content_block: _Block | None = None
-    delta: _Block | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Message).decode
-
-
 class MessageReply(Reply):
     """Reads a message. Blocks that are neither text nor a call of a tool (thinking) are left out."""
 
     def whole(self, data: bytes) -> None:
         """See :meth:`Reply.whole`."""
-        message = _decode(data)
-        self._check(message)
-        if message.type != "message":
+        said = decode(data)
+        message = self._checked(said)
+        if message.get("type") != "message":
+            if not message and isinstance(said, dict | None):
+                raise NoAnswer(data)
+            if isinstance(message.get("detail"), str) and "content" not in message:
+                raise ProviderSaid(500, message)
             raise msgspec.DecodeError("an answer that is not a message")
         self._start(message)
-        for index, block in enumerate(message.content):
-            self._block(index, block, bytes(block.input).decode())
-        self._end(message.stop_reason)
+        content = message.get("content")
+        if isinstance(content, str):
+            self.text.append(content)
+        for index, block in enumerate(tables(content)):
+            self._block(index, block, arguments_of(block.get("input")))
+        self._end(message.get("stop_reason"))
         self.complete = True
 
     def event(self, data: bytes) -> bool:
         """See :meth:`Reply.event`."""
-        event = _decode(data)
-        self._check(event)
-        match event.type:
-            case "content_block_delta" if event.delta is not None:
-                self._delta(event.index, event.delta)
-            case "message_start" if event.message is not None:
-                self._start(event.message)
-            case "content_block_start" if event.content_block is not None:
+        event = self._checked(decode(data))
+        index, block, delta = count(event.get("index")), event.get("content_block"), event.get("delta")
+        match event.get("type"):
+            case "content_block_delta":
+                self._delta(index, table(delta))
+            case "message_start":
+                self._start(table(event.get("message")))
+            case "content_block_start":
                 # The input of a streamed call is empty here and follows in pieces.
-                self._block(event.index, event.content_block, "")
+                self._block(index, table(block), "")
             case "message_delta":
-                self._count(event.usage)
-                self._end(event.delta.stop_reason if event.delta is not None else None)
+                self._count(event.get("usage"))
+                self._end(table(delta).get("stop_reason"))
             case "message_stop":
-                # A call without arguments comes without a piece: its input is the empty object.
-                self.calls = {at: ToolCall(c.id, c.name, c.arguments or "{}") for at, c in self.calls.items()}
                 self.complete = True
         return self.complete
 
-    def _check(self, message: _Message) -> None:
-        if message.error is not None:
-            kind = message.error.get("type") if isinstance(message.error, dict) else None
-            raise ProviderSaid(_STATUS_OF.get(str(kind), 500), message.error)
+    def _checked(self, said: Any) -> dict[str, Any]:
+        message = table(said)
+        error = message.get("error")
+        if error is not None:
+            raise ProviderSaid(_STATUS_OF.get(str(table(error).get("type")), 500), error)
+        return message
 
-    def _start(self, message: _Message) -> None:
-        self.model = message.model
-        self._count(message.usage)
+    def _start(self, message: dict[str, Any]) -> None:
+        self.model = word(message.get("model"))
+        self._count(message.get("usage"))
 
-    def _count(self, told: _Usage | None) -> None:
+    def _count(self, told: Any) -> None:
         """Take the counts, which are sums so far. What a cache held or took is part of the prompt."""
-        if told is None:
+        if not isinstance(told, dict):
             return
-        prompt = sum(
-            count or 0
-            for count in (told.input_tokens, told.cache_creation_input_tokens, told.cache_read_input_tokens)
-        )
-        self.usage = Usage(max(prompt, self.usage.prompt_tokens), told.output_tokens or 0, calls=1)
+        names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+        prompt = sum(count(told.get(name)) for name in names)
+        self.usage = usage(max(prompt, self.usage.prompt_tokens), told.get("output_tokens"))
 
-    def _block(self, index: int, block: _Block, arguments: str) -> None:
-        if block.type == "text" and block.text:
-            self.text.append(block.text)
-        elif block.type == "tool_use":
-            self.calls[index] = ToolCall(block.id, block.name, arguments)
+    def _block(self, index: int, block: dict[str, Any], arguments: str) -> None:
+        if block.get("type") == "text":
+            self._say(block.get("text"))
+        elif block.get("type") == "tool_use":
+            self.calls[index] = ToolCall(
+                word(block.get("id")) or "", word(block.get("name")) or "", arguments
+            )
 
-    def _delta(self, index: int, delta: _Block) -> None:
-        if delta.type == "text_delta" and delta.text:
-            self.text.append(delta.text)
-        elif delta.type == "input_json_delta" and (call := self.calls.get(index)) is not None:
-            self.calls[index] = ToolCall(call.id, call.name, call.arguments + delta.partial_json)
+    def _delta(self, index: int, delta: dict[str, Any]) -> None:
+        if delta.get("type") == "text_delta":
+            self._say(delta.get("text"))
+        elif delta.get("type") == "input_json_delta" and (call := self.calls.get(index)) is not None:
+            piece = arguments_of(delta.get("partial_json"))
+            self.calls[index] = ToolCall(call.id, call.name, call.arguments + piece)
 
-    def _end(self, reason: str | None) -> None:
-        self.finish_reason = _FINISH.get(reason, reason) if reason is not None else None
-        if reason == "refusal":
+    def _say(self, text: Any) -> None:
+        if isinstance(text, str) and text:
+            self.text.append(text)
+
+    def _end(self, reason: Any) -> None:
+        said = word(reason)
+        self.finish_reason = _FINISH.get(said, said) if said is not None else None
+        if said == "refusal":
             self.refused = "it stopped the answer with the reason 'refusal'"
 
 

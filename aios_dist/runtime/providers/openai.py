@@ -12,113 +12,119 @@ from typing import Any
 import msgspec
 import openai
 
-from aios_dist.calls import LLMRequest, ToolCall, Usage
+from aios_dist.calls import LLMRequest, ToolCall
 from aios_dist.config import ModelConfig
-from aios_dist.runtime.providers import ProviderSaid, Reply, SdkProvider, http_options, key_of
+from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, http_options, key_of
+from aios_dist.runtime.providers.lenient import (
+    arguments_of,
+    count,
+    decode,
+    table,
+    tables,
+    text_of,
+    usage,
+    word,
+)
 
 NO_KEY = "none"
 """Sent where a server of one's own asks for no key: the SDK insists on one."""
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Message(msgspec.Struct):
-    """A message, or a stream's delta of one. Some servers give the content as a list of parts."""
-
-    content: str | list[dict[str, Any]] | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int | None = None
-    message: _Message | None = None
-    delta: _Message | None = None
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Completion(msgspec.Struct):
-    """What is read of a completion and of a chunk of one; every field may be missing."""
-
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    model: str | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(_Completion).decode
 _STATUS_OF = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_request_error": 400}
+_GIVEN_UP = ("error", "network_error", "insufficient_system_resource", "abort")
+"""Reasons with which servers end an answer that they could not finish."""
+_OF_A_PIECE = {"index", "delta", "finish_reason", "logprobs"}
+_OF_A_DELTA = {"role", "content"}
 
 
 class CompletionReply(Reply):
     """Reads a completion. Of several choices (``n``) the first is the answer."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._place: dict[object, int] = {}
+
     def whole(self, data: bytes) -> None:
         """See :meth:`Reply.whole`."""
-        self._read(_decode(data))
+        completion = decode(data)
+        self._read(completion)
         if not self.complete:
-            raise msgspec.DecodeError("a completion without a choice")
+            if table(completion).get("choices") or not isinstance(completion, dict | None):
+                raise msgspec.DecodeError("a completion without a choice")
+            if completion and "choices" not in completion:
+                raise ProviderSaid(_status_of(completion), completion)
+            raise NoAnswer(data)
 
     def event(self, data: bytes) -> bool:
         """See :meth:`Reply.event`."""
         if data == b"[DONE]":
             return True
-        self._read(_decode(data))
+        self._read(decode(data))
         return False
 
-    def _read(self, completion: _Completion) -> None:
-        if completion.error:
-            raise ProviderSaid(_status_of(completion.error), completion.error)
-        if completion.usage is not None:
-            told = completion.usage
-            self.usage = Usage(told.prompt_tokens or 0, told.completion_tokens or 0, calls=1)
-        self.model = self.model or completion.model
-        for choice in completion.choices or ():
-            if choice.index:
-                continue
-            message = choice.delta or choice.message
-            if message is not None:
-                self._add(message)
-            if choice.finish_reason is not None or choice.message is not None:
-                self.complete = True
-                self.finish_reason = choice.finish_reason
-                if choice.finish_reason == "content_filter":
-                    self.refused = "its content filter stopped the answer"
+    def _read(self, said: Any) -> None:
+        completion = (
+            said if isinstance(said, dict) else table(said[0] if isinstance(said, list) and said else 0)
+        )
+        error = completion.get("error") or (completion if completion.get("object") == "error" else None)
+        if error:
+            raise ProviderSaid(_status_of(error), error)
+        told = completion.get("usage")
+        if isinstance(told, dict):
+            self.usage = usage(told.get("prompt_tokens"), told.get("completion_tokens"))
+        if self.model is None:
+            self.model = word(completion.get("model"))
+        for choice in tables(completion.get("choices")):
+            index = choice.get("index")
+            if not (index and count(index)):
+                self._choose(choice)
 
-    def _add(self, message: _Message) -> None:
-        if isinstance(message.content, str):
-            if message.content:
-                self.text.append(message.content)
-        elif message.content:
-            self.text += [text for part in message.content if isinstance(text := part.get("text"), str)]
-        if message.refusal:
-            self.refused = (self.refused or "") + message.refusal
-        for piece in message.tool_calls or ():
-            function = piece.function or _Function()
-            at = piece.index
-            if at is None:
-                # Some servers number nothing: an id then begins the next call.
-                at = len(self.calls) if piece.id or not self.calls else len(self.calls) - 1
-            known = self.calls.get(at, ToolCall("", "", ""))
-            self.calls[at] = ToolCall(
-                known.id or piece.id or "",
-                known.name or function.name or "",
-                known.arguments + (function.arguments or ""),
-            )
+    def _choose(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta")
+        if choice.keys() <= _OF_A_PIECE and choice.get("finish_reason") is None and isinstance(delta, dict):
+            text = delta.get("content")
+            if isinstance(text, str) and delta.keys() <= _OF_A_DELTA:
+                if text:
+                    self.text.append(text)
+                return  # nearly every piece of a stream is this, so it is read first
+        reason = word(choice.get("finish_reason"))
+        if choice.get("error"):
+            raise ProviderSaid(_status_of(choice["error"]), choice["error"])
+        if reason in _GIVEN_UP:
+            raise ProviderSaid(500, f"the answer ended with the reason {reason!r}")
+        whole = isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str)
+        message = table(choice.get("delta")) or table(choice.get("message"))
+        if text := text_of(message.get("content") or choice.get("text")):
+            self.text.append(text)
+        if isinstance(refusal := message.get("refusal"), str) and refusal:
+            self.refused = (self.refused or "") + refusal
+        pieces = tables(message.get("tool_calls"))
+        if isinstance(legacy := message.get("function_call"), dict):
+            pieces.append({"index": 0, "function": legacy})
+        for piece in pieces:
+            self._call(piece, whole)
+        if reason is not None or whole:
+            self.complete = True
+            self.finish_reason = reason
+            if reason == "content_filter" and not self.text:
+                self.refused = "its content filter stopped the answer"
+
+    def _call(self, piece: dict[str, Any], whole: bool) -> None:
+        """A call, or in a stream a piece of one."""
+        function, id = table(piece.get("function")), word(piece.get("id")) or ""
+        name, arguments = word(function.get("name")) or "", arguments_of(function.get("arguments"))
+        index, last = piece.get("index"), len(self.calls) - 1
+        if not isinstance(index, int | str):
+            # Some servers number nothing: an id then begins the next call.
+            at = last + 1 if id or not self.calls else last
+        else:
+            at = self._place.get(index, last + 1)
+            known = self.calls.get(at)
+            if whole or (known is not None and id and known.id and known.id != id):
+                at = last + 1  # and some give all calls the number 0
+            self._place[index] = at
+        known = self.calls.get(at, ToolCall("", "", ""))
+        self.calls[at] = ToolCall(known.id or id, known.name or name, known.arguments + arguments)
 
 
 class OpenAIProvider(SdkProvider):
@@ -162,7 +168,7 @@ def _status_of(error: Any) -> int:
     """The HTTP status for an error told in the midst of an answer; 500 where nothing says otherwise."""
     if not isinstance(error, dict):
         return 500
-    code = error.get("code")
-    if isinstance(code, int) and 400 <= code <= 599:
+    code = count(error.get("code"))
+    if 400 <= code <= 599:
         return code
-    return _STATUS_OF.get(str(code), _STATUS_OF.get(str(error.get("type")), 500))
+    return _STATUS_OF.get(str(error.get("code")), _STATUS_OF.get(str(error.get("type")), 500))

@@ -1,0 +1,147 @@
+"""What stands between Flower and those who reach it: browsers of other sites, and malformed events.
+
+Flower asks for its login on every page but ``/metrics``, and looks at where a request comes from only where
+there is a login. One event with a word in the place of a number makes its pages answer 500 for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import flower.events
+from celery.events import EventReceiver
+from flower.app import Flower
+from flower.views.monitor import Metrics
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.web import ErrorHandler, OutputTransform, authenticated
+
+from aios_dist.masking import hide
+
+logger = logging.getLogger("aios_dist.flower")
+
+READING = ("GET", "HEAD", "OPTIONS")
+TEXT = ("text/html", "text/plain", "application/json")
+SAID_EVERY_S = 60.0
+
+
+class GuardedFlower(Flower):  # type: ignore[misc]  # Flower has no types
+    """Flower's web application, whose changing requests come from its own pages or from programs."""
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """Tornado's choice of who answers; 403 for a browser that another site sends."""
+        if request.method not in READING and is_foreign(request.host, request.headers):
+            return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+        return super().find_handler(request, **kwargs)
+
+
+def is_foreign(host: str, headers: Mapping[str, str]) -> bool:
+    """A browser sends this request on behalf of a page that is not of this host. Programs say neither."""
+    site = headers.get("Sec-Fetch-Site")
+    if site is not None:  # no page can forge it, and it holds behind a proxy that changes the host's name
+        return site not in ("same-origin", "none")
+    source = headers.get("Origin") or headers.get("Referer")
+    return source is not None and urlsplit(source).netloc.lower() != host.lower()
+
+
+class GuardedMetrics(Metrics):  # type: ignore[misc]
+    """``/metrics`` with the login of the other pages."""
+
+    @authenticated
+    async def get(self) -> None:
+        """Prometheus' text."""
+        await super().get()
+
+
+class MaskedPages(OutputTransform):
+    """Hides the passwords that this process has in whatever a page shows."""
+
+    def transform_first_chunk(
+        self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
+    ) -> tuple[int, HTTPHeaders, bytes]:
+        """Tornado calls it with the whole page: Flower never flushes before the end."""
+        if headers.get("Content-Type", "").startswith(TEXT):
+            text = chunk.decode("utf-8", "surrogateescape")
+            if (shown := hide(text)) != text:
+                chunk = shown.encode("utf-8", "surrogateescape")
+                if "Content-Length" in headers:
+                    headers["Content-Length"] = str(len(chunk))
+        return status_code, headers, chunk
+
+
+# Events ----------------------------------------------------------------------------------------------
+
+NUMBERS = ["utcoffset", "clock", "pid", "freq", "active", "processed", "runtime", "retries"]
+TIMES = ["timestamp", "local_received"]
+TEXTS = ["name", "args", "kwargs", "result", "exception", "traceback", "uuid", "root_id", "parent_id"]
+TEXTS += ["queue", "exchange", "routing_key", "eta", "expires", "sw_ident", "sw_ver", "sw_sys"]
+SCALARS = ["terminated", "expired", "requeue", "signum"]
+FIELDS = {"type", "hostname", "loadavg", *NUMBERS, *TIMES, *TEXTS, *SCALARS}
+MOST, YEAR_5000 = 10**15, 95_617_584_000
+
+
+def sound(event: object) -> dict[str, Any]:
+    """The fields of an event that Celery's record of workers and tasks knows, each of its own kind.
+
+    Raises:
+        ValueError: one is not, or one that every event has is missing.
+    """
+    if not isinstance(event, dict):
+        raise ValueError("an event is a table")
+    # Any other would stand in the place of what the record itself knows of a task: `worker`, `state`.
+    known = {name: event[name] for name in FIELDS & event.keys() if event[name] is not None}
+    kind, load = known.get("type"), known.get("loadavg", [])
+    if not (
+        isinstance(kind, str)
+        and "-" in kind
+        and isinstance(known.get("hostname"), str)
+        and "timestamp" in known
+        and (known.get("uuid") or not kind.startswith("task-"))
+        and isinstance(load, list)
+        and all(_is_number(n, MOST) for n in (*load, *(known[name] for name in NUMBERS if name in known)))
+        and all(_is_number(known[name], YEAR_5000) for name in TIMES if name in known)
+        and all(isinstance(known[name], str) for name in TEXTS if name in known)
+        and all(isinstance(known[name], bool | int | str) for name in SCALARS if name in known)
+    ):
+        raise ValueError("a field of an event is not of its kind")
+    return known
+
+
+def _is_number(value: object, most: float) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < most
+
+
+class SoundEvents(EventReceiver):  # type: ignore[misc]
+    """Receives Celery's events; drops those that are none, and says so once a minute."""
+
+    dropped = 0
+    said_at = -SAID_EVERY_S
+
+    def get_consumers(self, Consumer: Any, channel: Any) -> Any:
+        """Celery's own, that go on after a message which cannot be decoded."""
+        consumers = super().get_consumers(Consumer, channel)
+        for consumer in consumers:
+            consumer.on_decode_error = lambda message, error: self.drop()
+        return consumers
+
+    def _receive(self, body: Any, message: Any) -> None:
+        for event in body if isinstance(body, list) else [body]:
+            try:
+                super()._receive(sound(event), message)
+            except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError):
+                self.drop()
+
+    def drop(self) -> None:
+        """Count one more."""
+        kind = type(self)
+        kind.dropped += 1
+        if time.monotonic() - kind.said_at >= SAID_EVERY_S:
+            kind.said_at = time.monotonic()
+            logger.warning("Events that are none of Celery's were dropped: %d so far.", kind.dropped)
+
+
+flower.events.EventReceiver = SoundEvents

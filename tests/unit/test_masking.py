@@ -1,0 +1,160 @@
+"""Secrets in whatever form they show: nothing of eight characters in a row stays."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aios_dist import masking
+from aios_dist.masking import RUN, Mask, hide_in, masked, secrets_of
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h/0", "redis://h/0"),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://u:p@h:1/0", "redis://u:***@h:1/0"),
+        ("rediss://:p:w@h", "rediss://:***@h"),
+        ("redis://:p@ss@h", "redis://:***@h"),
+        ("redis://:p/s//s?#@h", "redis://:***@h"),
+        ("redis//:p@h", "redis//:***@h"),
+        ("redis://h?db=1&password=p&x=1", "redis://h?db=1&password=***&x=1"),
+        ("unix:///tmp/s?password=p", "unix:///tmp/s?password=***"),
+        ("sentinel://:p@a:1,b:2/0?master=x", "sentinel://:***@a:1,b:2/0?master=x"),
+        ("sentinel://:p@a:1;sentinel://:p@b:1", "sentinel://:***@a:1;sentinel://:***@b:1"),
+        ("redis://[::1]:6379", "redis://[::1]:6379"),
+        ("redis://[::1", "redis://[::1"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "in a URL": lambda s: quote(s, safe=""),
+    "in a path": quote,
+    "in a form": quote_plus,
+    "in lower case": lambda s: quote(s, safe="").replace("%2F", "%2f").replace("%3A", "%3a"),
+    "in JSON": lambda s: json.dumps(s)[1:-1],
+    "in JSON in JSON": lambda s: json.dumps(json.dumps(s))[3:-3],
+    "in a repr": lambda s: repr(s)[1:-1],
+    "in HTML": html.escape,
+    "in base64": lambda s: base64.b64encode(s.encode()).decode().rstrip("=")[:-1],
+    "in a login": lambda s: base64.b64encode(f"u:{s}:".encode()).decode()[3:-4],
+    "in a login for URLs": lambda s: base64.urlsafe_b64encode(f"me:{s}:".encode()).decode()[4:-4],
+}
+WORDS = st.text(
+    st.characters(codec="utf-8", categories=("L", "N", "P", "S"), max_codepoint=0x17F),
+    min_size=8,
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(WORDS, st.sampled_from(sorted(FORMS)), st.integers(0, 400), st.integers(0, 400))
+def test_no_piece_of_a_secret_stays_in_whatever_form_and_wherever_it_was_cut(
+    secret: str, name: str, begin: int, end: int
+) -> None:
+    form = FORMS[name](secret)
+    piece = form[begin % len(form) : 1 + end % (len(form) + 8)]
+    shown = Mask([secret]).hide(f"before, {piece}, after")
+    assert not [n for n in range(len(piece) - RUN + 1) if piece[n : n + RUN] in shown]
+    assert shown.startswith("before")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Incorrect API key provided: sk-plant****1c77. See", "Incorrect API key provided: ***. See"),
+        ("key sk-pl...c77", "key ***"),
+        ("key sk-pl…", "key ***"),
+        ("cut at its bound: sk-plan", "cut at its bound: ***"),
+        ("twice sk-planted-3f9a1c77, sk-planted-3f9a1c77", "twice ***, ***"),
+        ("wait ... nothing of it is here ** at all", "wait ... nothing of it is here ** at all"),
+    ],
+)
+def test_a_key_that_was_shortened_is_hidden_and_nothing_else(text: str, shown: str) -> None:
+    assert Mask(["sk-planted-3f9a1c77"]).hide(text) == shown
+
+
+def test_a_short_password_is_hidden_as_a_word_and_not_within_words() -> None:
+    mask = Mask(["pass", "x"])
+    assert mask.hide("password: pass, pass; x") == "password: ***, ***; x"
+
+
+def test_a_text_of_a_megabyte_takes_no_time_that_grows_with_its_square() -> None:
+    mask = Mask(["sk-planted-3f9a1c77"])
+    for text in ("x" * 10**6, "sk-plant" * 10**5, "." * 10**6, "a.." * 10**5):
+        assert "sk-planted" not in mask.hide(text)
+
+
+@given(st.text(min_size=4, max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_every_password_of_a_url_is_known_as_it_is_sent(password: str) -> None:
+    coded = quote(password, safe="")
+    for url in (
+        f"redis://u:{coded}@h:1/0",
+        f"redis://h/0?password={coded}",
+        f"sentinel://:{coded}@a:1,b:2/0?master=m&sentinel_password={coded}x",
+    ):
+        assert password in secrets_of(url)
+        assert not [n for n in range(len(coded) - 7) if coded[n : n + 8] in masked(url)]
+
+
+def test_nothing_of_a_password_with_the_signs_of_urls_is_shown() -> None:
+    for sign in "@/:;#&?%+ \\'\"":
+        password = f"Aa1{sign}Bb2{sign}{sign}Cc3"
+        for url in (
+            f"redis://u:{password}@h:1/0",
+            f"sentinel://:{password}@h:1/0?master=m",
+            f"redis://h:1/0?password={password}",
+            f"sentinel://h:1/0?sentinel_password={password}&master=m",
+        ):
+            assert not [part for part in ("Aa1", "Bb2", "Cc3") if part in masked(url)], masked(url)
+
+
+def test_plain_data_is_masked_all_the_way_down_and_passwords_by_their_name() -> None:
+    masking.learn("planted-secret-1")
+    told = {
+        "alternates": ["sentinel://:pw@h:1"],
+        "kwargs": {"password": "pw"},
+        "n": 1,
+        "t": ("planted-secret-1",),
+    }
+    assert hide_in(told) == {
+        "alternates": ["sentinel://:***@h:1"],
+        "kwargs": {"password": "***"},
+        "n": 1,
+        "t": ["***"],
+    }
+
+
+def test_every_log_record_is_masked_with_its_traceback_whoever_s_the_log_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    masking.learn("planted-secret-2")
+    before = logging.getLogRecordFactory()
+    try:
+        masking.install()
+        masking.install()
+        log = logging.getLogger("somebody.else")
+        try:
+            raise ValueError("with planted-secret-2")
+        except ValueError:
+            log.exception("broke: %s", "planted-secret-2")
+        log.warning("%(a)s", {"a": "planted-secret-2"})
+        text = "\n".join(logging.Formatter().format(record) for record in caplog.records)
+    finally:
+        logging.setLogRecordFactory(before)
+    assert "planted-secret" not in text
+    assert "ValueError: with ***" in text
