@@ -82,12 +82,12 @@ REFUSES: dict[str, Any] = {"full": full, "replica": replica}
 def test_an_answer_waits_for_a_redis_that_refuses_it(
     local: LocalFleet, llm: FakeLLM, client: redis.Redis, how: str
 ) -> None:
-    llm.script(latency=0.8)
+    llm.script(latency=2.0)
     with Fleet(local.config) as fleet:
         jobs = fleet.submit_many([caller.job(calls=1, model="small") for _ in range(JOBS)])
-        llm.wait_until(lambda: llm.in_flight == JOBS)
+        llm.wait_until(lambda: llm.in_flight == JOBS, timeout=30)
         REFUSES[how](client, True)
-        llm.wait_until(lambda: llm.in_flight == 0)
+        llm.wait_until(lambda: llm.in_flight == 0, timeout=30)
         time.sleep(LEASE_S + 0.5)  # the outage itself, longer than a lease
         REFUSES[how](client, False)
         for job in jobs:
@@ -98,12 +98,12 @@ def test_an_answer_waits_for_a_redis_that_refuses_it(
 def test_answers_that_a_worker_may_not_write_before_it_ends_are_written_by_its_next_life(
     local: LocalFleet, llm: FakeLLM, client: redis.Redis, spool: Path
 ) -> None:
-    llm.script(latency=0.5)
+    llm.script(latency=2.0)
     with Fleet(local.config) as fleet:
         jobs = fleet.submit_many([caller.job(calls=1, model="small") for _ in range(JOBS)])
-        llm.wait_until(lambda: llm.in_flight == JOBS)
+        llm.wait_until(lambda: llm.in_flight == JOBS, timeout=30)
         full(client, True)
-        llm.wait_until(lambda: llm.in_flight == 0)
+        llm.wait_until(lambda: llm.in_flight == 0, timeout=30)
         first = local.worker("first")
         begun = time.monotonic()
         assert local.stop_workers([first], grace_s=GRACE_S + 10.0)
@@ -129,15 +129,15 @@ def test_a_worker_with_nowhere_to_save_them_says_which_answers_it_loses(
     bare = msgspec.structs.replace(
         local.config, fleet=msgspec.structs.replace(local.config.fleet, spool_dir="", name="loses")
     )
-    llm.script(latency=0.5)
+    llm.script(latency=2.0)
     with (
         LocalFleet(bare, [WorkerSpec("loser", "llm")], embedded_redis=False, cwd=ROOT) as other,
         Fleet(bare) as fleet,
     ):
         job = fleet.submit(caller, calls=1, model="small")
-        llm.wait_until(lambda: llm.in_flight == 1)
+        llm.wait_until(lambda: llm.in_flight == 1, timeout=30)
         full(client, True)
-        llm.wait_until(lambda: llm.in_flight == 0)
+        llm.wait_until(lambda: llm.in_flight == 0, timeout=30)
         loser = other.worker("loser")
         assert other.stop_workers([loser], grace_s=GRACE_S + 10.0)
         full(client, False)
