@@ -34,7 +34,7 @@ class Ending:
         self.again = ""
         self._most = grace + BEYOND_S
         self._last = last
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while one is looked at
         self._over = threading.Event()
         self._begun = False
 

@@ -83,7 +83,10 @@ class Runner:
         self._leases.add(claim, work)
         try:
             await self._writer.publish(claim.tickets, origin)
-            announce(origin.ticket or "", claim)
+            try:
+                announce(origin.ticket or "", claim)
+            except Exception as exc:  # what Flower shows is no reason to give a step back
+                logger.debug("Flower was not told: %s", exc)
             return await self._step(work)
         except Stopped as stopped:
             return await self._hand_back(work, stopped.reason)

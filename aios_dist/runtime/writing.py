@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from aios_dist.runtime.faults import point
 from aios_dist.runtime.outage import Outage
 from aios_dist.runtime.work import Origin, Stopped, Work
 
+logger = logging.getLogger("aios_dist.writing")
+
 T = TypeVar("T")
 ON_LANES = (Kind.LLM, Kind.TOOL)
 """What waits on a lane, and so needs a ticket."""
@@ -26,6 +29,9 @@ NOBODY = Origin()
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 """Between two tries of a verb."""
+
+BROKEN_PAUSE_S = 30.0
+"""The longest for one that breaks in its middle: its answer stays in hand, and the log says so."""
 
 
 class Writer:
@@ -70,12 +76,15 @@ class Writer:
         Raises:
             Stopped: the work was, or the worker ends.
         """
-        pause = FIRST_PAUSE_S
+        pause, longest = FIRST_PAUSE_S, LONGEST_PAUSE_S
         while True:
             try:
                 return await write()
-            except (FleetUnavailable, JournalError) as exc:
+            except FleetUnavailable as exc:
                 self._outage.away(exc)
+            except JournalError as exc:  # what it left is put right: the next try may go through
+                logger.error("%s", exc)
+                longest = BROKEN_PAUSE_S
             if self.closing.is_set() and not paid:
                 raise Stopped("shutdown")
             if work is None:
@@ -83,7 +92,7 @@ class Writer:
             else:
                 work.check()
                 await work.wait(asyncio.get_running_loop().create_future(), pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            pause = min(2 * pause, longest)
 
     async def commit(
         self, work: Work, data: bytes, ok: bool, usage: Usage, decision: Decision | None, turn_here: bool
