@@ -27,6 +27,7 @@ import redis
 
 from aios_dist.jobs import Kind, Outcome, decode
 from aios_dist.journal.keys import PERMANENT, Keys
+from aios_dist.runtime.steps import idempotency_key
 from tests.chaos.machines import Kill, Outage
 
 Excused = Callable[["Attempt"], bool]
@@ -51,9 +52,10 @@ class Attempt:
 
 @dataclass
 class StepStory:
-    """What the journal tells of a step. Times are Unix time."""
+    """What the journal tells of a step. Times are Unix time; ``sent`` is the key of its calls."""
 
     key: str
+    sent: str
     kind: str
     attempts: list[Attempt]
     lost_at: list[float]
@@ -77,6 +79,7 @@ class JobStory:
 def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobStory]:
     """The stories of these jobs; one that is not in the journal has the state ``lost``."""
     found: list[JobStory] = []
+    fleet = keys.prefix.partition("{")[2].partition("}")[0]
     for at in range(0, len(ids), 100):
         part = ids[at : at + 100]
         pipe = client.pipeline(transaction=False)
@@ -84,24 +87,24 @@ def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobSt
             pipe.hgetall(keys.job(id))
             pipe.lrange(keys.events(id), 0, -1)
         answers = pipe.execute()
-        found += [_job(id, answers[2 * n], answers[2 * n + 1]) for n, id in enumerate(part)]
+        found += [_job(fleet, id, answers[2 * n], answers[2 * n + 1]) for n, id in enumerate(part)]
     return found
 
 
-def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
+def _job(fleet: str, id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
     if b"st" not in facts:
         return JobStory(id, "lost", 0, [], None, b"")
     events: defaultdict[str, list[tuple[float, str, str]]] = defaultdict(list)
     for item in packed:
         at, what, step, extra = msgspec.msgpack.decode(item)
         events[step].append((int(at) / 1e6, what, extra))
-    steps = [_step(id, str(n), facts, events[str(n)]) for n in range(int(facts[b"n"]))]
-    turn = _step(id, "t", facts, events["t"]) if b"ht" in facts else None
+    steps = [_step(fleet, id, str(n), facts, events[str(n)]) for n in range(int(facts[b"n"]))]
+    turn = _step(fleet, id, "t", facts, events["t"]) if b"ht" in facts else None
     return JobStory(id, facts[b"st"].decode(), int(facts.get(b"v", 0)), steps, turn, facts.get(b"res", b""))
 
 
 def _step(
-    job: str, number: str, facts: dict[bytes, bytes], events: list[tuple[float, str, str]]
+    fleet: str, job: str, number: str, facts: dict[bytes, bytes], events: list[tuple[float, str, str]]
 ) -> StepStory:
     head = msgspec.msgpack.decode(facts[f"h{number}".encode()])
     claims = [(n, at, extra) for n, (at, what, extra) in enumerate(events) if what == "started"]
@@ -109,6 +112,7 @@ def _step(
     raw = facts.get(f"o{number}".encode())
     return StepStory(
         key=f"{job}/{number}",
+        sent=idempotency_key(fleet, facts[b"dg"].decode().partition(".")[0], number, head[13], head[12]),
         kind=head[0],
         attempts=[Attempt(at, end, worker) for (_, at, worker), end in zip(claims, ends, strict=True)],
         lost_at=[at for at, what, extra in events if what == "released" and extra == "lease ended"],
@@ -191,9 +195,12 @@ def weigh(
     """
     found = Finding()
     killed = {kill.pid: kill.at for kill in kills}
+    jobs = list(jobs)
+    sent = {step.sent: step.key for job in jobs for step in job.steps}
     by_step: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for call in sorted(calls, key=lambda c: c["start"]):
-        by_step[call["headers"].get("idempotency-key", "?")].append(call)
+        key = call["headers"].get("idempotency-key", "?")
+        by_step[sent.get(key, key)].append(call)
         found.calls += 1
         if call["fault"]:
             found.faults[call["fault"]] += 1
