@@ -201,7 +201,10 @@ local function dispatch(job, h, aged)
   if r.oldest > 0 then redis.call('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
   if h[H.since] == SINCE.round and not aged then
     local k = key('rounds', compartment(lane, tenant))
-    if h[H.rank] > tonumber(redis.call('HGET', k, '!') or '0') then redis.call('HSET', k, '!', int(h[H.rank])) end
+    if h[H.rank] > tonumber(redis.call('HGET', k, '!') or '0') then
+      redis.call('HSET', k, '!', int(h[H.rank]))
+      redis.call('PEXPIRE', k, MONTH_MS)
+    end
   end
   if tenant then
     h[H.charged] = math.max(1, h[H.cost] or 0)
