@@ -101,20 +101,28 @@ class Tool(Leaf):
         context: the context variables of the branch that asked, as they were then; None before that. What an
             ``async`` function does after its first await runs where its coroutine is awaited: make a task of
             it, ``create_task(tool.call(), context=tool.context.copy())``.
+        timeout: seconds, 0 for no limit; None: the fleet's ``tool_timeout``. Not journaled.
     """
 
-    __slots__ = ("call", "context")
+    __slots__ = ("call", "context", "timeout")
     kind = "tool"
     request: ToolRequest
 
-    def __init__(self, request: ToolRequest, call: Callable[[], Any], context: Context | None = None) -> None:
+    def __init__(
+        self,
+        request: ToolRequest,
+        call: Callable[[], Any],
+        context: Context | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self.request = request
         self.call = call
         self.context = context
+        self.timeout = timeout
 
     def within(self, context: Context) -> Tool:
         """The same tool, asked for by a branch with these context variables."""
-        return Tool(self.request, _InContext(self.call, context), context)
+        return Tool(self.request, _InContext(self.call, context), context, self.timeout)
 
 
 class _InContext:
@@ -204,6 +212,37 @@ def _listed(values: Iterable[Any], name: str) -> list[Any]:
     return list(values)
 
 
+class ToolMaker:
+    """What ``tool`` is: a function, and ``tool.options(…)``, which is one with options."""
+
+    def __init__(self, make: Callable[..., Tool], timeout: float | None = None) -> None:
+        functools.update_wrapper(self, make)
+        self._make = make
+        self._timeout = timeout
+
+    def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
+        """See ``tool``."""
+        made = self._make(function, *args, **kwargs)
+        made.timeout = self._timeout
+        return made
+
+    def options(self, *, timeout: float | None = None) -> ToolMaker:
+        """``await tool.options(timeout=60)(function, x)``: each keyword of the call is the function's.
+
+        Args:
+            timeout: seconds, after which the await raises a ToolError; 0: no limit; None: the fleet's
+                ``tool_timeout``. A thread cannot be ended: a plain function that hangs keeps its slot.
+
+        Raises:
+            InvalidInput: not a number of seconds from 0 to ten years.
+        """
+        number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+        if timeout is not None and not (number and 0 <= timeout <= 3.2e8):
+            raise InvalidInput(f"A tool's timeout is seconds, from 0 to ten years, not {timeout!r}.")
+        return ToolMaker(self._make, timeout)
+
+
+@ToolMaker
 def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     """Run ``function(*args, **kwargs)`` once and journal what it returned; await the result in an agent.
 

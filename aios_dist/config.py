@@ -116,10 +116,12 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         lanes: the lanes it takes steps from.
         slots: how many steps one process holds at a time.
+        memory_limit: bytes; a process that holds more finishes what it has and begins anew. 0: no limit.
     """
 
     lanes: list[str]
     slots: int = 64
+    memory_limit: int = 0
 
 
 class PromptsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -153,6 +155,10 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attempts: how many workers may be lost over one step before the step fails.
         step_deadline: how long after becoming ready a step is still tried again.
         shutdown_grace: how long a warm shutdown waits for calls in flight before handing them back.
+        tool_timeout: seconds for a tool that says nothing else; then its step fails. 0: no limit.
+        turn_timeout: seconds that an agent may compute between two awaits; then its job fails. 0: no limit.
+        spool_dir: where a worker that must end saves the answers that Redis does not take; its next life
+            writes them. Empty: nowhere.
         redis_timeout: how long a Redis that says nothing is waited for before the connection is
             made anew; less than ``lease - renew``, so that a dead connection costs no lease.
     """
@@ -170,6 +176,9 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attempts: int = 3
     step_deadline: float = 3600.0
     shutdown_grace: float = 30.0
+    tool_timeout: float = 3600.0
+    turn_timeout: float = 60.0
+    spool_dir: str = ""
     redis_timeout: float = 5.0
 
 
@@ -347,8 +356,9 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
     for field in (*positive, "step_deadline", "redis_timeout"):
         if not 0 < getattr(fleet, field) < FOREVER:
             raise ConfigError(f"{source}: [fleet] {field} must be more than 0 (and finite).")
-    if not 0 <= fleet.shutdown_grace < FOREVER:
-        raise ConfigError(f"{source}: [fleet] shutdown_grace must be 0 or more seconds (and finite).")
+    for field in ("shutdown_grace", "tool_timeout", "turn_timeout"):
+        if not 0 <= getattr(fleet, field) < FOREVER:
+            raise ConfigError(f"{source}: [fleet] {field} must be 0 or more seconds (and finite).")
     if fleet.renew * 2 > fleet.lease:
         raise ConfigError(
             f"{source}: [fleet] renew ({fleet.renew} s) must be at most half of lease ({fleet.lease} s)."
@@ -356,6 +366,8 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
     for name, pool in config.pools.items():
         if pool.slots < 1 or not pool.lanes:
             raise ConfigError(f"{source}: [pools.{name}] needs at least one slot and one lane.")
+        if pool.memory_limit < 0:
+            raise ConfigError(f"{source}: [pools.{name}] memory_limit must be 0 (no limit) or more bytes.")
     for name, model in config.models.items():
         if not 0 < model.timeout < FOREVER:
             raise ConfigError(f"{source}: [models.{name}] timeout must be more than 0 seconds (and finite).")

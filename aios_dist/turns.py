@@ -13,7 +13,7 @@ from aios_dist import policies
 from aios_dist.agents import Program, PromptsProgram, program_of
 from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
-from aios_dist.config import Config
+from aios_dist.config import POLICIES, Config
 from aios_dist.errors import (
     ConfigError,
     InvalidInput,
@@ -240,6 +240,8 @@ def rank(kind: Kind, lane: str, step: policies.Waiting, catalog: Catalog) -> tup
     if kind is not Kind.LLM:
         return policies.Rank(), ""
     name = catalog.lane_policies.get(lane, "fifo")
+    if name not in POLICIES:  # of a newer version; without a policy's name nobody asks us to rank it anew
+        return policies.Rank(), ""
     past = catalog.pasts.get(step.agent)
     return policies.find(name)(step if past is None else step._replace(past=past)), name
 

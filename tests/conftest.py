@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
 MARKED_FOLDERS = ("redis", "fleet")
 WAITING_FOLDERS = ("fleet", "chaos", "fundamentals")
-"""Tests of whole fleets wait for most of their time, and look at times: one after another, beside all others."""
+"""Tests of whole fleets wait for most of their time, and look at times: one by one, beside all others."""
 
 
 def pytest_configure() -> None:

@@ -178,7 +178,7 @@ class Journal(Reading, Ordering, Office):
             job=claim.job,
             step=claim.step,
             token=claim.token,
-            birth=claim.birth,
+            incarnation=claim.incarnation,
             digest=claim.digest,
             ok=int(ok),
             outcome=outcome,

@@ -70,7 +70,12 @@ class History(msgspec.Struct, frozen=True):
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker says of itself, at start and with each renewal."""
+    """What a worker says of itself, at start and with each renewal.
+
+    Attributes:
+        in_flight: slots that are taken, also by tools that were given up and still run.
+        stuck: what hangs and cannot be ended: tools and agents, each with its job.
+    """
 
     id: str
     host: str
@@ -83,6 +88,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     agents: list[str] = []
     started_at: float = 0.0
     seen_at: float = 0.0
+    stuck: list[str] = []
 
 
 class Registry(msgspec.Struct, frozen=True):

@@ -1,13 +1,15 @@
 """The leases of one worker: renewed together, on the loop that runs the calls.
 
-On that loop on purpose: a loop that hangs renews nothing, so its steps go to other workers.
+On that loop on purpose: a loop that hangs renews nothing, so its steps go to other workers. Users' code never
+runs on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from typing import Any, Protocol
 
 from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Claim, Journal
@@ -16,22 +18,36 @@ from aios_dist.runtime.outage import Outage
 logger = logging.getLogger("aios_dist.leases")
 
 
+class Stoppable(Protocol):
+    """What works on a lease."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Stop it, and say why."""
+
+
 class Leases:
     """What this worker holds.
 
     Attributes:
-        held: each lease and the asyncio task that works on it.
+        held: each lease and what works on it.
         outage: what is said while Redis is away; whoever cannot write tells it.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.outage = Outage()
-        self.held: dict[str, tuple[Claim, asyncio.Task[object]]] = {}
+        self.held: dict[str, tuple[Claim, Stoppable]] = {}
         self._journal = journal
+        self._through = time.monotonic()
+        self._may_rest = journal.config.lease - journal.config.renew
 
-    def add(self, claim: Claim, task: asyncio.Task[object]) -> None:
+    @property
+    def fresh(self) -> bool:
+        """Renewals get through: what is claimed now would be kept."""
+        return time.monotonic() - self._through <= self._may_rest
+
+    def add(self, claim: Claim, work: Stoppable) -> None:
         """A step was claimed."""
-        self.held[claim.lease] = (claim, task)
+        self.held[claim.lease] = (claim, work)
 
     def remove(self, claim: Claim) -> None:
         """The step was committed or given back."""
@@ -39,17 +55,22 @@ class Leases:
 
     def cancel(self, job: str, step: str) -> bool:
         """The job has ended: stop the call, if it is ours."""
-        for claim, task in self.held.values():
+        for claim, work in self.held.values():
             if (claim.job, claim.step) == (job, step):
-                task.cancel("job ended")
+                work.cancel("job ended")
                 return True
         return False
 
+    def stop_all(self, reason: str) -> None:
+        """Stop all that is worked on."""
+        for _, work in list(self.held.values()):
+            work.cancel(reason)
+
     async def renew(self) -> None:
-        """One round trip for all. A lost lease is only reported: the answer may still be wanted."""
-        if not self.held:
-            return
+        """One round trip for all, also for none. Of a lost lease the answer may still be wanted."""
+        sent = time.monotonic()
         lost = [self.held[lease][0] for lease in await self._journal.renew(self.held) if lease in self.held]
+        self._through = sent
         if not lost:
             return
         for claim in await self._journal.regain(lost):
@@ -58,15 +79,12 @@ class Leases:
                     "The lease %s has ended; its answer counts only if nobody took the step.", claim.lease
                 )
 
-    async def keep(self, every: float, also: Callable[[], object]) -> None:
-        """Renew for ever. ``also`` is awaited at each beat (the worker's own sign of life)."""
+    async def keep(self, every: float) -> None:
+        """Renew for ever, and do nothing else."""
         while True:
             await asyncio.sleep(every)
             try:
                 await self.renew()
-                beat = also()
-                if asyncio.iscoroutine(beat):
-                    await beat
                 self.outage.over()
             except FleetUnavailable as exc:
                 self.outage.away(exc)

@@ -28,11 +28,11 @@ logger = logging.getLogger("aios_dist.pool")
 class Resident(Protocol):
     """What lives on the pool's loop as long as the pool does."""
 
-    async def open(self) -> None:
-        """Called once, before the first task."""
+    async def open(self, busy: Callable[[], int]) -> None:
+        """Called once, before the first task; ``busy`` counts the tasks that run."""
 
-    async def close(self, busy: Callable[[], int]) -> None:
-        """Called once; ``busy`` counts the tasks that still run."""
+    async def close(self) -> None:
+        """Called once."""
 
 
 class AsyncioPool(BasePool):
@@ -47,6 +47,7 @@ class AsyncioPool(BasePool):
         super().__init__(*args, **kwargs)
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
+        self._ended = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
@@ -65,7 +66,7 @@ class AsyncioPool(BasePool):
         started.wait()
         if self.resident is not None:
             try:
-                self._call(self.resident.open())
+                self._call(self.resident.open(lambda: len(self._tasks)))
             except AiosError as exc:
                 # Celery would show a traceback for what one sentence says.
                 sys.stderr.write(f"aios-dist: {exc}\n")
@@ -75,7 +76,13 @@ class AsyncioPool(BasePool):
     def _serve(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(started.set)
-        self._loop.run_forever()
+        while not self._ended:
+            try:
+                self._loop.run_forever()
+            except (
+                BaseException
+            ):  # a task of somebody's raised SystemExit or KeyboardInterrupt: not ours to obey
+                logger.exception("Something tried to end the loop of this worker.")
 
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -108,20 +115,18 @@ class AsyncioPool(BasePool):
     ) -> Applied:
         """Called by the worker's loop for each ticket."""
         run = functools.partial(apply_target, target, args or (), kwargs or {}, callback, accept_callback)
-        applied = Applied(self._loop)
-        self._loop.call_soon_threadsafe(self._spawn, run, applied)
-        return applied
+        self._loop.call_soon_threadsafe(self._spawn, run)
+        return Applied()
 
-    def _spawn(self, run: Callable[[], Any], applied: Applied) -> None:
+    def _spawn(self, run: Callable[[], Any]) -> None:
         task = self._loop.create_task(self._run(run))
-        applied.task = task
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     async def _run(self, run: Callable[[], Any]) -> None:
         try:
             await greenback.with_portal_run_sync(run)
-        except Exception:
+        except BaseException:
             logger.exception("A task broke outside of its body.")
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -134,7 +139,7 @@ class AsyncioPool(BasePool):
             return
         try:
             if self.resident is not None:
-                self._call(self.resident.close(lambda: len(self._tasks)))
+                self._call(self.resident.close())
             elif self._tasks:
                 self._call(asyncio.wait(set(self._tasks)))
         finally:
@@ -148,6 +153,7 @@ class AsyncioPool(BasePool):
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        self._ended = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         thread.join(timeout=5.0)
 
@@ -171,14 +177,8 @@ class AsyncioPool(BasePool):
 class Applied:
     """What Celery keeps of a task that was given to the pool."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.task: asyncio.Task[None] | None = None
-
     def terminate(self, signal: Any = None) -> None:
-        """Cancel the task on its own loop."""
-        if self.task is not None:
-            self._loop.call_soon_threadsafe(self.task.cancel)
+        """Celery may not end a step: it is journaled, and `aios-dist job cancel` ends it in good order."""
 
 
 __all__ = ["AsyncioPool", "Resident"]

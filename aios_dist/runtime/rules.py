@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import msgspec
 
 from aios_dist import policies, turns
-from aios_dist.config import Config
+from aios_dist.config import POLICIES, Config
+from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Journal, LaneRules, Limits, Said, Stray, TenantRules
 from aios_dist.journal.ordering import MOST_STRAYS
 from aios_dist.runtime.runner import Runner
+from aios_dist.turns import Catalog
 
 logger = logging.getLogger("aios_dist.rules")
 
@@ -30,6 +32,7 @@ class Rules:
         self._runner = runner
         self._lanes = lanes
         self._models = models
+        self._unknown: set[str] = set()
 
     def said(self) -> Said:
         """What aios.toml says of the models that this worker serves, of tenants and of lanes."""
@@ -62,23 +65,44 @@ class Rules:
             await self.write()
 
     async def read(self, *more: str) -> None:
-        """The lanes' policies as they are now, and what is known of the agents served of late."""
-        runner = self._runner
-        lanes = sorted({*self._lanes, *runner.catalog.models.values(), *more})
+        """The fleet's models and lanes' policies as they are now, and the pasts of agents served of late."""
+        await self.fresh()
+        served = self._runner.turns
+        lanes = sorted({*self._lanes, *served.catalog.models.values(), *more})
         rules = await self._journal.lane_rules(lanes)
-        catalog = runner.catalog.under({lane: r.policy for lane, r in rules.items()}, runner.catalog.pasts)
-        agents, runner.agents = runner.agents, set()
-        if catalog.looks_back:
-            known = catalog.pasts if len(catalog.pasts) < MOST_PASTS else {}
-            catalog = catalog.under(catalog.lane_policies, {**known, **await self._journal.pasts(agents)})
-        runner.catalog = catalog
+        self._say_unknown({r.policy for r in rules.values()})
+        agents, self._runner.agents = self._runner.agents, set()
+        names = {lane: r.policy for lane, r in rules.items()}
+        pasts = served.catalog.pasts
+        if served.catalog.under(names, pasts).looks_back:
+            known = pasts if len(pasts) < MOST_PASTS else {}
+            pasts = {**known, **await self._journal.pasts(agents)}
+        served.catalog = served.catalog.under(names, pasts)
+
+    async def fresh(self) -> None:
+        """Ask the fleet which models there are; where Redis is away, what was known stands."""
+        served = self._runner.turns
+        try:
+            found = Catalog.of(self._config, (await self._journal.registry()).models)
+        except FleetUnavailable:
+            return
+        known = served.catalog
+        served.catalog = found.under(known.lane_policies, known.pasts)
+
+    def _say_unknown(self, names: set[str]) -> None:
+        for name in sorted(names - set(POLICIES) - self._unknown):
+            self._unknown.add(name)
+            logger.warning(
+                "A lane has the policy %r, which this version does not know: it ranks steps there as fifo.",
+                name,
+            )
 
     async def rank_anew(self, lane: str) -> bool:
         """Steps that were ranked under other rules than their lane has now; whether there may be more."""
         await self.read(lane)
 
         async def rank(strays: list[Stray]) -> list[tuple[policies.Rank, str]]:
-            catalog = self._runner.catalog
+            catalog = self._runner.turns.catalog
             if catalog.looks_back:
                 found = await self._journal.pasts({stray.waiting.agent for stray in strays})
                 catalog = catalog.under(catalog.lane_policies, found)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import functools
+import hashlib
 import logging
 import random
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from aios_dist import retries
-from aios_dist.agents import as_json
-from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.calls import LLMRequest, LLMResponse, ToolCall, Usage
 from aios_dist.commands import Tool
 from aios_dist.config import Config
 from aios_dist.errors import (
+    BadReply,
     BadRequest,
     ContentRefused,
     FinalLLMError,
@@ -26,13 +26,21 @@ from aios_dist.errors import (
     ToolError,
     describe,
 )
-from aios_dist.jobs import decode
+from aios_dist.jobs import Outcome, decode, encode
 from aios_dist.journal import Claim
-from aios_dist.replay import Replay
+from aios_dist.journal.records import bounded
 from aios_dist.runtime.faults import point
+from aios_dist.runtime.programs import Live
 from aios_dist.runtime.providers import Provider
+from aios_dist.runtime.work import Stopped, Work
 
 logger = logging.getLogger("aios_dist.steps")
+
+UNDO_S = 1.0
+"""How long a call that was stopped may take to close its connection."""
+
+RAW = 4000
+"""Characters of an answer that cannot be kept, kept in its error."""
 
 
 class Again(NamedTuple):
@@ -55,62 +63,73 @@ class Steps:
     """Calls and tools of one worker."""
 
     def __init__(
-        self, config: Config, default_model: str | None, providers: Mapping[str, Provider], slots: int
+        self,
+        config: Config,
+        default_model: str | None,
+        providers: Mapping[str, Provider],
+        run_tool: Callable[[Work, Tool], Awaitable[object]],
     ) -> None:
         self._config = config
         self._default = default_model
         self._providers = providers
-        # Tools have threads of their own: one that takes a minute must not keep a turn waiting.
-        self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="aios-tool")
+        self._run_tool = run_tool
 
-    async def call(self, claim: Claim) -> LLMResponse:
+    async def call(self, work: Work) -> LLMResponse:
         """Call the step's model.
 
         Raises:
             LLMError: it brought no answer.
+            Stopped: the work was stopped before there was one; or this worker does not have the model.
         """
+        claim = work.claim
         request = _request(claim)
         provider = self._providers.get(claim.label)
         if provider is None:
-            raise FinalLLMError(
-                f"This worker has no model {claim.label!r}; give all workers of a lane the same [models.*]."
-            )
+            raise Stopped(f"no model {claim.label!r} on this worker")
         point("call")
-        try:
-            return await provider.call(request, idempotency_key=f"{claim.job}/{claim.step}")
-        except LLMError:
-            raise
-        except Exception as exc:
-            logger.exception("The provider's adapter broke on %s/%s.", claim.job, claim.step)
-            raise FinalLLMError(f"The provider's adapter broke: {type(exc).__name__}.") from exc
+        fleet = self._config.fleet.name
+        key = idempotency_key(fleet, claim.incarnation, claim.step, claim.label, claim.digest)
+        call = asyncio.create_task(_guarded(functools.partial(provider.call, request, idempotency_key=key)))
+        await work.wait(call)
+        if not call.done():
+            call.cancel()
+            await asyncio.wait({call}, timeout=UNDO_S)
+        answer = call.result() if call.done() and not call.cancelled() else asyncio.CancelledError()
+        if isinstance(answer, LLMResponse):
+            return answer
+        if isinstance(answer, LLMError):
+            raise answer
+        work.check()
+        if isinstance(answer, BaseException):
+            logger.error("The provider's adapter broke on %s/%s.", claim.job, claim.step, exc_info=answer)
+        raise FinalLLMError(f"The provider's adapter broke: {_what(answer)}.") from None
 
-    async def tool(self, claim: Claim, replay: Replay | None) -> object:
+    async def tool(self, work: Work, ready: asyncio.Task[Live | None] | None) -> object:
         """Run the step's tool, which the program holds.
 
         Raises:
             ToolError: the function raised, or what it returned cannot be kept.
+            Stopped: the work was stopped; or this worker does not have the agent's code.
         """
-        number = int(claim.step)
-        if replay is None or number >= len(replay.asked):
-            raise ToolError("The agent's program no longer asks for this tool.")
-        command = replay.asked[number].command
-        assert isinstance(command, Tool)
+        claim = work.claim
+        if ready is None:
+            raise Stopped("no code for this agent")
+        await work.wait(ready)
+        if not ready.done():
+            work.check()
         try:
-            if inspect.iscoroutinefunction(inspect.unwrap(getattr(command.call, "func", command.call))):
-                value = await command.call()
-            else:
-                value = await asyncio.get_running_loop().run_in_executor(self._threads, command.call)
-                if inspect.isawaitable(value):
-                    value = await value
-            value = as_json(value, f"result of tool {claim.label!r}")
-            size, limit = len(msgspec.json.encode(value)), self._config.fleet.result_limit
-            if size > limit:
-                raise ValueError(
-                    f"the result has {size:,} bytes, more than result_limit ({limit:,}); return a reference"
-                )
-            return value
-        except (Exception, SystemExit) as exc:
-            raise ToolError(f"{claim.label}: {describe(exc)}", error=type(exc).__name__) from exc
+            live = ready.result()
+        except (Stopped, asyncio.CancelledError):
+            raise
+        except Exception as exc:
+            raise ToolError(f"The agent's program cannot be run up to this tool: {describe(exc)}") from exc
+        number = int(claim.step)
+        if live is None or number >= len(live.replay.asked):
+            raise ToolError("The agent's program no longer asks for this tool.")
+        command = live.replay.asked[number].command
+        if not isinstance(command, Tool):
+            raise ToolError("The agent's program asks for something else than this tool.")
+        return await self._run_tool(work, command)
 
     def again(self, claim: Claim, error: Exception) -> Again | None:
         """Whether a failed call is tried again: later, or with another model; None when it is the outcome."""
@@ -125,10 +144,10 @@ class Steps:
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
             hold = max(pause, model.backoff / 2) if told else 0.0
             return Again(max(pause, 0.001), hold, model.breaker)
+        if isinstance(error, (BadRequest, ContentRefused)):
+            return None
         other = self._next_model(claim)
-        if other is not None and not isinstance(error, (BadRequest, ContentRefused)):
-            return Again(0.0, 0.0, model.breaker, other)
-        return None
+        return Again(0.0, 0.0, model.breaker, other) if other is not None else None
 
     def _next_model(self, claim: Claim) -> str | None:
         """The model after the one that has just failed, in the order of the first one's ``fallback``."""
@@ -140,8 +159,69 @@ class Steps:
         return chain[place] if place < len(chain) else None
 
 
+def idempotency_key(fleet: str, incarnation: str, step: str, label: str, digest: str) -> str:
+    """What providers and gateways tell calls apart by: the same over all attempts of the same step.
+
+    Another one in another life of the job (a retry, an id that is used again), for another model, or where
+    the step asks for something else.
+    """
+    parts = msgspec.json.encode([fleet, incarnation, step, label, digest])
+    return hashlib.blake2b(parts, digest_size=24).hexdigest()
+
+
+def kept(outcome: Outcome) -> tuple[Outcome, bytes]:
+    """The outcome as the journal keeps it, encoded.
+
+    An odd answer is put right where that can be done. One that cannot be kept at all becomes a failure, with
+    its first characters: it is paid for, and not asked for again.
+    """
+    try:
+        return outcome, encode(outcome)
+    except Exception as exc:
+        why = describe(exc)
+    if outcome.response is not None:
+        try:
+            plain = Outcome(response=_lenient(outcome.response))
+            return plain, encode(plain)
+        except Exception as exc:
+            why = describe(exc)
+    raw = repr(outcome.response if outcome.response is not None else outcome.value)[:RAW]
+    failed = Outcome.failed(BadReply(f"The answer cannot be kept: {why}.", raw=raw))
+    return failed, encode(failed)
+
+
+def _lenient(response: LLMResponse) -> LLMResponse:
+    """The answer with U+FFFD for what is no character, and numbers that can be."""
+    usage = response.usage
+    return LLMResponse(
+        text=_text(response.text),
+        tool_calls=[ToolCall(_text(c.id), _text(c.name), _text(c.arguments)) for c in response.tool_calls],
+        finish_reason=_text(response.finish_reason) if response.finish_reason is not None else None,
+        usage=Usage(bounded(usage.prompt_tokens), bounded(usage.output_tokens), bounded(usage.calls)),
+        model=_text(response.model),
+        provider=_text(response.provider),
+        timings=response.timings,
+    )
+
+
+def _text(value: object) -> str:
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+async def _guarded(call: Callable[[], Awaitable[object]]) -> object:
+    """What came of an adapter, which may be anybody's: an answer, or whatever it raised."""
+    try:
+        return await call()
+    except BaseException as exc:
+        return exc
+
+
+def _what(answer: object) -> str:
+    return type(answer).__name__ if isinstance(answer, BaseException) else f"it gave {type(answer).__name__}"
+
+
 def _request(claim: Claim) -> LLMRequest:
     try:
         return decode(claim.request, LLMRequest)
-    except msgspec.DecodeError as exc:
-        raise BadRequest(f"The journaled request cannot be read: {exc}.") from None
+    except Exception as exc:  # of msgspec, of zlib, or a recursion
+        raise BadRequest(f"The journaled request cannot be read: {type(exc).__name__}: {exc}.") from None

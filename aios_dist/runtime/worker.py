@@ -1,9 +1,8 @@
-"""A worker: the runtime that lives on the pool's loop, and the Celery app around it."""
+"""A worker: the runtime that lives on the pool's loop."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -11,28 +10,35 @@ import socket
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
-import greenback
-import msgspec
-from celery import Celery, signals
+from celery.platforms import EX_OK
+from celery.worker import state
 
-from aios_dist import costs, masking, messages, modules, policies, turns
+from aios_dist import costs, messages, modules, policies, replay, turns
 from aios_dist.agents import registered
-from aios_dist.broker import TASK, Tickets, make_app
+from aios_dist.broker import Tickets
 from aios_dist.calls import Usage
-from aios_dist.config import Config, PoolConfig, load
-from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
+from aios_dist.config import Config, PoolConfig
+from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.runtime.background import Background
 from aios_dist.runtime.control import Control
+from aios_dist.runtime.ending import Ending
+from aios_dist.runtime.health import Health
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
-from aios_dist.runtime.replies import mask_replies
 from aios_dist.runtime.rules import Rules
-from aios_dist.runtime.runner import Origin, Runner
+from aios_dist.runtime.runner import Runner
+from aios_dist.runtime.spool import Answers
 from aios_dist.runtime.steps import Steps
-from aios_dist.runtime.telemetry import Dispatcher, StepRequest, flush, started
+from aios_dist.runtime.telemetry import flush
+from aios_dist.runtime.threads import Run, Threads
+from aios_dist.runtime.tools import Tools
+from aios_dist.runtime.turning import Turns
+from aios_dist.runtime.writing import Writer
 
 logger = logging.getLogger("aios_dist.worker")
 
@@ -40,6 +46,19 @@ for _chatty in ("httpx2", "openai", "anthropic"):
     logging.getLogger(_chatty).setLevel(logging.WARNING)  # a line a call, and prompts at DEBUG
 
 T = TypeVar("T")
+
+MOST_TURNS = 64
+"""Threads for turns; as many as slots where those are fewer."""
+
+MOST_CLOSING = 8
+"""Threads for closing programs that are dropped."""
+
+LOOK_S = 1.0
+"""How often a worker looks after itself."""
+
+HAND_BACK_S = 4.0
+FAREWELL_S = 1.0
+"""After the grace: for handing back what is in flight, and for each farewell."""
 
 START_PATIENCE_S = 10.0
 """How long a worker that starts waits for a Redis that is not there yet."""
@@ -57,8 +76,13 @@ class Runtime:
         self.env = env
         self.id = f"{pool}@{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self.slots = settings.slots
-        self._background: list[asyncio.Task[Any]] = []
+        self.answers = Answers(config.fleet.name, spool_of(config))
+        self.ending = Ending(config.fleet.shutdown_grace, self.answers.save)
+        self._background = Background()
         self._providers: dict[str, Provider] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._users: list[Tools | Threads] = []  # what runs users' code
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -90,44 +114,58 @@ class Runtime:
         finally:
             await journal.close()
 
-    async def open(self) -> None:
+    async def open(self, busy: Callable[[], int]) -> None:
         """Called on the pool's loop, before the first ticket."""
         gc.collect()
         gc.freeze()  # a hundred thousand objects of imports need not be looked at again and again
         gc.set_threshold(20_000, 20, 100)
         sys.setswitchinterval(0.0001)  # Celery's loop and ours hand over to each other at each step
-        self.journal = Journal(self.config.fleet)
+        self._loop = asyncio.get_running_loop()
+        self._busy = busy
+        fleet = self.config.fleet
+        self.journal = Journal(fleet)
         self.leases = Leases(self.journal)
         tickets = Tickets(self.config)
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
         self.started_at = await _patiently(self.journal.now)
-        registry = await _patiently(self.journal.registry)
-        catalog = turns.Catalog.of(self.config, registry.models)
         self._reconciler = reconciler = Reconciler(
             self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
         )
-        self.runner = Runner(
-            self.journal,
-            tickets,
-            self.leases,
-            catalog,
-            Steps(self.config, catalog.default, self._providers, self.slots),
-            self.id,
-            reconciler.look_again,
-            self._price,
+        self._writer = Writer(
+            self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
         )
+        self._threads = Threads("aios-turn", min(self.slots, MOST_TURNS))
+        # Programs that are dropped run users' `finally` blocks, and no turn is to wait for those.
+        self._closing = Threads("aios-closing", min(self.slots, MOST_CLOSING))
+        replay.dispose = self._closing.soon
+        catalog = turns.Catalog.of(self.config)
+        self._turns = Turns(
+            self.journal, self._writer, self._threads, self._closing, fleet.turn_timeout, catalog, self._fresh
+        )
+        self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
+        steps = Steps(self.config, catalog.default, self._providers, self._tools.run)
+        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
         self._rules = Rules(
             self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
         )
+        self._users = [self._tools, self._threads, self._closing]
+        self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
         self.control = Control(self.journal, self.leases, self.id, self._new_rules)
-        for ask in (self._rules.write, self._announce, self._rules.read):
+        for ask in (
+            self._rules.write,
+            self._announce,
+            self._rules.read,
+            self._write_saved,
+            self.leases.renew,
+        ):
             await _patiently(ask)
-        fleet = self.config.fleet
-        self._background = [
-            asyncio.create_task(self.leases.keep(fleet.renew, self._keep)),
-            asyncio.create_task(reconciler.run()),
-            asyncio.create_task(self.control.listen()),
-        ]
+        background = self._background
+        background.start("renewing", lambda: self.leases.keep(fleet.renew))
+        background.start("reconciling", reconciler.run)
+        background.start("listening", self.control.listen)
+        background.repeat("announcing", fleet.renew, self._away_is_no_fault(self._announce))
+        background.repeat("reading rules", fleet.renew, self._away_is_no_fault(self._keep_rules))
+        background.repeat("looking after itself", LOOK_S, self._look)
 
     def _price(self, model: str, usage: Usage) -> float:
         return costs.money(model, self.config.models[model], usage) if model in self.config.models else 0.0
@@ -135,9 +173,34 @@ class Runtime:
     async def _rank_anew(self, lane: str) -> bool:
         return await self._rules.rank_anew(lane)
 
-    async def _keep(self) -> None:
-        await self._announce()
+    async def _fresh(self) -> None:
+        await self._rules.fresh()
+
+    async def _keep_rules(self) -> None:
+        await self._rules.keep()
         await self._rules.read()
+
+    async def _write_saved(self) -> None:
+        folder = spool_of(self.config)
+        if folder is not None and folder.is_dir():
+            await self._writer.write_saved(folder)
+
+    def _away_is_no_fault(self, ask: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+        async def asked() -> None:
+            try:
+                await ask()
+            except FleetUnavailable as exc:
+                self.leases.outage.away(exc)
+
+        return asked
+
+    async def _look(self) -> None:
+        self._turns.programs.sweep()
+        self._closing.sweep(self.config.fleet.turn_timeout)
+        await self._health.look()
+
+    def _lost(self) -> list[Run]:
+        return [run for threads in self._users for run in threads.lost]
 
     async def _announce(self) -> None:
         agents = sorted(registered())
@@ -148,11 +211,12 @@ class Runtime:
             pool=self.pool,
             lanes=self.settings.lanes,
             slots=self.slots,
-            in_flight=len(self.leases.held),
+            in_flight=len(self.leases.held) + len(self.runner.hung),
             models=sorted(self.models()),
             agents=agents,
             started_at=self.started_at,
             seen_at=await self.journal.now(),
+            stuck=self._health.stuck(),
         )
         await self.journal.announce(info, self.models())
 
@@ -160,32 +224,75 @@ class Runtime:
         await self._rules.read(*lanes)
         self._reconciler.look_again_in_office()
 
-    async def close(self, busy: Callable[[], int]) -> None:
+    # The end --------------------------------------------------------------------------------------------
+
+    def _begin_anew(self, why: str) -> None:
+        """End as after a SIGTERM, then begin anew in the same process."""
+        if self.ending.begin():
+            logger.error("This worker takes no more tickets, finishes, and begins anew: %s.", why)
+            self.ending.again = why
+            self._start_finishing()
+            state.should_stop = EX_OK  # Celery's loop looks at it at each turn
+
+    def begin_to_end(self) -> None:
+        """The worker was told to end; from any thread. Nothing waits for Celery to get there."""
+        self.ending.begin()
+        self.ending.again = ""  # also where it was about to begin anew
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._start_finishing)
+
+    def _start_finishing(self) -> None:
+        if self._finishing is None:
+            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+
+    async def _finish(self) -> None:
         """Finish what is in flight, for ``shutdown_grace`` at the most; then hand it back."""
+        loop, grace = asyncio.get_running_loop(), self.config.fleet.shutdown_grace
+        deadline = loop.time() + grace
+        self._writer.closing.set()
+        if busy := len(self.leases.held):
+            logger.warning("Finishing %d steps in flight (at most %g s).", busy, grace)
+        await self._until_idle(deadline)
+        self.leases.stop_all("shutdown")
+        await self._until_idle(loop.time() + HAND_BACK_S)
+        self.answers.save()
+
+    async def _until_idle(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.fleet.shutdown_grace
-        if busy():
-            logger.warning(
-                "Finishing %d steps in flight (at most %g s).", busy(), self.config.fleet.shutdown_grace
-            )
-        while busy() and loop.time() < deadline:  # noqa: ASYNC110  # the tasks are the pool's
+        while self._busy() and loop.time() < deadline:  # noqa: ASYNC110  # the tasks are the pool's
             await asyncio.sleep(0.02)
-        for _, task in list(self.leases.held.values()):
-            task.cancel("shutdown")
-        while busy() and loop.time() < deadline + 10.0:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        with contextlib.suppress(Exception):
-            flush()  # Celery's loop has ended: what happened since would never be shown
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        with contextlib.suppress(FleetUnavailable):
-            await self._reconciler.leave()
-            await self.journal.leave(self.id)
+
+    async def close(self) -> None:
+        """Finish, and say farewell. Each part is bounded: Redis may be silent, and users' code may hang."""
+        self.ending.begin()
+        self._start_finishing()
+        assert self._finishing is not None
+        await self._finishing
+        farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
+        await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
+        await _briefly(self._background.end())
+        await _briefly(self._reconciler.leave())
+        await _briefly(self.journal.leave(self.id))
         for provider in self._providers.values():
-            with contextlib.suppress(Exception):
-                await provider.aclose()
-        await self.journal.close()
+            await _briefly(provider.aclose())
+        await _briefly(self.journal.close())
+
+    def end(self, code: int) -> None:
+        """All is closed: the process ends, or begins anew."""
+        self.ending.end(code, len(self._lost()))
+
+
+def spool_of(config: Config) -> Path | None:
+    """Where answers are saved that Redis does not take."""
+    return Path(config.fleet.spool_dir) if config.fleet.spool_dir else None
+
+
+async def _briefly(farewell: Awaitable[object]) -> None:
+    """What is nice to do at the end, and nobody must wait for."""
+    try:
+        await asyncio.wait_for(farewell, FAREWELL_S)
+    except Exception as exc:
+        logger.debug("At the end: %s", exc)
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
@@ -198,57 +305,3 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             if "evict" in str(exc) or asyncio.get_running_loop().time() > deadline:
                 raise
         await asyncio.sleep(0.25)
-
-
-def worker_app(pool: str, *, slots: int | None = None, config: Config | None = None) -> Celery:
-    """The Celery app of a pool: what ``celery -A workers.llm worker`` starts.
-
-    Args:
-        pool: a pool of ``aios.toml``.
-        slots: steps held at a time; the pool's own number when None (``-c N`` overrides both).
-        config: the configuration; read from ``aios.toml`` and the environment when None.
-
-    Returns:
-        The app. Its queues, slots and pool are set; ``-Q`` and ``-P`` are not needed.
-    """
-    try:
-        config = config if config is not None else load()
-        settings = config.pool(pool)
-    except AiosError as exc:
-        _refuse(exc)
-    if slots is not None:
-        settings = msgspec.structs.replace(settings, slots=slots)
-    app = make_app(config, settings, name=f"aios-{pool}")
-    runtime = Runtime(config, pool, settings)
-    app.aios_runtime = runtime
-    app.steps["consumer"].add(Dispatcher)
-    masking.install()
-    mask_replies()
-
-    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
-    def step(self: Any) -> str:
-        request = self.request
-        lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
-        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
-
-    @signals.worker_init.connect(weak=False)
-    def check(sender: Any = None, **_: Any) -> None:
-        if getattr(sender, "app", None) is not app:
-            return
-        try:
-            runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
-            runtime.slots = int(sender.concurrency or settings.slots)
-            runtime.check()
-        except AiosError as exc:
-            _refuse(exc)
-
-    return app
-
-
-def _refuse(error: AiosError) -> NoReturn:
-    """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
-    sys.stderr.write(f"aios-dist: {error}\n")
-    raise SystemExit(2)
-
-
-__all__ = ["ConfigError", "Runtime", "worker_app"]

@@ -26,6 +26,7 @@ from aios_dist.runtime.faults import EXIT_CODE, VARIABLE
 from aios_dist.testing import FakeLLM
 from tests.chaos.agents import calling
 from tests.chaos.conftest import LEASE_S, PERIOD_S, ROOT, SLACK_S, small_fleet
+from tests.fleet.reading import called
 
 if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
@@ -55,8 +56,9 @@ class Ward:
     def calls(self, point: str) -> Counter[str]:
         """How often each step of the point's jobs was called, as ``job place/step``."""
         places = {job.id: place for place, job in enumerate(self.jobs[point])}
-        keys = (call.headers["idempotency-key"].rsplit("/", 1) for call in self.llm.calls)
-        return Counter(f"{places[job]}/{step}" for job, step in keys if job in places)
+        steps = called(self.llm, *self.jobs[point])
+        found = ((key.rsplit("/", 1), count) for key, count in steps.items())
+        return Counter({f"{places[job]}/{step}": count for (job, step), count in found})
 
     def attempts(self, point: str) -> list[list[int]]:
         """The attempts of each step of each job."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 
 import pytest
 
@@ -16,6 +15,7 @@ from aios_dist.testing import FakeLLM
 from tests.chaos.agents import calling
 from tests.chaos.conftest import LEASE_S, PERIOD_S, ROOT, SLACK_S, small_fleet
 from tests.chaos.machines import DURABLE
+from tests.fleet.reading import called
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 AWAY_S = 2.5 * LEASE_S
@@ -47,8 +47,7 @@ def test_no_call_is_taken_from_a_live_worker_when_redis_was_away_for_longer_than
             server.restart()
             assert len(list(fleet.as_completed(jobs, timeout=CALL_S + SLACK_S))) == JOBS
             assert [step.attempt for job in jobs for step in job.steps()] == [1] * JOBS
-    answered = Counter(call.headers["idempotency-key"] for call in llm.calls)
-    assert answered == Counter({f"{job.id}/0": 1 for job in jobs})
+            assert called(llm, *jobs) == {f"{job.id}/0": 1 for job in jobs}
 
 
 def test_a_worker_that_died_in_an_outage_is_found_out_after_it(llm: FakeLLM) -> None:

@@ -6,7 +6,7 @@ Each function looks at one :class:`Seen` and names what is wrong with it; none k
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -31,13 +31,15 @@ JOB_PATHS = {s.value: reachable(JOB_CHANGES, s) for s in JobState}
 STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
 
 
-def wrong(seen: Seen) -> list[str]:
-    """All that is wrong."""
+def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
+    """All that is wrong. ``gone``: ids of jobs, and leases, that are not there any more; what counts them may be."""
+    seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,
         *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
         *of_places(seen),
         *of_shelves(seen),
+        *of_shares(seen),
         *of_leases(seen),
         *of_models(seen),
         *of_indices(seen),
@@ -48,6 +50,8 @@ def wrong(seen: Seen) -> list[str]:
 def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     """Its counts are what they count, its steps are in states that its own allows, something moves it."""
     state, n, v = job.state, job.number("n"), job.number("v")
+    if "half" in job.fields:
+        yield f"{id} is half written"
     if state not in OPEN | ENDED:
         yield f"{id}: state {state!r}"
         return
@@ -95,8 +99,8 @@ def fits(state: str, step: str, h: Head) -> bool:
         "parked": state == "paused",
         "leased": state != "waiting",
         "dropped": state in ENDED,
-        "done": state != "waiting",
-        "failed": state != "waiting",
+        "done": True,  # (in a waiting job: a late answer to a claim that Redis has lost)
+        "failed": True,
     }.get(h.state, False)
 
 
@@ -134,6 +138,10 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
     if kind == "stray":
         return name == h.lane
     if kind == "held":
+        if first[0] == "?":
+            need = f"model/{h.label}" if h.kind == "llm" else f"agent/{job.text('who').partition('|')[2]}"
+            wanted = first[1:] in seen.sets["wanted"].get(h.lane, ())
+            return first[1:] == need and wanted and compartment in ("", job.tenant)
         if first == f"@{job.tenant}":
             return not compartment
         return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
@@ -154,7 +162,10 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
                 if h is not None and seen.lane(h.lane)[1] > 0:
                     expected[m] = float(h.ready)
-            if aged.get(name, {}) != expected:
+            astray = {m for ms in seen.sets["astray"].values() for m in ms} if kind == "held" else set()
+            if {m: at for m, at in aged.get(name, {}).items() if m not in astray} != {
+                m: at for m, at in expected.items() if m not in astray
+            }:
                 yield f"{kind}old:{name} is {aged.get(name, {})}, what waits there is {expected}"
     for name, members in seen.sets["held"].items():
         model = name.partition("|")[0]
@@ -169,6 +180,21 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 yield f"{m} is held, ranked under {h.policy} and not under {policy}, and not astray"
             if not astray and model not in seen.sets["holds"].get(h.lane, ()):
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
+
+
+def of_shares(seen: Seen) -> Iterator[str]:
+    """Where tenants wait by what they have been charged, none is ahead of it."""
+    for lane, tenants in seen.sets["readyby"].items():
+        yield from ahead(seen, f"readyby:{lane}", lane, tenants)
+    for model, tenants in seen.sets["heldby"].items():
+        lane = seen.hashes["model"].get(model, {}).get("ln", b"").decode()
+        yield from ahead(seen, f"heldby:{model}", lane, tenants)
+
+
+def ahead(seen: Seen, where: str, lane: str, tenants: dict[str, float]) -> Iterator[str]:
+    for tenant, score in tenants.items():
+        if score > float(seen.hashes["share"].get(lane, {}).get(tenant, 0)):
+            yield f"{tenant} stands in {where} by {score}, and has been charged less"
 
 
 def of_leases(seen: Seen) -> Iterator[str]:
@@ -198,7 +224,11 @@ def of_models(seen: Seen) -> Iterator[str]:
                 counted[h.label].add(h.lease(id, step))
             if h.state == "leased" and h.capped:
                 counted[f"@{job.tenant}"].add(h.lease(id, step))
-            if h.state == "ready" and any(kind in ("ready", "stray") for kind, _ in places[f"{id}/{step}"]):
+            where = places[f"{id}/{step}"]
+            others = any(kind == "held" and name[0] == "?" for kind, name in where)  # when one that can comes
+            if h.state == "ready" and others:
+                moved.add(h.label)
+            if h.state == "ready" and any(kind in ("ready", "stray") for kind, _ in where):
                 moved |= {h.label, f"@{job.tenant}"}
     for name in {*counted, *seen.sets["inflight"]}:
         inflight = set(seen.sets["inflight"].get(name, ()))
@@ -212,7 +242,7 @@ def of_models(seen: Seen) -> Iterator[str]:
             yield f"window:{name} counts a call twice: {sorted(window)}"
     for name in seen.sets["held"]:
         model = name.partition("|")[0]
-        if not (counted[model] or f"model:{model}/!" in seen.one["timers"] or model in moved):
+        if model[0] != "?" and not (counted[model] or model in seen.swept or f"model:{model}/!" in seen.one["timers"] or model in moved):
             yield f"nothing will let in what {model} holds: {sorted(seen.sets['held'][name])}"
 
 
@@ -227,6 +257,8 @@ def of_indices(seen: Seen) -> Iterator[str]:
         for id in seen.one[name]:
             if id not in seen.jobs or seen.jobs[id].state not in OPEN:
                 yield f"`{name}` names {id}, which is {seen.jobs[id].state if id in seen.jobs else 'gone'}"
+    if seen.one["dirty"]:
+        yield f"marked are {sorted(seen.one['dirty'])}"
     for m in seen.one["dead"]:
         id, _, step = m.rpartition("/")
         job = seen.jobs.get(id)

@@ -10,7 +10,7 @@ from typing import Any
 
 from aios_dist.journal import Claim, Decision
 from tests.driver.checks import between, wrong
-from tests.driver.fleet import DAY, Fleet
+from tests.driver.fleet import Fleet
 from tests.driver.known import FENCED
 from tests.driver.model import Model, differences
 from tests.driver.seen import Seen
@@ -29,6 +29,9 @@ class Held:
 
     claim: Claim
     number: int
+    life: int = 0  # of its job, and its incarnation
+    incarnation: int = 0
+    models: tuple[str, ...] | None = None
 
 
 class Core:
@@ -44,7 +47,9 @@ class Core:
         self.journal = fleet.journal
         self.every, self.most_open = every, most_open
         self.model = Model()
-        self.model.day = fleet.now // DAY
+        self.model.now = fleet.now
+        self.proofs: dict[str, int] = {}
+        self.older: dict[str, str] = {}
         self.held: list[Held] = []
         self.dead: list[Held] = []
         self.decided: dict[str, Decision] = {}
@@ -59,6 +64,7 @@ class Core:
         self.expected_us: dict[str, int] = {}
         self.repeat = True
         self.lenient = False  # whatever a verb answers is right: what it was asked about is half-done
+        self.vanished: set[str] = set()  # … and the leases that were there then
         self.gone: list[str] = []  # ids of jobs that have expired
         self.reuse = self.rollback = FENCED
         self.tail = 15  # moves that a report shows
@@ -101,17 +107,38 @@ class Core:
         ends = [
             ("plan" if "plan" in f else "job", f.get("plan") or f["job"], f["state"]) for _, f in now.ends
         ]
-        self.model.day = self.fleet.now // DAY
+        self.model.now = self.fleet.now
         lines = [
-            *wrong(now),
+            *wrong(now, self.vanished),
             *between(before, now, again=frozenset(self.again), moved=self.moved),
             *differences(self.model, now, ends),
             *self._served(now),
+            *(line for id, job in now.jobs.items() for line in self.proof(id, job.text("dg"))),
         ]
+        if now.broken_verbs > before.broken_verbs:
+            lines.append("a verb broke")
         self.seen, self.again, self.moved = now, set(), False
         if lines:
             raise self.broken(lines)
         return now
+
+    def proof(self, id: str, basis: str) -> list[str]:
+        """What a program has seen is told apart from all that anyone ever saw."""
+        if id in self.model.jobs:
+            stands = self.model.jobs[id].proof
+            if self.proofs.setdefault(basis, stands) != stands:
+                return [f"{id} stands elsewhere than it did, and both are {basis!r}"]
+        return []
+
+    def right(self, id: str, decision: Decision | None) -> bool:
+        """Whether it was made from where the job stands now."""
+        job = self.model.jobs.get(id)
+        return (
+            job is not None
+            and decision is not None
+            and self.proofs.get(decision.basis) == job.proof
+            and decision.first == len(job.steps)
+        )
 
     def _served(self, now: Seen) -> list[str]:
         return [
@@ -122,6 +149,7 @@ class Core:
 
     def run(self, verb: Any) -> Any:
         """A verb."""
+        self.model.now = self.fleet.now
         return self.fleet.run(verb)
 
     def twice(self) -> bool:

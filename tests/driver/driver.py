@@ -11,12 +11,13 @@ import traceback
 
 from aios_dist.agents import Budget
 from aios_dist.jobs import JobState
-from aios_dist.journal import Decision
-from tests.driver.core import Broken, Held
+from aios_dist.journal import Decision, WorkerInfo
+from tests.driver.core import TENANTS, Broken, Held
 from tests.driver.people import People
-from tests.driver.seen import ENDED, OPEN, lease_of
-from tests.driver.sending import LANES, RANKS, reconcile, says, send_advance, send_signal
-from tests.driver.workers import Workers
+from tests.driver.producers import AGENTS
+from tests.driver.seen import ENDED, OPEN, TURN, lease_of
+from tests.driver.sending import LANES, MODELS, RANKS, reconcile, says, send_advance, send_signal
+from tests.driver.workers import SERVES, Workers
 
 
 class Driver(People, Workers):
@@ -37,6 +38,7 @@ class Driver(People, Workers):
             Broken: something does not hold.
         """
         self.fleet.now += self.random.choice([3, 40, 1000, 20_000])
+        self.model.now = self.fleet.now
         said = len(self.said)
         try:
             getattr(self, name)()
@@ -67,26 +69,71 @@ class Driver(People, Workers):
         self.say(f"{seconds} s pass")
         self.fleet.now += int(seconds * 1e6)
 
-    def reap(self) -> None:
-        """One pass of the reconciler."""
+    def _judge_pass(self, found: list[tuple[str, str]], waiting: dict[str, int], aside: str) -> None:
+        """It puts right what is broken, and nothing else; what waits is counted; nothing is counted for ever."""
+        after = self.fleet.look_without_ends()
+        lines = [f"put right, where no verb broke: {job}: {what}" for job, what in found if job not in self.loose(aside)]
+        counted = dict.fromkeys(LANES, 0)
+        for id, job in after.jobs.items():
+            for step, h in job.heads.items():
+                for kind, name in after.places().get(f"{id}/{step}", ()):
+                    need = name.partition("|")[0][1:]
+                    served = after.one["serving"].get(need, 0) > self.fleet.now
+                    if kind in ("ready", "stray") or (kind == "held" and name[0] == "?" and served):
+                        counted[h.lane] += 1
+        if waiting != counted and not self.vanished and not aside:
+            lines.append(f"counted as waiting were {waiting}, there wait {counted}")
+        for model, leases in after.sets["inflight"].items():
+            lines += [f"{m} counts against {model}" for m in leases if m in self.vanished]
+        if lines:
+            raise self.broken(lines)
+
+    def loose(self, aside: str) -> set[str]:
+        """What the walk may find: models that something counted against which is gone, the job set aside."""
+        return {aside, *MODELS, *(f"@{t}" for t in TENANTS)} if self.vanished or aside else set()
+
+    def corrupt(self) -> None:
+        """Something is written over a part of a job: it is set aside, and the others go on."""
+        R = self.random
+        ids = [id for id, job in self.model.jobs.items() if job.state in OPEN and not job.plan]
+        if not ids or R.random() < 0.5:
+            return
+        id = R.choice(ids)
+        fields = [f"h{s}" for s in self.fleet.job(id).heads if s != TURN]  # (a turn is made anew)
+        field = R.choice(["n", "n", *fields])
+        rubbish = {"n": b"x"}.get(field, R.choice([b"\xc1", b"\x93\x01\x02\x03", b""]))
+        self.say(f"corrupt {id} {field} {rubbish!r}")
+        self.fleet.client.hset(f"{self.fleet.prefix}job:{id}", field, rubbish)
+        self.seen = self.fleet.look_without_ends()
+        self.reap(aside=id)
+        state, why = self.fleet.job(id).state, self.fleet.client.hget(f"{self.fleet.prefix}aside", id)
+        if state != "failed" or not why:
+            raise self.broken([f"{id} cannot be read, and is {state}, set aside because {why!r}"])
+        self.model.end(id, "failed")
+        self._vanish(id, reuse=False)
+
+    def reap(self, aside: str = "") -> None:
+        """One pass of the reconciler. ``aside``: the job that it cannot read."""
         before, now = self.look_again(), self.fleet.now
         self.say("reap")
-        self.run(reconcile(self.journal))
+        found, waiting = self.run(reconcile(self.journal))
+        if not self.lenient:
+            self._judge_pass(found, waiting, aside)
         model, one = self.model, before.one
         if now >= before.spare(now, self.fleet.config):
             for name, at in sorted(one["leases"].items(), key=lambda e: (e[1], e[0])):
                 lease = lease_of(name)
                 s = model.step(lease.job, lease.step)
-                if at <= now and s is not None and s.state == "leased":
+                if at <= now and s is not None and s.state == "leased" and lease.job != aside:
                     model.lost(lease.job, lease.step, self.fleet.config.attempts)
         for m, at in sorted(one["timers"].items(), key=lambda e: (e[1], e[0])):
             id, _, step = m.rpartition("/")
             s = model.step(id, step) if step != "!" else None
-            if at <= now and s is not None and s.state == "timed":
+            if at <= now and s is not None and s.state == "timed" and id != aside:
                 model.outcome(id, s, True)
                 model.need_turn(id)
         for id, at in sorted(one["deadlines"].items(), key=lambda e: (e[1], e[0])):
-            if at <= now:
+            if at <= now and id != aside:
                 model.end(id, "failed")
         for id, at in one["due"].items():
             if at <= now and id in model.jobs and model.jobs[id].state == "running":
@@ -115,23 +162,43 @@ class Driver(People, Workers):
             m for plan, nodes in self.model.plans.items() if self.model.plan_state(plan) == "running"
             for node in nodes for m in node.members
         }  # fmt: skip
+        in_flight = self.random.random() < 0.3
         ids = [
             id
             for id, job in self.model.jobs.items()
-            if job.state in ENDED and id not in kept and not job.in_flight()
+            if job.state in ENDED and id not in kept and job.in_flight() == in_flight
         ]
         if not ids:
             return
         known = {got.claim.job for got in [*self.held, *self.dead]}  # to workers that have slept that long
         id = self.random.choice([id for id in ids if id in known] or ids)
         self.say(f"{id} expires")
+        self._vanish(id)
+
+    def _vanish(self, id: str, *, reuse: bool = True) -> None:
         prefix = self.fleet.prefix
+        leases = [*self.fleet.look_without_ends().one["leases"]]
+        self.vanished |= {id, *(name for name in leases if name.rpartition("/")[0] == id)}
         self.fleet.client.delete(f"{prefix}job:{id}", f"{prefix}ev:{id}")
         self.fleet.client.zrem(f"{prefix}ended", id)
         self.model.forget(id)
         self.decided.pop(id, None)
         self.expected_us.pop(id, None)
-        self.gone.append(id)
+        self.gone += [id] * reuse
+
+    def announce(self) -> None:
+        """A worker says what it serves; somebody says what nobody understands."""
+        R, worker = self.random, self.random.choice([*SERVES])
+        models, agents = SERVES[worker] or (tuple(MODELS), AGENTS)
+        self.say(f"{worker} announces {models} {agents}")
+        info = WorkerInfo(
+            id=worker, host="h", pid=1, pool="p", lanes=[*LANES], slots=1, models=[*models], agents=[*agents],
+            seen_at=self.fleet.now / 1e6,
+        )  # fmt: skip
+        self.run(self.journal.announce(info, {m: MODELS[m] for m in models}))
+        odd = R.choice([("worker/new", b"\xc1"), ("model/m9", b"soon"), ("planet/x", b""), ("", b"")])
+        self.fleet.client.hset(f"{self.fleet.prefix}registry", *odd)
+        self.run(self.journal.registry())
 
     def save(self) -> None:
         """Redis writes its snapshot."""
@@ -139,7 +206,7 @@ class Driver(People, Workers):
             self.say("save")
             self.look()
             self.fleet.save()
-            kept = (self.model, self.decided, self.expected_us, self.policy)
+            kept = (self.model, self.decided, self.expected_us, self.policy, self.older)
             self.saved = (*copy.deepcopy(kept), self.fleet.last_end, frozenset(self.model.jobs))
 
     def restore(self) -> None:
@@ -150,7 +217,7 @@ class Driver(People, Workers):
         self.fleet.restore()
         *kept, self.fleet.last_end, ids = self.saved
         self.gone += [id for id in self.model.jobs if id not in ids and id[0] == "j"]
-        self.model, self.decided, self.expected_us, self.policy = kept
+        self.model, self.decided, self.expected_us, self.policy, self.older = kept
         self.gone = [id for id in dict.fromkeys(self.gone) if id not in self.model.jobs]
         self.saved = None
         self.seen = self.fleet.look_without_ends()
@@ -172,8 +239,12 @@ class Driver(People, Workers):
                     self._give(id)
                 waits = {s.label for s in job.steps if s.state == "waiting"}
                 for name in sorted(waits):
+                    self.texts += 1
                     self.say(f"signal {id} {name}")
-                    self.expect(self.run(send_signal(self.journal, id, name)), self.model.signal(id, name))
+                    sent = f"s{self.texts}"
+                    self.expect(
+                        self.run(send_signal(self.journal, id, name, sent)), self.model.signal(id, name, sent)
+                    )
             self.fleet.now += 31_000_000
             self.held.clear()
             self.fleet.score("leases", self.look().one["leases"])
@@ -246,10 +317,18 @@ class Driver(People, Workers):
     def _finish(self, got: Held) -> None:
         claim = got.claim
         job = self.model.jobs[claim.job]
-        decision = Decision(job.written + (not claim.is_turn), len(job.steps), [], JobState.DONE, b"jr")
+        if job.retried:
+            self.redo(claim.job)
+        basis = self.fleet.job(claim.job).text("dg")
+        if lines := self.proof(claim.job, basis):
+            raise self.broken(lines)
+        decision = Decision(
+            job.written + (not claim.is_turn), len(job.steps), [], JobState.DONE, b"jr", basis
+        )
         if claim.is_turn:
             self.say(f"advance {claim.lease} to the end")
-            want = self.model.advance(got.number, claim.job, decision)
+            right = self.right(claim.job, decision)
+            want = self.model.advance(got.number, claim.job, decision, right=right)
             self.expect(self.run(send_advance(self.journal, claim.job, decision, claim)), want)
         else:
             self.commit(got, True, decision)
@@ -259,7 +338,7 @@ WEIGHTS = {
     "submit": 9, "plan": 3, "extend": 2, "claim": 20, "work": 22, "go_on": 4, "give_back": 9, "die": 4,
     "stall": 2.5, "late": 4, "renew": 5, "reap": 9, "ring": 6, "pass_time": 4, "strays": 2.5, "cancel": 1,
     "pause": 3, "resume": 3, "signal": 5, "rerank": 3, "retry": 2.5, "fork": 1.5, "lane": 1.5, "limits": 1.5,
-    "tenant": 1.5, "expire": 4, "save": 1, "restore": 1.5,
+    "tenant": 1.5, "expire": 4, "save": 1, "restore": 1.5, "announce": 1.5, "corrupt": 0.7,
 }  # fmt: skip
 FOLLOWED = frozenset({"retry", "strays"})
 """Moves that are looked at each, however seldom the others are."""

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 from aios_dist.agents import Budget
 from aios_dist.jobs import JobState
 from aios_dist.journal import Decision
+from aios_dist.journal.records import random_name
 from tests.driver.checks import wrong
 from tests.driver.core import TENANTS, Broken
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
 from tests.driver.patched import Change
 from tests.driver.seen import OPEN, Seen
-from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal
+from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal, walk
 
 ROUNDS = 60
 """Of workers and reconciler, in which all must have ended."""
@@ -57,6 +58,7 @@ class Injector:
 
     def __init__(self, url: str, name: str, changes: Iterable[Change] = ()) -> None:
         self.probe = Fleet(url, name, changes)
+        self.vanished: set[str] = set()
 
     def close(self) -> None:
         """Let go of the copy."""
@@ -65,6 +67,7 @@ class Injector:
     def at(self, driver: Driver, move: str, *, behind: int, again: bool) -> Case | None:
         """The move with an error behind that write; None where the verb gets through."""
         clone = self._clone(driver)
+        self.vanished = driver.vanished
         clone.fleet.fail_behind(behind)
         said, failed = len(clone.said), ""
         try:
@@ -78,11 +81,22 @@ class Injector:
         clone.fleet.fail_behind(0)
         if not failed:
             return None
+        broken = self._at_once()
         if again:
             self._again(driver, move)
-        broken = self.recovers(driver)
+        broken = broken or self.recovers(driver)
         what = clone.said[-1] if len(clone.said) > said else move
         return Case(move, what, behind, failed, again, broken)
+
+    def _at_once(self) -> list[str]:
+        """What is wrong as soon as the verb has broken; the reconciler's walk may look once."""
+        try:
+            if lines := wrong(self.probe.look(), self.vanished):
+                self.probe.run(walk(self.probe.journal))
+                lines = [f"at once: {line}" for line in wrong(self.probe.look(), self.vanished)]
+            return lines
+        except Exception as exc:
+            return [f"at once: {type(exc).__name__}: {exc}"]
 
     def recovers(self, driver: Driver) -> list[str]:
         """What is wrong on the copy once the reconciler and workers have done what they can."""
@@ -95,7 +109,7 @@ class Injector:
         clone.fleet, clone.journal = self.probe, self.probe.journal
         clone.random = random.Random()
         clone.random.setstate(driver.random.getstate())
-        for name in ("model", "held", "dead", "decided", "said", "expected_us", "gone", "again", "policy"):
+        for name in ("model", "held", "dead", "decided", "said", "expected_us", "gone", "again", "vanished", "policy", "proofs", "older"):
             setattr(clone, name, copy.deepcopy(getattr(driver, name)))
         clone.repeat, clone.lenient = False, True
         return clone
@@ -114,7 +128,7 @@ class Injector:
             for _ in range(PASSES):
                 fleet.now += 3_000_000
                 self._reconcile()
-            lines = wrong(fleet.look())
+            lines = [f"in order: {line}" for line in wrong(fleet.look(), self.vanished)]
             yield from lines or self._ends(before)
         except Exception as exc:
             yield f"{type(exc).__name__}: {exc}"
@@ -142,7 +156,7 @@ class Injector:
                     fleet.run(fleet.journal.resume(id, Budget(tokens=10**9, money=1000.0)))
                 for h in job.heads.values():
                     if h.state == "waiting":
-                        fleet.run(send_signal(fleet.journal, id, h.label))
+                        fleet.run(send_signal(fleet.journal, id, h.label, random_name()))
             fleet.score("leases", seen.one["leases"])
             fleet.now += 31_000_000
             self._reconcile()
@@ -188,7 +202,10 @@ class Injector:
 
     def _finish(self, claim: Any, job: Any) -> None:
         fleet, n, v = self.probe, job.number("n"), job.number("v")
-        end = Decision(v + (not claim.is_turn), n, [], JobState.DONE, b"jr")
+        if "rt" in job.fields:
+            fleet.run(fleet.journal.redo(claim.job, job.text("dg"), []))
+            job = fleet.job(claim.job)
+        end = Decision(v + (not claim.is_turn), n, [], JobState.DONE, b"jr", job.text("dg"))
         if claim.is_turn:
             fleet.run(send_advance(fleet.journal, claim.job, end, claim))
         else:

@@ -6,6 +6,7 @@ those are looked at in Redis (``checks``), and which step a claim takes is taken
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,17 @@ from aios_dist.journal import Decision, NewJob
 from aios_dist.plans import Shape
 from tests.driver.seen import ENDED, OPEN, TURN
 
+DAY = 86_400_000_000
 UNANSWERED = ("pending", "ready", "timed", "waiting", "parked")
+FREE = ("ready", "parked", "dropped", "pending")
+"""A step that nobody holds: a late answer to it is kept."""
+MOST_SIGNALS = 3
+"""… of one name that a job keeps while nobody waits for them (likewise)."""
+MOST_BACK = 3
+"""How often in a row a step may be given back with nothing to show for it (in these tests)."""
+
+ONCE = itertools.count(1)
+"""Numbers that come once, also where a model is put back."""
 
 
 @dataclass
@@ -32,13 +43,22 @@ class StepOf:
     lost: int = 0
     tries: int = 0
     order: int = 0
+    back: int = 0  # times in a row
     given_back: bool = False
     first: tuple[str, str] | None = None  # lane and model before it went to another one
 
 
 @dataclass
 class JobOf:
-    """A job. ``unseen``: outcomes were written, or it begins, and no turn has gone on from there."""
+    """A job.
+
+    Attributes:
+        unseen: outcomes were written, or it begins, and no turn has gone on from there.
+        life: which submission of its id it is; incarnation: another one after a retry.
+        proof: tells where it stands from all that it ever stood at: what a decision is made from.
+        retried: its failures are still to be judged by a turn.
+        sent: signals by their own ids, and what was answered.
+    """
 
     tenant: str
     agent: str
@@ -54,7 +74,13 @@ class JobOf:
     tokens: tuple[int, int, int, int] = (0, 0, 0, 0)  # prompt, output, calls, micros
     budget: tuple[int | None, int | None, str] = (None, None, "pause")  # tokens, micros, what then
     wake: bool = False
-    fork: bool = False
+    life: int = field(default_factory=lambda: next(ONCE))
+    incarnation: int = field(default_factory=lambda: next(ONCE))
+    proof: int = field(default_factory=lambda: next(ONCE))
+    retried: bool = False
+    sent: dict[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    due_by: int | None = None
 
     def over_budget(self) -> bool:
         """Its own budget is used up."""
@@ -89,7 +115,12 @@ class Model:
         self.ended: list[tuple[str, str, str]] = []
         self.spent: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
         self.watched: set[str] = set()  # tenants that were given settings: their spending counts from then on
-        self.day = 0
+        self.now = 0
+
+    @property
+    def day(self) -> int:
+        """Days since the epoch."""
+        return self.now // DAY
 
     # How jobs go on --------------------------------------------------------------------------------
 
@@ -114,12 +145,14 @@ class Model:
         if job.state == "paused":
             job.wake = True
         elif job.turn.state not in ("ready", "leased"):
-            job.turn.state, job.turn.lost = "ready", 0
+            job.turn = StepOf("turn", "turns", "turn", state="ready", attempt=job.turn.attempt)
 
-    def outcome(self, id: str, step: StepOf, ok: bool) -> None:
-        """Written, once."""
+    def outcome(self, id: str, step: StepOf, ok: bool, by: int = 0) -> None:
+        """Written, once; ``by`` a claim."""
         job = self.jobs[id]
         job.written += 1
+        number = next(n for n, s in enumerate(job.steps) if s is step)
+        job.proof = hash((job.proof, number, by or -next(ONCE)))
         step.order, step.state = job.written, "done" if ok else "failed"
         job.unseen = True
 
@@ -129,9 +162,11 @@ class Model:
         job.unseen = False
         for ranked in decision.steps:
             s = ranked.step
+            job.proof = hash((job.proof, len(job.steps), s.label, s.request))
             job.steps.append(StepOf(s.kind.value, s.lane, s.label, s.request))
+        for step in job.steps[len(job.steps) - len(decision.steps) :]:
             if job.state == "running":
-                self.begin(id, job.steps[-1])
+                self.begin(id, step)
         if decision.ends is None:
             return
         if job.state == "running":
@@ -145,7 +180,7 @@ class Model:
         before = job.state
         if before not in OPEN:
             return False
-        job.state = state
+        job.state, job.due_by = state, None
         for step in job.steps:
             if step.state in UNANSWERED:
                 step.state = "dropped"
@@ -191,7 +226,7 @@ class Model:
         job.state = "running"
         if job.ends:
             return self.end(id, job.ends, silent=True)
-        if not job.steps:
+        if not job.steps or job.written:
             self.need_turn(id)
         for step in list(job.steps):
             if step.state == "pending":
@@ -273,6 +308,8 @@ class Model:
             money = new.budget.money
             micros = None if money is None else round(money * 1e6)
             job.budget = (new.budget.tokens, micros, new.budget.on_budget)
+        job.deadline = new.record.deadline
+        job.due_by = int(self.now + job.deadline * 1e6) if job.deadline else None
         self.jobs[new.id] = job
         if new.decision is not None:
             self.apply(new.id, new.decision)
@@ -291,18 +328,21 @@ class Model:
         return job.steps[int(step)] if int(step) < len(job.steps) else None
 
     def commit(
-        self, holder: int, id: str, step: str, *, ok: bool, usage: tuple[int, int, int, int],
-        decision: Decision | None, here: bool,
+        self, by: Any, id: str, step: str, *, ok: bool, usage: tuple[int, int, int, int],
+        decision: Decision | None, right: bool, here: bool,
     ) -> str:  # fmt: skip
-        """The status that the verb has to give."""
+        """The status that the verb has to give. ``right``: the decision was made from where the job stands."""
         job, s = self.jobs.get(id), self.step(id, step)
         if job is None or s is None:
             return "gone"
         if s.state in ("done", "failed"):
-            return "mine" if s.holder == holder else "written"
-        if s.holder != holder:
-            return "fenced"
-        self.outcome(id, s, ok)
+            return "mine" if s.holder == by.number else "written"
+        if s.holder != by.number:  # an answer is paid for; a failure from before a retry is undone by it
+            same = job.life == by.life if ok else job.incarnation == by.incarnation
+            if s.state not in FREE or not same or s.request != by.claim.request:
+                return "fenced"
+            s.holder = by.number
+        self.outcome(id, s, ok, by.number)
         if usage[2]:
             job.tokens = tuple(a + b for a, b in zip(job.tokens, usage, strict=True))  # type: ignore[assignment]
             if job.tenant in self.watched:
@@ -314,7 +354,7 @@ class Model:
             return "paused"
         if job.state != "running":
             return "ended"
-        if decision and decision.version == job.written and decision.first == len(job.steps):
+        if decision and right and not job.retried:
             self.apply(id, decision)
             return "advanced"
         if not here:
@@ -327,7 +367,7 @@ class Model:
         if holder and turn.holder == holder and turn.state in ("ready", "leased"):
             turn.state = "idle"
 
-    def advance(self, holder: int, id: str, decision: Decision) -> str:
+    def advance(self, holder: int, id: str, decision: Decision, *, right: bool) -> str:
         """The status that the verb has to give. ``holder``: 0 for a turn without a lease."""
         job = self.jobs.get(id)
         if job is None:
@@ -336,25 +376,29 @@ class Model:
             self.turn_over(holder, id)
             job.wake = job.wake or job.state == "paused"
             return "ended"
-        if decision.version != job.written:
+        if not right or job.retried:
             return "stale"
         self.turn_over(holder, id)
-        if decision.first == len(job.steps):
-            self.apply(id, decision)
-        job.unseen = False  # else somebody else has written that turn
+        self.apply(id, decision)
         return "advanced"
 
-    def release(self, holder: int, id: str, step: str, *, failed: bool, to: tuple[str, str] | None) -> bool:
+    def release(
+        self, holder: int, id: str, step: str, *, failed: bool, to: tuple[str, str] | None, counted: bool
+    ) -> bool:
         """Whether it was the holder's to give back."""
         job, s = self.jobs.get(id), self.step(id, step)
         if job is None or s is None or s.state != "leased" or s.holder != holder:
             return False
         s.tries += failed
+        s.back = 0 if failed else s.back + counted
         s.given_back = True
         if to is not None:
             s.first = s.first or (s.lane, s.label)
             (s.label, s.lane), s.tries = to, 0
-        self.back(id, step)
+        if job.state == "running" and counted and not failed and s.back >= MOST_BACK:
+            self.give_up(id, step)
+        else:
+            self.back(id, step)
         return True
 
     def back(self, id: str, step: str) -> None:
@@ -369,20 +413,41 @@ class Model:
         else:
             s.state = "idle" if step == TURN else "dropped"
 
+    def give_up(self, id: str, step: str) -> None:
+        """Nobody brings the step to an end."""
+        s = self.step(id, step)
+        assert s is not None
+        s.holder = 0
+        if step == TURN:
+            s.state = "dropped"
+            self.end(id, "failed")
+        else:
+            self.outcome(id, s, False)
+            self.need_turn(id)
+
     def lost(self, id: str, step: str, attempts: int) -> None:
         """A lease has ended, and the reconciler saw it."""
         job, s = self.jobs[id], self.step(id, step)
         assert s is not None
         s.lost += 1
         if job.state == "running" and s.lost >= attempts:
-            if step == TURN:
-                s.state = "dropped"
-                self.end(id, "failed")
-            else:
-                self.outcome(id, s, False)
-                self.need_turn(id)
+            self.give_up(id, step)
         else:
             self.back(id, step)
+
+    def regain(self, by: Any, waits: str) -> bool:
+        """Whether a lease that is not there any more is taken up again. ``waits``: where its step does."""
+        job, s = self.jobs.get(by.claim.job), self.step(by.claim.job, by.claim.step)
+        if job is None or s is None or job.state != "running" or s.state != "ready" or job.life != by.life:
+            return False
+        ours = s.holder == by.number
+        if waits not in ("ready", "stray", "held") or (by.claim.step != TURN and s.request != by.claim.request):
+            return False
+        if s.given_back if ours else s.attempt >= by.claim.attempt:
+            return False
+        s.lost = max(0, s.lost - 1) if ours else s.lost
+        s.state, s.holder, s.attempt, s.given_back = "leased", by.number, by.claim.attempt, False
+        return True
 
     def resume(self, id: str) -> None:
         """What was put aside waits again."""
@@ -395,44 +460,80 @@ class Model:
             job.wake = False
             self.need_turn(id)
 
-    def signal(self, id: str, name: str) -> str:
-        """The status that the verb has to give."""
+    def signal(self, id: str, name: str, sent: str) -> str:
+        """The status that the verb has to give; ``sent``: the signal's own id."""
         job = self.jobs.get(id)
         if job is None:
             return "unknown"
+        if sent in job.sent:
+            return job.sent[sent]
         if job.state not in OPEN:
             return "ended"
         for step in job.steps:
             if step.state == "waiting" and step.label == name:
                 self.outcome(id, step, True)
                 self.need_turn(id)
+                job.sent[sent] = "delivered"
                 return "delivered"
+        if job.kept.get(name, 0) >= MOST_SIGNALS:
+            return "full"
         job.kept[name] = job.kept.get(name, 0) + 1
+        job.sent[sent] = "kept"
         return "kept"
 
-    def retry(self, id: str, undone: set[int]) -> None:
-        """``undone``: failed steps that run again (which ones, the caller has judged)."""
+    def retry(self, id: str, undone: set[int] | None) -> None:
+        """``undone``: failed steps that run again; None: a turn is to say which (see redo)."""
         job = self.jobs[id]
         job.state, job.plan, job.wake, job.ends = "running", "", False, ""
+        job.incarnation, job.proof, job.retried = next(ONCE), next(ONCE), undone is None
+        job.due_by = int(self.now + job.deadline * 1e6) if job.deadline else None
+        self._again(id, undone or set())
+        job.unseen = True
+        self.need_turn(id)
+
+    def redo(self, id: str, undone: set[int], *, right: bool) -> str:
+        """The status that the verb has to give."""
+        job = self.jobs.get(id)
+        if job is None:
+            return "gone"
+        if job.state != "running":
+            return "ended"
+        if not job.retried:
+            return "redone"
+        if not right:
+            return "stale"
+        job.retried = False
+        self._again(id, undone)
+        return "redone"
+
+    def _again(self, id: str, undone: set[int]) -> None:
+        """Failed steps, and those that were dropped, run again."""
+        job = self.jobs[id]
+        undone = {n for n in undone if n < len(job.steps) and job.steps[n].state == "failed"}
         answered = [s for n, s in enumerate(job.steps) if s.order and n not in undone]
         for order, step in enumerate(sorted(answered, key=lambda s: s.order), 1):
             step.order = order
         job.written = len(answered)
-        for n, step in enumerate(list(job.steps)):
+        job.proof = hash((job.proof, "again", tuple(sorted(undone))))
+        again = []
+        for n, step in enumerate(job.steps):
             if n in undone or step.state == "dropped":
-                step.order = step.lost = step.tries = 0
+                step.order = step.lost = step.tries = step.back = 0
+                step.state = "pending"
                 if n in undone:
-                    step.holder, step.attempt = 0, step.attempt + 1
+                    step.holder = 0
                     if step.first:
                         step.lane, step.label = step.first
-                self.begin(id, step)
-        job.unseen = True
-        self.need_turn(id)
+                again.append(step)
+        for step in again:
+            self.begin(id, step)
 
     def fork(self, id: str, new: str, upto: int) -> None:
-        """A new job with the history of another up to a step."""
+        """A new job with the history of another up to a step, under its limits."""
         old = self.jobs[id]
-        job = self.jobs[new] = JobOf(old.tenant, old.agent, fork=True, unseen=True)
+        job = self.jobs[new] = JobOf(old.tenant, old.agent, budget=old.budget, unseen=True)
+        job.deadline = old.deadline
+        job.due_by = int(self.now + job.deadline * 1e6) if job.deadline else None
         for s in old.steps[:upto]:
             copy = StepOf(s.kind, s.lane, s.label, s.request, order=s.order)
             copy.state = s.state if s.order else "pending"
@@ -480,6 +581,10 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
         wrong.append(f"{id} is {found.state}, by the model {job.state}")
     if (got := [found.number(f) for f in ("up", "uo", "uc", "um")]) != list(job.tokens):
         wrong.append(f"{id}: usage {got}, by the model {job.tokens}")
+    if (at := seen.one["deadlines"].get(id)) != job.due_by:
+        wrong.append(f"{id}: its deadline is {at}, by the model {job.due_by}")
+    if ("rt" in found.fields) != job.retried and job.state in OPEN:
+        wrong.append(f"{id}: to be judged by a turn: {'rt' in found.fields}, by the model {job.retried}")
     if found.number("n") != len(job.steps) or found.number("v") != job.written:
         got = found.number("n"), found.number("v")
         wrong.append(f"{id}: steps and outcomes are {got}, by the model {len(job.steps)}, {job.written}")
@@ -487,8 +592,9 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
         h = found.heads.get(str(n))
         if h is None:
             continue
-        got = (h.kind, h.lane, h.label, h.state, h.attempt, h.order, h.tries, h.lost)
+        got = (h.kind, h.lane, h.label, h.state, h.attempt, h.order, h.tries, h.lost, h.back)
         want = (step.kind, step.lane, step.label, step.state, step.attempt, step.order, step.tries, step.lost)
+        want = (*want, step.back)
         if got != want:
             wrong.append(f"{id}/{n} is {got}, by the model {want}")
         if found.fields.get(f"q{n}") != step.request:

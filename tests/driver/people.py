@@ -64,8 +64,13 @@ class People(Producers):
         if id is None:
             return
         name = self.random.choice(SIGNALS)
-        self.say(f"signal {id} {name}")
-        self.expect(self.run(send_signal(self.journal, id, name)), self.model.signal(id, name))
+        self.texts += 1
+        sent = self.random.choice([f"s{self.texts}", *list(self.model.jobs[id].sent)[-1:]])
+        self.say(f"signal {id} {name} {sent}")
+        for _ in range(1 + self.twice()):
+            self.expect(
+                self.run(send_signal(self.journal, id, name, sent)), self.model.signal(id, name, sent)
+            )
 
     def rerank(self) -> None:
         """Another priority."""
@@ -82,20 +87,22 @@ class People(Producers):
         if (id := self.some_job("failed", "cancelled")) is None:
             return
         job = self.model.jobs[id]
-        self.say(f"retry {id}")
-        status = self.run(self.journal.retry(id))[0]
-        if job.state not in ("failed", "cancelled"):
-            self.expect(status, job.state)
-            return
-        self.expect(status, "running")
-        self.again.add(id)
-        heads = self.fleet.job(id).heads
-        failed = {n for n, s in enumerate(job.steps) if s.state == "failed"}
-        undone = {n for n in failed if heads[str(n)].state != "failed"}
-        self.say(f"retry {id}: runs {sorted(undone)} again")
-        self.model.retry(id, undone)
-        if self.twice():
-            self.expect(self.run(self.journal.retry(id))[0], "running")
+        failed = [n for n, s in enumerate(job.steps) if s.state == "failed"]
+        undone = [n for n in failed if self.random.random() < 0.7] if self.random.random() < 0.5 else None
+        basis = self.fleet.job(id).text("dg") if undone is not None else ""
+        if undone is not None and self.random.random() < 0.1:
+            basis = self.older.get(id, basis)
+        self.say(f"retry {id} {undone}")
+        for _ in range(1 + self.twice()):
+            want = job.state
+            if job.state in ("failed", "cancelled"):
+                stale = undone is not None and self.proofs.get(basis) != job.proof
+                want = "stale" if stale else "running"
+                if not stale:
+                    self.again.add(id)
+                    self.model.retry(id, None if undone is None else set(undone))
+            verb = self.journal.retry(id, basis=basis, undone=undone, deadline=job.deadline)
+            self.expect(self.run(verb)[0], want)
 
     def fork(self) -> None:
         """A new job with the history of another."""

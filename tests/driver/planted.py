@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tests.driver.core import Broken
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
+from tests.driver.injected import Injector, inject
 from tests.driver.known import MENDS
 from tests.driver.patched import Change
 
@@ -24,7 +25,7 @@ BUGS: tuple[Change, ...] = (
 """, """  if h[H.order] ~= 0 or h[H.attempt] ~= 2 then redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) end
 """),
     Change("what is taken off a shelf stays on it by age", "_order",
-           """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)
+           """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
 """, ""),
     Change("a tenant without steps is still among those who wait", "_order",
            """  if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
@@ -51,7 +52,7 @@ BUGS: tuple[Change, ...] = (
 """, ""),
     Change("the place in flight of a call is not given back", "_limits",
            """  redis.call('ZREM', key('inflight', model), lease)
-""", ""),
+  local at =""", """  local at ="""),
     Change("what was held is let in without leaving the held", "_limits",
            """    take_from('held', model, top, tenant)
     if h and""", """    if h and"""),
@@ -68,14 +69,15 @@ BUGS: tuple[Change, ...] = (
     Change("who holds steps of a lane is not noted", "_limits",
            "  redis.call('ZADD', key('holds', lane), 0, model)\n", ""),
     Change("a tenant's money is spent as tokens", "_limits",
-           "redis.call('HINCRBY', k, 'mic', int(micros))", "redis.call('HINCRBY', k, 'tok', int(micros))"),
+           "redis.call('HINCRBY', k, 'mic', int(bounded(micros)))", "redis.call('HINCRBY', k, 'tok', int(micros))"),
     Change("an outcome leaves the lease", "_plan",
-           """  redis.call('ZREM', P .. 'leases', lease_of(job, step, h[H.attempt]))
+           """  redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
 """, ""),
     Change("a sleep has no timer", "_plan",
            """    redis.call('ZADD', P .. 'timers', int(clock() + h[H.after]), member(job, step))
 """, ""),
-    Change("a signal that came early is lost", "_plan", "    if kept then   -- it", "    if kept and h[H.attempt] > 0 then   -- it"),
+    Change("a signal that came early is lost", "_plan", "  if not blob then return false end",
+           "  if not blob or h[H.after] == 0 then return false end"),
     Change("a deadline outlives its job", "_plan", "  redis.call('ZREM', P .. 'deadlines', job)\n", ""),
     Change("an ended job stays open", "_plan", "  redis.call('ZREM', P .. 'open', job)\n", ""),
     Change("a plan hears twice of a member", "_plan", "facts[1] ~= 'waiting' and not silent then",
@@ -86,33 +88,46 @@ BUGS: tuple[Change, ...] = (
       h[H.state] = 'parked'
 """, """      h[H.state] = 'parked'
 """),
-    Change("a job's end leaves its turn on the lane", "_plan", """    take(job, TURN, turn)
-    redis.call('ZREM', P .. 'timers', member(job, TURN))
+    Change("a job's end leaves its turn on the lane", "_plan", """    set_aside(job, TURN, turn)
     if turn[H.state] == 'ready' then
 """, """    if turn[H.state] == 'ready' then
 """),
     Change("a step is leased without a lease", "claim",
-           """      redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h[H.attempt]))
+           """      redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h))
 """, ""),
     Change("a budget is looked at too late", "claim", "local spent = over_budget(job, tenant)",
            "local spent = h[H.attempt] > 0 and over_budget(job, tenant)"),
     Change("no turn is due after a commit", "commit", "due_later(A.job, A.grace_us)\n", ""),
-    Change("the fence is open", "commit", "local mine = h[H.attempt] == A.attempt",
-           "local mine = h[H.attempt] <= A.attempt + 1"),
-    Change("prompt tokens are counted as output", "commit", "redis.call('HINCRBY', k, 'up', A.prompt_tokens)",
-           "redis.call('HINCRBY', k, 'uo', A.prompt_tokens)"),
+    Change("the fence is open", "commit", "local mine, version, proof = h[H.token] == A.token,",
+           "local mine, version, proof = true,"),
+    Change("another's late answer is taken", "commit", "local same = birth_of(A.incarnation) == birth_of(proof)",
+           "local same = true"),
+    Change("a late answer to another request is taken", "commit", " or A.digest ~= h[H.digest]", ""),
+    Change("no late answer is taken", "commit", "local free = h[H.state] == 'ready' or", "local free ="),
+    Change("a failure from before a retry is taken", "commit",
+           "if A.ok ~= 1 then same = A.incarnation == string.match(proof, '^[^.]*') end", ""),
+    Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == facts[5] and ", ""),
+    Change("a commit's decision is taken before a retry is judged", "commit",
+           "right and redis.call('HEXISTS', k, 'rt') == 0", "right"),
+    Change("prompt tokens are counted as output", "commit", "add('up', facts[6], prompt)", "add('uo', facts[7], prompt)"),
     Change("a late answer leaves its step on the lane", "commit",
            "if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end\n", ""),
     Change("a stale decision is taken", "advance",
-           "if A.decision.version ~= version then return { 'stale', version, {} } end\n", ""),
+           "A.decision.basis ~= facts[4] or ", ""),
+    Change("a decision is taken before a retry is judged", "advance", " or redis.call('HEXISTS', k, 'rt') == 1", ""),
+    Change("another's turn is over", "advance", "if h and h[H.token] == A.token then", "if h then"),
     Change("a turn that is over is still leased", "advance", "    h[H.state] = 'idle'\n", ""),
     Change("a step given back in a pause is ready", "release", "state == 'paused' and 'parked' or 'dropped'",
            "state == 'paused' and 'ready' or 'dropped'"),
     Change("who gave a step back may renew it", "release", "h[H.started] = 0 ", "local _ = 0 "),
-    Change("a renewal takes what somebody else has", "renew", " and h[H.attempt] == tonumber(attempt)", ""),
-    Change("a resumed step waits nowhere", "resume",
-           "if h[H.state] == 'parked' then back(A.job, step, h, at, 'resumed') end",
-           "if h[H.state] == 'parked' then h[H.state] = 'ready' put(A.job, step, h) end"),
+    Change("steps that are given back are not counted", "release", "h[H.back] = (h[H.back] or 0) + 1", "h[H.back] = 1"),
+    Change("a signal that is sent again is the next one", "signal", "if facts[3] then return { facts[3], {} } end\n", ""),
+    Change("signals are kept without end", "signal", "next_ - first >= A.most", "false"),
+    Change("who gives a step back need not hold it", "release", " or h[H.token] ~= A.token", ""),
+    Change("a lease that is gone is taken up from another job", "regain", " and birth_of(facts[2] or '') == c.birth", ""),
+    Change("a lease is taken up whoever has had the step since", "regain", "h[H.attempt] < c.attempt", "h[H.attempt] <= c.attempt"),
+    Change("a resumed step waits nowhere", "resume", "back(A.job, step, h, at, 'resumed')",
+           "h[H.state] = 'ready' put(A.job, step, h)"),
     Change("a lost worker keeps its place", "reap",
            "    leave(h, job, step, h[H.est] or 0, false)   -- what", "    -- what"),
     Change("a lease that ended is forgotten", "reap",
@@ -131,12 +146,42 @@ BUGS: tuple[Change, ...] = (
     Change("a fork begins with somebody's claim", "fork",
            "h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0",
            "h[H.started], h[H.worker], h[H.tries], h[H.counted] = 0, '', 0, 0"),
-    Change("other rules leave the lane by age as it is", "lane",
-           "  redis.call('UNLINK', key('readyby', A.lane), key('readyold', A.lane))\n",
-           "  redis.call('UNLINK', key('readyby', A.lane))\n"),
-    Change("a job that is added is not open", "extend", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),
+    Change("a fork has no budget", "fork", "{ 'bt', 'bm', 'ob', 'dl', 'xs' }", "{ 'ob', 'dl', 'xs' }"),
+    Change("a retried job has no deadline", "retry", "if A.deadline_us > 0 then", "if false then"),
+    Change("a retry is the same life", "retry", "'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), ", ""),
+    Change("what a retry undoes comes after what stays", "_plan", "      pair[2][H.order] = place\n      change(", "      change("),
+    Change("an outcome leaves the proof as it is", "_plan", "'dg', chain(facts[2] or '', came)", "'dg', facts[2] or ''"),
+    Change("who answered does not matter to the proof", "_plan",
+           "step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))", "step"),
+    Change("new steps leave the proof as it is", "_plan", "'n', int(first + i), 'dg', proof, unpack(fields)",
+           "'n', int(first + i), unpack(fields)"),
+    Change("an admitted job's answers are not seen", "_plan", "count == 0 or number(facts[6]) > 0", "count == 0"),
+    Change("a mark stays", "_lib", "  if #jobs > 0 then redis.call('ZREM', P .. 'dirty'", "  if #jobs > 1 then redis.call('ZREM', P .. 'dirty'"),
+    Change("what others can serve is forgotten", "_limits", "  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)\n", ""),
+    Change("a worker gets what it cannot serve", "claim", "if not serves(h, facts) then", "if not serves(h, facts) and h[H.attempt] > 0 then"),
+    Change("what waits for those who can is behind", "claim", "if not top and bring() then top, aged = take_best(A.lane) end", ""),
+    Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
+    Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then redis", "if true then redis"),
+    Change("what is ahead of its counter stays there", "_order", "  if amount < 0 then ", "  if false then "),
+    Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do",
+           "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do"),
+    Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),
+    Change("other rules leave the lane by age as it is", "_rules", "  for _, set in ipairs(old) do redis.call('UNLINK', set) end\n", ""),
+    Change("a new job is not open", "_new", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),
 )  # fmt: skip
 """Each would be a fault of the journal's own."""
+
+WHEN_BROKEN: tuple[Change, ...] = (
+    Change("mending puts no step on its lane", "_mend", "          place(job, step, h, true)\n          ticket", "          ticket"),
+    Change("mending leaves steps where a broken verb put them", "_mend", "        off_shelves(job, step, h)\n        if not later", "        if not later"),
+    Change("a new job that is half written stays", "_new", "if stay then whole(job) else throw_away(job) end", "if stay then whole(job) end"),
+    Change("a job is not marked before it is changed", "_lib", "    redis.call('ZADD', P .. 'dirty', int(clock()), job)\n    began = true\n", ""),
+    Change("an end that was not told stays so", "_mend", "if redis.call('PTTL', k) < 0 or", "if false and"),
+    Change("a plan is not counted anew", "_mend", "if ok and plan then ok = pcall(mend_plan, plan) end", ""),
+    Change("what was leased and is not is left", "_mend", "        h[H.state] = 'ready'\n        s = 'ready'\n", "        s = 'ready'\n"),
+    Change("outcomes keep orders with gaps", "_mend", "if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end", ""),
+)  # fmt: skip
+"""… of what puts right what a broken verb has left."""
 
 
 class Find(NamedTuple):
@@ -155,19 +200,38 @@ def find(url: str, name: str, bug: Change) -> Find | None:
     """
     moves = 0
     first = FOUND_BY.get(bug.name, 0)
+    look = _broken if bug in WHEN_BROKEN else _driven
     for seed in (first, *(seed for seed in SEEDS if seed != first)):
         fleet = Fleet(url, f"{name}-{seed}", [*MENDS, bug])
-        driver = Driver(fleet, random.Random(seed))
+        driver = Driver(fleet, random.Random(seed), most_open=5 if bug in WHEN_BROKEN else 12)
         try:
-            for _ in range(MOVES):
-                driver.move()
-            driver.drain()
+            found = look(url, driver, bug)
         except Broken as exc:
-            return Find(seed, moves + len(driver.said), str(exc).partition("\n")[0])
+            found = str(exc).partition("\n")[0]
         finally:
             moves += len(driver.said)
             fleet.close()
+        if found:
+            return Find(seed, moves, found)
     return None
+
+
+def _driven(_: str, driver: Driver, __: Change) -> str:
+    for _nth in range(MOVES):
+        driver.move()
+    driver.drain()
+    return ""
+
+
+def _broken(url: str, driver: Driver, bug: Change) -> str:
+    injector = Injector(url, f"{driver.fleet.config.name}copy", [*MENDS, bug])
+    try:
+        for case in inject(driver, injector, moves=MOVES // 3, cases=2):
+            if case.broken:
+                return case.broken[0]
+    finally:
+        injector.close()
+    return ""
 
 
 FOUND_BY: dict[str, int] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from aios_dist.agents import Budget, JobSpec
@@ -15,6 +16,10 @@ from tests.driver.sending import MODELS, RANKS, form, short
 AGENTS = ("x", "y")
 SIGNALS = ("go", "no")
 MOST_STEPS = 7
+
+
+def _digest(request: bytes) -> str:
+    return hashlib.sha1(request, usedforsecurity=False).hexdigest()[:24]
 
 
 class Producers(Core):
@@ -35,22 +40,24 @@ class Producers(Core):
             lane = MODELS[model]
             policy = R.choice([*[self.policy[lane]] * 6, *RANKS])
             size = R.choice([0, 10, 300])
-            step = NewStep(kind, lane, request, "d" * 24, model, estimate=size, cost=R.choice([0, 5, 100]))
+            step = NewStep(kind, lane, request, _digest(request), model, estimate=size, cost=R.choice([0, 5, 100]))
             return RankedStep(step, RANKS[policy], policy)
         if kind == Kind.TOOL:
-            return RankedStep(NewStep(kind, "turns", request, "d" * 24, "tool"))
+            return RankedStep(NewStep(kind, "turns", request, _digest(request), "tool"))
         if kind == Kind.SLEEP:
-            return RankedStep(NewStep(kind, "turns", request, "d" * 24, "s", after=R.choice([0.5, 30.0])))
+            return RankedStep(NewStep(kind, "turns", request, _digest(request), "s", after=R.choice([0.5, 30.0])))
         return self._signal(R.choice(SIGNALS))
 
     def _signal(self, name: str) -> RankedStep:
         self.texts += 1
-        return RankedStep(NewStep(Kind.SIGNAL, "turns", b"j%d" % self.texts, "d" * 24, name))
+        request = b"j%d" % self.texts
+        return RankedStep(NewStep(Kind.SIGNAL, "turns", request, _digest(request), name))
 
-    def newborn(self) -> NewJob:
-        """A job that nobody has submitted yet."""
+    def newborn(self, plan: str = "") -> NewJob:
+        """A job that nobody has submitted yet; not under an id that a plan has had."""
         R = self.random
-        if self.reuse and self.gone and R.random() < 0.7:
+        had = {member for node in self.model.plans.get(plan, ()) for member in node.members}
+        if self.reuse and self.gone and self.gone[0] not in had and R.random() < 0.7:
             id = self.gone.pop(0)
         else:
             self.numbers += 1
@@ -74,22 +81,28 @@ class Producers(Core):
         job, R = self.model.jobs.get(id), self.random
         if job is None or R.random() < 0.15:
             return None
-        if id in self.decided and R.random() < 0.1:
+        if not ahead and id in self.decided and R.random() < 0.1:  # it is sent again
             return self.decided[id]
         version, first = job.written + ahead, len(job.steps)
-        if R.random() < 0.08 and version:
-            version -= 1
+        basis = self.fleet.job(id).text("dg")
+        if not self.lenient and (lines := self.proof(id, basis)):
+            raise self.broken(lines)
+        was = self.older.get(id, basis)
+        if R.random() < 0.08:  # what it had seen is not all by now
+            basis = was
+        self.older[id] = basis
         if first >= MOST_STEPS or R.random() < 0.2:
             end = R.choice([JobState.DONE, JobState.DONE, JobState.FAILED])
-            made = Decision(version, first, [], end, b"jr")
+            made = Decision(version, first, [], end, b"jr", basis)
         else:
             count = R.choice([0, 1, 1, 1, 2, 3])
             if first + count == version:  # everything is answered: a program asks for more, or ends
                 count = 1
-            made = Decision(version, first, self.steps(count))
+            made = Decision(version, first, self.steps(count), basis=basis)
             if (early := [name for name, n in job.kept.items() if n]) and R.random() < 0.4:
                 made.steps.append(self._signal(early[0]))
-        self.decided[id] = made
+        if not ahead:
+            self.decided[id] = made
         return made
 
     # Producers -------------------------------------------------------------------------------------
@@ -153,7 +166,8 @@ class Producers(Core):
         plans = [p for p in self.model.plans if p in self.seen.plans]
         if not self.room() or not plans:
             return
-        plan, jobs = self.random.choice(plans), [self.newborn()]
+        plan = self.random.choice(plans)
+        jobs = [self.newborn(plan)]
         stopped = self.model.plan_state(plan) == "failed"
         self.say(f"extend {plan} {[short(job) for job in jobs]}")
         self.expect(self.run(self.journal.extend(plan, jobs)).status, "stopped" if stopped else "extended")

@@ -5,8 +5,10 @@ Where a head's entries stand and how a lease is named is written here and nowher
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,10 +48,12 @@ class Head(NamedTuple):
     cost: int
     charged: int
     capped: int
+    token: str
+    back: int
 
     def lease(self, job: str, step: str) -> str:
         """What its lease is called while it is held."""
-        return f"{job}/{step}#{self.attempt}"
+        return f"{job}/{step}#{self.attempt}.{self.token}"
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.label} on {self.lane}: {self.state} #{self.attempt}>"
@@ -68,13 +72,15 @@ class Lease(NamedTuple):
     job: str
     step: str
     attempt: int
+    token: str
 
 
 def lease_of(name: str) -> Lease:
     """A lease's name, taken apart."""
-    place, _, attempt = name.rpartition("#")
+    place, _, claim = name.rpartition("#")
     job, _, step = place.rpartition("/")
-    return Lease(job, step, int(attempt.partition(".")[0]))
+    attempt, _, token = claim.partition(".")
+    return Lease(job, step, int(attempt), token)
 
 
 class JobSeen:
@@ -83,9 +89,14 @@ class JobSeen:
     def __init__(self, flat: list[bytes]) -> None:
         self.flat = flat
         self.fields = fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
-        self.heads = {
-            f[1:]: unpack(v) for f, v in fields.items() if f == "ht" or (f[0] == "h" and f[1:].isdigit())
-        }
+        self.heads: dict[str, Head] = {}
+        self.unreadable: list[str] = []
+        for f, v in fields.items():
+            if f == "ht" or (f[0] == "h" and f[1:].isdigit()):
+                try:
+                    self.heads[f[1:]] = unpack(v)
+                except (ValueError, TypeError, msgspec.MsgspecError):
+                    self.unreadable.append(f)
 
     def text(self, field: str) -> str:
         """A field as text, empty where it is absent."""
@@ -143,6 +154,7 @@ class Seen:
         self.ttl: dict[str, int] = {}
         self.ends: list[tuple[str, dict[str, str]]] = []
         self.odd: list[str] = []
+        self.swept: set[str] = set()
         for raw, kind, value, ttl in dump:
             key = raw.decode()[len(prefix) :]
             first, _, name = key.partition(":")
@@ -178,6 +190,38 @@ class Seen:
     def now(self) -> int:
         """The fleet's clock, µs."""
         return int(self.texts.get(CLOCK, 0))
+
+    @property
+    def broken_verbs(self) -> int:
+        """How many verbs broke, and were mended."""
+        return int(self.hashes["mended"].get("", {}).get("broken verbs", 0))
+
+    def without(self, gone: Collection[str]) -> Seen:
+        """The same, without these leases, and the places of steps of jobs with these ids that are not there.
+        ``swept``: the models that such leases count against."""
+
+        def live(m: str) -> bool:
+            id = m.rpartition("/")[0]
+            return m not in gone and (id in self.jobs or id not in gone)
+
+        def alive(members: dict[str, float]) -> dict[str, float]:
+            return {m: at for m, at in members.items() if live(m)}
+
+        other = copy.copy(self)
+        inflight = self.sets["inflight"].items()
+        other.swept = {model for model, leases in inflight if len(alive(leases)) < len(leases)}
+        other.one, other.sets = defaultdict(dict, self.one), defaultdict(dict, self.sets)
+        for name in ("leases", "timers"):
+            other.one[name] = alive(self.one[name])
+        for kind in ("inflight", "ready", "readyold", "held", "heldold", "stray", "astray"):
+            other.sets[kind] = {name: alive(members) for name, members in self.sets[kind].items()}
+        for kind in ("ready", "held"):  # a compartment where nothing else waits
+            other.sets[f"{kind}by"] = {
+                name: {t: at for t, at in tenants.items() if other.sets[kind].get(f"{name}|{t}")}
+                for name, tenants in self.sets[f"{kind}by"].items()
+            }
+            other.sets[kind] = {name: members for name, members in other.sets[kind].items() if members}
+        return other
 
     def spare(self, now: int, config: Any) -> int:
         """Until when no ended lease is taken: nobody had reconciled, so Redis may have been away."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import Kind, Outcome
 from aios_dist.journal import Claim, Decision, Journal, Limits, NewJob, Stray
+from aios_dist.journal import journal as verbs
 from aios_dist.plans import Plan
 from aios_dist.policies import Rank
+from tests.driver.model import MOST_BACK, MOST_SIGNALS
 from tests.driver.seen import Seen
 
 MODELS = {"m0": "llm", "m1": "llm", "m2": "far"}
@@ -24,9 +27,10 @@ RANKS = {
 }
 
 
-async def send_signal(journal: Journal, id: str, name: str) -> str:
-    """A signal's status."""
-    return (await journal.signal(id, name, Outcome(value=1)))[0]
+async def send_signal(journal: Journal, id: str, name: str, sent: str) -> str:
+    """A signal's status; ``sent``: its own id."""
+    with mock.patch.object(verbs, "MOST_SIGNALS", MOST_SIGNALS):
+        return (await journal.signal(id, name, Outcome(value=1), sent))[0]
 
 
 async def set_limits(journal: Journal, model: str, flight: int, rpm: int, tpm: int) -> None:
@@ -53,25 +57,40 @@ async def send_commit(
 
 async def send_advance(journal: Journal, id: str, decision: Decision, claim: Claim | None) -> str:
     """An advance's status."""
-    return (await journal.advance(id, decision, turn_attempt=claim.attempt if claim else 0)).status
+    return (await journal.advance(id, decision, token=claim.token if claim else "")).status
 
 
 async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> bool | None:
     """Whether it counted; None where the journal does not say."""
-    await journal.release(
-        claim, "r", more["after"], error=ProviderBusy("x") if more.get("failed") else None,
-        hold=more.get("hold", 0.0), breaker=more.get("breaker", 0), to=more.get("to"),
-    )  # fmt: skip
+    with mock.patch.object(verbs, "MOST_BACK", MOST_BACK):
+        await journal.release(
+            claim, "r", more["after"], error=ProviderBusy("x") if more.get("failed") else None,
+            hold=more.get("hold", 0.0), breaker=more.get("breaker", 0), to=more.get("to"),
+            counted=more.get("counted", False),
+        )  # fmt: skip
     return None
 
 
-async def reconcile(journal: Journal) -> None:
-    """One pass of the reconciler over everything, but for strays."""
-    cursor = "0"
+async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
+    steps that wait on each lane."""
+    cursor, found = "0", []
     while True:
-        cursor = (await journal.reap(list(LANES), cursor, page=1000)).cursor
+        reaped = await journal.reap(list(LANES), cursor, page=1000)
+        cursor, found = reaped.cursor, [*found, *reaped.broken]
         if cursor == "0":
-            return
+            break
+    return [*found, *await walk(journal)], reaped.ready
+
+
+async def walk(journal: Journal) -> list[tuple[str, str]]:
+    """The slow walk, from its beginning to its end. What it has put right."""
+    cursor, found = "0", []
+    while True:
+        walked = await journal.walk(cursor, page=1000)
+        cursor, found = walked.cursor, [*found, *walked.found]
+        if cursor == "0":
+            return found
 
 
 def says(policy: str) -> Any:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from aios_dist.jobs import Kind
-from aios_dist.journal import Claim, Decision
+from aios_dist.journal import Claim, Decision, Nothing
+from aios_dist.journal.records import random_name
 from tests.driver.core import Held
-from tests.driver.fleet import DAY
 from tests.driver.producers import Producers
 from tests.driver.seen import TURN, Seen
 from tests.driver.sending import LANES, MODELS, decided, lane_sets, send_advance, send_commit, send_release
+
+
+SERVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None] = {
+    "wa": None, "wb": None, "wc": (("m0", "m2"), ("x",)), "wd": (("m1",), ("y",)), "we": (("m0", "m1"), ()),
+}  # fmt: skip
+"""What each worker serves, models and agents; None: everything."""
 
 
 class Workers(Producers):
@@ -24,43 +30,71 @@ class Workers(Producers):
         for nth in range(self.random.randint(1, 4)):
             if nth:
                 self.look()
-            if len(self.held) > 12 or self.take(lane, self.random.choice(["wa", "wb"])) is None:
+            if len(self.held) > 12 or self.take(lane, self.random.choice([*SERVES])) is None:
                 return
 
     def take(self, lane: str, worker: str) -> Held | None:
         """A claim, judged."""
         before = self.look_again()
         self.say(f"claim {lane}")
-        claim: Claim | None = self.run(self.journal.claim(lane, worker))
-        self.said[-1] += f" -> {claim.lease if claim else None}"
+        serves, token = SERVES.get(worker), random_name()
+        models, agents = serves or (None, None)
+        ask = {"models": models, "agents": agents}
+        claim = self.run(self.journal.take(lane, worker, token, **ask))
+        if self.twice() and isinstance(claim, Claim):  # the answer was lost: the same claim once more
+            claim, first = self.run(self.journal.take(lane, worker, token, again=True, **ask)), claim
+            if not isinstance(claim, Claim) or claim.lease != first.lease or claim.request != first.request:
+                raise self.broken([f"claimed {first.lease}, and asked again {claim}"])
+        self.said[-1] += f" by {worker} -> {claim.lease if isinstance(claim, Claim) else claim}"
         after = self.fleet.look_without_ends()
         self._budgets(before, after)
-        if claim is None:
+        if isinstance(claim, Nothing):
             left = [m for name, ms in lane_sets(after, lane) for m in ms]
             if left:
                 raise self.broken([f"claim on {lane} gave nothing, and there wait {left}"])
+            self._can_serve(after, lane, models, agents)
             return None
         self.numbers += 1
-        got = Held(claim, self.numbers)
-        s = self.model.step(claim.job, claim.step)
         job = self.model.jobs.get(claim.job)
+        life = (job.life, job.incarnation) if job else (0, 0)
+        got = Held(claim, self.numbers, *life)
+        s = self.model.step(claim.job, claim.step)
+        if lines := self.proof(claim.job, claim.basis):
+            raise self.broken(lines)
+        if serves and not served(claim.kind, claim.label, job.agent if job else "", *serves):
+            raise self.broken([f"{worker} claimed {claim.lease}, which it cannot serve"])
         if s is None or job is None or s.state != "ready" or job.state != "running":
             raise self.broken([f"claimed {claim.lease}, which is {s} of {job and job.state}"])
         if s.lane != lane or (claim.step != TURN and claim.request != s.request) or claim.kind != s.kind:
             raise self.broken([f"claimed {claim} on {lane}, the step is {s}"])
         if (claim.version, claim.record.tenant, claim.tries) != (job.written, job.tenant, s.tries):
             raise self.broken([f"claimed {claim}, the job has {job.written} outcomes, the step {s}"])
+        if claim.basis != after.jobs[claim.job].text("dg"):
+            raise self.broken([f"claimed {claim.lease} at {claim.basis}, and the job stands elsewhere"])
         self._judge(before, after, claim, job)
         s.state, s.holder, s.attempt, s.given_back = "leased", got.number, s.attempt + 1, False
         self.held.append(got)
         return got
+
+    def _can_serve(self, seen: Seen, lane: str, models: Any, agents: Any) -> None:
+        """What a worker can serve does not wait for others."""
+        for name, members in seen.sets["held"].items():
+            need, (kind, _, what) = name.partition("|")[0], name.partition("|")[0][1:].partition("/")
+            mine = models if kind == "model" else agents
+            ours = [m for m in members if self._on(seen, m, lane)]
+            if need[0] == "?" and ours and (mine is None or what in mine):
+                raise self.broken([f"claim on {lane} gave nothing, and for {need} wait {ours}"])
+
+    def _on(self, seen: Seen, m: str, lane: str) -> bool:
+        id, _, step = m.rpartition("/")
+        return id in seen.jobs and seen.jobs[id].heads[step].lane == lane
 
     def _budgets(self, before: Seen, after: Seen) -> None:
         """A claim pauses or ends jobs whose budget is used up, and touches no others."""
         for id, job in list(self.model.jobs.items()):
             now = after.jobs[id].state if id in after.jobs else "gone"
             if job.state == "running" and now in ("paused", "failed") and self.spent(before, id):
-                if job.budget[2] == "fail" and not job.fork:
+                if job.budget[2] == "fail":
                     self.model.end(id, "failed")
                 else:
                     self.model.pause(id)
@@ -69,7 +103,7 @@ class Workers(Producers):
         """A budget of the job, or of its tenant for the day, is used up."""
         job = self.model.jobs[id]
         limits = seen.hashes["tenant"].get(job.tenant, {})
-        spend = seen.hashes["spend"].get(f"{job.tenant}:{self.fleet.now // DAY}", {})
+        spend = seen.hashes["spend"].get(f"{job.tenant}:{self.model.day}", {})
         daily = "l_tok" in limits and int(spend.get("tok", 0)) >= int(limits["l_tok"])
         return job.over_budget() or daily
 
@@ -178,13 +212,14 @@ class Workers(Producers):
         self.texts += 1
         what = "ok" if ok else "failed"
         self.say(f"commit {claim.lease} ({got.number}) {what} {usage} {decided(decision)} here={here}")
-        self.model.day, self.model.watched = self.fleet.now // DAY, set(self.look_again().hashes["tenant"])
+        self.model.now, self.model.watched = self.fleet.now, set(self.look_again().hashes["tenant"])
         outcome = (
             b'j{"value":%d}' % self.texts if ok else b'j{"error":{"type":"x","message":"%d"}}' % self.texts
         )
         for _ in range(1 + self.twice()):
+            right = self.right(claim.job, decision)
             want = self.model.commit(
-                got.number, claim.job, claim.step, ok=ok, usage=usage, decision=decision, here=here
+                got, claim.job, claim.step, ok=ok, usage=usage, decision=decision, right=right, here=here
             )
             status = self.run(send_commit(self.journal, claim, outcome, ok, usage, decision, here))
             self.expect(status, want)
@@ -196,18 +231,35 @@ class Workers(Producers):
 
     def advance(self, got: Held) -> None:
         """What a turn under a lease came to."""
-        claim = got.claim
+        claim, job = got.claim, self.model.jobs.get(got.claim.job)
+        if job is not None and job.retried and self.random.random() < 0.8:
+            self.redo(claim.job)
         decision = self.decision(claim.job, 0)
         if decision is None:
             self.release(got)
             return
         self.say(f"advance {claim.lease} ({got.number}) {decided(decision)}")
         for nth in range(1 + self.twice()):
-            want = self.model.advance(got.number, claim.job, decision)
+            right = self.right(claim.job, decision)
+            want = self.model.advance(got.number, claim.job, decision, right=right)
             status = self.run(send_advance(self.journal, claim.job, decision, claim))
             self.expect(status, want)
             if nth == 0 and want == "stale":  # it looks again and writes what there is by then
                 self.held.append(got)
+
+    def redo(self, id: str) -> None:
+        """A turn has replayed a retried job, and says what its program has not gone on from."""
+        job, basis = self.model.jobs[id], self.fleet.job(id).text("dg")
+        failed = [n for n, s in enumerate(job.steps) if s.state == "failed"]
+        undone = [n for n in failed if self.random.random() < 0.7]
+        if self.random.random() < 0.1:
+            basis = self.older.get(id, basis)
+        self.say(f"redo {id} {undone}")
+        self.again.add(id)
+        for _ in range(1 + self.twice()):
+            right = self.proofs.get(basis) == job.proof
+            want = self.model.redo(id, set(undone), right=right)
+            self.expect(self.run(self.journal.redo(id, basis, undone))[0], want)
 
     def go_on(self) -> None:
         """A worker runs a turn without a lease: what it had committed made one due."""
@@ -218,7 +270,7 @@ class Workers(Producers):
         if (decision := self.decision(id, 0)) is None:
             return
         self.say(f"advance {id} {decided(decision)}")
-        want = self.model.advance(0, id, decision)
+        want = self.model.advance(0, id, decision, right=self.right(id, decision))
         self.expect(self.run(send_advance(self.journal, id, decision, None)), want)
 
     def give_back(self) -> None:
@@ -237,11 +289,14 @@ class Workers(Producers):
             if R.random() < 0.3:
                 to = R.choice([*MODELS])
                 more["to"] = (to, MODELS[to])
+        elif R.random() < 0.5:
+            more["counted"] = True
         self.say(f"release {claim.lease} ({got.number}) {more}")
         for _ in range(1 + self.twice()):
             mine = self.model.release(
-                got.number, claim.job, claim.step, failed="failed" in more, to=more.get("to")
-            )
+                got.number, claim.job, claim.step, failed="failed" in more, to=more.get("to"),
+                counted="counted" in more,
+            )  # fmt: skip
             self.expect(
                 self.run(send_release(self.journal, claim, more)), *([True, None] if mine else [False, None])
             )
@@ -281,24 +336,27 @@ class Workers(Producers):
         among = [got for got in [*self.held, *self.dead] if self.random.random() < 0.7]
         if not among:
             return
+        among = list({got.number: got for got in among}.values())
         names = [got.claim.lease for got in among]
         self.say(f"renew {[f'{got.claim.lease} ({got.number})' for got in among]}")
-        before = self.look_again()
-        places = before.places()
-        lost = self.run(self.journal.renew(dict.fromkeys(names)))
+        places = self.look_again().places()
+        lost = self.run(self.journal.renew(names))
+        left = []
         for got in among:
             claim = got.claim
             s = self.model.step(claim.job, claim.step)
-            mine = s is not None and s.holder == got.number and s.state in ("leased", "ready")
-            if not mine:
-                self.expect_lost(claim, claim.lease in lost, True)
-            elif s is not None and s.state == "leased":
-                self.expect_lost(claim, claim.lease in lost, False)
-            elif claim.lease not in lost:  # it had ended; nobody has taken the step since
-                waits = places.get(f"{claim.job}/{claim.step}", [("", "")])[0][0]
-                if s is None or s.given_back or waits not in ("ready", "stray"):
-                    raise self.broken([f"renewed {claim.lease}, which was given back and waits in {waits}"])
-                s.state, s.lost = "leased", max(0, s.lost - 1)
+            mine = s is not None and s.holder == got.number and s.state == "leased"
+            if claim.lease not in self.vanished:  # else it may be there still, and is nobody's
+                self.expect_lost(claim, claim.lease in lost, not mine)
+            if claim.lease in lost:
+                left.append(got)
+        if not left or self.random.random() < 0.3:
+            return
+        self.say(f"regain {[f'{got.claim.lease} ({got.number})' for got in left]}")
+        gone = self.run(self.journal.regain([got.claim for got in left]))
+        for got in left:
+            waits = places.get(f"{got.claim.job}/{got.claim.step}", [("", "")])[0][0]
+            self.expect_lost(got.claim, got.claim in gone, not self.model.regain(got, waits))
 
     def expect_lost(self, claim: Claim, lost: bool, should: bool) -> None:
         """Whether renewing said so."""
@@ -306,3 +364,8 @@ class Workers(Producers):
             raise self.broken(
                 [f"renew {claim.lease}: {'lost' if lost else 'renewed'}, should be the opposite"]
             )
+
+
+def served(kind: Any, label: str, agent: str, models: tuple[str, ...], agents: tuple[str, ...]) -> bool:
+    """Whether a worker with these can run a step."""
+    return label in models if kind == Kind.LLM else agent in agents

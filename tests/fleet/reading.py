@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from aios_dist import Job, Step
+from aios_dist.journal import History
+from aios_dist.runtime.steps import idempotency_key
+from aios_dist.testing import FakeLLM
 
 
 def calls(job: Job) -> list[Step]:
@@ -35,3 +39,21 @@ def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.02)
+
+
+def called(llm: FakeLLM, *jobs: Job, status: int | None = None) -> Counter[str]:
+    """How often each call of these jobs reached the LLM (and came to that status), as ``JOB/STEP``."""
+    steps: dict[str, str] = {}
+    for job in jobs:
+        name, history = job._fleet._loop.run(_history(job))
+        life = history.basis.partition(".")[0]
+        for step in history.steps:
+            key = idempotency_key(name, life, str(step.number), step.label, step.digest)
+            steps[key] = f"{job.id}/{step.number}"
+    keys = [call.headers["idempotency-key"] for call in llm.calls if status in (None, call.status)]
+    return Counter(steps[key] for key in keys if key in steps)
+
+
+async def _history(job: Job) -> tuple[str, History]:
+    _, fleet = job._fleet._on
+    return fleet.journal.config.name, await fleet.journal.load(job.id)

@@ -11,7 +11,7 @@ from aios_dist import Fleet, JobState
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import CLIENT_LEFT, FakeLLM
 from tests.fleet.agents import caller
-from tests.fleet.reading import calls
+from tests.fleet.reading import called, calls
 
 JOBS = 4  # one for each slot of a frail worker
 
@@ -37,11 +37,6 @@ def stop(machine: LocalFleet, name: str) -> bool:
     return machine.stop_workers([machine.worker(name)], grace_s=20)
 
 
-def answered(llm: FakeLLM) -> Counter[str]:
-    """How often each call was answered, by its idempotency key."""
-    return Counter(call.headers["idempotency-key"] for call in llm.calls if call.status == 200)
-
-
 def test_a_warm_shutdown_finishes_the_calls_in_flight_and_leaves_the_rest(
     fleet: Fleet, llm: FakeLLM, machine: LocalFleet, frail: str
 ) -> None:
@@ -52,7 +47,7 @@ def test_a_warm_shutdown_finishes_the_calls_in_flight_and_leaves_the_rest(
     assert [[step.state for step in calls(job)] for job in jobs] == [["done", "ready"]] * JOBS
     start(machine)
     assert len(list(fleet.as_completed(jobs, timeout=20))) == JOBS
-    assert answered(llm) == Counter({f"{job.id}/{n}": 1 for job in jobs for n in (0, 1)})
+    assert called(llm, *jobs, status=200) == Counter({f"{job.id}/{n}": 1 for job in jobs for n in (0, 1)})
 
 
 def test_a_warm_shutdown_hands_back_the_calls_that_take_too_long(
@@ -87,4 +82,4 @@ def test_the_steps_of_a_killed_worker_are_run_by_another(
     assert [job.status() for job in jobs] == [JobState.DONE] * JOBS
     assert dead != heir
     assert {(step.worker, step.attempt) for job in jobs for step in calls(job)[:1]} == {(heir, 2)}
-    assert answered(llm) == Counter({f"{job.id}/{n}": 1 for job in jobs for n in (0, 1)})
+    assert called(llm, *jobs, status=200) == Counter({f"{job.id}/{n}": 1 for job in jobs for n in (0, 1)})

@@ -10,6 +10,7 @@ import pytest
 
 from aios_dist import Fleet
 from aios_dist.broker import keyprefix, make_app
+from aios_dist.journal.keys import Keys
 from aios_dist.local.machine import LocalFleet
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
@@ -105,7 +106,7 @@ def test_no_message_of_the_control_channel_makes_a_worker_deaf(
     job = fleet.submit(caller, calls=1, model="small")
     llm.wait_until(lambda: llm.in_flight == 1)
     for said in MALFORMED.values():
-        redis_client.publish(f"aios:{{{machine.config.fleet.name}}}:control", said)
+        redis_client.publish(Keys(machine.config.fleet.name).control, said)
     assert job.cancel()
     llm.wait_until(lambda: llm.in_flight == 0, timeout=5)
     watch.check()
@@ -116,7 +117,7 @@ def test_spare_tickets_have_an_upper_bound_while_a_model_is_held_and_another_kee
 ) -> None:
     """Each step that a limit holds leaves its ticket behind, and gets another when it is let in."""
     name = machine.config.fleet.name
-    tickets, ready = keyprefix(name) + "llm", f"aios:{{{name}}}:ready:llm"
+    tickets, ready = keyprefix(name) + "llm", Keys(name).ready("llm")
     slots = 2 * machine.config.pools["llm"].slots
     jobs = [fleet.submit(caller, calls=5, model=m) for m in ["small", "small", "limited"] * 40]
     in_bounds = began = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
-from tests.fleet.reading import wait_for
+from tests.fleet.reading import called, wait_for
 from tests.fleet.wire import Wire
 
 LEASE_S = 2.0
@@ -128,7 +127,9 @@ class Watched:
             self._threads.shutdown(wait=False, cancel_futures=True)
         jobs = [*self.jobs, *others]
         assert [job.status() for job in jobs] == [JobState.DONE] * len(jobs)
-        assert answered(self._scene.llm) == {f"{job.id}/{n}": 1 for job in jobs for n in range(CALLS)}
+        assert called(self._scene.llm, *jobs, status=200) == {
+            f"{job.id}/{n}": 1 for job in jobs for n in range(CALLS)
+        }
         assert {job.usage.calls for job in jobs} == {CALLS}
         self._scene.check()
 
@@ -257,8 +258,3 @@ def test_a_producer_that_finds_no_redis_says_so_in_one_sentence(
                 fleet.submit(caller, calls=1, model="small")
             assert "\n" not in str(error.value)
             assert "cannot be reached" in str(error.value)
-
-
-def answered(llm: FakeLLM) -> Counter[str]:
-    """How often each call was answered, by its idempotency key."""
-    return Counter(call.headers["idempotency-key"] for call in llm.calls if call.status == 200)

@@ -18,7 +18,7 @@ from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
 from tests.fleet.hosts import Host, Network, NotAllowed, network
-from tests.fleet.reading import calls
+from tests.fleet.reading import called, calls
 
 LEASE_S = 1.5
 REPLY_S = 0.1
@@ -57,8 +57,7 @@ class Sites:
 
     def answers(self, job: Job) -> Counter[str]:
         """How often each call of the job was sent to the LLM."""
-        keys = (call.headers["idempotency-key"] for call in self.llm.calls)
-        return Counter(key for key in keys if key.startswith(f"{job.id}/"))
+        return called(self.llm, job)
 
 
 @pytest.fixture(scope="module")

@@ -264,7 +264,7 @@ async def test_a_step_that_every_worker_was_lost_over_ends_as_an_error_that_the_
     assert number == 0
     with pytest.raises(WorkerLost):
         outcome.result()
-    assert (await hand.commit(claim, "late")).status == "mine"
+    assert (await hand.commit(claim, "late")).status == "written"
     turn = await hand.claim("turns")
     assert (await hand.journal.advance("j", decides(1, 2, "three"), token=turn.token)).status == "advanced"
     assert await hand.names() == ["j/1", "j/2"]

@@ -14,7 +14,7 @@ import pytest
 from aios_dist.journal import scripts
 from tests.driver.known import MENDS
 from tests.driver.patched import Change, Outdated, changed
-from tests.driver.planted import BUGS, find
+from tests.driver.planted import BUGS, WHEN_BROKEN, find
 
 if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
@@ -26,7 +26,7 @@ PLANTED_NOW = 6
 def now() -> list[Change]:
     """Those that are planted in this run: chosen by the Lua's own digest."""
     every = "".join(script.source for script in scripts.load().values())
-    return random.Random(hashlib.sha1(every.encode()).digest()).sample(BUGS, PLANTED_NOW)
+    return random.Random(hashlib.sha1(every.encode()).digest()).sample([*BUGS, *WHEN_BROKEN], PLANTED_NOW)
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_a_planted_bug_is_found(redis_server: EmbeddedRedis, fleets: Fleets, bug
     assert find(redis_server.url, name, bug) is not None, f"not found: {bug.name}"
 
 
-@pytest.mark.parametrize("change", [*BUGS, *MENDS], ids=lambda change: change.name.replace(" ", "-"))
+@pytest.mark.parametrize("change", [*BUGS, *WHEN_BROKEN, *MENDS], ids=lambda change: change.name.replace(" ", "-"))
 def test_what_a_planted_bug_replaces_is_still_there(change: Change) -> None:
     texts = changed([*(mend for mend in MENDS if mend is not change), change])
     assert change.file in texts

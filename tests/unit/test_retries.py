@@ -94,8 +94,13 @@ def test_a_pause_is_never_negative_nor_above_the_highest_ceiling(
 # What a worker makes of it -----------------------------------------------------------------------------
 
 
+async def run_tool(*_: object) -> object:
+    """No step here is a tool."""
+    raise AssertionError
+
+
 def steps(deadline: float = 3600.0, **models: ModelConfig) -> Steps:
-    return Steps(Config(fleet=FleetConfig(step_deadline=deadline), models=models), "a", {}, slots=1)
+    return Steps(Config(fleet=FleetConfig(step_deadline=deadline), models=models), "a", {}, run_tool)
 
 
 def claim(label: str = "a", *, asked: str | None = None, tries: int = 0, waited: float = 0.0) -> Claim:

@@ -65,6 +65,12 @@ def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]
                 f"Worker {worker.id} has not renewed for {silent:.0f} s; its steps went to others.",
                 f"If it should run: look at its log on {worker.host} (process {worker.pid}).",
             )
+        if worker.stuck:
+            yield warning(
+                "workers",
+                f"On worker {worker.id} these hang and cannot be ended: {', '.join(worker.stuck[:4])}.",
+                "Give such a tool a time-out of its own inside; the worker begins anew when they are many.",
+            )
     for name, model in config.models.items():
         there = [w for w in registry.workers if model.lane in w.lanes]
         without = [w.id for w in there if name not in w.models]

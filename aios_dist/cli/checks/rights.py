@@ -53,6 +53,7 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("ZSCORE", z, "m"),
         ("ZRANGE", z, 0, 0, "REV"),
         ("ZRANGEBYSCORE", z, 0, 0),
+        ("ZRANGEBYLEX", z, "-", "+"),
         ("ZREM", z, "n"),
         ("ZREMRANGEBYSCORE", z, 5, 5),
         ("SADD", m, "1"),

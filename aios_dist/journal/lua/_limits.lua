@@ -2,6 +2,7 @@
 --
 -- model:M    l_if/l_rpm/l_tpm limits (in flight, requests and tokens a minute), hold until (µs), win the
 --            calls let in at a time after a hold (0: all), fails failures in a row, tok tokens in the window
+-- limited    the models (and "@T") that have such limits, or a hold
 -- inflight:M the leases that count; window:M "lease|tokens" of the last minute by start; held:M steps by rank
 --            ln the lane whose shares count among its held steps
 -- tenant:T   l_tok/l_mic budget a day, w weight; spend:T:DAY tok/mic spent
@@ -168,9 +169,9 @@ local function enter(h, job, step, now)
   redis.call('ZADD', key('inflight', model), int(now), lease)
   local l = redis.call('HMGET', key('model', model), 'l_rpm', 'l_tpm')
   if number(l[1]) > 0 or number(l[2]) > 0 then
-    redis.call('ZADD', key('window', model), int(now), lease .. '|' .. int(h[H.est] or 0))
+    local fresh = redis.call('ZADD', key('window', model), int(now), lease .. '|' .. int(h[H.est] or 0))
     redis.call('PEXPIRE', key('window', model), 120000)
-    redis.call('HINCRBY', key('model', model), 'tok', int(h[H.est] or 0))
+    if fresh == 1 then redis.call('HINCRBY', key('model', model), 'tok', int(h[H.est] or 0)) end   -- else regained: counted
   end
 end
 
@@ -207,11 +208,66 @@ local function leave(h, job, step, tokens, worked)
   let_in(model)
 end
 
+-- A lease of a job that is gone counts no more, whatever its model was.
+local function forget_lease(lease)
+  for _, model in ipairs(redis.call('ZRANGE', P .. 'limited', 0, -1)) do
+    if redis.call('ZREM', key('inflight', model), lease) == 1 then let_in(model) end
+  end
+end
+
+-- What counts against a model, or is held by it, and is not there: a page of each kind. Gives what was wrong.
+local function sweep(model, page)
+  local wrong, capped = {}, string.sub(model, 1, 1) == '@'
+  local function gone(what) wrong[#wrong + 1] = what end
+  for _, lease in ipairs(redis.call('ZRANGE', key('inflight', model), 0, page - 1)) do
+    local job, step, token = split_lease(lease)
+    local h = job and head(job, step)
+    local counts = h and h[H.state] == 'leased' and h[H.token] == token
+      and (capped and h[H.capped] == 1 or h[H.label] == model and h[H.counted] ~= 0)
+    if not counts then
+      gone('counted ' .. lease .. ', which is no lease')
+      redis.call('ZREM', key('inflight', model), lease)
+    end
+  end
+  local names = { model }
+  for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, page - 1)) do
+    local name = model .. '|' .. tenant
+    if redis.call('EXISTS', key('held', name)) == 1 then names[#names + 1] = name
+    else
+      gone('held nothing of ' .. tenant)
+      redis.call('ZREM', key('heldby', model), tenant)
+    end
+  end
+  for _, name in ipairs(names) do
+    for _, shelf in ipairs({ 'held', 'heldold' }) do
+      for _, m in ipairs(redis.call('ZRANGE', key(shelf, name), 0, page - 1)) do
+        local job, step = split(m)
+        local h = job and head(job, step)
+        local waits = h and h[H.state] == 'ready'
+        if waits and shelf == 'heldold' then waits = redis.call('ZSCORE', key('held', name), m) end
+        if not waits then
+          gone('held ' .. m .. ', which does not wait')
+          redis.call('ZREM', key(shelf, name), m)
+        end
+      end
+    end
+  end
+  local sum, entries = 0, redis.call('ZRANGE', key('window', model), 0, -1)
+  for _, entry in ipairs(entries) do sum = sum + number(string.match(entry, '|(%d+)$')) end
+  if #entries > 0 and sum ~= number(redis.call('HGET', key('model', model), 'tok')) then
+    gone('counted other tokens than its calls took')
+    redis.call('HSET', key('model', model), 'tok', int(sum))
+  end
+  if #wrong > 0 then let_in(model) end
+  return wrong
+end
+
 -- Nobody calls this model for a while: the provider said so, or it fails again and again (circuit breaker).
 -- Afterwards one call goes first, and with each success twice as many. `began`: the call's start; of calls from
 -- before a hold, which one fault fails together, only those that say how long (429) change anything.
 local function hold(model, for_us, breaker, began, now)
   local k = key('model', model)
+  redis.call('ZADD', P .. 'limited', 0, model)
   if began > 0 and began < number(redis.call('HGET', k, 'hold')) then
     if for_us == 0 then return end
   else

@@ -166,6 +166,7 @@ local function mend(job, touched)
       redis.call('PEXPIRE', key('ev', job), A.retention_ms)
     end
   else
+    if touched then redis.call('ZREM', P .. 'ended', job) end   -- a retry that broke
     if not redis.call('ZSCORE', P .. 'open', job) then
       wrong[#wrong + 1] = state .. ', and not in open'
       redis.call('ZADD', P .. 'open', int(clock()), job)

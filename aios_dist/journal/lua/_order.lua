@@ -59,8 +59,9 @@ local function take_from(shelf, name, m, tenant)
   local job = split(m)
   if job then mark(job) end
   local set = key(shelf, compartment(name, tenant))
-  if redis.call('ZREM', set, m) == 0 then return false end
-  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)
+  local was = redis.call('ZREM', set, m) == 1
+  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
+  if not was then return false end
   if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
   return true
 end
@@ -174,7 +175,13 @@ local function charge(h, tenant, amount)
   local now = redis.call('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / weight))
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
   redis.call('ZADD', key('heldby', h[H.label]), 'XX', now, tenant)
-  return now
+  if amount < 0 then   -- what is behind its counter is put right on the way, what is ahead of it only here
+    for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
+      for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
+        redis.call('ZADD', key('heldby', model), 'XX', now, tenant)
+      end
+    end
+  end
 end
 
 -- A dispatched step has taken so much, which is never nothing: among equals the name would decide for ever.
@@ -196,7 +203,7 @@ local function dispatch(job, h, aged)
     local k = key('rounds', compartment(lane, tenant))
     if h[H.rank] > tonumber(redis.call('HGET', k, '!') or '0') then
       redis.call('HSET', k, '!', int(h[H.rank]))
-      redis.call('PEXPIRE', k, MONTH_MS)   -- it may be made here: rules went round between the rank and this
+      redis.call('PEXPIRE', k, MONTH_MS)
     end
   end
   if tenant then

@@ -15,9 +15,9 @@ local function node(plan, i) return cmsgpack.unpack(redis.call('HGET', key('plan
 local function put_node(plan, i, v) redis.call('HSET', key('plan', plan), 'node' .. i, cmsgpack.pack(v)) end
 local function child(plan, i, k) return redis.call('HGET', key('plan', plan), 'c' .. i .. '.' .. k) end
 
--- An outcome is written: once, in the order of writing, with all that belongs to it in one command. The caller has
--- checked that there is none.
-local function write_outcome(job, step, h, ok, blob, at)
+-- An outcome is written: once, in the order of writing, with all that belongs to it in one command (`more`: a flat list of
+-- fields). The caller has checked that there is none.
+local function write_outcome(job, step, h, ok, blob, at, more)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'v', 'dg')
   local order = number(facts[1]) + 1
@@ -27,24 +27,23 @@ local function write_outcome(job, step, h, ok, blob, at)
   h[H.ended] = at
   h[H.order] = order
   local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))   -- a claim's token is random
-  redis.call('HSET', k, 'v', order, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came))
+  redis.call('HSET', k, 'v', order, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came),
+             unpack(more or {}))
   event(job, at, h[H.state], step)
   return order
 end
 
--- Signals that came before anyone waited for them, each a field of its own: the oldest, taken; or nil.
-local function take_signal(job, name)
-  local k, ends = key('job', job), 'g|' .. name
-  local kept = redis.call('HGET', k, ends)
-  if not kept then return nil end
-  local first, next_ = string.match(kept, '^(%d+)|(%d+)$')
-  local field = ends .. '|' .. first
-  local blob = redis.call('HGET', k, field)
-  mark(job)
-  if first + 1 < tonumber(next_) then redis.call('HSET', k, ends, int(first + 1) .. '|' .. next_)
-  else redis.call('HDEL', k, ends) end
+-- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
+-- is taken with the command that writes it. Gives whether there was one.
+local function had_signal(job, step, h)
+  local k, ends = key('job', job), 'g|' .. h[H.label]
+  local first, next_ = string.match(redis.call('HGET', k, ends) or '', '^(%d+)|(%d+)$')
+  local field = first and ends .. '|' .. first
+  local blob = field and redis.call('HGET', k, field)
+  if not blob then return false end
+  write_outcome(job, step, h, true, blob, stamp(), { ends, int(first + 1) .. '|' .. next_ })
   redis.call('HDEL', k, field)
-  return blob
+  return true
 end
 
 -- A step begins to wait: on its lane, for a time, or for a signal.
@@ -57,13 +56,7 @@ local function begin(job, step, h)
   elseif h[H.kind] == 'signal' then
     h[H.state], h[H.ready] = 'waiting', stamp()
     event(job, h[H.ready], 'waiting', step, h[H.label])
-    local blob = take_signal(job, h[H.label])
-    if blob then   -- it came before anyone waited for it
-      write_outcome(job, step, h, true, blob, stamp())
-      need_turn(job)
-    else
-      put(job, step, h)
-    end
+    if had_signal(job, step, h) then need_turn(job) else put(job, step, h) end
   else
     make_ready(job, step, h)
   end
@@ -118,7 +111,7 @@ end
 
 local function admit_job(job)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v')
   if facts[5] and (facts[1] == 'running' or facts[1] == 'paused') then return nil end   -- by a verb that broke then
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end   -- cancelled before its turn came
   mark(job)
@@ -130,7 +123,7 @@ local function admit_job(job)
     return facts[3] ~= 'done'
   end
   local count = tonumber(facts[2])
-  if count == 0 then need_turn(job) end
+  if count == 0 or number(facts[6]) > 0 then need_turn(job) end   -- (answers to claims that Redis has lost may be there)
   for step = 0, count - 1 do
     local h = head(job, step)
     if h[H.state] == 'pending' then begin(job, int(step), h) end
@@ -206,7 +199,7 @@ end
 
 -- A step that nobody brings to an end goes to the dead letters, and its outcome says so; with a turn the job ends.
 local function give_up(job, step, h, blob, due_us)
-  redis.call('ZADD', P .. 'dead', int(clock()), member(job, step))
+  h[H.token] = ''   -- this is nobody's answer: on a Redis that was put back the same claim may have had another
   if step ~= TURN then
     write_outcome(job, step, h, false, blob, stamp())
     due_later(job, due_us)
@@ -216,6 +209,7 @@ local function give_up(job, step, h, blob, due_us)
     put(job, step, h)
     end_job(job, 'failed', blob)
   end
+  redis.call('ZADD', P .. 'dead', int(clock()), member(job, step))
   return true
 end
 
@@ -223,10 +217,9 @@ local OPEN = { ready = true, pending = true, timed = true, waiting = true, parke
 
 -- Out of every set in which a step can wait.
 local function set_aside(job, step, h)
-  local let = take(job, step, h) and h[H.kind] == 'llm'
-  unhold(job, step, h)
+  local let, by = take(job, step, h), unhold(job, step, h)
   redis.call('ZREM', P .. 'timers', member(job, step))
-  if let then   -- perhaps it had been let in, and makes room for the next
+  if h[H.kind] == 'llm' and (let or (by and string.sub(by, 1, 1) == '?')) then   -- perhaps it had been let in, and makes room for the next
     let_in(h[H.label])
     let_in('@' .. tenant_of(job))
   end
@@ -249,8 +242,7 @@ local function pause_job(job, reason)
   end
   local turn = head(job, TURN)
   if turn and turn[H.state] == 'ready' then
-    take(job, TURN, turn)
-    redis.call('ZREM', P .. 'timers', member(job, TURN))
+    set_aside(job, TURN, turn)
     turn[H.state] = 'idle'
     put(job, TURN, turn)
     redis.call('HSET', k, 'wake', 1)
@@ -296,7 +288,9 @@ local function run_again(job, numbers)
     change(step, h)
     gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
   end
-  local proof = chain(facts[2] or '', 'again')
+  local which = {}
+  for i, pair in ipairs(again) do which[i] = pair[1] end
+  local proof = chain(facts[2] or '', 'again ' .. table.concat(which, ' '))
   redis.call('HSET', k, 'v', #outcomes, 'dg', proof, unpack(fields))
   for at = 1, #gone, MOST_AT_ONCE do redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1))) end
   for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
@@ -325,8 +319,7 @@ end_job = function(job, state, result, silent)
   end
   local turn = head(job, TURN)
   if turn then
-    take(job, TURN, turn)
-    redis.call('ZREM', P .. 'timers', member(job, TURN))
+    set_aside(job, TURN, turn)
     if turn[H.state] == 'ready' then
       turn[H.state] = 'dropped'
       put(job, TURN, turn)

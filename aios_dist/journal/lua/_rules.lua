@@ -29,9 +29,9 @@ local function astray(lane)
     for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, -1)) do
       sets[#sets + 1] = key('held', model .. '|' .. tenant)
     end
-    unite(key('astray', lane), sets)
+    if redis.call('EXISTS', unpack(sets, 1, math.min(#sets, 4000))) == 0 then redis.call('ZREM', key('holds', lane), model)
+    else unite(key('astray', lane), sets) end
   end
-  redis.call('DEL', key('holds', lane))   -- who is held from now on is noted anew
 end
 
 -- said: {lane, policy, oldest, fair}, nil leaves each as it is; source: "file", "hand", or "reset" (what the file said last).
@@ -75,6 +75,7 @@ local function set_model(m, source)
   -- Where the limit has become wider, what it held is let in by the next pass of the reconciler.
   redis.call('ZADD', P .. 'timers', 'NX', 1, 'model:' .. m.name .. '/!')
   for _, part in ipairs(m.limits) do fields[#fields + 1] = part end
+  redis.call('ZADD', P .. 'limited', 0, m.name)
   redis.call('HSET', k, unpack(fields))
 end
 

@@ -15,9 +15,7 @@ local function turn_over()
   if h and h[H.token] == A.token then
     mark(A.job)
     redis.call('ZREM', P .. 'leases', lease_of(A.job, TURN, h))
-    take(A.job, TURN, h)   -- where its lease had ended
-    unhold(A.job, TURN, h)
-    redis.call('ZREM', P .. 'timers', member(A.job, TURN))
+    set_aside(A.job, TURN, h)   -- where its lease had ended
     h[H.state] = 'idle'
     put(A.job, TURN, h)
   end

@@ -41,36 +41,44 @@ local function serves(h, facts)
     or has(A.agents, string.match(facts[6] or '', '|(.*)$'))
 end
 
--- What others could not serve, and we can, goes by its rank among the rest: the first of each kind.
-for _, need in ipairs(redis.call('ZRANGE', key('wanted', A.lane), 0, -1)) do
-  local kind, name = string.match(need, '^(%a+)/(.*)$')
-  if has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name) then
-    local top, _, tenant = first_held('?' .. need, false)
-    if top then
-      local job, step = split(top)
-      local h = head(job, step)
-      take_from('held', '?' .. need, top, tenant)
-      if h and h[H.state] == 'ready' then place(job, step, h, true) end
-    else
-      redis.call('ZREM', key('wanted', A.lane), need)
+-- What others could not serve, and we can, goes by its rank among the rest: the first of each kind. Gives whether there was one.
+local function bring()
+  local some = false
+  for _, need in ipairs(redis.call('ZRANGE', key('wanted', A.lane), 0, -1)) do
+    local kind, name = string.match(need, '^(%a+)/(.*)$')
+    if has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name) then
+      local top, _, tenant = first_held('?' .. need, false)
+      if top then
+        some = true
+        local job, step = split(top)
+        local h = head(job, step)
+        take_from('held', '?' .. need, top, tenant)
+        if h and h[H.state] == 'ready' then place(job, step, h, true) end
+      else
+        redis.call('ZREM', key('wanted', A.lane), need)
+      end
     end
   end
+  return some
 end
+bring()
 
 local looked, others = 0, false
 while looked < 1000 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
   local top, aged = take_best(A.lane)
+  if not top and bring() then top, aged = take_best(A.lane) end   -- the first may have been set aside, and not those behind
   if not top then return { tickets, others and 'others' or '' } end
   local job, step = split(top)
   if not job then job, step = top, '' end   -- not one of ours: passed over
   local facts = facts_of(job, step)
   local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
-  if facts[1] == 'running' and h and h[H.state] == 'ready' then
+  if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may = clock(), true
     if not serves(h, facts) then
       others = leave_to_others(job, step, h) or others
       may = false
+      let_in('@' .. tenant)
     elseif h[H.kind] == 'llm' then
       local spent = over_budget(job, tenant)
       local own = '@' .. tenant

@@ -1,6 +1,6 @@
 -- commit: the outcome of a step, once for ever, fenced by the claim's token; with it what the turn decided.
--- ARGV 1: job, step, token, birth, digest, ok, outcome, prompt_tokens, output_tokens, calls, micros, decision, turn_here, grace_us, retention_ms
---   birth, digest: of the job and of the request, as the claim gave them
+-- ARGV 1: job, step, token, incarnation, digest, ok, outcome, prompt_tokens, output_tokens, calls, micros, decision, turn_here, grace_us, retention_ms
+--   incarnation, digest: of the job and of the request, as the claim gave them
 --   decision: nil, or {basis: what the program had seen before this outcome, first: steps it knew of, steps, ends, result}
 --   turn_here: 1 when the caller can run the turn itself after this
 -- returns: {status, version, tickets, basis}: "advanced" (the decision holds), "turn" (the outcome is written, a
@@ -9,16 +9,18 @@
 --   is another step now), "gone"
 -- include: limits
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg')
-local h = facts[1] and head(A.job, A.step)
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half')
+local h = facts[1] and not facts[11] and head(A.job, A.step)
 if not h then return { 'gone', 0, {}, '' } end
-local mine, version = h[H.token] == A.token, number(facts[2])
+local mine, version, proof = h[H.token] == A.token, number(facts[2]), facts[5] or ''
 if h[H.state] == 'done' or h[H.state] == 'failed' then return { mine and 'mine' or 'written', version, {}, '' } end
 if not mine then
   -- Nobody holds it, and it is the same step of the same job: a late answer, or one to a claim that Redis has lost. It is
-  -- kept, because it is paid for (invariant 3).
+  -- kept, because it is paid for (invariant 3). A failure from before a retry is what the retry has undone.
   local free = h[H.state] == 'ready' or h[H.state] == 'parked' or h[H.state] == 'dropped' or h[H.state] == 'pending'
-  if not free or A.birth ~= birth_of(facts[5] or '') or A.digest ~= h[H.digest] then return { 'fenced', version, {}, '' } end
+  local same = birth_of(A.incarnation) == birth_of(proof)
+  if A.ok ~= 1 then same = A.incarnation == string.match(proof, '^[^.]*') end
+  if not free or not same or A.digest ~= h[H.digest] then return { 'fenced', version, {}, '' } end
   h[H.token] = A.token
 end
 mark(A.job)
@@ -28,15 +30,19 @@ local prompt, output, micros = bounded(A.prompt_tokens), bounded(A.output_tokens
 local unknown = A.ok == 1 and prompt + output == 0   -- no usage came with the answer
 settle(A.job, h, not unknown and INPUT_COST * prompt + OUTPUT_COST * output or nil)
 leave(h, A.job, A.step, prompt + output, A.ok == 1)
-version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at)
-if h[H.kind] == 'llm' and h[H.started] > 0 then redis.call('HINCRBY', k, 'us', int(bounded(at - h[H.started]))) end
-if A.calls > 0 then
-  redis.call('HINCRBY', k, 'up', int(prompt))
-  redis.call('HINCRBY', k, 'uo', int(output))
-  redis.call('HINCRBY', k, 'uc', A.calls)
-  if micros > 0 then redis.call('HINCRBY', k, 'um', int(micros)) end
-  spend(tenant_in(facts[4]), prompt + output, micros)
+local used = {}   -- written with the outcome: it counts where that does
+local function add(field, before, more)
+  if more > 0 then used[#used + 1], used[#used + 2] = field, int(number(before) + more) end
 end
+if h[H.kind] == 'llm' and h[H.started] > 0 then add('us', facts[10], bounded(at - h[H.started])) end
+if A.calls > 0 then
+  add('up', facts[6], prompt)
+  add('uo', facts[7], output)
+  add('uc', facts[8], A.calls)
+  add('um', facts[9], micros)
+end
+version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at, used)
+if A.calls > 0 then spend(tenant_in(facts[4]), prompt + output, micros) end
 if facts[1] == 'paused' then
   redis.call('HSET', k, 'wake', 1)
   return { 'paused', version, tickets, '' }

@@ -36,7 +36,9 @@ for _, lease in ipairs(ended) do
   redis.call('ZREM', P .. 'leases', lease)
   each(job or lease, function()
   local h = job and head(job, step)
-  if h and h[H.state] == 'leased' and h[H.token] == token then
+  if not h or h[H.state] ~= 'leased' or h[H.token] ~= token then
+    forget_lease(lease)   -- of a job that has expired, or cannot be read
+  else
     moved = moved + 1
     h[H.lost] = h[H.lost] + 1
     settle(job, h, nil)

@@ -13,9 +13,7 @@ for step = 0, tonumber(facts[2]) - 1 do
   local h = head(A.job, step)
   if h and h[H.kind] == 'signal' and h[H.state] == 'waiting' and h[H.label] == A.name then
     mark(A.job)
-    local how = 'delivered'
-    redis.call('HSET', k, sent, how)
-    write_outcome(A.job, step, h, true, A.outcome, stamp())
+    write_outcome(A.job, step, h, true, A.outcome, stamp(), { sent, 'delivered' })
     need_turn(A.job)
     return { 'delivered', tickets }
   end

@@ -1,0 +1,270 @@
+"""Situations in which each verb has much to write: for tests that break it behind one of its writes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from aios_dist.agents import Budget
+from aios_dist.errors import ProviderBusy
+from aios_dist.jobs import JobState, Outcome
+from aios_dist.journal import NewJob
+from aios_dist.policies import Rank
+from tests.redis.conftest import Hand, decides, plan_of, starts
+
+Verb = Callable[[], Awaitable[Any]]
+NESTED = ("fixed", "stop", "a", ("fifo", "stop", "b", "c"), "d")
+
+
+async def submit(h: Hand) -> Verb:
+    jobs = [starts("j", "a", "b", "sleep:60", "signal:go"), starts("k", "x"), starts("d", ends=JobState.DONE)]
+    return lambda: h.journal.submit(jobs)
+
+
+async def submit_a_plan(h: Hand) -> Verb:
+    shape, owners = plan_of("p", NESTED)
+    jobs = [msgspec.structs.replace(starts(id, id), node=n) for id, n in owners.items()]
+    return lambda: h.journal.submit(jobs, shape)
+
+
+async def extend(h: Hand) -> Verb:
+    await h.plan("p", ("fixed", "stop", "a"))
+    await h.finish(await h.claim())
+    return lambda: h.journal.extend("p", [starts("x", "x1", "x2"), starts("y", "y1")])
+
+
+async def extend_one_that_runs(h: Hand) -> Verb:
+    await h.plan("p", ("fifo", "continue", "a"))
+    return lambda: h.journal.extend("p", [starts("x", "x1", "x2"), starts("y")])
+
+
+async def claim(h: Hand) -> Verb:
+    await h.submit(starts("j", "a", "b"))
+    return lambda: h.journal.claim("llm", "w")
+
+
+async def claim_under_every_limit(h: Hand) -> Verb:
+    await _limits(h)
+    await h.journal.set_tenant("default", max_in_flight=2)
+    await h.submit(*_two_tenants())
+    await h.claim()
+    return lambda: h.journal.claim("llm", "w")
+
+
+async def claim_over_budget(h: Hand) -> Verb:
+    await h.plan("p", ("fixed", "continue", "a", "b"), [starts("a", "1", "2", budget=Budget(tokens=0))])
+    return lambda: h.journal.claim("llm", "w")
+
+
+async def claim_what_others_serve(h: Hand) -> Verb:
+    await h.submit(starts("j", "a", "b"), starts("k", "c"))
+    return lambda: h.journal.take("llm", "w", "token", models=["other"], agents=[])
+
+
+async def claim_what_others_could_not(h: Hand) -> Verb:
+    await h.submit(starts("j", "a", "b"), starts("k", "c"))
+    await h.journal.take("llm", "w", "token", models=["other"], agents=[])
+    return lambda: h.journal.claim("llm", "w")
+
+
+async def commit_with_new_steps(h: Hand) -> Verb:
+    await _limits(h)
+    await h.submit(*_two_tenants())
+    got = await h.claim()
+    await h.journal.claim("llm", "w")
+    new = decides(1, 2, "y", "sleep:60", "signal:go", "z", tokens=4)
+    return lambda: h.commit(got, decision=new)
+
+
+async def commit_an_end_in_a_plan(h: Hand) -> Verb:
+    await h.plan("p", NESTED)
+    got = await h.claim()
+    return lambda: h.commit(got, decision=decides(1, 1, ends=JobState.DONE))
+
+
+async def commit_a_failure_in_a_plan(h: Hand) -> Verb:
+    await h.plan("p", NESTED)
+    got = await h.claim()
+    return lambda: h.commit(got, ok=False, decision=decides(1, 1, ends=JobState.FAILED))
+
+
+async def commit_late(h: Hand) -> Verb:
+    await h.limit(flight=1)
+    await h.submit(starts("j", "a"), starts("k", "b"))
+    got = await h.claim()
+    await h.lose(got)
+    return lambda: h.commit(got)
+
+
+async def commit_for_a_signal_that_came(h: Hand) -> Verb:
+    await h.submit(starts("j", "a"))
+    got = await h.claim()
+    await h.journal.signal("j", "go", Outcome(value=1), "one")
+    return lambda: h.commit(got, decision=decides(1, 1, "signal:go"))
+
+
+async def advance(h: Hand) -> Verb:
+    await h.submit(starts("j"))
+    turn = await h.claim("turns")
+    return lambda: h.journal.advance("j", decides(0, 0, "a", "b", "sleep:3"), token=turn.token)
+
+
+async def release_at_once(h: Hand) -> Verb:
+    await h.limit(flight=1)
+    await h.submit(starts("j", "a"), starts("k", "b"))
+    got = await h.claim()
+    await h.journal.claim("llm", "w")
+    return lambda: h.journal.release(got, "x", error=ProviderBusy("x"))
+
+
+async def release_for_later(h: Hand) -> Verb:
+    await h.submit(starts("j", "a"))
+    got = await h.claim()
+    return lambda: h.journal.release(got, "x", 60, error=ProviderBusy("x"), to=("big", "llm"))
+
+
+async def release_the_last_time(h: Hand) -> Verb:
+    await h.submit(starts("j", "a"))
+    for _ in range(19):
+        await h.journal.release(await h.claim(), "x", counted=True)
+    got = await h.claim()
+    return lambda: h.journal.release(got, "x", counted=True)
+
+
+async def hold_a_model(h: Hand) -> Verb:
+    await h.submit(starts("j", "a"), starts("k", "b"))
+    got = await h.claim()
+    return lambda: h.refuse(got)
+
+
+async def regain(h: Hand) -> Verb:
+    await h.limit(flight=2, rpm=5)
+    await h.submit(starts("j", "a"))
+    got = await h.claim()
+    await h.lose(got)
+    return lambda: h.renew(got)
+
+
+async def cancel_a_member(h: Hand) -> Verb:
+    await h.limit(flight=1)
+    await h.plan("p", ("fixed", "continue", "a", "b"))
+    return lambda: h.journal.cancel("a")
+
+
+async def cancel(h: Hand) -> Verb:
+    await h.limit(flight=1)
+    await h.submit(starts("j", "a", "b", "sleep:60", "signal:go"), starts("k", "b"))
+    await h.claim()
+    await h.journal.claim("llm", "w")
+    return lambda: h.journal.cancel("j")
+
+
+async def pause(h: Hand) -> Verb:
+    await h.submit(starts("j", "a", "b", "sleep:60"))
+    await h.claim()
+    return lambda: h.journal.pause("j")
+
+
+async def resume(h: Hand) -> Verb:
+    await h.submit(starts("j", "a", "b", "sleep:60"))
+    got = await h.claim()
+    await h.journal.pause("j")
+    await h.commit(got)
+    return lambda: h.journal.resume("j", Budget(tokens=100))
+
+
+async def signal(h: Hand) -> Verb:
+    await h.submit(starts("j", "signal:go", "a"))
+    return lambda: h.journal.signal("j", "go", Outcome(value=1), "one")
+
+
+async def signal_before_it_is_waited_for(h: Hand) -> Verb:
+    await h.submit(starts("j", "a"))
+    return lambda: h.journal.signal("j", "go", Outcome(value=1), "one")
+
+
+async def retry(h: Hand) -> Verb:
+    await _failed(h)
+    return lambda: h.journal.retry("j", deadline=1000.0)
+
+
+async def retry_with_what_is_undone(h: Hand) -> Verb:
+    await _failed(h)
+    basis = (await h.journal.load("j")).basis
+    return lambda: h.journal.retry("j", basis=basis, undone=[1])
+
+
+async def redo(h: Hand) -> Verb:
+    await _failed(h)
+    await h.journal.retry("j")
+    basis = (await h.journal.load("j")).basis
+    return lambda: h.journal.redo("j", basis, [1])
+
+
+async def fork(h: Hand) -> Verb:
+    limits: dict[str, Any] = {"deadline": 100.0, "budget": Budget(tokens=50)}
+    await h.submit(starts("j", "a", "b", "sleep:60", "signal:go", **limits))
+    await h.commit(await h.claim())
+    return lambda: h.journal.fork("j", "f", 4)
+
+
+async def reap(h: Hand) -> Verb:
+    await h.limit(flight=1)
+    await h.submit(starts("j", "a", "sleep:60"), starts("k", "b"), starts("q", "c", deadline=1000.0))
+    await h.claim()
+    await h.journal.claim("llm", "w")
+    await h.lapse()
+    await h.ring()
+    await h.redis("ZADD", h.keys.deadlines, 1, "q")
+    return h.reap
+
+
+async def rerank(h: Hand) -> Verb:
+    await h.journal.set_lane("llm", policy="priority")
+    await h.submit(starts("j", "a", "b", rank=Rank(per_priority=6e7), policy="priority"))
+    return lambda: h.journal.rerank("j", 5)
+
+
+async def set_a_lane(h: Hand) -> Verb:
+    await h.journal.set_lane("llm", fair="tenant")
+    await h.limit(flight=1)
+    await h.submit(starts("j", "a", "b"), starts("k", "b", tenant="t2"))
+    await h.drain()
+    return lambda: h.journal.set_lane("llm", policy="las", oldest_every=3)
+
+
+async def rank_strays(h: Hand) -> Verb:
+    await h.submit(starts("j", "a", "b", policy="fifo"))
+    await h.journal.set_lane("llm", policy="las")
+    return lambda: h.rank_anew("las", Rank(1e14))
+
+
+async def _limits(h: Hand) -> None:
+    await h.limit(flight=1, rpm=5, tpm=100)
+    await h.journal.set_lane("llm", fair="tenant", oldest_every=2)
+
+
+def _two_tenants() -> list[NewJob]:
+    return [starts("j", "a", "b", tokens=5), starts("k", "x", tenant="t2", tokens=5)]
+
+
+async def _failed(h: Hand) -> None:
+    await h.submit(starts("j", "a", "b", "c", "sleep:60"))
+    await h.commit(await h.claim())
+    await h.commit(await h.claim(), ok=False)
+    await h.journal.cancel("j")
+
+
+SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
+    build.__name__: build
+    for build in (
+        *(submit, submit_a_plan, extend, extend_one_that_runs),
+        *(claim, claim_under_every_limit, claim_over_budget, claim_what_others_serve, claim_what_others_could_not),
+        *(commit_with_new_steps, commit_an_end_in_a_plan, commit_a_failure_in_a_plan, commit_late),
+        *(commit_for_a_signal_that_came, advance, release_at_once, release_for_later, release_the_last_time),
+        *(hold_a_model, regain, cancel_a_member, cancel, pause, resume, signal, signal_before_it_is_waited_for),
+        *(retry, retry_with_what_is_undone, redo, fork, reap, rerank, set_a_lane, rank_strays),
+    )
+}

@@ -1,0 +1,329 @@
+"""Parts of a worker on their own: threads, live programs, background tasks, saved answers, keys of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aios_dist import agent, llm
+from aios_dist.calls import LLMResponse, Usage
+from aios_dist.jobs import JobRecord, Kind, Outcome, decode
+from aios_dist.journal import Claim
+from aios_dist.replay import Replay
+from aios_dist.runtime import programs, spool
+from aios_dist.runtime.background import Background
+from aios_dist.runtime.ending import OVERDUE
+from aios_dist.runtime.health import Health, most_lost, resident_bytes
+from aios_dist.runtime.programs import Live, Programs
+from aios_dist.runtime.spool import Answer, Answers
+from aios_dist.runtime.steps import idempotency_key, kept
+from aios_dist.runtime.threads import Run, Threads
+from aios_dist.runtime.work import Origin, Stopped, Work
+
+MB = 1024 * 1024
+
+
+def claim(step: str = "0", token: str = "t", basis: str = "cbirth.digest") -> Claim:
+    record = JobRecord(agent="a", input={})
+    return Claim(
+        "job", step, 1, Kind.LLM, "small", record, b"", 0, 0, 0, token=token, basis=basis, digest="d"
+    )
+
+
+def work() -> Work:
+    return Work(claim(), Origin())
+
+
+async def ended(threads: Threads, run: Run, limit: float = 0.0) -> bool:
+    return await threads.attend(run, work(), limit)
+
+
+# Threads ------------------------------------------------------------------------------------------------
+
+
+async def test_whatever_a_function_raises_stays_in_its_run() -> None:
+    threads = Threads("test", 1)
+    for error in (StopIteration(1), SystemExit(2), KeyboardInterrupt(), GeneratorExit(), ValueError()):
+
+        def fail(error: BaseException = error) -> None:
+            raise error
+
+        run = threads.start("fails", fail)
+        assert await ended(threads, run)
+        assert run.error is error
+
+
+async def test_no_more_threads_than_allowed_and_the_rest_waits() -> None:
+    threads, free, at_work = Threads("test", 2), threading.Event(), []
+
+    def hold() -> None:
+        at_work.append(threading.current_thread().name)
+        free.wait(10)
+
+    runs = [threads.start("holds", hold) for _ in range(5)]
+    while len(at_work) < 2:  # noqa: ASYNC110  # a thread says it
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    assert len(at_work) == 2
+    free.set()
+    assert all([await ended(threads, run) for run in runs])
+    assert len(set(at_work)) == 2
+
+
+async def test_a_lost_thread_is_replaced_and_named_until_it_comes_back() -> None:
+    threads, free = Threads("test", 1), threading.Event()
+    hung = threads.start("hangs", lambda: free.wait(10))
+    assert not await ended(threads, hung, limit=0.05)
+    assert list(threads.lost) == [hung]
+    again = threads.start("goes on", lambda: "well")
+    assert await ended(threads, again)
+    assert again.result() == "well"
+    free.set()
+    while threads.lost:  # noqa: ASYNC110  # its thread comes back by itself
+        await asyncio.sleep(0.005)
+    assert await ended(threads, threads.start("and on", lambda: None))
+    assert threads.alive == 1
+
+
+async def test_the_limit_counts_from_the_beginning_and_not_in_the_queue() -> None:
+    threads = Threads("test", 1)
+    first = threads.start("first", lambda: time.sleep(0.15))
+    second = threads.start("second", lambda: time.sleep(0.15))
+    assert await asyncio.gather(ended(threads, first, 0.25), ended(threads, second, 0.25)) == [True, True]
+
+
+async def test_what_is_stopped_before_it_begins_never_begins() -> None:
+    threads, free, begun = Threads("test", 1), threading.Event(), []
+    threads.start("holds", lambda: free.wait(10))
+    waiting, mine = threads.start("waits", lambda: begun.append(1)), work()
+    mine.cancel("job ended")
+    assert not await threads.attend(waiting, mine, 0.0)
+    free.set()
+    await asyncio.wait({waiting.done}, timeout=5)
+    assert (begun, list(threads.lost)) == ([], [])
+    with pytest.raises(Stopped, match="job ended"):
+        mine.check()
+
+
+# Live programs ------------------------------------------------------------------------------------------
+
+
+@agent
+async def remembers(size: int) -> int:
+    """Keeps the answers to two calls."""
+    texts = [(await llm("x" * size)).text, (await llm("again")).text]
+    return len(texts)
+
+
+def living(size: int) -> Live:
+    live = Live(Replay(remembers.program({"size": size})), {})
+    answer = Outcome(response=LLMResponse(text="y" * size))
+    live.replay.deliver(0, answer)
+    live.replay.encoded.clear()  # as the decision takes them
+    live.weigh([answer])
+    return live
+
+
+def test_live_programs_are_bounded_in_bytes() -> None:
+    closed: list[Any] = []
+    kept_alive = Programs(closed.append)
+    before = resident_bytes()
+    for number in range(2000):
+        kept_alive.keep(f"job-{number}", living(100_000))
+        while closed:
+            closed.pop()()
+    assert kept_alive.bytes <= programs.MOST_BYTES
+    assert 200 < len(kept_alive) < 400  # 48 MiB of 208 kB each
+    assert resident_bytes() - before < programs.MOST_BYTES + 30 * MB
+    assert kept_alive.get("job-1999") is not None
+    assert kept_alive.get("job-0") is None
+
+
+def test_a_text_that_is_seen_twice_weighs_once() -> None:
+    live = living(100_000)
+    weight = live.bytes
+    live.weigh([live.replay.asked[0].command.request])
+    assert live.bytes - weight < 2000
+
+
+def test_live_programs_that_rest_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Any] = []
+    kept_alive, live = Programs(closed.append), living(10)
+    kept_alive.keep("job", live)
+    kept_alive.sweep()
+    assert len(kept_alive) == 1
+    monkeypatch.setattr(programs, "IDLE_S", 0.0)
+    kept_alive.sweep()
+    assert (len(kept_alive), kept_alive.bytes, closed, live.gone) == (0, 0, [live.replay.close], True)
+
+
+def test_another_program_of_the_same_job_takes_the_place_of_the_first() -> None:
+    closed: list[Any] = []
+    kept_alive, first, second = Programs(closed.append), living(10), living(1000)
+    for live in (first, second, second):
+        kept_alive.keep("job", live)
+    assert kept_alive.take("job") is second
+    assert (kept_alive.bytes, closed, second.gone) == (0, [first.replay.close], False)
+
+
+# Background ---------------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_breaks_is_said_once_in_full_and_begun_anew(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.runtime.background.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("aios_dist.runtime.background.LONGEST_PAUSE_S", 0.001)
+    errors = [ValueError("one"), asyncio.CancelledError(), GeneratorExit(), None, KeyError("five")]
+    begun = asyncio.Event()
+
+    async def run() -> None:
+        if not errors:
+            begun.set()
+            await asyncio.sleep(60)
+        error = errors.pop(0)
+        if error is not None:
+            raise error
+
+    background = Background()
+    with caplog.at_level(logging.ERROR):
+        background.start("renewing", run)
+        await asyncio.wait_for(begun.wait(), 5)
+    assert background.broken == {"renewing": 5}
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info is not None
+    await asyncio.wait_for(background.end(), 5)
+
+
+# Answers in hand ----------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_saved_whole_and_for_its_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    answers = Answers("fleet", folder)
+    with pytest.raises(RuntimeError), answers.held(claim(), b"jx", True, Usage(3, 4, 1), 0.5):
+        raise RuntimeError("the worker ends here")
+    with answers.held(claim("1"), b"jy", True, Usage(), 0.0):
+        pass  # written
+    answers.save()
+    answers.save()
+    ((place, answer),) = spool.read(folder, "fleet")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    assert (answer.outcome, answer.usage, answer.money) == (b"jx", Usage(3, 4, 1), 0.5)
+    back, sent = answer.claim(), claim()
+    assert (back.lease, back.birth, back.digest) == (sent.lease, sent.birth, sent.digest)
+    assert list(spool.read(folder, "another fleet")) == []
+
+
+def test_what_is_no_saved_answer_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "x.answer").write_bytes(b"\xc1")
+    spool.write(tmp_path, Answer.of("fleet", claim(), b"jx", True, Usage(), 0.0))
+    assert len(list(spool.read(tmp_path, "fleet"))) == 1
+    assert "no saved answer" in caplog.text
+    assert (tmp_path / "x.answer.bad").exists()
+
+
+def test_what_cannot_be_saved_is_said_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    answers = Answers("fleet", tmp_path / "file" / "spool")
+    with pytest.raises(RuntimeError), answers.held(claim(), b"jx", True, Usage(), 0.0):
+        raise RuntimeError
+    answers.save()
+    assert "LOST 1 answers" in caplog.text
+    assert "job/0" in caplog.text
+
+
+# Calls --------------------------------------------------------------------------------------------------
+
+
+def test_calls_have_the_same_key_over_attempts_and_another_one_for_all_else() -> None:
+    same = ("fleet", "birth", "0", "small", "digest")
+    assert idempotency_key(*same) == idempotency_key(*same)
+    others = [[part + "x" * (n == place) for n, part in enumerate(same)] for place in range(5)]
+    keys = {idempotency_key(*other) for other in others}
+    assert len(keys | {idempotency_key(*same)}) == 6
+    assert all(len(key) <= 64 and int(key, 16) for key in keys)
+
+
+def test_an_odd_answer_is_kept_as_a_success() -> None:
+    odd = LLMResponse(text="a\ud800b", usage=Usage(10**30, -5, 1), model="m\udc00")
+    outcome, data = kept(Outcome(response=odd))
+    assert outcome.ok
+    assert outcome.response is not None
+    assert (outcome.response.text, outcome.response.model) == ("a\ufffdb", "m\ufffd")
+    assert outcome.usage == Usage(10**12, 0, 1)
+    assert decode(data, Outcome) == outcome
+
+
+def test_an_answer_that_cannot_be_kept_is_a_failure_with_its_first_characters() -> None:
+    odd: Any = LLMResponse(text="paid for", tool_calls=[object()])  # type: ignore[list-item]
+    outcome, data = kept(Outcome(response=odd))
+    assert not outcome.ok
+    assert outcome.error is not None
+    assert outcome.error["type"] == "BadReply"
+    assert "paid for" in outcome.error["detail"]["raw"]
+    assert decode(data, Outcome) == outcome
+
+
+# Health and the end -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slots", "most"), [(1, 1), (2, 2), (4, 4), (16, 4), (64, 16)])
+def test_so_many_threads_may_hang(slots: int, most: int) -> None:
+    assert most_lost(slots) == most
+
+
+async def test_a_limit_below_an_idle_worker_is_said_and_not_kept_to(caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+    health = Health(4, 1000, list, asked.append)
+    await health.look()
+    assert asked == []
+    assert "memory_limit" in caplog.text
+
+
+ENDS = """
+import logging, sys, threading, time
+from aios_dist.runtime import ending
+ending.BEYOND_S = 0.2
+logging.basicConfig(format="%(message)s")
+end = ending.Ending(0.1, lambda: print("saved", flush=True))
+if sys.argv[1:] == ["again"]:
+    print("second life", flush=True); sys.exit(0)
+"""
+
+
+def life(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", ENDS + code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_a_process_that_hangs_ends_all_the_same_and_saves_first() -> None:
+    done = life("end.begin()\nlock = threading.Lock(); lock.acquire(); lock.acquire()")
+    assert (done.returncode, done.stdout) == (OVERDUE, "saved\n")
+    assert "has not ended within" in done.stderr
+
+
+def test_threads_that_hang_do_not_keep_the_interpreter() -> None:
+    done = life("threading.Thread(target=time.sleep, args=(60,)).start(); end.begin(); end.end(3, 1)")
+    assert done.returncode == 3
+
+
+def test_a_worker_begins_anew_in_the_same_process() -> None:
+    done = life("end.again = 'too old'; sys.orig_argv.append('again'); end.begin(); end.end(0, 0)")
+    assert (done.returncode, done.stdout) == (0, "second life\n")
+    assert "begins anew: too old" in done.stderr
