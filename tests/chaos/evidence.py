@@ -205,15 +205,15 @@ class Scales:
         answered: list[tuple[int, Call]] = []
         for call in calls:
             place = bisect.bisect_right(starts, call["start"]) - 1
-            if not done.forgotten(call["start"]):
+            if not done.forgotten(call["start"]):  # else its claim is, and perhaps the retry that led to it
                 held[place] += 1
                 if place < 0:
                     found.more_calls_than_attempts.append(f"{step.key}: a call before any claim")
-            before = [at for at, _ in step.written if at < call["start"]]
-            if before and not any(before[-1] < at < call["start"] for at in job.retried_at):
-                found.calls_after_outcome.append(
-                    f"{step.key}: call {call['number']} at {call['start']:.6f}, written {before[-1]:.6f}"
-                )
+                before = [at for at, _ in step.written if at < call["start"]]
+                if before and not any(before[-1] < at < call["start"] for at in job.retried_at):
+                    found.calls_after_outcome.append(
+                        f"{step.key}: call {call['number']} at {call['start']:.6f}, written {before[-1]:.6f}"
+                    )
             if call["status"] == 200 and not call["fault"]:
                 answered.append((place, call))
         for place, count in held.items():
