@@ -79,9 +79,7 @@ class _Branch:
         self.left = 0
         self.failures: list[int] = []  # steps whose failure it has got and not gone on from
         self.pending: list[int] = []  # … those of its branches that have ended, while others go on
-        self.caught: list[
-            int
-        ] = []  # … of those that ended well: the error may be what they returned, to be raised
+        self.caught: list[int] = []  # … of those that ended well: they may have returned the error
 
     def went_on(self) -> None:
         """It asked for a step: what failed before is history, for those that began it too."""

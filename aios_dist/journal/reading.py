@@ -162,11 +162,13 @@ class Reading(Access):
         for wanted, key in ((False, self.keys.open), (True, self.keys.ended)):
             if ended in (None, wanted):
                 ids += await self.connection.command("ZRANGE", key, 0, limit - 1, "REV")
-        found = await self._gather(("HMGET", self.keys.job(i.decode()), *VIEWED) for i in ids)
+        found = await self._gather(
+            ("HMGET", self.keys.job(i.decode("utf-8", "replace")), *VIEWED) for i in ids
+        )
         views = []
         for id, facts in zip(ids, found, strict=True):
             try:
-                view = _view(id.decode(), facts)
+                view = _view(id.decode("utf-8", "replace"), facts)
             except JournalError:
                 continue  # `doctor` names it
             if view is not None:
@@ -278,7 +280,7 @@ class Reading(Access):
                 entries = _entries(got)
                 if entries:
                     after = entries[-1][0].decode()
-                yield [fields[b"job"].decode() for _, fields in entries if b"job" in fields]
+                yield [fields[b"job"].decode("utf-8", "replace") for _, fields in entries if b"job" in fields]
         finally:
             await client.aclose()
 

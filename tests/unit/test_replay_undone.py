@@ -17,9 +17,10 @@ DOWN = Outcome.failed(LLMError("down"))
 YES = Outcome(response=LLMResponse("yes"))
 
 
-def undone(
-    program: Callable[[], Coroutine[Any, Any, Any]], outcomes: Sequence[tuple[int, Outcome]]
-) -> list[int]:
+Program = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def undone(program: Program, outcomes: Sequence[tuple[int, Outcome]]) -> list[int]:
     replay = Replay(program)
     for number, outcome in outcomes:
         replay.deliver(number, outcome)
@@ -54,9 +55,7 @@ async def not_caught() -> None:
 
 
 @pytest.mark.parametrize("program", [caught_in_branches, caught_by_gather, not_caught])
-def test_an_error_that_the_agent_raises_is_run_again_wherever_it_was_caught_before(
-    program: Callable[[], Coroutine[Any, Any, Any]],
-) -> None:
+def test_an_error_that_the_agent_raises_is_run_again_wherever_it_was_caught_before(program: Program) -> None:
     assert undone(program, [(1, DOWN), (0, YES), (2, DOWN)]) == [1, 2]
 
 
