@@ -30,19 +30,23 @@ local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller i
 local function key(kind, id) return P .. kind .. ':' .. id end
 local function int(n) return string.format('%.0f', n) end
 
--- µs since the epoch on Redis' clock: what leases and timers end by.
+-- µs since the epoch on Redis' clock: what leases and timers end by. It stands still while a verb runs.
+local time
 local function clock()
-  local t = redis.call('TIME')
-  return t[1] * 1000000 + t[2]
+  if not time then
+    local t = redis.call('TIME')
+    time = t[1] * 1000000 + t[2]
+  end
+  return time
 end
 
 -- The same, but never twice in a fleet and never backwards: the order of becoming ready.
+local last_stamp
 local function stamp()
-  local now = clock()
-  local last = tonumber(redis.call('GET', P .. 'clock') or '0')
-  if now <= last then now = last + 1 end
-  redis.call('SET', P .. 'clock', int(now))
-  return now
+  last_stamp = last_stamp or tonumber(redis.call('GET', P .. 'clock') or '0')
+  last_stamp = math.max(clock(), last_stamp + 1)
+  redis.call('SET', P .. 'clock', int(last_stamp))
+  return last_stamp
 end
 
 -- Numbers from outside: no field overflows, nothing is less than nothing.

@@ -23,6 +23,7 @@ local function throw_away(job)
   off(TURN)
   for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
   redis.call('DEL', k, key('ev', job))
+  whos[job] = nil
 end
 
 -- On how many sets the step waits.

@@ -30,7 +30,12 @@ local function rules(lane)
 end
 
 local function tenant_in(who) return who and string.match(who, '^[^|]*') or 'default' end
-local function tenant_of(job) return tenant_in(redis.call('HGET', key('job', job), 'who')) end
+local whos = {}   -- of jobs that this verb has looked at: "tenant|agent"
+local function who(job)
+  if not whos[job] then whos[job] = redis.call('HGET', key('job', job), 'who') or nil end
+  return whos[job]
+end
+local function tenant_of(job) return tenant_in(who(job)) end
 local function counter(lane, tenant) return redis.call('HGET', key('share', lane), tenant) or '0' end
 
 -- The tenant that has been charged least of those who wait on a shelf (`ready` of a lane, `held` of a model),
@@ -135,7 +140,7 @@ end
 -- What a worker must have to serve a step: "model/NAME" or "agent/NAME".
 local function need_of(job, h)
   if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
-  return 'agent/' .. (string.match(redis.call('HGET', key('job', job), 'who') or '', '|(.*)$') or '')
+  return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
 end
 
 local function in_shelf(name)
@@ -175,7 +180,7 @@ local function charge(h, tenant, amount)
   local now = redis.call('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / weight))
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
   redis.call('ZADD', key('heldby', h[H.label]), 'XX', now, tenant)
-  if amount < 0 then   -- what is behind its counter is put right on the way, what is ahead of it only here
+  if amount < 0 and redis.call('EXISTS', key('holds', lane)) == 1 then   -- what is behind its counter is put right on the way, what is ahead of it only here
     for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
       for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
         redis.call('ZADD', key('heldby', model), 'XX', now, tenant)
