@@ -29,7 +29,7 @@ if facts[1] ~= 'running' then
   turn_over()
   return { 'ended', version, {}, '' }
 end
-if A.decision.basis ~= facts[4] or A.decision.first ~= tonumber(facts[3]) or facts[5] then
+if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or facts[5] then
   return { 'stale', version, {}, '' }
 end
 turn_over()

@@ -49,7 +49,7 @@ if facts[1] == 'paused' then
   return { 'paused', version, tickets, '' }
 end
 if facts[1] ~= 'running' then return { 'ended', version, tickets, '' } end
-local right = A.decision and A.decision.basis == facts[5] and A.decision.first == tonumber(facts[3])
+local right = A.decision and A.decision.basis == (facts[5] or '') and A.decision.first == tonumber(facts[3])
 if right and not facts[12] then
   apply_turn(A.job, A.decision, 'running')
   return { 'advanced', version, tickets, basis(A.job) }
