@@ -57,8 +57,8 @@ class _Branch:
     """One coroutine of the program, and whom it reports to."""
 
     __slots__ = (
-        *("context", "coroutine", "failures", "index", "left", "parent", "pending", "results", "source"),
-        "wants",
+        *("caught", "context", "coroutine", "failures", "index", "left", "parent", "pending", "results"),
+        *("source", "wants"),
     )
 
     def __init__(
@@ -79,6 +79,7 @@ class _Branch:
         self.left = 0
         self.failures: list[int] = []  # steps whose failure it has got and not gone on from
         self.pending: list[int] = []  # … those of its branches that have ended, while others go on
+        self.caught: list[int] = []  # … of those that ended well: they may have returned the error
 
     def went_on(self) -> None:
         """It asked for a step: what failed before is history, for those that began it too."""
@@ -408,13 +409,16 @@ class Replay:
             return
         if isinstance(answer, _Raised):
             parent.pending += branch.failures
+        else:
+            parent.caught += branch.failures
         parent.results[branch.index] = answer
         parent.left -= 1
         if parent.left:
             return
         results, wants = parent.results, parent.wants
         parent.results, parent.wants = [], None
-        parent.failures, parent.pending = parent.failures + parent.pending, []
+        parent.failures += parent.pending + parent.caught
+        parent.pending, parent.caught = [], []
         failures = [r for r in results if isinstance(r, _Raised)]
         if wants is not None and not wants.return_exceptions and failures:
             self._runnable.append((parent, failures[0]))

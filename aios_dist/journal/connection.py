@@ -87,6 +87,8 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
 AWAY = ("LOADING", "MASTERDOWN", "CLUSTERDOWN")
 REFUSES = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED", "TRYAGAIN")
 """Answers of a Redis that is there and cannot write (disk full, replicas gone), or is failing over."""
+FORBIDS = ("NOPERM", "NOAUTH", "WRONGPASS", "The user executing the script", "ACL failure in script")
+"""Rights that the account lacks; the last two are how Redis and Valkey say it of a command inside a verb."""
 
 
 class Connection:
@@ -107,23 +109,27 @@ class Connection:
             FleetUnavailable: Redis cannot be reached, or refuses.
         """
         try:
-            answers = await asyncio.gather(
-                self._send("EVALSHA", script.sha, 1, prefix, argument), *(self._send(*c) for c in then)
-            )
+            return await self._told(("EVALSHA", script.sha, 1, prefix, argument), *then)
         except NoScriptError:
             # A Redis that was restarted or flushed. What is in `then` has run too early: a ticket without its
             # step is spent for nothing, so it is sent once more, behind the verb.
             # Once, as the first: what is sent again by itself would be a second claim, a second signal.
-            answers = await self._told(script, ("EVAL", script.source, 1, prefix, argument), *then)
+            try:
+                return await self._told(("EVAL", script.source, 1, prefix, argument), *then)
+            except RedisError as exc:
+                raise self._broke(script, exc) from None
         except RedisError as exc:
             raise self._broke(script, exc) from None
-        return answers[0]
 
-    async def _told(self, script: Script, *commands: tuple[Any, ...]) -> list[Any]:
-        try:
-            return list(await asyncio.gather(*(self._send(*c) for c in commands)))
-        except RedisError as exc:
-            raise self._broke(script, exc) from None
+    async def _told(self, verb: tuple[Any, ...], *then: tuple[Any, ...]) -> Any:
+        """What the verb answered: it is done, whatever becomes of what was sent behind it (tickets, which the
+        reconciler publishes where they are missing)."""
+        answer, *_ = await asyncio.gather(
+            self._send(*verb), *(self._send(*command) for command in then), return_exceptions=True
+        )
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def _broke(self, script: Script, exc: RedisError) -> Exception:
         error = unavailable(exc, self.url, self.timeout)
@@ -222,7 +228,7 @@ def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exce
         return FleetUnavailable(
             f"Redis at {where} cannot be reached ({text}); start it or set AIOS_REDIS_URL."
         )
-    if isinstance(exc, NoPermissionError) or text.startswith(("NOPERM", "NOAUTH", "WRONGPASS")):
+    if isinstance(exc, NoPermissionError) or text.startswith(FORBIDS):
         return FleetUnavailable(f"Redis at {where} does not allow it ({text}); see docs/deploy.md, ACL.")
     if isinstance(exc, OutOfMemoryError) or text.startswith("OOM"):
         return FleetUnavailable(

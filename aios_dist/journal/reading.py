@@ -90,20 +90,26 @@ class Reading(Access):
 
         Raises:
             UnknownName: no such job.
+            JournalError: its record cannot be read.
         """
         state, result = await self.connection.command("HMGET", self.keys.job(job), "st", "res")
         if state is None:
             raise self._no_job(job)
-        return JobState(state.decode()), result or b""
+        try:
+            return JobState(state.decode()), result or b""
+        except ValueError as exc:
+            raise _damaged(job, exc) from None
 
     def _no_job(self, job: str) -> UnknownName:
         days = self.config.retention / 86400
         return UnknownName(f"There is no job {job!r} (a finished job is kept for {days:g} days).")
 
     async def states(self, jobs: Sequence[str]) -> list[JobState | None]:
-        """The state of each job; None for an id that is unknown or expired."""
+        """The state of each job; None for an id that is unknown or expired, or whose record cannot be read:
+        :meth:`state` says which."""
         found = await self._gather(("HGET", self.keys.job(j), "st") for j in jobs)
-        return [JobState(s.decode()) if s else None for s in found]
+        known = {state.value.encode(): state for state in JobState}
+        return [known.get(state) for state in found]
 
     async def load(self, job: str) -> History:
         """All of a job.
@@ -156,11 +162,13 @@ class Reading(Access):
         for wanted, key in ((False, self.keys.open), (True, self.keys.ended)):
             if ended in (None, wanted):
                 ids += await self.connection.command("ZRANGE", key, 0, limit - 1, "REV")
-        found = await self._gather(("HMGET", self.keys.job(i.decode()), *VIEWED) for i in ids)
+        found = await self._gather(
+            ("HMGET", self.keys.job(i.decode("utf-8", "replace")), *VIEWED) for i in ids
+        )
         views = []
         for id, facts in zip(ids, found, strict=True):
             try:
-                view = _view(id.decode(), facts)
+                view = _view(id.decode("utf-8", "replace"), facts)
             except JournalError:
                 continue  # `doctor` names it
             if view is not None:
@@ -272,7 +280,7 @@ class Reading(Access):
                 entries = _entries(got)
                 if entries:
                     after = entries[-1][0].decode()
-                yield [fields[b"job"].decode() for _, fields in entries if b"job" in fields]
+                yield [fields[b"job"].decode("utf-8", "replace") for _, fields in entries if b"job" in fields]
         finally:
             await client.aclose()
 

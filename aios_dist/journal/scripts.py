@@ -26,6 +26,7 @@ VERBS = (
 
 PARTS = {
     "": ("_lib", "_order"),
+    "lib": ("_lib",),
     "limits": ("_lib", "_order", "_limits", "_plan", "_mend"),
     "plan": ("_lib", "_order", "_limits", "_plan", "_mend"),
     "rules": ("_lib", "_order", "_limits", "_plan", "_mend", "_rules"),
@@ -46,7 +47,7 @@ pcall(mend_touched)
 local why = type(answer) == 'table' and answer.err or tostring(answer)
 if not string.match(why, '^%u+ ') then why = 'HALFWAY ' .. why end
 return {{ err = (string.gsub(why, '[\\r\\n]', ' ')) }}"""
-"""Around each verb that includes anything: Redis undoes nothing of a script that stops with an error, so the
+"""Around each verb that includes what mends: Redis undoes nothing of a script that stops with an error, so the
 script does. The others write nothing, or one thing."""
 
 
@@ -67,7 +68,7 @@ class Script:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
         include = _INCLUDE.search(header)
         included = include[1] if include else ""
-        body = (WRITES if included else PLAIN).format(text=text)
+        body = (PLAIN if included in ("", "lib") else WRITES).format(text=text)
         self.name = name
         self.source = "\n".join([*map(part, PARTS[included]), body])
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()

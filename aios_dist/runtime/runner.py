@@ -243,7 +243,7 @@ class Runner:
         )
         try:
             await self._writer.publish(await self._writer.insist(release, paid=False), work.origin)
-        except Stopped:
+        except (Stopped, JournalError):
             return f"kept until its lease ends: {reason}"
         return f"handed back: {reason}"
 

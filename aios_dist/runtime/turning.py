@@ -108,7 +108,8 @@ class Turns:
             return live
         self.programs.drop(self.programs.take(claim.job))  # it stands where the job stood before
         try:
-            history = await self._writer.insist(functools.partial(self._journal.load, claim.job), work)
+            load = functools.partial(self._journal.load, claim.job)
+            history = await self._writer.insist(load, work, paid=False)
         except UnknownName:
             return None
         live = await self._rebuilt(work, history)
@@ -180,18 +181,18 @@ class Turns:
         claim = work.claim
         while True:
             self.programs.drop(self.programs.take(claim.job))
-            history = await self._writer.insist(functools.partial(self._journal.load, claim.job), work)
+            load = functools.partial(self._journal.load, claim.job)
+            history = await self._writer.insist(load, work, paid=False)
             if history.view.state.ended:
-                empty = Decision(version=0, first=0)
-                advance = functools.partial(self._journal.advance, claim.job, empty, token=token)
-                await self._writer.insist(advance, work)
-                return "the job has ended"
+                return await self._over(work, token)
             turn, undone = await self._anew(work, history)
             if history.retried:
                 self.programs.drop(turn.live)
                 redo = functools.partial(self._journal.redo, claim.job, history.basis, undone)
-                _, tickets = await self._writer.insist(redo, work)
+                status, tickets = await self._writer.insist(redo, work)
                 await self._writer.publish(tickets, work.origin)
+                if status not in ("redone", "stale"):
+                    return await self._over(work, token)
                 continue
             point("turn")
             decision = turn.decision
@@ -208,6 +209,14 @@ class Turns:
             self.settle(work, turn, done)
             if done.status != "stale":
                 return f"asked for {len(decision.steps)} steps"
+
+    async def _over(self, work: Work, token: str) -> str:
+        """There is nothing to run: the job has ended, or it is paused, and its end runs the turn."""
+        empty = Decision(version=0, first=0)
+        await self._writer.insist(
+            functools.partial(self._journal.advance, work.claim.job, empty, token=token), work
+        )
+        return "the job has ended, or is paused"
 
     async def _anew(self, work: Work, history: History) -> tuple[Turn, list[int]]:
         """The turn from the journal alone, and what a retry would run again. Its faults fail the job."""

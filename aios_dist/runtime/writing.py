@@ -75,6 +75,7 @@ class Writer:
 
         Raises:
             Stopped: the work was, or the worker ends.
+            JournalError: nothing is paid for, and the journal cannot be written or read here.
         """
         pause, longest = FIRST_PAUSE_S, LONGEST_PAUSE_S
         while True:
@@ -84,6 +85,8 @@ class Writer:
                 self._outage.away(exc)
             except JournalError as exc:  # what it left is put right: the next try may go through
                 logger.error("%s", exc)
+                if not paid:
+                    raise
                 longest = BROKEN_PAUSE_S
             if self.closing.is_set() and not paid:
                 raise Stopped("shutdown")

@@ -61,8 +61,14 @@ class Head(NamedTuple):
 
 @functools.lru_cache(maxsize=20_000)
 def unpack(packed: bytes) -> Head:
-    """A head from what the hash holds."""
+    """A head from what the hash holds.
+
+    Raises:
+        ValueError: it is none.
+    """
     entries = msgspec.msgpack.decode(packed)
+    if not isinstance(entries, list) or [type(entry) for entry in entries[2:4]] != [str, int]:
+        raise ValueError("no head")
     return Head._make((entries + [0] * len(Head._fields))[: len(Head._fields)])
 
 

@@ -87,7 +87,7 @@ class Workers(Producers):
 
     def _on(self, seen: Seen, m: str, lane: str) -> bool:
         id, _, step = m.rpartition("/")
-        return id in seen.jobs and seen.jobs[id].heads[step].lane == lane
+        return id in seen.jobs and step in seen.jobs[id].heads and seen.jobs[id].heads[step].lane == lane
 
     def _budgets(self, before: Seen, after: Seen) -> None:
         """A claim pauses or ends jobs whose budget is used up, and touches no others."""
@@ -154,6 +154,8 @@ class Workers(Producers):
         others = {}
         for other, rank in shelf.items():
             id, _, step = other.rpartition("/")
+            if id not in before.jobs or step not in before.jobs[id].heads:  # of one that was set aside
+                continue
             o = before.jobs[id].heads[step]
             if o.label == h.label and before.jobs[id].tenant == job.tenant and not self.spent(before, id):
                 others[other] = float(o.ready) if aged else rank

@@ -50,7 +50,7 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_named_and_the_rest_goes_o
 
     async def spoil(journal: Journal) -> None:
         await journal.connection.command("HSET", journal.keys.job("victim"), field, value)
-        assert (await journal.walk()).cursor == "0"
+        await journal.walk()
         await journal.reap(["llm", "turns"])
         claim = await journal.claim("llm", "w")
         assert claim is not None

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from redis.exceptions import DataError, ResponseError
@@ -186,6 +187,32 @@ async def test_commands_travel_behind_their_verb_in_the_same_round_trip(far: Han
     assert done.status == "new"
     assert await far.redis("LRANGE", tickets, 0, -1) == [b"one", b"two"]
     assert len(wire.requests) == 2  # the verb with its commands; and our look
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_a_verb_is_done_whatever_becomes_of_the_tickets_behind_it(hand: Hand, forgotten: bool) -> None:
+    await hand.submit(starts("j", "x"))
+    claim = await hand.claim()
+    await hand.redis("SET", hand.keys.prefix + "t", "no list")
+    if forgotten:
+        await hand.redis("SCRIPT", "FLUSH", "SYNC")
+    done = await hand.commit(
+        claim, decision=decides(1, 1, "y"), then=[("LPUSH", hand.keys.prefix + "t", "one")]
+    )
+    assert done.status == "advanced"
+    await hand.redis("DEL", hand.keys.prefix + "t")
+
+
+async def test_a_right_that_an_account_lacks_inside_a_verb_is_said_so(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    user = "u" + hand.config.name
+    await hand.redis("ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", "-zadd")
+    url = hand.config.redis_url.replace("redis://", f"redis://{user}:pw@")
+    journal = Journal(msgspec.structs.replace(hand.config, redis_url=url))
+    with pytest.raises(FleetUnavailable, match="does not allow it"):
+        await journal.claim("llm", "w")
+    await journal.close()
+    await hand.redis("ACL", "DELUSER", user)
 
 
 async def test_verbs_work_when_redis_has_forgotten_them(hand: Hand) -> None:
@@ -405,6 +432,8 @@ async def test_a_redis_that_refuses_writes_is_waited_for_and_nothing_is_half_wri
         "CLUSTERDOWN The cluster is down",
         "NOAUTH Authentication required.",
         "NOPERM User x has no permissions to run the 'evalsha' command",
+        "The user executing the script can't run this command or subcommand",
+        "ACL failure in script: User w has no permissions to run the 'zadd' command",
         "READONLY You can't write against a read only replica. script: abc, on @user_script:1.",
         "OOM command not allowed when used memory > 'maxmemory'. script: abc, on @user_script:1.",
         "NOREPLICAS Not enough good replicas to write.",

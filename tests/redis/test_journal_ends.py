@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aios_dist.config import FleetConfig
+from aios_dist.errors import JournalError
 from aios_dist.jobs import JobState
 from aios_dist.journal import Journal
 from tests.redis.conftest import Hand, again, starts
@@ -123,3 +124,23 @@ async def test_ends_before_during_and_after_a_restart_of_redis_are_told(
     finally:
         await ends.aclose()  # type: ignore[attr-defined]
         await journal.close()
+
+
+async def test_a_record_whose_state_cannot_be_read_keeps_nobody_elses_end_away(hand: Hand) -> None:
+    await hand.submit(starts("j", "one"), starts("k", "two"))
+    await hand.redis("HSET", hand.keys.job("k"), "st", "runn")
+    assert await hand.journal.states(["j", "k"]) == [JobState.RUNNING, None]
+    with pytest.raises(JournalError, match="cannot be read"):
+        await hand.journal.state("k")
+    await hand.redis("HSET", hand.keys.job("k"), "st", "running")
+
+
+async def test_a_name_that_is_no_text_keeps_no_other_end_away(hand: Hand) -> None:
+    await hand.submit(starts("j", "one"))
+    after = await hand.journal.ends_now()
+    await hand.redis("XADD", hand.keys.ends, "*", "job", b"\xff", "state", "done")
+    await hand.redis("ZADD", hand.keys.open, 1, b"\xff")
+    assert [view.id for view in await hand.journal.list_jobs()] == ["j"]
+    await hand.finish(await hand.claim())
+    assert "j" in await collect(hand.journal, after, 2)
+    await hand.redis("ZREM", hand.keys.open, b"\xff")

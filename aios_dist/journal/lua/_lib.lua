@@ -30,19 +30,36 @@ local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller i
 local function key(kind, id) return P .. kind .. ':' .. id end
 local function int(n) return string.format('%.0f', n) end
 
--- µs since the epoch on Redis' clock: what leases and timers end by.
+-- What stands in Redis may be anything: what is no number is 0, and stops nobody.
+local function number(v) return tonumber(v or '0') or 0 end
+
+-- Adds to a field of a hash; one that is no number begins anew.
+local function add(command, k, field, by)
+  local now = redis.pcall(command, k, field, by)
+  if type(now) == 'table' and now.err then
+    redis.call('HDEL', k, field)
+    now = redis.call(command, k, field, by)
+  end
+  return now
+end
+
+-- µs since the epoch on Redis' clock: what leases and timers end by. It stands still while a verb runs.
+local time
 local function clock()
-  local t = redis.call('TIME')
-  return t[1] * 1000000 + t[2]
+  if not time then
+    local t = redis.call('TIME')
+    time = t[1] * 1000000 + t[2]
+  end
+  return time
 end
 
 -- The same, but never twice in a fleet and never backwards: the order of becoming ready.
+local last_stamp
 local function stamp()
-  local now = clock()
-  local last = tonumber(redis.call('GET', P .. 'clock') or '0')
-  if now <= last then now = last + 1 end
-  redis.call('SET', P .. 'clock', int(now))
-  return now
+  last_stamp = last_stamp or number(redis.call('GET', P .. 'clock'))
+  last_stamp = math.max(clock(), last_stamp + 1)
+  redis.call('SET', P .. 'clock', int(last_stamp))
+  return last_stamp
 end
 
 -- Numbers from outside: no field overflows, nothing is less than nothing.
@@ -74,11 +91,19 @@ local function unmark()
   if #jobs > 0 then redis.call('ZREM', P .. 'dirty', unpack(jobs)) end
 end
 
+local TEXT = { true, true, true, [12] = true, [13] = true, [14] = true, [21] = true, [22] = true, [26] = true }   -- of a head
 local function unpacked(packed)
   if not packed then return nil end
   local ok, h = pcall(cmsgpack.unpack, packed)
-  if ok and type(h) == 'table' and type(h[H.state]) == 'string' and type(h[H.attempt]) == 'number' then return h end
+  if not ok or type(h) ~= 'table' then return nil end
+  for at = 1, H.back do
+    if type(h[at]) ~= (TEXT[at] and 'string' or 'number') then return nil end
+  end
+  return h
 end
+
+-- How many steps a job can have, whatever its hash says: no loop is longer.
+local function steps_of(job, n) return math.min(bounded(n), redis.call('HLEN', key('job', job))) end
 
 -- The head of a step; nil where there is none, or none that can be read (_mend then sets the job aside).
 local function head(job, step) return unpacked(redis.call('HGET', key('job', job), 'h' .. step)) end
@@ -110,7 +135,7 @@ local function first_events(job)
     local h = head(job, step)
     if h and h[H.ready] > 0 and QUEUED[h[H.kind]] then ready[#ready + 1] = { h[H.ready], step, h[H.label] } end
   end
-  for step = 0, f[2] - 1 do look(step) end
+  for step = 0, steps_of(job, f[2]) - 1 do look(step) end
   look(TURN)
   table.sort(ready, function(a, b) return a[1] < b[1] end)
   for _, r in ipairs(ready) do events[#events + 1] = packed_event(r[1], 'ready', r[2], r[3]) end

@@ -13,8 +13,6 @@ local MINUTE = 60000000
 local OPEN_WINDOW = 1024   -- a window this wide holds nothing back any more
 local MOST_LET_IN = 100    -- at a time
 
-local function number(v) return tonumber(v or '0') or 0 end
-
 -- The calls that a window counts: those let in since the hold. Calls from before it say nothing of how the
 -- provider is now, and may take minutes; neither may one that hangs, or whose worker died, shut the model.
 local PROBE = 5000000
@@ -171,7 +169,7 @@ local function enter(h, job, step, now)
   if number(l[1]) > 0 or number(l[2]) > 0 then
     local fresh = redis.call('ZADD', key('window', model), int(now), lease .. '|' .. int(h[H.est] or 0))
     redis.call('PEXPIRE', key('window', model), 120000)
-    if fresh == 1 then redis.call('HINCRBY', key('model', model), 'tok', int(h[H.est] or 0)) end   -- else regained: counted
+    if fresh == 1 then add('HINCRBY', key('model', model), 'tok', int(h[H.est] or 0)) end   -- else regained: counted
   end
 end
 
@@ -192,7 +190,7 @@ local function leave(h, job, step, tokens, worked)
     redis.call('ZREM', key('window', model), entry)
     redis.call('ZADD', key('window', model), at, lease .. '|' .. int(tokens))
     redis.call('PEXPIRE', key('window', model), 120000)   -- the key was gone if this was its only entry
-    redis.call('HINCRBY', key('model', model), 'tok', int(tokens - (h[H.est] or 0)))
+    add('HINCRBY', key('model', model), 'tok', int(tokens - (h[H.est] or 0)))
   end
   local began = h[H.counted]
   h[H.counted] = 0
@@ -271,7 +269,7 @@ local function hold(model, for_us, breaker, began, now)
   if began > 0 and began < number(redis.call('HGET', k, 'hold')) then
     if for_us == 0 then return end
   else
-    local fails = redis.call('HINCRBY', k, 'fails', 1)
+    local fails = add('HINCRBY', k, 'fails', 1)
     if for_us == 0 and breaker > 0 and fails >= breaker then
       for_us = math.min(60, 2 ^ math.min(6, fails - breaker)) * 1000000
     end
@@ -288,8 +286,8 @@ local function day() return int(math.floor(clock() / 86400000000)) end
 local function spend(tenant, tokens, micros)
   if redis.call('EXISTS', key('tenant', tenant)) == 0 then return end
   local k = key('spend', tenant .. ':' .. day())
-  redis.call('HINCRBY', k, 'tok', int(bounded(tokens)))
-  if micros > 0 then redis.call('HINCRBY', k, 'mic', int(bounded(micros))) end
+  add('HINCRBY', k, 'tok', int(bounded(tokens)))
+  if micros > 0 then add('HINCRBY', k, 'mic', int(bounded(micros))) end
   redis.call('PEXPIRE', k, 3 * 86400000)
 end
 

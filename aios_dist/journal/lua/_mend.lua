@@ -19,10 +19,11 @@ local function throw_away(job)
     redis.call('ZREM', P .. 'timers', member(job, step))
     redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
   end
-  for step = 0, bounded(redis.call('HGET', k, 'n')) - 1 do off(step) end
+  for step = 0, steps_of(job, redis.call('HGET', k, 'n')) - 1 do off(step) end
   off(TURN)
   for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
   redis.call('DEL', k, key('ev', job))
+  whos[job] = nil
 end
 
 -- On how many sets the step waits.
@@ -64,26 +65,38 @@ local ENDED = { done = true, failed = true, cancelled = true }
 local mend_plan
 
 -- Puts a job right; gives a list of what was wrong. `touched`: a verb broke over it, so what stands on shelves is put
--- there anew. An error: its record cannot be read.
+-- there anew. An error that is {corrupt = why}: its own record cannot be read; any other is not the job's.
+local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
 local function mend(job, touched)
   local k, wrong = key('job', job), {}
-  local f = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'half')
+  local function corrupt(why) error({ corrupt = why }) end
+  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg')
+  if f.err then corrupt('its record is no hash') end
   if not f[1] or f[5] then   -- never written whole, or expired
     if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
     throw_away(job)
     return wrong
   end
   local state, count = f[1], tonumber(f[2])
-  if not count or (f[3] and not tonumber(f[3])) then error('the count of its steps or outcomes is no number') end
+  if not JOB_STATES[state] then corrupt('there is no state ' .. string.sub(state, 1, 20)) end
+  if not count or (f[3] and not tonumber(f[3])) then corrupt('the count of its steps or outcomes is no number') end
+  if count > redis.call('HLEN', k) then corrupt('it has not as many steps as it says') end
+  if not f[6] then corrupt('what its program has seen is not known') end
+  local heads = {}
+  local function read(step)
+    heads[step] = head(job, step)
+    if not heads[step] and (step ~= TURN or redis.call('HEXISTS', k, 'ht') == 1) then
+      corrupt('the head of step ' .. step .. ' cannot be read')
+    end
+  end
+  for step = 0, count - 1 do read(step) end
+  read(TURN)
 
   local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
   local open = false
   local function look(step)
     local h = head(job, step)
-    if not h then
-      if step == TURN and redis.call('HEXISTS', k, 'ht') == 0 then return end
-      error('the head of step ' .. step .. ' cannot be read')
-    end
+    if not h then return end
     local s = h[H.state]
     local lease = lease_of(job, step, h)
     if s == 'leased' then

@@ -21,6 +21,7 @@ local function create(j, state, more)
   mark(j.id)
   created[#created + 1] = j.id
   redis.call('ZADD', P .. 'open', int(at), j.id)
+  redis.call('HDEL', P .. 'aside', j.id)   -- of another job under this id
   redis.call('HSET', k, 'half', 1, 'st', state, 'n', 0, 'rec', j.rec, 't0', int(at), 'dg', j.birth, unpack(more))
   redis.call('HSET', k, unpack(j.facts))
   if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end

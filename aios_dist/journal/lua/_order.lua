@@ -30,8 +30,16 @@ local function rules(lane)
 end
 
 local function tenant_in(who) return who and string.match(who, '^[^|]*') or 'default' end
-local function tenant_of(job) return tenant_in(redis.call('HGET', key('job', job), 'who')) end
-local function counter(lane, tenant) return redis.call('HGET', key('share', lane), tenant) or '0' end
+local whos = {}   -- of jobs that this verb has looked at: "tenant|agent"
+local function who(job)
+  if not whos[job] then whos[job] = redis.call('HGET', key('job', job), 'who') or nil end
+  return whos[job]
+end
+local function tenant_of(job) return tenant_in(who(job)) end
+local function counter(lane, tenant)
+  local now = redis.call('HGET', key('share', lane), tenant)
+  return tonumber(now or '') and now or '0'
+end
 
 -- The tenant that has been charged least of those who wait on a shelf (`ready` of a lane, `held` of a model),
 -- and its counter. Scores may be behind the counters: put right on the way.
@@ -41,8 +49,9 @@ local function least(shelf, name, lane)
     local first = redis.call('ZRANGE', by, 0, 0, 'WITHSCORES')
     if #first == 0 then return nil end
     local now = counter(lane, first[1])
-    if tonumber(now) <= tonumber(first[2]) then return first[1], tonumber(now) end
-    redis.call('ZADD', by, now, first[1])
+    if redis.call('EXISTS', key(shelf, name .. '|' .. first[1])) == 0 then redis.call('ZREM', by, first[1])   -- nothing waits
+    elseif tonumber(now) <= tonumber(first[2]) then return first[1], tonumber(now)
+    else redis.call('ZADD', by, now, first[1]) end
   end
 end
 
@@ -82,7 +91,7 @@ local function lift(lane, tenant, model)
     return
   end
   local other, floor = least('ready', lane, lane)
-  floor = other and floor or tonumber(counter(lane, counter(lane, '!')))
+  floor = other and floor or tonumber(counter(lane, redis.call('HGET', key('share', lane), '!') or ''))
   if tonumber(counter(lane, tenant)) < floor then redis.call('HSET', key('share', lane), tenant, exact(floor)) end
 end
 
@@ -111,7 +120,7 @@ end
 local function turn_of_oldest(lane, tenant, ahead)
   local every = rules(lane).oldest
   if every == 0 then return false end
-  return (tonumber(redis.call('HGET', key('lane', lane), 'n|' .. (tenant or '')) or '0') + ahead + 1) % every == 0
+  return (number(redis.call('HGET', key('lane', lane), 'n|' .. (tenant or ''))) + ahead + 1) % every == 0
 end
 
 -- The step that runs next on a lane, taken from it: its name, and whether it was its turn as the oldest.
@@ -135,7 +144,7 @@ end
 -- What a worker must have to serve a step: "model/NAME" or "agent/NAME".
 local function need_of(job, h)
   if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
-  return 'agent/' .. (string.match(redis.call('HGET', key('job', job), 'who') or '', '|(.*)$') or '')
+  return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
 end
 
 local function in_shelf(name)
@@ -171,11 +180,11 @@ end
 -- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
 local function charge(h, tenant, amount)
   local lane = h[H.lane]
-  local weight = tonumber(redis.call('HGET', key('tenant', tenant), 'w') or '1')
-  local now = redis.call('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / weight))
+  local weight = number(redis.call('HGET', key('tenant', tenant), 'w'))
+  local now = add('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / (weight > 0 and weight or 1)))
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
   redis.call('ZADD', key('heldby', h[H.label]), 'XX', now, tenant)
-  if amount < 0 then   -- what is behind its counter is put right on the way, what is ahead of it only here
+  if amount < 0 and redis.call('EXISTS', key('holds', lane)) == 1 then   -- what is behind its counter is put right on the way, what is ahead of it only here
     for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
       for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
         redis.call('ZADD', key('heldby', model), 'XX', now, tenant)
@@ -198,10 +207,10 @@ end
 local function dispatch(job, h, aged)
   local lane, r = h[H.lane], rules(h[H.lane])
   local tenant = r.fair and tenant_of(job) or nil
-  if r.oldest > 0 then redis.call('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
+  if r.oldest > 0 then add('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
   if h[H.since] == SINCE.round and not aged then
     local k = key('rounds', compartment(lane, tenant))
-    if h[H.rank] > tonumber(redis.call('HGET', k, '!') or '0') then
+    if h[H.rank] > number(redis.call('HGET', k, '!')) then
       redis.call('HSET', k, '!', int(h[H.rank]))
       redis.call('PEXPIRE', k, MONTH_MS)
     end
@@ -231,15 +240,15 @@ local function rank_of(job, h)
     return tonumber(admitted) + window * (p + math.min(nth, steps - 1) / steps) / places
   end
   local since = h[H.ready]
-  if h[H.since] == SINCE.submitted then since = tonumber(f[3])
+  if h[H.since] == SINCE.submitted then since = number(f[3])
   elseif h[H.since] == SINCE.round then
     local k = key('rounds', compartment(h[H.lane], rules(h[H.lane]).fair and tenant_of(job) or nil))
     local last = redis.call('HMGET', k, '!', h[H.group])
-    since = math.max(tonumber(last[1] or '0'), tonumber(last[2] or '-1') + 1)
+    since = math.max(number(last[1]), number(last[2] or '-1') + 1)
     redis.call('HSET', k, h[H.group], int(since))
     redis.call('PEXPIRE', k, MONTH_MS)
   end
-  return h[H.base] + since - h[H.level] * tonumber(f[2] or '0')
+  return h[H.base] + since - h[H.level] * number(f[2])
 end
 
 -- The step waits on its lane from now on; its rank is decided here.

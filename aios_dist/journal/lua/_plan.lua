@@ -122,7 +122,7 @@ local function admit_job(job)
     end_job(job, facts[3], facts[4], true)
     return facts[3] ~= 'done'
   end
-  local count = tonumber(facts[2])
+  local count = steps_of(job, facts[2])
   if count == 0 or number(facts[6]) > 0 then need_turn(job) end   -- (answers to claims that Redis has lost may be there)
   for step = 0, count - 1 do
     local h = head(job, step)
@@ -228,7 +228,7 @@ end
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
 local function pause_job(job, reason)
   local k = key('job', job)
-  local count = tonumber(redis.call('HGET', k, 'n'))
+  local count = steps_of(job, redis.call('HGET', k, 'n'))
   mark(job)
   redis.call('HSET', k, 'st', 'paused', 'why', reason)
   if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
@@ -264,7 +264,7 @@ local function run_again(job, numbers)
       fields = {}
     end
   end
-  for step = 0, facts[1] - 1 do
+  for step = 0, steps_of(job, facts[1]) - 1 do
     local h = head(job, step)
     if undone[step] and h[H.state] == 'failed' then
       h[H.token] = ''   -- who reports the failure again is fenced
@@ -305,8 +305,8 @@ end_job = function(job, state, result, silent)
   local at = stamp()
   mark(job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
-  if tonumber(facts[2]) > number(facts[3]) then   -- some have no outcome
-    for step = 0, tonumber(facts[2]) - 1 do
+  if number(facts[2]) > number(facts[3]) then   -- some have no outcome
+    for step = 0, steps_of(job, facts[2]) - 1 do
       local h = head(job, step)
       if OPEN[h[H.state]] then
         set_aside(job, step, h)

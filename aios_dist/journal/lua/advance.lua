@@ -6,7 +6,7 @@
 --   and ask again), "ended" (the job has ended, or is paused: its end runs the turn), "gone"
 -- include: plan
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'dg')
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'dg', 'rt')
 if not facts[1] then return { 'gone', 0, {}, '' } end
 local version = number(facts[2])
 local function turn_over()
@@ -29,7 +29,7 @@ if facts[1] ~= 'running' then
   turn_over()
   return { 'ended', version, {}, '' }
 end
-if A.decision.basis ~= facts[4] or A.decision.first ~= tonumber(facts[3]) or redis.call('HEXISTS', k, 'rt') == 1 then
+if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or facts[5] then
   return { 'stale', version, {}, '' }
 end
 turn_over()

@@ -21,7 +21,8 @@ if A.again == 1 then   -- rare: a look at all leases is cheaper than a book of c
     if token == A.token then
       local facts = facts_of(job, step)
       local h = unpacked(facts[4])
-      if h and h[H.state] == 'leased' and h[H.token] == token then return claimed(job, step, h, facts) end
+      local goes_on = facts[1] == 'running' or facts[1] == 'paused'
+      if goes_on and h and h[H.state] == 'leased' and h[H.token] == token then return claimed(job, step, h, facts) end
     end
   end
 end
@@ -47,13 +48,18 @@ local function bring()
   for _, need in ipairs(redis.call('ZRANGE', key('wanted', A.lane), 0, -1)) do
     local kind, name = string.match(need, '^(%a+)/(.*)$')
     if has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name) then
-      local top, _, tenant = first_held('?' .. need, false)
-      if top then
-        some = true
+      local function one(oldest)
+        local top, _, tenant = first_held('?' .. need, oldest)
+        if not top then return false end
         local job, step = split(top)
         local h = head(job, step)
         take_from('held', '?' .. need, top, tenant)
         if h and h[H.state] == 'ready' then place(job, step, h, true) end
+        return true
+      end
+      if one(false) then
+        some = true
+        if rules(A.lane).oldest > 0 then one(true) end   -- perhaps it is the turn of the one that has waited longest
       else
         redis.call('ZREM', key('wanted', A.lane), need)
       end
@@ -73,6 +79,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
   if not job then job, step = top, '' end   -- not one of ours: passed over
   local facts = facts_of(job, step)
   local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
+  whos[job] = facts[6] or nil
   if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may = clock(), true
     if not serves(h, facts) then

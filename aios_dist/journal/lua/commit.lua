@@ -9,7 +9,7 @@
 --   is another step now), "gone"
 -- include: limits
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half')
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt')
 local h = facts[1] and not facts[11] and head(A.job, A.step)
 if not h then return { 'gone', 0, {}, '' } end
 local mine, version, proof = h[H.token] == A.token, number(facts[2]), facts[5] or ''
@@ -24,6 +24,7 @@ if not mine then
   h[H.token] = A.token
 end
 mark(A.job)
+whos[A.job] = facts[4] or nil
 local at = stamp()
 if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end
 local prompt, output, micros = bounded(A.prompt_tokens), bounded(A.output_tokens), bounded(A.micros)
@@ -48,8 +49,8 @@ if facts[1] == 'paused' then
   return { 'paused', version, tickets, '' }
 end
 if facts[1] ~= 'running' then return { 'ended', version, tickets, '' } end
-local right = A.decision and A.decision.basis == facts[5] and A.decision.first == tonumber(facts[3])
-if right and redis.call('HEXISTS', k, 'rt') == 0 then
+local right = A.decision and A.decision.basis == (facts[5] or '') and A.decision.first == tonumber(facts[3])
+if right and not facts[12] then
   apply_turn(A.job, A.decision, 'running')
   return { 'advanced', version, tickets, basis(A.job) }
 end

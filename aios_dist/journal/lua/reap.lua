@@ -91,15 +91,15 @@ end
 
 -- Turns that are due and that nobody ran.
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', 0, int(now), 'LIMIT', 0, A.page)) do
-  if redis.call('HGET', key('job', job), 'st') == 'running' then
-    redis.call('ZADD', P .. 'due', int(now + A.due_us), job)
-    each(job, function()
+  redis.call('ZADD', P .. 'due', int(now + A.due_us), job)
+  each(job, function()
+    if redis.call('HGET', key('job', job), 'st') == 'running' then
       moved = moved + 1
       need_turn(job)
-    end)
-  else
-    redis.call('ZREM', P .. 'due', job)
-  end
+    else
+      redis.call('ZREM', P .. 'due', job)
+    end
+  end)
 end
 
 -- One page of the open jobs: a running job without an open step needs a turn (invariant 4).
@@ -108,19 +108,19 @@ local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', '
 for i = 1, #jobs, 2 do
   local job = jobs[i]
   cursor = jobs[i + 1]
-  local facts = redis.call('HMGET', key('job', job), 'st', 'n', 'v')
-  if not facts[1] then
-    redis.call('ZREM', P .. 'open', job)
-  elseif facts[1] == 'running' and (tonumber(facts[2]) or 0) <= number(facts[3]) and not redis.call('ZSCORE', P .. 'due', job) then
-    each(job, function()
+  each(job, function()
+    local facts = redis.call('HMGET', key('job', job), 'st', 'n', 'v')
+    if not facts[1] then
+      redis.call('ZREM', P .. 'open', job)
+    elseif facts[1] == 'running' and number(facts[2]) <= number(facts[3]) and not redis.call('ZSCORE', P .. 'due', job) then
       local h = head(job, TURN)
       if not h or (h[H.state] ~= 'ready' and h[H.state] ~= 'leased') then
         moved = moved + 1
         due_later(job, A.due_us)
         need_turn(job)
       end
-    end)
-  end
+    end
+  end)
 end
 if #jobs < 2 * A.page then cursor = '0' end
 

@@ -9,11 +9,12 @@ local now = clock()
 local lost = {}
 for i, c in ipairs(A.claims) do
   local facts = redis.call('HMGET', key('job', c.job), 'st', 'dg')
-  local h = facts[1] == 'running' and head(c.job, c.step)
-  local same = h and h[H.state] == 'ready' and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
+  local waits = facts[1] == 'running' and 'ready' or facts[1] == 'paused' and 'parked'
+  local h = waits and head(c.job, c.step)
+  local same = h and h[H.state] == waits and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
   -- One that was given back (started is 0) is not taken up by a renewal that crosses it, unless Redis never knew of the claim.
   local ours = same and ((h[H.token] == c.token and h[H.started] > 0) or (h[H.token] ~= c.token and h[H.attempt] < c.attempt))
-  if ours and (take(c.job, c.step, h) or unhold(c.job, c.step, h)) then
+  if ours and (waits == 'parked' or take(c.job, c.step, h) or unhold(c.job, c.step, h)) then
     if h[H.token] == c.token then h[H.lost] = math.max(0, h[H.lost] - 1)
     else h[H.started] = stamp() end
     h[H.state], h[H.attempt], h[H.token], h[H.worker] = 'leased', c.attempt, c.token, c.worker

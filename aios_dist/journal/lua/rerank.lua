@@ -6,12 +6,12 @@ local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'n', 'pr', 'pp')
 if not facts[1] then return { 'unknown', 0 } end
 if facts[1] ~= 'waiting' and facts[1] ~= 'running' and facts[1] ~= 'paused' then return { facts[1], 0 } end
-local change = A.priority - tonumber(facts[3] or '0')
+local change = A.priority - number(facts[3])
 if change == 0 then return { facts[1], 0 } end
 mark(A.job)
 redis.call('HSET', k, 'pr', int(A.priority))
 local moved = 0
-local last = facts[4] and -1 or tonumber(facts[2]) - 1   -- an agent-first plan has an order of its own
+local last = facts[4] and -1 or steps_of(A.job, facts[2]) - 1   -- an agent-first plan has an order of its own
 for step = 0, last do
   local h = head(A.job, step)
   local state = h[H.state]

@@ -18,11 +18,11 @@ redis.call('HDEL', k, 'why')
 local at = stamp()
 event(A.job, at, 'resumed', '')
 local facts = redis.call('HMGET', k, 'n', 'v', 'wake')
-for step = 0, tonumber(facts[1]) - 1 do
+for step = 0, steps_of(A.job, facts[1]) - 1 do
   local h = head(A.job, step)
   if h and h[H.state] == 'parked' then back(A.job, step, h, at, 'resumed') end
 end
-if facts[3] or tonumber(facts[1]) <= number(facts[2]) then
+if facts[3] or number(facts[1]) <= number(facts[2]) then
   redis.call('HDEL', k, 'wake')
   need_turn(A.job)
 end

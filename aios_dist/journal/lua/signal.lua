@@ -9,7 +9,7 @@ local facts = redis.call('HMGET', k, 'st', 'n', sent)
 if not facts[1] then return { 'unknown', {} } end
 if facts[3] then return { facts[3], {} } end
 if facts[1] ~= 'running' and facts[1] ~= 'paused' and facts[1] ~= 'waiting' then return { 'ended', {} } end
-for step = 0, tonumber(facts[2]) - 1 do
+for step = 0, steps_of(A.job, facts[2]) - 1 do
   local h = head(A.job, step)
   if h and h[H.kind] == 'signal' and h[H.state] == 'waiting' and h[H.label] == A.name then
     mark(A.job)

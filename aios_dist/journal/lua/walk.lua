@@ -6,10 +6,17 @@
 -- include: plan
 local found = {}
 
+local function note(what_of, what) found[#found + 1], found[#found + 2] = what_of, what end
+
+-- A job whose record cannot be read fails, with what is known of it; an end that was told stays as it is.
 local function set_aside_whole(job, why)
-  found[#found + 1], found[#found + 2] = job, 'set aside: ' .. why
+  note(job, 'set aside: ' .. why)
   redis.call('HSET', P .. 'aside', job, why)
   local k = key('job', job)
+  for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
+  if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
+  local state = redis.call('HGET', k, 'st')
+  if ENDED[state] then return end
   -- What can be read of it waits and counts nowhere; claims pass over the rest, and leases end.
   for _, field in ipairs(redis.call('HKEYS', k)) do
     local step = string.match(field, '^h(%d+)$') or (field == 'ht' and TURN)
@@ -22,51 +29,96 @@ local function set_aside_whole(job, why)
       end
     end
   end
-  pcall(redis.call, 'HSET', k, 'st', 'failed', 'res', A.corrupt_outcome, 't1', int(clock()))
-  for _, set in ipairs({ 'open', 'due', 'deadlines', 'dirty' }) do redis.call('ZREM', P .. set, job) end
+  redis.call('HSET', k, 'st', 'failed', 'res', A.corrupt_outcome, 't1', int(clock()))
   redis.call('ZADD', P .. 'ended', int(clock()), job)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', 'failed')
   redis.call('PEXPIRE', k, A.retention_ms)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
 end
 
-local function look(job, marked_so)
-  local ok, wrong = pcall(mend, job, marked_so)
+-- Plans of the jobs that were looked at, each once. One whose tree cannot be read ends, and its members that wait.
+local plans, orphans = {}, {}
+local function look_at_plan(plan)
+  local k = key('plan', plan)
+  local ok = pcall(mend_plan, plan)
   if not ok then
-    set_aside_whole(job, type(wrong) == 'table' and wrong.err or tostring(wrong))
-  else
-    for _, what in ipairs(wrong) do found[#found + 1], found[#found + 2] = job, what end
-  end
-  local facts = redis.call('HMGET', key('job', job), 'pl', 'st')
-  if facts[1] and (marked_so or not ok or (facts[2] == 'waiting' and redis.call('EXISTS', key('plan', facts[1])) == 0)) then
-    if redis.call('EXISTS', key('plan', facts[1])) == 0 and facts[2] == 'waiting' then
-      found[#found + 1], found[#found + 2] = job, 'its plan is gone'
-      admit_job(job)   -- nobody else will
-    else
-      pcall(mend_plan, facts[1])
-    end
+    note('plan ' .. plan, 'set aside: its tree cannot be read')
+    redis.call('HSET', P .. 'aside', 'plan ' .. plan, 'its tree cannot be read')
+    pcall(end_plan, plan, true)
   end
 end
 
+-- Gives whether it is done with: a fault that is not the job's own leaves its mark.
+local function look(job, marked_so)
+  local ok, wrong = pcall(mend, job, marked_so)
+  if ok then
+    for _, what in ipairs(wrong) do note(job, what) end
+  elseif type(wrong) == 'table' and wrong.corrupt then
+    pcall(set_aside_whole, job, wrong.corrupt)
+  else
+    note(job, 'could not be looked at: ' .. (type(wrong) == 'table' and tostring(wrong.err) or tostring(wrong)))
+    mark(job)
+    kept[job] = true
+    return false
+  end
+  local facts = redis.pcall('HMGET', key('job', job), 'pl', 'st')
+  local plan = not facts.err and facts[1]
+  if plan then
+    local state = redis.call('HGET', key('plan', plan), 'st')
+    if facts[2] == 'waiting' and state ~= 'running' then orphans[#orphans + 1] = { job, state } end
+    if state == 'running' and (marked_so or not ok) then plans[plan] = true end
+  end
+  return true
+end
+
+-- So many heads are looked at in one call at the most: it is the steps that take the time.
+local MOST_HEADS = 2000
+local heads = 0
+local function enough(job)
+  heads = heads + 1 + bounded(redis.pcall('HGET', key('job', job), 'n') or 0)
+  return heads > MOST_HEADS
+end
+
 for _, job in ipairs(redis.call('ZRANGE', P .. 'dirty', 0, A.page - 1)) do
-  look(job, true)
-  redis.call('ZREM', P .. 'dirty', job)
+  if look(job, true) then redis.call('ZREM', P .. 'dirty', job) end
+  if enough(job) then break end
 end
 local cursor = '0'
 if string.sub(A.cursor, 1, 1) ~= '/' then
   local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, A.page)
+  local all = true
   for i = 1, #jobs, 2 do
     cursor = jobs[i + 1]
     look(jobs[i], false)
+    if enough(jobs[i]) and i + 2 < #jobs then
+      all = false
+      break
+    end
   end
-  if #jobs < 2 * A.page then cursor = '/' end
+  if all and #jobs < 2 * A.page then cursor = '/' end
 else
   local from = string.sub(A.cursor, 2)
   local models = redis.call('ZRANGEBYLEX', P .. 'limited', from == '' and '-' or '(' .. from, '+', 'LIMIT', 0, A.page)
   for _, model in ipairs(models) do
-    for _, what in ipairs(sweep(model, A.page)) do found[#found + 1], found[#found + 2] = model, what end
+    local ok, wrong = pcall(sweep, model, A.page)
+    for _, what in ipairs(ok and wrong or { 'could not be looked at' }) do note(model, what) end
   end
   if #models == A.page then cursor = '/' .. models[#models] end
+  for _, job in ipairs(redis.call('HKEYS', P .. 'aside')) do   -- forgotten with its record
+    local plan = string.match(job, '^plan (.*)$')
+    if redis.call('EXISTS', plan and key('plan', plan) or key('job', job)) == 0 then redis.call('HDEL', P .. 'aside', job) end
+  end
+end
+for plan in pairs(plans) do look_at_plan(plan) end
+for _, orphan in ipairs(orphans) do
+  local job, state = orphan[1], orphan[2]
+  if state then
+    note(job, 'its plan has ended')
+    pcall(end_job, job, 'failed', A.corrupt_outcome, true)
+  else
+    note(job, 'its plan is gone')
+    pcall(admit_job, job)   -- nobody else will
+  end
 end
 if #found > 0 then redis.call('HINCRBY', P .. 'mended', 'jobs', #found / 2) end
 return { found, cursor, redis.call('ZCARD', P .. 'open') }
