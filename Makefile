@@ -63,7 +63,7 @@ bench: $(STAMP)  ## the benchmarks, beside their bounds
 experiment: $(STAMP)  ## fifo, fixed, hybrid and agent-first on the same loads: figures and pictures into build/experiment
 	@$(BIN)/python -m benchmarks.experiment $(ARGS)
 
-chaos: $(STAMP)  ## kill workers and Redis under load, put Redis back, send nonsense: nothing is lost, wrong or paid twice (4 minutes)
+chaos: $(STAMP)  ## kill workers and Redis under load, put Redis back, send nonsense: nothing is lost, wrong or paid twice (some 4 minutes)
 	@$(BIN)/python -m tests.chaos $(ARGS)
 	@$(BIN)/python -m tests.driver --seconds 60
 

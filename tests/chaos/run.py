@@ -51,8 +51,8 @@ class Options:
         seed: of jobs, faults and victims.
     """
 
-    jobs: int = 1000
-    odd: int = 42
+    jobs: int = 600
+    odd: int = 28
     seconds: float = 600.0
     kill_every: float = 3.0
     redis_restarts: int = 3
