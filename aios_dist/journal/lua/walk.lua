@@ -72,7 +72,7 @@ local function look(job, marked_so)
 end
 
 -- So many heads are looked at in one call at the most: it is the steps that take the time.
-local MOST_HEADS = 2000
+local MOST_HEADS = 500
 local heads = 0
 local function enough(job)
   heads = heads + 1 + bounded(redis.pcall('HGET', key('job', job), 'n') or 0)
