@@ -40,12 +40,16 @@ class Producers(Core):
             lane = MODELS[model]
             policy = R.choice([*[self.policy[lane]] * 6, *RANKS])
             size = R.choice([0, 10, 300])
-            step = NewStep(kind, lane, request, _digest(request), model, estimate=size, cost=R.choice([0, 5, 100]))
+            step = NewStep(
+                kind, lane, request, _digest(request), model, estimate=size, cost=R.choice([0, 5, 100])
+            )
             return RankedStep(step, RANKS[policy], policy)
         if kind == Kind.TOOL:
             return RankedStep(NewStep(kind, "turns", request, _digest(request), "tool"))
         if kind == Kind.SLEEP:
-            return RankedStep(NewStep(kind, "turns", request, _digest(request), "s", after=R.choice([0.5, 30.0])))
+            return RankedStep(
+                NewStep(kind, "turns", request, _digest(request), "s", after=R.choice([0.5, 30.0]))
+            )
         return self._signal(R.choice(SIGNALS))
 
     def _signal(self, name: str) -> RankedStep:
