@@ -441,7 +441,9 @@ class Model:
         if job is None or s is None or job.state != "running" or s.state != "ready" or job.life != by.life:
             return False
         ours = s.holder == by.number
-        if waits not in ("ready", "stray", "held") or (by.claim.step != TURN and s.request != by.claim.request):
+        if waits not in ("ready", "stray", "held") or (
+            by.claim.step != TURN and s.request != by.claim.request
+        ):
             return False
         if s.given_back if ours else s.attempt >= by.claim.attempt:
             return False

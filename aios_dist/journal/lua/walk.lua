@@ -32,12 +32,13 @@ local function set_aside_whole(job, why)
 end
 
 local function look(job, marked_so)
-  local ok, wrong = pcall(mend, job, marked_so)
+  local ok, wrong, plan, state = pcall(mend, job, marked_so)
   if not ok then
     set_aside_whole(job, type(wrong) == 'table' and wrong.err or tostring(wrong))
   else
     for _, what in ipairs(wrong) do found[#found + 1], found[#found + 2] = job, what end
   end
+  if ok and not marked_so and not (plan and state == 'waiting') then return end
   local facts = redis.call('HMGET', key('job', job), 'pl', 'st')
   if facts[1] and (marked_so or not ok or (facts[2] == 'waiting' and redis.call('EXISTS', key('plan', facts[1])) == 0)) then
     if redis.call('EXISTS', key('plan', facts[1])) == 0 and facts[2] == 'waiting' then
