@@ -32,7 +32,7 @@ STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
 
 
 def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
-    """All that is wrong. ``gone``: ids of jobs, and leases, that are not there any more; what counts them may be."""
+    """All that is wrong. ``gone``: ids of jobs, and leases, that are not there; what counts them may be."""
     seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,

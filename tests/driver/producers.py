@@ -74,6 +74,9 @@ class Producers(Core):
             decision = Decision(0, 0, self.steps(R.randint(1, 3)))
         elif how < 0.92:
             decision = Decision(0, 0, [], R.choice([JobState.DONE, JobState.FAILED]), b"jr")
+        if id in self.asked and R.random() < 0.5:  # the same is asked for under the same id
+            decision = self.asked[id]
+        self.asked[id] = decision
         budget = None
         if R.random() < 0.2:
             what = R.choice([{"tokens": 0}, {"tokens": 8}, {"money": 0.001}])

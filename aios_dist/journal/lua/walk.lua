@@ -36,15 +36,22 @@ local function set_aside_whole(job, why)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
 end
 
--- Plans of the jobs that were looked at, each once. One whose tree cannot be read ends, and its members that wait.
-local plans, orphans = {}, {}
-local function look_at_plan(plan)
-  local k = key('plan', plan)
-  local ok = pcall(mend_plan, plan)
+local function look(job, marked_so)
+  local ok, wrong, plan, state = pcall(mend, job, marked_so)
   if not ok then
-    note('plan ' .. plan, 'set aside: its tree cannot be read')
-    redis.call('HSET', P .. 'aside', 'plan ' .. plan, 'its tree cannot be read')
-    pcall(end_plan, plan, true)
+    set_aside_whole(job, type(wrong) == 'table' and wrong.err or tostring(wrong))
+  else
+    for _, what in ipairs(wrong) do found[#found + 1], found[#found + 2] = job, what end
+  end
+  if ok and not marked_so and not (plan and state == 'waiting') then return end
+  local facts = redis.call('HMGET', key('job', job), 'pl', 'st')
+  if facts[1] and (marked_so or not ok or (facts[2] == 'waiting' and redis.call('EXISTS', key('plan', facts[1])) == 0)) then
+    if redis.call('EXISTS', key('plan', facts[1])) == 0 and facts[2] == 'waiting' then
+      found[#found + 1], found[#found + 2] = job, 'its plan is gone'
+      admit_job(job)   -- nobody else will
+    else
+      pcall(mend_plan, facts[1])
+    end
   end
 end
 
