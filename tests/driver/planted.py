@@ -60,7 +60,7 @@ BUGS: tuple[Change, ...] = (
            """    redis.call('ZREM', key('window', model), entry)
 """, ""),
     Change("the window's sum is not put right", "_limits",
-           """    redis.call('HINCRBY', key('model', model), 'tok', int(tokens - (h[H.est] or 0)))
+           """    add('HINCRBY', key('model', model), 'tok', int(tokens - (h[H.est] or 0)))
 """, ""),
     Change("a hold does not hold", "_limits", "  if held > now then return false, held end\n", ""),
     Change("a limit of calls is one too high", "_limits",
@@ -69,7 +69,7 @@ BUGS: tuple[Change, ...] = (
     Change("who holds steps of a lane is not noted", "_limits",
            "  redis.call('ZADD', key('holds', lane), 0, model)\n", ""),
     Change("a tenant's money is spent as tokens", "_limits",
-           "redis.call('HINCRBY', k, 'mic', int(bounded(micros)))", "redis.call('HINCRBY', k, 'tok', int(micros))"),
+           "add('HINCRBY', k, 'mic', int(bounded(micros)))", "add('HINCRBY', k, 'tok', int(micros))"),
     Change("an outcome leaves the lease", "_plan",
            """  redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
 """, ""),
@@ -101,12 +101,12 @@ BUGS: tuple[Change, ...] = (
     Change("the fence is open", "commit", "local mine, version, proof = h[H.token] == A.token,",
            "local mine, version, proof = true,"),
     Change("no late answer is taken", "commit", "local free = h[H.state] == 'ready' or", "local free ="),
-    Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == facts[5] and ", ""),
+    Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == (facts[5] or '') and ", ""),
     Change("prompt tokens are counted as output", "commit", "add('up', facts[6], prompt)", "add('uo', facts[7], prompt)"),
     Change("a late answer leaves its step on the lane", "commit",
            "if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end\n", ""),
     Change("a stale decision is taken", "advance",
-           "A.decision.basis ~= facts[4] or ", ""),
+           "A.decision.basis ~= (facts[4] or '') or ", ""),
     Change("a decision is taken before a retry is judged", "advance", " or facts[5]", ""),
     Change("another's turn is over", "advance", "if h and h[H.token] == A.token then", "if h then"),
     Change("a turn that is over is still leased", "advance", "    h[H.state] = 'idle'\n", ""),
@@ -154,7 +154,7 @@ BUGS: tuple[Change, ...] = (
     Change("a worker gets what it cannot serve", "claim", "if not serves(h, facts) then", "if not serves(h, facts) and h[H.attempt] > 0 then"),
     Change("what waits for those who can is behind", "claim", "if not top and bring() then top, aged = take_best(A.lane) end", ""),
     Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
-    Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then redis", "if true then redis"),
+    Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then add", "if true then redis"),
     Change("what is ahead of its counter stays there", "_order", "  if amount < 0 and", "  if false and"),
     Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do",
            "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do"),

@@ -65,11 +65,14 @@ end
 local ENDED = { done = true, failed = true, cancelled = true }
 local mend_plan
 
--- Puts a job right; gives a list of what was wrong, its plan and its state before. `touched`: a verb broke over it, so what stands on shelves is put
--- there anew. An error: its record cannot be read.
+-- Puts a job right; gives a list of what was wrong, its plan, and its state. `touched`: a verb broke over it, so what stands on shelves is put
+-- there anew. An error that is {corrupt = why}: its own record cannot be read; any other is not the job's.
+local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
 local function mend(job, touched)
   local k, wrong = key('job', job), {}
-  local f = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'ht')
+  local function corrupt(why) error({ corrupt = why }) end
+  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht')
+  if f.err then corrupt('its record is no hash') end
   if not f[1] or f[5] then   -- never written whole, or expired
     if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
     throw_away(job)
@@ -83,20 +86,17 @@ local function mend(job, touched)
   local heads = {}
   local function read(step)
     heads[step] = head(job, step)
-    if not heads[step] and (step ~= TURN or redis.call('HEXISTS', k, 'ht') == 1) then
+    if not heads[step] then
       corrupt('the head of step ' .. step .. ' cannot be read')
     end
   end
   for step = 0, count - 1 do read(step) end
-  read(TURN)
+  if f[7] then read(TURN) end
 
   local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
   local open = false
   local function look(step)
-    local h = head(job, step)
-    if not h then
-      error('the head of step ' .. step .. ' cannot be read')
-    end
+    local h = touched and head(job, step) or heads[step]   -- (its order may be another now)
     local s = h[H.state]
     local lease = lease_of(job, step, h)
     if s == 'leased' then
@@ -164,7 +164,7 @@ local function mend(job, touched)
     redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock())))   -- whoever decides replays first
   end
   for step = 0, count - 1 do look(step) end
-  if f[6] then look(TURN) end
+  if f[7] then look(TURN) end
 
   if ENDED[state] then
     for _, set in ipairs({ 'open', 'due', 'deadlines' }) do

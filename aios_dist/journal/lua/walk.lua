@@ -36,28 +36,21 @@ local function set_aside_whole(job, why)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
 end
 
-local function look(job, marked_so)
-  local ok, wrong, plan, state = pcall(mend, job, marked_so)
+-- Plans of the jobs that were looked at, each once. One whose tree cannot be read ends, and its members that wait.
+local plans, orphans = {}, {}
+local function look_at_plan(plan)
+  local k = key('plan', plan)
+  local ok = pcall(mend_plan, plan)
   if not ok then
-    set_aside_whole(job, type(wrong) == 'table' and wrong.err or tostring(wrong))
-  else
-    for _, what in ipairs(wrong) do found[#found + 1], found[#found + 2] = job, what end
-  end
-  if ok and not marked_so and not (plan and state == 'waiting') then return end
-  local facts = redis.call('HMGET', key('job', job), 'pl', 'st')
-  if facts[1] and (marked_so or not ok or (facts[2] == 'waiting' and redis.call('EXISTS', key('plan', facts[1])) == 0)) then
-    if redis.call('EXISTS', key('plan', facts[1])) == 0 and facts[2] == 'waiting' then
-      found[#found + 1], found[#found + 2] = job, 'its plan is gone'
-      admit_job(job)   -- nobody else will
-    else
-      pcall(mend_plan, facts[1])
-    end
+    note('plan ' .. plan, 'set aside: its tree cannot be read')
+    redis.call('HSET', P .. 'aside', 'plan ' .. plan, 'its tree cannot be read')
+    pcall(end_plan, plan, true)
   end
 end
 
 -- Gives whether it is done with: a fault that is not the job's own leaves its mark.
 local function look(job, marked_so)
-  local ok, wrong = pcall(mend, job, marked_so)
+  local ok, wrong, plan, state = pcall(mend, job, marked_so)
   if ok then
     for _, what in ipairs(wrong) do note(job, what) end
   elseif type(wrong) == 'table' and wrong.corrupt then
@@ -68,12 +61,11 @@ local function look(job, marked_so)
     kept[job] = true
     return false
   end
-  local facts = redis.pcall('HMGET', key('job', job), 'pl', 'st')
-  local plan = not facts.err and facts[1]
-  if plan then
-    local state = redis.call('HGET', key('plan', plan), 'st')
-    if facts[2] == 'waiting' and state ~= 'running' then orphans[#orphans + 1] = { job, state } end
-    if state == 'running' and (marked_so or not ok) then plans[plan] = true end
+  if not ok then plan = redis.call('HGET', key('job', job), 'pl') end
+  if plan and (marked_so or not ok or state == 'waiting') then
+    local stands = redis.call('HGET', key('plan', plan), 'st')
+    if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands } end
+    if stands == 'running' and (marked_so or not ok) then plans[plan] = true end
   end
   return true
 end
