@@ -52,7 +52,7 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
     settings: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": 5.0,
-        "socket_keepalive": True,
+        **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         "health_check_interval": 30,
         # Its own retries would repeat a verb unseen (a second claim), and hide an outage for long.
         "retry": Retry(NoBackoff(), 0),
@@ -107,23 +107,26 @@ class Connection:
             FleetUnavailable: Redis cannot be reached, or refuses.
         """
         try:
-            answers = await asyncio.gather(
-                self._send("EVALSHA", script.sha, 1, prefix, argument), *(self._send(*c) for c in then)
-            )
+            return await self._told(("EVALSHA", script.sha, 1, prefix, argument), *then)
         except NoScriptError:
             # A Redis that was restarted or flushed. What is in `then` has run too early: a ticket without its
             # step is spent for nothing, so it is sent once more, behind the verb.
             # Once, as the first: what is sent again by itself would be a second claim, a second signal.
-            answers = await self._told(script, ("EVAL", script.source, 1, prefix, argument), *then)
+            try:
+                return await self._told(("EVAL", script.source, 1, prefix, argument), *then)
+            except RedisError as exc:
+                raise self._broke(script, exc) from None
         except RedisError as exc:
             raise self._broke(script, exc) from None
-        return answers[0]
 
-    async def _told(self, script: Script, *commands: tuple[Any, ...]) -> list[Any]:
-        try:
-            return list(await asyncio.gather(*(self._send(*c) for c in commands)))
-        except RedisError as exc:
-            raise self._broke(script, exc) from None
+    async def _told(self, verb: tuple[Any, ...], *then: tuple[Any, ...]) -> Any:
+        answers = await asyncio.gather(*(self._send(*c) for c in (verb, *then)), return_exceptions=True)
+        for place, answer in enumerate(answers):
+            # The verb has written. A ticket that Redis refuses (no list stands there, no memory is left) is
+            # the reconciler's to make; to say that the verb failed would be no truth.
+            if isinstance(answer, BaseException) and not (place and isinstance(answer, ResponseError)):
+                raise answer
+        return answers[0]
 
     def _broke(self, script: Script, exc: RedisError) -> Exception:
         error = unavailable(exc, self.url, self.timeout)
@@ -169,7 +172,7 @@ class Connection:
                     for args, _ in batch:
                         pipe.execute_command(*args)
                     answers = await pipe.execute(raise_on_error=False)
-            except (RedisError, OSError) as exc:
+            except Exception as exc:  # of any kind: a CancelledError would be taken for one that we asked for
                 answers = [exc] * len(batch)
             except BaseException:
                 for _, future in batch:
