@@ -20,6 +20,7 @@ from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller, naps
 from tests.fleet.reading import called, calls_of, wait_for
 
+KEYS = Keys("aios")
 LEASE_S, PERIOD_S = 1.0, 0.5
 SLACK_S = 1.5
 """For the machine that the tests run on."""
@@ -106,14 +107,14 @@ def test_a_clock_that_jumps_by_an_hour_costs_nothing_but_a_few_periods(
         llm.wait_until(lambda: llm.in_flight == 2 * SLOTS)
         worker = clocked.registered(dies).id
         lost = [job.id for job in jobs if job.steps()[0].worker == worker]
-        beat = direct.get(Keys("aios").reconciler)
+        beat = direct.get(KEYS.reconciler)
         clock.set(jump)
 
         # The reconciler is back: its beat goes on, and a worker that dies now is missed in time.
         clocked.kill(dies)
         died = time.monotonic()
         llm.script(latency=0.05)
-        wait_for(lambda: direct.get(Keys("aios").reconciler) != beat, 3 * PERIOD_S + SLACK_S)
+        wait_for(lambda: direct.get(KEYS.reconciler) != beat, 3 * PERIOD_S + SLACK_S)
         finished = list(fleet.as_completed(jobs, timeout=20))
         assert time.monotonic() - died < LEASE_S + 3 * PERIOD_S + SLACK_S
         assert len(finished) == len(jobs)
@@ -123,4 +124,4 @@ def test_a_clock_that_jumps_by_an_hour_costs_nothing_but_a_few_periods(
         calls = called(llm, *jobs)
         assert {step for step, count in calls.items() if count > 1} == {f"{job}/0" for job in lost}
         assert len(lost) == SLOTS
-        wait_for(lambda: not direct.zcard(Keys("aios").leases))
+        wait_for(lambda: not direct.zcard(KEYS.leases))
