@@ -43,7 +43,7 @@ from typing import Any
 
 from aios_dist.masking import hide
 from aios_dist.tracebacks import describe as describe
-from aios_dist.tracebacks import text_of, user_traceback
+from aios_dist.tracebacks import name_of, text_of, user_traceback
 
 
 class AiosError(Exception):
@@ -214,7 +214,7 @@ def to_record(error: BaseException) -> dict[str, Any]:
     # What is below a provider's error is the SDK's business, and may hold what the provider sent.
     frames = user_traceback(error, causes=not issubclass(type(error), LLMError))
     return {
-        "type": type(error).__name__,
+        "type": name_of(type(error)),
         "message": hide(text_of(error)),
         "detail": _detail(error),
         **({"traceback": hide(frames)} if frames else {}),

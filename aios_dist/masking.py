@@ -7,37 +7,24 @@ journaled goes through :func:`hide`. A process that serves (worker, Flower, ``up
 
 from __future__ import annotations
 
-import base64
-import html
-import json
 import logging
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
-STARS = "***"
-RUN = 8
-"""So many characters of a secret in a row are hidden, wherever they stand."""
-SHORTEST = 4
-"""A secret that is shorter is hidden in URLs only: else every other word would be stars."""
-_STRIDE = 4
-_PROBE = 5
-"""Every run of 8 has one of these at a multiple of the stride: a long text takes a quarter of the time."""
+from aios_dist.mask import STARS, Mask
+
 MOST = 1000
 """Secrets that a process remembers; the oldest go."""
 
 _NAME = r"[^=&?]*(?:password|passwd|secret|token)"
 _QUERY = re.compile(rf"(?<=[?&])({_NAME})=((?:(?!&[\w.-]+=).)*)", re.IGNORECASE | re.DOTALL)
 _SECRET = re.compile(_NAME, re.IGNORECASE)
-_ELIDED = re.compile(r"\*{2,}|\.{2,}|…")
-_TAIL = re.compile(r"[\w+/~-]*")
-BESIDE = 200
-"""Characters of a key that are looked at beside the dots in its middle."""
 
 
 def masked(url: str) -> str:
@@ -82,82 +69,6 @@ def _without_secrets(place: str) -> tuple[str, set[str]]:
     return f"{user}:{STARS}@{where}", found
 
 
-class Mask:
-    """Hides some secrets; made anew when there are others."""
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self.secrets = tuple(dict.fromkeys(s for s in secrets if len(s) >= SHORTEST))
-        forms = {form for secret in self.secrets for form in _forms(secret)}
-        self._runs = {form[i : i + RUN] for form in forms for i in range(len(form) - RUN + 1)}
-        self._probes = {run[i : i + _PROBE] for run in self._runs for i in range(RUN - _PROBE + 1)}
-        whole = sorted((re.escape(f) for f in forms if SHORTEST <= len(f) < RUN), key=len, reverse=True)
-        self._whole = re.compile(rf"(?<!\w)(?:{'|'.join(whole)})(?!\w)") if whole else None
-
-    def hide(self, text: str) -> str:
-        """The text with stars in the place of each secret, and of each piece of one."""
-        if not self.secrets or not text:
-            return text
-        text = self._without_runs(text)
-        if self._whole is not None:
-            text = self._whole.sub(STARS, text)
-        # `sk-ab…wxyz`, as providers themselves shorten a key; and one that a bound has cut.
-        if "**" in text or ".." in text or "…" in text:
-            text = self._without_elided(text)
-        for length in range(RUN - 1, SHORTEST - 1, -1):
-            tail = text[-length:]
-            if len(tail) == length and any(len(s) > length and s.startswith(tail) for s in self.secrets):
-                return text[:-length] + STARS
-        return text
-
-    def _without_runs(self, text: str) -> str:
-        near = [i for i in range(0, len(text), _STRIDE) if text[i : i + _PROBE] in self._probes]
-        if not near:
-            return text
-        kept, end = "", 0
-        begins = {i for probe in near for i in range(max(0, probe - _STRIDE + 1), probe + 1)}
-        for begin in sorted(begins):
-            if text[begin : begin + RUN] not in self._runs:
-                continue
-            if begin > end or not kept:
-                kept += text[end:begin] + STARS
-            end = begin + RUN
-        return kept + text[end:]
-
-    def _without_elided(self, text: str) -> str:
-        kept, end = "", 0
-        for dots in _ELIDED.finditer(text):
-            head = _last_word(text[max(end, dots.start() - BESIDE) : dots.start()])
-            tail = _TAIL.match(text[dots.end() : dots.end() + BESIDE])
-            after = tail[0] if tail else ""
-            if any(
-                (len(head) > 2 and s.startswith(head)) or (len(after) > 2 and s.endswith(after))
-                for s in self.secrets
-            ):
-                kept += text[end : dots.start() - len(head)] + STARS
-                end = dots.end() + len(after)
-        return kept + text[end:]
-
-
-def _last_word(text: str) -> str:
-    return text[len(text) - len(_TAIL.match(text[::-1])[0]) :]  # type: ignore[index]  # it always matches
-
-
-def _forms(secret: str) -> set[str]:
-    """The secret as libraries write it: plain, in URLs, in JSON, in a repr, in HTML, in base64."""
-    data = secret.encode("utf-8", "surrogateescape")
-    plain = {secret, quote(data, safe=""), quote(data), quote_plus(data), json.dumps(secret)[1:-1]}
-    plain |= {json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1], repr(data)[2:-1]}
-    plain |= {html.escape(secret)} | {quote(form, safe="") for form in plain}
-    plain |= {json.dumps(form, ensure_ascii=False)[1:-1] for form in plain}  # JSON in JSON, as in logs
-    lower = {re.sub(r"%[0-9A-F]{2}", lambda m: m[0].lower(), form) for form in plain}
-    for before in range(3):  # within other bytes (`user:password`) it begins at one of three places
-        coded = base64.b64encode(b"\0" * before + data).decode()
-        inner = coded[(0, 2, 3)[before] :].rstrip("=")
-        inner = inner[:-1] if (before + len(data)) % 3 else inner  # the last one depends on what follows
-        lower |= {inner, inner.replace("+", "-").replace("/", "_")}
-    return plain | lower
-
-
 _lock = threading.Lock()
 _known: dict[str, None] = {}
 _mask = Mask()
@@ -189,7 +100,11 @@ def hide(text: str) -> str:
 def hide_in(value: Any) -> Any:
     """Plain data (dicts, lists, texts) with all texts in it as :func:`hide` leaves them, and no passwords."""
     if isinstance(value, str):
-        return masked(hide(value)) if "://" in value and "@" in value else hide(value)
+        shown = hide(value)
+        if "://" not in shown or "@" not in shown:
+            return shown
+        # A URL's password may hold a blank; a text that has a URL in it is no URL.
+        return masked(shown) if _URL.match(shown) else _URL_IN.sub(lambda url: masked(url[0]), shown)
     if isinstance(value, dict):
         return {
             key: STARS if isinstance(inner, str) and inner and _SECRET.fullmatch(str(key)) else hide_in(inner)
@@ -198,8 +113,12 @@ def hide_in(value: Any) -> Any:
     return [hide_in(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+_URL = re.compile(r"[\w+.-]+://")
+_URL_IN = re.compile(r"(?<![\w+.-])[\w+.-]+://[^\s@]*@\S*")
+
+
 def install() -> None:
-    """Mask every log record of this process, and the traceback that ends it; twice is as once."""
+    """Mask every log record of this process, and the tracebacks that end it or a thread; twice is as once."""
     make = logging.getLogRecordFactory()
     if getattr(make, "masks", False):
         return
@@ -213,22 +132,48 @@ def install() -> None:
     # Not a filter of a handler: Celery, Flower and users' modules add handlers of their own, at any time.
     logging.setLogRecordFactory(record)
     sys.excepthook = _print_masked
+    sys.unraisablehook = lambda it: _print_of(
+        it.err_msg or "Exception ignored", it.exc_type, it.exc_value, it.exc_traceback
+    )
+    threading.excepthook = lambda it: _print_of(
+        f"In {it.thread.name if it.thread else 'a thread'}", it.exc_type, it.exc_value, it.exc_traceback
+    )
 
 
 def _hide_record(record: logging.LogRecord) -> None:
+    """Never raises: whoever logs goes on."""
     try:
         said = record.getMessage()
     except Exception:  # a wrong format: logging says so itself, with the arguments
-        record.msg, record.args = hide(str(record.msg)), tuple(hide(str(a)) for a in record.args or ())
-        return
-    shown = hide(said)
-    if shown != said:
-        record.msg, record.args = shown, ()
-    if record.exc_info and record.exc_info[0] is not None:
+        args: Any = record.args
+        record.msg = _text_of(record.msg)
+        if isinstance(args, Mapping):
+            record.args = {key: _text_of(value) for key, value in args.items()}
+        else:
+            record.args = tuple(map(_text_of, args if isinstance(args, tuple) else (args,)))
+    else:
+        shown = hide(said)
+        if shown != said:
+            record.msg, record.args = shown, ()
+    if isinstance(record.exc_info, tuple) and record.exc_info[0] is not None:
         # Formatters print this in the place of the exception.
         record.exc_text = hide("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
     if record.stack_info:
         record.stack_info = hide(record.stack_info)
+
+
+def _text_of(value: object) -> str:
+    try:
+        return hide(str(value))
+    except Exception as exc:
+        return f"(the text of a {type(value).__name__} cannot be had: {type(exc).__name__})"
+
+
+def _print_of(
+    what: str, kind: type[BaseException], error: BaseException | None, where: TracebackType | None
+) -> None:
+    if kind is not SystemExit and sys.stderr is not None:
+        sys.stderr.write(f"{hide(what)}: {hide(''.join(traceback.format_exception(kind, error, where)))}")
 
 
 def _print_masked(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:

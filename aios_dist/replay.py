@@ -25,6 +25,7 @@ from aios_dist.commands import Gather, Leaf, Refused, Tool
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.jobs import Kind, Outcome, Step
 from aios_dist.requests import brief, check_new, check_same, encoded
+from aios_dist.tracebacks import traceback_of
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -132,11 +133,15 @@ def _unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
 
 def _drop(awaitable: Any) -> None:
     """Nobody will await this: say so to what it holds, or Python does."""
-    if isinstance(awaitable, Gather):
-        for branch in awaitable.branches:
-            _drop(branch)
-    elif inspect.iscoroutine(awaitable) and _unbegun(awaitable):
-        awaitable.close()
+    todo, seen = [awaitable], set()  # they may be nested as deep as a program likes, and in each other
+    while todo:
+        one = todo.pop()
+        if isinstance(one, Gather):
+            if id(one) not in seen:
+                seen.add(id(one))
+                todo.extend(one.branches)
+        elif inspect.iscoroutine(one) and _unbegun(one):
+            one.close()
 
 
 async def _just(command: Any) -> Any:
@@ -284,7 +289,8 @@ class Replay:
                     except BaseException as error:
                         mine = mine or (error if issubclass(type(error), self._passes) else None)
                         break
-                _drop(branch.source)
+                if branch.wants is not branch.source:  # else its branches have begun themselves
+                    _drop(branch.source)
         _held.pop(id(self), None)
         if mine is not None:
             raise mine
@@ -437,7 +443,7 @@ class Replay:
             return error
         if refusal is None:
             return error
-        said = _at(InvalidInput(str(refusal)), error.__traceback__)
+        said = _at(InvalidInput(str(refusal)), traceback_of(error))
         return self._refuse(said)
 
     def _finish(self, answer: Any) -> None:
@@ -475,12 +481,13 @@ def _own(answer: Any) -> Any:
 
 def _without_us(error: BaseException) -> BaseException:
     """The error without our own frame."""
-    return _at(error, error.__traceback__.tb_next if error.__traceback__ is not None else None)
+    place = traceback_of(error)
+    return _at(error, place.tb_next if place is not None else None)
 
 
 def _bare(error: BaseException) -> BaseException:
     """An error that arose in our frames, without them."""
-    error.__context__ = None
+    BaseException.__dict__["__context__"].__set__(error, None)  # whatever its class makes of it
     return _at(error, None)
 
 

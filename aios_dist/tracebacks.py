@@ -22,19 +22,38 @@ OURS = ("aios_dist", "asyncio")
 """Packages whose frames say nothing to the user."""
 
 
+MESSAGE_LIMIT = 64 * 1024
+"""Characters of a message; more is cut in its middle."""
+
+
+def name_of(kind: type) -> str:
+    """The name of a class, whatever its metaclass says."""
+    return str(type.__dict__["__name__"].__get__(kind))
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Where it was raised, whatever the user's class makes of it."""
+    place = BaseException.__dict__["__traceback__"].__get__(error)
+    return place if isinstance(place, TracebackType) else None
+
+
 def text_of(error: BaseException) -> str:
-    """The error's message, whatever the user's class makes of it."""
+    """The error's message, whatever the user's class makes of it; cut where it is longer than a message."""
     try:
         text = str(error)
-        return text.encode("utf-8", "backslashreplace").decode()
+        if len(text) > MESSAGE_LIMIT:
+            half = MESSAGE_LIMIT // 2
+            text = f"{text[:half]}\n… {len(text) - 2 * half:,} characters …\n{text[-half:]}"
+        return str.encode(text, "utf-8", "backslashreplace").decode()
     except BaseException as exc:
-        return f"(its message cannot be had: {type(exc).__name__})"
+        return f"(its message cannot be had: {name_of(type(exc))})"
 
 
 def describe(error: BaseException) -> str:
     """One line for people: the class, and the message if there is one."""
     text = " ".join(line.strip() for line in text_of(error).splitlines())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = name_of(type(error))
+    return f"{name}: {text}" if text else name
 
 
 def related(error: BaseException, limit: int = 20) -> Iterator[BaseException]:
@@ -76,7 +95,7 @@ def user_traceback(error: BaseException, *, causes: bool = True) -> str:
 
 def _lines(error: BaseException, links: int, seen: set[int]) -> list[str]:
     seen.add(id(error))
-    lines = _frames(error.__traceback__)
+    lines = _frames(traceback_of(error))
     brought = getattr(error, "traceback", None)
     if isinstance(brought, str) and brought:
         lines += ["In the step:", brought] if lines else [brought]

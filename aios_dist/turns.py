@@ -217,8 +217,9 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, serv
     if replay.error is not None:
         state, result = JobState.FAILED, Outcome.failed(replay.error)
     try:
-        data = encode(result)
+        data = msgspec.json.encode(result)  # measured as it is read, not as it is kept
         if len(data) <= catalog.result_limit:
+            data = packed(data)
             return Decision(version=replay.version, first=first, basis=replay.basis, ends=state, result=data)
         why = f"has {len(data):,} bytes, more than result_limit ({catalog.result_limit:,})"
     except Exception as error:

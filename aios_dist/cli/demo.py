@@ -126,7 +126,7 @@ def _introduce(out: Console, machine: LocalFleet, latency: float) -> None:
         ("Redis", f"{machine.redis.kind}, our own child, {machine.redis.url}"),
         (
             "workers",
-            f"machine-1 and machine-2 ({SLOTS} slots each), one-slot (1), turns: four Celery processes",
+            f"machine-1 and machine-2 ({SLOTS} slots each), one-slot (1), turns",
         ),
         ("LLM", f"a fake one: {machine.llm_url}, answers after {latency:g} s"),
     ]
@@ -171,9 +171,7 @@ def _conclude(out: Console, machine: LocalFleet, results: dict[str, Run], keep: 
     seen = (
         f"Fixed order took {longer:.1f} × as long as fifo for the same calls: its slots were {idle:.0%} idle."
     )
-    again = (
-        "aios-dist demo --keep: this again, and Flower stays up with every call as a row of its tasks page"
-    )
+    again = "aios-dist demo --keep: this again, and Flower stays up to show every call"
     if keep and machine.flower_url is not None:
         again = f"Flower shows every call: {machine.flower_url}/tasks (Ctrl-C ends it all)"
     nxt = "aios-dist up: a fleet that stays up, for agents of your own (examples/trip.py)"

@@ -58,7 +58,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
                 out.print(plain(f"  → {finding.fix}"))
         warnings = sum(f.level is Level.WARNING for f in findings)
         out.print(
-            f"\n{problems} problems, {warnings} warnings." if problems or warnings else "\nAll is well."
+            f"\n{_of(problems, 'problem')}, {_of(warnings, 'warning')}."
+            if problems or warnings
+            else "\nAll is well."
         )
     context.exit(1 if problems else 0)
 
@@ -107,3 +109,7 @@ def _configuration(config: Config) -> Finding:
 
 async def _all(source: AsyncIterable[Finding]) -> list[Finding]:
     return [finding async for finding in source]
+
+
+def _of(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

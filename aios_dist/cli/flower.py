@@ -118,6 +118,8 @@ def check_login(login: str, no_login: bool, address: str) -> None:
         user, _, password = account.partition(":")
         if not user.strip() or not password.strip():
             raise InvalidInput(f"{LOGIN_ENV} must be user:password (several: comma separated).")
+    if not login.isascii():
+        raise InvalidInput(f"{LOGIN_ENV} may have ASCII signs only: browsers differ in how they send others.")
 
 
 def _application(config: Config, **settings: Any) -> Any:

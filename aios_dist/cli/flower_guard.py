@@ -6,6 +6,7 @@ there is a login. One event with a word in the place of a number makes its pages
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
 import time
@@ -34,9 +35,29 @@ class GuardedFlower(Flower):  # type: ignore[misc]  # Flower has no types
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Tornado's choice of who answers; 403 for a browser that another site sends."""
-        if request.method not in READING and is_foreign(request.host, request.headers):
+        with_login = self.options.basic_auth or self.options.auth
+        if (request.method not in READING and is_foreign(request.host, request.headers)) or not (
+            with_login or is_local(request.host)
+        ):
             return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+        if not is_ascii_login(request.headers.get("Authorization", "")):
+            del request.headers["Authorization"]  # no login is such a one, and Flower's comparison raises
         return super().find_handler(request, **kwargs)
+
+
+def is_local(host: str) -> bool:
+    """The name is this machine's to itself. A site may give another name the address 127.0.0.1, and a browser
+    then takes our pages for that site's own."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return name in ("127.0.0.1", "::1", "localhost") or name.endswith(".localhost")
+
+
+def is_ascii_login(header: str) -> bool:
+    """What is sent as a login has no signs that browsers send in one way or the other."""
+    try:
+        return base64.b64decode(header.partition(" ")[2]).isascii()
+    except ValueError:
+        return True  # none at all, as Flower says
 
 
 def is_foreign(host: str, headers: Mapping[str, str]) -> bool:

@@ -52,7 +52,7 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
     settings: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": 5.0,
-        "socket_keepalive": True,
+        **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         "health_check_interval": 30,
         # Its own retries would repeat a verb unseen (a second claim), and hide an outage for long.
         "retry": Retry(NoBackoff(), 0),
@@ -175,7 +175,7 @@ class Connection:
                     for args, _ in batch:
                         pipe.execute_command(*args)
                     answers = await pipe.execute(raise_on_error=False)
-            except (RedisError, OSError) as exc:
+            except Exception as exc:  # of any kind: a CancelledError would be taken for one that we asked for
                 answers = [exc] * len(batch)
             except BaseException:
                 for _, future in batch:

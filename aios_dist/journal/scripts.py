@@ -47,8 +47,8 @@ pcall(mend_touched)
 local why = type(answer) == 'table' and answer.err or tostring(answer)
 if not string.match(why, '^%u+ ') then why = 'HALFWAY ' .. why end
 return {{ err = (string.gsub(why, '[\\r\\n]', ' ')) }}"""
-"""Around each verb that includes what mends: Redis undoes nothing of a script that stops with an error, so the
-script does. The others write nothing, or one thing."""
+"""Around each verb that includes what mends: Redis undoes nothing of a script that stops with an error, so
+the script does. The others write nothing, or one thing."""
 
 
 class Script:

@@ -27,6 +27,9 @@ logger = logging.getLogger("aios_dist.control")
 LONGEST = 4096
 """Bytes of a message."""
 
+MOST_LANES = 100
+"""Lanes whose rules are read by name; of more, those of all are."""
+
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 """Between two tries to listen again."""
@@ -60,6 +63,8 @@ class Control:
             "drop": self._drop,
             "lane": self._lane,
         }
+        self._lanes: set[str] = set()
+        self._reading: asyncio.Task[None] | None = None
         self.dropped = Tally(
             logger.warning,
             "Dropped what is no valid message of the control channel: %s (%d since this was last said).",
@@ -84,6 +89,8 @@ class Control:
             except Exception as exc:  # an answer that redis-py cannot read
                 self._broken.add(type(exc).__name__, exc_info=True)
             finally:
+                if self._reading is not None:
+                    self._reading.cancel()
                 with contextlib.suppress(RedisError, OSError):
                     await client.aclose()
             await asyncio.sleep(pause)
@@ -134,7 +141,20 @@ class Control:
             self._leases.cancel(job, step)
 
     async def _lane(self, lane: str, _step: str, _worker: str) -> None:
-        await self._new_rules(lane)
+        # Read beside the listening: a thousand of these are read at once, and keep no "drop" waiting.
+        if len(self._lanes) <= MOST_LANES:
+            self._lanes.add(lane)
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().create_task(self._read_rules())
+
+    async def _read_rules(self) -> None:
+        try:
+            while self._lanes:
+                lanes, self._lanes = self._lanes, set()
+                with self._alone():
+                    await self._new_rules(*(sorted(lanes) if len(lanes) <= MOST_LANES else ()))
+        except FleetUnavailable as exc:
+            self._leases.outage.away(exc)  # all are looked up when the listening begins anew
 
     async def _look_up(self) -> None:
         """What may have been said while nobody listened."""

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from aios_dist import errors
+from aios_dist import errors, masking
 from aios_dist.calls import LLMRequest, LLMResponse
 from aios_dist.config import ModelConfig
 from aios_dist.errors import FinalLLMError, LLMError, RetryableLLMError
 from aios_dist.runtime.providers import RAW_LIMIT, open_provider
 from aios_dist.runtime.providers.lenient import MOST_TOKENS
+from aios_dist.runtime.providers.refusals import bounded
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
@@ -232,6 +233,23 @@ async def test_an_answer_that_cannot_be_read_is_a_final_failure_with_what_came_i
     assert error.detail["raw"].startswith(body[:100])
     assert len(error.detail["raw"]) <= RAW_LIMIT
     assert len(connections) == 1
+
+
+def test_a_page_of_a_megabyte_holds_nobody_up() -> None:
+    masking.learn("sk-planted-in-a-page-1")
+    text = bounded("x" * 480 + "sk-planted-in-a-page-1 " * 10**5)
+    assert text.startswith("x" * 480 + "***")
+    assert text.endswith("…")
+    assert "planted" not in text
+    told: list[str] = []
+
+    class Measured(str):
+        def __getitem__(self, place: Any) -> str:
+            told.append(found := super().__getitem__(place))
+            return found
+
+    bounded(Measured("y" * 10**6))
+    assert [len(piece) < 10_000 for piece in told] == [True]
 
 
 async def test_a_stream_that_cannot_be_read_keeps_what_came_in() -> None:

@@ -32,7 +32,7 @@ STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
 
 
 def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
-    """All that is wrong. ``gone``: ids of jobs, and leases, that are not there any more; what counts them may be."""
+    """All that is wrong. ``gone``: ids of jobs, and leases, that are not there; what counts them may be."""
     seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,
@@ -242,7 +242,12 @@ def of_models(seen: Seen) -> Iterator[str]:
             yield f"window:{name} counts a call twice: {sorted(window)}"
     for name in seen.sets["held"]:
         model = name.partition("|")[0]
-        if model[0] != "?" and not (counted[model] or model in seen.swept or f"model:{model}/!" in seen.one["timers"] or model in moved):
+        if model[0] != "?" and not (
+            counted[model]
+            or model in seen.swept
+            or f"model:{model}/!" in seen.one["timers"]
+            or model in moved
+        ):
             yield f"nothing will let in what {model} holds: {sorted(seen.sets['held'][name])}"
 
 

@@ -50,6 +50,7 @@ class Core:
         self.model.now = fleet.now
         self.proofs: dict[str, int] = {}
         self.older: dict[str, str] = {}
+        self.asked: dict[str, Decision | None] = {}  # at submission
         self.held: list[Held] = []
         self.dead: list[Held] = []
         self.decided: dict[str, Decision] = {}

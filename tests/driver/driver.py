@@ -70,9 +70,13 @@ class Driver(People, Workers):
         self.fleet.now += int(seconds * 1e6)
 
     def _judge_pass(self, found: list[tuple[str, str]], waiting: dict[str, int], aside: str) -> None:
-        """It puts right what is broken, and nothing else; what waits is counted; nothing is counted for ever."""
+        """It puts right what is broken, and nothing else; what waits is counted, and nothing for ever."""
         after = self.fleet.look_without_ends()
-        lines = [f"put right, where no verb broke: {job}: {what}" for job, what in found if job not in self.loose(aside)]
+        lines = [
+            f"put right, where no verb broke: {job}: {what}"
+            for job, what in found
+            if job not in self.loose(aside)
+        ]
         counted = dict.fromkeys(LANES, 0)
         for id, job in after.jobs.items():
             for step, h in job.heads.items():

@@ -109,7 +109,20 @@ class Injector:
         clone.fleet, clone.journal = self.probe, self.probe.journal
         clone.random = random.Random()
         clone.random.setstate(driver.random.getstate())
-        for name in ("model", "held", "dead", "decided", "said", "expected_us", "gone", "again", "vanished", "policy", "proofs", "older"):
+        for name in (
+            "model",
+            "held",
+            "dead",
+            "decided",
+            "said",
+            "expected_us",
+            "gone",
+            "again",
+            "vanished",
+            "policy",
+            "proofs",
+            "older",
+        ):
             setattr(clone, name, copy.deepcopy(getattr(driver, name)))
         clone.repeat, clone.lenient = False, True
         return clone

@@ -1,6 +1,7 @@
-"""Faults of the journal that are known and not mended yet: mended in memory, so that the driver finds the next.
+"""Faults of the journal that are known and not mended yet: mended in memory, so that the next is found.
 
-Each that is mended in the Lua goes from here (its text is not found any more, and the tests say so). Empty is right.
+Each that is mended in the Lua goes from here (its text is not found any more, and the tests say so). Empty
+is right.
 """
 
 from __future__ import annotations
@@ -8,6 +9,6 @@ from __future__ import annotations
 from tests.driver.patched import Change
 
 FENCED = True
-"""A claim is told from another by more than its job's id and number: ids used again, Redis put back to a snapshot."""
+"""A claim is told from another by more than numbers: ids are used again, Redis is put back to a snapshot."""
 
 MENDS: tuple[Change, ...] = ()

@@ -331,7 +331,7 @@ class Model:
         self, by: Any, id: str, step: str, *, ok: bool, usage: tuple[int, int, int, int],
         decision: Decision | None, right: bool, here: bool,
     ) -> str:  # fmt: skip
-        """The status that the verb has to give. ``right``: the decision was made from where the job stands."""
+        """The status that the verb has to give. ``right``: it was decided from where the job stands."""
         job, s = self.jobs.get(id), self.step(id, step)
         if job is None or s is None:
             return "gone"
@@ -441,7 +441,9 @@ class Model:
         if job is None or s is None or job.state != "running" or s.state != "ready" or job.life != by.life:
             return False
         ours = s.holder == by.number
-        if waits not in ("ready", "stray", "held") or (by.claim.step != TURN and s.request != by.claim.request):
+        if waits not in ("ready", "stray", "held") or (
+            by.claim.step != TURN and s.request != by.claim.request
+        ):
             return False
         if s.given_back if ours else s.attempt >= by.claim.attempt:
             return False

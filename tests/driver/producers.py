@@ -40,12 +40,16 @@ class Producers(Core):
             lane = MODELS[model]
             policy = R.choice([*[self.policy[lane]] * 6, *RANKS])
             size = R.choice([0, 10, 300])
-            step = NewStep(kind, lane, request, _digest(request), model, estimate=size, cost=R.choice([0, 5, 100]))
+            step = NewStep(
+                kind, lane, request, _digest(request), model, estimate=size, cost=R.choice([0, 5, 100])
+            )
             return RankedStep(step, RANKS[policy], policy)
         if kind == Kind.TOOL:
             return RankedStep(NewStep(kind, "turns", request, _digest(request), "tool"))
         if kind == Kind.SLEEP:
-            return RankedStep(NewStep(kind, "turns", request, _digest(request), "s", after=R.choice([0.5, 30.0])))
+            return RankedStep(
+                NewStep(kind, "turns", request, _digest(request), "s", after=R.choice([0.5, 30.0]))
+            )
         return self._signal(R.choice(SIGNALS))
 
     def _signal(self, name: str) -> RankedStep:
@@ -70,6 +74,9 @@ class Producers(Core):
             decision = Decision(0, 0, self.steps(R.randint(1, 3)))
         elif how < 0.92:
             decision = Decision(0, 0, [], R.choice([JobState.DONE, JobState.FAILED]), b"jr")
+        if id in self.asked and R.random() < 0.5:  # the same is asked for under the same id
+            decision = self.asked[id]
+        self.asked[id] = decision
         budget = None
         if R.random() < 0.2:
             what = R.choice([{"tokens": 0}, {"tokens": 8}, {"money": 0.001}])

@@ -12,7 +12,6 @@ from tests.driver.producers import Producers
 from tests.driver.seen import TURN, Seen
 from tests.driver.sending import LANES, MODELS, decided, lane_sets, send_advance, send_commit, send_release
 
-
 SERVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None] = {
     "wa": None, "wb": None, "wc": (("m0", "m2"), ("x",)), "wd": (("m1",), ("y",)), "we": (("m0", "m1"), ()),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from aios_dist import Job, Step
 from aios_dist.journal import History
 from aios_dist.runtime.steps import idempotency_key
-from aios_dist.testing import FakeLLM
+from aios_dist.testing import Call, FakeLLM
 
 
 def calls(job: Job) -> list[Step]:
@@ -43,6 +43,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 def called(llm: FakeLLM, *jobs: Job, status: int | None = None) -> Counter[str]:
     """How often each call of these jobs reached the LLM (and came to that status), as ``JOB/STEP``."""
+    found = calls_of(llm, *jobs)
+    return Counter(step for step, call in found if status in (None, call.status))
+
+
+def calls_of(llm: FakeLLM, *jobs: Job) -> list[tuple[str, Call]]:
+    """The calls of these jobs, each with its ``JOB/STEP``, in the order in which they came."""
     steps: dict[str, str] = {}
     for job in jobs:
         name, history = job._fleet._loop.run(_history(job))
@@ -50,8 +56,8 @@ def called(llm: FakeLLM, *jobs: Job, status: int | None = None) -> Counter[str]:
         for step in history.steps:
             key = idempotency_key(name, life, str(step.number), step.label, step.digest)
             steps[key] = f"{job.id}/{step.number}"
-    keys = [call.headers["idempotency-key"] for call in llm.calls if status in (None, call.status)]
-    return Counter(steps[key] for key in keys if key in steps)
+    keys = [(call.headers["idempotency-key"], call) for call in llm.calls]
+    return [(steps[key], call) for key, call in keys if key in steps]
 
 
 async def _history(job: Job) -> tuple[str, History]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,14 @@ import redis
 from aios_dist import Fleet
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.errors import ConfigError
+from aios_dist.journal.keys import Keys
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller, naps
-from tests.fleet.reading import wait_for
+from tests.fleet.reading import called, calls_of, wait_for
 
+KEYS = Keys("aios")
 LEASE_S, PERIOD_S = 1.0, 0.5
 SLACK_S = 1.5
 """For the machine that the tests run on."""
@@ -106,21 +107,21 @@ def test_a_clock_that_jumps_by_an_hour_costs_nothing_but_a_few_periods(
         llm.wait_until(lambda: llm.in_flight == 2 * SLOTS)
         worker = clocked.registered(dies).id
         lost = [job.id for job in jobs if job.steps()[0].worker == worker]
-        beat = direct.get("aios:{aios}:reconciler")
+        beat = direct.get(KEYS.reconciler)
         clock.set(jump)
 
         # The reconciler is back: its beat goes on, and a worker that dies now is missed in time.
         clocked.kill(dies)
         died = time.monotonic()
         llm.script(latency=0.05)
-        wait_for(lambda: direct.get("aios:{aios}:reconciler") != beat, 3 * PERIOD_S + SLACK_S)
+        wait_for(lambda: direct.get(KEYS.reconciler) != beat, 3 * PERIOD_S + SLACK_S)
         finished = list(fleet.as_completed(jobs, timeout=20))
         assert time.monotonic() - died < LEASE_S + 3 * PERIOD_S + SLACK_S
         assert len(finished) == len(jobs)
         assert nap.result(timeout=20)
-        first, second = [call for call in llm.calls if call.headers["idempotency-key"].startswith(nap.id)]
+        first, second = [call for _, call in calls_of(llm, nap)]
         assert 2.8 <= second.start - first.start < 2.8 + 2 * PERIOD_S + SLACK_S
-        calls = Counter(call.headers["idempotency-key"] for call in llm.calls)
-        assert {key for key, count in calls.items() if count > 1} == {f"{job}/0" for job in lost}
+        calls = called(llm, *jobs)
+        assert {step for step, count in calls.items() if count > 1} == {f"{job}/0" for job in lost}
         assert len(lost) == SLOTS
-        wait_for(lambda: not direct.zcard("aios:{aios}:leases"))
+        wait_for(lambda: not direct.zcard(KEYS.leases))

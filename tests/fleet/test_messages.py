@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgpack
 import pytest
 
 from aios_dist import Fleet
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import redis
 
 BOMB_BYTES = 200_000_000
+FLOOD = [msgpack.packb(said) for said in (["lane", "llm", "", ""], ["drop", "j", "0", "nobody"])] * 2500
 
 
 class Watch:
@@ -105,7 +107,7 @@ def test_no_message_of_the_control_channel_makes_a_worker_deaf(
     llm.script(latency=30.0)
     job = fleet.submit(caller, calls=1, model="small")
     llm.wait_until(lambda: llm.in_flight == 1)
-    for said in MALFORMED.values():
+    for said in [*MALFORMED.values(), *FLOOD]:
         redis_client.publish(Keys(machine.config.fleet.name).control, said)
     assert job.cancel()
     llm.wait_until(lambda: llm.in_flight == 0, timeout=5)
@@ -117,7 +119,7 @@ def test_spare_tickets_have_an_upper_bound_while_a_model_is_held_and_another_kee
 ) -> None:
     """Each step that a limit holds leaves its ticket behind, and gets another when it is let in."""
     name = machine.config.fleet.name
-    tickets, ready = keyprefix(name) + "llm", Keys(name).ready("llm")
+    tickets, ready = keyprefix(name) + "llm", Keys(name).prefix + "ready:llm"
     slots = 2 * machine.config.pools["llm"].slots
     jobs = [fleet.submit(caller, calls=5, model=m) for m in ["small", "small", "limited"] * 40]
     in_bounds = began = time.monotonic()

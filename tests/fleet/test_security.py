@@ -27,6 +27,7 @@ import pytest
 
 from aios_dist import Fleet, JobFailed, prompts
 from aios_dist.broker import make_app
+from aios_dist.cli.flower_guard import is_local
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.errors import BadReply
 from aios_dist.local.machine import LocalFleet, WorkerSpec
@@ -393,6 +394,30 @@ def test_flower_does_what_its_own_pages_and_programs_ask_and_no_other_site(
     sent = {name: value.replace("HOST", host) for name, value in headers.items()}
     answer, text = ask(machine, "/api/task/revoke/nobody", sent, post=True)
     assert answer == status, text
+
+
+@pytest.mark.parametrize("login", ["nobody:p\u00e4ss", "\u00e9", "\U0001f600:x"])
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16"])
+def test_flower_takes_a_login_beyond_ascii_for_none(
+    guarded: tuple[LocalFleet, FakeLLM], login: str, coding: str
+) -> None:
+    sent = {"Authorization": "Basic " + base64.b64encode(login.encode(coding)).decode()}
+    for path in ("/workers", "/metrics", "/api/tasks"):
+        assert ask(guarded[0], path, sent, login=False)[0] == 401, path
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:5555", "localhost", "LOCALHOST:1", "[::1]:5555", "flower.localhost"]
+)
+def test_a_name_of_this_machine_is_one(host: str) -> None:
+    assert is_local(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "evil.example:5555", "localhost.evil.example", "127.0.0.1.nip.io", "10.0.0.1"]
+)
+def test_a_name_that_a_site_may_have_is_none(host: str) -> None:
+    assert not is_local(host)
 
 
 ODD_EVENTS: list[dict[str, Any]] = [

@@ -261,10 +261,25 @@ SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
     build.__name__: build
     for build in (
         *(submit, submit_a_plan, extend, extend_one_that_runs),
-        *(claim, claim_under_every_limit, claim_over_budget, claim_what_others_serve, claim_what_others_could_not),
+        *(
+            claim,
+            claim_under_every_limit,
+            claim_over_budget,
+            claim_what_others_serve,
+            claim_what_others_could_not,
+        ),
         *(commit_with_new_steps, commit_an_end_in_a_plan, commit_a_failure_in_a_plan, commit_late),
         *(commit_for_a_signal_that_came, advance, release_at_once, release_for_later, release_the_last_time),
-        *(hold_a_model, regain, cancel_a_member, cancel, pause, resume, signal, signal_before_it_is_waited_for),
+        *(
+            hold_a_model,
+            regain,
+            cancel_a_member,
+            cancel,
+            pause,
+            resume,
+            signal,
+            signal_before_it_is_waited_for,
+        ),
         *(retry, retry_with_what_is_undone, redo, fork, reap, rerank, set_a_lane, rank_strays),
     )
 }

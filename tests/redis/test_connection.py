@@ -529,3 +529,18 @@ async def test_work_goes_on_over_restarts_in_good_order(alone: Hand, own_server:
         ran.append(claim.job)
     assert ran == ["a", "b", "c"]
     assert (await alone.journal.plan("p")).state == "done"
+
+
+@pytest.mark.parametrize("url", ["redis://h", "rediss://h", "unix:///tmp/s", "unix://u:p@/tmp/s?db=1"])
+async def test_every_kind_of_url_makes_a_connection(url: str) -> None:
+    client = open_client(url)
+    client.connection_pool.make_connection()
+    await client.aclose()
+
+
+async def test_what_breaks_below_is_told_and_taken_for_no_cancellation() -> None:
+    line = Connection("redis://127.0.0.1:1")
+    line.client.connection_pool.connection_kwargs["no_such_setting"] = 1
+    with pytest.raises(TypeError, match="no_such_setting"):
+        await asyncio.gather(line.command("PING"), line.command("PING"))
+    await line.close()

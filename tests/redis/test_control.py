@@ -102,6 +102,7 @@ async def test_an_action_that_breaks_is_logged_and_the_next_is_done(
 ) -> None:
     listener.breaks = RuntimeError("boom")
     await hand.journal.set_lane("llm", policy="fixed")
+    await listener.until(lambda: listener.lanes == [(), ("llm",)])
     await hand.journal.set_lane("llm", policy="hybrid")
     await listener.until(lambda: listener.lanes == [(), ("llm",), ("llm",)])
     (said,) = [r for r in caplog.records if r.name == "aios_dist.control"]
@@ -139,3 +140,16 @@ async def test_what_was_missed_while_nobody_listened_is_looked_up(
             call.cancel()
         await listener.close()
         await journal.close()
+
+
+async def test_a_flood_of_new_rules_is_read_a_few_times_and_keeps_no_cancelled_call_waiting(
+    hand: Hand, listener: Listener
+) -> None:
+    await hand.submit(starts("j", "x"))
+    mine = listener.works_on(await hand.claim(worker=WORKER))
+    for n in range(3000):
+        await listener.control.obey(msgpack.packb(["lane", f"l{n}", "", ""]))
+    await hand.journal.cancel("j")
+    await listener.until(mine.cancelled)
+    await listener.until(lambda: () in listener.lanes[1:])
+    assert len(listener.lanes) < 10, "so many at once are all of them"

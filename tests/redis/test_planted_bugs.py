@@ -36,7 +36,9 @@ def test_a_planted_bug_is_found(redis_server: EmbeddedRedis, fleets: Fleets, bug
     assert find(redis_server.url, name, bug) is not None, f"not found: {bug.name}"
 
 
-@pytest.mark.parametrize("change", [*BUGS, *WHEN_BROKEN, *MENDS], ids=lambda change: change.name.replace(" ", "-"))
+@pytest.mark.parametrize(
+    "change", [*BUGS, *WHEN_BROKEN, *MENDS], ids=lambda change: change.name.replace(" ", "-")
+)
 def test_what_a_planted_bug_replaces_is_still_there(change: Change) -> None:
     texts = changed([*(mend for mend in MENDS if mend is not change), change])
     assert change.file in texts

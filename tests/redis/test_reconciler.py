@@ -77,6 +77,19 @@ async def test_lost_tickets_are_replaced_by_counting(hand: Hand, passes: Pass) -
     assert await passes.depth() == 5
 
 
+async def test_what_is_no_list_of_tickets_is_put_away_and_the_write_before_it_stands(
+    hand: Hand, passes: Pass
+) -> None:
+    await hand.redis("SET", passes.tickets.key("llm"), "x")
+    await hand.submit(starts("j", "x"))
+    ticket = passes.tickets.command(Ticket("llm", "j", "0"))
+    assert await hand.journal._run("counts", ticket, lanes=["llm"]) == [[1, []]]
+    await passes.once()
+    await passes.once()
+    assert await passes.depth() == 1
+    assert passes.reconciler.broken == {"tickets of lane llm": 1}
+
+
 async def test_tickets_that_nothing_can_need_are_taken_away(hand: Hand, passes: Pass) -> None:
     await hand.submit(*(starts(f"j{i}", "x") for i in range(5)))
     await passes.put(100)
@@ -134,7 +147,7 @@ async def test_what_breaks_one_part_of_a_pass_keeps_none_of_the_others(
     for _ in range(3):
         await passes.once()
     assert (await passes.depth("llm"), await passes.depth("turns")) == (4, 1)
-    assert passes.reconciler.broken == {"ranking lane llm": 3, "tickets of lane odd": 3}
+    assert passes.reconciler.broken == {"ranking lane llm": 3, "tickets of lane odd": 1}
     said = [r for r in caplog.records if r.name == "aios_dist.reconciler" and r.levelno >= logging.ERROR]
     assert len(said) == 2, "each once a minute"
 

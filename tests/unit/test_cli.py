@@ -243,6 +243,7 @@ def test_flower_does_not_start_without_a_login(
         ("only-a-user", False, "127.0.0.1"),
         ("user:", False, "127.0.0.1"),
         ("a:b,:c", False, "127.0.0.1"),
+        ("a:pässword", False, "127.0.0.1"),
         ("", True, "0.0.0.0"),
         ("a:b", True, "127.0.0.1"),
     ],

@@ -27,6 +27,7 @@ from aios_dist.errors import (
     from_record,
     to_record,
 )
+from aios_dist.tracebacks import MESSAGE_LIMIT
 
 ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, AiosError)]
 STEP_ERRORS = [c for c in ALL if issubclass(c, StepError)]
@@ -135,3 +136,23 @@ def test_errors_fit_pythons_own_where_people_catch_those() -> None:
     assert issubclass(errors.UnknownName, LookupError)
     assert str(errors.UnknownName("no such thing")) == "no such thing", "not a KeyError, which would quote it"
     assert not issubclass(UsageError, StepError)
+
+
+def test_a_message_of_any_size_is_cut_in_its_middle_and_is_text() -> None:
+    class Other(str):
+        def encode(self, *_: object) -> Any:
+            return self
+
+        def decode(self) -> Any:
+            return 5
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            return Other("words")
+
+    assert to_record(Odd())["message"] == "words"
+    message = to_record(ValueError("a" * 10**6 + "z" * 10**6))["message"]
+    assert len(message) < MESSAGE_LIMIT + 100
+    assert message.startswith("aaa")
+    assert message.endswith("zzz")
+    assert "1,934,464 characters" in message

@@ -6,6 +6,8 @@ import base64
 import html
 import json
 import logging
+import sys
+import threading
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aios_dist import masking
-from aios_dist.masking import RUN, Mask, hide_in, masked, secrets_of
+from aios_dist.mask import RUN, WORDY_RUN, Mask, is_word
+from aios_dist.masking import hide_in, masked, secrets_of
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,10 @@ def test_no_piece_of_a_secret_stays_in_whatever_form_and_wherever_it_was_cut(
     form = FORMS[name](secret)
     piece = form[begin % len(form) : 1 + end % (len(form) + 8)]
     shown = Mask([secret]).hide(f"before, {piece}, after")
-    assert not [n for n in range(len(piece) - RUN + 1) if piece[n : n + RUN] in shown]
+    wordy = not any(sign.isdigit() or not sign.isascii() for sign in piece)
+    most = WORDY_RUN if wordy else RUN
+    whole = is_word(secret) and len(piece) < WORDY_RUN
+    assert whole or not [n for n in range(len(piece) - most + 1) if piece[n : n + most] in shown]
     assert shown.startswith("before")
 
 
@@ -88,13 +94,68 @@ def test_a_key_that_was_shortened_is_hidden_and_nothing_else(text: str, shown: s
 
 
 def test_a_short_password_is_hidden_as_a_word_and_not_within_words() -> None:
-    mask = Mask(["pass", "x"])
-    assert mask.hide("password: pass, pass; x") == "password: ***, ***; x"
+    mask = Mask(["pa55", "x"])
+    assert mask.hide("password: pa55, pa55; pa55word x") == "password: ***, ***; pa55word x"
+
+
+ORDINARY = [
+    "aios-dist: fleet aios at redis://127.0.0.1:6379, connecting to redis...",
+    "job production-job-1 of production waits on lane llm, local",
+    '{"fleet": "aios", "lanes": ["llm", "local"], "steps": 1234, "sentinel_password": null}',
+    "the llm-server is slow: 1..99 of password",
+    "the password of the key llm",
+]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "aios",
+        "redis",
+        "password",
+        "llm",
+        "local",
+        "1234",
+        "production",
+        "done",
+        "production-redis-1",
+        "localpass",
+        "redis-secret-99",
+        "llm-server-key",
+    ],
+)
+def test_a_password_of_ordinary_words_leaves_ordinary_output_as_it_is(secret: str) -> None:
+    assert [Mask([secret]).hide(text) for text in ORDINARY] == ORDINARY
+
+
+@pytest.mark.parametrize("secret", ["aios", "redis", "password", "1234"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://default:{}@h:6379/0",
+        "unknown command `HELLO`, with args beginning with: `3` `AUTH` `default` `{}` `SETNAME`",
+        "AUTH {}",
+        "Connection<host=h,password={},db=0>",
+        "{{'password': '{}', 'db': 0}}",
+        '{{"sentinel_password": "{}"}}',
+        "requirepass {}",
+        "FLOWER_PASSWORD={}",
+    ],
+)
+def test_a_password_of_an_ordinary_word_is_hidden_where_a_password_stands(secret: str, text: str) -> None:
+    assert Mask([secret]).hide(text.format(secret)) == text.format("***")
 
 
 def test_a_text_of_a_megabyte_takes_no_time_that_grows_with_its_square() -> None:
     mask = Mask(["sk-planted-3f9a1c77"])
-    for text in ("x" * 10**6, "sk-plant" * 10**5, "." * 10**6, "a.." * 10**5):
+    for text in (
+        "x" * 10**6,
+        "sk-plant" * 10**5,
+        "." * 10**6,
+        "a.." * 10**5,
+        "sk-.." * 10**5,
+        "..c77" * 10**5,
+    ):
         assert "sk-planted" not in mask.hide(text)
 
 
@@ -158,3 +219,61 @@ def test_every_log_record_is_masked_with_its_traceback_whoever_s_the_log_is(
         logging.setLogRecordFactory(before)
     assert "planted-secret" not in text
     assert "ValueError: with ***" in text
+
+
+class _Mute:
+    def __str__(self) -> str:
+        raise ValueError("says nothing")
+
+
+def test_logging_what_cannot_be_written_breaks_nobody_and_shows_no_secret(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    masking.learn("planted-secret-3")
+    before = logging.getLogRecordFactory()
+    stream = logging.StreamHandler()
+    log = logging.getLogger("odd.records")
+    log.addHandler(stream)
+    log.propagate = False  # pytest's own handler raises where a format is wrong
+    try:
+        masking.install()
+        secret = "-".join(["planted", "secret", "3"])  # a wrong format is shown with its line of code
+        log.warning("%s and %s", _Mute(), secret)
+        log.warning(_Mute())
+        log.warning("%d", secret)
+        log.warning("%(no)s", {"a": secret})
+        log.warning("%s %s", secret)
+    finally:
+        log.removeHandler(stream)
+        logging.setLogRecordFactory(before)
+    said = capsys.readouterr().err
+    log.propagate = True
+    assert "the text of a _Mute cannot be had: ValueError" in said
+    assert "planted-secret" not in said
+
+
+def test_what_ends_a_thread_is_masked(capsys: pytest.CaptureFixture[str]) -> None:
+    masking.learn("planted-secret-4")
+    before = logging.getLogRecordFactory(), sys.excepthook, sys.unraisablehook, threading.excepthook
+    try:
+        masking.install()
+
+        def ends() -> None:
+            raise ValueError("with planted-secret-4")
+
+        thread = threading.Thread(target=ends, name="of a user")
+        thread.start()
+        thread.join()
+    finally:
+        logging.setLogRecordFactory(before[0])
+        sys.excepthook, sys.unraisablehook, threading.excepthook = before[1:]
+    said = capsys.readouterr().err
+    assert "of a user" in said
+    assert "ValueError: with ***" in said
+    assert "planted-secret" not in said
+
+
+def test_a_text_that_has_a_url_in_it_is_no_url() -> None:
+    text = "see http://h:8080/ and mail me@example.org"
+    assert hide_in(text) == text
+    assert hide_in("from redis://u:pw@h:1/0, to b@c") == "from redis://u:***@h:1/0, to b@c"

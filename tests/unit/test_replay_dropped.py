@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 
@@ -176,3 +177,24 @@ def test_close_while_a_turn_runs_leaves_it_to_the_turn() -> None:
 
 async def _beside(other: object) -> None:
     await gather(other, part("beside"))  # type: ignore[arg-type]
+
+
+def test_gathers_nested_as_deep_as_one_likes_are_dropped_without_a_word() -> None:
+    async def nested() -> None:
+        inner = gather(llm("x"))
+        for _ in range(20_000):
+            inner = gather(inner)
+        await gather(llm("y"), gather(inner))
+
+    for begun in (True, False):
+        if begun:
+            program = Replay(nested)
+            assert [asked.command.request for asked in program.asked] == [llm("y").request, llm("x").request]
+            program.close()
+        else:
+            branch = part("never begun")
+            once = twice = gather(branch)
+            for _ in range(20_000):
+                once = twice = gather(once, twice)
+            replays._drop(once)
+            assert inspect.getcoroutinestate(branch) == inspect.CORO_CLOSED

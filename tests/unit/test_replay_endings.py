@@ -16,6 +16,7 @@ from aios_dist.commands import gather, in_turn, llm, tool
 from aios_dist.errors import InvalidInput, StepError, ToolError
 from aios_dist.jobs import JobRecord, JobState, Outcome, decode
 from aios_dist.replay import Replay
+from aios_dist.tracebacks import name_of
 from aios_dist.turns import Catalog
 
 CATALOG = Catalog({"small": "llm"}, "small", 10_000, 10_000)
@@ -50,12 +51,37 @@ class Unlike(Exception):
         raise Panic("nor there")
 
 
+class Namer(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__name__":
+            raise Panic("no name")
+        return super().__getattribute__(name)
+
+
+class Nameless(Exception, metaclass=Namer):
+    """Its class will not say what it is called."""
+
+
+class Placeless(Exception):
+    """Where it was raised is not to be had."""
+
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise Panic("nowhere")
+
+    @property
+    def __cause__(self) -> Any:  # type: ignore[override]
+        raise Panic("for no reason")
+
+
 class NoDetail(StepError):
     def __init__(self) -> None:
         BaseException.__init__(self, "no detail")
 
 
 RAISED = [
+    Nameless("n"),
+    Placeless("p"),
     asyncio.CancelledError("mine"),
     KeyboardInterrupt(),
     GeneratorExit(),
@@ -75,7 +101,7 @@ def failed_with(replay: Replay) -> dict[str, Any]:
     return decode(decision.result, Outcome).error or {}
 
 
-@pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("error", RAISED, ids=lambda e: name_of(type(e)))
 @pytest.mark.parametrize("when", ["at once", "after a step", "in a branch", "by no coroutine at all"])
 def test_whatever_an_agent_raises_fails_its_job_with_that_error(error: BaseException, when: str) -> None:
     async def at_once() -> None:
@@ -96,7 +122,7 @@ def test_whatever_an_agent_raises_fails_its_job_with_that_error(error: BaseExcep
     if not replay.finished:
         replay.deliver(0, answer())
     assert replay.error is error
-    assert failed_with(replay)["type"] == type(error).__name__
+    assert failed_with(replay)["type"] == name_of(type(error))
     assert not in_turn.get()
     replay.close()
 

@@ -26,9 +26,10 @@ local function throw_away(job)
   whos[job] = nil
 end
 
--- On how many sets the step waits.
-local function places_of(job, step, h)
+-- On how many sets the step waits. `quick`: where it is to be is enough.
+local function places_of(job, step, h, quick)
   local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
+  if quick and redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant or nil)), m) then return 1 end
   local count = 0
   local function look(set) if redis.call('ZSCORE', set, m) then count = count + 1 end end
   local function shelf(kind, name)
@@ -64,13 +65,13 @@ end
 local ENDED = { done = true, failed = true, cancelled = true }
 local mend_plan
 
--- Puts a job right; gives a list of what was wrong. `touched`: a verb broke over it, so what stands on shelves is put
+-- Puts a job right; gives a list of what was wrong, its plan, and its state. `touched`: a verb broke over it, so what stands on shelves is put
 -- there anew. An error that is {corrupt = why}: its own record cannot be read; any other is not the job's.
 local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
 local function mend(job, touched)
   local k, wrong = key('job', job), {}
   local function corrupt(why) error({ corrupt = why }) end
-  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg')
+  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht')
   if f.err then corrupt('its record is no hash') end
   if not f[1] or f[5] then   -- never written whole, or expired
     if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
@@ -85,18 +86,17 @@ local function mend(job, touched)
   local heads = {}
   local function read(step)
     heads[step] = head(job, step)
-    if not heads[step] and (step ~= TURN or redis.call('HEXISTS', k, 'ht') == 1) then
+    if not heads[step] then
       corrupt('the head of step ' .. step .. ' cannot be read')
     end
   end
   for step = 0, count - 1 do read(step) end
-  read(TURN)
+  if f[7] then read(TURN) end
 
   local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
   local open = false
   local function look(step)
-    local h = head(job, step)
-    if not h then return end
+    local h = touched and head(job, step) or heads[step]   -- (its order may be another now)
     local s = h[H.state]
     local lease = lease_of(job, step, h)
     if s == 'leased' then
@@ -119,7 +119,7 @@ local function mend(job, touched)
       step_is(s .. ' with a lease', step)
     end
     local waits = s == 'ready' and state == 'running'
-    local on = (s == 'ready' or s == 'timed') and places_of(job, step, h) or 0
+    local on = (s == 'ready' or s == 'timed') and places_of(job, step, h, not touched) or 0
     if state == 'running' then
       if waits and (on ~= 1 or touched) then
         local later = redis.call('ZSCORE', P .. 'timers', member(job, step))
@@ -164,7 +164,7 @@ local function mend(job, touched)
     redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock())))   -- whoever decides replays first
   end
   for step = 0, count - 1 do look(step) end
-  look(TURN)
+  if f[7] then look(TURN) end
 
   if ENDED[state] then
     for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
@@ -180,7 +180,7 @@ local function mend(job, touched)
     end
   else
     if touched then redis.call('ZREM', P .. 'ended', job) end   -- a retry that broke
-    if not redis.call('ZSCORE', P .. 'open', job) then
+    if touched and not redis.call('ZSCORE', P .. 'open', job) then   -- (the slow walk comes from there)
       wrong[#wrong + 1] = state .. ', and not in open'
       redis.call('ZADD', P .. 'open', int(clock()), job)
     end
@@ -189,7 +189,7 @@ local function mend(job, touched)
       need_turn(job)
     end
   end
-  return wrong
+  return wrong, f[4], state
 end
 
 -- A plan's counts follow from its members' states.

@@ -50,7 +50,7 @@ end
 
 -- Gives whether it is done with: a fault that is not the job's own leaves its mark.
 local function look(job, marked_so)
-  local ok, wrong = pcall(mend, job, marked_so)
+  local ok, wrong, plan, state = pcall(mend, job, marked_so)
   if ok then
     for _, what in ipairs(wrong) do note(job, what) end
   elseif type(wrong) == 'table' and wrong.corrupt then
@@ -61,18 +61,17 @@ local function look(job, marked_so)
     kept[job] = true
     return false
   end
-  local facts = redis.pcall('HMGET', key('job', job), 'pl', 'st')
-  local plan = not facts.err and facts[1]
-  if plan then
-    local state = redis.call('HGET', key('plan', plan), 'st')
-    if facts[2] == 'waiting' and state ~= 'running' then orphans[#orphans + 1] = { job, state } end
-    if state == 'running' and (marked_so or not ok) then plans[plan] = true end
+  if not ok then plan = redis.call('HGET', key('job', job), 'pl') end
+  if plan and (marked_so or not ok or state == 'waiting') then
+    local stands = redis.call('HGET', key('plan', plan), 'st')
+    if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands } end
+    if stands == 'running' and (marked_so or not ok) then plans[plan] = true end
   end
   return true
 end
 
 -- So many heads are looked at in one call at the most: it is the steps that take the time.
-local MOST_HEADS = 2000
+local MOST_HEADS = 500
 local heads = 0
 local function enough(job)
   heads = heads + 1 + bounded(redis.pcall('HGET', key('job', job), 'n') or 0)

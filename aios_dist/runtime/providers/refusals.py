@@ -54,10 +54,15 @@ def refusal(provider: str, status: int, body: object, headers: Mapping[str, str]
     )
 
 
+BEYOND = 1024
+"""Characters behind the bound that are looked at, so that it cuts no secret before that is hidden."""
+
+
 def bounded(text: str, limit: int = TEXT_LIMIT) -> str:
     """A text that may be journaled and logged: without secrets, and not the whole page of a proxy."""
-    text = hide(clean(text))
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    more = len(text) > limit + BEYOND  # a megabyte would hold up all the calls of this loop
+    text = hide(clean(text[: limit + BEYOND]))
+    return text[: limit - 1] + "…" if more or len(text) > limit else text
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
