@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import redis
@@ -86,8 +86,8 @@ class Agenda:
 
 def run(options: Options, say: Callable[[str], None] = lambda _: None) -> Report:
     """One run, bounded in time; everything that it started has ended when it returns."""
-    logging.getLogger("aios_dist").setLevel(logging.ERROR)
     with (
+        _quiet(),
         Slowness() as slowness,
         busy() if options.loaded else contextlib.nullcontext(),
         Machines(seed=options.seed) as machines,
@@ -257,3 +257,15 @@ class Run:
                 if not left or time.monotonic() > end:
                     return left
                 time.sleep(TICK_S)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the producer says of a Redis that is away is no news here."""
+    ours = logging.getLogger("aios_dist")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)

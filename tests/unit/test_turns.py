@@ -13,7 +13,7 @@ from aios_dist.agents import agent, prompts
 from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
 from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import parse
-from aios_dist.errors import ConfigError, InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
+from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
 from aios_dist.journal.records import Decision
 from aios_dist.journal.views import History, JobView
@@ -268,12 +268,12 @@ def test_an_error_that_is_too_odd_for_json_still_ends_the_job() -> None:
     assert decided(body, catalog=catalog()).ends is JobState.FAILED
 
 
-def test_a_lane_with_an_unknown_policy_is_refused() -> None:
+def test_under_a_policy_of_a_newer_version_a_step_is_ranked_as_fifo_and_no_job_fails() -> None:
     async def body() -> None:
         await llm("a")
 
-    with pytest.raises(ConfigError, match="no policy 'magic'; known are deadline, fifo"):
-        decided(body, catalog=catalog(lane_policies={"llm": "magic"}))
+    decision = decided(body, catalog=catalog(lane_policies={"llm": "magic"}))
+    assert [(step.rank, step.policy) for step in decision.steps] == [(policies.Rank(), "")]
 
 
 def test_a_call_is_ranked_by_its_lanes_policy_and_a_tool_never_is() -> None:
