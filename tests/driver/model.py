@@ -438,12 +438,14 @@ class Model:
     def regain(self, by: Any, waits: str) -> bool:
         """Whether a lease that is not there any more is taken up again. ``waits``: where its step does."""
         job, s = self.jobs.get(by.claim.job), self.step(by.claim.job, by.claim.step)
-        if job is None or s is None or job.state != "running" or s.state != "ready" or job.life != by.life:
+        if job is None or s is None or job.life != by.life:
             return False
-        ours = s.holder == by.number
-        if waits not in ("ready", "stray", "held") or (
-            by.claim.step != TURN and s.request != by.claim.request
+        ours, parked = s.holder == by.number, job.state == "paused" and s.state == "parked"
+        if not parked and (
+            job.state != "running" or s.state != "ready" or waits not in ("ready", "stray", "held")
         ):
+            return False
+        if by.claim.step != TURN and s.request != by.claim.request:
             return False
         if s.given_back if ours else s.attempt >= by.claim.attempt:
             return False

@@ -16,7 +16,7 @@ local function set_aside_whole(job, why)
   for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
   if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
   local state = redis.call('HGET', k, 'st')
-  if ENDED[state] then return end
+  if ENDED[state] and redis.call('PTTL', k) >= 0 then return end   -- (else it broke in its end)
   -- What can be read of it waits and counts nowhere; claims pass over the rest, and leases end.
   for _, field in ipairs(redis.call('HKEYS', k)) do
     local step = string.match(field, '^h(%d+)$') or (field == 'ht' and TURN)
@@ -29,9 +29,12 @@ local function set_aside_whole(job, why)
       end
     end
   end
-  redis.call('HSET', k, 'st', 'failed', 'res', A.corrupt_outcome, 't1', int(clock()))
+  if not ENDED[state] then
+    state = 'failed'
+    redis.call('HSET', k, 'st', state, 'res', A.corrupt_outcome, 't1', int(clock()))
+  end
   redis.call('ZADD', P .. 'ended', int(clock()), job)
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', 'failed')
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
   redis.call('PEXPIRE', k, A.retention_ms)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
 end
