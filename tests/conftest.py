@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
 MARKED_FOLDERS = ("redis", "fleet")
-WAITING_FOLDERS = ("fleet", "chaos", "fundamentals")
-"""Tests of whole fleets wait for most of their time, and look at times: one by one, beside all others."""
 
 
 def pytest_configure() -> None:
@@ -33,15 +31,12 @@ def pytest_configure() -> None:
         del os.environ[name]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         top = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
         if top in MARKED_FOLDERS:
             item.add_marker(top)
-        # For pytest-xdist (`make test`): what shares fixtures stays in one process.
-        item.add_marker(pytest.mark.xdist_group("fleets" if top in WAITING_FOLDERS else str(item.path)))
 
 
 @pytest.fixture(scope="session")
