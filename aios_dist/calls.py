@@ -13,6 +13,9 @@ import msgspec
 INPUT_COST, OUTPUT_COST = 1, 2
 """What a token counts in fair share (VTC; Sheng et al., OSDI 2024); ``_limits.lua`` has the same."""
 
+MOST_TOKENS = 10**12
+"""Of one step (and millionths of money); ``_lib.lua`` has the same. Who counts more counts nonsense."""
+
 OUTPUT_GUESS = 500
 """Output tokens of a call that sets no ``max_tokens``, until the provider says what it was."""
 

@@ -8,17 +8,15 @@ from typing import Any
 import msgspec
 
 from aios_dist.agents import Budget
+from aios_dist.calls import MOST_TOKENS
 from aios_dist.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, digest, encode
 from aios_dist.journal.views import LaneRules, Limits
 from aios_dist.policies import Rank, Waiting
 
-MOST = 10**12
-"""Tokens of one step, millionths of money. Who counts more counts nonsense; no verb must break over it."""
-
 
 def bounded(number: float) -> int:
-    """A number from outside as the verbs take it: from 0 to ``MOST``."""
-    return int(max(0, min(MOST, number)))
+    """A number from outside as the verbs take it, from 0 to ``MOST_TOKENS``: no verb must break over it."""
+    return int(max(0, min(MOST_TOKENS, number)))
 
 
 class RankedStep(msgspec.Struct, frozen=True):

@@ -65,9 +65,11 @@ end
 local ENDED = { done = true, failed = true, cancelled = true }
 local mend_plan
 
--- Puts a job right; gives a list of what was wrong, its plan, and its state. `touched`: a verb broke over it, so what stands on shelves is put
--- there anew. An error that is {corrupt = why}: its own record cannot be read; any other is not the job's.
 local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
+
+-- Puts a job right; gives a list of what was wrong, its plan, and its state. `touched`: a verb broke over it, so what
+-- stands on shelves is put there anew. An error that is {corrupt = why}: its own record cannot be read; any other is
+-- not the job's.
 local function mend(job, touched)
   local k, wrong = key('job', job), {}
   local function corrupt(why) error({ corrupt = why }) end
@@ -196,10 +198,8 @@ end
 mend_plan = function(plan)
   local k = key('plan', plan)
   if redis.call('HGET', k, 'st') ~= 'running' then return end
-  local nodes = {}
   local function recount(i)
     local v = node(plan, i)
-    nodes[i] = v
     local ended, failed = 0, v[N.failed] == 1
     for at = 0, v[N.admitted] - 1 do
       local c = child(plan, i, int(at))

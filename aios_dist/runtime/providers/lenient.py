@@ -10,10 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.calls import Usage
-
-MOST_TOKENS = 10**12
-"""No call has more: what is above is no count, and must not use up a budget."""
+from aios_dist.calls import MOST_TOKENS, Usage
 
 THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
 
