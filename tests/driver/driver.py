@@ -210,7 +210,7 @@ class Driver(People, Workers):
             self.say("save")
             self.look()
             self.fleet.save()
-            kept = (self.model, self.decided, self.expected_us, self.policy, self.older)
+            kept = (self.model, self.decided, self.expected_us, self.policy, self.older, self.vanished)
             self.saved = (*copy.deepcopy(kept), self.fleet.last_end, frozenset(self.model.jobs))
 
     def restore(self) -> None:
@@ -221,7 +221,7 @@ class Driver(People, Workers):
         self.fleet.restore()
         *kept, self.fleet.last_end, ids = self.saved
         self.gone += [id for id in self.model.jobs if id not in ids and id[0] == "j"]
-        self.model, self.decided, self.expected_us, self.policy, self.older = kept
+        self.model, self.decided, self.expected_us, self.policy, self.older, self.vanished = kept
         self.gone = [id for id in dict.fromkeys(self.gone) if id not in self.model.jobs]
         self.saved = None
         self.seen = self.fleet.look_without_ends()

@@ -216,12 +216,12 @@ class Model:
                 if inner.ended == len(inner.members):
                     self.count(plan, number, inner.failed)
             elif self.admit(member):
-                self.count(plan, number, self.jobs[member].state != "done")
+                self.count(plan, number, member not in self.jobs or self.jobs[member].state != "done")
 
     def admit(self, id: str) -> bool:
-        """The job's turn in its plan has come. True when it ends with that, or had ended or left before."""
-        job = self.jobs[id]
-        if job.state != "waiting":
+        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired before."""
+        job = self.jobs.get(id)
+        if job is None or job.state != "waiting":
             return True
         job.state = "running"
         if job.ends:
@@ -249,7 +249,7 @@ class Model:
         if isinstance(member, int):
             for inner in self.plans[plan][member].members:
                 self.drop(plan, inner)
-        elif self.jobs[member].state == "waiting":
+        elif member in self.jobs and self.jobs[member].state == "waiting":
             self.end(member, "cancelled", silent=True)
 
     def member_ended(self, plan: str, number: int, failed: bool) -> None:
