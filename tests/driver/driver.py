@@ -99,7 +99,12 @@ class Driver(People, Workers):
     def corrupt(self) -> None:
         """Something is written over a part of a job: it is set aside, and the others go on."""
         R = self.random
-        ids = [id for id, job in self.model.jobs.items() if job.state in OPEN and not job.plan]
+        now = self.fleet.now  # (one past its deadline ends by that)
+        ids = [
+            id
+            for id, job in self.model.jobs.items()
+            if job.state in OPEN and not job.plan and (job.due_by is None or job.due_by > now)
+        ]
         if not ids or R.random() < 0.5:
             return
         id = R.choice(ids)

@@ -170,3 +170,17 @@ async def test_a_tenant_at_its_cap_pulls_no_newcomer_down(hand: Hand) -> None:
     await hand.submit(*(ranked(f"corp{n:02}", Rank(), tenant="corp", tokens=10) for n in range(40)))
     got = [(await hand.claim()).record.tenant for _ in range(30)]
     assert (got.count("acme"), got.count("beta"), got.count("corp")) in ((15, 1, 14), (14, 1, 15))
+
+
+async def test_a_small_call_does_not_pass_its_tenants_large_one_among_equals(hand: Hand) -> None:
+    """Another tenant that has had as much, and stands before it by name, hides no order."""
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.limit(tpm=1000)
+    await hand.submit(ranked("first", Rank(), tenant="m", tokens=600))
+    assert [c.job for c in await hand.drain()] == ["first"]
+    await hand.submit(ranked("a", Rank(), tenant="a", tokens=600))
+    await hand.submit(ranked("z-large", Rank(), tenant="z", tokens=500))
+    await hand.submit(ranked("z-small", Rank(), tenant="z", tokens=1))
+    assert await hand.drain() == []
+    await hand.minute()
+    assert [c.job for c in await hand.drain()] == ["a"]

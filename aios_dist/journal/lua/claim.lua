@@ -104,7 +104,10 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
           local yes, again = allowed(model, bounded(h[H.est]), now)
           local first, score, other, has_had = first_held(model, aged)
           local before = yes and first and score < (aged and h[H.ready] or h[H.rank])
-          if yes and first and other and other ~= tenant then before = has_had < tonumber(counter(h[H.lane], tenant)) end
+          if yes and first and other and other ~= tenant then   -- among equals by name, as on the lane: else one would overtake its own tenant's
+            local had = tonumber(counter(h[H.lane], tenant))
+            before = has_had < had or (has_had == had and other < tenant)
+          end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
             local job1, step1 = split(first)
             local h1 = head(job1, step1)
