@@ -21,6 +21,7 @@ from tests.driver.injected import Injector, inject
 from tests.driver.known import MENDS
 from tests.driver.patched import Outdated
 from tests.driver.planted import BUGS, WHEN_BROKEN, find
+from tests.driver.scheduling import Scheduling
 
 
 def main() -> int:
@@ -35,6 +36,7 @@ def main() -> int:
     add("--plain", action="store_true", help="the Lua as it is, also where faults of it are known")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--planted", action="store_true", help="is every planted bug found?")
+    what.add_argument("--scheduling", action="store_true", help="orders, limits, shares, and nothing that is lost")
     what.add_argument("--injected", action="store_true", help="errors behind every write of every verb")
     given = parser.parse_args()
     with EmbeddedRedis(find_server(given.server)) as server:
@@ -54,7 +56,7 @@ def drive(url: str, given: argparse.Namespace) -> int:
     began, runs, broken, moves = time.monotonic(), 0, 0, Counter[str]()
     while more(given, began, runs):
         fleet = Fleet(url, f"d{runs}", () if given.plain else MENDS)
-        driver = Driver(fleet, random.Random(given.seed + runs))
+        driver = (Scheduling if given.scheduling else Driver)(fleet, random.Random(given.seed + runs))
         try:
             for _ in range(given.moves):
                 driver.move()

@@ -13,6 +13,7 @@ from tests.driver.checks import between, wrong
 from tests.driver.fleet import Fleet
 from tests.driver.known import FENCED
 from tests.driver.model import Model, differences
+from tests.driver.promises import Promises
 from tests.driver.seen import Seen
 from tests.driver.sending import MODELS, RANKS, set_limits
 
@@ -51,6 +52,7 @@ class Core:
         self.proofs: dict[str, int] = {}
         self.older: dict[str, str] = {}
         self.asked: dict[str, Decision | None] = {}  # at submission
+        self.promises = Promises()
         self.held: list[Held] = []
         self.dead: list[Held] = []
         self.decided: dict[str, Decision] = {}

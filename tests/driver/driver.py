@@ -15,6 +15,7 @@ from aios_dist.journal import Decision, WorkerInfo
 from tests.driver.core import TENANTS, Broken, Held
 from tests.driver.people import People
 from tests.driver.producers import AGENTS
+from tests.driver.promises import idle_room
 from tests.driver.seen import ENDED, OPEN, TURN, lease_of
 from tests.driver.sending import LANES, MODELS, RANKS, reconcile, says, send_advance, send_signal
 from tests.driver.workers import SERVES, Workers
@@ -40,6 +41,8 @@ class Driver(People, Workers):
         self.fleet.now += self.random.choice([3, 40, 1000, 20_000])
         self.model.now = self.fleet.now
         said = len(self.said)
+        if name not in SAME_RULES:
+            self.promises.forget()
         try:
             getattr(self, name)()
         except Broken:
@@ -87,6 +90,8 @@ class Driver(People, Workers):
                         counted[h.lane] += 1
         if waiting != counted and not self.vanished and not aside:
             lines.append(f"counted as waiting were {waiting}, there wait {counted}")
+        if not self.vanished and not aside:
+            lines += idle_room(after, self.fleet.now)
         for model, leases in after.sets["inflight"].items():
             lines += [f"{m} counts against {model}" for m in leases if m in self.vanished]
         if lines:
@@ -349,5 +354,7 @@ WEIGHTS = {
     "pause": 3, "resume": 3, "signal": 5, "rerank": 3, "retry": 2.5, "fork": 1.5, "lane": 1.5, "limits": 1.5,
     "tenant": 1.5, "expire": 4, "save": 1, "restore": 1.5, "announce": 1.5, "corrupt": 0.7,
 }  # fmt: skip
+SAME_RULES = frozenset({"submit", "claim", "work", "go_on", "give_back", "renew", "signal", "cancel", "announce"})
+"""Moves that let ranks, rules and limits be what they are, and bring no step that has waited before."""
 FOLLOWED = frozenset({"retry", "strays"})
 """Moves that are looked at each, however seldom the others are."""

@@ -9,6 +9,7 @@ from aios_dist.journal import Claim, Decision, Nothing
 from aios_dist.journal.records import random_name
 from tests.driver.core import Held
 from tests.driver.producers import Producers
+from tests.driver.promises import steps_on
 from tests.driver.seen import TURN, Seen
 from tests.driver.sending import LANES, MODELS, decided, lane_sets, send_advance, send_commit, send_release
 
@@ -71,6 +72,9 @@ class Workers(Producers):
         if claim.basis != after.jobs[claim.job].text("dg"):
             raise self.broken([f"claimed {claim.lease} at {claim.basis}, and the job stands elsewhere"])
         self._judge(before, after, claim, job)
+        m = f"{claim.job}/{claim.step}"
+        if lines := self.promises.dispatched(before, lane, m, self.fleet.now, self.spent):
+            raise self.broken(lines)
         s.state, s.holder, s.attempt, s.given_back = "leased", got.number, s.attempt + 1, False
         self.held.append(got)
         return got
@@ -142,22 +146,18 @@ class Workers(Producers):
     def _out_of_turn(self, before: Seen, claim: Claim, job: Any) -> list[str]:
         """Another step of the same model and tenant had a lower rank, and it was not the oldest's turn."""
         h = before.jobs[claim.job].heads[claim.step]
-        _, every, fair = before.lane(h.lane)
-        name = f"{h.lane}|{job.tenant}" if fair else h.lane
-        shelf = before.sets["ready"].get(name, {})
+        policy, every, fair = before.lane(h.lane)
         count = int(before.hashes["lane"].get(h.lane, {}).get(f"n|{job.tenant if fair else ''}", 0)) + 1
         m = f"{claim.job}/{claim.step}"
-        if m not in shelf:
-            return []
         aged = every > 0 and count % every == 0
         others = {}
-        for other, rank in shelf.items():
-            id, _, step = other.rpartition("/")
-            if id not in before.jobs or step not in before.jobs[id].heads:  # of one that was set aside
-                continue
-            o = before.jobs[id].heads[step]
-            if o.label == h.label and before.jobs[id].tenant == job.tenant and not self.spent(before, id):
-                others[other] = float(o.ready) if aged else rank
+        for other, its, o in steps_on(before, h.lane):
+            where = before.places()[other]
+            current = policy is None or o.policy in ("", policy)
+            waits = current and any(kind == "ready" or (kind == "held" and name[0] != "?") for kind, name in where)
+            same = o.label == h.label and its.tenant == job.tenant
+            if waits and same and not self.spent(before, other.rpartition("/")[0]):
+                others[other] = float(o.ready) if aged else o.rank
         best = min(others, key=lambda o: (others[o], o), default=m)
         if m in others and others[best] < others[m]:
             return [f"{m} goes before {best}{' (the oldest goes first)' if aged else ''}: {others}"]
