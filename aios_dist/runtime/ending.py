@@ -17,7 +17,7 @@ BEYOND_S = 10.0
 """After the grace, for what cannot be waited for: the last writes, farewells, closing connections."""
 
 OWN_END_S = 5.0
-"""For what the interpreter does at its own end: users' exit handlers, and joining the threads of their executors."""
+"""For the interpreter's own end: users' exit handlers, and joining the threads of their executors."""
 
 OVERDUE = 70
 """The exit code of a worker that something kept from ending."""
@@ -52,8 +52,10 @@ class Ending:
         return first
 
     def _watch(self) -> None:
+        begun = time.monotonic()
         if self._over.wait(self._most):
-            time.sleep(OWN_END_S)  # daemons like this thread go on for as long as users' threads and handlers do
+            left = self._most - (time.monotonic() - begun)
+            time.sleep(max(0.1, min(OWN_END_S, left)))  # a daemon, as this is, goes on for as long as users' handlers do
         else:
             logger.error("This worker has not ended within %g s; it ends now, whatever hangs.", self._most)
             with contextlib.suppress(Exception):

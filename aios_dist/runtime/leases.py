@@ -90,5 +90,5 @@ class Leases:
                 self.outage.over()
             except FleetUnavailable as exc:
                 self.outage.away(exc)
-            except JournalError as exc:  # one record that breaks it must not slow down the renewing of the rest
+            except JournalError as exc:  # one record that breaks it slows down the renewing of no other
                 self._broke.add(str(exc))

@@ -239,9 +239,8 @@ class Turns:
     async def _rebuilt(self, work: Work, history: History) -> Live:
         while True:
             catalog = self.catalog
-            live = Live(
-                await self._run(work, functools.partial(turns.rebuild, history, catalog, rested)), catalog.models
-            )
+            rebuild = functools.partial(turns.rebuild, history, catalog, rested)
+            live = Live(await self._run(work, rebuild), catalog.models)
             if not await self._lacks(live):
                 break
             self.programs.drop(live)

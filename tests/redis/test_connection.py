@@ -14,9 +14,9 @@ import pytest_asyncio
 from redis.exceptions import DataError, ResponseError
 
 from aios_dist.config import FleetConfig
-from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
+from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError
 from aios_dist.jobs import JobState
-from aios_dist.journal import Journal
+from aios_dist.journal import Journal, scripts
 from aios_dist.journal import connection as module
 from aios_dist.journal.connection import BATCH, Connection, open_client, unavailable
 from tests.redis.conftest import Hand, Told, again, decides, starts
@@ -450,6 +450,15 @@ def test_what_redis_says_while_it_cannot_serve_is_waited_out(said: str) -> None:
 def test_a_mistake_of_ours_is_not_taken_for_weather() -> None:
     error = ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
     assert unavailable(error, "redis://host") is error
+
+
+async def test_a_verb_that_broke_is_told_as_such_though_a_secret_is_hidden_in_why() -> None:
+    """Whoever insists on a write tries that again; any other error would lose the answer in hand."""
+    connection = Connection("redis://:open-sesame-7@127.0.0.1:1/0")
+    told = connection._broke(scripts.load()["commit"], ResponseError("HALFWAY open-sesame-7 at 3"))
+    assert isinstance(told, JournalError)
+    assert "sesame" not in str(told)
+    await connection.close()
 
 
 async def test_an_account_that_is_refused_is_said_so(own_server: EmbeddedRedis) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aios_dist.jobs import Outcome
 from aios_dist.runtime.background import Background
 from aios_dist.runtime.leases import Leases
 from tests.redis.conftest import starts
@@ -27,7 +28,7 @@ class Held:
 
 
 async def two_lost(hand: Hand) -> tuple[Claim, Claim, Claim]:
-    """Three claims of a worker that stood still: the leases of the first two have ended; no hash is the first's job."""
+    """Three claims; the leases of two have ended, and the job of the first of those is no hash any more."""
     await hand.submit(starts("odd", "x"), starts("late", "x"), starts("kept", "x"))
     odd, late, kept = [await hand.claim() for _ in range(3)]
     await hand.lapse(odd, late)
@@ -60,7 +61,7 @@ async def test_a_lease_that_has_ended_is_regained_beside_one_whose_job_cannot_be
 async def test_what_breaks_the_regaining_of_one_lease_slows_the_renewing_of_no_other(
     hand: Hand, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the background a task that breaks is begun anew after ever longer pauses; leases would end in those."""
+    """A background task that breaks is begun anew after ever longer pauses; leases would end in those."""
     odd, late, kept = await two_lost(hand)
     leases, sent = Leases(hand.journal), []
     for claim in (odd, late, kept):
@@ -68,7 +69,7 @@ async def test_what_breaks_the_regaining_of_one_lease_slows_the_renewing_of_no_o
 
     async def renewed(held: Any) -> set[str]:
         sent.append(time.monotonic())
-        await hand.journal._run("signal", job="odd", name="n", id="i", outcome=b"j1", most=1)  # it breaks
+        await hand.journal.signal("odd", "n", Outcome(value=1))
         raise AssertionError
 
     hand.journal.renew = renewed  # type: ignore[method-assign]

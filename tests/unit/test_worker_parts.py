@@ -216,6 +216,23 @@ async def test_a_task_that_breaks_is_said_once_in_full_and_begun_anew(
     await asyncio.wait_for(background.end(), 5)
 
 
+async def test_a_task_that_somebody_cancels_while_it_rests_is_begun_anew() -> None:
+    begun: list[asyncio.Task[None] | None] = []
+
+    async def run() -> None:
+        begun.append(asyncio.current_task())
+        raise ValueError
+
+    background = Background()
+    background.start("renewing", run)
+    async with asyncio.timeout(5):
+        while len(begun) < 3:
+            await asyncio.sleep(0)
+            if begun and begun[-1] is not None:
+                begun[-1].cancel()
+    await asyncio.wait_for(background.end(), 5)
+
+
 # Answers in hand ----------------------------------------------------------------------------------------
 
 
