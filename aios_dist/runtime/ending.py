@@ -55,7 +55,7 @@ class Ending:
         begun = time.monotonic()
         if self._over.wait(self._most):
             left = self._most - (time.monotonic() - begun)
-            time.sleep(max(0.1, min(OWN_END_S, left)))  # a daemon, as this is, goes on for as long as users' handlers do
+            time.sleep(max(0.1, min(OWN_END_S, left)))  # a daemon goes on for as long as users' handlers do
         else:
             logger.error("This worker has not ended within %g s; it ends now, whatever hangs.", self._most)
             with contextlib.suppress(Exception):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import pytest_asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ResponseError
 
 from aios_dist.config import FleetConfig
@@ -226,6 +227,30 @@ async def test_verbs_work_when_redis_has_forgotten_them(hand: Hand) -> None:
     assert done.status == "turn"
     # Sent again behind the verb: the first one came before its step, and was spent for nothing.
     assert await hand.redis("LRANGE", tickets, 0, -1) == [b"one", b"one"]
+
+
+async def test_a_verb_that_redis_has_forgotten_is_run_once_though_its_answer_is_lost(hand: Hand) -> None:
+    """What repeats by itself what it sends would claim a second step."""
+    await hand.submit(starts("j", "x"), starts("k", "x"))
+    await hand.redis("SCRIPT", "FLUSH")
+    connection = hand.journal.connection
+    send, sent = connection._send, []
+
+    def loses(*command: Any) -> asyncio.Future[Any]:
+        answer = send(*command)
+        sent.append(command[0])
+        return asyncio.ensure_future(lost(answer)) if command[0] == "EVAL" else answer
+
+    async def lost(answer: asyncio.Future[Any]) -> Any:
+        await answer
+        raise RedisConnectionError("reset behind the verb")
+
+    connection._send = loses  # type: ignore[method-assign]
+    with pytest.raises(FleetUnavailable):
+        await hand.journal.claim("llm", "w1")
+    connection._send = send  # type: ignore[method-assign]
+    assert sent == ["EVALSHA", "EVAL"]
+    assert len(await hand.members(hand.keys.leases)) == 1
 
 
 async def test_closing_sends_what_is_queued_first(hand: Hand) -> None:
