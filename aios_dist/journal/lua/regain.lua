@@ -7,30 +7,26 @@
 -- The caller is still at work on them: one that comes back from a stall does not compete with itself.
 local now = clock()
 local lost = {}
-
-local function regained(c)
-  local facts = redis.call('HMGET', key('job', c.job), 'st', 'dg')
+for i, c in ipairs(A.claims) do
+  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg')
+  if facts.err then   -- no hash at all: it keeps none of the others, and `walk` looks at it
+    mark(c.job)
+    kept[c.job] = true
+  end
   local waits = facts[1] == 'running' and 'ready' or facts[1] == 'paused' and 'parked'
   local h = waits and head(c.job, c.step)
   local same = h and h[H.state] == waits and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
   -- One that was given back (started is 0) is not taken up by a renewal that crosses it, unless Redis never knew of the claim.
   local ours = same and ((h[H.token] == c.token and h[H.started] > 0) or (h[H.token] ~= c.token and h[H.attempt] < c.attempt))
-  if not ours or not (waits == 'parked' or take(c.job, c.step, h) or unhold(c.job, c.step, h)) then return false end
-  if h[H.token] == c.token then h[H.lost] = math.max(0, h[H.lost] - 1)
-  else h[H.started] = stamp() end
-  h[H.state], h[H.attempt], h[H.token], h[H.worker] = 'leased', c.attempt, c.token, c.worker
-  enter(h, c.job, c.step, now)
-  redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(c.job, c.step, h))
-  event(c.job, stamp(), 'regained', c.step, c.worker)
-  return true
-end
-
-for i, c in ipairs(A.claims) do
-  local ok, yes = pcall(regained, c)
-  if not ok then   -- it keeps none of the others; `walk` looks at it
-    mark(c.job)
-    kept[c.job] = true
+  if ours and (waits == 'parked' or take(c.job, c.step, h) or unhold(c.job, c.step, h)) then
+    if h[H.token] == c.token then h[H.lost] = math.max(0, h[H.lost] - 1)
+    else h[H.started] = stamp() end
+    h[H.state], h[H.attempt], h[H.token], h[H.worker] = 'leased', c.attempt, c.token, c.worker
+    enter(h, c.job, c.step, now)
+    redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(c.job, c.step, h))
+    event(c.job, stamp(), 'regained', c.step, c.worker)
+  else
+    lost[#lost + 1] = i - 1
   end
-  if not ok or not yes then lost[#lost + 1] = i - 1 end
 end
 return lost
