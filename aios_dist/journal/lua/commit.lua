@@ -42,8 +42,13 @@ if A.calls > 0 then
   add('uc', facts[8], A.calls)
   add('um', facts[9], micros)
 end
+local pay = A.calls > 0 and spending(tenant_in(facts[4]), prompt + output, micros) or function() end
+on_error = function()   -- where the outcome stands, its tenant pays: sent again, it is "mine" and counts no more
+  local now = head(A.job, A.step)
+  if now and now[H.order] > 0 then pay() end
+end
 version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at, used)
-if A.calls > 0 then spend(tenant_in(facts[4]), prompt + output, micros) end
+pay()
 if facts[1] == 'paused' then
   redis.call('HSET', k, 'wake', 1)
   return { 'paused', version, tickets, '' }
