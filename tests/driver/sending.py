@@ -74,7 +74,7 @@ async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> 
 async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
     steps that wait on each lane."""
-    cursor, found = "0", await walk(journal)  # (before: it may let held steps in, and reaping counts what waits)
+    cursor, found = "0", await walk(journal)  # (first: it may let held steps in, which reaping counts)
     while True:
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
