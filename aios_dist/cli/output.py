@@ -115,6 +115,7 @@ def job_record(view: JobView) -> dict[str, Any]:
         "output_tokens": view.usage.output_tokens,
         "calls": view.usage.calls,
         "money": view.money,
+        "tokens_estimated": view.estimated,
         "why": view.why if view.state == "paused" else None,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),

@@ -17,7 +17,7 @@ from aios_dist.calls import LLMResponse, Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import NotAllowed, ProviderBusy, RateLimited
 from aios_dist.jobs import Outcome, encode
-from aios_dist.journal import Journal
+from aios_dist.journal import Journal, Refusal
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
 
@@ -362,7 +362,9 @@ def test_doctor_names_a_model_on_hold(cli: Callable[..., Done], redis_url: str, 
         journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
         claim = await journal.claim("llm", "w")
         assert claim is not None
-        await journal.release(claim, "RateLimited", 60.0, error=RateLimited("slow down"), hold=60.0)
+        await journal.release(
+            claim, "RateLimited", 60.0, error=RateLimited("slow down"), refusal=Refusal(60.0)
+        )
         await journal.close()
 
     asyncio.run(hold())

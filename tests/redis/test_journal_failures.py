@@ -184,6 +184,7 @@ async def test_answers_to_calls_from_before_a_hold_open_nothing(hand: Hand) -> N
 @pytest.mark.parametrize(("first", "second"), [(60.0, 5.0), (5.0, 60.0)])
 async def test_of_two_holds_the_one_that_lasts_longer_counts(hand: Hand, first: float, second: float) -> None:
     await hand.limit(flight=5)
+    await hand.reap()
     await hand.submit(*(starts(f"j{i}", "x") for i in range(3)))
     one, two = await hand.claim(), await hand.claim()
     now = await hand.journal.now()
@@ -191,6 +192,9 @@ async def test_of_two_holds_the_one_that_lasts_longer_counts(hand: Hand, first: 
     await hand.refuse(two, second)
     held = float((await hand.hash(hand.keys.model("small")))["hold"]) / 1e6 - now
     assert 60 <= held < 70
+    assert await hand.drain() == []
+    await hand.redis("ZADD", hand.keys.timers, "XX", 1, "model:small/!")  # the shorter one is over
+    await hand.reap()
     timer = await hand.redis("ZSCORE", hand.keys.timers, "model:small/!")
     assert 60 <= float(timer) / 1e6 - now < 70
     assert await hand.drain() == []

@@ -272,6 +272,11 @@ local function back(job, step, h, at, why, kept)
   ticket(h[H.lane], job, step)
 end
 
+-- The step goes to another lane, or model; it is on no shelf.
+local function change_lane(_, _, h, lane, label)
+  h[H.lane], h[H.label] = lane, label
+end
+
 -- The job's program has to be run; not by us. It runs as a step on the lane `turns`, once at a time.
 local function need_turn(job)
   if redis.call('HGET', key('job', job), 'st') == 'paused' then
