@@ -376,6 +376,30 @@ def test_doctor_names_a_model_on_hold(cli: Callable[..., Done], redis_url: str, 
     assert view["hold_until"] is not None
 
 
+def test_a_provider_that_reports_no_usage_is_named_and_what_is_estimated_is_said(
+    cli: Callable[..., Done], redis_url: str, fleet_name: str
+) -> None:
+    cli("submit", "greet", "--input", '"Ada"', "--id", "j1")
+
+    async def answer() -> None:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
+        claim = await journal.claim("llm", "w")
+        assert claim is not None
+        answered = Outcome(response=LLMResponse("hi", usage=Usage(0, 0, 1)))
+        await journal.commit(claim, encode(answered), ok=True, usage=answered.usage)
+        await journal.close()
+
+    asyncio.run(answer())
+    (found,) = finding(cli("doctor", "--json").json, "usage")
+    assert found["what"].startswith("Model 'small' reports no usage: estimates stand in limits, budgets")
+    (view,) = cli("model", "list", "--json").json
+    assert (view["answers"], view["answers_without_usage"]) == (1, 1)
+    assert "reports no usage: estimates stand" in cli("model", "list").out
+    estimated = cli("job", "show", "j1", "--json").json["tokens_estimated"]
+    assert estimated > 500
+    assert f"(≈ {estimated} of them estimated: no usage came)" in cli("job", "show", "j1").out
+
+
 # -- fleet, health, doctor -----------------------------------------------------------------------------
 
 

@@ -61,11 +61,11 @@ if not mine then
 end
 mark(A.job)
 whos[A.job] = facts[4] or nil
-local at, began = stamp(), h[H.counted]
+local at, began, label = stamp(), h[H.counted], h[H.state] == 'leased' and h[H.label]   -- (else it may be at another model by now)
 if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end
 settle(A.job, h, not unknown and INPUT_COST * prompt + OUTPUT_COST * output or nil)
-if mine and answered and (unknown or began ~= 0) then answers(h[H.label], unknown) end
-if mine and A.refusal and A.ok ~= 1 then hold(h[H.label], A.refusal, began, clock()) end   -- before others are let in
+if label and answered and (unknown or began ~= 0) then answers(label, unknown) end
+if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, began, clock()) end   -- before others are let in
 leave(h, A.job, A.step, prompt + output, A.ok == 1)
 if h[H.kind] == 'llm' and h[H.started] > 0 then add_used('us', facts[10], bounded(at - h[H.started])) end
 version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at, used)
