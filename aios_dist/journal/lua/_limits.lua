@@ -175,23 +175,24 @@ local function move(job, step, h)
   return by ~= nil
 end
 
--- Where a step began that goes to another model, for a retry.
+-- A step goes to another model; where it began is noted for a retry. Gives whether its lane is another.
 local function leave_model(job, step, h, lane, model)
   local k, first = key('job', job), 'l' .. step
   if not redis.call('HGET', k, first) then redis.call('HSET', k, first, h[H.lane] .. '|' .. h[H.label]) end
   h[H.tries] = 0
-  change_lane(job, step, h, lane, model)
+  return change_lane(job, step, h, lane, model)
 end
 
 -- A ready step on no shelf that its model keeps waiting goes to the next one, and waits there. Gives whether there is one.
-local function divert(job, step, h, now)
+-- `kept`: it has competed until now.
+local function divert(job, step, h, now, kept)
   local lane, model = other_model(job, step, h, now)
   if not lane then return false end
   event(job, stamp(), 'released', step, h[H.label] .. ' is on hold: goes to ' .. model)   -- first: those before it follow from the head
-  leave_model(job, step, h, lane, model)
+  local moved = leave_model(job, step, h, lane, model)
   h[H.state] = 'ready'
   put(job, step, h)
-  place(job, step, h, true)
+  place(job, step, h, kept and not moved)
   ticket(lane, job, step)
   return true
 end
@@ -212,7 +213,7 @@ local function divert_held(model)
       local h = job and head(job, step)
       if h and h[H.state] == 'ready' and h[H.label] == model and other_model(job, step, h, now) then
         take_from('held', model, m, tenant)
-        some = divert(job, step, h, now) or some
+        some = divert(job, step, h, now, false) or some
       else stay = stay + 1 end
     end
     return stay

@@ -251,6 +251,13 @@ local function rank_of(job, h)
   return h[H.base] + since - h[H.level] * number(f[2])
 end
 
+-- A step goes to another lane and model; it is on no shelf. Gives whether the lane is another.
+local function change_lane(_, _, h, lane, label)
+  local moved = lane ~= h[H.lane]
+  h[H.lane], h[H.label] = lane, label
+  return moved
+end
+
 -- The step waits on its lane from now on; its rank is decided here.
 local function make_ready(job, step, h)
   local at = stamp()
@@ -270,11 +277,6 @@ local function back(job, step, h, at, why, kept)
   place(job, step, h, kept)
   event(job, at, 'released', step, why)
   ticket(h[H.lane], job, step)
-end
-
--- The step goes to another lane, or model; it is on no shelf.
-local function change_lane(_, _, h, lane, label)
-  h[H.lane], h[H.label] = lane, label
 end
 
 -- The job's program has to be run; not by us. It runs as a step on the lane `turns`, once at a time.

@@ -123,7 +123,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
           end
           if not yes then
             may = false
-            if diverted < MOST_DIVERTED and keeps_waiting(model, now) and divert(job, step, h, now) then
+            if diverted < MOST_DIVERTED and keeps_waiting(model, now) and divert(job, step, h, now, true) then
               diverted = diverted + 1
             else
               hold_back(model, job, step, h)

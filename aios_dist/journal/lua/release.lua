@@ -23,7 +23,7 @@ if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
 end
-if A.model ~= '' then leave_model(A.job, A.step, h, A.lane, A.model) end
+local moved = A.model ~= '' and leave_model(A.job, A.step, h, A.lane, A.model)
 local state = redis.call('HGET', key('job', A.job), 'st')
 if state ~= 'running' then
   h[H.state] = state == 'paused' and 'parked' or 'dropped'
@@ -38,10 +38,10 @@ if A.most_back > 0 and (h[H.back] or 0) >= A.most_back and A.error == '' and giv
   return { 'released', tickets }
 end
 if A.refusal and A.model == '' and keeps_waiting(h[H.label], now) then   -- another model does not wait for this one
-  if divert(A.job, A.step, h, now) then return { 'released', tickets } end
+  if divert(A.job, A.step, h, now, true) then return { 'released', tickets } end
 end
 if A.after_us == 0 then
-  back(A.job, A.step, h, at, A.reason, true)
+  back(A.job, A.step, h, at, A.reason, not moved)
 else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
