@@ -17,7 +17,7 @@ from aios_dist.journal.records import random_name
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.programs import Live
-from aios_dist.runtime.steps import Again, Steps, kept
+from aios_dist.runtime.steps import Again, Steps, billed, kept
 from aios_dist.runtime.turning import Turn, Turns
 from aios_dist.runtime.work import Origin, Stopped, Work
 from aios_dist.runtime.writing import Writer
@@ -162,7 +162,7 @@ class Runner:
             self._writer.look_again(refusal.hold)
         if error is not None:
             raise error
-        usage = outcome.usage
+        usage = billed(outcome)
         return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
 
     async def _write(
@@ -177,7 +177,7 @@ class Runner:
 
         From here on the outcome is paid for: whatever stops or breaks the turn, the outcome is written.
         """
-        usage = outcome.usage
+        usage = billed(outcome)
         outcome, data = kept(outcome)
         if ready is not None:
             try:
