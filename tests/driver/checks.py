@@ -331,7 +331,9 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
                 fixed = fixed or field in ("st", "res", "t1", "n")
             if fixed and now.fields.get(field) != value:
                 yield f"{id}: {field} was {value!r} and is {now.fields.get(field)!r}"
-        for field in ("n", "v", "up", "uo", "uc", "um", "us"):
+        if now.money() < was.money():
+            yield f"{id}: um was {was.money()} and is {now.money()}"
+        for field in ("n", "v", "up", "uo", "uc", "ue", "us"):
             if now.number(field) < was.number(field):
                 yield f"{id}: {field} was {was.number(field)} and is {now.number(field)}"
         for step, h in was.heads.items():

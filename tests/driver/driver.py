@@ -364,7 +364,7 @@ WEIGHTS = {
     "submit": 9, "plan": 3, "extend": 2, "claim": 20, "work": 22, "go_on": 4, "give_back": 9, "die": 4,
     "stall": 2.5, "late": 4, "renew": 5, "reap": 9, "ring": 6, "pass_time": 4, "strays": 2.5, "cancel": 1,
     "pause": 3, "resume": 3, "signal": 5, "rerank": 3, "retry": 2.5, "fork": 1.5, "lane": 1.5, "limits": 1.5,
-    "tenant": 1.5, "expire": 4, "save": 1, "restore": 1.5, "announce": 1.5, "corrupt": 0.7,
+    "fallbacks": 1.5, "tenant": 1.5, "expire": 4, "save": 1, "restore": 1.5, "announce": 1.5, "corrupt": 0.7,
 }  # fmt: skip
 WITH_SCENES = {
     **WEIGHTS, "drains": 1, "impatient": 1.5, "again_under_its_id": 2, "claimed_again": 1,

@@ -256,7 +256,7 @@ class Injector:
         if claim.is_turn:
             fleet.run(send_advance(fleet.journal, claim.job, end, claim))
         else:
-            fleet.run(send_commit(fleet.journal, claim, b"j{}", True, (1, 1, 1, 0), end, True))
+            fleet.run(send_commit(fleet.journal, claim, b"j{}", True, (1, 1, 1, 0), None, end, True))
 
 
 def used(job: JobSeen) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from aios_dist.agents import Budget
 from tests.driver.core import TENANTS
 from tests.driver.producers import SIGNALS, Producers
 from tests.driver.seen import ENDED, OPEN
-from tests.driver.sending import MODELS, RANKS, send_signal, set_limits
+from tests.driver.sending import MODELS, RANKS, say_fallbacks, send_signal, set_limits
 
 
 class People(Producers):
@@ -145,6 +145,14 @@ class People(Producers):
         flight, rpm, tpm = R.choice([0, 0, 1, 2, 4]), R.choice([0, 0, 6]), R.choice([0, 0, 350])
         self.say(f"limits {model} {flight} {rpm} {tpm}")
         self.run(set_limits(self.journal, model, flight, rpm, tpm))
+
+    def fallbacks(self) -> None:
+        """Another aios.toml: where steps go whose model keeps them waiting."""
+        R = self.random
+        chains = {m: tuple(R.sample([o for o in MODELS if o != m], R.choice([0, 1, 2]))) for m in MODELS}
+        after = R.choice([0.0, 2.0, 60.0])
+        self.say(f"fallbacks {chains} after {after}")
+        self.run(say_fallbacks(self.journal, chains, after))
 
     def tenant(self) -> None:
         """Other settings of a tenant."""

@@ -71,7 +71,7 @@ BUGS: tuple[Change, ...] = (
     Change("who holds steps of a lane is not noted", "_limits",
            "  redis.call('ZADD', key('holds', lane), 0, model)\n", ""),
     Change("a tenant's tokens are spent as money", "_limits",
-           "'mic', int(number(s[2]) + micros))", "'mic', int(number(s[2]) + tokens))"),
+           "'mic', decimal(number(s[2]) + micros))", "'mic', decimal(number(s[2]) + tokens))"),
     Change("an outcome leaves the lease", "_plan",
            """  redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
 """, ""),
@@ -104,7 +104,7 @@ BUGS: tuple[Change, ...] = (
            "local mine, version, proof = true,"),
     Change("no late answer is taken", "commit", "local free = h[H.state] == 'ready' or", "local free ="),
     Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == (facts[5] or '') and ", ""),
-    Change("prompt tokens are counted as output", "commit", "add('up', facts[6], prompt)", "add('uo', facts[7], prompt)"),
+    Change("prompt tokens are counted as output", "commit", "add_used('up', facts[6], prompt)", "add_used('uo', facts[7], prompt)"),
     Change("a late answer leaves its step on the lane", "commit",
            "if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end\n", ""),
     Change("a stale decision is taken", "advance",

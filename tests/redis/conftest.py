@@ -27,6 +27,7 @@ from aios_dist.journal import (
     Journal,
     NewJob,
     RankedStep,
+    Refusal,
     Stray,
     Ticket,
     scripts,
@@ -299,11 +300,15 @@ class Hand:
 
     async def refuse(self, claim: Claim, hold: float = 30.0) -> list[Ticket]:
         """429: the model is held, and the step waits as long."""
-        return await self.journal.release(claim, "429", hold, error=RateLimited("slow down"), hold=hold)
+        return await self.journal.release(
+            claim, "429", hold, error=RateLimited("slow down"), refusal=Refusal(hold)
+        )
 
     async def fail(self, claim: Claim, after: float = 0.0, breaker: int = 0) -> list[Ticket]:
         """500: the step is tried again."""
-        return await self.journal.release(claim, "500", after, error=ProviderBusy("x"), breaker=breaker)
+        return await self.journal.release(
+            claim, "500", after, error=ProviderBusy("x"), refusal=Refusal(0.0, breaker)
+        )
 
     async def end_hold(self, model: str = "small") -> None:
         """The hold of a model, and the pauses of its steps, are over now; the reconciler looks."""
