@@ -213,9 +213,7 @@ class AsyncJob:
             undone = None
             if history.view.state.ended:  # in a thread: an agent's program is users' code
                 undone = await asyncio.to_thread(turns.undone, history)
-            status, tickets = await journal.retry(
-                self.id, basis=history.basis, undone=undone, deadline=history.record.deadline
-            )
+            status, tickets = await journal.retry(self.id, basis=history.basis, undone=undone)
         await self._lines.publish(tickets)
         return self._known(status) == "running"
 

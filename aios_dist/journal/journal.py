@@ -304,15 +304,14 @@ class Journal(Reading, Ordering, Office):
         return status.decode(), _tickets(tickets)
 
     async def retry(
-        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None, deadline: float | None = None
+        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None
     ) -> tuple[str, list[Ticket]]:
-        """Let a job that failed or was cancelled go on.
+        """Let a job that failed or was cancelled go on. A deadline counts anew; its plan is left.
 
         Args:
             job: its id.
             basis, undone: where the caller has replayed the program: what it had seen, and the steps whose
                 failure it has not gone on from; None lets a worker find out.
-            deadline: seconds from now, of a job that has one.
 
         Returns:
             ``running``, ``unknown``, ``stale`` (replay again), or the state that forbids it.
@@ -323,7 +322,6 @@ class Journal(Reading, Ordering, Office):
             salt=random_name(),
             basis=basis,
             undone=None if undone is None else list(undone),
-            deadline_us=int(deadline * 1e6) if deadline else 0,
         )
         return status.decode(), _tickets(tickets)
 
@@ -409,7 +407,7 @@ def _plain(job: NewJob) -> dict[str, Any]:
     if job.priority:
         facts += ["pr", job.priority]
     if record.deadline is not None:
-        facts += ["dl", f"{record.deadline:g}"]
+        facts += ["dl", repr(float(record.deadline))]
     if record.expected_steps is not None:
         facts += ["xs", record.expected_steps]
     if job.place is not None:

@@ -140,7 +140,7 @@ BUGS: tuple[Change, ...] = (
            "h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0",
            "h[H.started], h[H.worker], h[H.tries], h[H.counted] = 0, '', 0, 0"),
     Change("a fork has no budget", "fork", "{ 'bt', 'bm', 'ob', 'dl', 'xs' }", "{ 'ob', 'dl', 'xs' }"),
-    Change("a retried job has no deadline", "retry", "if A.deadline_us > 0 then", "if false then"),
+    Change("a retried job has no deadline", "retry", "if facts[3] then", "if false then"),
     Change("a retry is the same life", "retry", "'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), ", ""),
     Change("what a retry undoes comes after what stays", "_plan", "      pair[2][H.order] = place\n      change(", "      change("),
     Change("an outcome leaves the proof as it is", "_plan", "'dg', chain(facts[2] or '', came)", "'dg', facts[2] or ''"),

@@ -187,7 +187,7 @@ async def signal_before_it_is_waited_for(h: Hand) -> Verb:
 
 async def retry(h: Hand) -> Verb:
     await _failed(h)
-    return lambda: h.journal.retry("j", deadline=1000.0)
+    return lambda: h.journal.retry("j")
 
 
 async def retry_with_what_is_undone(h: Hand) -> Verb:

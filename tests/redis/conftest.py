@@ -556,9 +556,9 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
     def under(child: str) -> set[str]:
         """The states of the jobs below a member; an expired one counts as ended."""
         if child[0] == "j":
-            job = jobs.get(child[1:], {"st": b"done", "pl": b""})
-            # One that was retried is its own job from then on: to its plan it has ended.
-            return {job["st"].decode() if "pl" in job else "cancelled"}
+            job = jobs.get(child[1:], {"st": b"done", "pl": id.encode()})
+            # One that was retried is its own job from then on (or another plan's): to this one it has ended.
+            return {job["st"].decode() if job.get("pl") == id.encode() else "cancelled"}
         return set().union(*(under(c) for c in members[child[1:]]))
 
     for number, node in nodes.items():

@@ -197,6 +197,24 @@ def test_a_tenant_over_its_calls_in_flight_waits_and_others_do_not(
     assert claimed() == ["a2"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ("tenant", "set", "acme", "--max-in-flight", "9" * 31),
+        ("tenant", "set", "acme", "--money-per-day", "nan"),
+        ("tenant", "set", "acme", "--weight", "nan"),
+        ("tenant", "set", "acme", "--max-in-flight", "2.5"),
+        ("model", "set", "small", "--tokens-per-minute", "9" * 31),
+    ],
+)
+def test_a_rule_that_cannot_be_is_one_line_and_no_traceback(cli: Cli, said: tuple[str, ...]) -> None:
+    refused = cli(*said)
+    assert (refused.code, refused.out) == (2, "")
+    assert "Traceback" not in refused.err
+    assert "aios-dist: " in refused.err or "Error: " in refused.err
+    assert cli("tenant", "list", "--json").json == []
+
+
 def test_a_tenant_that_cannot_be_is_refused(cli: Cli) -> None:
     refused = cli("tenant", "set", "a b", "--weight", "2")
     assert (refused.code, refused.out) == (2, "")

@@ -11,6 +11,8 @@
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
 --          dg what the program's state is proven by, see chain below; half: being submitted,
 --          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
+--          ta when it was last asked to be retried: what counts from the submission counts from then; of the plan that it belonged to
+--          before,
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
 -- ev:ID    list of the job's events; none while it only waits, see first_events

@@ -206,7 +206,7 @@ mend_plan = function(plan)
       local id = string.sub(c, 2)
       if string.sub(c, 1, 1) == 'j' then
         local f = redis.call('HMGET', key('job', id), 'st', 'pl')
-        if f[1] == 'waiting' and f[2] == plan then admit_job(id) end
+        if f[1] == 'waiting' and f[2] == plan then admit_job(plan, id) end
         local state = redis.call('HGET', key('job', id), 'st')
         if not state or f[2] ~= plan or ENDED[state] then
           ended = ended + 1

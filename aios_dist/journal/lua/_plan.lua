@@ -109,11 +109,14 @@ local function apply_turn(job, decision, state)
   end
 end
 
-local function admit_job(job)
+-- A member whose turn has come: nil while it goes on, else whether it failed. One that was cancelled before its turn counts
+-- as failed, whatever has become of it since: retried, it is no member any more.
+local function admit_job(plan, job)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v')
-  if facts[5] and (facts[1] == 'running' or facts[1] == 'paused') then return nil end   -- by a verb that broke then
-  if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end   -- cancelled before its turn came
+  if facts[5] ~= plan then return true end
+  if facts[1] == 'running' or facts[1] == 'paused' then return nil end   -- by a verb that broke then
+  if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end
   mark(job)
   redis.call('HSET', k, 'st', 'running')
   event(job, stamp(), 'admitted', '')
@@ -134,8 +137,9 @@ end
 local function drop_child(plan, i, k)
   local c = child(plan, i, k)
   if string.sub(c, 1, 1) == 'j' then
-    local job = string.sub(c, 2)   -- one that was cancelled and retried is no business of the plan's any more
-    if redis.call('HGET', key('job', job), 'st') == 'waiting' then end_job(job, 'cancelled', '', true) end
+    local job = string.sub(c, 2)
+    local f = redis.call('HMGET', key('job', job), 'st', 'pl')   -- one that was retried, or another under its id, is no member
+    if f[1] == 'waiting' and f[2] == plan then end_job(job, 'cancelled', '', true) end
   else
     local j = string.sub(c, 2)
     for n = 0, node(plan, j)[N.children] - 1 do drop_child(plan, j, n) end
@@ -176,7 +180,7 @@ end
 admit_child = function(plan, i, k)
   local c = child(plan, i, k)
   local id = string.sub(c, 2)
-  if string.sub(c, 1, 1) == 'j' then return admit_job(id) end
+  if string.sub(c, 1, 1) == 'j' then return admit_job(plan, id) end
   return admit_next(plan, id, node(plan, id))
 end
 

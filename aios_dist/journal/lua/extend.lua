@@ -10,7 +10,8 @@ if not state then return { 'unknown' } end
 local before, seen = nil, {}
 local count = 0
 for _, j in ipairs(A.jobs) do
-  local dig, of = known(j.id), redis.call('HGET', key('job', j.id), 'pl')
+  local dig, was = known(j.id), redis.call('HMGET', key('job', j.id), 'pl', 'of')
+  local of = was[1] or was[2]   -- one that was retried has been added all the same
   if seen[j.id] or (dig and (dig ~= j.dig or of ~= A.plan)) then return { 'conflict', j.id } end
   seen[j.id] = true
   if dig then before, count = before or j.id, count + 1 end

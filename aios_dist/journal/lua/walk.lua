@@ -67,7 +67,7 @@ local function look(job, marked_so)
   if not ok then plan = redis.call('HGET', key('job', job), 'pl') end
   if plan and (marked_so or not ok or state == 'waiting') then
     local stands = redis.call('HGET', key('plan', plan), 'st')
-    if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands } end
+    if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands, plan } end
     if stands == 'running' and (marked_so or not ok) then plans[plan] = true end
   end
   return true
@@ -119,7 +119,7 @@ for _, orphan in ipairs(orphans) do
     pcall(end_job, job, 'failed', A.corrupt_outcome, true)
   else
     note(job, 'its plan is gone')
-    pcall(admit_job, job)   -- nobody else will
+    pcall(admit_job, orphan[3], job)   -- nobody else will
   end
 end
 if #found > 0 then redis.call('HINCRBY', P .. 'mended', 'jobs', #found / 2) end
