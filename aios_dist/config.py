@@ -435,11 +435,12 @@ def check_tenant(place: str, tenant: TenantConfig) -> None:
 
 
 def check_limits(place: str, **limits: Any) -> None:
-    """Raises ConfigError: one of these is no whole number that a limit may be; ``place`` begins the sentence."""
+    """Raises ConfigError: one of these cannot be a limit; ``place`` begins the sentence."""
     for field, value in limits.items():
         if not (type(value) is int and 0 <= value <= MOST):
             raise ConfigError(
-                f"{place} {field} must be a whole number from 0 (no limit) to {MOST:,}, not {as_written(value)}."
+                f"{place} {field} must be a whole number from 0 (no limit) to {MOST:,}, "
+                f"not {as_written(value)}."
             )
 
 

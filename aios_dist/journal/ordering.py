@@ -124,7 +124,7 @@ class Ordering(Access):
         Raises:
             ConfigError: a setting that cannot be.
         """
-        given = {
+        given: dict[str, Any] = {
             "tokens_per_day": tokens_per_day,
             "money_per_day": money_per_day,
             "weight": weight,

@@ -220,7 +220,7 @@ class Model:
                 self.count(plan, number, job is None or job.plan != plan or job.state != "done")
 
     def admit(self, plan: str, id: str) -> bool:
-        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired before."""
+        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired."""
         job = self.jobs.get(id)
         if job is None or job.plan != plan or job.state != "waiting":
             return True

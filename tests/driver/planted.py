@@ -80,10 +80,16 @@ BUGS: tuple[Change, ...] = (
            "  if not blob or h[H.after] == 0 then return false end"),
     Change("a deadline outlives its job", "_plan", "  redis.call('ZREM', P .. 'deadlines', job)\n", ""),
     Change("an ended job stays open", "_plan", "  redis.call('ZREM', P .. 'open', job)\n", ""),
-    Change("a plan hears twice of a member", "_plan", "facts[1] ~= 'waiting' and not silent then",
-           "not silent then"),
-    Change("a fixed plan admits two at once", "_plan", "v[N.mode] ~= 'fixed' or v[N.ended] == v[N.admitted]",
-           "v[N.mode] ~= 'fixed' or v[N.ended] + 1 >= v[N.admitted]"),
+    Change("a plan hears twice of a member", "_plan", "facts[4] and facts[1] ~= 'waiting' and not silent and about",
+           "facts[4] and not silent and about"),
+    Change("a fixed plan admits two at once", "_members", "v[N.mode] ~= 'fixed' or v[N.ended] == k)",
+           "v[N.mode] ~= 'fixed' or v[N.ended] + 1 >= k)"),
+    Change("a plan that is cut short is left so", "_members", "if redis.call('ZADD', P .. 'plans', int(clock()), plan) == 1 then",
+           "if false then"),
+    Change("what a plan has left to do is forgotten", "_members", "local fields = { 'todo', table.concat(w.todo, ' '),",
+           "local fields = { 'todo', '',"),
+    Change("members that are dropped are not counted", "_members", "    w.far[3] = w.far[3] + 1\n", ""),
+    Change("a group of a plan that has failed runs on", "_members", "      node(w, id)[N.dropped] = 1\n", ""),
     Change("a pause leaves steps on the lane", "_plan", """      set_aside(job, step, h)
       h[H.state] = 'parked'
 """, """      h[H.state] = 'parked'
@@ -148,7 +154,7 @@ BUGS: tuple[Change, ...] = (
            "step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))", "step"),
     Change("new steps leave the proof as it is", "_plan", "'n', int(first + i), 'dg', proof, unpack(fields)",
            "'n', int(first + i), unpack(fields)"),
-    Change("an admitted job's answers are not seen", "_plan", "count == 0 or number(facts[6]) > 0", "count == 0"),
+    Change("an admitted job's answers are not seen", "_members", "count == 0 or number(facts[6]) > 0", "count == 0"),
     Change("a mark stays", "_lib", "  if #jobs > 0 then redis.call('ZREM', P .. 'dirty'", "  if #jobs > 1 then redis.call('ZREM', P .. 'dirty'"),
     Change("what others can serve is forgotten", "_limits", "  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)\n", ""),
     Change("a worker gets what it cannot serve", "claim", "if not serves(h, facts) then", "if not serves(h, facts) and h[H.attempt] > 0 then"),
@@ -167,11 +173,12 @@ BUGS: tuple[Change, ...] = (
 WHEN_BROKEN: tuple[Change, ...] = (
     Change("mending puts no step on its lane", "_mend", "          place(job, step, h, true)\n          ticket", "          ticket"),
     Change("mending leaves steps where a broken verb put them", "_mend", "        off_shelves(job, step, h)\n        if not later", "        if not later"),
-    Change("a new job that is half written stays", "_new", "if stay then whole(job) else throw_away(job) end", "if stay then whole(job) end"),
+    Change("a new job that is half written stays", "_new", "if not stay then throw_away(job)", "if not stay then local _ = job"),
+    Change("a plan that nobody submits further stays", "plans", "if f[3] or abandoned(f[2]) then", "if false then"),
+    Change("what a plan was at is forgotten", "_members", "local what, i, job = string.match(f[2] or '',", "local what, i, job = string.match('',"),
     Change("a job is not marked before it is changed", "_lib", "    redis.call('ZADD', P .. 'dirty', int(clock()), job)\n    began = true\n", ""),
     Change("an end that was not told stays so", "_mend", "if redis.call('PTTL', k) < 0 or", "if false and"),
-    Change("a plan is not counted anew", "_mend", "if ok and plan then ok = pcall(mend_plan, plan) end", ""),
-    Change("what was leased and is not is left", "_mend", "        h[H.state] = 'ready'\n        s = 'ready'\n", "        s = 'ready'\n"),
+        Change("what was leased and is not is left", "_mend", "        h[H.state] = 'ready'\n        s = 'ready'\n", "        s = 'ready'\n"),
     Change("outcomes keep orders with gaps", "_mend", "if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end", ""),
 )  # fmt: skip
 """… of what puts right what a broken verb has left."""

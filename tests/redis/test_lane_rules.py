@@ -231,6 +231,6 @@ async def test_no_lane_lets_the_oldest_go_every_so_many_times_that_are_no_number
     hand: Hand, every: Any
 ) -> None:
     async with AsyncFleet(Config(fleet=hand.config)) as fleet:
-        with pytest.raises(ConfigError, match="oldest_every is 0 .never. or a whole number from 2, not "):
+        with pytest.raises(ConfigError, match=r"oldest_every is 0 \(never\) or a whole number from 2, not "):
             await fleet.set_lane("llm", oldest_every=every)
     assert await hand.whole() == {}

@@ -190,7 +190,10 @@ async def test_a_thousand_jobs_that_a_failure_cancels(hand: Hand) -> None:
     ids = [f"j{i:04}" for i in range(1000)]
     await hand.plan("p", ("fixed", "stop", "first", ("fifo", "stop", *ids)))
     assert await hand.run(fails=["first"]) == ["first"]
+    assert await plan_state(hand) == "running"
+    await hand.go_on()
     assert set(await hand.states(*ids[::100])) == {"cancelled"}
+    assert await plan_state(hand) == "failed"
 
 
 # Failures -----------------------------------------------------------------------------------------

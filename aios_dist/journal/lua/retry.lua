@@ -9,7 +9,7 @@
 -- asks for (see redo).
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'dg', 'dl', 'pl', 't0', 'ta', 'n')
-if not facts[1] then return { 'unknown', {} } end
+if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
 if facts[1] ~= 'failed' and facts[1] ~= 'cancelled' then return { facts[1], {} } end
 if A.undone and A.basis ~= facts[2] then return { 'stale', {} } end
 mark(A.job)
@@ -19,7 +19,7 @@ local at = stamp()
 redis.call('ZADD', P .. 'open', int(at), A.job)
 -- It is no member of its plan from here on: first, or its end would be told once more. `of` is for who sends the same again.
 if facts[4] then redis.call('HSET', k, 'of', facts[4]) end
-redis.call('HDEL', k, 'pl', 'pn', 'pp', 'ends', 'wake', 'why')
+redis.call('HDEL', k, 'pl', 'pn', 'pp', 'ends', 'wake', 'why', 'half')
 redis.call('HSET', k, 'st', 'running', 'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), 'rt', 1, 'ta', int(at))
 redis.call('HDEL', k, 'res', 't1')
 redis.call('ZREM', P .. 'ended', A.job)
