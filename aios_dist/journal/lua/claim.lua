@@ -80,6 +80,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
   local facts = facts_of(job, step)
   local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
   whos[job] = facts[6] or nil
+  if facts[1] == 'running' and not h then kept[job] = true end   -- it cannot be read: `walk` sets its job aside
   if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may = clock(), true
     if not serves(h, facts) then
