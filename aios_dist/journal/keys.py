@@ -47,6 +47,7 @@ class Keys:
         self.aside = self.prefix + "aside"
         self.rules = self.prefix + "rules"
         self.serving = self.prefix + "serving"
+        self.plans = self.prefix + "plans"
 
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""

@@ -558,8 +558,14 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
     wrong: list[str] = []
     nodes = {f[4:]: msgspec.msgpack.decode(v) for f, v in plan.items() if f.startswith("node")}
     members: dict[str, list[str]] = defaultdict(list)
-    for number, node in nodes.items():
-        members[number] = [plan[f"c{number}.{k}"].decode() for k in range(node[2])]
+    if plan.get("half"):
+        return []  # nobody sees any of it
+    rest = ["0"]
+    while rest:  # (what extends it, and is half there, is not under its root)
+        number = rest.pop()
+        members[number] = [plan[f"c{number}.{k}"].decode() for k in range(nodes[number][2])]
+        rest += [child[1:] for child in members[number] if child[0] == "n"]
+    nodes = {number: nodes[number] for number in members}
 
     def under(child: str) -> set[str]:
         """The states of the jobs below a member; an expired one counts as ended."""
