@@ -235,6 +235,29 @@ def test_a_hybrid_plan_of_a_file_admits_its_first_group(
     assert claimed() == ["a", "b"]
 
 
+def test_a_plan_says_how_far_it_is(cli: Cli, folder: Path) -> None:
+    jobs = [greet("a"), greet("b"), greet("c")]
+    assert cli("submit", "-f", plan_file(folder, order="fixed", id="p", jobs=jobs)).code == 0
+    assert cli("plan", "show", "p").out == "p is running: of 3 jobs 1 admitted, 0 ended\n"
+    cli("job", "cancel", "a")
+    assert (
+        cli("plan", "show", "p").out
+        == "p is failed: of 3 jobs 1 admitted, 1 ended, 2 dropped after a failure\n"
+    )
+    shown = cli("plan", "show", "p", "--json").json
+    assert shown == {
+        "id": "p",
+        "state": "failed",
+        "jobs": 3,
+        "admitted": 1,
+        "ended": 1,
+        "dropped": 2,
+        "at_work": False,
+    }
+    unknown = cli("plan", "show", "nope")
+    assert (unknown.code, unknown.err) == (2, "aios-dist: There is no plan 'nope'.\n")
+
+
 def test_in_an_agent_first_plan_of_a_file_what_stands_first_goes_first(
     cli: Cli, folder: Path, claimed: Callable[[], list[str]]
 ) -> None:
