@@ -251,6 +251,13 @@ local function rank_of(job, h)
   return h[H.base] + since - h[H.level] * number(f[2])
 end
 
+-- A step goes to another lane and model; it is on no shelf. Gives whether the lane is another.
+local function change_lane(_, _, h, lane, label)
+  local moved = lane ~= h[H.lane]
+  h[H.lane], h[H.label] = lane, label
+  return moved
+end
+
 -- The step waits on its lane from now on; its rank is decided here.
 local function make_ready(job, step, h)
   local at = stamp()
