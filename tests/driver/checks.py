@@ -50,7 +50,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
 def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     """Its counts are what they count, its steps are in states that its own allows, something moves it."""
     state, n, v = job.state, job.number("n"), job.number("v")
-    if "half" in job.fields:
+    if "half" in job.fields and not pointed(seen, job):
         yield f"{id} is half written"
     if state not in OPEN | ENDED:
         yield f"{id}: state {state!r}"
@@ -85,6 +85,15 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
         yield f"{id}: {state}, and the time to live of its events is {seen.ttl[f'ev:{id}']} ms"
     if state in ENDED and "t1" not in job.fields:
         yield f"{id}: {state}, without a time of its end"
+
+
+def pointed(seen: Seen, job: JobSeen) -> bool:
+    """It belongs to a plan that is there, or that somebody is submitting: then nobody sees either."""
+    plan, half = job.text("pl"), job.text("half")
+    if half == "1" or plan not in seen.plans:
+        return False
+    name = plan if half == "half" else f"{plan}/{half[1:]}"
+    return not seen.plans[plan].get(half) or name in seen.one["plans"]
 
 
 def fits(state: str, step: str, h: Head) -> bool:
@@ -291,24 +300,47 @@ def of_a_plan(seen: Seen, id: str, fields: dict[str, bytes]) -> Iterator[str]:
     def children(i: str) -> list[str]:
         return [fields[f"c{i}.{k}"].decode() for k in range(int(nodes[i][2]))]
 
-    for i, (mode, _parent, count, ended, admitted, *_) in nodes.items():
+    at_work = bool(fields.get("todo") or fields.get("now"))
+    if (at_work or bool(fields.get("half"))) != (id in seen.one["plans"]):
+        yield f"plan {id} has {fields.get('todo')!r} to do, in `plans`: {id in seen.one['plans']}"
+    if fields.get("now"):
+        yield f"plan {id} is left at {fields['now']!r}"
+    if fields.get("half"):
+        return  # what stands of it, nobody sees
+    begun_nodes, over, rest = {"0"}, 0, ["0"]
+    while rest:  # (of an extension that is half there, nothing is under the root)
+        inner = [c[1:] for c in children(rest.pop()) if c[0] == "n"]
+        begun_nodes |= {*inner}
+        rest += inner
+    for i in sorted(begun_nodes):
+        mode, _parent, count, ended, admitted, *_ = nodes[i]
         members = children(i)
+        over += i != "0" and ended == count
         if not 0 <= ended <= admitted <= count:
             yield f"plan {id}, node {i}: {ended} ended of {admitted} admitted of {count}"
         if late := [c for c in members[:admitted] if not begun(c)]:
             yield f"plan {id}, node {i}: {admitted} admitted, and {late} wait"
         if early := [c for c in members[admitted:] if begun(c) and not left(c)]:
             yield f"plan {id}, node {i}: {admitted} admitted, and {early} run"
-        if (gone := sum(left(c) for c in members[:admitted])) != ended:
+        if (gone := sum(left(c) for c in members[:admitted])) != ended and not at_work:
             yield f"plan {id}, node {i}: {ended} ended, by its members {gone}: {members}"
         if mode == "fixed" and admitted - ended > 1:
             yield f"plan {id}, node {i}: {admitted - ended} members of a fixed order at once"
     root = nodes["0"]
     state = fields["st"].decode()
-    if (state == "running") != (root[3] < root[2]):
+    if (state == "running") != (root[3] < root[2]) and not at_work:
         yield f"plan {id} is {state}, {root[3]} of {root[2]} members have ended"
     if (state == "running") != (seen.ttl[f"plan:{id}"] == -1):
         yield f"plan {id} is {state}, and its time to live is {seen.ttl[f'plan:{id}']} ms"
+    far = [int(n) for n in fields.get("far", b"0|0|0").split(b"|")]
+    ends = sum(nodes[i][3] for i in begun_nodes) - over
+    if far[1] + far[2] != ends and not at_work:
+        yield f"plan {id}: {far} admitted, ended, dropped, by its nodes {ends} have ended"
+    jobs = sum(c[0] == "j" for i in begun_nodes for c in children(i))
+    if int(fields["all"]) != jobs:
+        yield f"plan {id}: of {fields['all']!r} jobs, there are {jobs}"
+    if not far[1] <= far[0] <= jobs:
+        yield f"plan {id}: {far} admitted, ended, dropped of {jobs}"
 
 
 def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) -> Iterator[str]:

@@ -168,6 +168,7 @@ async def _round(hand: Hand) -> None:
     await hand.lapse()
     await hand.ring()
     await hand.reap()
+    await hand.go_on()
     await walk(journal)
     for lane in ("llm", "turns"):
         claim = await journal.claim(lane, "w3")

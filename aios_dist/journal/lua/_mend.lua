@@ -4,8 +4,7 @@
 -- A step's head says where the step stands; the sets follow from it. Whatever is written about steps is written so that
 -- heads and counts change in one command, so that this holds after any write.
 
-local on_error, created_plan   -- what else a verb undoes when it breaks (_new)
-local plans_touched = {}
+local on_error   -- what else a verb undoes when it breaks (_new)
 
 -- Nothing of the job is left.
 local function throw_away(job)
@@ -62,9 +61,6 @@ local function off_shelves(job, step, h)
   shelf('held', '?' .. need_of(job, h))
 end
 
-local ENDED = { done = true, failed = true, cancelled = true }
-local mend_plan
-
 local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
 
 -- Whether a packed head is of a step that has its outcome, and waits nowhere: most of those that the slow walk meets, which
@@ -89,7 +85,13 @@ local function mend(job, touched)
   local function corrupt(why) error({ corrupt = why }) end
   local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who')
   if f.err then corrupt('its record is no hash') end
-  if not f[1] or f[5] then   -- never written whole, or expired
+  local there, coming = true, false
+  if f[5] then there, coming = staged(f[4], f[5]) end
+  if coming then   -- with its plan, which comes to be whole or goes
+    if redis.call('HEXISTS', key('plan', f[4]), f[5] .. '>') == 1 then throw_away(job) end
+    return wrong
+  end
+  if not f[1] or not there then   -- never written whole, or expired
     if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
     throw_away(job)
     return wrong
@@ -214,47 +216,16 @@ local function mend(job, touched)
   return wrong, f[4], state, count
 end
 
--- A plan's counts follow from its members' states.
-mend_plan = function(plan)
-  local k = key('plan', plan)
-  if redis.call('HGET', k, 'st') ~= 'running' then return end
-  local function recount(i)
-    local v = node(plan, i)
-    local ended, failed = 0, v[N.failed] == 1
-    for at = 0, v[N.admitted] - 1 do
-      local c = child(plan, i, int(at))
-      local id = string.sub(c, 2)
-      if string.sub(c, 1, 1) == 'j' then
-        local f = redis.call('HMGET', key('job', id), 'st', 'pl')
-        if f[1] == 'waiting' and f[2] == plan then admit_job(id) end
-        local state = redis.call('HGET', key('job', id), 'st')
-        if not state or f[2] ~= plan or ENDED[state] then
-          ended = ended + 1
-          failed = failed or (state and f[2] == plan and state ~= 'done' and v[N.on_failure] == 'stop')
-        end
-      else
-        local over, bad = recount(id)
-        if over then ended = ended + 1 end
-        failed = failed or (over and bad and v[N.on_failure] == 'stop')
-      end
-    end
-    v[N.ended], v[N.failed] = ended, failed and 1 or 0
-    if failed and v[N.mode] == 'fixed' then
-      for at = v[N.admitted], v[N.children] - 1 do drop_child(plan, i, int(at)) end
-      v[N.admitted], v[N.ended] = v[N.children], v[N.children]
-    end
-    local over = admit_next(plan, i, v)
-    return over ~= nil, over
-  end
-  local over, failed = recount('0')
-  if over then end_plan(plan, failed) end
-end
-
 -- Puts right whatever a broken verb has touched; what could not be stays marked.
 local function mend_touched()
-  if not began and not created_plan and #plans_touched == 0 then return end   -- Redis refused the first write: it is full, or a replica
+  local plans = {}
+  for plan in pairs(works) do plans[#plans + 1] = plan end
+  if not began and #plans == 0 then return end   -- Redis refused the first write: it is full, or a replica
+  works, left = {}, AT_ONCE
   if on_error then pcall(on_error) end
-  if created_plan then pcall(redis.call, 'DEL', created_plan) end
+  for _, plan in ipairs(plans) do
+    if not pcall(go_on, plan) then works[plan] = nil end   -- the mark of its member, or `plans`, leads back to it
+  end
   local seen, more = {}, true
   while more do   -- what mending touches is looked at in turn
     more = false
@@ -265,10 +236,9 @@ local function mend_touched()
       seen[job], more = true, true
       local ok = pcall(mend, job, true)
       local plan = redis.call('HGET', key('job', job), 'pl')
-      if ok and plan then ok = pcall(mend_plan, plan) end
-      if ok then redis.call('ZREM', P .. 'dirty', job) end
+      if ok and plan then ok = pcall(go_on, plan) end
+      if ok then redis.call('ZREM', P .. 'dirty', job) else works = {} end
     end
   end
-  for _, plan in ipairs(plans_touched) do pcall(mend_plan, plan) end
   redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
 end

@@ -226,7 +226,7 @@ end
 -- (aios_dist.policies: Rank.value and agent_first, which a test holds against this.) Rounds are no times: on a lane
 -- that goes by them, a plan's place says nothing.
 local function rank_of(job, h)
-  local f = redis.call('HMGET', key('job', job), 'pp', 'pr', 't0', 'pl')
+  local f = redis.call('HMGET', key('job', job), 'pp', 'pr', 't0', 'pl', 'ta')
   if f[1] and h[H.kind] == 'llm' and h[H.since] ~= SINCE.round then
     local n, p, places, jobs = string.match(f[1], '^(%d+)|(%d+)|(%d+)|(%d+)$')
     local plan = key('plan', f[4])
@@ -240,7 +240,7 @@ local function rank_of(job, h)
     return tonumber(admitted) + window * (p + math.min(nth, steps - 1) / steps) / places
   end
   local since = h[H.ready]
-  if h[H.since] == SINCE.submitted then since = number(f[3])
+  if h[H.since] == SINCE.submitted then since = number(f[5] or f[3])
   elseif h[H.since] == SINCE.round then
     local k = key('rounds', compartment(h[H.lane], rules(h[H.lane]).fair and tenant_of(job) or nil))
     local last = redis.call('HMGET', k, '!', h[H.group])

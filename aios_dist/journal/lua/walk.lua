@@ -3,7 +3,7 @@
 --   page: the most jobs of each kind; cursor: score in `open` from which jobs are looked at, or "/" and a model's name
 --   corrupt_outcome: the encoded error of a job whose record cannot be read
 -- returns: {what was wrong: flat list of job (or model), what; next cursor; open jobs; how many of them were looked at}
--- include: plan
+-- include: new
 local found = {}
 
 local function note(what_of, what) found[#found + 1], found[#found + 2] = what_of, what end
@@ -15,7 +15,7 @@ local function set_aside_whole(job, why)
   local k = key('job', job)
   for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
   if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
-  local state = redis.call('HGET', k, 'st')
+  local state, plan, node = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn'))
   if ENDED[state] and redis.call('PTTL', k) >= 0 then return end   -- (else it broke in its end)
   -- What can be read of it waits and counts nowhere; claims pass over the rest, and leases end.
   for _, field in ipairs(redis.call('HKEYS', k)) do
@@ -30,8 +30,10 @@ local function set_aside_whole(job, why)
     end
   end
   if not ENDED[state] then
+    local told = plan and node and state ~= 'waiting' and about_to_end(plan, node, job)
     state = 'failed'
     redis.call('HSET', k, 'st', state, 'res', A.corrupt_outcome, 't1', int(clock()))
+    if told then member_ended(plan, node, true) end
   end
   redis.call('ZADD', P .. 'ended', int(clock()), job)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
@@ -42,12 +44,29 @@ end
 -- Plans of the jobs that were looked at, each once. One whose tree cannot be read ends, and its members that wait.
 local plans, orphans = {}, {}
 local function look_at_plan(plan)
-  local k = key('plan', plan)
-  local ok = pcall(mend_plan, plan)
+  local ok = pcall(go_on, plan)
   if not ok then
+    works = {}
     note('plan ' .. plan, 'set aside: its tree cannot be read')
     redis.call('HSET', P .. 'aside', 'plan ' .. plan, 'its tree cannot be read')
     pcall(end_plan, plan, true)
+  end
+end
+
+-- A plan that has something left to do, or is half-submitted, is among those that somebody looks at.
+local looked_at = {}
+local function keep_on(job, plan)
+  local half
+  if not plan then half, plan = unpack(redis.call('HMGET', key('job', job), 'half', 'pl')) end
+  if not plan or looked_at[plan] then return end
+  looked_at[plan] = true
+  local f = redis.call('HMGET', key('plan', plan), 'st', 'todo', 'now', half or 'half')
+  local coming = f[4] and f[4] ~= '' and half ~= '1'
+  local name = coming and name_of(plan, half or 'half') or plan
+  local busy = coming or (f[1] == 'running' and ((f[2] or '') ~= '' or (f[3] or '') ~= ''))
+  if busy and not redis.call('ZSCORE', P .. 'plans', name) then
+    note(job, 'nobody goes on with its plan')
+    redis.call('ZADD', P .. 'plans', int(clock()), name)
   end
 end
 
@@ -69,10 +88,14 @@ local function look(job, marked_so)
     kept[job] = true
     return false
   end
-  if not ok then plan = redis.call('HGET', key('job', job), 'pl') end
+  if not ok then
+    works = {}
+    plan = redis.call('HGET', key('job', job), 'pl')
+  end
+  keep_on(job, plan)
   if plan and (marked_so or not ok or state == 'waiting') then
     local stands = redis.call('HGET', key('plan', plan), 'st')
-    if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands } end
+    if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands, plan } end
     if stands == 'running' and (marked_so or not ok) then plans[plan] = true end
   end
   return true
@@ -117,7 +140,7 @@ for _, orphan in ipairs(orphans) do
     pcall(end_job, job, 'failed', A.corrupt_outcome, true)
   else
     note(job, 'its plan is gone')
-    pcall(admit_job, job)   -- nobody else will
+    pcall(admit_job, orphan[3], job)   -- nobody else will
   end
 end
 if #found > 0 then redis.call('HINCRBY', P .. 'mended', 'jobs', #found / 2) end
