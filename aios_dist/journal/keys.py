@@ -8,7 +8,7 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *("dirty", "mended", "aside", "rules", "serving", "limited", "wanted:*"),
+    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "wanted:*"),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*", "jumps"),
 )

@@ -146,7 +146,7 @@ class Ordering(Access):
             ("HKEYS", key) for key in (self.keys.registry, *map(self.keys.share, lanes))
         )
         given = {name.decode().removeprefix("tenant/") for name in registry if name.startswith(b"tenant/")}
-        return given | {name.decode() for names in shares for name in names} - {"!"}
+        return given | {name.decode() for names in shares for name in names} - {"!", "!m"}
 
     async def tenant_views(self, tenants: Sequence[str], lanes: Sequence[str]) -> list[TenantView]:
         """Limits, shares and today's spending of each tenant."""

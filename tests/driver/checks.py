@@ -187,6 +187,8 @@ def of_shares(seen: Seen) -> Iterator[str]:
     for lane, tenants in seen.sets["readyby"].items():
         yield from ahead(seen, f"readyby:{lane}", lane, tenants)
     for model, tenants in seen.sets["heldby"].items():
+        if model[0] not in "?@":  # on a scale of its own
+            continue
         lane = seen.hashes["model"].get(model, {}).get("ln", b"").decode()
         yield from ahead(seen, f"heldby:{model}", lane, tenants)
 

@@ -31,8 +31,7 @@ BUGS: tuple[Change, ...] = (
            """  if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
 """, ""),
     Change("a tenant that begins to wait is not noted", "_order",
-           """  if tenant then redis.call('ZADD', key(shelf .. 'by', name), counter(lane, tenant), tenant) end
-""", ""),
+           """  if shelf == 'ready' or not scaled(name) then redis""", """  if shelf ~= 'ready' and not scaled(name) then redis"""),
     Change("an outdated rank goes on the lane", "_order",
            """  if outdated(h) then
     redis.call('ZADD', key('stray', lane)""", """  if outdated(h) and h[H.attempt] > 0 then
@@ -155,7 +154,7 @@ BUGS: tuple[Change, ...] = (
     Change("what waits for those who can is behind", "claim", "if not top and bring() then top, aged = take_best(A.lane) end", ""),
     Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
     Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then add", "if true then redis"),
-    Change("what is ahead of its counter stays there", "_order", "  if amount < 0 and", "  if false and"),
+    Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then redis", "elseif false then redis"),
     Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do",
            "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do"),
     Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),

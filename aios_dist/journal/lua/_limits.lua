@@ -116,15 +116,16 @@ end
 -- Held steps of a model go back to their lane, as many as may start.
 local function let_in(model)
   local free, ahead = nil, {}
+  local capped = string.match(model, '^@(.*)$')
   while true do
-    local top, _, tenant = first_held(model, false)
+    local top, _, tenant, has = first_held(model, false)
     if not top then return end
     free = free or room(model)
     local job, step = split(top)
     local h = head(job, step)
-    if h then   -- perhaps it is the turn of the one that has waited longest
-      local of = tenant or ''
-      local oldest = turn_of_oldest(h[H.lane], tenant, ahead[of] or 0) and first_held(model, true)
+    if h then   -- perhaps it is the turn of the one that has waited longest: of its tenant's, where the lane is shared
+      local of = tenant or (capped and rules(h[H.lane]).fair and capped) or ''
+      local oldest = turn_of_oldest(h[H.lane], of, ahead[of] or 0) and first_held(model, true)
       if oldest and oldest ~= top then
         top = oldest
         job, step = split(top)
@@ -141,8 +142,7 @@ local function let_in(model)
     take_from('held', model, top, tenant)
     if h and h[H.state] == 'ready' then
       free = free - 1
-      -- One that its own tenant's cap kept away has not waited for others: it saves nothing up.
-      place(job, step, h, string.sub(model, 1, 1) ~= '@')
+      place(job, step, h, false, tenant and has)
       ticket(h[H.lane], job, step)
     end
   end

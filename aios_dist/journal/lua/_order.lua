@@ -6,10 +6,12 @@
 -- readyold:L the same steps by time of becoming ready, where the lane's rules look at it; readyold:L|T
 -- stray:L    steps that were ranked under other rules than the lane has now, until the reconciler ranks them anew
 -- astray:L   names of held steps of which the same is true; holds:L the models (and "@T") that have held its steps
--- share:L    virtual token counters of tenants; "!" the tenant that was last dispatched
+-- share:L    virtual token counters of tenants; "!" the tenant that was last dispatched, "!m" the model of that step
+-- lanes      the lanes that have rules, or that a reconciler looks at
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
---            heldold:M, heldold:M|T by age. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
+--            heldold:M, heldold:M|T by age. heldby:M has a scale of its own, below the lane's counters by `up` of model:M,
+--            see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
@@ -41,14 +43,19 @@ local function counter(lane, tenant)
   return tonumber(now or '') and now or '0'
 end
 
+-- Whether its tenants are ordered on a scale of its own: what a model holds, not what only others can serve.
+local function scaled(model) return not string.match(model, '^[?@]') end
+local function scale_of(model) return number(redis.call('HGET', key('model', model), 'up')) end
+
 -- The tenant that has been charged least of those who wait on a shelf (`ready` of a lane, `held` of a model),
--- and its counter. Scores may be behind the counters: put right on the way.
+-- and its counter (on the model's own scale, where it has one). Scores may be behind the counters: put right on the way.
 local function least(shelf, name, lane)
   local by = key(shelf .. 'by', name)
+  local own = shelf == 'held' and scaled(name)
   while true do
     local first = redis.call('ZRANGE', by, 0, 0, 'WITHSCORES')
     if #first == 0 then return nil end
-    local now = counter(lane, first[1])
+    local now = own and first[2] or counter(lane, first[1])
     if redis.call('EXISTS', key(shelf, name .. '|' .. first[1])) == 0 then redis.call('ZREM', by, first[1])   -- nothing waits
     elseif tonumber(now) <= tonumber(first[2]) then return first[1], tonumber(now)
     else redis.call('ZADD', by, now, first[1]) end
@@ -57,11 +64,21 @@ end
 
 local function compartment(name, tenant) return tenant and name .. '|' .. tenant or name end
 
+-- What a tenant begins with among those that a model holds: as much as the least of them.
+local function among_held(model, lane, tenant)
+  local own = tonumber(counter(lane, tenant)) - scale_of(model)
+  local _, floor = least('held', model, lane)
+  return exact(math.max(own, floor or own))
+end
+
 local function put_on(shelf, name, m, h, tenant)
   local lane, own = h[H.lane], compartment(name, tenant)
   redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
   if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
-  if tenant then redis.call('ZADD', key(shelf .. 'by', name), counter(lane, tenant), tenant) end
+  if not tenant then return end
+  local by = key(shelf .. 'by', name)
+  if shelf == 'ready' or not scaled(name) then redis.call('ZADD', by, counter(lane, tenant), tenant)
+  elseif not redis.call('ZSCORE', by, tenant) then redis.call('ZADD', by, among_held(name, lane, tenant), tenant) end
 end
 
 local function take_from(shelf, name, m, tenant)
@@ -85,18 +102,33 @@ local function outdated(h)
   return policy and h[H.policy] ~= '' and h[H.policy] ~= policy
 end
 
--- A tenant that nothing waited for begins with the least counter of those who wait: it has saved nothing up.
-local function lift(lane, tenant, model)
-  if redis.call('ZSCORE', key('readyby', lane), tenant) or redis.call('ZSCORE', key('heldby', model), tenant) then
-    return
-  end
+-- A tenant that begins to compete (new, or back from a cap, a limit or a hold) has saved nothing up: it begins with the
+-- least counter of the others that compete: of those with ready steps on the lane, else of those that its model holds too,
+-- else with that of the tenant last dispatched (also where that worked with another model meanwhile).
+-- `held`: how it stood among those that its model held. They have all been held back alike: what it is lifted by goes to
+-- the model's scale, so that the others are lifted by as much when their turn comes, and keep their order.
+local function lift(lane, tenant, model, held)
+  if redis.call('ZSCORE', key('readyby', lane), tenant) then return end   -- it competes already
+  local f = redis.call('HMGET', key('share', lane), tenant, '!', '!m')
+  local had = number(f[1])
+  local scale = held and scale_of(model)
+  local now = held and math.max(had, held + scale) or had
   local other, floor = least('ready', lane, lane)
-  floor = other and floor or tonumber(counter(lane, redis.call('HGET', key('share', lane), '!') or ''))
-  if tonumber(counter(lane, tenant)) < floor then redis.call('HSET', key('share', lane), tenant, exact(floor)) end
+  if not other then
+    local first = scaled(model) and redis.call('ZRANGE', key('heldby', model), 0, 1, 'WITHSCORES') or {}
+    local at = first[1] == tenant and 4 or 2
+    if first[at] and f[3] == model then floor = tonumber(first[at]) + (scale or scale_of(model))
+    else floor = number(f[2] and redis.call('HGET', key('share', lane), f[2])) end
+  end
+  if floor > now then
+    if held then redis.call('HSET', key('model', model), 'up', exact(scale + floor - now)) end
+    now = floor
+  end
+  if now > had then redis.call('HSET', key('share', lane), tenant, exact(now)) end
 end
 
--- A step waits on its lane, with the rank that it has. `kept`: it has waited all along, elsewhere.
-local function place(job, step, h, kept)
+-- A step waits on its lane, with the rank that it has. `kept`: it has waited all along, elsewhere; `held`: see lift.
+local function place(job, step, h, kept, held)
   mark(job)
   local lane, m = h[H.lane], member(job, step)
   if outdated(h) then
@@ -104,7 +136,7 @@ local function place(job, step, h, kept)
     return
   end
   local tenant = rules(lane).fair and tenant_of(job) or nil
-  if tenant and not kept then lift(lane, tenant, h[H.label]) end
+  if tenant and not kept then lift(lane, tenant, h[H.label], held) end
   put_on('ready', lane, m, h, tenant)
 end
 
@@ -177,18 +209,22 @@ local function waiting_on(lane, served)
   return count, by
 end
 
+local function weight_of(tenant)
+  local weight = number(redis.call('HGET', key('tenant', tenant), 'w'))
+  return weight > 0 and weight or 1
+end
+
 -- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
 local function charge(h, tenant, amount)
   local lane = h[H.lane]
-  local weight = number(redis.call('HGET', key('tenant', tenant), 'w'))
-  local now = add('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / (weight > 0 and weight or 1)))
+  local by = exact(amount / weight_of(tenant))
+  local now = add('HINCRBYFLOAT', key('share', lane), tenant, by)
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
-  redis.call('ZADD', key('heldby', h[H.label]), 'XX', now, tenant)
-  if amount < 0 and redis.call('EXISTS', key('holds', lane)) == 1 then   -- what is behind its counter is put right on the way, what is ahead of it only here
-    for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
-      for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
-        redis.call('ZADD', key('heldby', model), 'XX', now, tenant)
-      end
+  if redis.call('EXISTS', key('holds', lane)) == 0 then return end
+  for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
+    for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
+      if scaled(model) then redis.call('ZADD', key('heldby', model), 'XX', 'INCR', by, tenant)
+      elseif amount < 0 then redis.call('ZADD', key('heldby', model), 'XX', now, tenant) end   -- what is behind is put right on the way
     end
   end
 end
@@ -218,7 +254,7 @@ local function dispatch(job, h, aged)
   if tenant then
     h[H.charged] = math.max(1, h[H.cost] or 0)
     charge(h, tenant, h[H.charged])
-    redis.call('HSET', key('share', lane), '!', tenant)
+    redis.call('HSET', key('share', lane), '!', tenant, '!m', h[H.label])
   end
 end
 
@@ -249,6 +285,17 @@ local function rank_of(job, h)
     redis.call('PEXPIRE', k, MONTH_MS)
   end
   return h[H.base] + since - h[H.level] * number(f[2])
+end
+
+-- A step goes to another lane and model. Its round is decided anew there; any other rank says as much as it did: a time,
+-- or its place in a plan. Under rules that are not its own it waits by its time until it is ranked. Its caller places
+-- it (or sets its time) without `kept`, so that its share is decided anew too.
+local function change_lane(job, step, h, lane, label)
+  local moved = lane ~= h[H.lane]
+  h[H.lane], h[H.label] = lane, label
+  if not moved or h[H.since] ~= SINCE.round then return moved end
+  h[H.rank] = outdated(h) and h[H.ready] or rank_of(job, h)
+  return moved
 end
 
 -- The step waits on its lane from now on; its rank is decided here.

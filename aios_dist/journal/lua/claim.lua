@@ -105,7 +105,8 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
           local first, score, other, has_had = first_held(model, aged)
           local before = yes and first and score < (aged and h[H.ready] or h[H.rank])
           if yes and first and other and other ~= tenant then   -- among equals by name, as on the lane: else one would overtake its own tenant's
-            local had = tonumber(counter(h[H.lane], tenant))
+            local had = redis.call('ZSCORE', key('heldby', model), tenant)
+            had = tonumber(had or number(counter(h[H.lane], tenant)) - scale_of(model))
             before = has_had < had or (has_had == had and other < tenant)
           end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
@@ -114,7 +115,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
             yes, again = allowed(model, h1 and bounded(h1[H.est]) or 0, now)
             if yes then
               take_from('held', model, first, other)
-              if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, true) end
+              if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, false, other and has_had) end
               place(job, step, h, true)
               may = false
             end

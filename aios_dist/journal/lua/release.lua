@@ -23,10 +23,12 @@ if A.error ~= '' then
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
   hold(h[H.label], A.hold_us, A.breaker, began, now)
 end
+local moved = false
 if A.model ~= '' then
   local k, first = key('job', A.job), 'l' .. A.step   -- where a retry begins
   if not redis.call('HGET', k, first) then redis.call('HSET', k, first, h[H.lane] .. '|' .. h[H.label]) end
-  h[H.label], h[H.lane], h[H.tries] = A.model, A.lane, 0
+  moved = change_lane(A.job, A.step, h, A.lane, A.model)
+  h[H.tries] = 0
 end
 local state = redis.call('HGET', key('job', A.job), 'st')
 if state ~= 'running' then
@@ -42,7 +44,7 @@ if A.most_back > 0 and (h[H.back] or 0) >= A.most_back and A.error == '' and giv
   return { 'released', tickets }
 end
 if A.after_us == 0 then
-  back(A.job, A.step, h, at, A.reason, true)
+  back(A.job, A.step, h, at, A.reason, not moved)
 else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
