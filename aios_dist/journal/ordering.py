@@ -155,16 +155,19 @@ class Ordering(Access):
         views = []
         for tenant in tenants:
             own = f"@{tenant}"
-            (tok, mic, w), (most,), busy, held, spent, *counters = await self._gather(
+            (tok, mic, w), (most,), busy, spent, *rest = await self._gather(
                 [
                     ("HMGET", self.keys.tenant(tenant), "l_tok", "l_mic", "w"),
                     ("HMGET", self.keys.model(own), "l_if"),
                     ("ZCARD", self.keys.inflight(own)),
-                    ("ZCARD", self.keys.held(own)),
                     ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
                     *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
+                    ("ZCARD", self.keys.held(own)),
+                    ("ZRANGE", self.keys.held_by(own), 0, -1),
                 ]
             )
+            *counters, held, parts = rest
+            held += sum(await self._gather(("ZCARD", self.keys.held(f"{own}|{p.decode()}")) for p in parts))
             views.append(
                 TenantView(
                     name=tenant,

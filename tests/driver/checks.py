@@ -39,6 +39,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
         *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
         *of_places(seen),
         *of_shelves(seen),
+        *of_let_in(seen),
         *of_shares(seen),
         *of_leases(seen),
         *of_models(seen),
@@ -143,7 +144,7 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
             wanted = first[1:] in seen.sets["wanted"].get(h.lane, ())
             return first[1:] == need and wanted and compartment in ("", job.tenant)
         if first == f"@{job.tenant}":
-            return not compartment
+            return compartment in ("", h.lane)
         return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
     return True
 
@@ -180,6 +181,34 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 yield f"{m} is held, ranked under {h.policy} and not under {policy}, and not astray"
             if not astray and model not in seen.sets["holds"].get(h.lane, ()):
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
+
+
+def of_let_in(seen: Seen) -> Iterator[str]:
+    """What was let in stands on its lane; where a limit of calls has room, nothing is held by it."""
+    places, count = seen.places(), defaultdict(int)
+    for name, members in seen.sets["in"].items():
+        lane, _, limit = name.partition("|")
+        for m, rank in members.items():
+            id, _, step = m.rpartition("/")
+            h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
+            stands = [kind for kind, where in places.get(m, []) if where.partition("|")[0] == lane]
+            if h is None or stands not in (["ready"], ["stray"]):
+                yield f"{m} counts as let in to {lane}, and stands in {places.get(m)}"
+            elif limit not in (h.label, f"@{seen.jobs[id].tenant}") or rank != float(h.rank):
+                yield f"{m} ({h}) counts by {rank} as let in to {lane} by {limit}"
+        count[lane, limit] = len(members)
+    for shelf, members in seen.sets["held"].items():
+        limit = shelf.partition("|")[0]
+        most, now = seen.model(limit, "l_if"), seen.now
+        other = [f for f in ("l_rpm", "l_tpm", "win") if seen.model(limit, f)]
+        again = seen.one["timers"].get(f"model:{limit}/!", now + 1)
+        if limit[0] == "?" or not most or other or seen.model(limit, "hold") > now or again <= now:
+            continue
+        busy = len(seen.sets["inflight"].get(limit, ()))
+        lanes = {seen.jobs[m.rpartition("/")[0]].heads[m.rpartition("/")[2]].lane for m in members}
+        for lane in lanes:
+            if busy + count[lane, limit] < most and limit not in seen.swept:
+                yield f"{limit} holds {sorted(members)}, and has room: {busy} + {count[lane, limit]} of {most:.0f}"
 
 
 def of_shares(seen: Seen) -> Iterator[str]:

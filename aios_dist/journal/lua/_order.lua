@@ -10,9 +10,10 @@
 -- lanes      the lanes that have rules, or that a reconciler looks at
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
---            heldold:M, heldold:M|T by age. heldby:M has a scale of its own, below the lane's counters by `up` of model:M,
+--            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters by `up` of model:M,
 --            see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
+-- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
 local SINCE = { ready = 0, submitted = 1, round = 2 }
@@ -77,7 +78,8 @@ local function put_on(shelf, name, m, h, tenant)
   if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
   if not tenant then return end
   local by = key(shelf .. 'by', name)
-  if shelf == 'ready' or not scaled(name) then redis.call('ZADD', by, counter(lane, tenant), tenant)
+  if shelf == 'held' and string.sub(name, 1, 1) == '@' then redis.call('ZADD', by, 0, tenant)   -- (a lane)
+  elseif shelf == 'ready' or not scaled(name) then redis.call('ZADD', by, counter(lane, tenant), tenant)
   elseif not redis.call('ZSCORE', by, tenant) then redis.call('ZADD', by, among_held(name, lane, tenant), tenant) end
 end
 
@@ -88,7 +90,10 @@ local function take_from(shelf, name, m, tenant)
   local was = redis.call('ZREM', set, m) == 1
   redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
   if not was then return false end
-  if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
+  if tenant and redis.call('EXISTS', set) == 0 then
+    redis.call('ZREM', key(shelf .. 'by', name), tenant)
+    if string.sub(name, 1, 1) == '@' and shelf == 'held' then redis.call('ZREM', key('holds', tenant), name) end   -- (a lane)
+  end
   return true
 end
 
@@ -127,23 +132,44 @@ local function lift(lane, tenant, model, held)
   if now > had then redis.call('HSET', key('share', lane), tenant, exact(now)) end
 end
 
--- A step waits on its lane, with the rank that it has. `kept`: it has waited all along, elsewhere; `held`: see lift.
-local function place(job, step, h, kept, held)
+-- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
+local function limits_of(job, h)
+  if h[H.kind] ~= 'llm' then return {} end
+  local own, model, names = '@' .. tenant_of(job), h[H.label], {}
+  local found = redis.call('ZMSCORE', P .. 'limited', own, model)
+  if found[1] then names[1] = own end
+  if found[2] then names[#names + 1] = model end
+  return names
+end
+local function in_set(lane, name) return key('in', lane .. '|' .. name) end
+local function not_in(job, m, h)
+  for _, name in ipairs(limits_of(job, h)) do redis.call('ZREM', in_set(h[H.lane], name), m) end
+end
+
+local kept_off   -- _limits
+
+-- A step waits on its lane, with the rank that it has; or where a limit holds it back. Gives whether it stands on the lane.
+-- `kept`: it has waited all along, elsewhere; `held`: see lift; `past`: what it was held by, and is not any more.
+local function place(job, step, h, kept, held, past)
   mark(job)
-  local lane, m = h[H.lane], member(job, step)
+  local lane, m, limits = h[H.lane], member(job, step), limits_of(job, h)
+  if #limits > 0 and kept_off(limits, job, step, h, past) then return false end
   if outdated(h) then
     redis.call('ZADD', key('stray', lane), exact(h[H.rank]), m)
-    return
+  else
+    local tenant = rules(lane).fair and tenant_of(job) or nil
+    if tenant and not kept then lift(lane, tenant, h[H.label], held) end
+    put_on('ready', lane, m, h, tenant)
   end
-  local tenant = rules(lane).fair and tenant_of(job) or nil
-  if tenant and not kept then lift(lane, tenant, h[H.label], held) end
-  put_on('ready', lane, m, h, tenant)
+  for _, name in ipairs(limits) do redis.call('ZADD', in_set(lane, name), exact(h[H.rank]), m) end
+  return true
 end
 
 -- … and no longer. Gives whether it did.
 local function take(job, step, h)
   local m = member(job, step)
   mark(job)
+  not_in(job, m, h)
   if redis.call('ZREM', key('stray', h[H.lane]), m) == 1 then return true end
   return take_from('ready', h[H.lane], m, rules(h[H.lane]).fair and tenant_of(job) or nil)
 end
@@ -305,18 +331,16 @@ local function make_ready(job, step, h)
   h[H.rank] = rank_of(job, h)
   h[H.state] = 'ready'
   put(job, step, h)
-  place(job, step, h)
+  if place(job, step, h) then ticket(h[H.lane], job, step) end
   event(job, at, 'ready', step, h[H.label])
-  ticket(h[H.lane], job, step)
 end
 
 -- A step that was ready before waits again, with the rank that it had. `kept`: its job has not been idle meanwhile.
 local function back(job, step, h, at, why, kept)
   h[H.state] = 'ready'
   put(job, step, h)
-  place(job, step, h, kept)
+  if place(job, step, h, kept) then ticket(h[H.lane], job, step) end
   event(job, at, 'released', step, why)
-  ticket(h[H.lane], job, step)
 end
 
 -- The job's program has to be run; not by us. It runs as a step on the lane `turns`, once at a time.

@@ -26,9 +26,8 @@ local function astray(lane)
   for _, set in ipairs(old) do redis.call('UNLINK', set) end
   for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
     local sets = { key('held', model) }
-    for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, -1)) do
-      sets[#sets + 1] = key('held', model .. '|' .. tenant)
-    end
+    local parts = string.sub(model, 1, 1) == '@' and { lane } or redis.call('ZRANGE', key('heldby', model), 0, -1)
+    for _, part in ipairs(parts) do sets[#sets + 1] = key('held', model .. '|' .. part) end
     if redis.call('EXISTS', unpack(sets, 1, math.min(#sets, 4000))) == 0 then redis.call('ZREM', key('holds', lane), model)
     else unite(key('astray', lane), sets) end
   end
