@@ -18,8 +18,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from aios_dist.errors import ConfigError
+from aios_dist.errors import ConfigError, InvalidInput
 from aios_dist.masking import learn, learn_url, masked
+from aios_dist.texts import read_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 """What names and ids look like: they become parts of Redis keys, file names and log lines."""
@@ -264,9 +265,11 @@ def read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(file))
     except OSError as exc:
         raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+    except InvalidInput as exc:
+        raise ConfigError(str(exc)) from None
     except RecursionError:
         raise ConfigError(f"{file} is nested too deeply.") from None
     except ValueError as exc:

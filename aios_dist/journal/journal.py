@@ -378,8 +378,8 @@ class Journal(Reading, Ordering, Office):
 
     async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
         """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
-        found, next_, count = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
-        return Walked(_pairs(found), next_.decode(), count)
+        found, next_, *counts = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
+        return Walked(_pairs(found), next_.decode(), *counts)
 
     async def announce(self, info: WorkerInfo, models: dict[str, str]) -> None:
         """Say what a worker is and serves."""

@@ -207,11 +207,12 @@ class Reaped(msgspec.Struct, frozen=True):
 
 class Walked(msgspec.Struct, frozen=True):
     """A page of the walk over the open jobs: what was wrong and is put right (job and what), where the next
-    page begins (``"0"``: at the start), and how many jobs are open."""
+    page begins (``"0"``: at the start), how many jobs are open, and how many of those were looked at."""
 
     found: list[tuple[str, str]]
     cursor: str
     open: int
+    looked: int
 
 
 class Stray(msgspec.Struct, frozen=True):

@@ -218,12 +218,14 @@ class Reconciler:
         """What broken verbs have left: what is marked at once, all open jobs within ``WALK_S``."""
         if not self._office.mine:
             return
-        for page in range(1, MOST_PAGES):
+        looked = 0
+        for _ in range(MOST_PAGES):  # of jobs with many steps a page holds few
             walked = await self._journal.walk(self._walked, PAGE)
             self._walked = walked.cursor
             for job, what in walked.found:
                 self._mended.add(f"job {job}: {what}")
-            if walked.cursor == "0" or page >= walked.open * self._period / (WALK_S * PAGE):
+            looked += walked.looked
+            if walked.cursor == "0" or looked >= walked.open * self._period / WALK_S:
                 return
 
     async def _match_tickets(self) -> None:

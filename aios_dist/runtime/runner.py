@@ -17,7 +17,7 @@ from aios_dist.journal.records import random_name
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.programs import Live
-from aios_dist.runtime.steps import Again, Steps, kept
+from aios_dist.runtime.steps import Again, Steps, billed, kept
 from aios_dist.runtime.turning import Turn, Turns
 from aios_dist.runtime.work import Origin, Stopped, Work
 from aios_dist.runtime.writing import Writer
@@ -159,7 +159,7 @@ class Runner:
         await self._write(work, outcome, ready, claim.served + spent)
         if error is not None:
             raise error
-        usage = outcome.usage
+        usage = billed(outcome)
         return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
 
     async def _write(
@@ -169,7 +169,7 @@ class Runner:
 
         From here on the outcome is paid for: whatever stops or breaks the turn, the outcome is written.
         """
-        usage = outcome.usage
+        usage = billed(outcome)
         outcome, data = kept(outcome)
         if ready is not None:
             try:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from aios_dist import retries
-from aios_dist.calls import LLMRequest, LLMResponse, ToolCall, Usage
+from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.commands import Tool
 from aios_dist.config import Config
 from aios_dist.errors import (
@@ -176,7 +176,9 @@ def kept(outcome: Outcome) -> tuple[Outcome, bytes]:
     its first characters: it is paid for, and not asked for again.
     """
     try:
-        return outcome, encode(outcome)
+        if outcome.response is None or _sound(outcome.response):
+            return outcome, encode(outcome)
+        why = "fields of other types"
     except Exception as exc:
         why = describe(exc)
     if outcome.response is not None:
@@ -190,22 +192,56 @@ def kept(outcome: Outcome) -> tuple[Outcome, bytes]:
     return failed, encode(failed)
 
 
+def billed(outcome: Outcome) -> Usage:
+    """What an outcome is billed for, whatever its adapter, which may be anybody's, says of it."""
+    if outcome.response is None:
+        return Usage()
+    said: object = outcome.response.usage
+    counts = [getattr(said, name, None) for name in Usage.__struct_fields__]
+    if isinstance(said, Usage) and all(type(count) is int for count in counts):
+        return said
+    prompt, output, calls = [_count(count) for count in counts]
+    return Usage(prompt, output, calls or 1)
+
+
+def _count(value: object) -> int:
+    number = value if isinstance(value, (int, float)) else 0
+    return bounded(number) if number == number else 0  # NaN is no number
+
+
+def _sound(response: LLMResponse) -> bool:
+    """Every field is of its type, so that the journal gives it back."""
+    calls, texts = response.tool_calls, [response.text, response.model, response.provider]
+    return (
+        isinstance(calls, list)
+        and isinstance(response.timings, Timings)
+        and billed(Outcome(response=response)) is response.usage
+        and (response.finish_reason is None or isinstance(response.finish_reason, str))
+        and all(isinstance(text, str) for call in calls for text in (call.id, call.name, call.arguments))
+        and all(isinstance(text, str) for text in texts)
+    )
+
+
 def _lenient(response: LLMResponse) -> LLMResponse:
     """The answer with U+FFFD for what is no character, and numbers that can be."""
-    usage = response.usage
+    usage = billed(Outcome(response=response))
     return LLMResponse(
         text=_text(response.text),
-        tool_calls=[ToolCall(_text(c.id), _text(c.name), _text(c.arguments)) for c in response.tool_calls],
+        tool_calls=[
+            ToolCall(_text(c.id), _text(c.name), _text(c.arguments)) for c in response.tool_calls or []
+        ],
         finish_reason=_text(response.finish_reason) if response.finish_reason is not None else None,
-        usage=Usage(bounded(usage.prompt_tokens), bounded(usage.output_tokens), bounded(usage.calls)),
+        usage=Usage(*(bounded(count) for count in msgspec.structs.astuple(usage))),
         model=_text(response.model),
         provider=_text(response.provider),
-        timings=response.timings,
+        timings=response.timings if isinstance(response.timings, Timings) else Timings(),
     )
 
 
 def _text(value: object) -> str:
-    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str("" if value is None else value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 async def _guarded(call: Callable[[], Awaitable[object]]) -> object:

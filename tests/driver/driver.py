@@ -133,7 +133,8 @@ class Driver(People, Workers):
             for name, at in sorted(one["leases"].items(), key=lambda e: (e[1], e[0])):
                 lease = lease_of(name)
                 s = model.step(lease.job, lease.step)
-                if at <= now and s is not None and s.state == "leased" and lease.job != aside:
+                theirs = name in self.vanished  # of a job that had this id before
+                if at <= now and s is not None and s.state == "leased" and not theirs and lease.job != aside:
                     model.lost(lease.job, lease.step, self.fleet.config.attempts)
         for m, at in sorted(one["timers"].items(), key=lambda e: (e[1], e[0])):
             id, _, step = m.rpartition("/")

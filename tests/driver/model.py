@@ -219,7 +219,7 @@ class Model:
                 self.count(plan, number, member not in self.jobs or self.jobs[member].state != "done")
 
     def admit(self, id: str) -> bool:
-        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired before."""
+        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired."""
         job = self.jobs.get(id)
         if job is None or job.state != "waiting":
             return True

@@ -17,6 +17,7 @@ from aios_dist.broker import Tickets
 from aios_dist.config import Config
 from aios_dist.journal import Ticket, WorkerInfo
 from aios_dist.policies import Rank
+from aios_dist.runtime import reconciler
 from aios_dist.runtime.reconciler import MOST_TICKETS, Reconciler
 from tests.redis.conftest import ranked, starts
 
@@ -231,3 +232,17 @@ async def test_a_pass_over_nothing_does_nothing(hand: Hand, passes: Pass) -> Non
     await passes.once()
     assert [*await hand.whole()] == [f"{hand.keys.prefix}lanes"]
     assert await passes.depth() == 0
+
+
+async def test_all_open_jobs_are_looked_at_in_time_however_many_steps_they_have(
+    hand: Hand, passes: Pass, config: FleetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page holds so many steps, so the pace is that of the jobs in it."""
+    in_passes, last = 3, "j59/0"
+    monkeypatch.setattr(reconciler, "WALK_S", in_passes * config.reconcile)
+    await hand.submit(*(starts(f"j{n:02}", *map(str, range(40))) for n in range(60)))
+    await hand.redis("ZREM", hand.keys.ready("llm"), last)
+    assert await passes.reconciler._office.ask("take")
+    for _ in range(in_passes):
+        await passes.reconciler._walk()
+    assert await hand.redis("ZSCORE", hand.keys.ready("llm"), last) is not None

@@ -95,6 +95,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
   local facts = facts_of(job, step)
   local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
   whos[job] = facts[6] or nil
+  if facts[1] == 'running' and not h then kept[job] = true end   -- it cannot be read: `walk` sets its job aside
   if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may, limits = clock(), true, limits_of(job, h)
     local limited = {}

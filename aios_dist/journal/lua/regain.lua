@@ -8,7 +8,11 @@
 local now = clock()
 local lost = {}
 for i, c in ipairs(A.claims) do
-  local facts = redis.call('HMGET', key('job', c.job), 'st', 'dg')
+  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg')
+  if facts.err then   -- no hash at all: it keeps none of the others, and `walk` looks at it
+    mark(c.job)
+    kept[c.job] = true
+  end
   local waits = facts[1] == 'running' and 'ready' or facts[1] == 'paused' and 'parked'
   local h = waits and head(c.job, c.step)
   local same = h and h[H.state] == waits and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest

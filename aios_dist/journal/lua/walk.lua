@@ -2,7 +2,7 @@
 -- ARGV 1: page, cursor, corrupt_outcome, retention_ms
 --   page: the most jobs of each kind; cursor: score in `open` from which jobs are looked at, or "/" and a model's name
 --   corrupt_outcome: the encoded error of a job whose record cannot be read
--- returns: {what was wrong: flat list of job (or model), what; next cursor; open jobs}
+-- returns: {what was wrong: flat list of job (or model), what; next cursor; open jobs; how many of them were looked at}
 -- include: plan
 local found = {}
 
@@ -85,13 +85,14 @@ for _, job in ipairs(redis.call('ZRANGE', P .. 'dirty', 0, A.page - 1)) do
   if look(job, true) then redis.call('ZREM', P .. 'dirty', job) end
   if enough(job) then break end
 end
-local cursor = '0'
+local cursor, looked = '0', 0
 if string.sub(A.cursor, 1, 1) ~= '/' then
   local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, A.page)
   local all = true
   for i = 1, #jobs, 2 do
     cursor = jobs[i + 1]
     look(jobs[i], false)
+    looked = looked + 1
     if enough(jobs[i]) and i + 2 < #jobs then
       all = false
       break
@@ -123,4 +124,4 @@ for _, orphan in ipairs(orphans) do
   end
 end
 if #found > 0 then redis.call('HINCRBY', P .. 'mended', 'jobs', #found / 2) end
-return { found, cursor, redis.call('ZCARD', P .. 'open') }
+return { found, cursor, redis.call('ZCARD', P .. 'open'), looked }
