@@ -8,7 +8,7 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "wanted:*"),
+    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "waits", "used", "wanted:*"),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "jumps"),
 )
@@ -47,6 +47,7 @@ class Keys:
         self.aside = self.prefix + "aside"
         self.rules = self.prefix + "rules"
         self.serving = self.prefix + "serving"
+        self.waits = self.prefix + "waits"
 
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""

@@ -163,11 +163,11 @@ class Ordering(Access):
                     ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
                     *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
                     ("ZCARD", self.keys.held(own)),
-                    ("ZRANGE", self.keys.held_by(own), 0, -1),
+                    ("HGET", self.keys.waits, f"held:{own}"),
                 ]
             )
-            *counters, held, parts = rest
-            held += sum(await self._gather(("ZCARD", self.keys.held(f"{own}|{p.decode()}")) for p in parts))
+            *counters, alone, by_lane = rest
+            held = alone + int(by_lane or 0)
             views.append(
                 TenantView(
                     name=tenant,

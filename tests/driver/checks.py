@@ -33,9 +33,11 @@ STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
 
 def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
     """All that is wrong. ``gone``: ids of jobs, and leases, that are not there; what counts them may be."""
+    counted = [*of_counts(seen)]
     seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,
+        *counted,
         *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
         *of_places(seen),
         *of_shelves(seen),
@@ -181,6 +183,18 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 yield f"{m} is held, ranked under {h.policy} and not under {policy}, and not astray"
             if not astray and model not in seen.sets["holds"].get(h.lane, ()):
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
+
+
+def of_counts(seen: Seen) -> Iterator[str]:
+    """How many steps stand in tenants' sets is counted."""
+    sums: dict[str, int] = defaultdict(int)
+    for kind in ("ready", "held"):
+        for name, members in seen.sets[kind].items():
+            shelf, part, _ = name.partition("|")
+            sums[f"{kind}:{shelf}"] += len(members) if part else 0
+    says = {field: int(count) for field, count in seen.hashes["waits"].get("", {}).items() if field != "!"}
+    if {f: n for f, n in says.items() if n} != {f: n for f, n in sums.items() if n}:
+        yield f"counted are {says}, there wait {dict(sums)}"
 
 
 def of_let_in(seen: Seen) -> Iterator[str]:
@@ -374,7 +388,8 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
             if other.attempt < h.attempt:
                 yield f"{id}/{step}: attempt {h.attempt} became {other.attempt}"
             begun = h.state not in ("pending", "dropped")
-            if begun and not moved and (other.rank, other.ready) != (h.rank, h.ready):
+            ranked = other.rank == h.rank or other.lane != h.lane  # (another lane may be in another round)
+            if begun and not moved and not (ranked and other.ready == h.ready):
                 yield f"{id}/{step}: its rank was {h.rank} and is {other.rank}"
         was_events, now_events = before.events.get(id, []), after.events.get(id, [])
         if now_events[: len(was_events)] != was_events:

@@ -21,9 +21,8 @@ MOVES = 150
 SEEDS = range(24)
 
 BUGS: tuple[Change, ...] = (
-    Change("a step is put on no lane", "_order", """  redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
-""", """  if h[H.order] ~= 0 or h[H.attempt] ~= 2 then redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) end
-"""),
+    Change("a step is put on no lane", "_order", """  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0""",
+           """  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0"""),
     Change("what is taken off a shelf stays on it by age", "_order",
            """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
 """, ""),
@@ -162,6 +161,8 @@ BUGS: tuple[Change, ...] = (
     Change("what was let in and goes away counts on", "_order", "  not_in(job, m, h)\n  if redis", "  if redis"),
     Change("what is let in does not count", "_order", "  for _, name in ipairs(limits) do redis.call('ZADD', in_set", "  for _, name in ipairs({}) do redis.call('ZADD', in_set"),
     Change("the next is not let in when one goes to others", "claim", "      for _, name in ipairs(limits) do let_in(name) end   -- its room", "      -- its room"),
+    Change("what leaves a tenant's set is still counted", "_order", "  if tenant then count_on(shelf, name, -1) end\n", ""),
+    Change("other rules leave what waits counted", "_rules", "  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)\n", ""),
     Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),
     Change("other rules leave the lane by age as it is", "_rules", "  for _, set in ipairs(old) do redis.call('UNLINK', set) end\n", ""),
     Change("a new job is not open", "_new", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),

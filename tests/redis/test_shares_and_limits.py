@@ -48,6 +48,116 @@ async def test_on_a_shared_lane_the_turn_of_the_oldest_comes_also_to_what_a_cap_
     assert ran.index("old") < 2
 
 
+async def test_a_flood_at_its_cap_costs_a_free_slot_no_claim(hand: Hand) -> None:
+    await hand.journal.set_tenant("flood", max_in_flight=2)
+    await hand.submit(*(ranked(f"flood{n:03}", Rank(), tenant="flood") for n in range(300)))
+    await hand.submit(ranked("small", Rank(), tenant="small"))
+    assert len(await hand.waiting()) == 3, "what cannot run does not stand on the lane"
+    assert await hand.order() == ["flood000", "flood001", "small"]
+    assert await hand.waiting() == []
+
+
+async def test_a_flood_of_a_limited_model_costs_a_free_slot_no_claim(hand: Hand) -> None:
+    await hand.limit("small", flight=2)
+    await hand.submit(*(ranked(f"flood{n:03}", Rank()) for n in range(300)))
+    await hand.submit(ranked("other", Rank(), model="big"))
+    claims = await hand.drain()
+    assert [claim.job for claim in claims] == ["flood000", "flood001", "other"]
+    done = await hand.finish(claims[1])
+    assert [ticket.job for ticket in done.tickets] == ["flood002"]
+    await hand.limit("small", flight=0)
+    await hand.ring()
+    await hand.reap()
+    assert await hand.order() == [f"flood{n:03}" for n in range(2, 300)]
+
+
+async def test_what_a_cap_held_goes_before_what_came_later_also_when_it_is_taken_away(hand: Hand) -> None:
+    await hand.journal.set_tenant("t", max_in_flight=1)
+    await hand.submit(*(ranked(f"old{n:03}", Rank(), tenant="t") for n in range(250)))
+    await hand.claim()
+    await hand.journal.set_tenant("t", max_in_flight=0)
+    await hand.submit(*(ranked(f"new{n}", Rank(), tenant="t") for n in range(5)))
+    assert await hand.order() == [*(f"old{n:03}" for n in range(1, 250)), *(f"new{n}" for n in range(5))]
+
+
+async def test_a_better_step_takes_the_place_of_one_that_was_let_in(hand: Hand) -> None:
+    """Else it would wait behind others' steps that stand between the two."""
+    await hand.journal.set_tenant("t", max_in_flight=1)
+    await hand.submit(ranked("worse", Rank(base=2e15), tenant="t"), ranked("between", Rank(base=1e15)))
+    await hand.submit(ranked("better", Rank(), tenant="t"))
+    claims = await hand.drain()
+    assert [claim.job for claim in claims] == ["better", "between"]
+    await hand.finish(claims[0])
+    assert await hand.order() == ["worse"]
+
+
+async def test_a_lane_that_nobody_serves_keeps_no_place_of_a_cap_from_another(hand: Hand) -> None:
+    await hand.journal.set_tenant("t", max_in_flight=1)
+    await hand.submit(*(ranked(f"far{n}", Rank(), tenant="t", lane="far", model="big") for n in range(30)))
+    await hand.submit(*(ranked(f"near{n}", Rank(), tenant="t") for n in range(3)))
+    for n in range(3):
+        claim = await hand.claim()
+        assert claim.job == f"near{n}"
+        assert await hand.drain("far") == []
+        await hand.finish(claim)
+    assert (await hand.claim("far")).job == "far0"
+
+
+# Many tenants ----------------------------------------------------------------------------------------
+
+
+async def test_what_waits_is_counted_without_a_look_at_each_tenant(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(*(ranked(f"j{n}", Rank(), tenant=f"t{n:03}") for n in range(300)))
+    away = hand.keys.ready("llm|t007"), f"{hand.keys.prefix}away"
+    await hand.redis("RENAME", *away)
+    assert (await hand.reap()).ready["llm"] == 300, "nobody looks there"
+    await hand.redis("RENAME", *reversed(away))
+    first, rest = [
+        (await hand.journal.waiting(["llm"], first=at, most=most))["llm"] for at, most in ((0, 2), (298, 100))
+    ]
+    assert (first.ready, first.tenants, first.tenant_count) == (300, {"t000": 1, "t001": 1}, 300)
+    assert len(rest.tenants) == 2
+
+
+async def test_counts_that_are_wrong_are_put_right(hand: Hand) -> None:
+    """By the walk; and where there are none yet, after an update."""
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(*(ranked(f"j{n}", Rank(), tenant=f"t{n}") for n in range(5)))
+    await hand.redis("HSET", hand.keys.waits, "ready:llm", 7)
+    await hand.reap()
+    assert ("ready:llm", "counted 7 steps, there wait 5") in (await hand.journal.walk("/")).found
+    assert (await hand.reap()).ready["llm"] == 5
+    await hand.redis("DEL", hand.keys.waits)
+    assert (await hand.reap()).ready["llm"] == 5
+    await hand.submit(ranked("j5", Rank(), tenant="t5"))
+    assert (await hand.reap()).ready["llm"] == 6
+    await hand.claim()
+    assert (await hand.reap()).ready["llm"] == 5
+
+
+async def test_a_tenant_that_has_had_nothing_for_the_retention_is_forgotten(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", policy="round-robin", fair="tenant", oldest_every=2)
+    await hand.journal.set_tenant("kept", weight=2.0)
+    rank = Rank(since="round", group="a")
+    for tenant in ("gone", "kept", "waits"):
+        await hand.submit(*(ranked(f"{tenant}{n}", rank, "round-robin", tenant=tenant) for n in range(2)))
+    claims = [await hand.claim() for _ in range(5)]
+    assert {claim.record.tenant for claim in claims[3:]} == {"gone", "kept"}
+    for claim in claims:
+        await hand.finish(claim)
+    used = f"{hand.keys.prefix}used"
+    for name in await hand.redis("ZRANGE", used, 0, -1):
+        await hand.redis("ZADD", used, 1, name)
+    await hand.journal.walk("/")
+    assert await hand.members(used) == {"llm|waits"}
+    share, lane = await hand.hash(hand.keys.share("llm")), await hand.hash(hand.keys.lane("llm"))
+    assert [t for t in share if t in ("gone", "kept", "waits")] == ["waits"]
+    assert {f for f in lane if f.startswith("n|")} == {"n|waits"}
+    assert await hand.redis("EXISTS", hand.keys.rounds("llm|gone")) == 0
+    assert "kept" in await hand.journal.tenant_names(["llm"])
+
+
 # A lane that is another ------------------------------------------------------------------------------
 
 

@@ -60,7 +60,7 @@ local function room(model, lane)
   if held > now then return 0 end
   if most > 0 then free = math.min(free, most - redis.call('ZCARD', key('inflight', model))) end
   if window > 0 then free = math.min(free, window - since(model, held, now)) end
-  if rpm > 0 then free = math.min(free, rpm - redis.call('ZCOUNT', key('window', model), int(now - MINUTE), '+inf')) end
+  if rpm > 0 then free = math.min(free, rpm - redis.call('ZCARD', key('window', model))) end   -- (`allowed` has cleared it)
   return free - redis.call('ZCARD', in_set(lane, model))
 end
 
@@ -350,7 +350,7 @@ local function sweep(model, page)
         if waits and shelf == 'heldold' then waits = redis.call('ZSCORE', key('held', name), m) end
         if not waits then
           gone('held ' .. m .. ', which does not wait')
-          redis.call('ZREM', key(shelf, name), m)
+          if redis.call('ZREM', key(shelf, name), m) == 1 and shelf == 'held' and name ~= model then count_on('held', model, -1) end
         end
       end
     end

@@ -53,7 +53,7 @@ local function off_shelves(job, step, h)
     part = part or tenant
     redis.call('ZREM', key(kind, name), m)
     redis.call('ZREM', key(kind .. 'old', name), m)
-    redis.call('ZREM', key(kind, name .. '|' .. part), m)
+    if redis.call('ZREM', key(kind, name .. '|' .. part), m) == 1 then count_on(kind, name, -1) end
     redis.call('ZREM', key(kind .. 'old', name .. '|' .. part), m)
     if redis.call('EXISTS', key(kind, name .. '|' .. part)) == 0 then redis.call('ZREM', key(kind .. 'by', name), part) end
   end
@@ -253,4 +253,5 @@ local function mend_touched()
   end
   for _, plan in ipairs(plans_touched) do pcall(mend_plan, plan) end
   redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
+  redis.call('HSET', P .. 'waits', '!', 1)   -- it may have miscounted: `walk` counts anew
 end

@@ -14,6 +14,8 @@
 --            see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
 -- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
+-- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
+-- used       "L|T": when a tenant was last dispatched on a shared lane
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
 local SINCE = { ready = 0, submitted = 1, round = 2 }
@@ -72,9 +74,34 @@ local function among_held(model, lane, tenant)
   return exact(math.max(own, floor or own))
 end
 
+-- How many steps stand in the tenants' sets of a shelf; counted anew where nobody has yet, or somebody has miscounted.
+local function counted_anew(shelf, name)
+  local count = 0
+  for _, part in ipairs(redis.call('ZRANGE', key(shelf .. 'by', name), 0, -1)) do
+    count = count + redis.call('ZCARD', key(shelf, name .. '|' .. part))
+  end
+  return count
+end
+local function in_parts(shelf, name)
+  local count = redis.call('HGET', P .. 'waits', shelf .. ':' .. name)
+  if tonumber(count or '') then return math.max(0, tonumber(count)) end
+  return counted_anew(shelf, name)
+end
+
+-- Before one is added and after one is taken away: what stops between leaves too many, which is a ticket too many.
+local function count_on(shelf, name, by)
+  local field = shelf .. ':' .. name
+  local now = add('HINCRBY', P .. 'waits', field, by)
+  if now == 0 then redis.call('HDEL', P .. 'waits', field)
+  elseif now < 0 or (by == 1 and now == 1 and redis.call('EXISTS', key(shelf .. 'by', name)) == 1) then
+    redis.call('HSET', P .. 'waits', field, counted_anew(shelf, name) + (by == 1 and 1 or 0))
+  end
+end
+
 local function put_on(shelf, name, m, h, tenant)
   local lane, own = h[H.lane], compartment(name, tenant)
-  redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
+  if tenant then count_on(shelf, name, 1) end
+  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0 and tenant then count_on(shelf, name, -1) end
   if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
   if not tenant then return end
   local by = key(shelf .. 'by', name)
@@ -90,6 +117,7 @@ local function take_from(shelf, name, m, tenant)
   local was = redis.call('ZREM', set, m) == 1
   redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
   if not was then return false end
+  if tenant then count_on(shelf, name, -1) end
   if tenant and redis.call('EXISTS', set) == 0 then
     redis.call('ZREM', key(shelf .. 'by', name), tenant)
     if string.sub(name, 1, 1) == '@' and shelf == 'held' then redis.call('ZREM', key('holds', tenant), name) end   -- (a lane)
@@ -135,10 +163,10 @@ end
 -- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
 local function limits_of(job, h)
   if h[H.kind] ~= 'llm' then return {} end
-  local own, model, names = '@' .. tenant_of(job), h[H.label], {}
-  local found = redis.call('ZMSCORE', P .. 'limited', own, model)
-  if found[1] then names[1] = own end
-  if found[2] then names[#names + 1] = model end
+  local own, model, names = '@' .. tenant_of(job), h[H.label], {}   -- (the cap first: it is asked first)
+  for _, name in ipairs({ own, model }) do
+    if redis.call('ZSCORE', P .. 'limited', name) then names[#names + 1] = name end
+  end
   return names
 end
 local function in_set(lane, name) return key('in', lane .. '|' .. name) end
@@ -205,13 +233,7 @@ local function need_of(job, h)
   return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
 end
 
-local function in_shelf(name)
-  local count = redis.call('ZCARD', key('held', name))
-  for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', name), 0, -1)) do
-    count = count + redis.call('ZCARD', key('held', name .. '|' .. tenant))
-  end
-  return count
-end
+local function in_shelf(name) return redis.call('ZCARD', key('held', name)) + in_parts('held', name) end
 
 -- Whether a worker that lives serves this.
 local function somebody_serves(need)
@@ -219,20 +241,14 @@ local function somebody_serves(need)
   return till and tonumber(till) > clock()
 end
 
--- How many steps wait on a lane, and how many of them by tenant (a flat list). Those that only other workers can
--- serve are counted among them; `served`: where there are such workers.
+-- How many steps wait on a lane. Those that only other workers can serve are counted among them; `served`: where there
+-- are such workers.
 local function waiting_on(lane, served)
-  local count = redis.call('ZCARD', key('ready', lane)) + redis.call('ZCARD', key('stray', lane))
+  local count = redis.call('ZCARD', key('ready', lane)) + redis.call('ZCARD', key('stray', lane)) + in_parts('ready', lane)
   for _, need in ipairs(redis.call('ZRANGE', key('wanted', lane), 0, -1)) do
     if not served or somebody_serves(need) then count = count + in_shelf('?' .. need) end
   end
-  local by = {}
-  for _, tenant in ipairs(redis.call('ZRANGE', key('readyby', lane), 0, -1)) do
-    local own = redis.call('ZCARD', key('ready', lane .. '|' .. tenant))
-    count = count + own
-    by[#by + 1], by[#by + 2] = tenant, own
-  end
-  return count, by
+  return count
 end
 
 local function weight_of(tenant)
@@ -281,6 +297,7 @@ local function dispatch(job, h, aged)
     h[H.charged] = math.max(1, h[H.cost] or 0)
     charge(h, tenant, h[H.charged])
     redis.call('HSET', key('share', lane), '!', tenant, '!m', h[H.label])
+    redis.call('ZADD', P .. 'used', int(clock()), lane .. '|' .. tenant)
   end
 end
 

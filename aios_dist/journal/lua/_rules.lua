@@ -24,6 +24,7 @@ local function astray(lane)
     for _, set in ipairs(from) do redis.call('UNLINK', set) end
   end
   for _, set in ipairs(old) do redis.call('UNLINK', set) end
+  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)
   for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
     local sets = { key('held', model) }
     local parts = string.sub(model, 1, 1) == '@' and { lane } or redis.call('ZRANGE', key('heldby', model), 0, -1)
