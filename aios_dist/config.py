@@ -50,7 +50,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attempts: calls of one step at the most, where the error may pass (429, 5xx, time-out, cut).
         backoff: seconds; the ceiling of the first pause between two tries; doubles from try to try.
         backoff_max: seconds; the highest ceiling.
-        fallback: models that a step goes to when its own has no attempts left or fails for good.
+        fallback: models that a step goes to when its own has no attempts left, fails for good, or keeps it
+            waiting.
+        fallback_after: seconds; a hold of this model that lasts longer sends its steps to ``fallback`` (0:
+            any does). So does an open breaker, however soon it closes.
         breaker: failures in a row, over the fleet, after which nobody calls the model for a while; 0: never.
         max_in_flight: calls at a time over the whole fleet; 0: no limit. So are the two below.
         requests_per_minute: calls started in any 60 s.
@@ -71,6 +74,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff: float = 1.0
     backoff_max: float = 60.0
     fallback: list[str] = []
+    fallback_after: float = 60.0
     breaker: int = 10
     max_in_flight: int = 0
     requests_per_minute: int = 0
@@ -154,7 +158,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         renew: how often workers renew.
         reconcile: how often the reconciler looks for what was dropped between two writes.
         attempts: how many workers may be lost over one step before the step fails.
-        step_deadline: how long after becoming ready a step is still tried again.
+        step_deadline: how long after its first try a step is still tried again.
         shutdown_grace: how long a warm shutdown waits for calls in flight before handing them back.
         tool_timeout: seconds for a tool that says nothing else; then its step fails. 0: no limit.
         turn_timeout: seconds that an agent may compute between two awaits; then its job fails. 0: no limit.
@@ -440,6 +444,8 @@ def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> 
     for field in ("breaker", "max_in_flight", "requests_per_minute", "tokens_per_minute"):
         if getattr(model, field) < 0:
             raise ConfigError(f"{place} {field} must be 0 (no limit) or more.")
+    if not 0 <= model.fallback_after < FOREVER:
+        raise ConfigError(f"{place} fallback_after must be 0 or more seconds (and finite).")
     for other in model.fallback:
         if other not in config.models or other == name:
             known = ", ".join(sorted(set(config.models) - {name})) or "none"

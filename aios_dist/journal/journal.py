@@ -21,12 +21,14 @@ from aios_dist.journal.records import (
     NewJob,
     Nothing,
     Reaped,
+    Refusal,
     Submitted,
     Ticket,
     Walked,
     birth_of,
     bounded,
     budget_facts,
+    micros,
     pack_record,
     random_name,
     unpack_record,
@@ -129,11 +131,27 @@ class Journal(Reading, Ordering, Office):
             return Nothing(_tickets(flat), elsewhere=why == b"others", again=why == b"more")
         (
             job,
-            (step, attempt, kind, label, record, request, version, ready, started, tries, served, basis, dig),
+            (
+                step,
+                attempt,
+                kind,
+                label,
+                record,
+                request,
+                version,
+                ready,
+                started,
+                tries,
+                served,
+                basis,
+                dig,
+                *est,
+            ),
         ) = (
             why,
             got,
         )
+        first, estimate, cost = map(int, est)
         return Claim(
             job=job.decode(),
             step=step.decode(),
@@ -152,6 +170,9 @@ class Journal(Reading, Ordering, Office):
             basis=basis.decode(),
             digest=dig.decode(),
             worker=worker,
+            first_us=first,
+            estimate=estimate,
+            cost=cost,
         )
 
     async def claim(self, lane: str, worker: str) -> Claim | None:
@@ -167,11 +188,23 @@ class Journal(Reading, Ordering, Office):
         ok: bool,
         usage: Usage = NO_USAGE,
         money: float = 0.0,
+        refusal: Refusal | None = None,
         decision: Decision | None = None,
         turn_here: bool = True,
         then: Sequence[tuple[Any, ...]] = (),
     ) -> Advance:
-        """Write a step's outcome, and with it what the turn decided. See ``commit.lua`` for the answers."""
+        """Write a step's outcome, and with it what the turn decided. See ``commit.lua`` for the answers.
+
+        Args:
+            claim: the step.
+            outcome, ok: what came of it, encoded; whether it is an answer.
+            usage: what the provider counted. Of an answer without any, the claim's estimate stands.
+            money: what it cost.
+            refusal: what a failure says of its model.
+            decision: what the program asks for now.
+            turn_here: the caller can run the turn itself after this.
+            then: commands sent along.
+        """
         got = await self._run(
             "commit",
             *then,
@@ -185,7 +218,8 @@ class Journal(Reading, Ordering, Office):
             prompt_tokens=bounded(usage.prompt_tokens),
             output_tokens=bounded(usage.output_tokens),
             calls=bounded(usage.calls),
-            micros=bounded(money * 1e6 + 0.5) if money > 0 else 0,
+            micros=micros(money),
+            refusal=refusal.plain() if refusal else None,
             decision=decision.plain() if decision else None,
             turn_here=int(turn_here),
             grace_us=int(self.config.reconcile * 1e6),
@@ -213,8 +247,7 @@ class Journal(Reading, Ordering, Office):
         after: float = 0.0,
         *,
         error: Exception | None = None,
-        hold: float = 0.0,
-        breaker: int = 0,
+        refusal: Refusal | None = None,
         to: tuple[str, str] | None = None,
         counted: bool = False,
     ) -> list[Ticket]:
@@ -225,8 +258,7 @@ class Journal(Reading, Ordering, Office):
             reason: for people.
             after: seconds.
             error: what a failed try raised; it is kept, and counts as a try.
-            hold: seconds for which nobody is to call this model.
-            breaker: failures in a row, over the fleet, that hold the model as well; 0 for never.
+            refusal: what the failure says of its model.
             to: another model that the step goes to, and its lane; its tries begin anew there.
             counted: nothing came of the claim: after ``MOST_BACK`` such times in a row the step is given up.
         """
@@ -238,8 +270,7 @@ class Journal(Reading, Ordering, Office):
             reason=reason,
             after_us=int(after * 1e6),
             error=encode(Outcome.failed(error)) if error is not None else b"",
-            hold_us=int(hold * 1e6),
-            breaker=breaker,
+            refusal=refusal.plain() if refusal else None,
             model=to[0] if to else "",
             lane=to[1] if to else "",
             most_back=MOST_BACK if counted else 0,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from aios_dist.jobs import Kind
 from aios_dist.journal.access import Access
-from aios_dist.journal.records import Said, Stray, TenantRules
+from aios_dist.journal.records import Said, Stray, TenantRules, as_text, micros
 from aios_dist.journal.views import LaneRules, Limits, TenantView
 from aios_dist.policies import Past, Rank, Waiting
 
@@ -16,6 +16,7 @@ RankStrays = Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
 Source = Literal["file", "hand"]
 
 DAY_S = 86400
+FALLBACK_AFTER_S = Limits().fallback_after
 PAGE = 500
 """Steps that are ranked anew in one round trip."""
 
@@ -128,7 +129,7 @@ class Ordering(Access):
             "rules",
             digest=said.digest() if source == "file" else "",
             source=source,
-            models=[_model(name, limits) for name, limits in (*said.models.items(), *caps.items())],
+            models=[_model(name, limits, source) for name, limits in (*said.models.items(), *caps.items())],
             tenants=[_tenant(name, rules) for name, rules in said.tenants.items()],
             lanes=[
                 {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
@@ -176,9 +177,9 @@ class Ordering(Access):
                     in_flight=busy,
                     held=held,
                     tokens_per_day=int(tok or 0),
-                    money_per_day=int(mic or 0) / 1e6,
+                    money_per_day=float(mic or 0) / 1e6,
                     tokens_today=int(spent[0] or 0),
-                    money_today=int(spent[1] or 0) / 1e6,
+                    money_today=float(spent[1] or 0) / 1e6,
                     counters={n: float(c) for n, c in zip(lanes, counters, strict=True) if c is not None},
                 )
             )
@@ -190,32 +191,37 @@ def _says(fields: dict[str, Any]) -> str:
     return " ".join(f"{f}={v:g}" for f, v in fields.items() if v not in (None, 1.0 if f == "w" else 0))
 
 
-def _model(name: str, limits: Limits) -> dict[str, Any]:
+def _model(name: str, limits: Limits, source: Source) -> dict[str, Any]:
     fields = {
         "l_if": limits.in_flight,
         "l_rpm": limits.requests_per_minute,
         "l_tpm": limits.tokens_per_minute,
     }
+    chain = " ".join(f"{lane}|{model}" for lane, model in limits.fallback)
+    after = "" if limits.fallback_after == FALLBACK_AFTER_S else f"{limits.fallback_after:g}"
+    says = [_says(fields), chain and f"fallback={chain}", after and f"fallback_after={after}"]
+    of_file = _flat({"fb": chain, "fba": int(limits.fallback_after * 1e6)})
     return {
         "name": name,
-        "limits": _flat(fields),
-        "says": _says(fields),
+        "limits": [*_flat(fields), *(of_file if source == "file" and not name.startswith("@") else ())],
+        "says": " ".join(filter(None, says)),
         "nothing": _says(dict.fromkeys(fields)),
-        "any": int(any(fields.values())),
+        "any": int(any((*fields.values(), chain, after))),
     }
 
 
 def _tenant(name: str, rules: TenantRules) -> dict[str, Any]:
     wanted: dict[str, Any] = {
         "l_tok": rules.tokens_per_day,
-        "l_mic": None if rules.money_per_day is None else round(rules.money_per_day * 1e6),
+        "l_mic": None if rules.money_per_day is None else micros(rules.money_per_day),
         "w": rules.weight,
     }
     given = {field: value for field, value in wanted.items() if value is not None}
     usual = {field for field, value in given.items() if value == (1 if field == "w" else 0)}
+    fields = {field: as_text(value) for field, value in given.items() if field not in usual}
     return {
         "name": name,
-        "set": _flat({field: value for field, value in given.items() if field not in usual}),
+        "set": _flat(fields),
         "unset": sorted(usual),
         "says": _says(wanted),
         "nothing": _says(dict.fromkeys(wanted)),

@@ -31,7 +31,9 @@ from aios_dist.journal.views import (
     model_view,
 )
 
-VIEWED = ("st", "rec", "n", "v", "up", "uo", "uc", "pl", "t0", "t1", "um", "why", "us", "pr", "pp", "half")
+VIEWED = (
+    *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "half"),
+)
 MOST_TENANTS = 100
 """Tenants of a lane that are named with their steps, where nobody asks for others."""
 
@@ -244,7 +246,7 @@ class Reading(Access):
         commands: list[tuple[Any, ...]] = []
         for model in models:
             commands += [
-                ("HMGET", keys.model(model), "l_if", "l_rpm", "l_tpm", "hold", "win", "fails"),
+                ("HMGET", keys.model(model), "l_if", "l_rpm", "l_tpm", "hold", "win", "fails", "na", "nu"),
                 ("ZCARD", keys.inflight(model)),
                 ("ZCARD", keys.held(model)),
                 ("ZRANGEBYSCORE", keys.window(model), f"({(now - 60.0) * 1e6:.0f}", "+inf"),
@@ -360,7 +362,8 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         outcomes=number("v"),
         usage=Usage(number("up"), number("uo"), number("uc")),
         plan=text("pl") or None,
-        money=number("um") / 1e6,
+        money=float(known["um"] or 0) / 1e6,
+        estimated=number("ue"),
         why=text("why"),
         served=number("us") / 1e6,
         priority=number("pr"),

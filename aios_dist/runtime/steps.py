@@ -23,11 +23,12 @@ from aios_dist.errors import (
     FinalLLMError,
     LLMError,
     RateLimited,
+    RetryableLLMError,
     ToolError,
     describe,
 )
 from aios_dist.jobs import Outcome, decode, encode
-from aios_dist.journal import Claim
+from aios_dist.journal import Claim, Refusal
 from aios_dist.journal.records import bounded
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.programs import Live
@@ -48,15 +49,23 @@ class Again(NamedTuple):
 
     Attributes:
         after: seconds.
-        hold: seconds for which nobody calls the model (the provider said so).
-        breaker: the model's setting.
         model: another model that the step goes to, or "" for the same.
     """
 
     after: float
-    hold: float
-    breaker: int
     model: str = ""
+
+
+class Failed(NamedTuple):
+    """What becomes of a call that failed.
+
+    Attributes:
+        again: None: the error is the step's outcome.
+        refusal: what it says of the model, whatever becomes of the step; None: nothing.
+    """
+
+    again: Again | None = None
+    refusal: Refusal | None = None
 
 
 class Steps:
@@ -131,23 +140,26 @@ class Steps:
             raise ToolError("The agent's program asks for something else than this tool.")
         return await self._run_tool(work, command)
 
-    def again(self, claim: Claim, error: Exception) -> Again | None:
-        """Whether a failed call is tried again: later, or with another model; None when it is the outcome."""
+    def failed(self, claim: Claim, error: Exception) -> Failed:
+        """Whether a failed call is tried again, later or with another model, and what it says of its own."""
         model = self._config.models.get(claim.label)
         if model is None or not isinstance(error, LLMError):
-            return None
+            return Failed()
         patience = retries.Patience(model.attempts, model.backoff, model.backoff_max)
-        pause = retries.pause(error, claim.tries + 1, patience, random.random())
-        waited = (claim.started_us - claim.ready_us) / 1e6
-        if pause is not None and waited + pause <= self._config.fleet.step_deadline:
+        refusal, draw = None, random.random()
+        if isinstance(error, RetryableLLMError):  # the model's other calls would have met it too
             # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
-            hold = max(pause, model.backoff / 2) if told else 0.0
-            return Again(max(pause, 0.001), hold, model.breaker)
+            quiet = retries.backoff(error, claim.tries + 1, patience, draw)
+            refusal = Refusal(max(quiet, model.backoff / 2) if told else 0.0, model.breaker)
+        pause = retries.pause(error, claim.tries + 1, patience, draw)
+        tried = (claim.started_us - claim.first_us) / 1e6
+        if pause is not None and tried + pause <= self._config.fleet.step_deadline:
+            return Failed(Again(max(pause, 0.001)), refusal)
         if isinstance(error, (BadRequest, ContentRefused)):
-            return None
+            return Failed(None, refusal)
         other = self._next_model(claim)
-        return Again(0.0, 0.0, model.breaker, other) if other is not None else None
+        return Failed(Again(0.0, other) if other is not None else None, refusal)
 
     def _next_model(self, claim: Claim) -> str | None:
         """The model after the one that has just failed, in the order of the first one's ``fallback``."""

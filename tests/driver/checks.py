@@ -181,7 +181,7 @@ def of_shelves(seen: Seen) -> Iterator[str]:
             policy = seen.lane(h.lane)[0]
             if policy and h.policy not in ("", policy) and not astray:
                 yield f"{m} is held, ranked under {h.policy} and not under {policy}, and not astray"
-            if not astray and model not in seen.sets["holds"].get(h.lane, ()):
+            if model not in seen.sets["holds"].get(h.lane, ()):
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
 
 
@@ -376,7 +376,9 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
                 fixed = fixed or field in ("st", "res", "t1", "n")
             if fixed and now.fields.get(field) != value:
                 yield f"{id}: {field} was {value!r} and is {now.fields.get(field)!r}"
-        for field in ("n", "v", "up", "uo", "uc", "um", "us"):
+        if now.money() < was.money():
+            yield f"{id}: um was {was.money()} and is {now.money()}"
+        for field in ("n", "v", "up", "uo", "uc", "ue", "us"):
             if now.number(field) < was.number(field):
                 yield f"{id}: {field} was {was.number(field)} and is {now.number(field)}"
         for step, h in was.heads.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ import pytest_asyncio
 from aios_dist.agents import Budget
 from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.config import FleetConfig
-from aios_dist.errors import FleetUnavailable, ProviderBusy, RateLimited
+from aios_dist.errors import ConfigError, FleetUnavailable, ProviderBusy, RateLimited
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal import (
     Advance,
@@ -27,6 +27,7 @@ from aios_dist.journal import (
     Journal,
     NewJob,
     RankedStep,
+    Refusal,
     Stray,
     Ticket,
     scripts,
@@ -299,11 +300,15 @@ class Hand:
 
     async def refuse(self, claim: Claim, hold: float = 30.0) -> list[Ticket]:
         """429: the model is held, and the step waits as long."""
-        return await self.journal.release(claim, "429", hold, error=RateLimited("slow down"), hold=hold)
+        return await self.journal.release(
+            claim, "429", hold, error=RateLimited("slow down"), refusal=Refusal(hold)
+        )
 
     async def fail(self, claim: Claim, after: float = 0.0, breaker: int = 0) -> list[Ticket]:
         """500: the step is tried again."""
-        return await self.journal.release(claim, "500", after, error=ProviderBusy("x"), breaker=breaker)
+        return await self.journal.release(
+            claim, "500", after, error=ProviderBusy("x"), refusal=Refusal(0.0, breaker)
+        )
 
     async def end_hold(self, model: str = "small") -> None:
         """The hold of a model, and the pauses of its steps, are over now; the reconciler looks."""
@@ -608,4 +613,19 @@ def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
     """A server that a test may kill: of the kind that the run uses, with an append-only file."""
     kind = "valkey" if redis_server.kind.startswith("valkey") else "redis"
     with EmbeddedRedis(find_server(kind), {"appendfsync": "always"}).start(appendonly=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def each_server(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
+    """A Redis, then a Valkey: that of this run, and one of the other kind; skipped where that is missing."""
+    kind: Literal["redis", "valkey"] = request.param
+    if redis_server.kind.startswith(kind):
+        yield redis_server
+        return
+    try:
+        binary = find_server(kind)
+    except ConfigError as none:
+        pytest.skip(f"only {redis_server.kind} is installed here, no {kind}: {none}")
+    with EmbeddedRedis(binary) as server:
         yield server

@@ -4,11 +4,12 @@
 -- verb's header names. Blobs (requests, outcomes, records) are opaque here: Python encodes them.
 --
 -- job:ID   st state, n steps asked for, v outcomes written (none: 0), rec digest of the record (24 characters) and the record,
---          pl/pn plan and its node, up/uo/uc usage, res result, t0/t1 times,
+--          pl/pn plan and its node, up/uo/uc usage, ue how much of up and uo is estimated, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
 --          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause,
 --          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them, gi|ID signals that came, who tenant and agent ("tenant|agent"),
---          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
+--          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent (both with decimals),
+--          u|TOKEN the usage of an answer that came too late counts: that of this claim
 --          dg what the program's state is proven by, see chain below; half: being submitted,
 --          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
@@ -22,7 +23,8 @@ local A = cmsgpack.unpack(ARGV[1])
 local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, since = 6, rank = 7, ready = 8,
             started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15,
             tries = 16, est = 17, after = 18, counted = 19, level = 20,
-            group = 21, policy = 22, cost = 23, charged = 24, capped = 25, token = 26, back = 27 }
+            group = 21, policy = 22, cost = 23, charged = 24, capped = 25, token = 26, back = 27, first = 28 }
+local LAST = 28   -- what is behind `back` may be absent: it is 0
 local TURN = 't'
 
 local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish
@@ -70,6 +72,15 @@ local function bounded(n)
   return math.floor(math.max(0, math.min(MOST, n)))
 end
 
+-- Millionths of money, to a millionth of one: a call may cost less than the smallest of them. Rounded at each sum, so that
+-- ten tenths are one; as text without an exponent.
+local function micros_of(n)
+  n = tonumber(n) or 0
+  if n ~= n then n = 0 end
+  return math.floor(math.max(0, math.min(MOST, n)) * 1e6 + 0.5) / 1e6
+end
+local function decimal(n) return (string.gsub(string.format('%.6f', n), '%.?0+$', '')) end
+
 -- A job is marked before the first write that concerns it; the last write of the verb takes the marks away
 -- (_mend). What a verb that stopped half-way has left is so known at once.
 local marked, began = {}, false
@@ -98,6 +109,9 @@ local function unpacked(packed)
   if not ok or type(h) ~= 'table' then return nil end
   for at = 1, H.back do
     if type(h[at]) ~= (TEXT[at] and 'string' or 'number') then return nil end
+  end
+  for at = H.back + 1, LAST do
+    if h[at] == nil then h[at] = 0 elseif type(h[at]) ~= 'number' then return nil end
   end
   return h
 end
@@ -168,7 +182,7 @@ local function ticket(lane, job, step)
 end
 
 local function new_head(kind, lane, state, label)
-  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0, '', 0 }
+  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0, '', 0, 0 }
 end
 
 local function due_later(job, after_us)

@@ -181,7 +181,7 @@ local kept_off   -- _limits
 local function place(job, step, h, kept, held, past)
   mark(job)
   local lane, m, limits = h[H.lane], member(job, step), limits_of(job, h)
-  if #limits > 0 and kept_off(limits, job, step, h, past) then return false end
+  if #limits > 0 and kept_off(limits, job, step, h, past, kept) then return false end
   if outdated(h) then
     redis.call('ZADD', key('stray', lane), exact(h[H.rank]), m)
   else

@@ -64,7 +64,7 @@ end
 
 local function head_of(s)
   return { s.kind, s.lane, 'pending', 0, s.base, SINCE[s.since], 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
-           0, bounded(s.est), s.after, 0, s.level, s.group, s.policy, bounded(s.cost), 0, 0, '', 0 }
+           0, bounded(s.est), s.after, 0, s.level, s.group, s.policy, bounded(s.cost), 0, 0, '', 0, 0 }
 end
 
 local MOST_AT_ONCE = 1000   -- steps in one HSET: as many as Lua can hand over
@@ -219,10 +219,11 @@ local OPEN = { ready = true, pending = true, timed = true, waiting = true, parke
 local function set_aside(job, step, h)
   local let, by = take(job, step, h), unhold(job, step, h)
   redis.call('ZREM', P .. 'timers', member(job, step))
-  if h[H.kind] == 'llm' and (let or (by and string.sub(by, 1, 1) == '?')) then   -- perhaps it had been let in, and makes room for the next
+  if h[H.kind] ~= 'llm' then return end
+  if let or (by and string.sub(by, 1, 1) == '?') then   -- perhaps it had been let in, and makes room for the next
     let_in(h[H.label])
     let_in('@' .. tenant_of(job))
-  end
+  elseif by then let_in(by) end   -- perhaps it was the first, and the next needs less room
 end
 
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
@@ -267,6 +268,7 @@ local function run_again(job, numbers)
   for step = 0, steps_of(job, facts[1]) - 1 do
     local h = head(job, step)
     if undone[step] and h[H.state] == 'failed' then
+      if h[H.token] ~= '' then fields[#fields + 1], fields[#fields + 2] = 'u|' .. h[H.token], 1 end   -- its usage has counted
       h[H.token] = ''   -- who reports the failure again is fenced
       local first = redis.call('HGET', k, 'l' .. step)
       if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
@@ -285,6 +287,7 @@ local function run_again(job, numbers)
     local step, h = pair[1], pair[2]
     redis.call('ZREM', P .. 'dead', member(job, step))
     h[H.state], h[H.order], h[H.ended], h[H.tries], h[H.lost], h[H.back] = 'pending', 0, 0, 0, 0, 0
+    h[H.first] = 0   -- patience begins anew
     change(step, h)
     gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
   end

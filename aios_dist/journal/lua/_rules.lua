@@ -67,14 +67,14 @@ local function newly_said(k, says, nothing, source)
   return said ~= says and { 'file', says } or nil
 end
 
--- m: {name, limits: flat list of fields, says, nothing, any: 1 where a limit is set}
+-- m: {name, limits: flat list of fields, fallback: nil with a hand, else flat list of fields, says, nothing, any: 1 where something is set}
 local function set_model(m, source)
   local k = key('model', m.name)
   if m.any == 0 and redis.call('EXISTS', k) == 0 then return end
   local fields = newly_said(k, m.says, m.nothing, source)
   if not fields then return end
   -- Where the limit has become wider, what it held is let in by the next pass of the reconciler.
-  redis.call('ZADD', P .. 'timers', 'NX', 1, 'model:' .. m.name .. '/!')
+  look_at_held(m.name, 1)
   for _, part in ipairs(m.limits) do fields[#fields + 1] = part end
   redis.call('ZADD', P .. 'limited', 0, m.name)
   redis.call('HSET', k, unpack(fields))

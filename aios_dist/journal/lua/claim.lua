@@ -5,11 +5,12 @@
 --   budget_outcome: the encoded error of a job that ends because its budget is used up
 -- returns: {tickets, why}: nothing may run here ("", or "others": what waits is for workers that serve more, "more":
 --   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record,
---   request, version, ready, started, tries, µs in calls, basis, digest}
+--   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost}
 -- include: limits
 local function claimed(job, step, h, facts)
   return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', number(facts[3]),
-           int(h[H.ready]), int(h[H.started]), h[H.tries] or 0, facts[8] or '0', facts[9] or '', h[H.digest] }
+           int(h[H.ready]), int(h[H.started]), h[H.tries] or 0, facts[8] or '0', facts[9] or '', h[H.digest],
+           int(h[H.first]), h[H.est], h[H.cost] }
 end
 local function facts_of(job, step)
   return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg')
@@ -69,6 +70,7 @@ local function bring()
 end
 bring()
 
+local MOST_DIVERTED = 20   -- by one claim; the reconciler sees to the rest
 -- One that a limit held goes before the one at hand, which waits where it belongs; and no other before it in this call:
 -- what is ranked under other rules has another order by age than by rank.
 local swapped = {}
@@ -81,7 +83,7 @@ local function swap(name, first, part, has, job, step, h)
   if place(job, step, h, true) then ticket(h[H.lane], job, step) end
 end
 
-local looked, others = 0, false
+local looked, others, diverted = 0, false, 0
 while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
   local top, aged = take_best(A.lane)
@@ -144,9 +146,13 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
             end
           end
           if not yes then
-            hold_back(model, job, step, h)
-            look_at_held(model, again)
             may = false
+            if diverted < MOST_DIVERTED and keeps_waiting(model, now) and divert(job, step, h, now, true) then
+              diverted = diverted + 1
+            else
+              hold_back(model, job, step, h)
+              look_at_held(model, again)
+            end
             if limited[own] then let_in(own) end   -- its tenant's place, if it has one, is for another step
           end
         end
@@ -158,6 +164,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
       h[H.attempt] = h[H.attempt] + 1
       h[H.token] = A.token
       h[H.started] = at
+      if h[H.first] == 0 then h[H.first] = at end
       h[H.worker] = A.worker
       dispatch(job, h, aged)
       enter(h, job, step, now)

@@ -43,7 +43,9 @@ redis.call('HSET', to, 'v', #answered)
 for _, pair in ipairs(open) do
   local h = pair[2]
   h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0
-  h[H.charged], h[H.capped] = 0, 0
+  h[H.charged], h[H.capped], h[H.first] = 0, 0, 0
+  local first = redis.call('HGET', from, 'l' .. pair[1])   -- begun anew at its own model
+  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
   h[H.state] = 'pending'
   put(A.new, pair[1], h)
 end

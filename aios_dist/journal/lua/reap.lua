@@ -67,7 +67,9 @@ for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMI
   redis.call('ZREM', P .. 'timers', m)
   each(job or m, function()
   if step == '!' then
-    let_in(string.match(job, '^model:(.*)$'))
+    local model = string.match(job, '^model:(.*)$')
+    divert_held(model)
+    let_in(model)
   else
     local h = job and head(job, step)
     if h and h[H.state] == 'ready' then

@@ -21,6 +21,7 @@ for i, c in ipairs(A.claims) do
   if ours and (waits == 'parked' or take(c.job, c.step, h) or unhold(c.job, c.step, h)) then
     if h[H.token] == c.token then h[H.lost] = math.max(0, h[H.lost] - 1)
     else h[H.started] = stamp() end
+    if h[H.first] == 0 then h[H.first] = h[H.started] end
     h[H.state], h[H.attempt], h[H.token], h[H.worker] = 'leased', c.attempt, c.token, c.worker
     enter(h, c.job, c.step, now)
     redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(c.job, c.step, h))
