@@ -18,14 +18,18 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from aios_dist.errors import ConfigError
+from aios_dist.errors import ConfigError, InvalidInput
 from aios_dist.masking import learn, learn_url, masked
+from aios_dist.texts import read_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 """What names and ids look like: they become parts of Redis keys, file names and log lines."""
 
 FOREVER = 1e10
 """Durations and sizes end here (317 years, 10 GB): Redis counts microseconds in doubles."""
+
+MOST = 10**12
+"""The highest limit: what Redis counts stays exact."""
 
 RESERVED_LANES = ("unacked", "unacked_index", "unacked_mutex")
 """Kombu's own keys stand beside the lanes' queues."""
@@ -49,7 +53,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attempts: calls of one step at the most, where the error may pass (429, 5xx, time-out, cut).
         backoff: seconds; the ceiling of the first pause between two tries; doubles from try to try.
         backoff_max: seconds; the highest ceiling.
-        fallback: models that a step goes to when its own has no attempts left or fails for good.
+        fallback: models that a step goes to when its own has no attempts left, fails for good, or keeps it
+            waiting.
+        fallback_after: seconds; a hold of this model that lasts longer sends its steps to ``fallback`` (0:
+            any does). So does an open breaker, however soon it closes.
         breaker: failures in a row, over the fleet, after which nobody calls the model for a while; 0: never.
         max_in_flight: calls at a time over the whole fleet; 0: no limit. So are the two below.
         requests_per_minute: calls started in any 60 s.
@@ -70,6 +77,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backoff: float = 1.0
     backoff_max: float = 60.0
     fallback: list[str] = []
+    fallback_after: float = 60.0
     breaker: int = 10
     max_in_flight: int = 0
     requests_per_minute: int = 0
@@ -153,7 +161,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         renew: how often workers renew.
         reconcile: how often the reconciler looks for what was dropped between two writes.
         attempts: how many workers may be lost over one step before the step fails.
-        step_deadline: how long after becoming ready a step is still tried again.
+        step_deadline: how long after its first try a step is still tried again.
         shutdown_grace: how long a warm shutdown waits for calls in flight before handing them back.
         tool_timeout: seconds for a tool that says nothing else; then its step fails. 0: no limit.
         turn_timeout: seconds that an agent may compute between two awaits; then its job fails. 0: no limit.
@@ -264,9 +272,11 @@ def read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(file))
     except OSError as exc:
         raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+    except InvalidInput as exc:
+        raise ConfigError(str(exc)) from None
     except RecursionError:
         raise ConfigError(f"{file} is nested too deeply.") from None
     except ValueError as exc:
@@ -412,20 +422,45 @@ def check_lane(place: str, lane: LaneConfig) -> None:
         )
     if lane.fair not in ("", "tenant"):
         raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {lane.fair!r}.")
-    if lane.oldest_every is not None and not (lane.oldest_every == 0 or 2 <= lane.oldest_every <= 10**6):
+    every = lane.oldest_every
+    if every is not None and not (type(every) is int and (every == 0 or 2 <= every <= 10**6)):
         raise ConfigError(
-            f"{place} oldest_every is 0 (never) or a whole number from 2, not {lane.oldest_every}."
+            f"{place} oldest_every is 0 (never) or a whole number from 2, not {as_written(every)}."
         )
 
 
 def check_tenant(place: str, tenant: TenantConfig) -> None:
     """Raises ConfigError: a setting of a tenant that cannot be; ``place`` begins the sentence."""
-    if tenant.tokens_per_day < 0 or not 0 <= tenant.money_per_day < FOREVER:
-        raise ConfigError(f"{place} takes no budget below 0 (0: no limit).")
-    if tenant.max_in_flight < 0:
-        raise ConfigError(f"{place} max_in_flight must be 0 (no limit) or more.")
-    if not 1e-3 <= tenant.weight <= 1e3:
-        raise ConfigError(f"{place} weight must be from 0.001 to 1000, not {tenant.weight:g}.")
+    check_limits(place, tokens_per_day=tenant.tokens_per_day, max_in_flight=tenant.max_in_flight)
+    money, weight = tenant.money_per_day, tenant.weight
+    if not (_is_number(money) and 0 <= money < FOREVER):
+        raise ConfigError(
+            f"{place} money_per_day must be a number from 0 (no limit), not {as_written(money)}."
+        )
+    if not (_is_number(weight) and 1e-3 <= weight <= 1e3):
+        raise ConfigError(f"{place} weight must be from 0.001 to 1000, not {as_written(weight)}.")
+
+
+def check_limits(place: str, **limits: Any) -> None:
+    """Raises ConfigError: one of these cannot be a limit; ``place`` begins the sentence."""
+    for field, value in limits.items():
+        if not (type(value) is int and 0 <= value <= MOST):
+            raise ConfigError(
+                f"{place} {field} must be a whole number from 0 (no limit) to {MOST:,}, "
+                f"not {as_written(value)}."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def as_written(value: Any) -> str:
+    """A setting as a sentence about it shows it."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> None:
@@ -434,9 +469,10 @@ def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> 
         raise ConfigError(f"{place} attempts must be at least 1.")
     if not 0 < model.backoff <= model.backoff_max < FOREVER:
         raise ConfigError(f"{place} backoff must be more than 0 and at most backoff_max.")
-    for field in ("breaker", "max_in_flight", "requests_per_minute", "tokens_per_minute"):
-        if getattr(model, field) < 0:
-            raise ConfigError(f"{place} {field} must be 0 (no limit) or more.")
+    fields = ("breaker", "max_in_flight", "requests_per_minute", "tokens_per_minute")
+    check_limits(place, **{field: getattr(model, field) for field in fields})
+    if not 0 <= model.fallback_after < FOREVER:
+        raise ConfigError(f"{place} fallback_after must be 0 or more seconds (and finite).")
     for other in model.fallback:
         if other not in config.models or other == name:
             known = ", ".join(sorted(set(config.models) - {name})) or "none"

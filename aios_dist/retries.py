@@ -37,6 +37,11 @@ def pause(error: Exception, tries: int, patience: Patience, draw: float) -> floa
     """
     if not isinstance(error, RetryableLLMError) or tries >= patience.attempts:
         return None
+    return backoff(error, tries, patience, draw)
+
+
+def backoff(error: RetryableLLMError, tries: int, patience: Patience, draw: float) -> float:
+    """Seconds for which the model is better left in peace, whatever becomes of the step: see ``pause``."""
     ceiling = min(patience.backoff_max, patience.backoff * 2.0 ** min(tries - 1, 60))
     jittered = ceiling * draw
     asked = float(error.detail.get("retry_after_s") or 0.0)

@@ -5,7 +5,7 @@ Turn 0 runs in the producer, all others in workers. No I/O here: in goes a histo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -149,8 +149,13 @@ def start(program: Program, catalog: Catalog) -> Replay:
     return replay
 
 
-def rebuild(history: History, catalog: Catalog) -> Replay:
+def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lambda: None) -> Replay:
     """A program brought to where its journal stands.
+
+    Args:
+        history: the journal of its job.
+        catalog: the fleet's models and limits.
+        rested: called whenever the program has come to an await.
 
     Raises:
         UnknownName: the agent's code is not in this process.
@@ -160,6 +165,7 @@ def rebuild(history: History, catalog: Catalog) -> Replay:
     replay = Replay(program, history.steps, admit=catalog.admit)
     replay.basis = history.basis
     for number, outcome in history.outcomes():
+        rested()
         replay.deliver(number, outcome)
     replay.check_complete()
     return replay

@@ -123,6 +123,7 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
     usage = view.usage
     out.print(
         f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens"
+        + (f" (≈ {view.estimated} of them estimated: no usage came)" if view.estimated else "")
         + (f", {view.money:.6g} in money" if view.money else "")
     )
     if view.state == "paused":

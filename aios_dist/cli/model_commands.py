@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist.cli.job_commands import as_json_option
-from aios_dist.cli.output import clock, iso, of_most, print_json, print_table
+from aios_dist.cli.output import clock, iso, of_most, print_json, print_table, without_usage
 from aios_dist.cli.session import on_journal
 from aios_dist.config import load
 from aios_dist.errors import InvalidInput, UnknownName
@@ -31,7 +31,10 @@ def list_(as_json: bool) -> None:
         print_json([_record(view) for view in views])
         return
     print_table(
-        ("MODEL", ">IN FLIGHT", ">REQUESTS/MIN", ">TOKENS/MIN", ">HELD", ">FAILED IN A ROW", "HOLD UNTIL"),
+        (
+            *("MODEL", ">IN FLIGHT", ">REQUESTS/MIN", ">TOKENS/MIN", ">HELD", ">FAILED IN A ROW"),
+            *("HOLD UNTIL", "USAGE"),
+        ),
         (
             (
                 v.name,
@@ -41,6 +44,7 @@ def list_(as_json: bool) -> None:
                 v.held,
                 v.failures,
                 clock(v.hold_until),
+                f"{without_usage(v)}: estimates stand" if v.without_usage else "",
             )
             for v in views
         ),
@@ -81,8 +85,8 @@ def set_(
             raise UnknownName(f"There is no model {name!r}; known are {names}.")
         now = (await journal.model_views([name]))[0].limits
         before = (now.in_flight, now.requests_per_minute, now.tokens_per_minute)
-        asked = (old if new is None else new for new, old in zip(wanted, before, strict=True))
-        await journal.set_limits(name, Limits(*asked))
+        asked = [old if new is None else new for new, old in zip(wanted, before, strict=True)]
+        await journal.set_limits(name, Limits(asked[0], asked[1], asked[2]))
         return (await journal.model_views([name]))[0]
 
     view = on_journal(work)
@@ -115,4 +119,6 @@ def _record(view: ModelView) -> dict[str, Any]:
         "steps_held": view.held,
         "failures": view.failures,
         "hold_until": iso(view.hold_until),
+        "answers": view.answers,
+        "answers_without_usage": view.without_usage,
     }

@@ -18,7 +18,7 @@ from aios_dist.masking import hide
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from aios_dist.journal import JobView
+    from aios_dist.journal import JobView, ModelView
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PIPE_WIDTH = 2000
@@ -115,6 +115,7 @@ def job_record(view: JobView) -> dict[str, Any]:
         "output_tokens": view.usage.output_tokens,
         "calls": view.usage.calls,
         "money": view.money,
+        "tokens_estimated": view.estimated,
         "why": view.why if view.state == "paused" else None,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),
@@ -125,6 +126,13 @@ def job_record(view: JobView) -> dict[str, Any]:
 def steps_wait(count: int) -> str:
     """So many steps wait, in words."""
     return "1 step waits" if count == 1 else f"{count} steps wait"
+
+
+def without_usage(view: ModelView) -> str:
+    """How much of what a model answers says nothing of what it took, in words."""
+    if view.without_usage == view.answers:
+        return "reports no usage"
+    return f"reports no usage in {view.without_usage} of {view.answers} answers"
 
 
 def needed(need: str) -> str:

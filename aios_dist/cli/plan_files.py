@@ -42,13 +42,13 @@ import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from aios_dist.config import PromptsConfig, nearest
 from aios_dist.errors import InvalidInput
+from aios_dist.texts import read_text
 
 
 class BudgetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,8 +117,10 @@ def read_file(path: str) -> PlanFile:
         InvalidInput: one sentence that names the file, the place and what to write instead.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
         data = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+    except InvalidInput:
+        raise
     except OSError as exc:
         raise InvalidInput(f"{path} cannot be read: {exc.strerror}.") from None
     except RecursionError:

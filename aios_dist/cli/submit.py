@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -19,6 +18,7 @@ from aios_dist.cli.session import on_fleet
 from aios_dist.config import load
 from aios_dist.errors import ConfigError, InvalidInput, UnknownName
 from aios_dist.plans import Plan
+from aios_dist.texts import read_text
 
 if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet
@@ -180,13 +180,16 @@ def _input(text: str | None, settings: tuple[str, ...]) -> Any:
     if text is not None and settings:
         raise InvalidInput("Give --input or --set, not both.")
     if text is not None:
-        source = "--input"
+        source, file = "--input", None
         if text == "-":
-            source, text = "standard input", sys.stdin.read()
+            source, file = "standard input", sys.stdin.buffer
         elif text.startswith("@"):
-            source = text[1:]
+            source = file = text[1:]
+        if file is not None:
             try:
-                text = Path(source).read_text(encoding="utf-8")
+                text = read_text(file, source)
+            except InvalidInput:
+                raise
             except OSError as exc:
                 raise InvalidInput(f"{source} cannot be read: {exc.strerror}.") from None
             except ValueError as exc:

@@ -133,10 +133,10 @@ class Connection:
 
     def _broke(self, script: Script, exc: RedisError) -> Exception:
         error = unavailable(exc, self.url, self.timeout)
-        if error is not exc or not isinstance(exc, ResponseError):
+        if isinstance(error, FleetUnavailable) or not isinstance(exc, ResponseError):
             return error
         return JournalError(
-            f"The write {script.name!r} to the journal stopped in its middle ({exc}); what it left is put "
+            f"The write {script.name!r} to the journal stopped in its middle ({error}); what it left is put "
             "right, at once or by the reconciler: look at it and ask again."
         )
 

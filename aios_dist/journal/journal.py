@@ -10,7 +10,7 @@ import msgspec
 from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
-from aios_dist.jobs import Kind, Outcome, digest, encode
+from aios_dist.jobs import Kind, Outcome, encode
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
@@ -18,21 +18,20 @@ from aios_dist.journal.records import (
     Advance,
     Claim,
     Decision,
-    NewJob,
     Nothing,
     Reaped,
-    Submitted,
+    Refusal,
     Ticket,
     Walked,
-    birth_of,
     bounded,
     budget_facts,
-    pack_record,
+    micros,
     random_name,
+    tickets_of,
     unpack_record,
 )
+from aios_dist.journal.submitting import Submitting
 from aios_dist.journal.views import DeadLetter, WorkerInfo
-from aios_dist.plans import Shape
 
 SLEPT = encode(Outcome())
 LATE = encode(Outcome.failed(DeadlineExceeded("The job had not ended within its deadline.")))
@@ -57,39 +56,10 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Ordering, Office):
+class Journal(Reading, Ordering, Office, Submitting):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
-
-    async def submit(
-        self, jobs: Sequence[NewJob], plan: Shape | None = None, then: Sequence[tuple[Any, ...]] = ()
-    ) -> Submitted:
-        """Create jobs, and the plan between them, all or nothing. ``then``: commands sent along.
-
-        Raises:
-            FleetUnavailable: nothing was written, or the answer was lost: submit again, with the same ids.
-        """
-        plain = [_plain(job) for job in jobs]
-        whole = digest(msgspec.json.encode([plan, [job["dig"] for job in plain]])) if plan else ""
-        status, tickets, detail = await self._run(
-            "submit",
-            *then,
-            jobs=plain,
-            plan={**plan.plain(), "dig": whole} if plan else None,
-        )
-        state = status.decode()
-        if state == "conflict":
-            return Submitted(state, [], conflict=detail.decode())
-        return Submitted(state, _tickets(tickets), new=[d == b"new" for d in detail])
-
-    async def extend(self, plan: str, jobs: Sequence[NewJob]) -> Submitted:
-        """Add jobs at the tail of a plan; ``unknown`` and ``stopped`` are possible answers too."""
-        status, *rest = await self._run("extend", plan=plan, jobs=[_plain(job) for job in jobs])
-        state = status.decode()
-        if state == "conflict":
-            return Submitted(state, [], conflict=rest[0].decode())
-        return Submitted(state, _tickets(rest[0]) if rest else [])
 
     async def take(
         self,
@@ -126,14 +96,30 @@ class Journal(Reading, Ordering, Office):
             budget_outcome=SPENT,
         )
         if not got:
-            return Nothing(_tickets(flat), elsewhere=why == b"others", again=why == b"more")
+            return Nothing(tickets_of(flat), elsewhere=why == b"others", again=why == b"more")
         (
             job,
-            (step, attempt, kind, label, record, request, version, ready, started, tries, served, basis, dig),
+            (
+                step,
+                attempt,
+                kind,
+                label,
+                record,
+                request,
+                version,
+                ready,
+                started,
+                tries,
+                served,
+                basis,
+                dig,
+                *est,
+            ),
         ) = (
             why,
             got,
         )
+        first, estimate, cost = map(int, est)
         return Claim(
             job=job.decode(),
             step=step.decode(),
@@ -147,11 +133,14 @@ class Journal(Reading, Ordering, Office):
             started_us=int(started),
             tries=tries,
             served=int(served) / 1e6,
-            tickets=_tickets(flat),
+            tickets=tickets_of(flat),
             token=token,
             basis=basis.decode(),
             digest=dig.decode(),
             worker=worker,
+            first_us=first,
+            estimate=estimate,
+            cost=cost,
         )
 
     async def claim(self, lane: str, worker: str) -> Claim | None:
@@ -167,11 +156,23 @@ class Journal(Reading, Ordering, Office):
         ok: bool,
         usage: Usage = NO_USAGE,
         money: float = 0.0,
+        refusal: Refusal | None = None,
         decision: Decision | None = None,
         turn_here: bool = True,
         then: Sequence[tuple[Any, ...]] = (),
     ) -> Advance:
-        """Write a step's outcome, and with it what the turn decided. See ``commit.lua`` for the answers."""
+        """Write a step's outcome, and with it what the turn decided. See ``commit.lua`` for the answers.
+
+        Args:
+            claim: the step.
+            outcome, ok: what came of it, encoded; whether it is an answer.
+            usage: what the provider counted. Of an answer without any, the claim's estimate stands.
+            money: what it cost.
+            refusal: what a failure says of its model.
+            decision: what the program asks for now.
+            turn_here: the caller can run the turn itself after this.
+            then: commands sent along.
+        """
         got = await self._run(
             "commit",
             *then,
@@ -185,12 +186,13 @@ class Journal(Reading, Ordering, Office):
             prompt_tokens=bounded(usage.prompt_tokens),
             output_tokens=bounded(usage.output_tokens),
             calls=bounded(usage.calls),
-            micros=bounded(money * 1e6 + 0.5) if money > 0 else 0,
+            micros=micros(money),
+            refusal=refusal.plain() if refusal else None,
             decision=decision.plain() if decision else None,
             turn_here=int(turn_here),
             grace_us=int(self.config.reconcile * 1e6),
         )
-        return Advance(got[0].decode(), got[1], _tickets(got[2]), got[3].decode())
+        return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
 
     async def advance(
         self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
@@ -204,7 +206,7 @@ class Journal(Reading, Ordering, Office):
             decision=decision.plain(),
             token=token,
         )
-        return Advance(got[0].decode(), got[1], _tickets(got[2]), got[3].decode())
+        return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
 
     async def release(
         self,
@@ -213,8 +215,7 @@ class Journal(Reading, Ordering, Office):
         after: float = 0.0,
         *,
         error: Exception | None = None,
-        hold: float = 0.0,
-        breaker: int = 0,
+        refusal: Refusal | None = None,
         to: tuple[str, str] | None = None,
         counted: bool = False,
     ) -> list[Ticket]:
@@ -225,8 +226,7 @@ class Journal(Reading, Ordering, Office):
             reason: for people.
             after: seconds.
             error: what a failed try raised; it is kept, and counts as a try.
-            hold: seconds for which nobody is to call this model.
-            breaker: failures in a row, over the fleet, that hold the model as well; 0 for never.
+            refusal: what the failure says of its model.
             to: another model that the step goes to, and its lane; its tries begin anew there.
             counted: nothing came of the claim: after ``MOST_BACK`` such times in a row the step is given up.
         """
@@ -238,15 +238,14 @@ class Journal(Reading, Ordering, Office):
             reason=reason,
             after_us=int(after * 1e6),
             error=encode(Outcome.failed(error)) if error is not None else b"",
-            hold_us=int(hold * 1e6),
-            breaker=breaker,
+            refusal=refusal.plain() if refusal else None,
             model=to[0] if to else "",
             lane=to[1] if to else "",
             most_back=MOST_BACK if counted else 0,
             dead_outcome=HANDED_BACK,
             due_us=int(self.config.reconcile * 1e6),
         )
-        return _tickets(tickets)
+        return tickets_of(tickets)
 
     async def renew(self, leases: Iterable[str]) -> set[str]:
         """Renew all leases of a worker in one round trip; those that are lost come back."""
@@ -281,7 +280,7 @@ class Journal(Reading, Ordering, Office):
     async def cancel(self, job: str) -> tuple[str, list[Ticket]]:
         """End a job; ``cancelled``, ``unknown``, or ``ended`` when it had ended before."""
         status, tickets = await self._run("cancel", job=job)
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def pause(self, job: str, reason: str = "asked for") -> str:
         """Stop a running job where it is; ``paused``, ``unknown``, or the state that forbids it."""
@@ -291,7 +290,7 @@ class Journal(Reading, Ordering, Office):
     async def resume(self, job: str, budget: Budget | None = None) -> tuple[str, list[Ticket]]:
         """Let a paused job go on; ``running``, ``unknown``, or the state that forbids it."""
         status, tickets = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def signal(
         self, job: str, name: str, outcome: Outcome, id: str | None = None
@@ -301,18 +300,17 @@ class Journal(Reading, Ordering, Office):
         status, tickets = await self._run(
             "signal", job=job, name=name, id=id or random_name(), outcome=encode(outcome), most=MOST_SIGNALS
         )
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def retry(
-        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None, deadline: float | None = None
+        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None
     ) -> tuple[str, list[Ticket]]:
-        """Let a job that failed or was cancelled go on.
+        """Let a job that failed or was cancelled go on. A deadline counts anew; its plan is left.
 
         Args:
             job: its id.
             basis, undone: where the caller has replayed the program: what it had seen, and the steps whose
                 failure it has not gone on from; None lets a worker find out.
-            deadline: seconds from now, of a job that has one.
 
         Returns:
             ``running``, ``unknown``, ``stale`` (replay again), or the state that forbids it.
@@ -323,19 +321,18 @@ class Journal(Reading, Ordering, Office):
             salt=random_name(),
             basis=basis,
             undone=None if undone is None else list(undone),
-            deadline_us=int(deadline * 1e6) if deadline else 0,
         )
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def redo(self, job: str, basis: str, undone: Sequence[int]) -> tuple[str, list[Ticket]]:
         """In the turn that a retry asks for: the steps to run again. See ``redo.lua`` for the answers."""
         status, tickets = await self._run("redo", job=job, basis=basis, undone=list(undone))
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def fork(self, job: str, new: str, step: int) -> tuple[str, list[Ticket]]:
         """A new job with another's history before ``step``; ``new``, or why not (see ``fork.lua``)."""
         status, tickets = await self._run("fork", job=job, new=new, step=step, birth=random_name())
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Steps that were given up, newest first."""
@@ -378,8 +375,8 @@ class Journal(Reading, Ordering, Office):
 
     async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
         """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
-        found, next_, count = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
-        return Walked(_pairs(found), next_.decode(), count)
+        found, next_, *counts = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
+        return Walked(_pairs(found), next_.decode(), *counts)
 
     async def announce(self, info: WorkerInfo, models: dict[str, str]) -> None:
         """Say what a worker is and serves."""
@@ -403,34 +400,6 @@ class Journal(Reading, Ordering, Office):
         await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
 
 
-def _plain(job: NewJob) -> dict[str, Any]:
-    record = job.record
-    facts = ["who", f"{record.tenant}|{record.agent}", *budget_facts(job.budget)]
-    if job.priority:
-        facts += ["pr", job.priority]
-    if record.deadline is not None:
-        facts += ["dl", f"{record.deadline:g}"]
-    if record.expected_steps is not None:
-        facts += ["xs", record.expected_steps]
-    if job.place is not None:
-        facts += ["pp", "|".join(map(str, job.place))]
-    return {
-        "id": job.id,
-        "birth": birth_of(record),
-        "rec": pack_record(record),
-        "dig": record.digest(),
-        "decision": job.decision.plain() if job.decision else None,
-        "parent": job.node,
-        "facts": facts,
-        "deadline_us": int(record.deadline * 1e6) if record.deadline else 0,
-    }
-
-
 def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:
     text = [part.decode("utf-8", "replace") for part in flat]
     return list(zip(text[::2], text[1::2], strict=True))
-
-
-def _tickets(flat: list[bytes]) -> list[Ticket]:
-    text = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
-    return [Ticket(*text[i : i + 3]) for i in range(0, len(text), 3)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from aios_dist.config import TenantConfig, check_limits, check_tenant
 from aios_dist.jobs import Kind
 from aios_dist.journal.access import Access
-from aios_dist.journal.records import Said, Stray, TenantRules
+from aios_dist.journal.records import Said, Stray, TenantRules, as_text, micros
 from aios_dist.journal.views import LaneRules, Limits, TenantView
 from aios_dist.policies import Past, Rank, Waiting
 
@@ -16,6 +17,7 @@ RankStrays = Callable[[list[Stray]], Awaitable[list[tuple[Rank, str]]]]
 Source = Literal["file", "hand"]
 
 DAY_S = 86400
+FALLBACK_AFTER_S = Limits().fallback_after
 PAGE = 500
 """Steps that are ranked anew in one round trip."""
 
@@ -96,7 +98,17 @@ class Ordering(Access):
         return {name: _past(runs) for name, runs in zip(names, found, strict=True) if runs}
 
     async def set_limits(self, model: str, limits: Limits) -> None:
-        """The limits of a model, for the whole fleet, from now on, set by hand: all of them."""
+        """The limits of a model, for the whole fleet, from now on, set by hand: all of them.
+
+        Raises:
+            ConfigError: one that cannot be.
+        """
+        check_limits(
+            f"Model {model!r}:",
+            max_in_flight=limits.in_flight,
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+        )
         await self.say(Said(models={model: limits}), "hand")
 
     async def set_tenant(
@@ -108,7 +120,19 @@ class Ordering(Access):
         weight: float | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None: as it is."""
+        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None: as it is.
+
+        Raises:
+            ConfigError: a setting that cannot be.
+        """
+        given: dict[str, Any] = {
+            "tokens_per_day": tokens_per_day,
+            "money_per_day": money_per_day,
+            "weight": weight,
+            "max_in_flight": max_in_flight,
+        }
+        wanted = TenantConfig(**{field: value for field, value in given.items() if value is not None})
+        check_tenant(f"Tenant {tenant!r}:", wanted)
         rules = TenantRules(tokens_per_day, money_per_day, weight, max_in_flight)
         await self.say(Said(tenants={tenant: rules}), "hand")
 
@@ -128,7 +152,7 @@ class Ordering(Access):
             "rules",
             digest=said.digest() if source == "file" else "",
             source=source,
-            models=[_model(name, limits) for name, limits in (*said.models.items(), *caps.items())],
+            models=[_model(name, limits, source) for name, limits in (*said.models.items(), *caps.items())],
             tenants=[_tenant(name, rules) for name, rules in said.tenants.items()],
             lanes=[
                 {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
@@ -146,7 +170,7 @@ class Ordering(Access):
             ("HKEYS", key) for key in (self.keys.registry, *map(self.keys.share, lanes))
         )
         given = {name.decode().removeprefix("tenant/") for name in registry if name.startswith(b"tenant/")}
-        return given | {name.decode() for names in shares for name in names} - {"!"}
+        return given | {name.decode() for names in shares for name in names} - {"!", "!m"}
 
     async def tenant_views(self, tenants: Sequence[str], lanes: Sequence[str]) -> list[TenantView]:
         """Limits, shares and today's spending of each tenant."""
@@ -155,16 +179,19 @@ class Ordering(Access):
         views = []
         for tenant in tenants:
             own = f"@{tenant}"
-            (tok, mic, w), (most,), busy, held, spent, *counters = await self._gather(
+            (tok, mic, w), (most,), busy, spent, *rest = await self._gather(
                 [
                     ("HMGET", self.keys.tenant(tenant), "l_tok", "l_mic", "w"),
                     ("HMGET", self.keys.model(own), "l_if"),
                     ("ZCARD", self.keys.inflight(own)),
-                    ("ZCARD", self.keys.held(own)),
                     ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
                     *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
+                    ("ZCARD", self.keys.held(own)),
+                    ("HGET", self.keys.waits, f"held:{own}"),
                 ]
             )
+            *counters, alone, by_lane = rest
+            held = alone + int(by_lane or 0)
             views.append(
                 TenantView(
                     name=tenant,
@@ -173,9 +200,9 @@ class Ordering(Access):
                     in_flight=busy,
                     held=held,
                     tokens_per_day=int(tok or 0),
-                    money_per_day=int(mic or 0) / 1e6,
+                    money_per_day=float(mic or 0) / 1e6,
                     tokens_today=int(spent[0] or 0),
-                    money_today=int(spent[1] or 0) / 1e6,
+                    money_today=float(spent[1] or 0) / 1e6,
                     counters={n: float(c) for n, c in zip(lanes, counters, strict=True) if c is not None},
                 )
             )
@@ -187,32 +214,37 @@ def _says(fields: dict[str, Any]) -> str:
     return " ".join(f"{f}={v:g}" for f, v in fields.items() if v not in (None, 1.0 if f == "w" else 0))
 
 
-def _model(name: str, limits: Limits) -> dict[str, Any]:
+def _model(name: str, limits: Limits, source: Source) -> dict[str, Any]:
     fields = {
         "l_if": limits.in_flight,
         "l_rpm": limits.requests_per_minute,
         "l_tpm": limits.tokens_per_minute,
     }
+    chain = " ".join(f"{lane}|{model}" for lane, model in limits.fallback)
+    after = "" if limits.fallback_after == FALLBACK_AFTER_S else f"{limits.fallback_after:g}"
+    says = [_says(fields), chain and f"fallback={chain}", after and f"fallback_after={after}"]
+    of_file = _flat({"fb": chain, "fba": int(limits.fallback_after * 1e6)})
     return {
         "name": name,
-        "limits": _flat(fields),
-        "says": _says(fields),
+        "limits": [*_flat(fields), *(of_file if source == "file" and not name.startswith("@") else ())],
+        "says": " ".join(filter(None, says)),
         "nothing": _says(dict.fromkeys(fields)),
-        "any": int(any(fields.values())),
+        "any": int(any((*fields.values(), chain, after))),
     }
 
 
 def _tenant(name: str, rules: TenantRules) -> dict[str, Any]:
     wanted: dict[str, Any] = {
         "l_tok": rules.tokens_per_day,
-        "l_mic": None if rules.money_per_day is None else round(rules.money_per_day * 1e6),
+        "l_mic": None if rules.money_per_day is None else micros(rules.money_per_day),
         "w": rules.weight,
     }
     given = {field: value for field, value in wanted.items() if value is not None}
     usual = {field for field, value in given.items() if value == (1 if field == "w" else 0)}
+    fields = {field: as_text(value) for field, value in given.items() if field not in usual}
     return {
         "name": name,
-        "set": _flat({field: value for field, value in given.items() if field not in usual}),
+        "set": _flat(fields),
         "unset": sorted(usual),
         "says": _says(wanted),
         "nothing": _says(dict.fromkeys(wanted)),

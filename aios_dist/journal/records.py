@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from aios_dist.agents import Budget
-from aios_dist.calls import MOST_TOKENS
+from aios_dist.calls import INPUT_COST, MOST_TOKENS, OUTPUT_COST, Usage
 from aios_dist.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, digest, encode
 from aios_dist.journal.views import LaneRules, Limits
 from aios_dist.policies import Rank, Waiting
@@ -17,6 +17,32 @@ from aios_dist.policies import Rank, Waiting
 def bounded(number: float) -> int:
     """A number from outside as the verbs take it, from 0 to ``MOST_TOKENS``: no verb must break over it."""
     return int(max(0, min(MOST_TOKENS, number)))
+
+
+def micros(money: float) -> float:
+    """Millionths of money as the verbs take them: to a millionth of one, from 0 to ``MOST_TOKENS``."""
+    return round(max(0.0, min(float(MOST_TOKENS), money * 1e6)), 6)
+
+
+def as_text(number: float) -> str:
+    """A number that is not negative as fields of hashes hold it: up to six decimals, no exponent."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+class Refusal(NamedTuple):
+    """What a failed call says of its model, whatever becomes of the step: it would have met other calls too.
+
+    Attributes:
+        hold: seconds for which nobody is to call the model (the provider said so); 0: it named none.
+        breaker: so many failures in a row, over the fleet, hold it as well; 0: never.
+    """
+
+    hold: float = 0.0
+    breaker: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As the verbs take it."""
+        return {"hold_us": bounded(self.hold * 1e6), "breaker": self.breaker}
 
 
 class RankedStep(msgspec.Struct, frozen=True):
@@ -119,6 +145,8 @@ class Claim(msgspec.Struct, frozen=True):
         token: random, of this claim alone: every later write is fenced by it.
         basis: what a program must have seen that stands where the job stood at the claim.
         digest: of the request.
+        first_us: when the step was first tried since it was asked for, or retried.
+        estimate, cost: tokens that limits and shares have reserved for it.
     """
 
     job: str
@@ -138,6 +166,16 @@ class Claim(msgspec.Struct, frozen=True):
     basis: str = ""
     digest: str = ""
     worker: str = ""
+    first_us: int = 0
+    estimate: int = 0
+    cost: int = 0
+
+    @property
+    def estimated(self) -> Usage:
+        """What an answer without usage is taken to have cost (``_limits.lua`` has the same)."""
+        output = (self.cost - INPUT_COST * self.estimate) // (OUTPUT_COST - INPUT_COST)
+        output = max(0, min(self.estimate, output))
+        return Usage(self.estimate - output, output, 1)
 
     @property
     def lease(self) -> str:
@@ -207,11 +245,12 @@ class Reaped(msgspec.Struct, frozen=True):
 
 class Walked(msgspec.Struct, frozen=True):
     """A page of the walk over the open jobs: what was wrong and is put right (job and what), where the next
-    page begins (``"0"``: at the start), and how many jobs are open."""
+    page begins (``"0"``: at the start), how many jobs are open, and how many of those were looked at."""
 
     found: list[tuple[str, str]]
     cursor: str
     open: int
+    looked: int
 
 
 class Stray(msgspec.Struct, frozen=True):
@@ -257,7 +296,7 @@ def budget_facts(budget: Budget | None, *, anew: bool = False) -> list[Any]:
     if budget.tokens is not None:
         facts += ["bt", budget.tokens]
     if budget.money is not None:
-        facts += ["bm", round(budget.money * 1e6)]
+        facts += ["bm", as_text(micros(budget.money))]
     return facts
 
 
@@ -279,3 +318,9 @@ def pack_record(record: JobRecord) -> bytes:
 def unpack_record(data: bytes) -> JobRecord:
     """The record that :func:`pack_record` made."""
     return decode(data[DIGEST:], JobRecord)
+
+
+def tickets_of(flat: list[Any]) -> list[Ticket]:
+    """Tickets from a verb's answer: lane, job, step, lane, job, step, …"""
+    text = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
+    return [Ticket(*text[i : i + 3]) for i in range(0, len(text), 3)]

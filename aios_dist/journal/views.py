@@ -26,6 +26,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         money: what its calls cost, where the models' prices are known.
+        estimated: tokens of its usage that are estimates, since no usage came with an answer.
         why: the reason of a pause.
         served: seconds in calls.
         placed: its order is that of an agent-first plan, whatever its priority.
@@ -40,6 +41,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
     plan: str | None = None
     money: float = 0.0
+    estimated: int = 0
     why: str = ""
     served: float = 0.0
     priority: int = 0
@@ -142,12 +144,20 @@ class DeadLetter(msgspec.Struct, frozen=True):
     at: float
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """Limits of a model over the whole fleet; 0 is none."""
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Limits of a model over the whole fleet; 0 is none.
+
+    Attributes:
+        fallback: what aios.toml says of models that steps go to while this one is on hold: lane and name of
+            each, in their order. A hand says nothing of them.
+        fallback_after: seconds that a hold must last for that.
+    """
 
     in_flight: int = 0
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
+    fallback: tuple[tuple[str, str], ...] = ()
+    fallback_after: float = 60.0
 
 
 class LaneRules(msgspec.Struct, frozen=True):
@@ -160,10 +170,12 @@ class LaneRules(msgspec.Struct, frozen=True):
 
 
 class LaneCount(msgspec.Struct, frozen=True):
-    """Steps that wait on a lane, all of them and by tenant (empty where the lane is not shared)."""
+    """Steps that wait on a lane: all of them, of the tenants that were asked for (none where the lane is not
+    shared), and how many tenants wait."""
 
     ready: int
     tenants: dict[str, int] = {}
+    tenant_count: int = 0
 
 
 class TenantView(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +209,7 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
         gentle: calls let in at a time after a hold; 0 is no such bound.
         failures: calls that failed in a row.
         requests, tokens: of the calls that count in the last 60 s.
+        answers, without_usage: answers since the model is known here, and those that brought no usage.
     """
 
     name: str
@@ -208,13 +221,29 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     requests: int = 0
     tokens: int = 0
+    answers: int = 0
+    without_usage: int = 0
 
 
 class PlanView(msgspec.Struct, frozen=True):
-    """A plan as it stands: ``running``, ``done`` or ``failed``."""
+    """A plan as it stands.
+
+    Attributes:
+        state: ``running``, ``done`` or ``failed``.
+        jobs: all that it has; None in this and the next three: it is of a release that did not count.
+        admitted: jobs whose turn has come, those that were cancelled before it included.
+        ended: those of them that have ended.
+        dropped: jobs that will have no turn, after a failure.
+        at_work: members are being admitted or dropped at this moment.
+    """
 
     id: str
     state: str
+    jobs: int | None = None
+    admitted: int | None = None
+    ended: int | None = None
+    dropped: int | None = None
+    at_work: bool = False
 
 
 REQUESTS: dict[Kind, type[Any]] = {
@@ -229,7 +258,7 @@ def model_view(
     name: str, now: float, facts: list[Any], in_flight: int, held: int, window: list[bytes]
 ) -> ModelView:
     """A model from what ``_limits.lua`` keeps of it: its hash, and the calls of the last minute."""
-    most, requests, tokens, hold, gentle, failures = (int(fact or 0) for fact in facts)
+    most, requests, tokens, hold, gentle, failures, answers, without = (int(fact or 0) for fact in facts)
     return ModelView(
         name=name,
         limits=Limits(most, requests, tokens),
@@ -240,6 +269,8 @@ def model_view(
         failures=failures,
         requests=len(window),
         tokens=sum(int(entry.rpartition(b"|")[2]) for entry in window),
+        answers=answers,
+        without_usage=without,
     )
 
 

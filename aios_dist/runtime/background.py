@@ -73,7 +73,11 @@ class Background:
             else:
                 now = said
             said = now
-            await asyncio.sleep(pause)
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:  # perhaps not ours: an adapter that cancels all tasks of its loop
+                if self._ending:
+                    return
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def end(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -14,6 +15,9 @@ logger = logging.getLogger("aios_dist.ending")
 
 BEYOND_S = 10.0
 """After the grace, for what cannot be waited for: the last writes, farewells, closing connections."""
+
+OWN_END_S = 5.0
+"""For the interpreter's own end: users' exit handlers, and joining the threads of their executors."""
 
 OVERDUE = 70
 """The exit code of a worker that something kept from ending."""
@@ -37,6 +41,7 @@ class Ending:
         self._lock = threading.RLock()  # a signal may come while one is looked at
         self._over = threading.Event()
         self._begun = False
+        self._code = OVERDUE
 
     def begin(self) -> bool:
         """The worker was told to end: from now on there is a limit. Gives whether this was the first time."""
@@ -47,23 +52,29 @@ class Ending:
         return first
 
     def _watch(self) -> None:
+        begun = time.monotonic()
         if self._over.wait(self._most):
-            return
-        logger.error("This worker has not ended within %g s; it ends now, whatever hangs.", self._most)
-        with contextlib.suppress(Exception):
-            self._last()
-        self._leave(OVERDUE)
+            left = self._most - (time.monotonic() - begun)
+            time.sleep(max(0.1, min(OWN_END_S, left)))  # a daemon goes on for as long as users' handlers do
+        else:
+            logger.error("This worker has not ended within %g s; it ends now, whatever hangs.", self._most)
+            with contextlib.suppress(Exception):
+                self._last()
+        self._leave(self._code)
 
     def end(self, code: int, hanging: int) -> None:
-        """The last thing: returns where the process may end in the usual way.
+        """The last thing: returns where the process may end in the usual way, for which it has ``OWN_END_S``.
 
         Args:
             code: the exit code.
             hanging: threads that still run users' code; the interpreter's own end is not safe beside them.
         """
-        self._over.set()
         if self.again or hanging:
+            self._over.set()
             self._leave(code)
+        self._code = code
+        self.begin()
+        self._over.set()
 
     def _leave(self, code: int) -> NoReturn:
         if self.again:

@@ -11,8 +11,9 @@ import logging
 import time
 from typing import Any, Protocol
 
-from aios_dist.errors import FleetUnavailable
+from aios_dist.errors import FleetUnavailable, JournalError
 from aios_dist.journal import Claim, Journal
+from aios_dist.messages import Tally
 from aios_dist.runtime.outage import Outage
 
 logger = logging.getLogger("aios_dist.leases")
@@ -39,6 +40,7 @@ class Leases:
         self._journal = journal
         self._through = time.monotonic()
         self._may_rest = journal.config.lease - journal.config.renew
+        self._broke = Tally(logger.error, "Renewing leases: %s (%d since this was last said).")
 
     @property
     def fresh(self) -> bool:
@@ -88,3 +90,5 @@ class Leases:
                 self.outage.over()
             except FleetUnavailable as exc:
                 self.outage.away(exc)
+            except JournalError as exc:  # one record that breaks it slows down the renewing of no other
+                self._broke.add(str(exc))

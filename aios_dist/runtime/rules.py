@@ -40,7 +40,13 @@ class Rules:
         settings = {name: self._config.lane(name) for name in lanes}
         return Said(
             models={
-                name: Limits(m.max_in_flight, m.requests_per_minute, m.tokens_per_minute)
+                name: Limits(
+                    m.max_in_flight,
+                    m.requests_per_minute,
+                    m.tokens_per_minute,
+                    tuple((models[other].lane, other) for other in dict.fromkeys(m.fallback)),
+                    m.fallback_after,
+                )
                 for name, m in models.items()
                 if name in self._models
             },

@@ -12,12 +12,12 @@ from aios_dist.agents import registered
 from aios_dist.calls import Usage
 from aios_dist.errors import JournalError, LLMError, ToolError, UnknownName
 from aios_dist.jobs import Kind, Outcome
-from aios_dist.journal import Claim, Nothing
+from aios_dist.journal import Claim, Nothing, Refusal
 from aios_dist.journal.records import random_name
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.leases import Leases
 from aios_dist.runtime.programs import Live
-from aios_dist.runtime.steps import Again, Steps, kept
+from aios_dist.runtime.steps import Again, Steps, billed, kept
 from aios_dist.runtime.turning import Turn, Turns
 from aios_dist.runtime.work import Origin, Stopped, Work
 from aios_dist.runtime.writing import Writer
@@ -139,16 +139,17 @@ class Runner:
         # The program is brought up to date while the provider thinks.
         ready = asyncio.create_task(self.turns.program(work)) if self.turns.here(claim) else None
         error: Exception | None = None
+        refusal: Refusal | None = None
         try:
             if claim.kind is Kind.LLM:
                 outcome = Outcome(response=await self._steps.call(work))
             else:
                 outcome = Outcome(value=await self._steps.tool(work, ready))
         except (LLMError, ToolError) as exc:
-            again = self._steps.again(claim, exc)
+            again, refusal = self._steps.failed(claim, exc)
             if again is not None:
                 _forget(ready)
-                return await self._try_again(work, exc, again)
+                return await self._try_again(work, exc, again, refusal)
             outcome, error = Outcome.failed(exc), exc
             self._say(claim, outcome)
         except BaseException:
@@ -156,32 +157,39 @@ class Runner:
             raise
         point("reply")
         spent = asyncio.get_running_loop().time() - begun if claim.kind is Kind.LLM else 0.0
-        await self._write(work, outcome, ready, claim.served + spent)
+        await self._write(work, outcome, ready, claim.served + spent, refusal)
+        if refusal is not None:
+            self._writer.look_again(refusal.hold)
         if error is not None:
             raise error
-        usage = outcome.usage
+        usage = billed(outcome)
         return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
 
     async def _write(
-        self, work: Work, outcome: Outcome, ready: asyncio.Task[Live | None] | None, served: float
+        self,
+        work: Work,
+        outcome: Outcome,
+        ready: asyncio.Task[Live | None] | None,
+        served: float,
+        refusal: Refusal | None,
     ) -> None:
         """Commit, and with it what the program asks for next, in one write where nothing came between.
 
         From here on the outcome is paid for: whatever stops or breaks the turn, the outcome is written.
         """
-        usage = outcome.usage
+        usage = billed(outcome)
         outcome, data = kept(outcome)
         if ready is not None:
             try:
                 async with self.turns.alone(work):
-                    await self._write_with_turn(work, outcome, data, usage, ready, served)
+                    await self._write_with_turn(work, outcome, data, usage, ready, served, refusal)
                     return
             except Stopped as stopped:
                 logger.info(
                     "%s/%s is written without its turn: %s.", work.claim.job, work.claim.step, stopped
                 )
                 _forget(ready)
-        await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=False)
+        await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=False, refusal=refusal)
 
     async def _write_with_turn(
         self,
@@ -191,6 +199,7 @@ class Runner:
         usage: Usage,
         ready: asyncio.Task[Live | None],
         served: float,
+        refusal: Refusal | None,
     ) -> None:
         claim = work.claim
         try:
@@ -200,7 +209,9 @@ class Runner:
         except Exception as exc:  # ours or the program's: the replay of what is written then says which
             logger.warning("The turn after %s/%s broke (%s).", claim.job, claim.step, type(exc).__name__)
             turn = Turn(None, None)
-        done = await self._writer.commit(work, data, outcome.ok, usage, turn.decision, turn_here=True)
+        done = await self._writer.commit(
+            work, data, outcome.ok, usage, turn.decision, turn_here=True, refusal=refusal
+        )
         self.turns.settle(work, turn, done)
         if done.status in ("fenced", "gone", "written"):
             logger.warning("The outcome of %s/%s came too late (%s).", claim.job, claim.step, done.status)
@@ -212,7 +223,7 @@ class Runner:
             except Exception:
                 logger.exception("The turn of job %s broke; another worker runs it.", claim.job)
 
-    async def _try_again(self, work: Work, error: Exception, again: Again) -> str:
+    async def _try_again(self, work: Work, error: Exception, again: Again, refusal: Refusal | None) -> str:
         """The call failed and may succeed later: the step waits for that without a slot (invariant 7)."""
         where = (again.model, self.turns.catalog.models.get(again.model, "llm")) if again.model else None
         release = functools.partial(
@@ -221,12 +232,11 @@ class Runner:
             f"{type(error).__name__}, next: {again.model}" if again.model else type(error).__name__,
             again.after,
             error=error,
-            hold=again.hold,
-            breaker=again.breaker,
+            refusal=refusal,
             to=where,
         )
         await self._writer.publish(await self._writer.insist(release), work.origin)
-        self._writer.look_again(max(again.after, again.hold))
+        self._writer.look_again(max(again.after, refusal.hold if refusal is not None else 0.0))
         return f"{type(error).__name__}: " + (
             f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
         )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from aios_dist import retries
-from aios_dist.calls import LLMRequest, LLMResponse, ToolCall, Usage
+from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.commands import Tool
 from aios_dist.config import Config
 from aios_dist.errors import (
@@ -23,11 +23,12 @@ from aios_dist.errors import (
     FinalLLMError,
     LLMError,
     RateLimited,
+    RetryableLLMError,
     ToolError,
     describe,
 )
 from aios_dist.jobs import Outcome, decode, encode
-from aios_dist.journal import Claim
+from aios_dist.journal import Claim, Refusal
 from aios_dist.journal.records import bounded
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.programs import Live
@@ -48,15 +49,23 @@ class Again(NamedTuple):
 
     Attributes:
         after: seconds.
-        hold: seconds for which nobody calls the model (the provider said so).
-        breaker: the model's setting.
         model: another model that the step goes to, or "" for the same.
     """
 
     after: float
-    hold: float
-    breaker: int
     model: str = ""
+
+
+class Failed(NamedTuple):
+    """What becomes of a call that failed.
+
+    Attributes:
+        again: None: the error is the step's outcome.
+        refusal: what it says of the model, whatever becomes of the step; None: nothing.
+    """
+
+    again: Again | None = None
+    refusal: Refusal | None = None
 
 
 class Steps:
@@ -131,23 +140,26 @@ class Steps:
             raise ToolError("The agent's program asks for something else than this tool.")
         return await self._run_tool(work, command)
 
-    def again(self, claim: Claim, error: Exception) -> Again | None:
-        """Whether a failed call is tried again: later, or with another model; None when it is the outcome."""
+    def failed(self, claim: Claim, error: Exception) -> Failed:
+        """Whether a failed call is tried again, later or with another model, and what it says of its own."""
         model = self._config.models.get(claim.label)
         if model is None or not isinstance(error, LLMError):
-            return None
+            return Failed()
         patience = retries.Patience(model.attempts, model.backoff, model.backoff_max)
-        pause = retries.pause(error, claim.tries + 1, patience, random.random())
-        waited = (claim.started_us - claim.ready_us) / 1e6
-        if pause is not None and waited + pause <= self._config.fleet.step_deadline:
+        refusal, draw = None, random.random()
+        if isinstance(error, RetryableLLMError):  # the model's other calls would have met it too
             # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
-            hold = max(pause, model.backoff / 2) if told else 0.0
-            return Again(max(pause, 0.001), hold, model.breaker)
+            quiet = retries.backoff(error, claim.tries + 1, patience, draw)
+            refusal = Refusal(max(quiet, model.backoff / 2) if told else 0.0, model.breaker)
+        pause = retries.pause(error, claim.tries + 1, patience, draw)
+        tried = (claim.started_us - claim.first_us) / 1e6
+        if pause is not None and tried + pause <= self._config.fleet.step_deadline:
+            return Failed(Again(max(pause, 0.001)), refusal)
         if isinstance(error, (BadRequest, ContentRefused)):
-            return None
+            return Failed(None, refusal)
         other = self._next_model(claim)
-        return Again(0.0, 0.0, model.breaker, other) if other is not None else None
+        return Failed(Again(0.0, other) if other is not None else None, refusal)
 
     def _next_model(self, claim: Claim) -> str | None:
         """The model after the one that has just failed, in the order of the first one's ``fallback``."""
@@ -176,7 +188,9 @@ def kept(outcome: Outcome) -> tuple[Outcome, bytes]:
     its first characters: it is paid for, and not asked for again.
     """
     try:
-        return outcome, encode(outcome)
+        if outcome.response is None or _sound(outcome.response):
+            return outcome, encode(outcome)
+        why = "fields of other types"
     except Exception as exc:
         why = describe(exc)
     if outcome.response is not None:
@@ -190,22 +204,56 @@ def kept(outcome: Outcome) -> tuple[Outcome, bytes]:
     return failed, encode(failed)
 
 
+def billed(outcome: Outcome) -> Usage:
+    """What an outcome is billed for, whatever its adapter, which may be anybody's, says of it."""
+    if outcome.response is None:
+        return Usage()
+    said: object = outcome.response.usage
+    counts = [getattr(said, name, None) for name in Usage.__struct_fields__]
+    if isinstance(said, Usage) and all(type(count) is int for count in counts):
+        return said
+    prompt, output, calls = [_count(count) for count in counts]
+    return Usage(prompt, output, calls or 1)
+
+
+def _count(value: object) -> int:
+    number = value if isinstance(value, (int, float)) else 0
+    return bounded(number) if number == number else 0  # NaN is no number
+
+
+def _sound(response: LLMResponse) -> bool:
+    """Every field is of its type, so that the journal gives it back."""
+    calls, texts = response.tool_calls, [response.text, response.model, response.provider]
+    return (
+        isinstance(calls, list)
+        and isinstance(response.timings, Timings)
+        and billed(Outcome(response=response)) is response.usage
+        and (response.finish_reason is None or isinstance(response.finish_reason, str))
+        and all(isinstance(text, str) for call in calls for text in (call.id, call.name, call.arguments))
+        and all(isinstance(text, str) for text in texts)
+    )
+
+
 def _lenient(response: LLMResponse) -> LLMResponse:
     """The answer with U+FFFD for what is no character, and numbers that can be."""
-    usage = response.usage
+    usage = billed(Outcome(response=response))
     return LLMResponse(
         text=_text(response.text),
-        tool_calls=[ToolCall(_text(c.id), _text(c.name), _text(c.arguments)) for c in response.tool_calls],
+        tool_calls=[
+            ToolCall(_text(c.id), _text(c.name), _text(c.arguments)) for c in response.tool_calls or []
+        ],
         finish_reason=_text(response.finish_reason) if response.finish_reason is not None else None,
-        usage=Usage(bounded(usage.prompt_tokens), bounded(usage.output_tokens), bounded(usage.calls)),
+        usage=Usage(*(bounded(count) for count in msgspec.structs.astuple(usage))),
         model=_text(response.model),
         provider=_text(response.provider),
-        timings=response.timings,
+        timings=response.timings if isinstance(response.timings, Timings) else Timings(),
     )
 
 
 def _text(value: object) -> str:
-    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str("" if value is None else value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 async def _guarded(call: Callable[[], Awaitable[object]]) -> object:

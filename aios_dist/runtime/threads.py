@@ -15,6 +15,8 @@ from typing import Any
 
 from aios_dist.runtime.work import Work
 
+_here = threading.local()
+
 
 class Run:
     """One function on its way through a thread.
@@ -52,6 +54,7 @@ class Run:
         if not self.take():
             return
         self.begun = time.monotonic()
+        _here.run = self
         try:
             self.value = self.function()
         except BaseException as exc:
@@ -67,6 +70,13 @@ class Run:
         if self.error is not None:
             raise self.error
         return self.value
+
+
+def rested() -> None:
+    """What runs in this thread has come to an await: its limit counts anew. Elsewhere it does nothing."""
+    run: Run | None = getattr(_here, "run", None)
+    if run is not None:
+        run.begun = time.monotonic()
 
 
 async def attend(run: Run, work: Work, limit: float) -> bool:

@@ -22,7 +22,7 @@ from aios_dist.journal import Advance, Claim, Decision, History, Journal
 from aios_dist.replay import Replay
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.programs import Live, Programs
-from aios_dist.runtime.threads import Threads
+from aios_dist.runtime.threads import Threads, rested
 from aios_dist.runtime.work import Stopped, Work
 from aios_dist.runtime.writing import Writer
 from aios_dist.tracebacks import user_traceback
@@ -239,9 +239,8 @@ class Turns:
     async def _rebuilt(self, work: Work, history: History) -> Live:
         while True:
             catalog = self.catalog
-            live = Live(
-                await self._run(work, functools.partial(turns.rebuild, history, catalog)), catalog.models
-            )
+            rebuild = functools.partial(turns.rebuild, history, catalog, rested)
+            live = Live(await self._run(work, rebuild), catalog.models)
             if not await self._lacks(live):
                 break
             self.programs.drop(live)

@@ -13,7 +13,7 @@ from aios_dist.broker import Tickets
 from aios_dist.calls import Usage
 from aios_dist.errors import FleetUnavailable, JournalError
 from aios_dist.jobs import Kind
-from aios_dist.journal import Advance, Claim, Decision, Journal, Ticket
+from aios_dist.journal import Advance, Claim, Decision, Journal, Refusal, Ticket
 from aios_dist.runtime import spool
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.outage import Outage
@@ -98,11 +98,21 @@ class Writer:
             pause = min(2 * pause, longest)
 
     async def commit(
-        self, work: Work, data: bytes, ok: bool, usage: Usage, decision: Decision | None, turn_here: bool
+        self,
+        work: Work,
+        data: bytes,
+        ok: bool,
+        usage: Usage,
+        decision: Decision | None,
+        turn_here: bool,
+        refusal: Refusal | None = None,
     ) -> Advance:
         """Write an outcome, whatever happens meanwhile, and publish what the decision asks for."""
         claim = work.claim
-        money = self._price(claim.label, usage) if usage.calls else 0.0
+        silent = ok and claim.kind is Kind.LLM and usage.total_tokens == 0  # the provider reports no usage
+        money = (
+            self._price(claim.label, claim.estimated if silent else usage) if usage.calls or silent else 0.0
+        )
         commit = functools.partial(
             self.journal.commit,
             claim,
@@ -110,6 +120,7 @@ class Writer:
             ok=ok,
             usage=usage,
             money=money,
+            refusal=refusal,
             decision=decision,
             turn_here=turn_here,
             then=self.commands(decision, claim, work.origin),

@@ -16,6 +16,7 @@ from aios_dist.errors import InvalidInput
 from aios_dist.simulate.latency import Latency, cost, estimate
 from aios_dist.simulate.work import Job
 from aios_dist.simulate.workloads import Workload, resampled
+from aios_dist.texts import read_text
 
 COLUMNS = ("agent", "step", "prompt_tokens", "output_tokens", "calls_tool")
 """Of a table of tokens: one row a call."""
@@ -77,7 +78,9 @@ def read(path: str, latency: Latency) -> Workload:
         InvalidInput: there is no such file, or it is no workload; the sentence names the line.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path).removeprefix("\ufeff")
+    except InvalidInput:
+        raise
     except OSError as exc:
         raise InvalidInput(f"Cannot read the workload {path}: {exc.strerror}.") from None
     except UnicodeDecodeError:

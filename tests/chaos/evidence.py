@@ -163,9 +163,9 @@ class Scales:
             if why is None:
                 continue
             bad = sum(1 for call in self._by_body.get(step.asked, ()) if call["fault"])
-            lost = sum(1 for attempt in step.attempts if self._done.died(attempt) < math.inf)
+            lost = sum(1 for attempt in step.attempts if self._done.killed(attempt))
             lost += sum(1 for outage in self._done.outages if outage.lost_from is not None)
-            if bad >= self._done.attempts or lost >= 3:
+            if lost >= 3 if why.get("type") == "WorkerLost" else bad >= self._done.attempts:
                 told = f"{step.key}: {why.get('type')}, {bad} faults, {lost} kills"
                 self.found.explained_failures.append(told)
                 return
@@ -242,10 +242,16 @@ class Scales:
     def _run(self, step: StepStory, runs: list[float]) -> None:
         found, done = self.found, self._done
         starts = [attempt.start for attempt in step.attempts]
+        held: Counter[int] = Counter()
+        lapses = 0
         for at in runs[:-1]:
             place = bisect.bisect_right(starts, at) - 1
-            killed = place >= 0 and done.killed(step.attempts[place])
-            if killed or done.forgotten(at):
+            killed = place >= 0 and done.killed(step.attempts[place]) and not held[place]
+            held[place] += 1
+            if killed:
+                found.tools_run_again_excused += 1
+            elif done.forgotten(at) and not lapses:
+                lapses += 1
                 found.tools_run_again_excused += 1
             else:
                 found.tools_run_again.append(f"{step.key}: at {at:.3f}, and again")

@@ -22,7 +22,7 @@ NAMES = ("job-a", "job-b")
 STEP_S = 10.0
 LISTS = (
     *("lost", "wrong", "unexplained_failures", "written_twice", "calls_after_outcome", "answered_again"),
-    *("more_calls_than_attempts", "taken_from_the_living", "over_limits"),
+    *("more_calls_than_attempts", "taken_from_the_living", "over_limits", "tools_run_again"),
 )
 
 
@@ -33,10 +33,11 @@ class Story:
     promises: dict[str, Promise] = field(default_factory=dict)
     jobs: list[JobStory] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[tuple[str, float]] = field(default_factory=list)
     done: Done = field(default_factory=lambda: Done(SEED, [], [], 10, 0.5, {"m0": 2, "@acme": 1}))
 
     def weigh(self) -> Finding:
-        return weigh(self.jobs, self.promises, self.calls, [], self.done)
+        return weigh(self.jobs, self.promises, self.calls, self.runs, self.done)
 
     def call(self, prompt: str, start: float, **changes: Any) -> None:
         number = len(self.calls)
@@ -187,3 +188,52 @@ def test_a_failure_that_was_retried_may_be_followed_by_an_outcome(story: Story) 
     assert faults(story.weigh()) == {"written_twice", "calls_after_outcome"}
     story.jobs[0].retried_at = [95]
     assert not faults(story.weigh())
+
+
+def tool_in(story: Story, *attempts: Attempt) -> None:
+    """The first job has a tool between its calls."""
+    value = Outcome(value=1)
+    at = attempts[-1].end
+    story.jobs[0].steps.append(StepStory("job-a/2", "tool", list(attempts), [], [(at, "done")], 3, value))
+    story.jobs[0].outcomes = 3
+
+
+def test_a_killed_worker_excuses_one_run_of_its_tool_and_no_other(story: Story) -> None:
+    tool_in(story, Attempt(104, 106, WORKER), Attempt(107, 108, WORKER))
+    story.runs = [("job-a", 105.0), ("job-a", 107.5)]
+    assert faults(story.weigh()) == {"tools_run_again"}
+    story.done = replace(story.done, kills=[Kill(105.5, 41, "machine-1")])
+    assert not faults(story.weigh())
+    story.runs.insert(0, ("job-a", 104.9))
+    assert faults(story.weigh()) == {"tools_run_again"}
+
+
+def test_what_redis_has_forgotten_excuses_one_run_of_a_tool(story: Story) -> None:
+    tool_in(story, Attempt(107, 108, WORKER))
+    story.done = replace(story.done, outages=[Outage(106, 106.5, True, lost_from=105)])
+    story.runs = [("job-a", 105.5), ("job-a", 107.5)]
+    assert not faults(story.weigh())
+    story.runs[:0] = [("job-a", 105.2), ("job-a", 105.3)]
+    assert faults(story.weigh()) == {"tools_run_again"}
+
+
+def gives_up(story: Story, error: str, killed: float) -> set[str]:
+    """A step of three attempts ends by this error; its worker was killed then."""
+    step = story.step(1, 1)
+    step.attempts = [Attempt(at, at + 1, WORKER) for at in (126, 128, 130)]
+    step.written = [(132, "failed")]
+    step.outcome = Outcome(error={"type": error})
+    story.jobs[1].state, story.jobs[1].end = "failed", step.outcome
+    story.calls.pop()
+    kills = [Kill(killed, 41, "machine-1")]
+    story.done = replace(story.done, kills=kills)
+    return faults(story.weigh())
+
+
+def test_workers_killed_later_explain_no_failure(story: Story) -> None:
+    assert gives_up(story, "WorkerLost", killed=200) == {"unexplained_failures"}
+
+
+def test_workers_killed_over_it_explain_that_a_step_was_given_up_and_nothing_else(story: Story) -> None:
+    assert gives_up(story, "WorkerLost", killed=126) == set()
+    assert gives_up(story, "ProgramChanged", killed=126) == {"unexplained_failures"}

@@ -15,7 +15,7 @@ from tests.driver.known import FENCED
 from tests.driver.model import Model, differences
 from tests.driver.promises import Promises
 from tests.driver.seen import Seen
-from tests.driver.sending import MODELS, RANKS, set_limits
+from tests.driver.sending import MODELS, RANKS, go_on, set_limits
 
 TENANTS = ("t0", "t1", "t2", "t3")
 
@@ -41,12 +41,21 @@ class Core:
     Attributes:
         random: where every choice comes from.
         every: after how many moves all is looked at.
+        scenes: these are among the moves.
     """
 
-    def __init__(self, fleet: Fleet, random: random.Random, *, every: int = 1, most_open: int = 12) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        random: random.Random,
+        *,
+        every: int = 1,
+        most_open: int = 12,
+        scenes: bool = True,
+    ) -> None:
         self.fleet, self.random = fleet, random
         self.journal = fleet.journal
-        self.every, self.most_open = every, most_open
+        self.every, self.most_open, self.scenes = every, most_open, scenes
         self.model = Model()
         self.model.now = fleet.now
         self.proofs: dict[str, int] = {}
@@ -112,6 +121,7 @@ class Core:
         ]
         self.model.now = self.fleet.now
         lines = [
+            *self.follow(now),
             *wrong(now, self.vanished),
             *between(before, now, again=frozenset(self.again), moved=self.moved),
             *differences(self.model, now, ends),
@@ -124,6 +134,26 @@ class Core:
         if lines:
             raise self.broken(lines)
         return now
+
+    def follow(self, now: Seen) -> list[str]:
+        """Steps that their model kept waiting have gone to another of its fallbacks: we hear of it."""
+        lines = []
+        for id, job in self.model.jobs.items():
+            for n, step in enumerate(job.steps):
+                h = now.jobs[id].heads.get(str(n)) if id in now.jobs else None
+                if h is None or h.kind != "llm" or (h.lane, h.label) == (step.lane, step.label):
+                    continue
+                first = (step.first or (step.lane, step.label))[1]
+                chain = [first, *now.fallbacks(first)]
+                behind = chain[chain.index(step.label) + 1 :] if step.label in chain else []
+                if step.state in ("done", "failed") or MODELS[h.label] != h.lane or h.label not in behind:
+                    at = f"{h.label} on {h.lane}"
+                    lines.append(f"{id}/{n} waits for {at}, by the model {step}: {chain}")
+                elif self.every == 1 and not now.keeps_waiting(step.label, self.fleet.now):
+                    lines.append(f"{id}/{n} has gone to {h.label}, and {step.label} keeps nobody waiting")
+                else:
+                    self.model.diverted(id, step, h.lane, h.label)
+        return lines
 
     def proof(self, id: str, basis: str) -> list[str]:
         """What a program has seen is told apart from all that anyone ever saw."""
@@ -153,7 +183,10 @@ class Core:
     def run(self, verb: Any) -> Any:
         """A verb."""
         self.model.now = self.fleet.now
-        return self.fleet.run(verb)
+        answer = self.fleet.run(verb)
+        if self.fleet.client.exists(f"{self.fleet.prefix}plans") and not self.lenient:
+            self.fleet.run(go_on(self.journal))  # as the reconciler is woken to do
+        return answer
 
     def twice(self) -> bool:
         """The answer was lost: the same is sent again."""

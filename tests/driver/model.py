@@ -71,7 +71,9 @@ class JobOf:
     plan: str = ""
     node: int = -1
     kept: dict[str, int] = field(default_factory=dict)
-    tokens: tuple[int, int, int, int] = (0, 0, 0, 0)  # prompt, output, calls, micros
+    tokens: tuple[float, ...] = (0, 0, 0, 0)  # prompt, output, calls, micros
+    estimated: int = 0  # … of the first two
+    late: set[int] = field(default_factory=set)  # claims whose answers came too late and were paid
     budget: tuple[int | None, int | None, str] = (None, None, "pause")  # tokens, micros, what then
     wake: bool = False
     life: int = field(default_factory=lambda: next(ONCE))
@@ -113,7 +115,7 @@ class Model:
         self.jobs: dict[str, JobOf] = {}
         self.plans: dict[str, list[NodeOf]] = {}
         self.ended: list[tuple[str, str, str]] = []
-        self.spent: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+        self.spent: dict[tuple[str, int], list[float]] = defaultdict(lambda: [0, 0])
         self.watched: set[str] = set()  # tenants that were given settings: their spending counts from then on
         self.now = 0
 
@@ -215,13 +217,14 @@ class Model:
                 inner = self.plans[plan][member]
                 if inner.ended == len(inner.members):
                     self.count(plan, number, inner.failed)
-            elif self.admit(member):
-                self.count(plan, number, member not in self.jobs or self.jobs[member].state != "done")
+            elif self.admit(plan, member):
+                job = self.jobs.get(member)
+                self.count(plan, number, job is None or job.plan != plan or job.state != "done")
 
-    def admit(self, id: str) -> bool:
-        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired before."""
+    def admit(self, plan: str, id: str) -> bool:
+        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired."""
         job = self.jobs.get(id)
-        if job is None or job.state != "waiting":
+        if job is None or job.plan != plan or job.state != "waiting":
             return True
         job.state = "running"
         if job.ends:
@@ -249,7 +252,7 @@ class Model:
         if isinstance(member, int):
             for inner in self.plans[plan][member].members:
                 self.drop(plan, inner)
-        elif member in self.jobs and self.jobs[member].state == "waiting":
+        elif member in self.jobs and self.jobs[member].plan == plan and self.jobs[member].state == "waiting":
             self.end(member, "cancelled", silent=True)
 
     def member_ended(self, plan: str, number: int, failed: bool) -> None:
@@ -328,27 +331,31 @@ class Model:
         return job.steps[int(step)] if int(step) < len(job.steps) else None
 
     def commit(
-        self, by: Any, id: str, step: str, *, ok: bool, usage: tuple[int, int, int, int],
+        self, by: Any, id: str, step: str, *, ok: bool, usage: tuple[float, ...],
         decision: Decision | None, right: bool, here: bool,
     ) -> str:  # fmt: skip
         """The status that the verb has to give. ``right``: it was decided from where the job stands."""
         job, s = self.jobs.get(id), self.step(id, step)
         if job is None or s is None:
             return "gone"
+        silent = usage[2] > 0 and usage[0] + usage[1] == 0  # the provider reports no usage
+        if silent and s.request == by.claim.request:
+            guess = by.claim.estimated
+            usage = (guess.prompt_tokens, guess.output_tokens, *usage[2:])
         if s.state in ("done", "failed"):
-            return "mine" if s.holder == by.number else "written"
+            if s.holder == by.number:
+                return "mine"
+            self._too_late(job, by, usage, silent)
+            return "written"
         if s.holder != by.number:  # an answer is paid for; a failure from before a retry is undone by it
             same = job.life == by.life if ok else job.incarnation == by.incarnation
             if s.state not in FREE or not same or s.request != by.claim.request:
+                self._too_late(job, by, usage, silent)
                 return "fenced"
             s.holder = by.number
         self.outcome(id, s, ok, by.number)
-        if usage[2]:
-            job.tokens = tuple(a + b for a, b in zip(job.tokens, usage, strict=True))  # type: ignore[assignment]
-            if job.tenant in self.watched:
-                spent = self.spent[job.tenant, self.day]
-                spent[0] += usage[0] + usage[1]
-                spent[1] += usage[3]
+        if by.number not in job.late:
+            self._paid(job, usage, silent)
         if job.state == "paused":
             job.wake = True
             return "paused"
@@ -360,6 +367,23 @@ class Model:
         if not here:
             self.need_turn(id)
         return "turn"
+
+    def _too_late(self, job: JobOf, by: Any, usage: tuple[float, ...], silent: bool) -> None:
+        """Nobody wants the answer any more; it was paid for, once."""
+        if usage[2] and job.life == by.life and by.number not in job.late:
+            job.late.add(by.number)
+            self._paid(job, usage, silent)
+
+    def _paid(self, job: JobOf, usage: tuple[float, ...], silent: bool) -> None:
+        """What a call took counts."""
+        if not usage[2]:
+            return
+        job.tokens = tuple(round(a + b, 6) for a, b in zip(job.tokens, usage, strict=True))
+        job.estimated += int(usage[0] + usage[1]) if silent else 0
+        if job.tenant in self.watched:
+            spent = self.spent[job.tenant, self.day]
+            spent[0] += usage[0] + usage[1]
+            spent[1] = round(spent[1] + usage[3], 6)
 
     def turn_over(self, holder: int, id: str) -> None:
         """Who ran a turn under a lease has done so."""
@@ -400,6 +424,11 @@ class Model:
         else:
             self.back(id, step)
         return True
+
+    def diverted(self, id: str, step: StepOf, lane: str, label: str) -> None:
+        """Its model kept the step waiting: it waits for another one."""
+        step.first = step.first or (step.lane, step.label)
+        step.lane, step.label, step.tries = lane, label, 0
 
     def back(self, id: str, step: str) -> None:
         """Nobody holds the step any more."""
@@ -539,7 +568,8 @@ class Model:
         job.deadline = old.deadline
         job.due_by = int(self.now + job.deadline * 1e6) if job.deadline else None
         for s in old.steps[:upto]:
-            copy = StepOf(s.kind, s.lane, s.label, s.request, order=s.order)
+            lane, label = s.first if s.first and not s.order else (s.lane, s.label)
+            copy = StepOf(s.kind, lane, label, s.request, order=s.order)
             copy.state = s.state if s.order else "pending"
             if s.order:
                 copy.attempt, copy.lost, copy.tries = s.attempt, s.lost, s.tries
@@ -573,7 +603,7 @@ def differences(model: Model, seen: Any, ends: list[tuple[str, str, str]]) -> li
     model.ended = []
     for (tenant, day), (tokens, micros) in model.spent.items():
         got = seen.hashes["spend"].get(f"{tenant}:{day}", {})
-        if (int(got.get("tok", 0)), int(got.get("mic", 0))) != (tokens, micros):
+        if (int(got.get("tok", 0)), round(float(got.get("mic", 0)), 6)) != (tokens, micros):
             wrong.append(f"{tenant} has spent {tokens} tokens and {micros} on day {day}, Redis says {got}")
     return wrong
 
@@ -583,8 +613,9 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
     found = seen.jobs[id]
     if found.state != job.state:
         wrong.append(f"{id} is {found.state}, by the model {job.state}")
-    if (got := [found.number(f) for f in ("up", "uo", "uc", "um")]) != list(job.tokens):
-        wrong.append(f"{id}: usage {got}, by the model {job.tokens}")
+    used = [*(found.number(f) for f in ("up", "uo", "uc")), found.money(), found.number("ue")]
+    if used != [*job.tokens, job.estimated]:
+        wrong.append(f"{id}: usage {used}, by the model {job.tokens}, {job.estimated}")
     if (at := seen.one["deadlines"].get(id)) != job.due_by:
         wrong.append(f"{id}: its deadline is {at}, by the model {job.due_by}")
     if ("rt" in found.fields) != job.retried and job.state in OPEN:

@@ -8,7 +8,7 @@ from aios_dist.agents import Budget
 from tests.driver.core import TENANTS
 from tests.driver.producers import SIGNALS, Producers
 from tests.driver.seen import ENDED, OPEN
-from tests.driver.sending import MODELS, RANKS, send_signal, set_limits
+from tests.driver.sending import MODELS, RANKS, say_fallbacks, send_signal, set_limits
 
 
 class People(Producers):
@@ -63,7 +63,10 @@ class People(Producers):
         id = self.random.choice(waiting) if waiting and self.random.random() < 0.4 else self.some_job(*OPEN)
         if id is None:
             return
-        name = self.random.choice(SIGNALS)
+        self.send(id, self.random.choice(SIGNALS))
+
+    def send(self, id: str, name: str) -> None:
+        """… mostly a new one, sometimes one that was sent before."""
         self.texts += 1
         sent = self.random.choice([f"s{self.texts}", *list(self.model.jobs[id].sent)[-1:]])
         self.say(f"signal {id} {name} {sent}")
@@ -84,8 +87,11 @@ class People(Producers):
 
     def retry(self) -> None:
         """Go on from where it failed: what is answered stays so, what was dropped runs, failures may."""
-        if (id := self.some_job("failed", "cancelled")) is None:
-            return
+        if (id := self.some_job("failed", "cancelled")) is not None:
+            self.retry_this(id)
+
+    def retry_this(self, id: str) -> None:
+        """… whichever it is."""
         job = self.model.jobs[id]
         failed = [n for n, s in enumerate(job.steps) if s.state == "failed"]
         undone = [n for n in failed if self.random.random() < 0.7] if self.random.random() < 0.5 else None
@@ -101,7 +107,7 @@ class People(Producers):
                 if not stale:
                     self.again.add(id)
                     self.model.retry(id, None if undone is None else set(undone))
-            verb = self.journal.retry(id, basis=basis, undone=undone, deadline=job.deadline)
+            verb = self.journal.retry(id, basis=basis, undone=undone)
             self.expect(self.run(verb)[0], want)
 
     def fork(self) -> None:
@@ -139,6 +145,14 @@ class People(Producers):
         flight, rpm, tpm = R.choice([0, 0, 1, 2, 4]), R.choice([0, 0, 6]), R.choice([0, 0, 350])
         self.say(f"limits {model} {flight} {rpm} {tpm}")
         self.run(set_limits(self.journal, model, flight, rpm, tpm))
+
+    def fallbacks(self) -> None:
+        """Another aios.toml: where steps go whose model keeps them waiting."""
+        R = self.random
+        chains = {m: tuple(R.sample([o for o in MODELS if o != m], R.choice([0, 1, 2]))) for m in MODELS}
+        after = R.choice([0.0, 2.0, 60.0])
+        self.say(f"fallbacks {chains} after {after}")
+        self.run(say_fallbacks(self.journal, chains, after))
 
     def tenant(self) -> None:
         """Other settings of a tenant."""

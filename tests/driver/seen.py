@@ -50,6 +50,7 @@ class Head(NamedTuple):
     capped: int
     token: str
     back: int
+    first: int
 
     def lease(self, job: str, step: str) -> str:
         """What its lease is called while it is held."""
@@ -111,6 +112,10 @@ class JobSeen:
     def number(self, field: str) -> int:
         """A field as a number, 0 where it is absent."""
         return int(self.fields.get(field, 0))
+
+    def money(self) -> float:
+        """Millionths of money."""
+        return float(self.fields.get("um", 0))
 
     @property
     def state(self) -> str:
@@ -219,7 +224,7 @@ class Seen:
         other.one, other.sets = defaultdict(dict, self.one), defaultdict(dict, self.sets)
         for name in ("leases", "timers"):
             other.one[name] = alive(self.one[name])
-        for kind in ("inflight", "ready", "readyold", "held", "heldold", "stray", "astray"):
+        for kind in ("inflight", "in", "ready", "readyold", "held", "heldold", "stray", "astray"):
             other.sets[kind] = {name: alive(members) for name, members in self.sets[kind].items()}
         for kind in ("ready", "held"):  # a compartment where nothing else waits
             other.sets[f"{kind}by"] = {
@@ -246,6 +251,17 @@ class Seen:
     def model(self, name: str, field: str) -> float:
         """A number of a model, 0 where there is none."""
         return float(self.hashes["model"].get(name, {}).get(field, 0))
+
+    def fallbacks(self, name: str) -> list[str]:
+        """The models that steps of this one go to, in their order."""
+        chain = self.hashes["model"].get(name, {}).get("fb", b"").decode()
+        return [pair.partition("|")[2] for pair in chain.split()]
+
+    def keeps_waiting(self, name: str, now: int) -> bool:
+        """Its breaker is open, or it is on hold for longer than its steps wait for."""
+        left = self.model(name, "hold") - now
+        after = float(self.hashes["model"].get(name, {}).get("fba", 60_000_000))
+        return left > 0 and (self.model(name, "brk") == 1 or left > after)
 
     def places(self) -> dict[str, list[tuple[str, str]]]:
         """Where each step waits: ``(kind of set, its name)`` of all sets in which it may."""

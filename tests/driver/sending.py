@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import Kind, Outcome
-from aios_dist.journal import Claim, Decision, Journal, Limits, NewJob, Stray
+from aios_dist.journal import Claim, Decision, Journal, Limits, NewJob, Refusal, Said, Stray, submitting
 from aios_dist.journal import journal as verbs
-from aios_dist.plans import Plan
+from aios_dist.journal.records import Submitted
+from aios_dist.plans import Plan, Shape
 from aios_dist.policies import Rank
 from tests.driver.model import MOST_BACK, MOST_SIGNALS
 from tests.driver.seen import Seen
@@ -27,6 +30,31 @@ RANKS = {
 }
 
 
+async def send_plan(journal: Journal, jobs: Sequence[NewJob], shape: Shape) -> str:
+    """A plan's status; it goes in small slices."""
+    with _small():
+        return (await journal.submit(jobs, shape)).status
+
+
+async def send_extension(journal: Journal, plan: str, jobs: Sequence[NewJob]) -> Submitted:
+    """What an extension's answer is; it goes in small slices."""
+    with _small():
+        return await journal.extend(plan, jobs)
+
+
+@contextlib.contextmanager
+def _small() -> Iterator[None]:
+    with mock.patch.multiple(submitting, MOST_STEPS=3, MOST_FIELDS=2):
+        yield
+
+
+async def go_on(journal: Journal) -> None:
+    """Plans that have something left to do go on until they have not."""
+    more = True
+    while more:
+        _, _, more = await journal.go_on()
+
+
 async def send_signal(journal: Journal, id: str, name: str, sent: str) -> str:
     """A signal's status; ``sent``: its own id."""
     with mock.patch.object(verbs, "MOST_SIGNALS", MOST_SIGNALS):
@@ -38,8 +66,17 @@ async def set_limits(journal: Journal, model: str, flight: int, rpm: int, tpm: i
     await journal.set_limits(model, Limits(flight, rpm, tpm))
 
 
+async def say_fallbacks(journal: Journal, chains: dict[str, tuple[str, ...]], after: float) -> None:
+    """What aios.toml says of models that others go to."""
+    said = {
+        model: Limits(fallback=tuple((MODELS[other], other) for other in chain), fallback_after=after)
+        for model, chain in chains.items()
+    }
+    await journal.say(Said(models=said), "file")
+
+
 async def send_commit(
-    journal: Journal, claim: Claim, outcome: bytes, ok: bool, usage: tuple[int, int, int, int],
+    journal: Journal, claim: Claim, outcome: bytes, ok: bool, usage: tuple[Any, ...], refusal: Refusal | None,
     decision: Decision | None, here: bool,
 ) -> str:  # fmt: skip
     """A commit's status."""
@@ -49,6 +86,7 @@ async def send_commit(
         ok=ok,
         usage=Usage(*usage[:3]),
         money=usage[3] / 1e6,
+        refusal=refusal,
         decision=decision,
         turn_here=here,
     )
@@ -65,7 +103,7 @@ async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> 
     with mock.patch.object(verbs, "MOST_BACK", MOST_BACK):
         await journal.release(
             claim, "r", more["after"], error=ProviderBusy("x") if more.get("failed") else None,
-            hold=more.get("hold", 0.0), breaker=more.get("breaker", 0), to=more.get("to"),
+            refusal=more.get("refusal"), to=more.get("to"),
             counted=more.get("counted", False),
         )  # fmt: skip
     return None
@@ -74,13 +112,13 @@ async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> 
 async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
     steps that wait on each lane."""
-    cursor, found = "0", []
+    cursor, found = "0", await walk(journal)  # (first: it may let held steps in, which reaping counts)
     while True:
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
         if cursor == "0":
-            break
-    return [*found, *await walk(journal)], reaped.ready
+            await go_on(journal)
+            return found, reaped.ready
 
 
 async def walk(journal: Journal) -> list[tuple[str, str]]:

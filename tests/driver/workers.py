@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aios_dist.jobs import Kind
-from aios_dist.journal import Claim, Decision, Nothing
+from aios_dist.journal import Claim, Decision, Nothing, Refusal
 from aios_dist.journal.records import random_name
 from tests.driver.core import Held
 from tests.driver.producers import Producers
@@ -17,6 +17,10 @@ SERVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None] = {
     "wa": None, "wb": None, "wc": (("m0", "m2"), ("x",)), "wd": (("m1",), ("y",)), "we": (("m0", "m1"), ()),
 }  # fmt: skip
 """What each worker serves, models and agents; None: everything."""
+
+
+REFUSALS = (Refusal(), Refusal(5.0), Refusal(0.0, 2), Refusal(5.0, 2), Refusal(90.0, 2))
+"""What failed calls say of their model."""
 
 
 class Workers(Producers):
@@ -47,6 +51,7 @@ class Workers(Producers):
                 raise self.broken([f"claimed {first.lease}, and asked again {claim}"])
         self.said[-1] += f" by {worker} -> {claim.lease if isinstance(claim, Claim) else claim}"
         after = self.fleet.look_without_ends()
+        self.follow(after)
         self._budgets(before, after)
         if isinstance(claim, Nothing):
             left = [m for name, ms in lane_sets(after, lane) for m in ms]
@@ -208,11 +213,17 @@ class Workers(Producers):
         claim, R = got.claim, self.random
         decision = decision or self.decision(claim.job, 1)
         llm = claim.kind == Kind.LLM
-        usage = (R.randint(0, 9), R.randint(0, 9), 1, R.choice([0, 0, 400])) if llm and ok else (0, 0, 0, 0)
+        usage: tuple[float, ...] = (0, 0, 0, 0)
+        if llm and ok:
+            counted = R.choice([(0, 0), (R.randint(0, 9), R.randint(0, 9)), (R.randint(1, 9), 0)])
+            usage = (*counted, 1, R.choice([0, 0, 400, 0.3]))
+        refusal = R.choice([None, *REFUSALS]) if llm and not ok else None
         here = R.random() < 0.5
         self.texts += 1
         what = "ok" if ok else "failed"
-        self.say(f"commit {claim.lease} ({got.number}) {what} {usage} {decided(decision)} here={here}")
+        self.say(
+            f"commit {claim.lease} ({got.number}) {what} {usage} {refusal} {decided(decision)} here={here}"
+        )
         self.model.now, self.model.watched = self.fleet.now, set(self.look_again().hashes["tenant"])
         outcome = (
             b'j{"value":%d}' % self.texts if ok else b'j{"error":{"type":"x","message":"%d"}}' % self.texts
@@ -222,7 +233,7 @@ class Workers(Producers):
             want = self.model.commit(
                 got, claim.job, claim.step, ok=ok, usage=usage, decision=decision, right=right, here=here
             )
-            status = self.run(send_commit(self.journal, claim, outcome, ok, usage, decision, here))
+            status = self.run(send_commit(self.journal, claim, outcome, ok, usage, refusal, decision, here))
             self.expect(status, want)
             if want in ("advanced", "turn", "ended", "paused"):
                 h = self.fleet.job(claim.job).heads[claim.step]
@@ -281,12 +292,14 @@ class Workers(Producers):
             if self.random.random() < 0.4:
                 self.dead.append(got)
 
-    def release(self, got: Held) -> None:
-        """… with what the provider said, if it is a call."""
+    def release(self, got: Held, *, nothing: bool = False) -> None:
+        """… with what the provider said, if it is a call; ``nothing``: it was not tried, and that counts."""
         claim, R = got.claim, self.random
-        more: dict[str, Any] = {"after": R.choice([0.0, 0.0, 0.5, 30.0])}
-        if claim.kind == Kind.LLM and R.random() < 0.7:
-            more |= {"failed": True, "hold": R.choice([0.0, 0.0, 5.0]), "breaker": R.choice([0, 0, 2])}
+        more: dict[str, Any] = {"after": 0.0 if nothing else R.choice([0.0, 0.0, 0.5, 30.0])}
+        if nothing:
+            more["counted"] = True
+        elif claim.kind == Kind.LLM and R.random() < 0.7:
+            more |= {"failed": True, "refusal": R.choice([None, *REFUSALS])}
             if R.random() < 0.3:
                 to = R.choice([*MODELS])
                 more["to"] = (to, MODELS[to])
@@ -334,7 +347,10 @@ class Workers(Producers):
 
     def renew(self) -> None:
         """All that is held, and some that is not any more."""
-        among = [got for got in [*self.held, *self.dead] if self.random.random() < 0.7]
+        self.renew_these([got for got in [*self.held, *self.dead] if self.random.random() < 0.7])
+
+    def renew_these(self, among: list[Held]) -> None:
+        """… and what is lost is mostly taken up again where nobody has it."""
         if not among:
             return
         among = list({got.number: got for got in among}.values())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aios_dist import ToolError, agent, gather, llm, tool
+from aios_dist.calls import LLMRequest, LLMResponse, Usage
 
 
 def ran(path: str) -> int:
@@ -217,3 +218,36 @@ async def hoards(path: str, size: int, model: str) -> int:
         HOARD[0][::4096] = b"x" * len(HOARD[0][::4096])
     await llm("after", model=model)
     return size
+
+
+ODD_ANSWERS: dict[str, dict[str, Any]] = {
+    "no usage": {"usage": None},
+    "usage as text": {"usage": Usage("12", "3", 1)},  # type: ignore[arg-type]
+    "usage as a dict": {"usage": {"prompt_tokens": 1}},
+    "no calls": {"usage": Usage(1, 2, None)},  # type: ignore[arg-type]
+    "no text": {"text": None},
+    "no model": {"model": None},
+    "no tool calls": {"tool_calls": None},
+}
+
+
+class OddProvider:
+    """An adapter of a user's own, that fills what it gives as it likes; it leaves a trace of each call."""
+
+    def __init__(self, name: str, model: object, env: object) -> None:
+        self.name = name
+
+    async def call(self, request: LLMRequest, *, idempotency_key: str) -> LLMResponse:
+        """An answer as its prompt asks for it."""
+        path, _, kind = str(request.messages[-1]["content"]).rpartition("/")
+        ran(f"{path}/{kind}")
+        return LLMResponse(**{"text": kind, "usage": Usage(3, 4, 1), **ODD_ANSWERS[kind]})
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+@agent
+async def asks_oddly(folder: str) -> dict[str, str]:
+    """Each odd answer once."""
+    return {kind: (await llm(f"{folder}/{kind}", model="odd")).text for kind in ODD_ANSWERS}

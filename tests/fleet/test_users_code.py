@@ -14,7 +14,9 @@ from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
 from tests.fleet.odd import (
+    ODD_ANSWERS,
     TOOLS,
+    asks_oddly,
     breaks_oddly,
     cleans_up_for_long,
     computes,
@@ -66,6 +68,7 @@ def local(redis_server: EmbeddedRedis, fleets: Any, fake: FakeLLM) -> Iterator[L
         ),
         models={
             "small": ModelConfig(base_url=fake.url),
+            "odd": ModelConfig(provider="tests.fleet.odd:OddProvider", input_price=1.0, output_price=1.0),
             "ends": ModelConfig(base_url=fake.url, lane="ends"),
         },
         pools={
@@ -120,6 +123,13 @@ def test_an_agent_that_raises_what_nobody_raises_fails_once_and_its_answer_is_ke
     assert job.steps()[0].outcome.ok
     logs = "".join(local.worker(name).log.read_text() for name in CALLERS)
     assert f"Agent breaks_oddly of job {job.id} raised KeyboardInterrupt.\n  File " in logs
+
+
+def test_an_answer_that_an_adapter_fills_oddly_is_kept_and_asked_for_once(odd: Fleet, tmp_path: Path) -> None:
+    job = odd.submit(asks_oddly, folder=str(tmp_path))
+    assert job.result(timeout=30) == {kind: kind if kind != "no text" else "" for kind in ODD_ANSWERS}
+    assert {kind: runs(tmp_path / kind) for kind in ODD_ANSWERS} == dict.fromkeys(ODD_ANSWERS, 1)
+    assert job.view().usage.calls == len(ODD_ANSWERS)
 
 
 def test_a_tool_past_its_time_fails_its_step_and_the_others_are_served(odd: Fleet, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ import pytest_asyncio
 from aios_dist.agents import Budget
 from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.config import FleetConfig
-from aios_dist.errors import FleetUnavailable, ProviderBusy, RateLimited
+from aios_dist.errors import ConfigError, FleetUnavailable, ProviderBusy, RateLimited
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal import (
     Advance,
@@ -27,6 +27,7 @@ from aios_dist.journal import (
     Journal,
     NewJob,
     RankedStep,
+    Refusal,
     Stray,
     Ticket,
     scripts,
@@ -260,6 +261,14 @@ class Hand:
             await self.finish(claim, JobState.FAILED if claim.job in fails else JobState.DONE)
         return ran
 
+    async def go_on(self) -> list[str]:
+        """Plans that have something left to do go on until they have not; the jobs of the tickets."""
+        jobs, more = [], True
+        while more:
+            _, tickets, more = await self.journal.go_on()
+            jobs += [ticket.job for ticket in tickets]
+        return jobs
+
     async def lapse(self, *claims: Claim) -> None:
         """The leases end now (all of them when none is named); nobody has noticed yet."""
         names = [c.lease for c in claims] or await self.redis("ZRANGE", self.keys.leases, 0, -1)
@@ -299,11 +308,15 @@ class Hand:
 
     async def refuse(self, claim: Claim, hold: float = 30.0) -> list[Ticket]:
         """429: the model is held, and the step waits as long."""
-        return await self.journal.release(claim, "429", hold, error=RateLimited("slow down"), hold=hold)
+        return await self.journal.release(
+            claim, "429", hold, error=RateLimited("slow down"), refusal=Refusal(hold)
+        )
 
     async def fail(self, claim: Claim, after: float = 0.0, breaker: int = 0) -> list[Ticket]:
         """500: the step is tried again."""
-        return await self.journal.release(claim, "500", after, error=ProviderBusy("x"), breaker=breaker)
+        return await self.journal.release(
+            claim, "500", after, error=ProviderBusy("x"), refusal=Refusal(0.0, breaker)
+        )
 
     async def end_hold(self, model: str = "small") -> None:
         """The hold of a model, and the pauses of its steps, are over now; the reconciler looks."""
@@ -550,15 +563,21 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
     wrong: list[str] = []
     nodes = {f[4:]: msgspec.msgpack.decode(v) for f, v in plan.items() if f.startswith("node")}
     members: dict[str, list[str]] = defaultdict(list)
-    for number, node in nodes.items():
-        members[number] = [plan[f"c{number}.{k}"].decode() for k in range(node[2])]
+    if plan.get("half"):
+        return []  # nobody sees any of it
+    rest = ["0"]
+    while rest:  # (what extends it, and is half there, is not under its root)
+        number = rest.pop()
+        members[number] = [plan[f"c{number}.{k}"].decode() for k in range(nodes[number][2])]
+        rest += [child[1:] for child in members[number] if child[0] == "n"]
+    nodes = {number: nodes[number] for number in members}
 
     def under(child: str) -> set[str]:
         """The states of the jobs below a member; an expired one counts as ended."""
         if child[0] == "j":
-            job = jobs.get(child[1:], {"st": b"done", "pl": b""})
-            # One that was retried is its own job from then on: to its plan it has ended.
-            return {job["st"].decode() if "pl" in job else "cancelled"}
+            job = jobs.get(child[1:], {"st": b"done", "pl": id.encode()})
+            # One that was retried is its own job from then on (or another plan's): to this one it has ended.
+            return {job["st"].decode() if job.get("pl") == id.encode() else "cancelled"}
         return set().union(*(under(c) for c in members[child[1:]]))
 
     for number, node in nodes.items():
@@ -574,7 +593,7 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
                     f"plan {id}, node {number}: member {max(begun)} began before {min(unfinished)} ended"
                 )
     everything = under("n0")
-    if plan["st"] == b"running" and not everything & {"running", "paused"}:
+    if plan["st"] == b"running" and not plan.get("todo") and not everything & {"running", "paused"}:
         wrong.append(f"plan {id} is running and none of its jobs is: {everything}")
     if plan["st"] != b"running" and everything & set(OPEN):
         wrong.append(f"plan {id} is {plan['st']!r} with jobs {everything}")
@@ -608,4 +627,19 @@ def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
     """A server that a test may kill: of the kind that the run uses, with an append-only file."""
     kind = "valkey" if redis_server.kind.startswith("valkey") else "redis"
     with EmbeddedRedis(find_server(kind), {"appendfsync": "always"}).start(appendonly=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def each_server(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
+    """A Redis, then a Valkey: that of this run, and one of the other kind; skipped where that is missing."""
+    kind: Literal["redis", "valkey"] = request.param
+    if redis_server.kind.startswith(kind):
+        yield redis_server
+        return
+    try:
+        binary = find_server(kind)
+    except ConfigError as none:
+        pytest.skip(f"only {redis_server.kind} is installed here, no {kind}: {none}")
+    with EmbeddedRedis(binary) as server:
         yield server

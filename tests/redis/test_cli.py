@@ -17,7 +17,7 @@ from aios_dist.calls import LLMResponse, Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import NotAllowed, ProviderBusy, RateLimited
 from aios_dist.jobs import Outcome, encode
-from aios_dist.journal import Journal
+from aios_dist.journal import Journal, Refusal
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
 
@@ -362,7 +362,9 @@ def test_doctor_names_a_model_on_hold(cli: Callable[..., Done], redis_url: str, 
         journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
         claim = await journal.claim("llm", "w")
         assert claim is not None
-        await journal.release(claim, "RateLimited", 60.0, error=RateLimited("slow down"), hold=60.0)
+        await journal.release(
+            claim, "RateLimited", 60.0, error=RateLimited("slow down"), refusal=Refusal(60.0)
+        )
         await journal.close()
 
     asyncio.run(hold())
@@ -372,6 +374,30 @@ def test_doctor_names_a_model_on_hold(cli: Callable[..., Done], redis_url: str, 
     (view,) = cli("model", "list", "--json").json
     assert view["failures"] == 1
     assert view["hold_until"] is not None
+
+
+def test_a_provider_that_reports_no_usage_is_named_and_what_is_estimated_is_said(
+    cli: Callable[..., Done], redis_url: str, fleet_name: str
+) -> None:
+    cli("submit", "greet", "--input", '"Ada"', "--id", "j1")
+
+    async def answer() -> None:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
+        claim = await journal.claim("llm", "w")
+        assert claim is not None
+        answered = Outcome(response=LLMResponse("hi", usage=Usage(0, 0, 1)))
+        await journal.commit(claim, encode(answered), ok=True, usage=answered.usage)
+        await journal.close()
+
+    asyncio.run(answer())
+    (found,) = finding(cli("doctor", "--json").json, "usage")
+    assert found["what"].startswith("Model 'small' reports no usage: estimates stand in limits, budgets")
+    (view,) = cli("model", "list", "--json").json
+    assert (view["answers"], view["answers_without_usage"]) == (1, 1)
+    assert "reports no usage: estimates stand" in cli("model", "list").out
+    estimated = cli("job", "show", "j1", "--json").json["tokens_estimated"]
+    assert estimated > 500
+    assert f"(≈ {estimated} of them estimated: no usage came)" in cli("job", "show", "j1").out
 
 
 # -- fleet, health, doctor -----------------------------------------------------------------------------
@@ -396,6 +422,7 @@ def test_fleet_shows_depths_and_workers(cli: Callable[..., Done], redis_url: str
         "fair": None,
         "by_hand": False,
         "depth_by_tenant": None,
+        "tenants_waiting": None,
     }
     assert lanes["turns"]["workers"] == 0
     assert seen["models"] == [{"name": "small", "lane": "llm", "steps_held": 0}]

@@ -29,6 +29,7 @@ WORDS = ["", "\0", "a\0b", "../../etc/passwd", "x" * 5000, "ünï✓ \u202e", "\
 NUMBERS = ["-1", "0", "9" * 30, NINES, "nan", "inf", "-inf", "1e400", "1.5", "", "\udcff", "٣", "0x10"]
 JSON = [DEEP, "{" * 9, '{"a":' * 9000, "\udcff", "NaN", "1e400", NINES, '"\\ud800"', '{"\\udc00":"\\u0000"}']
 JSON += ["@", "@nothing", "@FOLDER", "@BINARY", "@DEEP.json", "@/dev/null", "@\0", "@\udcff", "[[]]", "null"]
+JSON += ["@/dev/zero"]
 SETTINGS = ["", "=", "a", "a=", "=b", f"a={DEEP}", "a=\udcff", "\0=\0", "default=-1", "default=nan"]
 COLUMNS = "agent,step,prompt_tokens,output_tokens,calls_tool\n"
 MADE: dict[str, str | bytes] = {
@@ -45,7 +46,8 @@ MADE: dict[str, str | bytes] = {
     "CELL.csv": f"{COLUMNS}{'a' * 200_000},1,1,1,1\n",
     "NUL.csv": f"{COLUMNS}a\0,1,1e400,-1,nan\n",
 }
-FILES = [*MADE, "", "nothing", "FOLDER", "\0", "\udcff", "x" * 5000, "/dev/null", "/proc/self/mem"]
+FILES = [*MADE, "", "nothing", "FOLDER", "\0", "\udcff", "x" * 5000]
+FILES += ["/dev/null", "/dev/zero", "/proc/self/mem"]
 URLS = ["", "x", "redis://", "redis://:a/b@h", "redis://h:-1", "redis://h:99999/0", "redis://[::1", "\udcff"]
 URLS += ["redis://h\0/0", "sentinel://h", "sentinel://h:x/0?master=m", "sentinel://127.0.0.1:1/x?master=m"]
 URLS += ["unix:///nothing", "rediss://127.0.0.1:1/0?ssl_cert_reqs=odd"]

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import pytest_asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ResponseError
 
 from aios_dist.config import FleetConfig
-from aios_dist.errors import AiosError, ConfigError, FleetUnavailable
+from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError
 from aios_dist.jobs import JobState
-from aios_dist.journal import Journal
+from aios_dist.journal import Journal, scripts
 from aios_dist.journal import connection as module
 from aios_dist.journal.connection import BATCH, Connection, open_client, unavailable
 from tests.redis.conftest import Hand, Told, again, decides, starts
@@ -226,6 +227,30 @@ async def test_verbs_work_when_redis_has_forgotten_them(hand: Hand) -> None:
     assert done.status == "turn"
     # Sent again behind the verb: the first one came before its step, and was spent for nothing.
     assert await hand.redis("LRANGE", tickets, 0, -1) == [b"one", b"one"]
+
+
+async def test_a_verb_that_redis_has_forgotten_is_run_once_though_its_answer_is_lost(hand: Hand) -> None:
+    """What repeats by itself what it sends would claim a second step."""
+    await hand.submit(starts("j", "x"), starts("k", "x"))
+    await hand.redis("SCRIPT", "FLUSH")
+    connection = hand.journal.connection
+    send, sent = connection._send, []
+
+    def loses(*command: Any) -> asyncio.Future[Any]:
+        answer = send(*command)
+        sent.append(command[0])
+        return asyncio.ensure_future(lost(answer)) if command[0] == "EVAL" else answer
+
+    async def lost(answer: asyncio.Future[Any]) -> Any:
+        await answer
+        raise RedisConnectionError("reset behind the verb")
+
+    connection._send = loses  # type: ignore[method-assign]
+    with pytest.raises(FleetUnavailable):
+        await hand.journal.claim("llm", "w1")
+    connection._send = send  # type: ignore[method-assign]
+    assert sent == ["EVALSHA", "EVAL"]
+    assert len(await hand.members(hand.keys.leases)) == 1
 
 
 async def test_closing_sends_what_is_queued_first(hand: Hand) -> None:
@@ -450,6 +475,15 @@ def test_what_redis_says_while_it_cannot_serve_is_waited_out(said: str) -> None:
 def test_a_mistake_of_ours_is_not_taken_for_weather() -> None:
     error = ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
     assert unavailable(error, "redis://host") is error
+
+
+async def test_a_verb_that_broke_is_told_as_such_though_a_secret_is_hidden_in_why() -> None:
+    """Whoever insists on a write tries that again; any other error would lose the answer in hand."""
+    connection = Connection("redis://:open-sesame-7@127.0.0.1:1/0")
+    told = connection._broke(scripts.load()["commit"], ResponseError("HALFWAY open-sesame-7 at 3"))
+    assert isinstance(told, JournalError)
+    assert "sesame" not in str(told)
+    await connection.close()
 
 
 async def test_an_account_that_is_refused_is_said_so(own_server: EmbeddedRedis) -> None:

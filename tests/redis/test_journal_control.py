@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aios_dist.config import Config
+from aios_dist.errors import InvalidInput
+from aios_dist.fleet import AsyncFleet
 from aios_dist.jobs import JobState, Outcome
 from tests.redis.conftest import decides, starts
 
@@ -148,7 +151,7 @@ async def test_a_held_step_is_put_aside_and_held_again(hand: Hand) -> None:
     await hand.journal.pause("j")
     await hand.look()
     assert await hand.by_model("held") == {}
-    assert await resume(hand) == ["j/0"]
+    assert await resume(hand) == [], "it is held: nobody need look"
     assert await hand.drain() == []
     await hand.finish(flying)
     assert (await hand.claim()).job == "j"
@@ -257,6 +260,27 @@ async def test_each_signal_answers_one_wait(hand: Hand) -> None:
     await hand.submit(starts("j", "signal:go", "signal:go"))
     assert [await send(hand, i) for i in range(3)] == ["delivered", "delivered", "kept"]
     assert await values(hand) == [0, 1]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_signal_that_is_sent_again_is_not_the_next_answer(hand: Hand, waits: bool) -> None:
+    """Its sender was not told, and sends it again under its id."""
+    await hand.submit(starts("j", *(["signal:go", "signal:go"] if waits else ["x"])))
+    value = Outcome(value="yes")
+    told = [(await hand.journal.signal("j", "go", value, "once"))[0] for _ in range(2)]
+    assert told == ["delivered" if waits else "kept"] * 2
+    history = await hand.journal.load("j")
+    assert history.view.outcomes == int(waits)
+    assert await hand.redis("HGET", hand.keys.job("j"), "g|go") == (None if waits else b"0|1")
+
+
+async def test_a_signal_over_the_limit_is_refused_before_it_is_sent(hand: Hand) -> None:
+    await hand.submit(starts("j", "signal:go"))
+    fleet = AsyncFleet(Config(fleet=hand.config))
+    with pytest.raises(InvalidInput, match="more than prompt_limit"):
+        await fleet.job("j").signal("go", "x" * (hand.config.prompt_limit + 1))
+    await fleet.close()
+    assert (await hand.journal.load("j")).view.outcomes == 0
 
 
 async def test_a_signal_of_turn_0_is_answered_at_once_where_it_came_before_admission(hand: Hand) -> None:

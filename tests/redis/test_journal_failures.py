@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from aios_dist.errors import ProviderBusy
-from aios_dist.jobs import Outcome, decode
+from aios_dist.errors import ProviderBusy, RateLimited
+from aios_dist.jobs import JobState, Outcome, decode
+from aios_dist.journal import Refusal
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:
@@ -184,6 +186,7 @@ async def test_answers_to_calls_from_before_a_hold_open_nothing(hand: Hand) -> N
 @pytest.mark.parametrize(("first", "second"), [(60.0, 5.0), (5.0, 60.0)])
 async def test_of_two_holds_the_one_that_lasts_longer_counts(hand: Hand, first: float, second: float) -> None:
     await hand.limit(flight=5)
+    await hand.reap()
     await hand.submit(*(starts(f"j{i}", "x") for i in range(3)))
     one, two = await hand.claim(), await hand.claim()
     now = await hand.journal.now()
@@ -191,9 +194,39 @@ async def test_of_two_holds_the_one_that_lasts_longer_counts(hand: Hand, first: 
     await hand.refuse(two, second)
     held = float((await hand.hash(hand.keys.model("small")))["hold"]) / 1e6 - now
     assert 60 <= held < 70
+    assert await hand.drain() == []
+    await hand.redis("ZADD", hand.keys.timers, "XX", 1, "model:small/!")  # the shorter one is over
+    await hand.reap()
     timer = await hand.redis("ZSCORE", hand.keys.timers, "model:small/!")
     assert 60 <= float(timer) / 1e6 - now < 70
     assert await hand.drain() == []
+
+
+@pytest.mark.parametrize("kind", ["hold", "limit", "tenant"])
+async def test_what_is_held_and_nothing_would_let_in_is_let_in_by_the_walk(hand: Hand, kind: str) -> None:
+    if kind == "limit":
+        await hand.limit(flight=1)
+    elif kind == "tenant":
+        await hand.journal.set_tenant("default", max_in_flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    claim = await hand.claim()
+    if kind == "hold":
+        await hand.refuse(claim, hold=30.0)
+    assert await hand.journal.claim("llm", "w1") is None
+    if kind == "hold":  # what would have rung is lost
+        await hand.redis("ZREM", hand.keys.timers, "model:small/!")
+        await hand.redis("HSET", hand.keys.model("small"), "hold", 1)
+        await hand.redis("HSET", hand.keys.model("small"), "win", 0)
+    else:
+        await hand.redis("ZREM", hand.keys.timers, "model:small/!", "model:@default/!")
+        held = hand.keys.inflight("small" if kind == "limit" else "@default")
+        await hand.redis("ZREM", held, claim.lease)
+    await hand.journal.walk(cursor="/")
+    let_in = await hand.claim()
+    assert let_in.job == "b"
+    await hand.finish(let_in)
+    if kind != "hold":  # as it was
+        await hand.redis("ZADD", held, claim.started_us, claim.lease)
 
 
 async def test_a_held_step_whose_job_ends_leaves_nothing_behind(hand: Hand) -> None:
@@ -206,6 +239,82 @@ async def test_a_held_step_whose_job_ends_leaves_nothing_behind(hand: Hand) -> N
     assert await hand.by_model("held") == {}
     await hand.end_hold()
     assert await hand.drain() == []
+
+
+@pytest.mark.parametrize("way", ["is its outcome", "goes to another model"])
+async def test_a_429_holds_its_model_whatever_becomes_of_the_step(hand: Hand, way: str) -> None:
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(3)))
+    claim = await hand.claim()
+    if way == "is its outcome":
+        assert (await hand.commit(claim, ok=False, refusal=Refusal(30.0))).status == "turn"
+    else:
+        error = RateLimited("slow down")
+        await hand.journal.release(claim, "429", error=error, refusal=Refusal(30.0), to=("big", "gpu"))
+    assert await hand.drain() == []
+    await hand.look()
+    await hand.end_hold()
+    assert [name(c) for c in await hand.drain()] == ["j1/0"], "one goes first"
+
+
+async def test_a_failure_that_other_calls_would_not_meet_says_nothing_of_the_model(hand: Hand) -> None:
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(3)))
+    await hand.commit(await hand.claim(), ok=False)
+    await hand.journal.release(await hand.claim(), "400", error=ProviderBusy("x"))
+    (view,) = await hand.journal.model_views(["small"])
+    assert (view.failures, view.hold_until) == (0, 0)
+
+
+async def test_an_answer_says_nothing_against_its_model_and_a_late_failure_nothing_at_all(hand: Hand) -> None:
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    await hand.commit(await hand.claim(), refusal=Refusal(30.0))
+    late = await hand.claim()
+    await hand.lose(late)
+    await hand.commit(late, ok=False, refusal=Refusal(30.0))
+    (view,) = await hand.journal.model_views(["small"])
+    assert (view.failures, view.hold_until) == (0, 0)
+
+
+# How long a step has been tried ----------------------------------------------------------------------------
+
+
+async def test_a_claim_says_when_its_step_was_first_tried(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    first = await hand.claim()
+    assert first.first_us == first.started_us > first.ready_us
+    await hand.fail(first)
+    second = await hand.claim()
+    await hand.lose(second)
+    third = await hand.claim()
+    assert (second.first_us, third.first_us) == (first.first_us, first.first_us) < (third.started_us,) * 2
+    await hand.journal.release(third, "next", error=ProviderBusy("x"), to=("big", "llm"))
+    assert (await hand.claim()).first_us == first.first_us, "also with another model"
+
+
+async def test_a_retried_step_has_not_been_tried_yet(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    first = await hand.claim()
+    await hand.commit(first, ok=False, decision=decides(1, 1, ends=JobState.FAILED))
+    basis = (await hand.hash(hand.keys.job("j")))["dg"].decode()
+    await hand.journal.retry("j", basis=basis, undone=[0])
+    again = await hand.claim()
+    assert again.first_us == again.started_us > first.started_us
+
+
+async def test_a_fork_begins_at_the_model_that_was_asked_for(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    await hand.journal.release(await hand.claim(), "next", error=ProviderBusy("x"), to=("big", "gpu"))
+    await hand.journal.fork("j", "k", 1)
+    forked = await hand.claim()
+    assert (forked.job, forked.label, forked.first_us) == ("k", "small", forked.started_us)
+
+
+async def test_heads_of_an_earlier_version_have_not_been_tried_yet(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    packed = (await hand.hash(hand.keys.job("j")))["h0"]
+    head = msgspec.msgpack.decode(packed)
+    await hand.redis("HSET", hand.keys.job("j"), "h0", msgspec.msgpack.encode(head[:27]))
+    claim = await hand.claim()
+    assert claim.first_us == claim.started_us
 
 
 # The circuit breaker ---------------------------------------------------------------------------------

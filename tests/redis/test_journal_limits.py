@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aios_dist.calls import Usage
+from aios_dist.policies import Rank
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def test_a_late_answer_for_a_step_that_was_let_in_makes_room_for_the_next(
     await hand.submit(starts("a", "x"), starts("b", "x"))
     late = (await hand.drain())[0]
     await hand.lose(late)
-    assert await hand.names() == ["a/0", "b/0"]
+    assert await hand.names() == ["a/0"], "the other one waits for room"
     await hand.commit(late)
     await hand.look()
     assert (await hand.claim()).job == "b"
@@ -103,6 +104,101 @@ async def test_a_limit_that_is_taken_away_lets_in_all(hand: Hand) -> None:
     await hand.limit()
     await hand.reap()
     assert len(await hand.drain()) == 4
+
+
+@pytest.mark.parametrize("wider", [{}, {"rpm": 9, "tpm": 9000}], ids=["none", "wider"])
+@pytest.mark.parametrize("limit", [{"rpm": 2}, {"tpm": 1000}], ids=["requests", "tokens"])
+async def test_a_limit_a_minute_that_becomes_wider_is_seen_by_the_next_look(
+    hand: Hand, limit: dict[str, int], wider: dict[str, int]
+) -> None:
+    await hand.limit(**limit)
+    await hand.reap()
+    await hand.submit(*(starts(f"j{i}", "x", tokens=450) for i in range(5)))
+    assert len(await hand.drain()) == 2
+    await hand.limit(**wider)
+    await hand.reap()
+    assert len(await hand.drain()) == 3
+
+
+async def test_a_limit_that_is_taken_away_in_a_hold_waits_for_its_end(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(3)))
+    await hand.refuse((await hand.drain())[0], 30)
+    await hand.limit()
+    await hand.reap()
+    assert await hand.drain() == []
+    await hand.end_hold()
+    assert len(await hand.drain()) == 1, "one at a time, as after each hold"
+
+
+# What held the others leaves -----------------------------------------------------------------------------
+
+
+async def behind_a_large_one(hand: Hand, **more: Any) -> None:
+    """700 of 1,000 tokens are free; a held step of 900 keeps five of 10 waiting."""
+    await hand.limit(tpm=1000)
+    await hand.reap()
+    await hand.submit(starts("first", "x", tokens=300))
+    await hand.commit(await hand.claim(), usage=Usage(300, 0, 1))
+    await hand.submit(starts("large", "x", tokens=900, **more))
+    await hand.submit(*(starts(f"s{i}", "x", tokens=10, **more) for i in range(5)))
+    assert await hand.drain() == []
+    assert len((await hand.by_model("held"))["small"]) == 6
+
+
+@pytest.mark.parametrize("away", ["cancel", "pause", "fails"])
+async def test_the_first_of_the_held_goes_away_and_the_next_that_has_room_goes(hand: Hand, away: str) -> None:
+    await behind_a_large_one(hand)
+    if away == "fails":
+        await hand.redis("ZADD", hand.keys.deadlines, 1, "large")
+        await hand.reap()
+    else:
+        await (hand.journal.cancel if away == "cancel" else hand.journal.pause)("large")
+    assert [c.job for c in await hand.drain()] == [f"s{i}" for i in range(5)]
+
+
+async def test_one_that_gets_before_the_first_of_the_held_goes_if_it_has_room(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", policy="priority")
+    await behind_a_large_one(hand, rank=Rank(per_priority=6e7), policy="priority")
+    await hand.journal.rerank("s3", 9)
+    assert [c.job for c in await hand.drain()] == ["s3"]
+    await hand.journal.rerank("large", -9)
+    assert [c.job for c in await hand.drain()] == ["s0", "s1", "s2", "s4"]
+
+
+@pytest.mark.parametrize("away", ["cancel", "pause"])
+async def test_a_step_that_its_tenant_holds_goes_away_and_the_others_go_on(hand: Hand, away: str) -> None:
+    await hand.journal.set_tenant("acme", max_in_flight=1)
+    await hand.submit(*(starts(j, "x", tenant="acme") for j in "abcd"))
+    (flying,) = await hand.drain()
+    await (hand.journal.cancel if away == "cancel" else hand.journal.pause)("b")
+    await hand.look()
+    await hand.finish(flying)
+    assert [c.job for c in await hand.drain()] == ["c"]
+
+
+async def test_a_regained_lease_reserves_its_tokens_once(hand: Hand) -> None:
+    await hand.limit(tpm=10_000)
+    for i in range(3):
+        await hand.submit(starts(f"j{i}", "x", tokens=1000))
+        claim = await hand.claim()
+        await hand.lose(claim)
+        assert await hand.renew(claim) == []
+        await hand.look()
+        assert (await hand.hash(hand.keys.model("small")))["tok"] == b"%d" % (1000 * i + 1000)
+        await hand.commit(claim, usage=Usage(500, 500, 1))
+
+
+async def test_a_place_of_a_job_that_has_expired_becomes_free(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    await hand.journal.set_tenant("default", max_in_flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    (claim,) = await hand.drain()
+    await hand.journal.cancel("a")
+    await hand.redis("DEL", hand.keys.job("a"), hand.keys.events("a"))
+    await hand.redis("ZREM", hand.keys.ended, "a")
+    await hand.lose(claim)
+    assert [c.job for c in await hand.drain()] == ["b"]
 
 
 async def test_held_steps_keep_their_order_across_claims(hand: Hand) -> None:
@@ -139,6 +235,7 @@ async def test_requests_a_minute_are_counted_in_a_window_that_slides(hand: Hand)
 
 async def test_a_limit_of_requests_says_when_to_look_again(hand: Hand) -> None:
     await hand.limit(rpm=1)
+    await hand.reap()  # who sets a limit has the next pass look
     await hand.submit(starts("a", "x"), starts("b", "x"))
     await hand.drain()
     timer = await hand.redis("ZSCORE", hand.keys.timers, "model:small/!")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.calls import Usage
+from aios_dist.calls import LLMResponse, Usage
 from aios_dist.jobs import JobState, Outcome, StepState, encode
 from tests.redis.conftest import decides, starts
 
@@ -54,9 +54,11 @@ async def test_another_attempt_is_told_that_the_outcome_is_written(hand: Hand) -
     late = await hand.claim(worker="w1")
     await hand.lose(late)
     await hand.commit(await hand.claim(worker="w2"), "of w2")
+    assert (await hand.commit(late, "of w1")).status == "written"
     before = await hand.whole()
     assert (await hand.commit(late, "of w1")).status == "written"
     assert await hand.whole() == before
+    assert (await hand.journal.load("j")).outcomes()[0][1].response == LLMResponse("of w2")
 
 
 @pytest.mark.parametrize("ok", [True, False])
@@ -87,9 +89,14 @@ async def test_once_somebody_else_has_the_step_the_late_answer_is_fenced(hand: H
     now = await hand.claim(worker="w2")
     assert now.attempt == late.attempt + 1
     before = await hand.whole()
+    free = await hand.commit(late, "late", usage=Usage(), ok=False)
+    assert free.status == "fenced"
+    assert await hand.whole() == before, "nothing was paid"
     fenced = await hand.commit(late, "late", decision=decides(1, 1, "two"))
     assert (fenced.status, fenced.version, fenced.tickets) == ("fenced", 0, [])
-    assert await hand.whole() == before
+    before = await hand.whole()
+    assert (await hand.commit(late, "late")).status == "fenced"
+    assert await hand.whole() == before, "what it cost has counted (tests/redis/test_journal_usage.py)"
     assert (await hand.commit(now)).status == "turn"
 
 

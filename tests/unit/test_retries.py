@@ -25,9 +25,9 @@ from aios_dist.errors import (
     WorkerLost,
 )
 from aios_dist.jobs import JobRecord, Kind, encode
-from aios_dist.journal import Claim
+from aios_dist.journal import Claim, Refusal
 from aios_dist.retries import Patience, pause
-from aios_dist.runtime.steps import Again, Steps
+from aios_dist.runtime.steps import Again, Failed, Steps
 
 PASSING = [ProviderBusy, ConnectionBroken, CallTimeout, RateLimited]
 FINAL = [BadRequest, NotAllowed, ModelNotFound, ContentRefused, BadReply, ToolError, WorkerLost]
@@ -103,10 +103,13 @@ def steps(deadline: float = 3600.0, **models: ModelConfig) -> Steps:
     return Steps(Config(fleet=FleetConfig(step_deadline=deadline), models=models), "a", {}, run_tool)
 
 
-def claim(label: str = "a", *, asked: str | None = None, tries: int = 0, waited: float = 0.0) -> Claim:
+def claim(
+    label: str = "a", *, asked: str | None = None, tries: int = 0, tried: float = 0.0, ready: float = 0.0
+) -> Claim:
+    """A try of a step: ``ready`` seconds from there to its first try, ``tried`` from that to this one."""
     request = encode(LLMRequest([{"role": "user", "content": "x"}], model=asked))
-    began = int(waited * 1e6)
-    return Claim("j", "0", 1, Kind.LLM, label, JobRecord("a", {}), request, 0, 0, began, tries)
+    first, now = int(ready * 1e6), int((ready + tried) * 1e6)
+    return Claim("j", "0", 1, Kind.LLM, label, JobRecord("a", {}), request, 0, 0, now, tries, first_us=first)
 
 
 def model(*fallback: str, attempts: int = 3, breaker: int = 7) -> ModelConfig:
@@ -114,43 +117,62 @@ def model(*fallback: str, attempts: int = 3, breaker: int = 7) -> ModelConfig:
 
 
 def test_a_call_that_may_pass_waits_and_tells_the_breaker() -> None:
-    again = steps(a=model()).again(claim(), ProviderBusy("x"))
+    again, refusal = steps(a=model()).failed(claim(), ProviderBusy("x"))
     assert again is not None
     assert 0 < again.after <= 1
-    assert (again.hold, again.breaker, again.model) == (0.0, 7, "")
+    assert (again.model, refusal) == ("", Refusal(0.0, 7))
 
 
 def test_a_429_holds_the_model_also_where_it_names_no_time() -> None:
-    again = steps(a=model()).again(claim(), RateLimited("x"))
+    again, refusal = steps(a=model()).failed(claim(), RateLimited("x"))
     assert again is not None
-    assert again.hold >= 0.5
+    assert refusal is not None
+    assert refusal.hold >= 0.5
 
 
 @pytest.mark.parametrize("kind", [RateLimited, ProviderBusy])
 def test_a_time_that_the_provider_names_holds_the_model(kind: type[LLMError]) -> None:
-    again = steps(a=model()).again(claim(), kind("x", retry_after_s=20))
+    again, refusal = steps(a=model()).failed(claim(), kind("x", retry_after_s=20))
     assert again is not None
-    assert 20 <= again.hold <= 21
-    assert again.after == again.hold
+    assert refusal is not None
+    assert 20 <= refusal.hold <= 21
+    assert again.after == refusal.hold
 
 
-def test_a_step_past_its_deadline_is_not_tried_again() -> None:
-    assert steps(10, a=model()).again(claim(waited=9), RateLimited("x", retry_after_s=5)) is None
-    assert steps(10, a=model()).again(claim(waited=3), RateLimited("x", retry_after_s=5)) is not None
+@pytest.mark.parametrize("fallback", [(), ("b",)])
+@pytest.mark.parametrize("last", [claim(tries=2), claim(tried=9)], ids=["no attempts left", "no time left"])
+def test_the_last_try_holds_the_model_as_any_other(last: Claim, fallback: tuple[str, ...]) -> None:
+    fleet = steps(10, a=model(*fallback), b=model())
+    again, refusal = fleet.failed(last, RateLimited("x", retry_after_s=5))
+    assert again == (Again(0.0, "b") if fallback else None)
+    assert refusal is not None
+    assert 5 <= refusal.hold < 6
+    assert fleet.failed(last, CallTimeout("x")).refusal == Refusal(0.0, 7)
+
+
+def test_a_step_is_not_tried_again_once_its_first_try_is_too_long_ago() -> None:
+    assert steps(10, a=model()).failed(claim(tried=9), RateLimited("x", retry_after_s=5)).again is None
+    assert steps(10, a=model()).failed(claim(tried=3), RateLimited("x", retry_after_s=5)).again is not None
+
+
+def test_waiting_in_line_is_no_trying() -> None:
+    late = claim(ready=5000.0, tried=3.0)
+    assert steps(10, a=model()).failed(late, RateLimited("x", retry_after_s=5)).again is not None
 
 
 def test_after_its_last_attempt_a_step_goes_down_the_fallbacks_of_the_model_that_was_asked_for() -> None:
     fleet = steps(a=model("b", "c"), b=model("a"), c=model())
-    assert fleet.again(claim("a", tries=2), ProviderBusy("x")) == Again(0.0, 0.0, 7, "b")
-    assert fleet.again(claim("b", tries=2), ProviderBusy("x")) == Again(0.0, 0.0, 7, "c")
-    assert fleet.again(claim("c", tries=2), ProviderBusy("x")) is None
-    assert fleet.again(claim("b", asked="b", tries=2), ProviderBusy("x")) == Again(0.0, 0.0, 7, "a")
+    busy = ProviderBusy("x")
+    assert fleet.failed(claim("a", tries=2), busy).again == Again(0.0, "b")
+    assert fleet.failed(claim("b", tries=2), busy).again == Again(0.0, "c")
+    assert fleet.failed(claim("c", tries=2), busy).again is None
+    assert fleet.failed(claim("b", asked="b", tries=2), busy).again == Again(0.0, "a")
 
 
 def test_a_fallback_named_twice_is_no_circle() -> None:
     fleet = steps(a=model("b", "b"), b=model())
     seen, label = [], "a"
-    while (again := fleet.again(claim(label, tries=2), ProviderBusy("x"))) is not None:
+    while (again := fleet.failed(claim(label, tries=2), ProviderBusy("x")).again) is not None:
         seen.append(label := again.model)
         assert len(seen) < 5
     assert seen == ["b"]
@@ -158,14 +180,16 @@ def test_a_fallback_named_twice_is_no_circle() -> None:
 
 @pytest.mark.parametrize("kind", [NotAllowed, ModelNotFound, BadReply])
 def test_a_model_that_fails_for_good_is_left_at_once(kind: type[LLMError]) -> None:
-    assert steps(a=model("b"), b=model()).again(claim(), kind("x")) == Again(0.0, 0.0, 7, "b")
+    assert steps(a=model("b"), b=model()).failed(claim(), kind("x")) == Failed(Again(0.0, "b"), None)
 
 
 @pytest.mark.parametrize("kind", [BadRequest, ContentRefused])
-def test_a_request_that_is_wrong_itself_goes_to_no_other_model(kind: type[LLMError]) -> None:
-    assert steps(a=model("b"), b=model()).again(claim(), kind("x")) is None
+def test_a_request_that_is_wrong_itself_goes_to_no_other_model_and_says_nothing_of_this_one(
+    kind: type[LLMError],
+) -> None:
+    assert steps(a=model("b"), b=model()).failed(claim(), kind("x")) == Failed(None, None)
 
 
 def test_a_tool_that_raised_and_a_model_that_nobody_knows_are_not_tried_again() -> None:
-    assert steps(a=model()).again(claim(), ToolError("x")) is None
-    assert steps(a=model()).again(claim("gone"), ProviderBusy("x")) is None
+    assert steps(a=model()).failed(claim(), ToolError("x")) == Failed()
+    assert steps(a=model()).failed(claim("gone"), ProviderBusy("x")) == Failed()

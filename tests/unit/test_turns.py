@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +16,16 @@ from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
-from aios_dist.journal.records import Decision
+from aios_dist.journal.records import Claim, Decision
 from aios_dist.journal.views import History, JobView
 from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.replay import Replay
+from aios_dist.runtime.threads import Threads
+from aios_dist.runtime.turning import Turns
+from aios_dist.runtime.work import Origin, Work
 from aios_dist.turns import Catalog
+
+pause = time.sleep
 
 RECORD = JobRecord("turns-test", {})
 
@@ -354,6 +360,32 @@ def test_a_program_is_brought_to_where_its_journal_stands() -> None:
         history(journaled(again, {0: (1, said), 1: (2, Outcome(value="!"))}), record), catalog()
     )
     assert (done.finished, done.result) == (True, "Rome !")
+
+
+@agent(name="turns-slow")
+async def computes_between(calls: int) -> int:
+    for number in range(calls):
+        pause(0.15)
+        await llm(f"call {number}")
+    return calls
+
+
+async def test_the_time_of_a_turn_is_not_that_of_all_turns_that_a_worker_replays() -> None:
+    """Where the job's program is not alive any more: another worker has it, or it has rested for long."""
+    calls, limit = 6, 0.6
+    spec, said = computes_between.job(calls=calls), Outcome(response=LLMResponse(text="x"))
+    assert spec.program is not None
+    live = turns.start(spec.program, catalog())
+    for number in range(calls - 1):
+        live.deliver(number, said)
+    record = JobRecord(spec.agent, spec.input)
+    steps = journaled(live, {number: (number + 1, said) for number in range(calls - 1)})
+    anything: Any = None
+    work = Work(Claim("j", "5", 1, Kind.LLM, "small", record, b"", 5, 0, 0), Origin())
+    threads = Threads("test", 1)
+    here = Turns(anything, anything, threads, threads, limit, catalog(), anything)
+    again = await here._rebuilt(work, history(steps, record))
+    assert again.replay.version == calls - 1
 
 
 def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None:

@@ -26,7 +26,7 @@ from aios_dist.runtime.health import Health, most_lost, resident_bytes
 from aios_dist.runtime.programs import Live, Programs
 from aios_dist.runtime.spool import Answer, Answers
 from aios_dist.runtime.steps import idempotency_key, kept
-from aios_dist.runtime.threads import Run, Threads
+from aios_dist.runtime.threads import Run, Threads, rested
 from aios_dist.runtime.work import Origin, Stopped, Work
 
 MB = 1024 * 1024
@@ -99,6 +99,18 @@ async def test_the_limit_counts_from_the_beginning_and_not_in_the_queue() -> Non
     first = threads.start("first", lambda: time.sleep(0.15))
     second = threads.start("second", lambda: time.sleep(0.15))
     assert await asyncio.gather(ended(threads, first, 0.25), ended(threads, second, 0.25)) == [True, True]
+
+
+async def test_the_limit_counts_from_the_last_await_of_a_replay() -> None:
+    threads = Threads("test", 1)
+
+    def replay(pause: float) -> None:
+        for _ in range(4):
+            time.sleep(pause)
+            rested()
+
+    assert await ended(threads, threads.start("replays", lambda: replay(0.2)), 0.5)
+    assert not await ended(threads, threads.start("hangs in its second turn", lambda: replay(1.0)), 0.5)
 
 
 async def test_what_is_stopped_before_it_begins_never_begins() -> None:
@@ -204,6 +216,23 @@ async def test_a_task_that_breaks_is_said_once_in_full_and_begun_anew(
     await asyncio.wait_for(background.end(), 5)
 
 
+async def test_a_task_that_somebody_cancels_while_it_rests_is_begun_anew() -> None:
+    begun: list[asyncio.Task[None] | None] = []
+
+    async def run() -> None:
+        begun.append(asyncio.current_task())
+        raise ValueError
+
+    background = Background()
+    background.start("renewing", run)
+    async with asyncio.timeout(5):
+        while len(begun) < 3:
+            await asyncio.sleep(0)
+            if begun and begun[-1] is not None:
+                begun[-1].cancel()
+    await asyncio.wait_for(background.end(), 5)
+
+
 # Answers in hand ----------------------------------------------------------------------------------------
 
 
@@ -293,7 +322,7 @@ async def test_a_limit_below_an_idle_worker_is_said_and_not_kept_to(caplog: pyte
 ENDS = """
 import logging, sys, threading, time
 from aios_dist.runtime import ending
-ending.BEYOND_S = 0.2
+ending.BEYOND_S = ending.OWN_END_S = 0.2
 logging.basicConfig(format="%(message)s")
 end = ending.Ending(0.1, lambda: print("saved", flush=True))
 if sys.argv[1:] == ["again"]:
@@ -321,6 +350,20 @@ def test_a_process_that_hangs_ends_all_the_same_and_saves_first() -> None:
 def test_threads_that_hang_do_not_keep_the_interpreter() -> None:
     done = life("threading.Thread(target=time.sleep, args=(60,)).start(); end.begin(); end.end(3, 1)")
     assert done.returncode == 3
+
+
+@pytest.mark.parametrize(
+    "left_behind",
+    [
+        "from concurrent.futures import ThreadPoolExecutor as E; e = E(1); e.submit(time.sleep, 60)",
+        "threading.Thread(target=time.sleep, args=(60,)).start()",
+        "import atexit; atexit.register(time.sleep, 60)",
+    ],
+)
+def test_what_tools_have_left_behind_does_not_keep_the_interpreter(left_behind: str) -> None:
+    """Python joins the threads of executors, and runs exit handlers, when all of ours has ended."""
+    done = life(f"{left_behind}\nend.begin(); end.end(3, 0); sys.exit(3)")
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_a_worker_begins_anew_in_the_same_process() -> None:

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from aios_dist.cli.checks.finding import Finding, ok, warning
-from aios_dist.cli.output import clock, resume_command, steps_wait
+from aios_dist.cli.output import clock, resume_command, steps_wait, without_usage
 
 if TYPE_CHECKING:
     from aios_dist.journal import DeadLetter, JobView, ModelView
+
+SOME = 20
+"""One answer in so many without usage is worth a word."""
 
 MOST = 1000
 """Jobs and dead letters that are looked at."""
@@ -29,6 +32,13 @@ def models(views: Sequence[ModelView]) -> Iterator[Finding]:
             )
         elif view.held:
             yield ok("holds", f"Model {view.name!r} is at its limit; {steps_wait(view.held)} for it.")
+        if view.without_usage * SOME >= max(1, view.answers):
+            yield warning(
+                "usage",
+                f"Model {view.name!r} {without_usage(view)}: estimates stand in limits, budgets and money.",
+                "They are as good as max_tokens says. Perhaps the provider counts if it is asked to "
+                "(options in [models.NAME]), or a proxy between takes the counts away.",
+            )
 
 
 def jobs(views: Sequence[JobView]) -> Iterator[Finding]:

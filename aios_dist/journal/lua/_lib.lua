@@ -4,13 +4,16 @@
 -- verb's header names. Blobs (requests, outcomes, records) are opaque here: Python encodes them.
 --
 -- job:ID   st state, n steps asked for, v outcomes written (none: 0), rec digest of the record (24 characters) and the record,
---          pl/pn plan and its node, up/uo/uc usage, res result, t0/t1 times,
+--          pl/pn plan and its node, up/uo/uc usage, ue how much of up and uo is estimated, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
 --          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause,
 --          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them, gi|ID signals that came, who tenant and agent ("tenant|agent"),
---          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent
---          dg what the program's state is proven by, see chain below; half: being submitted,
+--          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent (both with decimals),
+--          u|TOKEN the usage of an answer that came too late counts: that of this claim
+--          dg what the program's state is proven by, see chain below; half: being submitted, see staged,
 --          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
+--          ta when it was last asked to be retried: what counts from the submission counts from then; of the plan that it belonged to
+--          before,
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
 -- ev:ID    list of the job's events; none while it only waits, see first_events
@@ -22,7 +25,8 @@ local A = cmsgpack.unpack(ARGV[1])
 local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, since = 6, rank = 7, ready = 8,
             started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15,
             tries = 16, est = 17, after = 18, counted = 19, level = 20,
-            group = 21, policy = 22, cost = 23, charged = 24, capped = 25, token = 26, back = 27 }
+            group = 21, policy = 22, cost = 23, charged = 24, capped = 25, token = 26, back = 27, first = 28 }
+local LAST = 28   -- what is behind `back` may be absent: it is 0
 local TURN = 't'
 
 local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish
@@ -70,6 +74,15 @@ local function bounded(n)
   return math.floor(math.max(0, math.min(MOST, n)))
 end
 
+-- Millionths of money, to a millionth of one: a call may cost less than the smallest of them. Rounded at each sum, so that
+-- ten tenths are one; as text without an exponent.
+local function micros_of(n)
+  n = tonumber(n) or 0
+  if n ~= n then n = 0 end
+  return math.floor(math.max(0, math.min(MOST, n)) * 1e6 + 0.5) / 1e6
+end
+local function decimal(n) return (string.gsub(string.format('%.6f', n), '%.?0+$', '')) end
+
 -- A job is marked before the first write that concerns it; the last write of the verb takes the marks away
 -- (_mend). What a verb that stopped half-way has left is so known at once.
 local marked, began = {}, false
@@ -99,6 +112,9 @@ local function unpacked(packed)
   for at = 1, H.back do
     if type(h[at]) ~= (TEXT[at] and 'string' or 'number') then return nil end
   end
+  for at = H.back + 1, LAST do
+    if h[at] == nil then h[at] = 0 elseif type(h[at]) ~= 'number' then return nil end
+  end
   return h
 end
 
@@ -118,6 +134,24 @@ end
 -- that is used again, on a Redis that was put back; this does not. BIRTH begins with "d" where the agent is data.
 local function chain(was, what) return string.match(was, '^[^.]*') .. '.' .. string.sub(redis.sha1hex(was .. ' ' .. what), 1, 16) end
 local function basis(job) return redis.call('HGET', key('job', job), 'dg') or '' end
+
+-- What stands in `half` of a job, or of a plan, or in x<DIG> of one: the job is part of something that is not whole yet. It names
+-- what that is: a field of its plan, which is empty or gone when all is there; '1' stands for the job itself.
+-- Gives whether the job is there, else whether it is still to come.
+local function staged(plan, half)
+  if half == '1' or not plan then return false, false end
+  local p = redis.call('HMGET', key('plan', plan), 'st', half)
+  local coming = p[2] and p[2] ~= ''
+  return p[1] and not coming, p[1] and coming
+end
+
+-- A job that nobody sees yet: of a plan that is being submitted.
+local function hidden(job)
+  local f = redis.call('HMGET', key('job', job), 'half', 'pl')
+  if not f[1] then return false end
+  return not (staged(f[2], f[1]))
+end
+
 local function birth_of(dg) return string.match(dg, '^[^.~]*') end
 
 local DIGEST = 24   -- aios_dist.jobs has the same
@@ -168,7 +202,7 @@ local function ticket(lane, job, step)
 end
 
 local function new_head(kind, lane, state, label)
-  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0, '', 0 }
+  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0, '', 0, 0 }
 end
 
 local function due_later(job, after_us)

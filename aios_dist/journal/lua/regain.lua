@@ -8,7 +8,11 @@
 local now = clock()
 local lost = {}
 for i, c in ipairs(A.claims) do
-  local facts = redis.call('HMGET', key('job', c.job), 'st', 'dg')
+  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg')
+  if facts.err then   -- no hash at all: it keeps none of the others, and `walk` looks at it
+    mark(c.job)
+    kept[c.job] = true
+  end
   local waits = facts[1] == 'running' and 'ready' or facts[1] == 'paused' and 'parked'
   local h = waits and head(c.job, c.step)
   local same = h and h[H.state] == waits and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
@@ -17,6 +21,7 @@ for i, c in ipairs(A.claims) do
   if ours and (waits == 'parked' or take(c.job, c.step, h) or unhold(c.job, c.step, h)) then
     if h[H.token] == c.token then h[H.lost] = math.max(0, h[H.lost] - 1)
     else h[H.started] = stamp() end
+    if h[H.first] == 0 then h[H.first] = h[H.started] end
     h[H.state], h[H.attempt], h[H.token], h[H.worker] = 'leased', c.attempt, c.token, c.worker
     enter(h, c.job, c.step, now)
     redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(c.job, c.step, h))

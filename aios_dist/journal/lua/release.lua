@@ -1,8 +1,8 @@
 -- release: give a claimed step back, with the rank that it had.
--- ARGV 1: job, step, token, reason, after_us, error, hold_us, breaker, model, lane, most_back, dead_outcome, due_us, retention_ms
+-- ARGV 1: job, step, token, reason, after_us, error, refusal, model, lane, most_back, dead_outcome, due_us, retention_ms
 --   after_us: 0 puts it on its lane at once, else it waits that long without a slot
 --   error: '' or the encoded error of a failed try, which then counts as one
---   hold_us: 0, or how long nobody is to call this model (429); breaker: failures in a row that hold it too
+--   refusal: nil, or what the failure says of its model: {hold_us, breaker}, see hold in _limits.lua
 --   most_back: how often a step may be given back without a failed try or an outcome; 0 does not count this time.
 --     Then dead_outcome is its outcome
 --   model, lane: '' or another model that the step goes to, and the lane of that
@@ -13,21 +13,17 @@ if not h or h[H.state] ~= 'leased' or h[H.token] ~= A.token then return { 'fence
 mark(A.job)
 redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, h))
 local began = h[H.counted] or 0
+local at, now = stamp(), clock()   -- one time for the hold and the step's own: it goes before those that are held
 settle(A.job, h, 0)
+if A.refusal then hold(h[H.label], A.refusal, began, now) end
 leave(h, A.job, A.step, 0, false)
 h[H.started] = 0   -- given back, not lost: a renewal that crosses this does not take it again
 if A.error ~= '' then h[H.back] = 0 elseif A.most_back > 0 then h[H.back] = (h[H.back] or 0) + 1 end
-local at, now = stamp(), clock()   -- one time for the hold and the step's own: it goes before those that are held
 if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
-  hold(h[H.label], A.hold_us, A.breaker, began, now)
 end
-if A.model ~= '' then
-  local k, first = key('job', A.job), 'l' .. A.step   -- where a retry begins
-  if not redis.call('HGET', k, first) then redis.call('HSET', k, first, h[H.lane] .. '|' .. h[H.label]) end
-  h[H.label], h[H.lane], h[H.tries] = A.model, A.lane, 0
-end
+local moved = A.model ~= '' and leave_model(A.job, A.step, h, A.lane, A.model)
 local state = redis.call('HGET', key('job', A.job), 'st')
 if state ~= 'running' then
   h[H.state] = state == 'paused' and 'parked' or 'dropped'
@@ -41,8 +37,11 @@ end
 if A.most_back > 0 and (h[H.back] or 0) >= A.most_back and A.error == '' and give_up(A.job, A.step, h, A.dead_outcome, A.due_us) then
   return { 'released', tickets }
 end
+if A.refusal and A.model == '' and keeps_waiting(h[H.label], now) then   -- another model does not wait for this one
+  if divert(A.job, A.step, h, now, true) then return { 'released', tickets } end
+end
 if A.after_us == 0 then
-  back(A.job, A.step, h, at, A.reason, true)
+  back(A.job, A.step, h, at, A.reason, not moved)
 else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
