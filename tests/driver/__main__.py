@@ -36,7 +36,9 @@ def main() -> int:
     add("--plain", action="store_true", help="the Lua as it is, also where faults of it are known")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--planted", action="store_true", help="is every planted bug found?")
-    what.add_argument("--scheduling", action="store_true", help="orders, limits, shares, and nothing that is lost")
+    what.add_argument(
+        "--scheduling", action="store_true", help="orders, limits, shares, and nothing that is lost"
+    )
     what.add_argument("--injected", action="store_true", help="errors behind every write of every verb")
     given = parser.parse_args()
     with EmbeddedRedis(find_server(given.server)) as server:

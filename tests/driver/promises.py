@@ -43,10 +43,15 @@ def allowed(seen: Seen, name: str, est: int, now: int) -> bool:
 
 def free(seen: Seen, name: str, now: int) -> float:
     """How many more calls of it may be in flight now, where a minute's limits allow them."""
-    flight, window = seen.model(name, "l_if"), seen.model(name, "win")
+    flight, window, rpm = (seen.model(name, f) for f in ("l_if", "win", "l_rpm"))
+    calls = sum(at > now - MINUTE for at in seen.sets["window"].get(name, {}).values())
     busy = seen.sets["inflight"].get(name, {})
     recent = sum(at >= max(seen.model(name, "hold"), now - PROBE) for at in busy.values())
-    return min(flight - len(busy) if flight else 100, window - recent if window else 100)
+    return min(
+        flight - len(busy) if flight else 100,
+        window - recent if window else 100,
+        rpm - calls if rpm else 100,
+    )
 
 
 def idle_room(seen: Seen, now: int) -> list[str]:
@@ -60,6 +65,8 @@ def idle_room(seen: Seen, now: int) -> list[str]:
             if name[0] != "?" and id in seen.jobs and step in seen.jobs[id].heads:
                 held.setdefault(name, []).append((m, seen.jobs[id], seen.jobs[id].heads[step]))
     for name, steps in held.items():
+        if seen.one["timers"].get(f"model:{name}/!", now + 1) <= now:
+            continue  # there was more than goes into one pass
         waits = [
             m for lane in {h.lane for _, _, h in steps} for m, job, h in steps_on(seen, lane)
             if name in (h.label, f"@{job.tenant}") and not any(m == other for other, _, _ in steps)
@@ -71,7 +78,9 @@ def idle_room(seen: Seen, now: int) -> list[str]:
             and (name[0] == "@" or allowed(seen, f"@{job.tenant}", 0, now))
             for _, job, h in steps
         ):
-            lines.append(f"{name} has room, {waits} are let in, and it holds {sorted(m for m, _, _ in steps)}")
+            lines.append(
+                f"{name} has room, {waits} are let in, and it holds {sorted(m for m, _, _ in steps)}"
+            )
     return lines
 
 
@@ -150,7 +159,8 @@ class Promises:
                 and not spent(before, name.rpartition("/")[0])
             )
 
-        lines = self._shares(before, lane, m, {n for n in steps if competes(n)}) if fair else []
+        on_lane = {n for n in steps if competes(n) and any(kind == "ready" for kind, _ in places[n])}
+        lines = self._shares(before, lane, m, on_lane) if fair else []  # (what is held is lifted as it is let in)
         self.waiting = {name: w for name, w in self.waiting.items() if name in steps and name != m}
         for name, (job, h) in steps.items():
             if name == m or not every or (fair and job.tenant != tenant):
@@ -164,18 +174,27 @@ class Promises:
             w.older |= older
             w.passed += competes(name)
             if w.passed > every * (w.ahead + 1):
-                lines.append(f"{name} was passed over {w.passed} times, {w.ahead} were before it, every {every}")
+                lines.append(
+                    f"{name} was passed over {w.passed} times, {w.ahead} were before it, every {every}"
+                )
         return lines
 
     def _shares(self, before: Seen, lane: str, m: str, competing: set[str]) -> list[str]:
         """The tenant that has had least goes first, and one that comes has saved nothing up."""
         tenant = before.jobs[m.rpartition("/")[0]].tenant
-        counters = {t: float(v) for t, v in before.hashes["share"].get(lane, {}).items() if t != "!"}
-        there = {before.jobs[name.rpartition("/")[0]].tenant for name in competing}
+        counters = {t: float(v) for t, v in before.hashes["share"].get(lane, {}).items() if t[0] != "!"}
+        steps = {before.jobs[name.rpartition("/")[0]].tenant: name for name in sorted(competing)}
+        there = set(steps)
+        most = max((h.cost for job in before.jobs.values() for h in job.heads.values()), default=0)
+
+        def slack(other: str) -> float:  # a step of each: what a limit keeps waiting is lifted as it is let in
+            weights = (float(before.hashes["tenant"].get(t, {}).get("w", 1)) for t in (tenant, other))
+            return sum(max(1, most) / weight for weight in weights)
+
         lines = [
-            f"{m} of {tenant} runs, and {other} has had less: {counters}"
+            f"{m} of {tenant} runs, and {other} with {steps[other]} has had less: {counters}"
             for other in there
-            if counters.get(other, 0.0) < counters.get(tenant, 0.0)
+            if counters.get(other, 0.0) + slack(other) < counters.get(tenant, 0.0)
         ]
         was = self.shares.get(lane, {})
         entries = self.shares[lane] = {t: e for t, e in was.items() if t in there}
@@ -191,6 +210,6 @@ class Promises:
                 f"{m} of {tenant} runs, which has had {mine.had} since it came; {other} has had {had}, and had been "
                 f"{mine.ahead[other]} ahead then: {counters}"
                 for other, had in mine.others.items()
-                if mine.had > had + mine.ahead[other] + 1e-6
+                if mine.had > had + mine.ahead[other] + slack(other)
             ]
         return lines

@@ -1,7 +1,7 @@
-"""A driver for schedulers: many waiting calls of several tenants and models, limits, holds, weights, fallbacks.
+"""A driver for schedulers: many calls that wait, of several tenants and models, limits, holds, weights, fallbacks.
 
-The same moves and the same checks as ``driver``, and the promises of ``promises`` besides; without what loses or
-corrupts things, so that a run is about orders and limits and about nothing else.
+The same moves and the same checks as ``driver``, and ``promises`` besides; without what loses or corrupts
+things, so that a run is about orders and limits and about nothing else.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep
 from aios_dist.journal import Decision, NewJob, RankedStep
-from tests.driver.core import TENANTS, Held
+from tests.driver.core import TENANTS, Broken, Held
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
+from tests.driver.patched import Change
 from tests.driver.producers import _digest
 from tests.driver.sending import MODELS, RANKS, decided, send_commit, send_release, set_limits, short
+from tests.driver.workers import REFUSALS
 
 COSTS = (1, 5, 100)
 
@@ -49,7 +51,13 @@ class Scheduling(Driver):
         R, lane, request = self.random, MODELS[model], b"j%d" % self.texts
         policy = self.policy[lane]
         step = NewStep(
-            Kind.LLM, lane, request, _digest(request), model, estimate=R.choice([0, 10, 300]), cost=R.choice(COSTS)
+            Kind.LLM,
+            lane,
+            request,
+            _digest(request),
+            model,
+            estimate=R.choice([0, 10, 300]),
+            cost=R.choice(COSTS),
         )
         decision = Decision(0, 0, [RankedStep(step, RANKS[policy], policy)])
         return NewJob(f"j{self.numbers}", JobRecord("x", {}, tenant), decision, priority=R.choice([0, 0, 5]))
@@ -95,7 +103,8 @@ class Scheduling(Driver):
         want = self.model.commit(
             got, claim.job, claim.step, ok=True, usage=usage, decision=decision, right=right, here=True
         )
-        self.expect(self.run(send_commit(self.journal, claim, b'j{"value":1}', True, usage, decision, True)), want)
+        verb = send_commit(self.journal, claim, b'j{"value":1}', True, usage, None, decision, True)
+        self.expect(self.run(verb), want)
 
     def give_back(self) -> None:
         """A call failed: later again, the model on hold or not, or another model."""
@@ -105,7 +114,7 @@ class Scheduling(Driver):
         got = self.held.pop(R.randrange(len(self.held)))
         claim = got.claim
         more: dict[str, Any] = {"after": R.choice([0.0, 0.5, 30.0]), "failed": True}
-        more |= {"hold": R.choice([0.0, 0.0, 5.0]), "breaker": R.choice([0, 0, 3])}
+        more["refusal"] = R.choice([None, *REFUSALS])
         if R.random() < 0.3:
             to = R.choice([*MODELS])
             more["to"] = (to, MODELS[to])
@@ -114,7 +123,9 @@ class Scheduling(Driver):
             got.number, claim.job, claim.step, failed=True, to=more.get("to"), counted=False
         )
         self._charge(got, -1.0)
-        self.expect(self.run(send_release(self.journal, claim, more)), *([True, None] if mine else [False, None]))
+        self.expect(
+            self.run(send_release(self.journal, claim, more)), *([True, None] if mine else [False, None])
+        )
 
     def limits(self) -> None:
         """Other limits of a model."""
@@ -126,12 +137,46 @@ class Scheduling(Driver):
     def tenant(self) -> None:
         """Another cap or weight of a tenant."""
         R, tenant = self.random, self.random.choice(TENANTS)
-        given: dict[str, Any] = R.choice([{"max_in_flight": R.choice([0, 1, 2])}, {"weight": R.choice([0.5, 1.0, 4.0])}])
+        given: dict[str, Any] = R.choice(
+            [{"max_in_flight": R.choice([0, 1, 2])}, {"weight": R.choice([0.5, 1.0, 4.0])}]
+        )
         self.say(f"tenant {tenant} {given}")
         self.run(self.journal.set_tenant(tenant, **given))
 
 
 WEIGHTS = {
     "submit": 22, "claim": 26, "work": 30, "give_back": 5, "reap": 14, "pass_time": 5, "strays": 4, "ring": 3,
-    "cancel": 1.5, "pause": 1, "resume": 2, "rerank": 1, "lane": 1, "limits": 1, "tenant": 1.5, "die": 0.5, "renew": 1,
+    "cancel": 1.5, "pause": 1, "resume": 2, "rerank": 1, "lane": 1, "limits": 1, "tenant": 1.5, "die": 0.5,
+    "renew": 1,
 }  # fmt: skip
+MOVES = 250
+
+BUGS: tuple[Change, ...] = (
+    Change("the oldest never has its turn", "_order", "  if every == 0 then return false end", "  do return false end"),
+    Change("weights are not looked at", "_order", "  return weight > 0 and weight or 1", "  return 1"),
+    Change("who has waited elsewhere has saved it up", "_order", "  if floor > now then", "  if false then"),
+    Change("what a cap holds is passed over", "claim",
+           "if first and not swapped[top] and rank < (aged and h[H.ready] or h[H.rank]) then", "if false then"),
+    Change("what a model holds is passed over", "claim", "          if before then   --", "          if false then   --"),
+    Change("a call that ends lets nobody in", "_limits",
+           "both gets both\n  let_in(model)", "both gets both"),
+    Change("a place of a tenant's lets nobody in", "_limits", "  if own then let_in(own) end   -- both", "  -- both"),
+)  # fmt: skip
+FOUND_BY: dict[str, int] = {}
+"""The seed that found each bug when they were last looked for."""
+
+
+def find(url: str, name: str, bug: Change, seeds: int = 12) -> tuple[int, str] | None:
+    """The first seed that finds a bug, and what it says; the one that found it last time first."""
+    first = FOUND_BY.get(bug.name, 0)
+    for seed in (first, *(s for s in range(seeds) if s != first)):
+        fleet = Fleet(url, f"{name}-{seed}", [bug])
+        driver = Scheduling(fleet, random.Random(seed))
+        try:
+            for _ in range(MOVES):
+                driver.move()
+        except Broken as exc:
+            return seed, str(exc).partition("\n")[0]
+        finally:
+            fleet.close()
+    return None

@@ -159,7 +159,9 @@ class Workers(Producers):
         for other, its, o in steps_on(before, h.lane):
             where = before.places()[other]
             current = policy is None or o.policy in ("", policy)
-            waits = current and any(kind == "ready" or (kind == "held" and name[0] != "?") for kind, name in where)
+            waits = current and any(
+                kind == "ready" or (kind == "held" and name[0] != "?") for kind, name in where
+            )
             same = o.label == h.label and its.tenant == job.tenant
             if waits and same and not self.spent(before, other.rpartition("/")[0]):
                 others[other] = float(o.ready) if aged else o.rank
