@@ -129,6 +129,8 @@ def of_places(seen: Seen) -> Iterator[str]:
                 for kind, name in where:
                     if not right(seen, job, h, kind, name):
                         yield f"{m} ({h} of {job.tenant}) waits in {kind}:{name}"
+                    elif behind_strays(seen, h, m, kind):
+                        continue
                     elif kind != "timers" and seen.sets[kind][name][m] != float(h.rank):
                         yield f"{m} has rank {h.rank!r} and waits in {kind} by {seen.sets[kind][name][m]!r}"
             elif h.state == "timed":
@@ -158,6 +160,11 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
             return compartment in ("", h.lane)
         return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
     return True
+
+
+def behind_strays(seen: Seen, h: Head, m: str, kind: str) -> bool:
+    """Whether it came while others were to be ranked anew, and waits behind them whatever its rank."""
+    return kind == "stray" or (kind == "held" and m in seen.sets["astray"].get(h.lane, ()))
 
 
 def of_shelves(seen: Seen) -> Iterator[str]:
@@ -231,7 +238,8 @@ def of_let_in(seen: Seen) -> Iterator[str]:
         lanes = {seen.jobs[m.rpartition("/")[0]].heads[m.rpartition("/")[2]].lane for m in members}
         for lane in lanes:
             if busy + count[lane, limit] < most and limit not in seen.swept:
-                yield f"{limit} holds {sorted(members)}, and has room: {busy} + {count[lane, limit]} of {most:.0f}"
+                room = f"{busy} + {count[lane, limit]} of {most:.0f}"
+                yield f"{limit} holds {sorted(members)}, and has room: {room}"
 
 
 def of_shares(seen: Seen) -> Iterator[str]:
