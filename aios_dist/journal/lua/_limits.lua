@@ -96,7 +96,7 @@ local function hold_back(model, job, step, h, new)
   local lane = h[H.lane]
   local part = of_tenant(model) and lane or rules(lane).fair and tenant_of(job) or nil
   if part and not of_tenant(model) then redis.call('HSET', key('model', model), 'ln', lane) end
-  local late = new and not outdated(h) and redis.call('EXISTS', key('astray', lane)) == 1
+  local late = new and not outdated(h) and redis.call('EXISTS', key('astray', lane), key('stray', lane)) > 0
   put_on('held', model, member(job, step), h, part, late)
   redis.call('ZADD', key('holds', lane), 0, model)
   if model == h[H.label] and keeps_waiting(model, clock()) then look_at_held(model, clock()) end
@@ -158,7 +158,7 @@ kept_off = function(limits, job, step, h, past, kept, new)
       if not yes or room(name, lane) <= 0 then
         for _, other in ipairs(limits) do redis.call('ZREM', in_set(lane, other), member(job, step)) end
         if not yes and name == h[H.label] and keeps_waiting(name, clock()) and divert(job, step, h, clock(), kept) then return true end
-        hold_back(name, job, step, h, new and not past)
+        hold_back(name, job, step, h, new)
         if waits or yes then let_in(name) else look_at_held(name, again) end
         return true
       end

@@ -192,8 +192,10 @@ local kept_off   -- _limits
 local function place(job, step, h, kept, held, past, ranked)
   mark(job)
   local lane, m, limits = h[H.lane], member(job, step), limits_of(job, h)
-  if #limits > 0 and kept_off(limits, job, step, h, past, kept, not kept and not ranked) then return false end
-  local last = not kept and not ranked and not outdated(h) and last_score(key('stray', lane))
+  local late = past and redis.call('ZREM', key('astray', lane), m) == 1
+  local new = not kept and not ranked and (not past or late)   -- since the rules changed
+  if #limits > 0 and kept_off(limits, job, step, h, past, kept, new) then return false end
+  local last = new and not outdated(h) and last_score(key('stray', lane))
   if outdated(h) or last then
     redis.call('ZADD', key('stray', lane), last and behind(last, h[H.rank]) or exact(h[H.rank]), m)
   else
