@@ -252,6 +252,11 @@ class Seen:
         """A number of a model, 0 where there is none."""
         return float(self.hashes["model"].get(name, {}).get(field, 0))
 
+    def head(self, m: str) -> Head | None:
+        """The head of ``JOB/STEP``; None where there is none."""
+        id, _, step = m.rpartition("/")
+        return self.jobs[id].heads.get(step) if id in self.jobs else None
+
     def fallbacks(self, name: str) -> list[str]:
         """The models that steps of this one go to, in their order."""
         chain = self.hashes["model"].get(name, {}).get("fb", b"").decode()

@@ -135,7 +135,7 @@ local function take_best(lane)
       if job then mark(job) end
       redis.call('ZREM', key('stray', lane), top)
     end
-    return top, false
+    return top, aged   -- judged among the held as those on the lane are: else one would fetch what the other sends back
   end
   take_from('ready', lane, top, tenant)
   return top, aged
