@@ -178,7 +178,7 @@ def of_shelves(seen: Seen) -> Iterator[str]:
             policy = seen.lane(h.lane)[0]
             if policy and h.policy not in ("", policy) and not astray:
                 yield f"{m} is held, ranked under {h.policy} and not under {policy}, and not astray"
-            if not astray and model not in seen.sets["holds"].get(h.lane, ()):
+            if model not in seen.sets["holds"].get(h.lane, ()):
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
 
 

@@ -40,12 +40,21 @@ class Core:
     Attributes:
         random: where every choice comes from.
         every: after how many moves all is looked at.
+        scenes: these are among the moves.
     """
 
-    def __init__(self, fleet: Fleet, random: random.Random, *, every: int = 1, most_open: int = 12) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        random: random.Random,
+        *,
+        every: int = 1,
+        most_open: int = 12,
+        scenes: bool = True,
+    ) -> None:
         self.fleet, self.random = fleet, random
         self.journal = fleet.journal
-        self.every, self.most_open = every, most_open
+        self.every, self.most_open, self.scenes = every, most_open, scenes
         self.model = Model()
         self.model.now = fleet.now
         self.proofs: dict[str, int] = {}

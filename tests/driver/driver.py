@@ -14,7 +14,8 @@ from aios_dist.jobs import JobState
 from aios_dist.journal import Decision, WorkerInfo
 from tests.driver.core import TENANTS, Broken, Held
 from tests.driver.people import People
-from tests.driver.producers import AGENTS
+from tests.driver.producers import AGENTS, MOST_STEPS
+from tests.driver.scenes import SCENES
 from tests.driver.seen import ENDED, OPEN, TURN, lease_of
 from tests.driver.sending import LANES, MODELS, RANKS, reconcile, says, send_advance, send_signal
 from tests.driver.workers import SERVES, Workers
@@ -29,7 +30,8 @@ class Driver(People, Workers):
 
     def next_move(self) -> str:
         """Which one it is to be."""
-        return self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        weights = WITH_SCENES if self.scenes else WEIGHTS
+        return self.random.choices(list(weights), list(weights.values()))[0]
 
     def make(self, name: str) -> None:
         """That move, and a look.
@@ -41,7 +43,7 @@ class Driver(People, Workers):
         self.model.now = self.fleet.now
         said = len(self.said)
         try:
-            getattr(self, name)()
+            self.play(name)
         except Broken:
             raise
         except Exception as exc:
@@ -52,6 +54,13 @@ class Driver(People, Workers):
             self.moves[name] += 1
             if len(self.said) % self.every == 0 or name in FOLLOWED:
                 self.look()
+
+    def play(self, name: str) -> None:
+        """That move or scene, whatever comes of it."""
+        if name in SCENES:
+            SCENES[name](self)
+        else:
+            getattr(self, name)()
 
     # Time and the reconciler -----------------------------------------------------------------------
 
@@ -119,7 +128,7 @@ class Driver(People, Workers):
         if state != "failed" or not why:
             raise self.broken([f"{id} cannot be read, and is {state}, set aside because {why!r}"])
         self.model.end(id, "failed")
-        self._vanish(id, reuse=False)
+        self.vanish(id, reuse=False)
 
     def reap(self, aside: str = "") -> None:
         """One pass of the reconciler. ``aside``: the job that it cannot read."""
@@ -183,14 +192,16 @@ class Driver(People, Workers):
         known = {got.claim.job for got in [*self.held, *self.dead]}  # to workers that have slept that long
         id = self.random.choice([id for id in ids if id in known] or ids)
         self.say(f"{id} expires")
-        self._vanish(id)
+        self.vanish(id)
 
-    def _vanish(self, id: str, *, reuse: bool = True) -> None:
+    def vanish(self, id: str, *, reuse: bool = True) -> None:
+        """Nothing is left of the job; ``reuse``: its id may be used again."""
         prefix = self.fleet.prefix
         leases = [*self.fleet.look_without_ends().one["leases"]]
         self.vanished |= {id, *(name for name in leases if name.rpartition("/")[0] == id)}
         self.fleet.client.delete(f"{prefix}job:{id}", f"{prefix}ev:{id}")
-        self.fleet.client.zrem(f"{prefix}ended", id)
+        self.fleet.client.zrem(f"{prefix}ended", id)  # … and what else the reconciler drops with its time
+        self.fleet.client.zrem(f"{prefix}dead", *(f"{id}/{step}" for step in (TURN, *range(MOST_STEPS + 3))))
         self.model.forget(id)
         self.decided.pop(id, None)
         self.expected_us.pop(id, None)
@@ -221,7 +232,12 @@ class Driver(People, Workers):
 
     def restore(self) -> None:
         """Redis dies and comes back as it was saved; workers hold what they hold."""
-        if not self.rollback or self.saved is None or self.random.random() < 0.5:
+        if self.rollback and self.saved is not None and self.random.random() >= 0.5:
+            self.put_back()
+
+    def put_back(self) -> None:
+        """… for certain."""
+        if not self.rollback or self.saved is None:
             return
         self.say("restore")
         self.fleet.restore()
@@ -349,6 +365,10 @@ WEIGHTS = {
     "stall": 2.5, "late": 4, "renew": 5, "reap": 9, "ring": 6, "pass_time": 4, "strays": 2.5, "cancel": 1,
     "pause": 3, "resume": 3, "signal": 5, "rerank": 3, "retry": 2.5, "fork": 1.5, "lane": 1.5, "limits": 1.5,
     "fallbacks": 1.5, "tenant": 1.5, "expire": 4, "save": 1, "restore": 1.5, "announce": 1.5, "corrupt": 0.7,
+}  # fmt: skip
+WITH_SCENES = {
+    **WEIGHTS, "drains": 1, "impatient": 1.5, "again_under_its_id": 2, "claimed_again": 1,
+    "admitted_again": 1.5, "retried": 2,
 }  # fmt: skip
 FOLLOWED = frozenset({"retry", "strays"})
 """Moves that are looked at each, however seldom the others are."""

@@ -24,13 +24,17 @@ from tests.driver.core import TENANTS, Broken
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
 from tests.driver.patched import Change
-from tests.driver.seen import OPEN, Seen
+from tests.driver.scenes import SCENES
+from tests.driver.seen import OPEN, JobSeen, Seen
 from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal, walk
 
 ROUNDS = 60
 """Of workers and reconciler, in which all must have ended."""
 PASSES = 4
 """Of the reconciler, after which all must be in order."""
+
+NOT_BROKEN = {*SCENES, "corrupt"}
+"""Moves that are not tried: scenes have the others' verbs, a corrupt record is wrong before any verb is."""
 
 
 class Case(NamedTuple):
@@ -71,7 +75,7 @@ class Injector:
         clone.fleet.fail_behind(behind)
         said, failed = len(clone.said), ""
         try:
-            getattr(clone, move)()
+            clone.play(move)
         except Broken:
             raise
         except Exception as exc:
@@ -81,9 +85,10 @@ class Injector:
         clone.fleet.fail_behind(0)
         if not failed:
             return None
-        broken = self._at_once()
+        broken = self._at_once() or self._counted(driver, clone)
         if again:
             self._again(driver, move)
+            broken = broken or self._counted(driver, clone)
         broken = broken or self.recovers(driver)
         what = clone.said[-1] if len(clone.said) > said else move
         return Case(move, what, behind, failed, again, broken)
@@ -97,6 +102,31 @@ class Injector:
             return lines
         except Exception as exc:
             return [f"at once: {type(exc).__name__}: {exc}"]
+
+    def _counted(self, driver: Driver, clone: Driver) -> list[str]:
+        """A call counts once where its answer stands, and not at all where it does not: with its job and
+        its tenant. ``clone``: its model has the move done."""
+        seen, lines = self.probe.look(), []
+        spent = copy.deepcopy(driver.model.spent)
+        for id, job in clone.model.jobs.items():
+            if id not in seen.jobs or id not in driver.model.jobs:
+                continue
+            before, now = driver.model.jobs[id], seen.jobs[id]
+            if before.tokens == job.tokens:
+                want = before.tokens
+            else:
+                answered = now.outcomes().keys() != driver.seen.jobs[id].outcomes().keys()
+                want = job.tokens if answered else before.tokens
+                if answered and job.tenant in clone.model.watched:
+                    of_day = spent[job.tenant, clone.model.day]
+                    of_day[0] += sum(job.tokens[:2]) - sum(before.tokens[:2])
+                    of_day[1] += job.tokens[3] - before.tokens[3]
+            if (got := used(now)) != want:
+                lines.append(f"{id} has used {got}, by its answers {want}")
+        for (tenant, day), both in spent.items():
+            if (got := spends(seen, tenant, day)) != tuple(both):
+                lines.append(f"{tenant} has spent {got} on day {day}, by the answers {tuple(both)}")
+        return lines
 
     def recovers(self, driver: Driver) -> list[str]:
         """What is wrong on the copy once the reconciler and workers have done what they can."""
@@ -131,7 +161,7 @@ class Injector:
         """The same choices once more, on the half-done journal; whatever it answers."""
         clone = self._clone(driver, refill=False)
         try:
-            getattr(clone, move)()
+            clone.play(move)
         except Broken:
             pass
 
@@ -156,6 +186,7 @@ class Injector:
     def _ends(self, before: Seen) -> Iterator[str]:
         fleet = self.probe
         outcomes = {id: job.outcomes() for id, job in fleet.look().jobs.items()}
+        calls = Counter({id: job.number("uc") for id, job in fleet.look().jobs.items()})
         called: Counter[str] = Counter()
         for tenant in TENANTS:
             fleet.run(fleet.journal.set_tenant(tenant, tokens_per_day=0))
@@ -183,6 +214,7 @@ class Injector:
                         yield f"{claim.lease} is answered and was called again"
                         return
                     called[claim.lease] += 1
+                    calls[claim.job] += not claim.is_turn
                     self._finish(claim, job)
         for id, job in fleet.look().jobs.items():
             if job.state in OPEN:
@@ -191,6 +223,8 @@ class Injector:
             for step, outcome in outcomes.get(id, {}).items():
                 if job.fields.get(f"o{step}") != outcome:
                     yield f"{id}/{step} had an outcome, and has another one"
+            if job.number("uc") != calls[id]:
+                yield f"{id} counts {job.number('uc')} calls, and {calls[id]} were answered"
         for id in before.jobs.keys() - fleet.look().jobs.keys():
             yield f"{id} is lost"
         for claimed, times in called.items():
@@ -225,6 +259,17 @@ class Injector:
             fleet.run(send_commit(fleet.journal, claim, b"j{}", True, (1, 1, 1, 0), None, end, True))
 
 
+def used(job: JobSeen) -> tuple[int, ...]:
+    """What a job has used: tokens in and out, calls, micro-money."""
+    return tuple(job.number(field) for field in ("up", "uo", "uc", "um"))
+
+
+def spends(seen: Seen, tenant: str, day: int) -> tuple[int, int]:
+    """What a tenant has spent on a day: tokens, micro-money."""
+    of_day = seen.hashes["spend"].get(f"{tenant}:{day}", {})
+    return int(of_day.get("tok", 0)), int(of_day.get("mic", 0))
+
+
 def inject(
     driver: Driver, injector: Injector, *, moves: int, cases: int, every: int = 1, most: int = 10**6
 ) -> Iterator[Case]:
@@ -238,9 +283,11 @@ def inject(
         most: writes of one verb that are tried.
     """
     tried: Counter[str] = Counter()
+    for tenant in TENANTS:  # what it spends counts from then on
+        driver.run(driver.journal.set_tenant(tenant, tokens_per_day=10**9))
     for _ in range(moves):
         move = driver.next_move()
-        if tried[move] < cases:
+        if tried[move] < cases and move not in NOT_BROKEN:
             driver.look()
             k = 1 + driver.random.randrange(every)
             nth = 0

@@ -221,7 +221,7 @@ class Model:
                 self.count(plan, number, member not in self.jobs or self.jobs[member].state != "done")
 
     def admit(self, id: str) -> bool:
-        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired."""
+        """The job's turn in its plan has come. True where it ends with that, or had ended, left, expired."""
         job = self.jobs.get(id)
         if job is None or job.state != "waiting":
             return True

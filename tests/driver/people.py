@@ -63,7 +63,10 @@ class People(Producers):
         id = self.random.choice(waiting) if waiting and self.random.random() < 0.4 else self.some_job(*OPEN)
         if id is None:
             return
-        name = self.random.choice(SIGNALS)
+        self.send(id, self.random.choice(SIGNALS))
+
+    def send(self, id: str, name: str) -> None:
+        """… mostly a new one, sometimes one that was sent before."""
         self.texts += 1
         sent = self.random.choice([f"s{self.texts}", *list(self.model.jobs[id].sent)[-1:]])
         self.say(f"signal {id} {name} {sent}")
@@ -84,8 +87,11 @@ class People(Producers):
 
     def retry(self) -> None:
         """Go on from where it failed: what is answered stays so, what was dropped runs, failures may."""
-        if (id := self.some_job("failed", "cancelled")) is None:
-            return
+        if (id := self.some_job("failed", "cancelled")) is not None:
+            self.retry_this(id)
+
+    def retry_this(self, id: str) -> None:
+        """… whichever it is."""
         job = self.model.jobs[id]
         failed = [n for n, s in enumerate(job.steps) if s.state == "failed"]
         undone = [n for n in failed if self.random.random() < 0.7] if self.random.random() < 0.5 else None

@@ -84,13 +84,12 @@ async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> 
 async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
     steps that wait on each lane."""
-    cursor, found = "0", []
+    cursor, found = "0", await walk(journal)  # (first: it may let held steps in, which reaping counts)
     while True:
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
         if cursor == "0":
-            break
-    return [*found, *await walk(journal)], reaped.ready
+            return found, reaped.ready
 
 
 async def walk(journal: Journal) -> list[tuple[str, str]]:

@@ -292,11 +292,13 @@ class Workers(Producers):
             if self.random.random() < 0.4:
                 self.dead.append(got)
 
-    def release(self, got: Held) -> None:
-        """… with what the provider said, if it is a call."""
+    def release(self, got: Held, *, nothing: bool = False) -> None:
+        """… with what the provider said, if it is a call; ``nothing``: it was not tried, and that counts."""
         claim, R = got.claim, self.random
-        more: dict[str, Any] = {"after": R.choice([0.0, 0.0, 0.5, 30.0])}
-        if claim.kind == Kind.LLM and R.random() < 0.7:
+        more: dict[str, Any] = {"after": 0.0 if nothing else R.choice([0.0, 0.0, 0.5, 30.0])}
+        if nothing:
+            more["counted"] = True
+        elif claim.kind == Kind.LLM and R.random() < 0.7:
             more |= {"failed": True, "refusal": R.choice([None, *REFUSALS])}
             if R.random() < 0.3:
                 to = R.choice([*MODELS])
@@ -345,7 +347,10 @@ class Workers(Producers):
 
     def renew(self) -> None:
         """All that is held, and some that is not any more."""
-        among = [got for got in [*self.held, *self.dead] if self.random.random() < 0.7]
+        self.renew_these([got for got in [*self.held, *self.dead] if self.random.random() < 0.7])
+
+    def renew_these(self, among: list[Held]) -> None:
+        """… and what is lost is mostly taken up again where nobody has it."""
         if not among:
             return
         among = list({got.number: got for got in among}.values())

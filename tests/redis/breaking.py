@@ -10,11 +10,21 @@ import msgspec
 from aios_dist.agents import Budget
 from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import JobState, Outcome
-from aios_dist.journal import NewJob
+from aios_dist.journal import LaneRules, Limits, NewJob, Said, TenantRules
 from aios_dist.policies import Rank
 from tests.redis.conftest import Hand, decides, plan_of, starts
 
 Verb = Callable[[], Awaitable[Any]]
+RULES = Said(
+    models={"small": Limits(2, 5, 100), "big": Limits(1)},
+    tenants={"t2": TenantRules(1000, 2.5, 2.0, 1), "default": TenantRules(weight=0.5)},
+    lanes={"llm": LaneRules("las", 3, "tenant"), "turns": LaneRules()},
+)
+OTHER_RULES = Said(
+    models={"small": Limits(), "big": Limits(1)},
+    tenants={"t2": TenantRules(0, 2.5, 1.0, 0)},
+    lanes={"llm": LaneRules("fifo", 0, "")},
+)
 NESTED = ("fixed", "stop", "a", ("fifo", "stop", "b", "c"), "d")
 
 
@@ -235,6 +245,20 @@ async def set_a_lane(h: Hand) -> Verb:
     return lambda: h.journal.set_lane("llm", policy="las", oldest_every=3)
 
 
+async def say_the_rules(h: Hand) -> Verb:
+    await h.limit(flight=1)
+    await h.submit(starts("j", "a", "b"), starts("k", "b", tenant="t2"))
+    await h.drain()
+    return lambda: h.journal.say(RULES, "file")
+
+
+async def say_other_rules(h: Hand) -> Verb:
+    await h.journal.say(RULES, "file")
+    await h.submit(starts("j", "a", "b", tokens=30), starts("k", "b", tenant="t2", tokens=30))
+    await h.drain()
+    return lambda: h.journal.say(OTHER_RULES, "file")
+
+
 async def rank_strays(h: Hand) -> Verb:
     await h.submit(starts("j", "a", "b", policy="fifo"))
     await h.journal.set_lane("llm", policy="las")
@@ -281,5 +305,6 @@ SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
             signal_before_it_is_waited_for,
         ),
         *(retry, retry_with_what_is_undone, redo, fork, reap, rerank, set_a_lane, rank_strays),
+        *(say_the_rules, say_other_rules),
     )
 }

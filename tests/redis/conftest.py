@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ import pytest_asyncio
 from aios_dist.agents import Budget
 from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.config import FleetConfig
-from aios_dist.errors import FleetUnavailable, ProviderBusy, RateLimited
+from aios_dist.errors import ConfigError, FleetUnavailable, ProviderBusy, RateLimited
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal import (
     Advance,
@@ -613,4 +613,19 @@ def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
     """A server that a test may kill: of the kind that the run uses, with an append-only file."""
     kind = "valkey" if redis_server.kind.startswith("valkey") else "redis"
     with EmbeddedRedis(find_server(kind), {"appendfsync": "always"}).start(appendonly=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def each_server(request: pytest.FixtureRequest, redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
+    """A Redis, then a Valkey: that of this run, and one of the other kind; skipped where that is missing."""
+    kind: Literal["redis", "valkey"] = request.param
+    if redis_server.kind.startswith(kind):
+        yield redis_server
+        return
+    try:
+        binary = find_server(kind)
+    except ConfigError as none:
+        pytest.skip(f"only {redis_server.kind} is installed here, no {kind}: {none}")
+    with EmbeddedRedis(binary) as server:
         yield server

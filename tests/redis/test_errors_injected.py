@@ -15,6 +15,7 @@ import pytest
 from aios_dist.agents import Budget
 from aios_dist.errors import JournalError
 from aios_dist.jobs import JobState, Outcome
+from aios_dist.journal import Claim
 from tests.driver.checks import wrong
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
@@ -23,7 +24,7 @@ from tests.driver.known import MENDS
 from tests.driver.patched import verbs
 from tests.driver.sending import walk
 from tests.redis.breaking import SITUATIONS
-from tests.redis.conftest import Hand, Told, decides
+from tests.redis.conftest import Hand, Told, decides, starts
 
 if TYPE_CHECKING:
     from aios_dist.config import FleetConfig
@@ -38,18 +39,18 @@ ROUNDS = 60
 
 
 @pytest.fixture
-def driver(redis_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Driver]:
+def driver(each_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Driver]:
     """A driver of a small fleet."""
-    fleet = Fleet(redis_server.url, name := fleets.new_name(), MENDS)
-    yield Driver(fleet, random.Random(1), most_open=5)
+    fleet = Fleet(each_server.url, name := fleets.new_name(), MENDS)
+    yield Driver(fleet, random.Random(1), most_open=5, scenes=False)
     fleet.close()
     fleets.names.discard(name)
 
 
 @pytest.fixture
-def injector(redis_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Injector]:
+def injector(each_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Injector]:
     """Where its fleet is copied to."""
-    made = Injector(redis_server.url, name := fleets.new_name(), MENDS)
+    made = Injector(each_server.url, name := fleets.new_name(), MENDS)
     yield made
     made.close()
     fleets.names.discard(name)
@@ -103,6 +104,51 @@ def test_behind_whatever_write_a_verb_breaks_all_is_put_right(fleet: Fleet, situ
             assert not left.one["open"], f"behind write {behind}, these do not end"
             assert before <= left.jobs.keys()
     assert behind > 2
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["sent-again", "never-sent-again"])
+def test_a_call_counts_once_behind_whatever_write_its_commit_breaks(fleet: Fleet, again: bool) -> None:
+    hand = Hand(fleet.journal, fleet.config)
+    claim = fleet.run(_paid_by_a_tenant(hand))
+    fleet.save()
+    seen = []
+    for behind in itertools.count(1):
+        fleet.restore()
+        fleet.fail_behind(behind)
+        try:
+            fleet.run(hand.commit(claim, decision=decides(1, 2, "c"), money=0.25))
+            broke = False
+        except JournalError:
+            broke = True
+        fleet.fail_behind(0)
+        if broke and again:
+            fleet.run(hand.commit(claim, decision=decides(1, 2, "c"), money=0.25))
+        once = again or not broke or "o0" in fleet.look().jobs["j"].fields
+        assert _counted(fleet) == ([3, 2, 1, 250_000, 5, 250_000] if once else [0] * 6), (
+            f"behind write {behind}"
+        )
+        seen.append(once)
+        if not broke:
+            break
+    assert behind > 8
+    assert again or {*seen} == {True, False}
+
+
+async def _paid_by_a_tenant(hand: Hand) -> Claim:
+    await hand.journal.set_tenant("default", tokens_per_day=10**6)
+    await hand.limit(rpm=5)
+    await hand.submit(starts("j", "a", "b"))
+    return await hand.claim()
+
+
+def _counted(fleet: Fleet) -> list[int]:
+    """Of the job: tokens in and out, calls, micro-money; of its tenant: tokens, micro-money."""
+    seen = fleet.look()
+    spent = next(iter(seen.hashes["spend"].values()), {})
+    return [
+        *(seen.jobs["j"].number(field) for field in ("up", "uo", "uc", "um")),
+        *(int(spent.get(field, 0)) for field in ("tok", "mic")),
+    ]
 
 
 def _to_the_end(fleet: Fleet, hand: Hand) -> None:

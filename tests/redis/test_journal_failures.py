@@ -202,6 +202,33 @@ async def test_of_two_holds_the_one_that_lasts_longer_counts(hand: Hand, first: 
     assert await hand.drain() == []
 
 
+@pytest.mark.parametrize("kind", ["hold", "limit", "tenant"])
+async def test_what_is_held_and_nothing_would_let_in_is_let_in_by_the_walk(hand: Hand, kind: str) -> None:
+    if kind == "limit":
+        await hand.limit(flight=1)
+    elif kind == "tenant":
+        await hand.journal.set_tenant("default", max_in_flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    claim = await hand.claim()
+    if kind == "hold":
+        await hand.refuse(claim, hold=30.0)
+    assert await hand.journal.claim("llm", "w1") is None
+    if kind == "hold":  # what would have rung is lost
+        await hand.redis("ZREM", hand.keys.timers, "model:small/!")
+        await hand.redis("HSET", hand.keys.model("small"), "hold", 1)
+        await hand.redis("HSET", hand.keys.model("small"), "win", 0)
+    else:
+        await hand.redis("ZREM", hand.keys.timers, "model:small/!", "model:@default/!")
+        held = hand.keys.inflight("small" if kind == "limit" else "@default")
+        await hand.redis("ZREM", held, claim.lease)
+    await hand.journal.walk(cursor="/")
+    let_in = await hand.claim()
+    assert let_in.job == "b"
+    await hand.finish(let_in)
+    if kind != "hold":  # as it was
+        await hand.redis("ZADD", held, claim.started_us, claim.lease)
+
+
 async def test_a_held_step_whose_job_ends_leaves_nothing_behind(hand: Hand) -> None:
     await hand.submit(starts("a", "x"), starts("b", "x"))
     await hand.refuse(await hand.claim())

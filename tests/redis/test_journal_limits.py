@@ -436,7 +436,7 @@ async def test_claims_at_the_same_instant_keep_to_the_limit(hand: Hand) -> None:
     assert sum(c is not None for c in got) == 3
 
 
-async def test_a_step_under_other_rules_and_one_that_is_held_do_not_fetch_each_other_for_ever(
+async def test_a_stray_and_a_held_step_do_not_fetch_each_other_for_ever(
     hand: Hand,
 ) -> None:
     await hand.journal.set_lane("llm", policy="priority", oldest_every=2)

@@ -2,28 +2,27 @@
 
 The moves, the model and what is looked at are in ``tests/driver``. Here hypothesis chooses them, so that what
 it finds is made short; ``python -m tests.driver`` runs the same for minutes. ``MACHINE_EXAMPLES=300`` looks
-for longer.
+for longer. Each runs on Redis and on Valkey, where both are installed.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from aios_dist.errors import ConfigError
-from aios_dist.local.redis_server import EmbeddedRedis, find_server
-from tests.driver.driver import WEIGHTS, Driver
+from tests.driver.driver import WITH_SCENES, Driver
 from tests.driver.fleet import Fleet
 from tests.driver.known import MENDS
 
 if TYPE_CHECKING:
+    from aios_dist.local.redis_server import EmbeddedRedis
     from tests.conftest import Fleets
 
 
@@ -65,7 +64,7 @@ def _rule(move: str) -> Callable[..., None]:
 
 
 # Hypothesis takes each rule as often as any other: those that make jobs go on are there several times.
-for move, weight in WEIGHTS.items():
+for move, weight in WITH_SCENES.items():
     for nth in range(max(1, round(weight / 5))):
         setattr(Machine, f"{move}_{nth}", _rule(move))
 
@@ -94,36 +93,20 @@ def _run(server: EmbeddedRedis, fleets: Fleets, examples: int) -> None:
         fleets.names.difference_update(names)
 
 
-@pytest.fixture(scope="module")
-def other_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
-    """The kind of server that this run does not use (Redis or Valkey), where it is installed."""
-    kind: Literal["redis", "valkey"] = "redis" if redis_server.kind.startswith("valkey") else "valkey"
-    try:
-        binary = find_server(kind)
-    except ConfigError as none:
-        pytest.skip(str(none))
-    with EmbeddedRedis(binary) as server:
-        yield server
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_whatever_happens_in_whatever_order_the_invariants_hold_and_all_jobs_end(
-    redis_server: EmbeddedRedis, fleets: Fleets
+    each_server: EmbeddedRedis, fleets: Fleets
 ) -> None:
-    _run(redis_server, fleets, 25)
+    _run(each_server, fleets, 12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_long_life_of_a_fleet_keeps_to_the_design(
-    redis_server: EmbeddedRedis, fleets: Fleets, seed: int
+    each_server: EmbeddedRedis, fleets: Fleets, seed: int
 ) -> None:
-    live(redis_server, fleets, seed, 200)
-
-
-def test_so_does_one_on_the_other_kind_of_server(other_server: EmbeddedRedis, fleets: Fleets) -> None:
-    live(other_server, fleets, 100, 200)
+    live(each_server, fleets, seed + 100 * each_server.kind.startswith("valkey"), 200)
 
 
 def live(server: EmbeddedRedis, fleets: Fleets, seed: int, moves: int) -> None:

@@ -67,13 +67,27 @@ local mend_plan
 
 local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
 
--- Puts a job right; gives a list of what was wrong, its plan, and its state. `touched`: a verb broke over it, so what
+-- Whether a packed head is of a step that has its outcome, and waits nowhere: most of those that the slow walk meets, which
+-- need not be unpacked. (A lease that such a step has left ends by itself.) The state is the third entry, behind two short texts.
+local function over(packed)
+  if not packed or string.byte(packed, 1) ~= 220 then return false end
+  local at = 4
+  for _ = 1, 2 do
+    local size = (string.byte(packed, at) or 0) - 160   -- a text of up to 31 bytes
+    if size < 0 or size > 31 then return false end
+    at = at + size + 1
+  end
+  local state = string.sub(packed, at + 1, at + (string.byte(packed, at) or 0) - 160)
+  return state == 'done' or state == 'failed'
+end
+
+-- Puts a job right; gives a list of what was wrong, its plan, its state, and how many steps it has. `touched`: a verb broke over it, so what
 -- stands on shelves is put there anew. An error that is {corrupt = why}: its own record cannot be read; any other is
 -- not the job's.
 local function mend(job, touched)
   local k, wrong = key('job', job), {}
   local function corrupt(why) error({ corrupt = why }) end
-  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht')
+  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who')
   if f.err then corrupt('its record is no hash') end
   if not f[1] or f[5] then   -- never written whole, or expired
     if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
@@ -83,22 +97,28 @@ local function mend(job, touched)
   local state, count = f[1], tonumber(f[2])
   if not JOB_STATES[state] then corrupt('there is no state ' .. string.sub(state, 1, 20)) end
   if not count or (f[3] and not tonumber(f[3])) then corrupt('the count of its steps or outcomes is no number') end
-  if count > redis.call('HLEN', k) then corrupt('it has not as many steps as it says') end
+  if count > MOST_AT_ONCE and count > redis.call('HLEN', k) then corrupt('it has not as many steps as it says') end
   if not f[6] then corrupt('what its program has seen is not known') end
+  whos[job] = f[8] or nil
   local heads = {}
-  local function read(step)
-    heads[step] = head(job, step)
-    if not heads[step] then
-      corrupt('the head of step ' .. step .. ' cannot be read')
-    end
+  local function read(step, packed)
+    if not touched and over(packed) then return end
+    local h = unpacked(packed)
+    if not h then corrupt('the head of step ' .. step .. ' cannot be read') end
+    heads[step] = h
   end
-  for step = 0, count - 1 do read(step) end
-  if f[7] then read(TURN) end
+  for from = 0, count - 1, MOST_AT_ONCE do   -- one reply a page: the slow walk comes by every head there is
+    local fields = {}
+    for step = from, math.min(from + MOST_AT_ONCE, count) - 1 do fields[#fields + 1] = 'h' .. step end
+    for at, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do read(from + at - 1, packed) end
+  end
+  if f[7] then read(TURN, f[7]) end
 
   local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
   local open = false
   local function look(step)
     local h = touched and head(job, step) or heads[step]   -- (its order may be another now)
+    if not h then return end
     local s = h[H.state]
     local lease = lease_of(job, step, h)
     if s == 'leased' then
@@ -191,7 +211,7 @@ local function mend(job, touched)
       need_turn(job)
     end
   end
-  return wrong, f[4], state
+  return wrong, f[4], state, count
 end
 
 -- A plan's counts follow from its members' states.

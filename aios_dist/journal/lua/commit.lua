@@ -40,8 +40,10 @@ end
 local function too_late(status)
   if calls > 0 and same then
     mark(A.job)
+    local pay = spending(tenant, prompt + output, micros)
+    on_error = function() if redis.call('HEXISTS', k, sent) == 1 then pay() end end
     redis.call('HSET', k, sent, 1, unpack(used))
-    spend(tenant, prompt + output, micros)
+    pay()
   end
   return { status, version, {}, '' }
 end
@@ -68,8 +70,13 @@ if label and answered and (unknown or began ~= 0) then answers(label, unknown) e
 if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, began, clock()) end   -- before others are let in
 leave(h, A.job, A.step, prompt + output, A.ok == 1)
 if h[H.kind] == 'llm' and h[H.started] > 0 then add_used('us', facts[10], bounded(at - h[H.started])) end
+local pay = calls > 0 and spending(tenant, prompt + output, micros) or function() end
+on_error = function()   -- where the outcome stands, its tenant pays: sent again, it is "mine" and counts no more
+  local now = head(A.job, A.step)
+  if now and now[H.order] > 0 then pay() end
+end
 version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at, used)
-if calls > 0 then spend(tenant, prompt + output, micros) end
+pay()
 if facts[1] == 'paused' then
   redis.call('HSET', k, 'wake', 1)
   return { 'paused', version, tickets, '' }

@@ -51,9 +51,14 @@ local function look_at_plan(plan)
   end
 end
 
+-- So many heads are looked at in one call at the most: it is the steps that take the time.
+local MOST_HEADS = 500
+local heads = 0
+
 -- Gives whether it is done with: a fault that is not the job's own leaves its mark.
 local function look(job, marked_so)
-  local ok, wrong, plan, state = pcall(mend, job, marked_so)
+  local ok, wrong, plan, state, count = pcall(mend, job, marked_so)
+  heads = heads + 1 + (ok and count or 0)
   if ok then
     for _, what in ipairs(wrong) do note(job, what) end
   elseif type(wrong) == 'table' and wrong.corrupt then
@@ -73,17 +78,9 @@ local function look(job, marked_so)
   return true
 end
 
--- So many heads are looked at in one call at the most: it is the steps that take the time.
-local MOST_HEADS = 500
-local heads = 0
-local function enough(job)
-  heads = heads + 1 + bounded(redis.pcall('HGET', key('job', job), 'n') or 0)
-  return heads > MOST_HEADS
-end
-
 for _, job in ipairs(redis.call('ZRANGE', P .. 'dirty', 0, A.page - 1)) do
   if look(job, true) then redis.call('ZREM', P .. 'dirty', job) end
-  if enough(job) then break end
+  if heads > MOST_HEADS then break end
 end
 local cursor, looked = '0', 0
 if string.sub(A.cursor, 1, 1) ~= '/' then
@@ -93,7 +90,7 @@ if string.sub(A.cursor, 1, 1) ~= '/' then
     cursor = jobs[i + 1]
     look(jobs[i], false)
     looked = looked + 1
-    if enough(jobs[i]) and i + 2 < #jobs then
+    if heads > MOST_HEADS and i + 2 < #jobs then
       all = false
       break
     end
