@@ -28,6 +28,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 FOREVER = 1e10
 """Durations and sizes end here (317 years, 10 GB): Redis counts microseconds in doubles."""
 
+MOST = 10**12
+"""The highest limit: what Redis counts stays exact."""
+
 RESERVED_LANES = ("unacked", "unacked_index", "unacked_mutex")
 """Kombu's own keys stand beside the lanes' queues."""
 
@@ -419,20 +422,45 @@ def check_lane(place: str, lane: LaneConfig) -> None:
         )
     if lane.fair not in ("", "tenant"):
         raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {lane.fair!r}.")
-    if lane.oldest_every is not None and not (lane.oldest_every == 0 or 2 <= lane.oldest_every <= 10**6):
+    every = lane.oldest_every
+    if every is not None and not (type(every) is int and (every == 0 or 2 <= every <= 10**6)):
         raise ConfigError(
-            f"{place} oldest_every is 0 (never) or a whole number from 2, not {lane.oldest_every}."
+            f"{place} oldest_every is 0 (never) or a whole number from 2, not {as_written(every)}."
         )
 
 
 def check_tenant(place: str, tenant: TenantConfig) -> None:
     """Raises ConfigError: a setting of a tenant that cannot be; ``place`` begins the sentence."""
-    if tenant.tokens_per_day < 0 or not 0 <= tenant.money_per_day < FOREVER:
-        raise ConfigError(f"{place} takes no budget below 0 (0: no limit).")
-    if tenant.max_in_flight < 0:
-        raise ConfigError(f"{place} max_in_flight must be 0 (no limit) or more.")
-    if not 1e-3 <= tenant.weight <= 1e3:
-        raise ConfigError(f"{place} weight must be from 0.001 to 1000, not {tenant.weight:g}.")
+    check_limits(place, tokens_per_day=tenant.tokens_per_day, max_in_flight=tenant.max_in_flight)
+    money, weight = tenant.money_per_day, tenant.weight
+    if not (_is_number(money) and 0 <= money < FOREVER):
+        raise ConfigError(
+            f"{place} money_per_day must be a number from 0 (no limit), not {as_written(money)}."
+        )
+    if not (_is_number(weight) and 1e-3 <= weight <= 1e3):
+        raise ConfigError(f"{place} weight must be from 0.001 to 1000, not {as_written(weight)}.")
+
+
+def check_limits(place: str, **limits: Any) -> None:
+    """Raises ConfigError: one of these cannot be a limit; ``place`` begins the sentence."""
+    for field, value in limits.items():
+        if not (type(value) is int and 0 <= value <= MOST):
+            raise ConfigError(
+                f"{place} {field} must be a whole number from 0 (no limit) to {MOST:,}, "
+                f"not {as_written(value)}."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def as_written(value: Any) -> str:
+    """A setting as a sentence about it shows it."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> None:
@@ -441,9 +469,8 @@ def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> 
         raise ConfigError(f"{place} attempts must be at least 1.")
     if not 0 < model.backoff <= model.backoff_max < FOREVER:
         raise ConfigError(f"{place} backoff must be more than 0 and at most backoff_max.")
-    for field in ("breaker", "max_in_flight", "requests_per_minute", "tokens_per_minute"):
-        if getattr(model, field) < 0:
-            raise ConfigError(f"{place} {field} must be 0 (no limit) or more.")
+    fields = ("breaker", "max_in_flight", "requests_per_minute", "tokens_per_minute")
+    check_limits(place, **{field: getattr(model, field) for field in fields})
     if not 0 <= model.fallback_after < FOREVER:
         raise ConfigError(f"{place} fallback_after must be 0 or more seconds (and finite).")
     for other in model.fallback:

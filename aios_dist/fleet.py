@@ -115,6 +115,9 @@ class AsyncFleet(Steering):
     async def submit_plan(self, plan: Plan, id: str | None = None) -> AsyncPlan:
         """Submit jobs with an order between them, all or none.
 
+        A big plan goes in slices, so that nobody waits for it; nobody sees any of it before it is all there,
+        and its first members run while later ones are admitted.
+
         Args:
             plan: made by ``fifo``, ``fixed`` or ``hybrid``.
             id: the plan's id; the same id with the same jobs twice is the same plan.
@@ -136,10 +139,10 @@ class AsyncFleet(Steering):
             msgspec.structs.replace(job, node=node, place=place)
             for job, node, place in zip(await self._new_jobs(specs, ids), nodes, layout.places, strict=True)
         ]
-        done = await self._endings.ask(functools.partial(self.journal.submit, jobs, layout))
+        submit = functools.partial(self.journal.submit, jobs, layout, told=self._publish)
+        done = await self._endings.ask(submit)
         if done.status == "conflict":
             raise _conflict(done.conflict, plan=name)
-        await self._publish(done.tickets)
         return AsyncPlan(self._lines, name, [AsyncJob(self._lines, id) for id in ids])
 
     async def extend_plan(self, plan: str, specs: Iterable[JobSpec]) -> list[AsyncJob]:
@@ -155,14 +158,13 @@ class AsyncFleet(Steering):
         if len(set(ids)) < len(ids):
             raise InvalidInput("The same job id comes twice; ids are unique.")
         await self._ready(wanted)
-        done = await self.journal.extend(plan, await self._new_jobs(wanted, ids))
+        done = await self.journal.extend(plan, await self._new_jobs(wanted, ids), told=self._publish)
         if done.status == "unknown":
             raise UnknownName(f"There is no plan {plan!r}.")
         if done.status == "stopped":
             raise InvalidInput(f"Plan {plan!r} has stopped after a failure and takes no more jobs.")
         if done.status == "conflict":
             raise _conflict(done.conflict)
-        await self._publish(done.tickets)
         return [AsyncJob(self._lines, id) for id in ids]
 
     async def _spec(

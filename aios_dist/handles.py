@@ -27,7 +27,7 @@ from aios_dist.errors import (
     from_record,
 )
 from aios_dist.jobs import JobState, Outcome, Step, decode
-from aios_dist.journal import Event, JobView, Journal, Ticket
+from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
 from aios_dist.journal.journal import MOST_SIGNALS
 from aios_dist.journal.records import random_name
@@ -213,9 +213,7 @@ class AsyncJob:
             undone = None
             if history.view.state.ended:  # in a thread: an agent's program is users' code
                 undone = await asyncio.to_thread(turns.undone, history)
-            status, tickets = await journal.retry(
-                self.id, basis=history.basis, undone=undone, deadline=history.record.deadline
-            )
+            status, tickets = await journal.retry(self.id, basis=history.basis, undone=undone)
         await self._lines.publish(tickets)
         return self._known(status) == "running"
 
@@ -292,7 +290,15 @@ class AsyncPlan(list[AsyncJob]):
 
     async def state(self) -> str:
         """``running``, ``done`` or ``failed``."""
-        return (await self._lines.journal.plan(self.id)).state
+        return (await self.view()).state
+
+    async def view(self) -> PlanView:
+        """The plan as it stands: its state, and how far it is.
+
+        Raises:
+            UnknownName: no such plan (any more).
+        """
+        return await self._lines.journal.plan(self.id)
 
     async def extend_with(self, specs: Iterable[JobSpec]) -> list[AsyncJob]:
         """Add jobs at the tail; see :meth:`aios_dist.AsyncFleet.extend_plan`."""

@@ -53,17 +53,20 @@ class Shape(msgspec.Struct, frozen=True):
     links: list[tuple[int, int, str]]
     places: list[tuple[int, int, int, int] | None] = []
 
-    def plain(self) -> dict[str, Any]:
-        """As the journal's verbs take it."""
-        return {
-            "id": self.id,
-            "nodes": [
-                {"mode": mode, "parent": parent, "children": count, "on_failure": on_failure}
-                for mode, parent, count, on_failure in self.nodes
-            ],
-            "links": [{"node": node, "k": place, "child": child} for node, place, child in self.links],
-            "places": list(self.places[0][2:]) if self.places and self.places[0] else [],
-        }
+    def plain_nodes(self) -> list[dict[str, Any]]:
+        """The nodes as the journal's verbs take them."""
+        return [
+            {"mode": mode, "parent": parent, "children": count, "on_failure": on_failure}
+            for mode, parent, count, on_failure in self.nodes
+        ]
+
+    def plain_places(self) -> list[int]:
+        """Of an agent-first root: how many places and jobs it has; else empty."""
+        return list(self.places[0][2:]) if self.places and self.places[0] else []
+
+    def plain_links(self) -> list[dict[str, Any]]:
+        """The links likewise."""
+        return [{"node": node, "k": place, "child": child} for node, place, child in self.links]
 
 
 def fifo(jobs: Iterable[JobSpec | Plan], *, on_failure: OnFailure = "continue") -> Plan:

@@ -8,7 +8,7 @@ import msgspec
 
 from aios_dist import policies
 from aios_dist.broker import depth_commands
-from aios_dist.config import NAME, Config, LaneConfig, TenantConfig, check_lane, check_tenant
+from aios_dist.config import NAME, Config, LaneConfig, check_lane
 from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.journal import DeadLetter, Journal, LaneRules, Registry, TenantView
 
@@ -18,7 +18,8 @@ class LaneView(msgspec.Struct, frozen=True):
 
     Attributes:
         rules: who goes first.
-        tenants: waiting steps by tenant, where the lane is shared.
+        tenants: waiting steps by tenant, where the lane is shared: of the hundred that are served next.
+        tenant_count: how many tenants wait.
     """
 
     name: str
@@ -28,6 +29,7 @@ class LaneView(msgspec.Struct, frozen=True):
     workers: int
     rules: LaneRules = LaneRules()
     tenants: dict[str, int] = {}
+    tenant_count: int = 0
 
 
 class Steering:
@@ -61,6 +63,7 @@ class Steering:
                 workers=sum(name in w.lanes for w in registry.workers),
                 rules=rules[name],
                 tenants=waiting[name].tenants,
+                tenant_count=waiting[name].tenant_count,
             )
             for name, depth in zip(names, depths, strict=True)
         ]
@@ -138,13 +141,6 @@ class Steering:
         """
         if not NAME.fullmatch(name):
             raise InvalidInput(f"Tenant {name!r} must be letters, digits and . _ : - (at most 128).")
-        wanted = TenantConfig(
-            tokens_per_day=tokens_per_day or 0,
-            money_per_day=money_per_day or 0.0,
-            max_in_flight=max_in_flight or 0,
-            weight=1.0 if weight is None else weight,
-        )
-        check_tenant(f"Tenant {name!r}:", wanted)
         await self.journal.set_tenant(
             name,
             weight=weight,

@@ -16,7 +16,7 @@ from aios_dist.errors import FleetUnavailable
 from aios_dist.fleet import AsyncFleet
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
-from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, Registry, TenantView
+from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
 from aios_dist.plans import Plan
 from aios_dist.steering import LaneView
 
@@ -316,8 +316,12 @@ class PlanJobs(list[Job]):
 
     def state(self) -> str:
         """``running``, ``done`` or ``failed``."""
+        return self.view().state
+
+    def view(self) -> PlanView:
+        """The plan as it stands: its state, and how far it is; see :meth:`aios_dist.AsyncPlan.view`."""
         loop, fleet = self._fleet._on
-        return loop.run(fleet.journal.plan(self.id)).state
+        return loop.run(fleet.journal.plan(self.id))
 
     def extend_with(self, specs: Iterable[JobSpec]) -> list[Job]:
         """Add jobs at the tail; see :meth:`AsyncFleet.extend_plan`."""

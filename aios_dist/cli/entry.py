@@ -25,6 +25,7 @@ COMMANDS = {
     "flower": ("aios_dist.cli.flower", "flower", "Run Flower, the web page of the fleet."),
     "submit": ("aios_dist.cli.submit", "submit", "Submit an agent, prompts, or a plan from a file."),
     "job": ("aios_dist.cli.groups", "job", "Look at jobs, wait for them, steer them."),
+    "plan": ("aios_dist.cli.groups", "plan", "How far plans are."),
     "dead": ("aios_dist.cli.groups", "dead", "Steps that were given up: look at them, retry, drop."),
     "model": ("aios_dist.cli.groups", "model", "Limits of the models over the whole fleet."),
     "lane": ("aios_dist.cli.groups", "lane", "Who goes first on each lane: policies and shares."),

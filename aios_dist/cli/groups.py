@@ -51,6 +51,14 @@ job = _group(
     },
 )
 
+plan = _group(
+    "plan",
+    "How far plans are.",
+    {
+        "show": ("aios_dist.cli.plan_commands", "show", "One plan: its state, members admitted and ended."),
+    },
+)
+
 dead = _group(
     "dead",
     "Steps that were given up because they lost their worker each time.",

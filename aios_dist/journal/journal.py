@@ -10,7 +10,7 @@ import msgspec
 from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
-from aios_dist.jobs import Kind, Outcome, digest, encode
+from aios_dist.jobs import Kind, Outcome, encode
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
@@ -18,23 +18,20 @@ from aios_dist.journal.records import (
     Advance,
     Claim,
     Decision,
-    NewJob,
     Nothing,
     Reaped,
     Refusal,
-    Submitted,
     Ticket,
     Walked,
-    birth_of,
     bounded,
     budget_facts,
     micros,
-    pack_record,
     random_name,
+    tickets_of,
     unpack_record,
 )
+from aios_dist.journal.submitting import Submitting
 from aios_dist.journal.views import DeadLetter, WorkerInfo
-from aios_dist.plans import Shape
 
 SLEPT = encode(Outcome())
 LATE = encode(Outcome.failed(DeadlineExceeded("The job had not ended within its deadline.")))
@@ -59,39 +56,10 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Ordering, Office):
+class Journal(Reading, Ordering, Office, Submitting):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
-
-    async def submit(
-        self, jobs: Sequence[NewJob], plan: Shape | None = None, then: Sequence[tuple[Any, ...]] = ()
-    ) -> Submitted:
-        """Create jobs, and the plan between them, all or nothing. ``then``: commands sent along.
-
-        Raises:
-            FleetUnavailable: nothing was written, or the answer was lost: submit again, with the same ids.
-        """
-        plain = [_plain(job) for job in jobs]
-        whole = digest(msgspec.json.encode([plan, [job["dig"] for job in plain]])) if plan else ""
-        status, tickets, detail = await self._run(
-            "submit",
-            *then,
-            jobs=plain,
-            plan={**plan.plain(), "dig": whole} if plan else None,
-        )
-        state = status.decode()
-        if state == "conflict":
-            return Submitted(state, [], conflict=detail.decode())
-        return Submitted(state, _tickets(tickets), new=[d == b"new" for d in detail])
-
-    async def extend(self, plan: str, jobs: Sequence[NewJob]) -> Submitted:
-        """Add jobs at the tail of a plan; ``unknown`` and ``stopped`` are possible answers too."""
-        status, *rest = await self._run("extend", plan=plan, jobs=[_plain(job) for job in jobs])
-        state = status.decode()
-        if state == "conflict":
-            return Submitted(state, [], conflict=rest[0].decode())
-        return Submitted(state, _tickets(rest[0]) if rest else [])
 
     async def take(
         self,
@@ -128,7 +96,7 @@ class Journal(Reading, Ordering, Office):
             budget_outcome=SPENT,
         )
         if not got:
-            return Nothing(_tickets(flat), elsewhere=why == b"others", again=why == b"more")
+            return Nothing(tickets_of(flat), elsewhere=why == b"others", again=why == b"more")
         (
             job,
             (
@@ -165,7 +133,7 @@ class Journal(Reading, Ordering, Office):
             started_us=int(started),
             tries=tries,
             served=int(served) / 1e6,
-            tickets=_tickets(flat),
+            tickets=tickets_of(flat),
             token=token,
             basis=basis.decode(),
             digest=dig.decode(),
@@ -224,7 +192,7 @@ class Journal(Reading, Ordering, Office):
             turn_here=int(turn_here),
             grace_us=int(self.config.reconcile * 1e6),
         )
-        return Advance(got[0].decode(), got[1], _tickets(got[2]), got[3].decode())
+        return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
 
     async def advance(
         self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
@@ -238,7 +206,7 @@ class Journal(Reading, Ordering, Office):
             decision=decision.plain(),
             token=token,
         )
-        return Advance(got[0].decode(), got[1], _tickets(got[2]), got[3].decode())
+        return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
 
     async def release(
         self,
@@ -277,7 +245,7 @@ class Journal(Reading, Ordering, Office):
             dead_outcome=HANDED_BACK,
             due_us=int(self.config.reconcile * 1e6),
         )
-        return _tickets(tickets)
+        return tickets_of(tickets)
 
     async def renew(self, leases: Iterable[str]) -> set[str]:
         """Renew all leases of a worker in one round trip; those that are lost come back."""
@@ -312,7 +280,7 @@ class Journal(Reading, Ordering, Office):
     async def cancel(self, job: str) -> tuple[str, list[Ticket]]:
         """End a job; ``cancelled``, ``unknown``, or ``ended`` when it had ended before."""
         status, tickets = await self._run("cancel", job=job)
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def pause(self, job: str, reason: str = "asked for") -> str:
         """Stop a running job where it is; ``paused``, ``unknown``, or the state that forbids it."""
@@ -322,7 +290,7 @@ class Journal(Reading, Ordering, Office):
     async def resume(self, job: str, budget: Budget | None = None) -> tuple[str, list[Ticket]]:
         """Let a paused job go on; ``running``, ``unknown``, or the state that forbids it."""
         status, tickets = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def signal(
         self, job: str, name: str, outcome: Outcome, id: str | None = None
@@ -332,18 +300,17 @@ class Journal(Reading, Ordering, Office):
         status, tickets = await self._run(
             "signal", job=job, name=name, id=id or random_name(), outcome=encode(outcome), most=MOST_SIGNALS
         )
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def retry(
-        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None, deadline: float | None = None
+        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None
     ) -> tuple[str, list[Ticket]]:
-        """Let a job that failed or was cancelled go on.
+        """Let a job that failed or was cancelled go on. A deadline counts anew; its plan is left.
 
         Args:
             job: its id.
             basis, undone: where the caller has replayed the program: what it had seen, and the steps whose
                 failure it has not gone on from; None lets a worker find out.
-            deadline: seconds from now, of a job that has one.
 
         Returns:
             ``running``, ``unknown``, ``stale`` (replay again), or the state that forbids it.
@@ -354,19 +321,18 @@ class Journal(Reading, Ordering, Office):
             salt=random_name(),
             basis=basis,
             undone=None if undone is None else list(undone),
-            deadline_us=int(deadline * 1e6) if deadline else 0,
         )
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def redo(self, job: str, basis: str, undone: Sequence[int]) -> tuple[str, list[Ticket]]:
         """In the turn that a retry asks for: the steps to run again. See ``redo.lua`` for the answers."""
         status, tickets = await self._run("redo", job=job, basis=basis, undone=list(undone))
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def fork(self, job: str, new: str, step: int) -> tuple[str, list[Ticket]]:
         """A new job with another's history before ``step``; ``new``, or why not (see ``fork.lua``)."""
         status, tickets = await self._run("fork", job=job, new=new, step=step, birth=random_name())
-        return status.decode(), _tickets(tickets)
+        return status.decode(), tickets_of(tickets)
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Steps that were given up, newest first."""
@@ -434,34 +400,6 @@ class Journal(Reading, Ordering, Office):
         await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
 
 
-def _plain(job: NewJob) -> dict[str, Any]:
-    record = job.record
-    facts = ["who", f"{record.tenant}|{record.agent}", *budget_facts(job.budget)]
-    if job.priority:
-        facts += ["pr", job.priority]
-    if record.deadline is not None:
-        facts += ["dl", f"{record.deadline:g}"]
-    if record.expected_steps is not None:
-        facts += ["xs", record.expected_steps]
-    if job.place is not None:
-        facts += ["pp", "|".join(map(str, job.place))]
-    return {
-        "id": job.id,
-        "birth": birth_of(record),
-        "rec": pack_record(record),
-        "dig": record.digest(),
-        "decision": job.decision.plain() if job.decision else None,
-        "parent": job.node,
-        "facts": facts,
-        "deadline_us": int(record.deadline * 1e6) if record.deadline else 0,
-    }
-
-
 def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:
     text = [part.decode("utf-8", "replace") for part in flat]
     return list(zip(text[::2], text[1::2], strict=True))
-
-
-def _tickets(flat: list[bytes]) -> list[Ticket]:
-    text = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
-    return [Ticket(*text[i : i + 3]) for i in range(0, len(text), 3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from aios_dist.config import TenantConfig, check_limits, check_tenant
 from aios_dist.jobs import Kind
 from aios_dist.journal.access import Access
 from aios_dist.journal.records import Said, Stray, TenantRules, as_text, micros
@@ -97,7 +98,17 @@ class Ordering(Access):
         return {name: _past(runs) for name, runs in zip(names, found, strict=True) if runs}
 
     async def set_limits(self, model: str, limits: Limits) -> None:
-        """The limits of a model, for the whole fleet, from now on, set by hand: all of them."""
+        """The limits of a model, for the whole fleet, from now on, set by hand: all of them.
+
+        Raises:
+            ConfigError: one that cannot be.
+        """
+        check_limits(
+            f"Model {model!r}:",
+            max_in_flight=limits.in_flight,
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+        )
         await self.say(Said(models={model: limits}), "hand")
 
     async def set_tenant(
@@ -109,7 +120,19 @@ class Ordering(Access):
         weight: float | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None: as it is."""
+        """What a tenant may spend on a day and gets of lanes, by hand; 0: no limit, None: as it is.
+
+        Raises:
+            ConfigError: a setting that cannot be.
+        """
+        given: dict[str, Any] = {
+            "tokens_per_day": tokens_per_day,
+            "money_per_day": money_per_day,
+            "weight": weight,
+            "max_in_flight": max_in_flight,
+        }
+        wanted = TenantConfig(**{field: value for field, value in given.items() if value is not None})
+        check_tenant(f"Tenant {tenant!r}:", wanted)
         rules = TenantRules(tokens_per_day, money_per_day, weight, max_in_flight)
         await self.say(Said(tenants={tenant: rules}), "hand")
 
@@ -147,7 +170,7 @@ class Ordering(Access):
             ("HKEYS", key) for key in (self.keys.registry, *map(self.keys.share, lanes))
         )
         given = {name.decode().removeprefix("tenant/") for name in registry if name.startswith(b"tenant/")}
-        return given | {name.decode() for names in shares for name in names} - {"!"}
+        return given | {name.decode() for names in shares for name in names} - {"!", "!m"}
 
     async def tenant_views(self, tenants: Sequence[str], lanes: Sequence[str]) -> list[TenantView]:
         """Limits, shares and today's spending of each tenant."""
@@ -156,16 +179,19 @@ class Ordering(Access):
         views = []
         for tenant in tenants:
             own = f"@{tenant}"
-            (tok, mic, w), (most,), busy, held, spent, *counters = await self._gather(
+            (tok, mic, w), (most,), busy, spent, *rest = await self._gather(
                 [
                     ("HMGET", self.keys.tenant(tenant), "l_tok", "l_mic", "w"),
                     ("HMGET", self.keys.model(own), "l_if"),
                     ("ZCARD", self.keys.inflight(own)),
-                    ("ZCARD", self.keys.held(own)),
                     ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
                     *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
+                    ("ZCARD", self.keys.held(own)),
+                    ("HGET", self.keys.waits, f"held:{own}"),
                 ]
             )
+            *counters, alone, by_lane = rest
+            held = alone + int(by_lane or 0)
             views.append(
                 TenantView(
                     name=tenant,

@@ -34,6 +34,11 @@ from aios_dist.journal.views import (
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "half"),
 )
+MOST_PAGES = 50
+"""Pages that a list looks through where what it meets is not there yet."""
+MOST_TENANTS = 100
+"""Tenants of a lane that are named with their steps, where nobody asks for others."""
+
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
 
@@ -84,8 +89,25 @@ class Reading(Access):
 
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
-        found = await self._gather(("HMGET", self.keys.job(j), *VIEWED) for j in jobs)
+        found = await self._seen(jobs, VIEWED)
         return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
+
+    async def _seen(self, jobs: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
+        """Fields of jobs; none of those that nobody sees yet. ``fields`` has ``half`` and ``pl``.
+
+        A job of a plan that is submitted in slices points to what is to be whole: where that is, it is.
+        """
+        half, plan = fields.index("half"), fields.index("pl")
+        found = await self._gather(("HMGET", self.keys.job(job), *fields) for job in jobs)
+        parts = {(f[plan].decode(), f[half]) for f in found if f[half] not in (None, b"1") and f[plan]}
+        wanted = sorted(parts)
+        states = await self._gather(("HMGET", self.keys.plan(p), "st", part) for p, part in wanted)
+        there = {part for part, (state, left) in zip(wanted, states, strict=True) if state and not left}
+        for f in found:
+            if f[half] is not None:
+                seen = f[plan] is not None and (f[plan].decode(), f[half]) in there
+                f[:] = [None if k == half else value if seen else None for k, value in enumerate(f)]
+        return found
 
     async def state(self, job: str) -> tuple[JobState, bytes]:
         """The job's state and its encoded result.
@@ -94,7 +116,7 @@ class Reading(Access):
             UnknownName: no such job.
             JournalError: its record cannot be read.
         """
-        state, result = await self.connection.command("HMGET", self.keys.job(job), "st", "res")
+        ((state, result, *_),) = await self._seen([job], ("st", "res", "half", "pl"))
         if state is None:
             raise self._no_job(job)
         try:
@@ -109,9 +131,8 @@ class Reading(Access):
     async def states(self, jobs: Sequence[str]) -> list[JobState | None]:
         """The state of each job; None for an id that is unknown or expired, or whose record cannot be read:
         :meth:`state` says which."""
-        found = await self._gather(("HGET", self.keys.job(j), "st") for j in jobs)
         known = {state.value.encode(): state for state in JobState}
-        return [known.get(state) for state in found]
+        return [known.get(state or b"") for state, *_ in await self._seen(jobs, ("st", "half", "pl"))]
 
     async def load(self, job: str) -> History:
         """All of a job.
@@ -120,7 +141,10 @@ class Reading(Access):
             UnknownName: no such job.
         """
         facts = _mapping(await self.connection.command("HGETALL", self.keys.job(job)))
-        if b"st" not in facts or b"half" in facts:
+        if b"half" in facts:
+            ((state, *_),) = await self._seen([job], ("st", "half", "pl"))
+            facts = {} if state is None else {f: v for f, v in facts.items() if f != b"half"}
+        if b"st" not in facts:
             raise self._no_job(job)
         try:
             view = _view(job, [facts.get(f.encode()) for f in VIEWED])
@@ -153,36 +177,55 @@ class Reading(Access):
         Raises:
             UnknownName: no such plan.
         """
-        state = await self.connection.command("HGET", self.keys.plan(plan), "st")
-        if state is None:
+        facts = await self.connection.command(
+            "HMGET", self.keys.plan(plan), "st", "half", "all", "far", "todo", "now"
+        )
+        state, half, jobs, far, todo, now = facts
+        if state is None or half:
             raise UnknownName(f"There is no plan {plan!r}.")
-        return PlanView(plan, state.decode())
+        if jobs is None:  # of a release that did not count
+            return PlanView(plan, state.decode())
+        admitted, ended, dropped = (int(n) for n in (far or b"0|0|0").split(b"|"))
+        return PlanView(plan, state.decode(), int(jobs), admitted, ended, dropped, bool(todo or now))
 
     async def list_jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
         """Jobs, newest first: open ones, ended ones, or (None) both."""
-        ids: list[bytes] = []
+        views: list[JobView] = []
         for wanted, key in ((False, self.keys.open), (True, self.keys.ended)):
             if ended in (None, wanted):
-                ids += await self.connection.command("ZRANGE", key, 0, limit - 1, "REV")
-        found = await self._gather(
-            ("HMGET", self.keys.job(i.decode("utf-8", "replace")), *VIEWED) for i in ids
-        )
-        views = []
-        for id, facts in zip(ids, found, strict=True):
-            try:
-                view = _view(id.decode("utf-8", "replace"), facts)
-            except JournalError:
-                continue  # `doctor` names it
-            if view is not None:
-                views.append(view)
+                views += await self._listed(key, limit)
         return sorted(views, key=lambda v: -v.submitted_at)[:limit]
 
-    async def waiting(self, lanes: Sequence[str]) -> dict[str, LaneCount]:
-        """The steps that wait on each lane, also by tenant where it is shared."""
-        found = await self._run("counts", lanes=list(lanes))
+    async def _listed(self, key: str, limit: int) -> list[JobView]:
+        """The newest jobs of a set that can be seen: those of a plan that is being submitted cannot."""
+        views: list[JobView] = []
+        for page in range(MOST_PAGES):
+            names = await self.connection.command("ZRANGE", key, page * limit, (page + 1) * limit - 1, "REV")
+            ids = [name.decode("utf-8", "replace") for name in names]
+            for id, facts in zip(ids, await self._seen(ids, VIEWED), strict=True):
+                try:
+                    view = _view(id, facts)
+                except JournalError:
+                    continue  # `doctor` names it
+                if view is not None:
+                    views.append(view)
+            if len(views) >= limit or len(ids) < limit:
+                break
+        return views[:limit]
+
+    async def waiting(
+        self, lanes: Sequence[str], *, first: int = 0, most: int = MOST_TENANTS
+    ) -> dict[str, LaneCount]:
+        """The steps that wait on each lane, also by tenant where it is shared.
+
+        Args:
+            lanes: their names.
+            first, most: so many tenants from that place on are named; the one that is served next has place 0.
+        """
+        found = await self._run("counts", lanes=list(lanes), first=first, most=most)
         return {
-            lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)})
-            for lane, (count, by) in zip(lanes, found, strict=True)
+            lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)}, tenants)
+            for lane, (count, by, tenants) in zip(lanes, found, strict=True)
         }
 
     async def needs(self, lanes: Sequence[str]) -> list[Need]:
@@ -193,17 +236,16 @@ class Reading(Access):
         found = []
         for lane, name in pairs:
             shelf = f"?{name}"
-            alone, tenants, until = await self._gather(
+            alone, shared, until = await self._gather(
                 [
                     ("ZCARD", self.keys.held(shelf)),
-                    ("ZRANGE", self.keys.held_by(shelf), 0, -1),
+                    ("HGET", self.keys.waits, f"held:{shelf}"),
                     ("ZSCORE", self.keys.serving, name),
                 ]
             )
-            shared = await self._gather(("ZCARD", self.keys.held(f"{shelf}|{t.decode()}")) for t in tenants)
             served = until is not None and float(until) / 1e6 > now
-            if alone + sum(shared):
-                found.append(Need(lane, name, alone + sum(shared), served))
+            if count := alone + int(shared or 0):
+                found.append(Need(lane, name, count, served))
         return found
 
     async def repairs(self) -> Repairs:
@@ -225,18 +267,15 @@ class Reading(Access):
         keys = self.keys
         sets = {"open": keys.open, "leased": keys.leases, "timed": keys.timers}
         sizes = await self._gather(("ZCARD", key) for key in sets.values())
-        waiting = await self.waiting(lanes)
+        waiting = await self.waiting(lanes, most=0)
         ready = {f"ready:{lane}": count.ready for lane, count in waiting.items()}
         return dict(zip(sets, sizes, strict=True)) | ready
 
     async def model_views(self, models: Sequence[str]) -> list[ModelView]:
         """Limits, holds and calls of each model, over the whole fleet."""
         keys, now = self.keys, await self.now()
-        shared = await self._gather(("ZRANGE", keys.held_by(model), 0, -1) for model in models)
-        held = [
-            sum(await self._gather(("ZCARD", keys.held(f"{model}|{t.decode()}")) for t in tenants))
-            for model, tenants in zip(models, shared, strict=True)
-        ]
+        shared = await self._gather(("HGET", keys.waits, f"held:{model}") for model in models)
+        held = [int(count or 0) for count in shared]
         commands: list[tuple[Any, ...]] = []
         for model in models:
             commands += [

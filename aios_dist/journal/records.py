@@ -318,3 +318,9 @@ def pack_record(record: JobRecord) -> bytes:
 def unpack_record(data: bytes) -> JobRecord:
     """The record that :func:`pack_record` made."""
     return decode(data[DIGEST:], JobRecord)
+
+
+def tickets_of(flat: list[Any]) -> list[Ticket]:
+    """Tickets from a verb's answer: lane, job, step, lane, job, step, …"""
+    text = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
+    return [Ticket(*text[i : i + 3]) for i in range(0, len(text), 3)]

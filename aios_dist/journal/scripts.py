@@ -21,16 +21,16 @@ VERBS = (
     *("submit", "extend", "claim", "commit", "advance", "release", "renew", "regain", "reap", "walk"),
     *("cancel", "pause", "resume", "signal", "retry", "redo", "fork"),
     *("rerank", "lane", "rules", "strays", "counts", "events"),
-    *("office", "shift", "tickets", "publish"),
+    *("plans", "office", "shift", "tickets", "publish"),
 )
 
 PARTS = {
     "": ("_lib", "_order"),
     "lib": ("_lib",),
-    "limits": ("_lib", "_order", "_limits", "_plan", "_mend"),
-    "plan": ("_lib", "_order", "_limits", "_plan", "_mend"),
-    "rules": ("_lib", "_order", "_limits", "_plan", "_mend", "_rules"),
-    "new": ("_lib", "_order", "_limits", "_plan", "_mend", "_new"),
+    "limits": ("_lib", "_order", "_limits", "_plan", "_members", "_mend"),
+    "plan": ("_lib", "_order", "_limits", "_plan", "_members", "_mend"),
+    "rules": ("_lib", "_order", "_limits", "_plan", "_members", "_mend", "_rules"),
+    "new": ("_lib", "_order", "_limits", "_plan", "_members", "_mend", "_new"),
 }
 """What stands before a verb that includes it."""
 

@@ -170,10 +170,12 @@ class LaneRules(msgspec.Struct, frozen=True):
 
 
 class LaneCount(msgspec.Struct, frozen=True):
-    """Steps that wait on a lane, all of them and by tenant (empty where the lane is not shared)."""
+    """Steps that wait on a lane: all of them, of the tenants that were asked for (none where the lane is not
+    shared), and how many tenants wait."""
 
     ready: int
     tenants: dict[str, int] = {}
+    tenant_count: int = 0
 
 
 class TenantView(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,10 +226,24 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanView(msgspec.Struct, frozen=True):
-    """A plan as it stands: ``running``, ``done`` or ``failed``."""
+    """A plan as it stands.
+
+    Attributes:
+        state: ``running``, ``done`` or ``failed``.
+        jobs: all that it has; None in this and the next three: it is of a release that did not count.
+        admitted: jobs whose turn has come, those that were cancelled before it included.
+        ended: those of them that have ended.
+        dropped: jobs that will have no turn, after a failure.
+        at_work: members are being admitted or dropped at this moment.
+    """
 
     id: str
     state: str
+    jobs: int | None = None
+    admitted: int | None = None
+    ended: int | None = None
+    dropped: int | None = None
+    at_work: bool = False
 
 
 REQUESTS: dict[Kind, type[Any]] = {

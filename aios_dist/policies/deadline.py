@@ -13,7 +13,7 @@ NO_DEADLINE_US = 1e15
 
 
 def deadline(step: Waiting) -> Rank:
-    """The job's deadline on Redis' clock. Jobs without one can starve: use ``oldest_every``."""
+    """The job's deadline on Redis' clock, anew from a retry. Those without one can starve."""
     if step.deadline is None:
         return Rank(base=NO_DEADLINE_US)
     return Rank(base=step.deadline * SECOND_US, since="submitted")

@@ -46,22 +46,30 @@ class Control:
         leases: what the worker holds.
         worker: the worker's id, as steps name it.
         new_rules: told of lanes whose rules have changed; of none where nobody has listened for a while.
+        busy_plan: told that a plan has members left to admit or to drop.
 
     Attributes:
         dropped: the messages that were no valid ones.
     """
 
     def __init__(
-        self, journal: Journal, leases: Leases, worker: str, new_rules: Callable[..., Awaitable[None]]
+        self,
+        journal: Journal,
+        leases: Leases,
+        worker: str,
+        new_rules: Callable[..., Awaitable[None]],
+        busy_plan: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._leases = leases
         self._worker = worker
         self._new_rules = new_rules
+        self._busy_plan = busy_plan
         self._quiet_s = max(1.0, journal.config.redis_timeout)
         self._words: dict[str, Callable[[str, str, str], Awaitable[None]]] = {
             "drop": self._drop,
             "lane": self._lane,
+            "plan": self._plan,
         }
         self._lanes: set[str] = set()
         self._reading: asyncio.Task[None] | None = None
@@ -146,6 +154,9 @@ class Control:
             self._lanes.add(lane)
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().create_task(self._read_rules())
+
+    async def _plan(self, _plan: str, _step: str, _worker: str) -> None:
+        self._busy_plan()
 
     async def _read_rules(self) -> None:
         try:

@@ -32,6 +32,9 @@ PAGE = 200
 MOST_PAGES = 50
 """Calls in one pass."""
 
+MOST_SLICES = 100
+"""Of plans, some milliseconds of Redis each, in one pass."""
+
 WALK_S = 1500.0
 """In this time every open job is looked at, whether a broken verb has left it aside."""
 
@@ -162,6 +165,8 @@ class Reconciler:
         pause = self._period
         with self._part("reap"):
             pause = min(pause, await self._reap())
+        with self._part("plans"):
+            await self._go_on_with_plans()
         with self._part("walk"):
             await self._walk()
         with self._part("tickets"):
@@ -213,6 +218,18 @@ class Reconciler:
         if reaped.next_s is None:
             return self._period
         return max(SOONEST_S, reaped.next_s - await self._journal.now())
+
+    async def _go_on_with_plans(self) -> None:
+        """Members that no verb has come to yet are admitted or dropped; what nobody submits further goes."""
+        if not self._office.mine:
+            return
+        for _ in range(MOST_SLICES):
+            _, tickets, more = await self._journal.go_on()
+            commands = self._tickets.commands(tickets)
+            await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
+            if not more:
+                return
+        self.look_again(0.0)
 
     async def _walk(self) -> None:
         """What broken verbs have left: what is marked at once, all open jobs within ``WALK_S``."""

@@ -150,7 +150,9 @@ class Runtime:
         )
         self._users = [self._tools, self._threads, self._closing]
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
-        self.control = Control(self.journal, self.leases, self.id, self._new_rules)
+        self.control = Control(
+            self.journal, self.leases, self.id, self._new_rules, reconciler.look_again_in_office
+        )
         for ask in (
             self._rules.write,
             self._announce,

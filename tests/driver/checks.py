@@ -33,12 +33,15 @@ STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
 
 def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
     """All that is wrong. ``gone``: ids of jobs, and leases, that are not there; what counts them may be."""
+    counted = [*of_counts(seen)]
     seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,
+        *counted,
         *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
         *of_places(seen),
         *of_shelves(seen),
+        *of_let_in(seen),
         *of_shares(seen),
         *of_leases(seen),
         *of_models(seen),
@@ -50,7 +53,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
 def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     """Its counts are what they count, its steps are in states that its own allows, something moves it."""
     state, n, v = job.state, job.number("n"), job.number("v")
-    if "half" in job.fields:
+    if "half" in job.fields and not pointed(seen, job):
         yield f"{id} is half written"
     if state not in OPEN | ENDED:
         yield f"{id}: state {state!r}"
@@ -85,6 +88,15 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
         yield f"{id}: {state}, and the time to live of its events is {seen.ttl[f'ev:{id}']} ms"
     if state in ENDED and "t1" not in job.fields:
         yield f"{id}: {state}, without a time of its end"
+
+
+def pointed(seen: Seen, job: JobSeen) -> bool:
+    """It belongs to a plan that is there, or that somebody is submitting: then nobody sees either."""
+    plan, half = job.text("pl"), job.text("half")
+    if half == "1" or plan not in seen.plans:
+        return False
+    name = plan if half == "half" else f"{plan}/{half[1:]}"
+    return not seen.plans[plan].get(half) or name in seen.one["plans"]
 
 
 def fits(state: str, step: str, h: Head) -> bool:
@@ -143,7 +155,7 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
             wanted = first[1:] in seen.sets["wanted"].get(h.lane, ())
             return first[1:] == need and wanted and compartment in ("", job.tenant)
         if first == f"@{job.tenant}":
-            return not compartment
+            return compartment in ("", h.lane)
         return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
     return True
 
@@ -182,11 +194,53 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
 
 
+def of_counts(seen: Seen) -> Iterator[str]:
+    """How many steps stand in tenants' sets is counted."""
+    sums: dict[str, int] = defaultdict(int)
+    for kind in ("ready", "held"):
+        for name, members in seen.sets[kind].items():
+            shelf, part, _ = name.partition("|")
+            sums[f"{kind}:{shelf}"] += len(members) if part else 0
+    says = {field: int(count) for field, count in seen.hashes["waits"].get("", {}).items() if field != "!"}
+    if {f: n for f, n in says.items() if n} != {f: n for f, n in sums.items() if n}:
+        yield f"counted are {says}, there wait {dict(sums)}"
+
+
+def of_let_in(seen: Seen) -> Iterator[str]:
+    """What was let in stands on its lane; where a limit of calls has room, nothing is held by it."""
+    places, count = seen.places(), defaultdict(int)
+    for name, members in seen.sets["in"].items():
+        lane, _, limit = name.partition("|")
+        for m, rank in members.items():
+            id, _, step = m.rpartition("/")
+            h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
+            stands = [kind for kind, where in places.get(m, []) if where.partition("|")[0] == lane]
+            if h is None or stands not in (["ready"], ["stray"]):
+                yield f"{m} counts as let in to {lane}, and stands in {places.get(m)}"
+            elif limit not in (h.label, f"@{seen.jobs[id].tenant}") or rank != float(h.rank):
+                yield f"{m} ({h}) counts by {rank} as let in to {lane} by {limit}"
+        count[lane, limit] = len(members)
+    for shelf, members in seen.sets["held"].items():
+        limit = shelf.partition("|")[0]
+        most, now = seen.model(limit, "l_if"), seen.now
+        other = [f for f in ("l_rpm", "l_tpm", "win") if seen.model(limit, f)]
+        again = seen.one["timers"].get(f"model:{limit}/!", now + 1)
+        if limit[0] == "?" or not most or other or seen.model(limit, "hold") > now or again <= now:
+            continue
+        busy = len(seen.sets["inflight"].get(limit, ()))
+        lanes = {seen.jobs[m.rpartition("/")[0]].heads[m.rpartition("/")[2]].lane for m in members}
+        for lane in lanes:
+            if busy + count[lane, limit] < most and limit not in seen.swept:
+                yield f"{limit} holds {sorted(members)}, and has room: {busy} + {count[lane, limit]} of {most:.0f}"
+
+
 def of_shares(seen: Seen) -> Iterator[str]:
     """Where tenants wait by what they have been charged, none is ahead of it."""
     for lane, tenants in seen.sets["readyby"].items():
         yield from ahead(seen, f"readyby:{lane}", lane, tenants)
     for model, tenants in seen.sets["heldby"].items():
+        if model[0] not in "?@":  # on a scale of its own
+            continue
         lane = seen.hashes["model"].get(model, {}).get("ln", b"").decode()
         yield from ahead(seen, f"heldby:{model}", lane, tenants)
 
@@ -312,24 +366,47 @@ def of_a_plan(seen: Seen, id: str, fields: dict[str, bytes]) -> Iterator[str]:
     def children(i: str) -> list[str]:
         return [fields[f"c{i}.{k}"].decode() for k in range(int(nodes[i][2]))]
 
-    for i, (mode, _parent, count, ended, admitted, *_) in nodes.items():
+    at_work = bool(fields.get("todo") or fields.get("now"))
+    if (at_work or bool(fields.get("half"))) != (id in seen.one["plans"]):
+        yield f"plan {id} has {fields.get('todo')!r} to do, in `plans`: {id in seen.one['plans']}"
+    if fields.get("now"):
+        yield f"plan {id} is left at {fields['now']!r}"
+    if fields.get("half"):
+        return  # what stands of it, nobody sees
+    begun_nodes, over, rest = {"0"}, 0, ["0"]
+    while rest:  # (of an extension that is half there, nothing is under the root)
+        inner = [c[1:] for c in children(rest.pop()) if c[0] == "n"]
+        begun_nodes |= {*inner}
+        rest += inner
+    for i in sorted(begun_nodes):
+        mode, _parent, count, ended, admitted, *_ = nodes[i]
         members = children(i)
+        over += i != "0" and ended == count
         if not 0 <= ended <= admitted <= count:
             yield f"plan {id}, node {i}: {ended} ended of {admitted} admitted of {count}"
         if late := [c for c in members[:admitted] if not begun(c)]:
             yield f"plan {id}, node {i}: {admitted} admitted, and {late} wait"
         if early := [c for c in members[admitted:] if begun(c) and not left(c)]:
             yield f"plan {id}, node {i}: {admitted} admitted, and {early} run"
-        if (gone := sum(left(c) for c in members[:admitted])) != ended:
+        if (gone := sum(left(c) for c in members[:admitted])) != ended and not at_work:
             yield f"plan {id}, node {i}: {ended} ended, by its members {gone}: {members}"
         if mode == "fixed" and admitted - ended > 1:
             yield f"plan {id}, node {i}: {admitted - ended} members of a fixed order at once"
     root = nodes["0"]
     state = fields["st"].decode()
-    if (state == "running") != (root[3] < root[2]):
+    if (state == "running") != (root[3] < root[2]) and not at_work:
         yield f"plan {id} is {state}, {root[3]} of {root[2]} members have ended"
     if (state == "running") != (seen.ttl[f"plan:{id}"] == -1):
         yield f"plan {id} is {state}, and its time to live is {seen.ttl[f'plan:{id}']} ms"
+    far = [int(n) for n in fields.get("far", b"0|0|0").split(b"|")]
+    ends = sum(nodes[i][3] for i in begun_nodes) - over
+    if far[1] + far[2] != ends and not at_work:
+        yield f"plan {id}: {far} admitted, ended, dropped, by its nodes {ends} have ended"
+    jobs = sum(c[0] == "j" for i in begun_nodes for c in children(i))
+    if int(fields["all"]) != jobs:
+        yield f"plan {id}: of {fields['all']!r} jobs, there are {jobs}"
+    if not far[1] <= far[0] <= jobs:
+        yield f"plan {id}: {far} admitted, ended, dropped of {jobs}"
 
 
 def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) -> Iterator[str]:
@@ -366,7 +443,8 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
             if other.attempt < h.attempt:
                 yield f"{id}/{step}: attempt {h.attempt} became {other.attempt}"
             begun = h.state not in ("pending", "dropped")
-            if begun and not moved and (other.rank, other.ready) != (h.rank, h.ready):
+            ranked = other.rank == h.rank or other.lane != h.lane  # (another lane may be in another round)
+            if begun and not moved and not (ranked and other.ready == h.ready):
                 yield f"{id}/{step}: its rank was {h.rank} and is {other.rank}"
         was_events, now_events = before.events.get(id, []), after.events.get(id, [])
         if now_events[: len(was_events)] != was_events:

@@ -14,7 +14,7 @@ from tests.driver.fleet import Fleet
 from tests.driver.known import FENCED
 from tests.driver.model import Model, differences
 from tests.driver.seen import Seen
-from tests.driver.sending import MODELS, RANKS, set_limits
+from tests.driver.sending import MODELS, RANKS, go_on, set_limits
 
 TENANTS = ("t0", "t1", "t2", "t3")
 
@@ -181,7 +181,10 @@ class Core:
     def run(self, verb: Any) -> Any:
         """A verb."""
         self.model.now = self.fleet.now
-        return self.fleet.run(verb)
+        answer = self.fleet.run(verb)
+        if self.fleet.client.exists(f"{self.fleet.prefix}plans") and not self.lenient:
+            self.fleet.run(go_on(self.journal))  # as the reconciler is woken to do
+        return answer
 
     def twice(self) -> bool:
         """The answer was lost: the same is sent again."""

@@ -217,13 +217,14 @@ class Model:
                 inner = self.plans[plan][member]
                 if inner.ended == len(inner.members):
                     self.count(plan, number, inner.failed)
-            elif self.admit(member):
-                self.count(plan, number, member not in self.jobs or self.jobs[member].state != "done")
+            elif self.admit(plan, member):
+                job = self.jobs.get(member)
+                self.count(plan, number, job is None or job.plan != plan or job.state != "done")
 
-    def admit(self, id: str) -> bool:
-        """The job's turn in its plan has come. True where it ends with that, or had ended, left, expired."""
+    def admit(self, plan: str, id: str) -> bool:
+        """The job's turn in its plan has come. True when it ends with that, had ended, left or expired."""
         job = self.jobs.get(id)
-        if job is None or job.state != "waiting":
+        if job is None or job.plan != plan or job.state != "waiting":
             return True
         job.state = "running"
         if job.ends:
@@ -251,7 +252,7 @@ class Model:
         if isinstance(member, int):
             for inner in self.plans[plan][member].members:
                 self.drop(plan, inner)
-        elif member in self.jobs and self.jobs[member].state == "waiting":
+        elif member in self.jobs and self.jobs[member].plan == plan and self.jobs[member].state == "waiting":
             self.end(member, "cancelled", silent=True)
 
     def member_ended(self, plan: str, number: int, failed: bool) -> None:

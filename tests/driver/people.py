@@ -107,7 +107,7 @@ class People(Producers):
                 if not stale:
                     self.again.add(id)
                     self.model.retry(id, None if undone is None else set(undone))
-            verb = self.journal.retry(id, basis=basis, undone=undone, deadline=job.deadline)
+            verb = self.journal.retry(id, basis=basis, undone=undone)
             self.expect(self.run(verb)[0], want)
 
     def fork(self) -> None:

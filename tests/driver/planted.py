@@ -23,18 +23,16 @@ SCENES_FROM = 24
 """Seeds from this one on are of drivers that play scenes too: what chance finds is found without them."""
 
 BUGS: tuple[Change, ...] = (
-    Change("a step is put on no lane", "_order", """  redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
-""", """  if h[H.order] ~= 0 or h[H.attempt] ~= 2 then redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) end
-"""),
+    Change("a step is put on no lane", "_order", """  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0""",
+           """  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0"""),
     Change("what is taken off a shelf stays on it by age", "_order",
            """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
 """, ""),
     Change("a tenant without steps is still among those who wait", "_order",
-           """  if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
-""", ""),
+           """    redis.call('ZREM', key(shelf .. 'by', name), tenant)
+    if string.sub""", """    if string.sub"""),
     Change("a tenant that begins to wait is not noted", "_order",
-           """  if tenant then redis.call('ZADD', key(shelf .. 'by', name), counter(lane, tenant), tenant) end
-""", ""),
+           """  elseif shelf == 'ready' or not scaled(name) then redis""", """  elseif shelf ~= 'ready' and not scaled(name) then redis"""),
     Change("an outdated rank goes on the lane", "_order",
            """  if outdated(h) then
     redis.call('ZADD', key('stray', lane)""", """  if outdated(h) and h[H.attempt] > 0 then
@@ -56,8 +54,8 @@ BUGS: tuple[Change, ...] = (
            """  redis.call('ZREM', key('inflight', model), lease)
   local at =""", """  local at ="""),
     Change("what was held is let in without leaving the held", "_limits",
-           """    take_from('held', model, top, tenant)
-    if h and""", """    if h and"""),
+           """      take_from('held', model, top, part)
+      if h and""", """      if h and"""),
     Change("an estimate stays beside what the call took", "_limits",
            """    redis.call('ZREM', key('window', model), entry)
 """, ""),
@@ -71,7 +69,7 @@ BUGS: tuple[Change, ...] = (
     Change("who holds steps of a lane is not noted", "_limits",
            "  redis.call('ZADD', key('holds', lane), 0, model)\n", ""),
     Change("a tenant's tokens are spent as money", "_limits",
-           "'mic', decimal(number(s[2]) + micros))", "'mic', int(number(s[2]) + tokens))"),
+           "'mic', decimal(number(s[2]) + micros))", "'mic', decimal(number(s[2]) + tokens))"),
     Change("an outcome leaves the lease", "_plan",
            """  redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
 """, ""),
@@ -82,10 +80,16 @@ BUGS: tuple[Change, ...] = (
            "  if not blob or h[H.after] == 0 then return false end"),
     Change("a deadline outlives its job", "_plan", "  redis.call('ZREM', P .. 'deadlines', job)\n", ""),
     Change("an ended job stays open", "_plan", "  redis.call('ZREM', P .. 'open', job)\n", ""),
-    Change("a plan hears twice of a member", "_plan", "facts[1] ~= 'waiting' and not silent then",
-           "not silent then"),
-    Change("a fixed plan admits two at once", "_plan", "v[N.mode] ~= 'fixed' or v[N.ended] == v[N.admitted]",
-           "v[N.mode] ~= 'fixed' or v[N.ended] + 1 >= v[N.admitted]"),
+    Change("a plan hears twice of a member", "_plan", "facts[4] and facts[1] ~= 'waiting' and not silent and about",
+           "facts[4] and not silent and about"),
+    Change("a fixed plan admits two at once", "_members", "v[N.mode] ~= 'fixed' or v[N.ended] == k)",
+           "v[N.mode] ~= 'fixed' or v[N.ended] + 1 >= k)"),
+    Change("a plan that is cut short is left so", "_members", "if redis.call('ZADD', P .. 'plans', int(clock()), plan) == 1 then",
+           "if false then"),
+    Change("what a plan has left to do is forgotten", "_members", "local fields = { 'todo', table.concat(w.todo, ' '),",
+           "local fields = { 'todo', '',"),
+    Change("members that are dropped are not counted", "_members", "    w.far[3] = w.far[3] + 1\n", ""),
+    Change("a group of a plan that has failed runs on", "_members", "      node(w, id)[N.dropped] = 1\n", ""),
     Change("a pause leaves steps on the lane", "_plan", """      set_aside(job, step, h)
       h[H.state] = 'parked'
 """, """      h[H.state] = 'parked'
@@ -106,7 +110,7 @@ BUGS: tuple[Change, ...] = (
     Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == (facts[5] or '') and ", ""),
     Change("prompt tokens are counted as output", "commit", "add_used('up', facts[6], prompt)", "add_used('uo', facts[7], prompt)"),
     Change("a late answer leaves its step on the lane", "commit",
-           "if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end\n", ""),
+           "  set_aside(A.job, A.step, h)\n  let_in_freed()\n", ""),
     Change("a stale decision is taken", "advance",
            "A.decision.basis ~= (facts[4] or '') or ", ""),
     Change("a decision is taken before a retry is judged", "advance", " or facts[5]", ""),
@@ -142,7 +146,7 @@ BUGS: tuple[Change, ...] = (
            "h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0",
            "h[H.started], h[H.worker], h[H.tries], h[H.counted] = 0, '', 0, 0"),
     Change("a fork has no budget", "fork", "{ 'bt', 'bm', 'ob', 'dl', 'xs' }", "{ 'ob', 'dl', 'xs' }"),
-    Change("a retried job has no deadline", "retry", "if A.deadline_us > 0 then", "if false then"),
+    Change("a retried job has no deadline", "retry", "if facts[3] then", "if false then"),
     Change("a retry is the same life", "retry", "'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), ", ""),
     Change("what a retry undoes comes after what stays", "_plan", "      pair[2][H.order] = place\n      change(", "      change("),
     Change("an outcome leaves the proof as it is", "_plan", "'dg', chain(facts[2] or '', came)", "'dg', facts[2] or ''"),
@@ -150,17 +154,24 @@ BUGS: tuple[Change, ...] = (
            "step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))", "step"),
     Change("new steps leave the proof as it is", "_plan", "'n', int(first + i), 'dg', proof, unpack(fields)",
            "'n', int(first + i), unpack(fields)"),
-    Change("an admitted job's answers are not seen", "_plan", "count == 0 or number(facts[6]) > 0", "count == 0"),
+    Change("an admitted job's answers are not seen", "_members", "count == 0 or number(facts[6]) > 0", "count == 0"),
     Change("a mark stays", "_lib", "  if #jobs > 0 then redis.call('ZREM', P .. 'dirty'", "  if #jobs > 1 then redis.call('ZREM', P .. 'dirty'"),
     Change("what others can serve is forgotten", "_limits", "  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)\n", ""),
     Change("a worker gets what it cannot serve", "claim", "if not serves(h, facts) then", "if not serves(h, facts) and h[H.attempt] > 0 then"),
-    Change("what waits for those who can is behind", "claim", "if not top and bring() then top, aged = take_best(A.lane) end", ""),
+    Change("what waits for those who can is behind", "claim", "while not top and looked < 64 and bring() do", "while false do"),
     Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
     Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then add", "if true then redis"),
-    Change("what is ahead of its counter stays there", "_order", "  if amount < 0 and", "  if false and"),
-    Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do",
-           "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do"),
-    Change("a held step that leaves lets nobody in", "_plan", "  elseif by then let_in(by) end", "  end"),
+    Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then redis", "elseif false then redis"),
+    Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do\n    local sets",
+           "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do\n    local sets"),
+    Change("a step is let in beyond the room", "_limits", "      if not yes or room(name, lane) <= 0 then", "      if not yes then"),
+    Change("what was let in and is claimed counts on", "claim", "      redis.call('ZREM', in_set(h[H.lane], name), top)\n", ""),
+    Change("what was let in and goes away counts on", "_order", "  not_in(job, m, h)\n  if redis", "  if redis"),
+    Change("what is let in does not count", "_order", "  for _, name in ipairs(limits) do redis.call('ZADD', in_set", "  for _, name in ipairs({}) do redis.call('ZADD', in_set"),
+    Change("the next is not let in when one goes to others", "claim", "      for _, name in ipairs(limits) do let_in(name) end   -- its room", "      -- its room"),
+    Change("what leaves a tenant's set is still counted", "_order", "  if tenant then count_on(shelf, name, -1) end\n", ""),
+    Change("other rules leave what waits counted", "_rules", "  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)\n", ""),
+    Change("a held step that leaves lets nobody in", "_plan", "  elseif by then freed[by] = true end", "  end"),
     Change("a held step that is overtaken lets nobody in", "_limits", "    if string.sub(by, 1, 1) ~= '?' then let_in(by) end\n", ""),
     Change("a wider limit is seen late", "_limits", "redis.call('ZADD', P .. 'timers', 'LT', int(at),", "redis.call('ZADD', P .. 'timers', int(at),"),
     Change("who reports no usage has taken nothing", "commit", "if unknown and A.digest == h[H.digest] then prompt, output = estimated(h) end\n", ""),
@@ -168,7 +179,7 @@ BUGS: tuple[Change, ...] = (
     Change("an answer that comes too late costs as often as it is sent", "commit", "    redis.call('HSET', k, sent, 1, unpack(used))", "    redis.call('HSET', k, unpack(used))"),
     Change("a tenth of a millionth is nothing", "_lib", "string.format('%.6f', n)", "string.format('%.6f', math.floor(n))"),
     Change("a step goes elsewhere though its model is not on hold", "_limits", "  return left > 0 and (m[2]", "  return left > -1e15 and (m[2]"),
-    Change("a step that goes elsewhere is called for on its old lane", "_limits", "  ticket(lane, job, step)\n  return true", "  return true"),
+    Change("a step that goes elsewhere is called for on its old lane", "_limits", "  if place(job, step, h, kept and not moved) then ticket(lane, job, step) end", "  place(job, step, h, kept and not moved)"),
     Change("a step goes to a fallback that is on hold itself", "_limits", " and number(redis.call('HGET', key('model', model), 'hold')) <= now then", " then"),
     Change("what is held goes elsewhere and stays held", "_limits", "        take_from('held', model, m, tenant)\n        some", "        some"),
     Change("a retry begins where the step went to", "_plan", "      if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
@@ -180,12 +191,13 @@ BUGS: tuple[Change, ...] = (
 """Each would be a fault of the journal's own."""
 
 WHEN_BROKEN: tuple[Change, ...] = (
-    Change("mending puts no step on its lane", "_mend", "          place(job, step, h, true)\n          ticket", "          ticket"),
+    Change("mending puts no step on its lane", "_mend", "if place(job, step, h, true) then ticket(h[H.lane], job, step) end", "ticket(h[H.lane], job, step)"),
     Change("mending leaves steps where a broken verb put them", "_mend", "        off_shelves(job, step, h)\n        if not later", "        if not later"),
-    Change("a new job that is half written stays", "_new", "if stay then whole(job) else throw_away(job) end", "if stay then whole(job) end"),
+    Change("a new job that is half written stays", "_new", "if not stay then throw_away(job)", "if not stay then local _ = job"),
+    Change("a plan that nobody submits further stays", "plans", "if f[3] or abandoned(f[2]) then", "if false then"),
+    Change("what a plan was at is forgotten", "_members", "local what, i, job = string.match(f[2] or '',", "local what, i, job = string.match('',"),
     Change("a job is not marked before it is changed", "_lib", "    redis.call('ZADD', P .. 'dirty', int(clock()), job)\n    began = true\n", ""),
     Change("an end that was not told stays so", "_mend", "if redis.call('PTTL', k) < 0 or", "if false and"),
-    Change("a plan is not counted anew", "_mend", "if ok and plan then ok = pcall(mend_plan, plan) end", ""),
     Change("what was leased and is not is left", "_mend", "        h[H.state] = 'ready'\n        s = 'ready'\n", "        s = 'ready'\n"),
     Change("a broken commit's call is not spent", "commit", "  if now and now[H.order] > 0 then pay() end\n", ""),
     Change("outcomes keep orders with gaps", "_mend", "if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end", ""),
@@ -274,6 +286,10 @@ FOUND_BY: dict[str, int] = {
     "an ended job stays open": 0,
     "a plan hears twice of a member": 1,
     "a fixed plan admits two at once": 0,
+    "a plan that is cut short is left so": 0,
+    "what a plan has left to do is forgotten": 0,
+    "members that are dropped are not counted": 0,
+    "a group of a plan that has failed runs on": 12,
     "a pause leaves steps on the lane": 0,
     "a job's end leaves its turn on the lane": 0,
     "a step is leased without a lease": 0,

@@ -11,7 +11,7 @@ from aios_dist.journal import Decision, NewJob, RankedStep
 from aios_dist.plans import Plan, agent_first, fifo, fixed, shape
 from tests.driver.core import TENANTS, Core
 from tests.driver.seen import OPEN
-from tests.driver.sending import MODELS, RANKS, form, short
+from tests.driver.sending import MODELS, RANKS, form, send_extension, send_plan, short
 
 AGENTS = ("x", "y")
 SIGNALS = ("go", "no")
@@ -162,11 +162,11 @@ class Producers(Core):
             for j, node, place in zip(new, owners, drawn.places, strict=True)
         ]
         self.say(f"plan {drawn.id} {form(tree)} {[short(job) for job in jobs]}")
-        self.expect(self.run(self.journal.submit(jobs, drawn)).status, "new")
+        self.expect(self.run(send_plan(self.journal, jobs, drawn)), "new")
         self.again |= {job.id for job in jobs}
         self.model.submit(jobs, drawn)
         if self.twice():
-            self.expect(self.run(self.journal.submit(jobs, drawn)).status, "same")
+            self.expect(self.run(send_plan(self.journal, jobs, drawn)), "same")
 
     def extend(self) -> None:
         """More jobs for a plan."""
@@ -174,12 +174,14 @@ class Producers(Core):
         if not self.room() or not plans:
             return
         plan = self.random.choice(plans)
-        jobs = [self.newborn(plan)]
+        jobs = [self.newborn(plan) for _ in range(self.random.choice([1, 1, 1, 3]))]
         stopped = self.model.plan_state(plan) == "failed"
         self.say(f"extend {plan} {[short(job) for job in jobs]}")
-        self.expect(self.run(self.journal.extend(plan, jobs)).status, "stopped" if stopped else "extended")
+        self.expect(
+            self.run(send_extension(self.journal, plan, jobs)).status, "stopped" if stopped else "extended"
+        )
         if not stopped:
             self.again |= {job.id for job in jobs}
             self.model.extend(plan, jobs)
             if self.twice():
-                self.expect(self.run(self.journal.extend(plan, jobs)).tickets, [])
+                self.expect(self.run(send_extension(self.journal, plan, jobs)).tickets, [])

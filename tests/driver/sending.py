@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import Kind, Outcome
-from aios_dist.journal import Claim, Decision, Journal, Limits, NewJob, Refusal, Said, Stray
+from aios_dist.journal import Claim, Decision, Journal, Limits, NewJob, Refusal, Said, Stray, submitting
 from aios_dist.journal import journal as verbs
-from aios_dist.plans import Plan
+from aios_dist.journal.records import Submitted
+from aios_dist.plans import Plan, Shape
 from aios_dist.policies import Rank
 from tests.driver.model import MOST_BACK, MOST_SIGNALS
 from tests.driver.seen import Seen
@@ -25,6 +28,31 @@ RANKS = {
     "round-robin": Rank(since="round", group="x"),
     "remaining": Rank(3e6),
 }
+
+
+async def send_plan(journal: Journal, jobs: Sequence[NewJob], shape: Shape) -> str:
+    """A plan's status; it goes in small slices."""
+    with _small():
+        return (await journal.submit(jobs, shape)).status
+
+
+async def send_extension(journal: Journal, plan: str, jobs: Sequence[NewJob]) -> Submitted:
+    """What an extension's answer is; it goes in small slices."""
+    with _small():
+        return await journal.extend(plan, jobs)
+
+
+@contextlib.contextmanager
+def _small() -> Iterator[None]:
+    with mock.patch.multiple(submitting, MOST_STEPS=3, MOST_FIELDS=2):
+        yield
+
+
+async def go_on(journal: Journal) -> None:
+    """Plans that have something left to do go on until they have not."""
+    more = True
+    while more:
+        _, _, more = await journal.go_on()
 
 
 async def send_signal(journal: Journal, id: str, name: str, sent: str) -> str:
@@ -89,6 +117,7 @@ async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, 
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
         if cursor == "0":
+            await go_on(journal)
             return found, reaped.ready
 
 

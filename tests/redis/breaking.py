@@ -12,6 +12,7 @@ from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import JobState, Outcome
 from aios_dist.journal import LaneRules, Limits, NewJob, Said, TenantRules
 from aios_dist.policies import Rank
+from tests.driver.sending import send_extension, send_plan
 from tests.redis.conftest import Hand, decides, plan_of, starts
 
 Verb = Callable[[], Awaitable[Any]]
@@ -39,6 +40,23 @@ async def submit_a_plan(h: Hand) -> Verb:
     return lambda: h.journal.submit(jobs, shape)
 
 
+async def submit_a_plan_in_slices(h: Hand) -> Verb:
+    shape, owners = plan_of("p", NESTED)
+    jobs = [msgspec.structs.replace(starts(id, id), node=n) for id, n in owners.items()]
+    return lambda: send_plan(h.journal, jobs, shape)
+
+
+async def submit_a_plan_in_slices_that_is_refused(h: Hand) -> Verb:
+    await h.submit(starts("c", "other", agent="b"))
+    return await submit_a_plan_in_slices(h)
+
+
+async def extend_in_slices(h: Hand) -> Verb:
+    await h.plan("p", ("fixed", "continue", "a"))
+    await h.finish(await h.claim())
+    return lambda: send_extension(h.journal, "p", [starts(id, "x1") for id in "xyz"])
+
+
 async def extend(h: Hand) -> Verb:
     await h.plan("p", ("fixed", "stop", "a"))
     await h.finish(await h.claim())
@@ -50,15 +68,26 @@ async def extend_one_that_runs(h: Hand) -> Verb:
     return lambda: h.journal.extend("p", [starts("x", "x1", "x2"), starts("y")])
 
 
+async def go_on_with_a_plan(h: Hand) -> Verb:
+    shape, owners = plan_of("p", ("fifo", "stop", ("fixed", "stop", "a", *(f"f{n}" for n in range(48))), "z"))
+    jobs = [
+        starts(id, ends=JobState.FAILED) if id == "f44" else starts(id, ends=JobState.DONE) for id in owners
+    ]
+    jobs = [msgspec.structs.replace(job, node=owners[job.id]) for job in jobs if job.id != "a"]
+    await h.journal.submit([msgspec.structs.replace(starts("a", "x"), node=1), *jobs], shape)
+    await h.finish(await h.claim())
+    return lambda: h.journal.go_on("p")
+
+
 async def claim(h: Hand) -> Verb:
     await h.submit(starts("j", "a", "b"))
     return lambda: h.journal.claim("llm", "w")
 
 
 async def claim_under_every_limit(h: Hand) -> Verb:
+    await h.submit(*_two_tenants())  # they stand on the lane
     await _limits(h)
     await h.journal.set_tenant("default", max_in_flight=2)
-    await h.submit(*_two_tenants())
     await h.claim()
     return lambda: h.journal.claim("llm", "w")
 
@@ -197,7 +226,7 @@ async def signal_before_it_is_waited_for(h: Hand) -> Verb:
 
 async def retry(h: Hand) -> Verb:
     await _failed(h)
-    return lambda: h.journal.retry("j", deadline=1000.0)
+    return lambda: h.journal.retry("j")
 
 
 async def retry_with_what_is_undone(h: Hand) -> Verb:
@@ -305,6 +334,12 @@ SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
             signal_before_it_is_waited_for,
         ),
         *(retry, retry_with_what_is_undone, redo, fork, reap, rerank, set_a_lane, rank_strays),
+        *(
+            go_on_with_a_plan,
+            submit_a_plan_in_slices,
+            submit_a_plan_in_slices_that_is_refused,
+            extend_in_slices,
+        ),
         *(say_the_rules, say_other_rules),
     )
 }

@@ -261,6 +261,14 @@ class Hand:
             await self.finish(claim, JobState.FAILED if claim.job in fails else JobState.DONE)
         return ran
 
+    async def go_on(self) -> list[str]:
+        """Plans that have something left to do go on until they have not; the jobs of the tickets."""
+        jobs, more = [], True
+        while more:
+            _, tickets, more = await self.journal.go_on()
+            jobs += [ticket.job for ticket in tickets]
+        return jobs
+
     async def lapse(self, *claims: Claim) -> None:
         """The leases end now (all of them when none is named); nobody has noticed yet."""
         names = [c.lease for c in claims] or await self.redis("ZRANGE", self.keys.leases, 0, -1)
@@ -555,15 +563,21 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
     wrong: list[str] = []
     nodes = {f[4:]: msgspec.msgpack.decode(v) for f, v in plan.items() if f.startswith("node")}
     members: dict[str, list[str]] = defaultdict(list)
-    for number, node in nodes.items():
-        members[number] = [plan[f"c{number}.{k}"].decode() for k in range(node[2])]
+    if plan.get("half"):
+        return []  # nobody sees any of it
+    rest = ["0"]
+    while rest:  # (what extends it, and is half there, is not under its root)
+        number = rest.pop()
+        members[number] = [plan[f"c{number}.{k}"].decode() for k in range(nodes[number][2])]
+        rest += [child[1:] for child in members[number] if child[0] == "n"]
+    nodes = {number: nodes[number] for number in members}
 
     def under(child: str) -> set[str]:
         """The states of the jobs below a member; an expired one counts as ended."""
         if child[0] == "j":
-            job = jobs.get(child[1:], {"st": b"done", "pl": b""})
-            # One that was retried is its own job from then on: to its plan it has ended.
-            return {job["st"].decode() if "pl" in job else "cancelled"}
+            job = jobs.get(child[1:], {"st": b"done", "pl": id.encode()})
+            # One that was retried is its own job from then on (or another plan's): to this one it has ended.
+            return {job["st"].decode() if job.get("pl") == id.encode() else "cancelled"}
         return set().union(*(under(c) for c in members[child[1:]]))
 
     for number, node in nodes.items():
@@ -579,7 +593,7 @@ def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, byt
                     f"plan {id}, node {number}: member {max(begun)} began before {min(unfinished)} ended"
                 )
     everything = under("n0")
-    if plan["st"] == b"running" and not everything & {"running", "paused"}:
+    if plan["st"] == b"running" and not plan.get("todo") and not everything & {"running", "paused"}:
         wrong.append(f"plan {id} is running and none of its jobs is: {everything}")
     if plan["st"] != b"running" and everything & set(OPEN):
         wrong.append(f"plan {id} is {plan['st']!r} with jobs {everything}")

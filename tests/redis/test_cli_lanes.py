@@ -197,6 +197,24 @@ def test_a_tenant_over_its_calls_in_flight_waits_and_others_do_not(
     assert claimed() == ["a2"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ("tenant", "set", "acme", "--max-in-flight", "9" * 31),
+        ("tenant", "set", "acme", "--money-per-day", "nan"),
+        ("tenant", "set", "acme", "--weight", "nan"),
+        ("tenant", "set", "acme", "--max-in-flight", "2.5"),
+        ("model", "set", "small", "--tokens-per-minute", "9" * 31),
+    ],
+)
+def test_a_rule_that_cannot_be_is_one_line_and_no_traceback(cli: Cli, said: tuple[str, ...]) -> None:
+    refused = cli(*said)
+    assert (refused.code, refused.out) == (2, "")
+    assert "Traceback" not in refused.err
+    assert "aios-dist: " in refused.err or "Error: " in refused.err
+    assert cli("tenant", "list", "--json").json == []
+
+
 def test_a_tenant_that_cannot_be_is_refused(cli: Cli) -> None:
     refused = cli("tenant", "set", "a b", "--weight", "2")
     assert (refused.code, refused.out) == (2, "")
@@ -215,6 +233,29 @@ def test_a_hybrid_plan_of_a_file_admits_its_first_group(
     states = {job["id"]: job["state"] for job in cli("job", "list", "--json").json}
     assert states == {"a": "running", "b": "running", "c": "waiting"}
     assert claimed() == ["a", "b"]
+
+
+def test_a_plan_says_how_far_it_is(cli: Cli, folder: Path) -> None:
+    jobs = [greet("a"), greet("b"), greet("c")]
+    assert cli("submit", "-f", plan_file(folder, order="fixed", id="p", jobs=jobs)).code == 0
+    assert cli("plan", "show", "p").out == "p is running: of 3 jobs 1 admitted, 0 ended\n"
+    cli("job", "cancel", "a")
+    assert (
+        cli("plan", "show", "p").out
+        == "p is failed: of 3 jobs 1 admitted, 1 ended, 2 dropped after a failure\n"
+    )
+    shown = cli("plan", "show", "p", "--json").json
+    assert shown == {
+        "id": "p",
+        "state": "failed",
+        "jobs": 3,
+        "admitted": 1,
+        "ended": 1,
+        "dropped": 2,
+        "at_work": False,
+    }
+    unknown = cli("plan", "show", "nope")
+    assert (unknown.code, unknown.err) == (2, "aios-dist: There is no plan 'nope'.\n")
 
 
 def test_in_an_agent_first_plan_of_a_file_what_stands_first_goes_first(

@@ -49,7 +49,8 @@ class Listener:
         self.lanes: list[tuple[str, ...]] = []
         self.breaks: Exception | None = None
         self.leases = Leases(journal)
-        self.control = Control(journal, self.leases, WORKER, self.new_rules)
+        self.woken: list[bool] = []
+        self.control = Control(journal, self.leases, WORKER, self.new_rules, lambda: self.woken.append(True))
         self._task = asyncio.create_task(self.control.listen())
 
     async def new_rules(self, *lanes: str) -> None:
@@ -95,6 +96,16 @@ async def test_after_any_malformed_message_a_call_can_still_be_stopped(
     said = [r for r in caplog.records if r.name == "aios_dist.control"]
     assert [r.levelno for r in said] == [logging.WARNING], "once a minute"
     assert listener.lanes == [()], "none of them was obeyed"
+
+
+async def test_a_plan_with_members_left_to_drop_wakes_the_reconciler(hand: Hand, listener: Listener) -> None:
+    await hand.plan("p", ("fixed", "stop", "first", *(f"j{n}" for n in range(100))))
+    assert listener.woken == []
+    await hand.journal.cancel("first")
+    await listener.until(lambda: listener.woken)
+    await hand.go_on()
+    assert listener.woken == [True], "once"
+    assert await hand.state("j99") == "cancelled"
 
 
 async def test_an_action_that_breaks_is_logged_and_the_next_is_done(

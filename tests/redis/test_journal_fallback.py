@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aios_dist.errors import RateLimited
+from aios_dist.jobs import Outcome
 from aios_dist.journal import Refusal, Said
 from aios_dist.journal.views import Limits
-from tests.redis.conftest import starts
+from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Hand
@@ -46,8 +47,7 @@ async def names(hand: Hand, lane: str) -> list[str]:
 async def test_a_step_that_a_long_hold_keeps_waiting_goes_to_the_fallback(hand: Hand) -> None:
     await said(hand, *FAR)
     await hold(hand)
-    await hand.submit(starts("a", "x"), starts("b", "x"))
-    got = await hand.journal.take("llm", "w", "token")
+    got = await hand.journal.submit([starts("a", "x"), starts("b", "x")])
     assert {(t.lane, t.job) for t in got.tickets} == {("far", "a"), ("far", "b")}, (
         "somebody is called for them"
     )
@@ -56,6 +56,21 @@ async def test_a_step_that_a_long_hold_keeps_waiting_goes_to_the_fallback(hand: 
     assert facts["l0"] == b"llm|small", "a retry begins at its own"
     (moved,) = [e for e in await hand.journal.events("a") if e.what == "released"]
     assert moved.detail == "small is on hold: goes to big"
+
+
+async def test_the_events_of_a_step_that_goes_elsewhere_are_in_order_and_said_once(hand: Hand) -> None:
+    await said(hand, *FAR)
+    await hold(hand)
+    await hand.submit(starts("a", "x"), starts("b", "signal:go"))
+    claim = (await hand.journal.signal("b", "go", Outcome(value=1)))[1]
+    assert [t.lane for t in claim] == ["turns"]
+    turn = await hand.claim("turns")
+    await hand.journal.advance("b", decides(1, 1, "y"), token=turn.token)
+    await hand.drain()
+    for job in "ab":
+        events = [(e.what, e.detail) for e in await hand.journal.events(job) if e.step == (job == "b")]
+        assert events == [("ready", "small"), ("released", "small is on hold: goes to big")]
+    assert await names(hand, "far") == ["a:big", "b:big"]
 
 
 @pytest.mark.parametrize(("seconds", "after", "goes"), [(30, 60, False), (61, 60, True), (1, 0, True)])
@@ -202,8 +217,8 @@ async def test_a_hand_that_sets_limits_leaves_the_fallback_as_the_file_says(hand
 
 async def test_one_claim_moves_some_and_the_reconciler_the_rest(hand: Hand) -> None:
     await said(hand, *FAR)
-    await hold(hand)
     await hand.submit(*(starts(f"j{i:03}", "x") for i in range(60)))
+    await hold(hand)  # they stand on the lane
     assert await hand.drain() == []
     await hand.look()
     assert len((await hand.by_model("held"))["small"]) == 40

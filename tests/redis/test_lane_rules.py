@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import msgspec
 import pytest
 
+from aios_dist import AsyncFleet
+from aios_dist.config import Config
 from aios_dist.errors import ConfigError
 from aios_dist.journal import Limits, Said, Stray, TenantRules
 from aios_dist.policies import Rank
@@ -177,3 +182,55 @@ async def test_a_plan_that_went_by_rounds_goes_by_its_places_when_it_is_ranked_a
     first = await hand.claim()
     await hand.commit(first, decision=decides(1, 1, "more", policy="fifo"))
     assert await hand.order() == ["a", "b"]
+
+
+# Rules that cannot be -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("max_in_flight", 2.5, "2.5"),
+        ("max_in_flight", True, "True"),
+        ("max_in_flight", -1, "-1"),
+        ("max_in_flight", 10**30, "1000000000000000000000000000000"),
+        ("tokens_per_day", 1.5e6, "1.5e+06"),
+        ("tokens_per_day", float("nan"), "nan"),
+        ("tokens_per_day", "many", "'many'"),
+        ("money_per_day", float("nan"), "nan"),
+        ("money_per_day", -0.5, "-0.5"),
+        ("money_per_day", True, "True"),
+        ("weight", float("nan"), "nan"),
+        ("weight", 0, "0"),
+        ("weight", True, "True"),
+        ("weight", "2", "'2'"),
+    ],
+)
+async def test_a_setting_of_a_tenant_that_cannot_be_is_one_sentence_and_changes_nothing(
+    hand: Hand, field: str, value: Any, shown: str
+) -> None:
+    async with AsyncFleet(Config(fleet=hand.config)) as fleet:
+        with pytest.raises(
+            ConfigError, match=rf"^Tenant 'acme': {field} must be .*, not {re.escape(shown)}\.$"
+        ):
+            await fleet.set_tenant("acme", **{field: value})
+        assert await fleet.tenants() == []
+    assert await hand.whole() == {}
+
+
+@pytest.mark.parametrize("value", [2.5, float("nan"), -1, True, 10**30])
+@pytest.mark.parametrize("field", ["in_flight", "requests_per_minute", "tokens_per_minute"])
+async def test_a_limit_of_a_model_that_cannot_be_is_refused(hand: Hand, field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^Model 'small': \w+ must be a whole number from 0 \(no limit\)"):
+        await hand.journal.set_limits("small", Limits(**{field: value}))
+    assert await hand.whole() == {}
+
+
+@pytest.mark.parametrize("every", [2.5, float("nan"), True, -1, 1, 10**30])
+async def test_no_lane_lets_the_oldest_go_every_so_many_times_that_are_no_number(
+    hand: Hand, every: Any
+) -> None:
+    async with AsyncFleet(Config(fleet=hand.config)) as fleet:
+        with pytest.raises(ConfigError, match=r"oldest_every is 0 \(never\) or a whole number from 2, not "):
+            await fleet.set_lane("llm", oldest_every=every)
+    assert await hand.whole() == {}

@@ -190,7 +190,10 @@ async def test_a_thousand_jobs_that_a_failure_cancels(hand: Hand) -> None:
     ids = [f"j{i:04}" for i in range(1000)]
     await hand.plan("p", ("fixed", "stop", "first", ("fifo", "stop", *ids)))
     assert await hand.run(fails=["first"]) == ["first"]
+    assert await plan_state(hand) == "running"
+    await hand.go_on()
     assert set(await hand.states(*ids[::100])) == {"cancelled"}
+    assert await plan_state(hand) == "failed"
 
 
 # Failures -----------------------------------------------------------------------------------------
@@ -339,6 +342,64 @@ async def test_a_late_answer_of_a_cancelled_member_moves_the_plan_no_further(han
     await hand.journal.cancel("a")
     assert (await hand.commit(claim, decision=decides(1, 1, ends=DONE))).status == "ended"
     assert await hand.states("a", "b", "c") == ["cancelled", "running", "waiting"]
+
+
+# Members that were retried -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retried", ["before its turn", "and done by its turn", "not at all"])
+@pytest.mark.parametrize(
+    ("on_failure", "last", "plan"), [("stop", "cancelled", "failed"), ("continue", "running", "running")]
+)
+async def test_a_member_cancelled_before_its_turn_has_failed_whatever_becomes_of_its_retry(
+    hand: Hand, on_failure: str, last: str, plan: str, retried: str
+) -> None:
+    await hand.plan("p", ("fixed", on_failure, "a", "b", "c"))
+    await hand.journal.cancel("b")
+    a = await hand.claim()
+    if retried != "not at all":
+        await hand.journal.retry("b")
+    if retried == "and done by its turn":
+        await hand.journal.redo("b", (await hand.journal.load("b")).basis, [])
+        await hand.finish(await hand.claim())
+        assert await hand.state("b") == "done"
+    await hand.finish(a)
+    assert await hand.state("c") == last
+    assert await plan_state(hand) == plan
+
+
+async def test_a_retried_member_is_left_alone_when_its_plan_stops(hand: Hand) -> None:
+    await hand.plan("p", ("fixed", "stop", "a", "b", "c"))
+    await hand.journal.cancel("c")
+    await hand.journal.retry("c")
+    await hand.finish(await hand.claim(), FAILED)
+    assert await hand.states("a", "b", "c") == ["failed", "cancelled", "running"]
+    assert await plan_state(hand) == "failed"
+    assert (await hand.journal.load("c")).view.plan is None
+
+
+async def test_an_id_that_another_plan_has_by_now_is_no_member(hand: Hand) -> None:
+    await hand.plan("p", ("fixed", "stop", "a", "b", "c"))
+    await hand.journal.cancel("c")
+    await hand.redis("UNLINK", hand.keys.job("c"), hand.keys.events("c"))
+    await hand.plan("q", ("fixed", "stop", "first", "c"))
+    await hand.finish(await hand.claim(), FAILED)
+    assert await hand.states("b", "c") == ["cancelled", "waiting"]
+
+
+@pytest.mark.parametrize("state", ["running", "done"])
+async def test_the_same_extension_after_a_retry_is_no_conflict(hand: Hand, state: str) -> None:
+    await hand.plan("p", ("fifo", "continue", "a"))
+    more = [starts("b", "x")]
+    await hand.journal.extend("p", more)
+    await hand.journal.cancel("b")
+    await hand.journal.retry("b")
+    if state == "done":
+        await hand.journal.redo("b", (await hand.journal.load("b")).basis, [])
+        await hand.run()
+    again = await hand.journal.extend("p", more)
+    assert (again.status, again.tickets) == ("extended", [])
+    assert (await hand.journal.extend("p", [starts("b", "x", agent="other")])).status == "conflict"
 
 
 # Extending ----------------------------------------------------------------------------------------

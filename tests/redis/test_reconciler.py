@@ -15,11 +15,12 @@ import pytest
 
 from aios_dist.broker import Tickets
 from aios_dist.config import Config
+from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Ticket, WorkerInfo
 from aios_dist.policies import Rank
 from aios_dist.runtime import reconciler
 from aios_dist.runtime.reconciler import MOST_TICKETS, Reconciler
-from tests.redis.conftest import ranked, starts
+from tests.redis.conftest import plan_of, ranked, starts
 
 if TYPE_CHECKING:
     from aios_dist.config import FleetConfig
@@ -84,7 +85,7 @@ async def test_what_is_no_list_of_tickets_is_put_away_and_the_write_before_it_st
     await hand.redis("SET", passes.tickets.key("llm"), "x")
     await hand.submit(starts("j", "x"))
     ticket = passes.tickets.command(Ticket("llm", "j", "0"))
-    assert await hand.journal._run("counts", ticket, lanes=["llm"]) == [[1, []]]
+    assert await hand.journal._run("counts", ticket, lanes=["llm"], first=0, most=0) == [[1, [], 0]]
     await passes.once()
     await passes.once()
     assert await passes.depth() == 1
@@ -230,7 +231,7 @@ async def test_the_next_pass_is_when_something_is_due(hand: Hand, passes: Pass, 
 
 async def test_a_pass_over_nothing_does_nothing(hand: Hand, passes: Pass) -> None:
     await passes.once()
-    assert await hand.whole() == {}
+    assert [*await hand.whole()] == [f"{hand.keys.prefix}lanes"]
     assert await passes.depth() == 0
 
 
@@ -246,3 +247,60 @@ async def test_all_open_jobs_are_looked_at_in_time_however_many_steps_they_have(
     for _ in range(in_passes):
         await passes.reconciler._walk()
     assert await hand.redis("ZSCORE", hand.keys.ready("llm"), last) is not None
+
+
+# Plans that have something left to do -------------------------------------------------------------------
+
+
+async def half_admitted(hand: Hand, count: int = 200) -> None:
+    """A big plan whose producer has died behind its last slice."""
+
+    async def told(_: Sequence[Ticket]) -> None:
+        raise FleetUnavailable("the producer has died")
+
+    layout, owners = plan_of("p", ("fifo", "continue", *(f"j{n:03}" for n in range(count))))
+    with pytest.raises(FleetUnavailable):
+        await hand.journal.submit([starts(id, "x") for id in owners], layout, told=told)
+    assert (await hand.journal.plan("p")).at_work
+
+
+async def test_a_plan_that_its_producer_has_left_is_admitted_in_the_next_pass(
+    hand: Hand, passes: Pass
+) -> None:
+    await half_admitted(hand)
+    await passes.once()
+    assert (await hand.journal.plan("p")).at_work, "that is for the one in office"
+    await passes.reconciler._office.ask("take")
+    await passes.once()
+    view = await hand.journal.plan("p")
+    assert (view.admitted, view.at_work) == (200, False)
+    assert await passes.depth() == 200
+    assert await hand.run(most=200) == [f"j{n:03}" for n in range(200)]
+
+
+async def test_a_pass_admits_some_of_a_plan_and_the_next_comes_at_once(
+    hand: Hand, passes: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "MOST_SLICES", 1)
+    await half_admitted(hand)
+    await passes.reconciler._office.ask("take")
+    await passes.once()
+    assert (await hand.journal.plan("p")).at_work
+    async with asyncio.timeout(20):
+        while (await hand.journal.plan("p")).at_work:  # noqa: ASYNC110  # what it looks at tells nobody
+            await asyncio.sleep(0.01)
+    await passes.reconciler.leave()
+
+
+async def test_a_plan_that_cannot_be_read_keeps_no_other_from_going_on(hand: Hand, passes: Pass) -> None:
+    await half_admitted(hand)
+    layout, owners = plan_of("q", ("fixed", "stop", "first", *(f"q{n}" for n in range(100))))
+    await hand.journal.submit([starts(id, "x") for id in owners], layout)
+    await hand.redis("HSET", hand.keys.plan("p"), "node0", "rubbish")
+    await hand.journal.cancel("first")
+    await passes.reconciler._office.ask("take")
+    for _ in range(3):
+        await passes.once()
+    assert (await hand.journal.plan("q")).state == "failed"
+    assert passes.reconciler.broken["plans"] >= 1
+    await hand.redis("UNLINK", *await hand.redis("KEYS", hand.keys.prefix + "*"))

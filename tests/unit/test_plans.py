@@ -118,13 +118,13 @@ def test_the_shape_of_a_nested_plan() -> None:
         (2, 0, "jc"),
     ]
     assert owners == [0, 1, 2, 0]
-    assert layout.plain()["nodes"][1] == {
+    assert layout.plain_nodes()[1] == {
         "mode": "fifo",
         "parent": 0,
         "children": 2,
         "on_failure": "continue",
     }
-    assert layout.plain()["links"][0].keys() == {"node", "k", "child"}
+    assert layout.plain_links()[0].keys() == {"node", "k", "child"}
 
 
 def test_the_same_group_twice_is_two_groups() -> None:
@@ -156,7 +156,7 @@ def test_each_job_of_an_agent_first_plan_has_a_place() -> None:
 @pytest.mark.parametrize("plan", [fifo([job(), fixed([job()])]), hybrid([[job()], [job()]])])
 def test_jobs_outside_of_agent_first_plans_have_none(plan: Plan) -> None:
     assert places(plan) == [None, None]
-    assert shape(plan, "p", ["a", "b"])[0].plain()["places"] == []
+    assert shape(plan, "p", ["a", "b"])[0].plain_places() == []
 
 
 def test_a_group_shares_a_place_so_that_it_is_a_hybrid_plan_without_idle_slots() -> None:
@@ -187,7 +187,7 @@ def test_agent_first_groups_beside_each_other_count_their_own_places() -> None:
 
 def test_the_places_of_the_whole_plan_go_to_the_journal_with_it() -> None:
     plan = agent_first([fifo([job(), job()]), job()])
-    assert shape(plan, "p", ["a", "b", "c"])[0].plain()["places"] == [2, 3]
+    assert shape(plan, "p", ["a", "b", "c"])[0].plain_places() == [2, 3]
 
 
 plans: st.SearchStrategy[Plan] = st.recursive(

@@ -10,8 +10,10 @@
 --          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them, gi|ID signals that came, who tenant and agent ("tenant|agent"),
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent (both with decimals),
 --          u|TOKEN the usage of an answer that came too late counts: that of this claim
---          dg what the program's state is proven by, see chain below; half: being submitted,
+--          dg what the program's state is proven by, see chain below; half: being submitted, see staged,
 --          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
+--          ta when it was last asked to be retried: what counts from the submission counts from then; of the plan that it belonged to
+--          before,
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
 -- head     see H below; one array, so that a step costs one field
 -- ev:ID    list of the job's events; none while it only waits, see first_events
@@ -132,6 +134,24 @@ end
 -- that is used again, on a Redis that was put back; this does not. BIRTH begins with "d" where the agent is data.
 local function chain(was, what) return string.match(was, '^[^.]*') .. '.' .. string.sub(redis.sha1hex(was .. ' ' .. what), 1, 16) end
 local function basis(job) return redis.call('HGET', key('job', job), 'dg') or '' end
+
+-- What stands in `half` of a job, or of a plan, or in x<DIG> of one: the job is part of something that is not whole yet. It names
+-- what that is: a field of its plan, which is empty or gone when all is there; '1' stands for the job itself.
+-- Gives whether the job is there, else whether it is still to come.
+local function staged(plan, half)
+  if half == '1' or not plan then return false, false end
+  local p = redis.call('HMGET', key('plan', plan), 'st', half)
+  local coming = p[2] and p[2] ~= ''
+  return p[1] and not coming, p[1] and coming
+end
+
+-- A job that nobody sees yet: of a plan that is being submitted.
+local function hidden(job)
+  local f = redis.call('HMGET', key('job', job), 'half', 'pl')
+  if not f[1] then return false end
+  return not (staged(f[2], f[1]))
+end
+
 local function birth_of(dg) return string.match(dg, '^[^.~]*') end
 
 local DIGEST = 24   -- aios_dist.jobs has the same

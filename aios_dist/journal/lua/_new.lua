@@ -1,38 +1,123 @@
--- New jobs, written whole or not at all: shared by submit, extend, fork.
+-- New jobs, written whole or not at all: shared by submit, extend, fork, plans.
 --
--- `half` stands in a job's (or plan's) hash from its first write to its last. What has it is not there for anybody:
--- it is thrown away by the verb that broke, by the next one that submits the same, or by the reconciler (_mend).
+-- `half` stands in a job's hash from its first write to its last. What has it is not there for anybody: it is thrown away by the
+-- verb that broke, by the next one that submits the same, or by the reconciler (_mend). A plan too big for one verb is written in
+-- slices: `half` of it (or x<DIG> of an extension) says when the last came and what stands; its jobs point to that. One write makes
+-- all of it visible. When nothing has come for ABANDONED it is thrown away, in slices too.
 
--- The digest of a job's record; nil where there is none, or only half of one.
-local function known(job)
-  local facts = redis.call('HMGET', key('job', job), 'rec', 'half')
+local ABANDONED = 60000000   -- µs
+local MOST_THROWN = 100      -- members looked at by one verb that throws away
+
+local function numbers(text)
+  local found = {}
+  for n in string.gmatch(text or '', '%d+') do found[#found + 1] = tonumber(n) end
+  return found
+end
+
+local function abandoned(half) return (numbers(half)[1] or 0) <= clock() - ABANDONED end
+local function name_of(plan, field) return field == 'half' and plan or plan .. '/' .. string.sub(field, 2) end
+
+-- A slice stands: `more` are further numbers.
+local function stands(plan, field, items, ...)
+  local parts = { int(clock()), int(items) }
+  for _, n in ipairs({ ... }) do parts[#parts + 1] = int(n) end
+  redis.call('HSET', key('plan', plan), field, table.concat(parts, '|'))
+  redis.call('ZADD', P .. 'plans', int(clock() + ABANDONED), name_of(plan, field))
+end
+
+-- It will not be whole any more: noted, so that nobody goes on with it.
+local function give_back(plan, field)
+  local k = key('plan', plan)
+  if redis.call('HEXISTS', k, field .. '>') == 0 then redis.call('HSET', k, field .. '>', '0|0') end
+  redis.call('ZADD', P .. 'plans', int(clock()), name_of(plan, field))
+end
+
+-- A slice of it is thrown away. Gives whether that was the last.
+local function throw_slice(plan, field)
+  local k = key('plan', plan)
+  give_back(plan, field)
+  local at, own = numbers(redis.call('HGET', k, field .. '>')), numbers(redis.call('HGET', k, field))[3]
+  local i, c = at[1], at[2]
+  local last = own or number(redis.call('HGET', k, 'n')) - 1
+  if own then i = own end
+  local gone = {}
+  for _ = 1, MOST_THROWN do
+    local packed = i <= last and redis.call('HGET', k, 'node' .. int(i))
+    if not packed then
+      if own then redis.call('HDEL', k, 'node' .. int(own), field, field .. '>', unpack(gone))
+      else redis.call('UNLINK', k) end
+      redis.call('ZREM', P .. 'plans', name_of(plan, field))
+      return true
+    end
+    if c >= cmsgpack.unpack(packed)[N.children] then i, c = i + 1, 0
+    else
+      local link = 'c' .. int(i) .. '.' .. int(c)
+      local child = redis.call('HGET', k, link)
+      if child and string.sub(child, 1, 1) == 'j' then
+        local job = string.sub(child, 2)
+        local f = redis.call('HMGET', key('job', job), 'half', 'pl')
+        if f[1] == field and f[2] == plan then throw_away(job) end
+      end
+      if child then gone[#gone + 1] = link end
+      c = c + 1
+    end
+  end
+  redis.call('HSET', k, field .. '>', int(i) .. '|' .. int(c))
+  if own and #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
+  return false
+end
+
+-- The digest of a job's record; nil where there is none, or only half of one. plan, field: what the caller is writing.
+local function known(job, plan, field)
+  local facts = redis.call('HMGET', key('job', job), 'rec', 'half', 'pl')
   if facts[2] then
-    throw_away(job)
-    return nil
+    local there, coming = staged(facts[3], facts[2])
+    if coming and facts[3] == plan and facts[2] == field then coming = false   -- left over by a slice that broke
+    elseif coming then
+      local p = redis.call('HMGET', key('plan', facts[3]), facts[2], facts[2] .. '>')
+      if p[2] or abandoned(p[1]) then
+        give_back(facts[3], facts[2])
+        coming = false
+      end
+    end
+    if not there and not coming then
+      throw_away(job)
+      return nil
+    end
   end
   return facts[1] and string.sub(facts[1], 1, DIGEST)
 end
 
 local created = {}
 
--- The hash of a new job; the caller adds what it asks for, and says `whole` at the end.
-local function create(j, state, more)
+-- The hash of a new job; the caller adds what it asks for, and says `whole` at the end. half: '1', or what it points to.
+local function create(j, state, half, more)
   local at, k = stamp(), key('job', j.id)
   mark(j.id)
   created[#created + 1] = j.id
   redis.call('ZADD', P .. 'open', int(at), j.id)
   redis.call('HDEL', P .. 'aside', j.id)   -- of another job under this id
-  redis.call('HSET', k, 'half', 1, 'st', state, 'n', 0, 'rec', j.rec, 't0', int(at), 'dg', j.birth, unpack(more))
+  redis.call('HSET', k, 'half', half, 'st', state, 'n', 0, 'rec', j.rec, 't0', int(at), 'dg', j.birth, unpack(more))
   redis.call('HSET', k, unpack(j.facts))
   if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end
 end
 
 local function whole(job) redis.call('HDEL', key('job', job), 'half') end
 
+-- Members of plans are written as what they point to; what is seen at once is made whole below.
+local function create_member(j, plan, node, half, more)
+  create(j, 'waiting', half, { 'pl', plan, 'pn', int(node), unpack(more or {}) })
+  event(j.id, stamp(), 'submitted', '')
+  if j.decision then apply_turn(j.id, j.decision, 'waiting') end
+end
+
+local created_plan   -- the key of one that this verb began
 local joined   -- whether the new jobs have become part of what was there before: then they stay
 on_error = function()
   local stay = joined and joined()
+  if created_plan and not stay then redis.call('DEL', created_plan) end
   for _, job in ipairs(created) do
-    if stay then whole(job) else throw_away(job) end
+    if not stay then throw_away(job)
+    elseif redis.call('HGET', key('job', job), 'half') == '1' then whole(job) end
   end
 end

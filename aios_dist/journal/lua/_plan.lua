@@ -1,19 +1,7 @@
--- Jobs, their turns and plans: shared by submit, extend, commit, advance, cancel, reap.
---
--- plan:ID   st state, n nodes, dig digest of what was submitted; node<I> = {mode, parent, children, ended, admitted, on_failure, failed},
---           c<I>.<K> the K-th child of node I: "j" .. job or "n" .. node. Node 0 is the root.
---           a<I> when the agent-first node I was first ready, s<I>.<P> steps of its place P, places ("places|jobs") and next: those of an agent-first root
--- A `fixed` node admits its next child when the one before has ended, `fifo` and `agent-first` nodes all at once.
+-- Jobs and their turns: shared by submit, extend, commit, advance, cancel, reap. Plans: _members.
 
-local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7 }
-
-local end_job, admit_child   -- each needs the other
--- Admitting gives nil while what was admitted goes on, else whether it failed: a loop over the members, so
--- that a plan of thousands whose jobs end in turn 0 does not fill Lua's stack (its depth is the nesting's).
-
-local function node(plan, i) return cmsgpack.unpack(redis.call('HGET', key('plan', plan), 'node' .. i)) end
-local function put_node(plan, i, v) redis.call('HSET', key('plan', plan), 'node' .. i, cmsgpack.pack(v)) end
-local function child(plan, i, k) return redis.call('HGET', key('plan', plan), 'c' .. i .. '.' .. k) end
+local end_job, go_on, about_to_end, member_ended   -- below, and in _members
+local ENDED = { done = true, failed = true, cancelled = true }
 
 -- An outcome is written: once, in the order of writing, with all that belongs to it in one command (`more`: a flat list of
 -- fields). The caller has checked that there is none.
@@ -109,94 +97,6 @@ local function apply_turn(job, decision, state)
   end
 end
 
-local function admit_job(job)
-  local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v')
-  if facts[5] and (facts[1] == 'running' or facts[1] == 'paused') then return nil end   -- by a verb that broke then
-  if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end   -- cancelled before its turn came
-  mark(job)
-  redis.call('HSET', k, 'st', 'running')
-  event(job, stamp(), 'admitted', '')
-  if facts[3] then
-    redis.call('HDEL', k, 'ends')
-    end_job(job, facts[3], facts[4], true)
-    return facts[3] ~= 'done'
-  end
-  local count = steps_of(job, facts[2])
-  if count == 0 or number(facts[6]) > 0 then need_turn(job) end   -- (answers to claims that Redis has lost may be there)
-  for step = 0, count - 1 do
-    local h = head(job, step)
-    if h[H.state] == 'pending' then begin(job, int(step), h) end
-  end
-end
-
--- Whatever below this child was not admitted yet is cancelled without a word to the plan.
-local function drop_child(plan, i, k)
-  local c = child(plan, i, k)
-  if string.sub(c, 1, 1) == 'j' then
-    local job = string.sub(c, 2)   -- one that was cancelled and retried is no business of the plan's any more
-    if redis.call('HGET', key('job', job), 'st') == 'waiting' then end_job(job, 'cancelled', '', true) end
-  else
-    local j = string.sub(c, 2)
-    for n = 0, node(plan, j)[N.children] - 1 do drop_child(plan, j, n) end
-  end
-end
-
-local function end_plan(plan, failed)
-  local state = failed and 'failed' or 'done'
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'plan', plan, 'state', state)
-  redis.call('PEXPIRE', key('plan', plan), A.retention_ms)
-  redis.call('HSET', key('plan', plan), 'st', state)   -- last: until then mending ends it once more
-end
-
--- One more member of node I has ended; after a failure that stops it, those to come are dropped.
-local function count_end(plan, i, v, failed)
-  v[N.ended] = v[N.ended] + 1
-  if failed and v[N.on_failure] == 'stop' then
-    v[N.failed] = 1
-    if v[N.mode] == 'fixed' then
-      for k = v[N.admitted], v[N.children] - 1 do drop_child(plan, i, k) end
-      v[N.admitted], v[N.ended] = v[N.children], v[N.children]
-    end
-  end
-end
-
--- Admit the members whose turn it is. Gives nil while the node goes on, else whether it failed.
-local function admit_next(plan, i, v)
-  while v[N.admitted] < v[N.children] and (v[N.mode] ~= 'fixed' or v[N.ended] == v[N.admitted]) do
-    local k = v[N.admitted]
-    v[N.admitted] = k + 1
-    local failed = admit_child(plan, i, k)
-    if failed ~= nil then count_end(plan, i, v, failed) end
-  end
-  put_node(plan, i, v)
-  if v[N.ended] == v[N.children] then return v[N.failed] == 1 end
-end
-
-admit_child = function(plan, i, k)
-  local c = child(plan, i, k)
-  local id = string.sub(c, 2)
-  if string.sub(c, 1, 1) == 'j' then return admit_job(id) end
-  return admit_next(plan, id, node(plan, id))
-end
-
--- The root's new members, or all of a new plan.
-local function admit_root(plan)
-  local failed = admit_next(plan, '0', node(plan, '0'))
-  if failed ~= nil then end_plan(plan, failed) end
-end
-
--- A member that was admitted has ended: on to the next, and upwards as far as nodes end with it.
-local function child_ended(plan, i, failed)
-  repeat
-    local v = node(plan, i)
-    count_end(plan, i, v, failed)
-    failed = admit_next(plan, i, v)
-    if failed ~= nil and v[N.parent] < 0 then return end_plan(plan, failed) end
-    i = int(v[N.parent])
-  until failed == nil
-end
-
 -- A step that nobody brings to an end goes to the dead letters, and its outcome says so; with a turn the job ends.
 local function give_up(job, step, h, blob, due_us)
   h[H.token] = ''   -- this is nobody's answer: on a Redis that was put back the same claim may have had another
@@ -215,6 +115,8 @@ end
 
 local OPEN = { ready = true, pending = true, timed = true, waiting = true, parked = true }
 
+local freed = {}   -- models (and "@T") that have held what was set aside, see let_in_freed
+
 -- Out of every set in which a step can wait.
 local function set_aside(job, step, h)
   local let, by = take(job, step, h), unhold(job, step, h)
@@ -223,7 +125,15 @@ local function set_aside(job, step, h)
   if let or (by and string.sub(by, 1, 1) == '?') then   -- perhaps it had been let in, and makes room for the next
     let_in(h[H.label])
     let_in('@' .. tenant_of(job))
-  elseif by then let_in(by) end   -- perhaps it was the first, and the next needs less room
+  elseif by then freed[by] = true end
+end
+
+-- What steps have left that were set aside: perhaps one was the first of the held, and the next needs less room.
+local function let_in_freed()
+  for by in pairs(freed) do
+    freed[by] = nil
+    let_in(by)
+  end
 end
 
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
@@ -248,6 +158,7 @@ local function pause_job(job, reason)
     put(job, TURN, turn)
     redis.call('HSET', k, 'wake', 1)
   end
+  let_in_freed()
   event(job, stamp(), 'paused', '', reason)
 end
 
@@ -303,11 +214,13 @@ end
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'half')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   mark(job)
+  local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
+  if facts[6] then redis.call('HDEL', k, 'half') end
   if number(facts[2]) > number(facts[3]) then   -- some have no outcome
     for step = 0, steps_of(job, facts[2]) - 1 do
       local h = head(job, step)
@@ -328,6 +241,7 @@ end_job = function(job, state, result, silent)
       put(job, TURN, turn)
     end
   end
+  let_in_freed()
   event(job, at, state, '')
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)
@@ -337,6 +251,6 @@ end_job = function(job, state, result, silent)
   redis.call('PEXPIRE', k, A.retention_ms)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
   if state == 'done' then remember(job) end
-  if facts[4] and facts[1] ~= 'waiting' and not silent then child_ended(facts[4], facts[5], state ~= 'done') end
+  if told then member_ended(facts[4], facts[5], state ~= 'done') end
   return true
 end

@@ -3,6 +3,6 @@
 -- returns: {status, tickets}: "cancelled", "unknown", or "ended" (it had ended before)
 -- include: plan
 local state = redis.call('HGET', key('job', A.job), 'st')
-if not state then return { 'unknown', {} } end
+if not state or hidden(A.job) then return { 'unknown', {} } end
 if end_job(A.job, 'cancelled', '') then return { 'cancelled', tickets } end
 return { 'ended', {} }

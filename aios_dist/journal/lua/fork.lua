@@ -5,7 +5,7 @@
 -- include: new
 local from, to = key('job', A.job), key('job', A.new)
 local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'who', 'pr', 'bt', 'bm', 'ob', 'dl', 'xs', 'dg')
-if not facts[1] then return { 'unknown', {} } end
+if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
 local whence = A.job .. '/' .. int(A.step)
 if known(A.new) then
   return { redis.call('HGET', to, 'from') == whence and 'new' or 'conflict', {} }   -- 'new': the answer was lost
@@ -17,7 +17,7 @@ created[1] = A.new
 event(A.new, at, 'submitted', '', 'fork of ' .. A.job)   -- its first, before its hash says of others
 redis.call('ZADD', P .. 'open', int(at), A.new)
 -- Data agents stay so: the birth begins with a letter that says it.
-redis.call('HSET', to, 'half', 1, 'st', 'running', 'n', A.step, 'rec', facts[3], 'who', facts[4], 'pr', facts[5] or 0,
+redis.call('HSET', to, 'half', '1', 'st', 'running', 'n', A.step, 'rec', facts[3], 'who', facts[4], 'pr', facts[5] or 0,
            't0', int(at), 'from', whence, 'dg', string.sub(facts[11] or 'c', 1, 1) .. A.birth)
 for i, field in ipairs({ 'bt', 'bm', 'ob', 'dl', 'xs' }) do   -- its limits are the job's
   if facts[5 + i] then redis.call('HSET', to, field, facts[5 + i]) end

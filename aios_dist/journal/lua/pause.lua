@@ -3,7 +3,7 @@
 -- returns: "paused" (also when it was), "unknown", or the state that forbids it
 -- include: plan
 local state = redis.call('HGET', key('job', A.job), 'st')
-if not state then return 'unknown' end
+if not state or hidden(A.job) then return 'unknown' end
 if state == 'paused' then return 'paused' end
 if state ~= 'running' then return state end
 pause_job(A.job, A.reason)

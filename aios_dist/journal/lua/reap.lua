@@ -18,6 +18,7 @@ local function each(job, what)
     broken[#broken + 1], broken[#broken + 2] = job, type(why) == 'table' and why.err or tostring(why)
     redis.call('ZADD', P .. 'dirty', int(now), job)
     kept[job] = true
+    works = {}   -- may be ahead of what stands
   end
 end
 
@@ -88,7 +89,10 @@ end
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', 0, int(now), 'LIMIT', 0, A.page)) do
   mark(job)
   redis.call('ZREM', P .. 'deadlines', job)
-  each(job, function() if end_job(job, 'failed', A.late_outcome) then moved = moved + 1 end end)
+  each(job, function()
+    if hidden(job) then redis.call('ZADD', P .. 'deadlines', int(now + 1000000), job)   -- its plan is not there yet
+    elseif end_job(job, 'failed', A.late_outcome) then moved = moved + 1 end
+  end)
 end
 
 -- Turns that are due and that nobody ran.
@@ -128,6 +132,7 @@ if #jobs < 2 * A.page then cursor = '0' end
 
 redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000))
 redis.call('ZREMRANGEBYSCORE', P .. 'dead', 0, int(now - A.retention_ms * 1000))
+for _, lane in ipairs(A.lanes) do redis.call('ZADD', P .. 'lanes', 0, lane) end
 local waiting, strays = {}, {}
 for i, lane in ipairs(A.lanes) do
   waiting[i], strays[i] = waiting_on(lane, true), redis.call('ZCARD', key('stray', lane)) + redis.call('ZCARD', key('astray', lane))

@@ -4,7 +4,7 @@
 -- include: limits
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'n', 'pr', 'pp')
-if not facts[1] then return { 'unknown', 0 } end
+if not facts[1] or hidden(A.job) then return { 'unknown', 0 } end
 if facts[1] ~= 'waiting' and facts[1] ~= 'running' and facts[1] ~= 'paused' then return { facts[1], 0 } end
 local change = A.priority - number(facts[3])
 if change == 0 then return { facts[1], 0 } end

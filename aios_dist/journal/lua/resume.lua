@@ -5,7 +5,7 @@
 -- include: plan
 local k = key('job', A.job)
 local state = redis.call('HGET', k, 'st')
-if not state then return { 'unknown', {} } end
+if not state or hidden(A.job) then return { 'unknown', {} } end
 if state ~= 'paused' and state ~= 'running' then return { state, {} } end
 if #A.facts > 0 then
   mark(A.job)

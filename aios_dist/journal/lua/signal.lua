@@ -6,7 +6,7 @@
 -- include: plan
 local k, sent = key('job', A.job), 'gi|' .. A.id
 local facts = redis.call('HMGET', k, 'st', 'n', sent)
-if not facts[1] then return { 'unknown', {} } end
+if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
 if facts[3] then return { facts[3], {} } end
 if facts[1] ~= 'running' and facts[1] ~= 'paused' and facts[1] ~= 'waiting' then return { 'ended', {} } end
 for step = 0, steps_of(A.job, facts[2]) - 1 do
