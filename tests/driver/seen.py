@@ -113,6 +113,10 @@ class JobSeen:
         """A field as a number, 0 where it is absent."""
         return int(self.fields.get(field, 0))
 
+    def paid(self) -> set[str]:
+        """What has counted: outcomes, and the claims whose answers came too late."""
+        return {*self.outcomes(), *(f for f in self.fields if f.startswith("u|"))}
+
     def money(self) -> float:
         """Millionths of money."""
         return float(self.fields.get("um", 0))
