@@ -8,19 +8,8 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *(
-        "dirty",
-        "mended",
-        "aside",
-        "rules",
-        "serving",
-        "limited",
-        "lanes",
-        "waits",
-        "used",
-        "wanted:*",
-        "plans",
-    ),
+    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "waits", "used", "plans"),
+    "wanted:*",
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "jumps"),
 )

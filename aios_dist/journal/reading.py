@@ -220,7 +220,7 @@ class Reading(Access):
 
         Args:
             lanes: their names.
-            first, most: so many tenants from that place on are named; the one that is served next has place 0.
+            first, most: so many tenants from that place on are named; place 0 is served next.
         """
         found = await self._run("counts", lanes=list(lanes), first=first, most=most)
         return {
