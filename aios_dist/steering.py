@@ -18,7 +18,8 @@ class LaneView(msgspec.Struct, frozen=True):
 
     Attributes:
         rules: who goes first.
-        tenants: waiting steps by tenant, where the lane is shared.
+        tenants: waiting steps by tenant, where the lane is shared: of the hundred that are served next.
+        tenant_count: how many tenants wait.
     """
 
     name: str
@@ -28,6 +29,7 @@ class LaneView(msgspec.Struct, frozen=True):
     workers: int
     rules: LaneRules = LaneRules()
     tenants: dict[str, int] = {}
+    tenant_count: int = 0
 
 
 class Steering:
@@ -61,6 +63,7 @@ class Steering:
                 workers=sum(name in w.lanes for w in registry.workers),
                 rules=rules[name],
                 tenants=waiting[name].tenants,
+                tenant_count=waiting[name].tenant_count,
             )
             for name, depth in zip(names, depths, strict=True)
         ]

@@ -39,7 +39,7 @@ def list_(as_json: bool) -> None:
                 f"1 in {lane.rules.oldest_every}" if lane.rules.oldest_every else "",
                 lane.rules.fair,
                 lane.ready,
-                ", ".join(f"{tenant} {waiting}" for tenant, waiting in sorted(lane.tenants.items())),
+                by_tenant(lane),
                 "hand" if lane.rules.by_hand else "aios.toml",
             )
             for lane in lanes
@@ -100,6 +100,13 @@ def _say(name: str, rules: LaneRules, as_json: bool) -> None:
     print(f"{name}: {', '.join(filter(None, parts))}")
 
 
+def by_tenant(lane: LaneView) -> str:
+    """Waiting steps by tenant, as people read it."""
+    named = [f"{tenant} {waiting}" for tenant, waiting in sorted(lane.tenants.items())]
+    more = lane.tenant_count - len(named)
+    return ", ".join([*named, *([f"and {more} more tenants"] if more > 0 else [])])
+
+
 def lane_record(lane: LaneView) -> dict[str, Any]:
     """A lane as every ``--json`` shows it."""
     return {
@@ -110,6 +117,7 @@ def lane_record(lane: LaneView) -> dict[str, Any]:
         "workers": lane.workers,
         **rules_record(lane.rules),
         "depth_by_tenant": lane.tenants if lane.rules.fair else None,
+        "tenants_waiting": lane.tenant_count if lane.rules.fair else None,
     }
 
 

@@ -32,7 +32,7 @@ class LaneDepths:
         """
         lanes = list(names)
         try:
-            waiting = await self.journal.waiting(lanes)
+            waiting = await self.journal.waiting(lanes, most=0)
             counts = [waiting[lane].ready for lane in lanes]
         except (FleetUnavailable, ResponseError):  # refused as a whole, or a command within the verb
             send = self.journal.connection.command

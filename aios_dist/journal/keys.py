@@ -8,9 +8,9 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *("dirty", "mended", "aside", "rules", "serving", "limited", "wanted:*", "plans"),
+    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "waits", "used", "wanted:*", "plans"),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
-    *("held:*", "heldby:*", "heldold:*", "model:*", "inflight:*", "tenant:*", "jumps"),
+    *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "jumps"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
 The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
@@ -48,6 +48,7 @@ class Keys:
         self.rules = self.prefix + "rules"
         self.serving = self.prefix + "serving"
         self.plans = self.prefix + "plans"
+        self.waits = self.prefix + "waits"
 
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""

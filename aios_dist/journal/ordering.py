@@ -170,7 +170,7 @@ class Ordering(Access):
             ("HKEYS", key) for key in (self.keys.registry, *map(self.keys.share, lanes))
         )
         given = {name.decode().removeprefix("tenant/") for name in registry if name.startswith(b"tenant/")}
-        return given | {name.decode() for names in shares for name in names} - {"!"}
+        return given | {name.decode() for names in shares for name in names} - {"!", "!m"}
 
     async def tenant_views(self, tenants: Sequence[str], lanes: Sequence[str]) -> list[TenantView]:
         """Limits, shares and today's spending of each tenant."""
@@ -179,16 +179,19 @@ class Ordering(Access):
         views = []
         for tenant in tenants:
             own = f"@{tenant}"
-            (tok, mic, w), (most,), busy, held, spent, *counters = await self._gather(
+            (tok, mic, w), (most,), busy, spent, *rest = await self._gather(
                 [
                     ("HMGET", self.keys.tenant(tenant), "l_tok", "l_mic", "w"),
                     ("HMGET", self.keys.model(own), "l_if"),
                     ("ZCARD", self.keys.inflight(own)),
-                    ("ZCARD", self.keys.held(own)),
                     ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
                     *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
+                    ("ZCARD", self.keys.held(own)),
+                    ("HGET", self.keys.waits, f"held:{own}"),
                 ]
             )
+            *counters, alone, by_lane = rest
+            held = alone + int(by_lane or 0)
             views.append(
                 TenantView(
                     name=tenant,

@@ -36,6 +36,9 @@ VIEWED = (
 )
 MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
+MOST_TENANTS = 100
+"""Tenants of a lane that are named with their steps, where nobody asks for others."""
+
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
 
@@ -210,12 +213,19 @@ class Reading(Access):
                 break
         return views[:limit]
 
-    async def waiting(self, lanes: Sequence[str]) -> dict[str, LaneCount]:
-        """The steps that wait on each lane, also by tenant where it is shared."""
-        found = await self._run("counts", lanes=list(lanes))
+    async def waiting(
+        self, lanes: Sequence[str], *, first: int = 0, most: int = MOST_TENANTS
+    ) -> dict[str, LaneCount]:
+        """The steps that wait on each lane, also by tenant where it is shared.
+
+        Args:
+            lanes: their names.
+            first, most: so many tenants from that place on are named; the one that is served next has place 0.
+        """
+        found = await self._run("counts", lanes=list(lanes), first=first, most=most)
         return {
-            lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)})
-            for lane, (count, by) in zip(lanes, found, strict=True)
+            lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)}, tenants)
+            for lane, (count, by, tenants) in zip(lanes, found, strict=True)
         }
 
     async def needs(self, lanes: Sequence[str]) -> list[Need]:
@@ -226,17 +236,16 @@ class Reading(Access):
         found = []
         for lane, name in pairs:
             shelf = f"?{name}"
-            alone, tenants, until = await self._gather(
+            alone, shared, until = await self._gather(
                 [
                     ("ZCARD", self.keys.held(shelf)),
-                    ("ZRANGE", self.keys.held_by(shelf), 0, -1),
+                    ("HGET", self.keys.waits, f"held:{shelf}"),
                     ("ZSCORE", self.keys.serving, name),
                 ]
             )
-            shared = await self._gather(("ZCARD", self.keys.held(f"{shelf}|{t.decode()}")) for t in tenants)
             served = until is not None and float(until) / 1e6 > now
-            if alone + sum(shared):
-                found.append(Need(lane, name, alone + sum(shared), served))
+            if count := alone + int(shared or 0):
+                found.append(Need(lane, name, count, served))
         return found
 
     async def repairs(self) -> Repairs:
@@ -258,18 +267,15 @@ class Reading(Access):
         keys = self.keys
         sets = {"open": keys.open, "leased": keys.leases, "timed": keys.timers}
         sizes = await self._gather(("ZCARD", key) for key in sets.values())
-        waiting = await self.waiting(lanes)
+        waiting = await self.waiting(lanes, most=0)
         ready = {f"ready:{lane}": count.ready for lane, count in waiting.items()}
         return dict(zip(sets, sizes, strict=True)) | ready
 
     async def model_views(self, models: Sequence[str]) -> list[ModelView]:
         """Limits, holds and calls of each model, over the whole fleet."""
         keys, now = self.keys, await self.now()
-        shared = await self._gather(("ZRANGE", keys.held_by(model), 0, -1) for model in models)
-        held = [
-            sum(await self._gather(("ZCARD", keys.held(f"{model}|{t.decode()}")) for t in tenants))
-            for model, tenants in zip(models, shared, strict=True)
-        ]
+        shared = await self._gather(("HGET", keys.waits, f"held:{model}") for model in models)
+        held = [int(count or 0) for count in shared]
         commands: list[tuple[Any, ...]] = []
         for model in models:
             commands += [

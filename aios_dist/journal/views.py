@@ -170,10 +170,12 @@ class LaneRules(msgspec.Struct, frozen=True):
 
 
 class LaneCount(msgspec.Struct, frozen=True):
-    """Steps that wait on a lane, all of them and by tenant (empty where the lane is not shared)."""
+    """Steps that wait on a lane: all of them, of the tenants that were asked for (none where the lane is not
+    shared), and how many tenants wait."""
 
     ready: int
     tenants: dict[str, int] = {}
+    tenant_count: int = 0
 
 
 class TenantView(msgspec.Struct, frozen=True, kw_only=True):

@@ -176,6 +176,18 @@ class ReadySet(Generic[S]):
             self._last = tenant
         return step
 
+    def weigh(self, tenant: str, weight: float) -> None:
+        """Another weight for a tenant: what it is ahead of the least of the others by (of the one last dispatched,
+        where none take part) becomes what it is by the new one."""
+        old, self._weights[tenant] = self._weights.get(tenant, DEFAULT_WEIGHT), weight
+        least = self._turns.first()
+        other = self._last if least is None else least[1]
+        now, floor = self.counters.get(tenant, 0.0), self.counters.get(other, 0.0)
+        if other and other != tenant and now > floor:
+            self.counters[tenant] = floor + (now - floor) * old / weight
+            if tenant in self._turns:
+                self._turns.put(tenant, self.counters[tenant])
+
     def settle(self, tenant: str, difference: float) -> None:
         """A dispatched step of the tenant has ended; it took so much more (or less) than its cost."""
         if tenant in self._caps:

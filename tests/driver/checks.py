@@ -33,12 +33,15 @@ STEP_PATHS = {s.value: reachable(STEP_CHANGES, s) for s in StepState}
 
 def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
     """All that is wrong. ``gone``: ids of jobs, and leases, that are not there; what counts them may be."""
+    counted = [*of_counts(seen)]
     seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,
+        *counted,
         *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
         *of_places(seen),
         *of_shelves(seen),
+        *of_let_in(seen),
         *of_shares(seen),
         *of_leases(seen),
         *of_models(seen),
@@ -152,7 +155,7 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
             wanted = first[1:] in seen.sets["wanted"].get(h.lane, ())
             return first[1:] == need and wanted and compartment in ("", job.tenant)
         if first == f"@{job.tenant}":
-            return not compartment
+            return compartment in ("", h.lane)
         return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
     return True
 
@@ -191,11 +194,53 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 yield f"{m} is held by {model}, which holds:{h.lane} does not name"
 
 
+def of_counts(seen: Seen) -> Iterator[str]:
+    """How many steps stand in tenants' sets is counted."""
+    sums: dict[str, int] = defaultdict(int)
+    for kind in ("ready", "held"):
+        for name, members in seen.sets[kind].items():
+            shelf, part, _ = name.partition("|")
+            sums[f"{kind}:{shelf}"] += len(members) if part else 0
+    says = {field: int(count) for field, count in seen.hashes["waits"].get("", {}).items() if field != "!"}
+    if {f: n for f, n in says.items() if n} != {f: n for f, n in sums.items() if n}:
+        yield f"counted are {says}, there wait {dict(sums)}"
+
+
+def of_let_in(seen: Seen) -> Iterator[str]:
+    """What was let in stands on its lane; where a limit of calls has room, nothing is held by it."""
+    places, count = seen.places(), defaultdict(int)
+    for name, members in seen.sets["in"].items():
+        lane, _, limit = name.partition("|")
+        for m, rank in members.items():
+            id, _, step = m.rpartition("/")
+            h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
+            stands = [kind for kind, where in places.get(m, []) if where.partition("|")[0] == lane]
+            if h is None or stands not in (["ready"], ["stray"]):
+                yield f"{m} counts as let in to {lane}, and stands in {places.get(m)}"
+            elif limit not in (h.label, f"@{seen.jobs[id].tenant}") or rank != float(h.rank):
+                yield f"{m} ({h}) counts by {rank} as let in to {lane} by {limit}"
+        count[lane, limit] = len(members)
+    for shelf, members in seen.sets["held"].items():
+        limit = shelf.partition("|")[0]
+        most, now = seen.model(limit, "l_if"), seen.now
+        other = [f for f in ("l_rpm", "l_tpm", "win") if seen.model(limit, f)]
+        again = seen.one["timers"].get(f"model:{limit}/!", now + 1)
+        if limit[0] == "?" or not most or other or seen.model(limit, "hold") > now or again <= now:
+            continue
+        busy = len(seen.sets["inflight"].get(limit, ()))
+        lanes = {seen.jobs[m.rpartition("/")[0]].heads[m.rpartition("/")[2]].lane for m in members}
+        for lane in lanes:
+            if busy + count[lane, limit] < most and limit not in seen.swept:
+                yield f"{limit} holds {sorted(members)}, and has room: {busy} + {count[lane, limit]} of {most:.0f}"
+
+
 def of_shares(seen: Seen) -> Iterator[str]:
     """Where tenants wait by what they have been charged, none is ahead of it."""
     for lane, tenants in seen.sets["readyby"].items():
         yield from ahead(seen, f"readyby:{lane}", lane, tenants)
     for model, tenants in seen.sets["heldby"].items():
+        if model[0] not in "?@":  # on a scale of its own
+            continue
         lane = seen.hashes["model"].get(model, {}).get("ln", b"").decode()
         yield from ahead(seen, f"heldby:{model}", lane, tenants)
 
@@ -377,7 +422,8 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
             if other.attempt < h.attempt:
                 yield f"{id}/{step}: attempt {h.attempt} became {other.attempt}"
             begun = h.state not in ("pending", "dropped")
-            if begun and not moved and (other.rank, other.ready) != (h.rank, h.ready):
+            ranked = other.rank == h.rank or other.lane != h.lane  # (another lane may be in another round)
+            if begun and not moved and not (ranked and other.ready == h.ready):
                 yield f"{id}/{step}: its rank was {h.rank} and is {other.rank}"
         was_events, now_events = before.events.get(id, []), after.events.get(id, [])
         if now_events[: len(was_events)] != was_events:

@@ -23,18 +23,16 @@ SCENES_FROM = 24
 """Seeds from this one on are of drivers that play scenes too: what chance finds is found without them."""
 
 BUGS: tuple[Change, ...] = (
-    Change("a step is put on no lane", "_order", """  redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
-""", """  if h[H.order] ~= 0 or h[H.attempt] ~= 2 then redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) end
-"""),
+    Change("a step is put on no lane", "_order", """  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0""",
+           """  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0"""),
     Change("what is taken off a shelf stays on it by age", "_order",
            """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
 """, ""),
     Change("a tenant without steps is still among those who wait", "_order",
-           """  if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
-""", ""),
+           """    redis.call('ZREM', key(shelf .. 'by', name), tenant)
+    if string.sub""", """    if string.sub"""),
     Change("a tenant that begins to wait is not noted", "_order",
-           """  if tenant then redis.call('ZADD', key(shelf .. 'by', name), counter(lane, tenant), tenant) end
-""", ""),
+           """  elseif shelf == 'ready' or not scaled(name) then redis""", """  elseif shelf ~= 'ready' and not scaled(name) then redis"""),
     Change("an outdated rank goes on the lane", "_order",
            """  if outdated(h) then
     redis.call('ZADD', key('stray', lane)""", """  if outdated(h) and h[H.attempt] > 0 then
@@ -56,8 +54,8 @@ BUGS: tuple[Change, ...] = (
            """  redis.call('ZREM', key('inflight', model), lease)
   local at =""", """  local at ="""),
     Change("what was held is let in without leaving the held", "_limits",
-           """    take_from('held', model, top, tenant)
-    if h and""", """    if h and"""),
+           """      take_from('held', model, top, part)
+      if h and""", """      if h and"""),
     Change("an estimate stays beside what the call took", "_limits",
            """    redis.call('ZREM', key('window', model), entry)
 """, ""),
@@ -160,12 +158,19 @@ BUGS: tuple[Change, ...] = (
     Change("a mark stays", "_lib", "  if #jobs > 0 then redis.call('ZREM', P .. 'dirty'", "  if #jobs > 1 then redis.call('ZREM', P .. 'dirty'"),
     Change("what others can serve is forgotten", "_limits", "  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)\n", ""),
     Change("a worker gets what it cannot serve", "claim", "if not serves(h, facts) then", "if not serves(h, facts) and h[H.attempt] > 0 then"),
-    Change("what waits for those who can is behind", "claim", "if not top and bring() then top, aged = take_best(A.lane) end", ""),
+    Change("what waits for those who can is behind", "claim", "while not top and looked < 64 and bring() do", "while false do"),
     Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
     Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then add", "if true then redis"),
-    Change("what is ahead of its counter stays there", "_order", "  if amount < 0 and", "  if false and"),
-    Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do",
-           "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do"),
+    Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then redis", "elseif false then redis"),
+    Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do\n    local sets",
+           "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do\n    local sets"),
+    Change("a step is let in beyond the room", "_limits", "      if not yes or room(name, lane) <= 0 then", "      if not yes then"),
+    Change("what was let in and is claimed counts on", "claim", "      redis.call('ZREM', in_set(h[H.lane], name), top)\n", ""),
+    Change("what was let in and goes away counts on", "_order", "  not_in(job, m, h)\n  if redis", "  if redis"),
+    Change("what is let in does not count", "_order", "  for _, name in ipairs(limits) do redis.call('ZADD', in_set", "  for _, name in ipairs({}) do redis.call('ZADD', in_set"),
+    Change("the next is not let in when one goes to others", "claim", "      for _, name in ipairs(limits) do let_in(name) end   -- its room", "      -- its room"),
+    Change("what leaves a tenant's set is still counted", "_order", "  if tenant then count_on(shelf, name, -1) end\n", ""),
+    Change("other rules leave what waits counted", "_rules", "  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)\n", ""),
     Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),
     Change("other rules leave the lane by age as it is", "_rules", "  for _, set in ipairs(old) do redis.call('UNLINK', set) end\n", ""),
     Change("a new job is not open", "_new", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),
@@ -173,7 +178,7 @@ BUGS: tuple[Change, ...] = (
 """Each would be a fault of the journal's own."""
 
 WHEN_BROKEN: tuple[Change, ...] = (
-    Change("mending puts no step on its lane", "_mend", "          place(job, step, h, true)\n          ticket", "          ticket"),
+    Change("mending puts no step on its lane", "_mend", "if place(job, step, h, true) then ticket(h[H.lane], job, step) end", "ticket(h[H.lane], job, step)"),
     Change("mending leaves steps where a broken verb put them", "_mend", "        off_shelves(job, step, h)\n        if not later", "        if not later"),
     Change("a new job that is half written stays", "_new", "if not stay then throw_away(job)", "if not stay then local _ = job"),
     Change("a plan that nobody submits further stays", "plans", "if f[3] or abandoned(f[2]) then", "if false then"),

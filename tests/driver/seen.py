@@ -224,7 +224,7 @@ class Seen:
         other.one, other.sets = defaultdict(dict, self.one), defaultdict(dict, self.sets)
         for name in ("leases", "timers"):
             other.one[name] = alive(self.one[name])
-        for kind in ("inflight", "ready", "readyold", "held", "heldold", "stray", "astray"):
+        for kind in ("inflight", "in", "ready", "readyold", "held", "heldold", "stray", "astray"):
             other.sets[kind] = {name: alive(members) for name, members in self.sets[kind].items()}
         for kind in ("ready", "held"):  # a compartment where nothing else waits
             other.sets[f"{kind}by"] = {

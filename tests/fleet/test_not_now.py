@@ -31,8 +31,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "broken": {"attempts": 1, "backoff": 0.1, "breaker": 2, "fallback": ["spare"]},
     "spare": {},
     "silent": {
-        **{"tokens_per_minute": 1500, "input_price": 1.0, "output_price": 1.0},
-        **{"stream": True, "options": {"stream_options": {"include_usage": False}}},
+        "tokens_per_minute": 1500,
+        "input_price": 1.0,
+        "output_price": 1.0,
+        "stream": True,
+        "options": {"stream_options": {"include_usage": False}},
     },
 }
 

@@ -85,9 +85,9 @@ async def claim(h: Hand) -> Verb:
 
 
 async def claim_under_every_limit(h: Hand) -> Verb:
+    await h.submit(*_two_tenants())  # they stand on the lane
     await _limits(h)
     await h.journal.set_tenant("default", max_in_flight=2)
-    await h.submit(*_two_tenants())
     await h.claim()
     return lambda: h.journal.claim("llm", "w")
 

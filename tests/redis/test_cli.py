@@ -422,6 +422,7 @@ def test_fleet_shows_depths_and_workers(cli: Callable[..., Done], redis_url: str
         "fair": None,
         "by_hand": False,
         "depth_by_tenant": None,
+        "tenants_waiting": None,
     }
     assert lanes["turns"]["workers"] == 0
     assert seen["models"] == [{"name": "small", "lane": "llm", "steps_held": 0}]

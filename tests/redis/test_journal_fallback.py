@@ -46,8 +46,7 @@ async def names(hand: Hand, lane: str) -> list[str]:
 async def test_a_step_that_a_long_hold_keeps_waiting_goes_to_the_fallback(hand: Hand) -> None:
     await said(hand, *FAR)
     await hold(hand)
-    await hand.submit(starts("a", "x"), starts("b", "x"))
-    got = await hand.journal.take("llm", "w", "token")
+    got = await hand.journal.submit([starts("a", "x"), starts("b", "x")])
     assert {(t.lane, t.job) for t in got.tickets} == {("far", "a"), ("far", "b")}, (
         "somebody is called for them"
     )
@@ -202,8 +201,8 @@ async def test_a_hand_that_sets_limits_leaves_the_fallback_as_the_file_says(hand
 
 async def test_one_claim_moves_some_and_the_reconciler_the_rest(hand: Hand) -> None:
     await said(hand, *FAR)
-    await hold(hand)
     await hand.submit(*(starts(f"j{i:03}", "x") for i in range(60)))
+    await hold(hand)  # they stand on the lane
     assert await hand.drain() == []
     await hand.look()
     assert len((await hand.by_model("held"))["small"]) == 40

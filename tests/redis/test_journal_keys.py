@@ -69,7 +69,7 @@ async def test_what_comes_after_the_retention_makes_no_key(hand: Hand) -> None:
     names = {
         k.decode().removeprefix(hand.keys.prefix) for k in await hand.redis("KEYS", hand.keys.prefix + "*")
     }
-    assert names <= {"beat", "clock", "ended", "ends"}
+    assert names <= {"beat", "clock", "ended", "ends", "lanes"}
 
 
 async def test_a_plan_expires_when_it_has_ended_and_not_before(hand: Hand) -> None:

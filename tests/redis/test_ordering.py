@@ -52,7 +52,7 @@ async def test_rounds_go_by_group_and_a_newcomer_begins_with_the_round_of_now(ha
 
 moves = st.lists(
     st.tuples(
-        st.sampled_from(["add", "add", "pop", "settle"]),
+        st.sampled_from(["add", "add", "add", "pop", "pop", "settle", "settle", "weigh"]),
         st.sampled_from(["acme", "beta", "corp"]),
         st.integers(0, 3),  # which rank, which cost
     ),
@@ -76,6 +76,7 @@ async def test_redis_dispatches_as_the_plain_ready_set_does(
 ) -> None:
     lane = f"lane-{next(LANES)}"  # of this example's own
     for tenant, weight in WEIGHTS.items():
+        await hand.journal.set_tenant(tenant, weight=1.0)
         await hand.journal.set_tenant(tenant, weight=weight)
     await hand.journal.set_lane(lane, policy="fifo", oldest_every=oldest, fair="tenant" if fair else "")
     plain: ReadySet[str] = ReadySet(oldest_every=oldest, fair=fair, weights=WEIGHTS)
@@ -94,6 +95,9 @@ async def test_redis_dispatches_as_the_plain_ready_set_does(
             assert (claim and f"{claim.job}/{claim.step}") == plain.pop()
             if claim is not None:
                 running.append((claim, costs[claim.job]))
+        elif what == "weigh":
+            await hand.journal.set_tenant(tenant, weight=2.0**size / 2)
+            plain.weigh(tenant, 2.0**size / 2)
         elif running:
             claim, cost = running.pop(size % len(running))
             end = decides(1, 1, ends=JobState.DONE)

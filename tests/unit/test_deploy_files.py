@@ -255,6 +255,7 @@ def test_flower_counts_waiting_steps_and_sees_nothing_else_of_the_journal() -> N
         # The tenants that wait, where a lane is shared, and what steps need that other workers met.
         "+zrange ~aios:{aios}:2:readyby:* ~aios:{aios}:2:wanted:* ~aios:{aios}:2:heldby:*",
         "+zcard ~aios:{aios}:2:ready:* ~aios:{aios}:2:stray:* ~aios:{aios}:2:held:*",
+        "+hget ~aios:{aios}:2:waits",
     ]
 
 

@@ -76,21 +76,26 @@ local function allowed(model, est, now)
   return true
 end
 
--- How many more calls of this model may be in flight now.
-local function room(model)
-  local m = redis.call('HMGET', key('model', model), 'l_if', 'win', 'hold')
-  local most, window, free = number(m[1]), number(m[2]), MOST_LET_IN
+-- How many more calls of this model (or tenant, "@T") may be let in to a lane now, beside those that stand there.
+local function room(model, lane)
+  local m = redis.call('HMGET', key('model', model), 'l_if', 'win', 'hold', 'l_rpm')
+  local most, window, held, rpm, free, now = number(m[1]), number(m[2]), number(m[3]), number(m[4]), MOST_LET_IN, clock()
+  if held > now then return 0 end
   if most > 0 then free = math.min(free, most - redis.call('ZCARD', key('inflight', model))) end
-  if window > 0 then free = math.min(free, window - since(model, number(m[3]), clock())) end
-  return free
+  if window > 0 then free = math.min(free, window - since(model, held, now)) end
+  if rpm > 0 then free = math.min(free, rpm - redis.call('ZCARD', key('window', model))) end   -- (`allowed` has cleared it)
+  return free - redis.call('ZCARD', in_set(lane, model))
 end
 
--- A step waits until its model (or tenant, "@T") has room; with fair share, among its tenant's.
+local function of_tenant(model) return string.sub(model, 1, 1) == '@' end
+
+-- A step waits until its model (or tenant, "@T") has room; with fair share, among its tenant's. What a tenant's cap
+-- holds waits by lane: ranks of two lanes say nothing of each other, and a lane that nobody serves keeps none from another.
 local function hold_back(model, job, step, h)
   local lane = h[H.lane]
-  local tenant = string.sub(model, 1, 1) ~= '@' and rules(lane).fair and tenant_of(job) or nil
-  if tenant then redis.call('HSET', key('model', model), 'ln', lane) end
-  put_on('held', model, member(job, step), h, tenant)
+  local part = of_tenant(model) and lane or rules(lane).fair and tenant_of(job) or nil
+  if part and not of_tenant(model) then redis.call('HSET', key('model', model), 'ln', lane) end
+  put_on('held', model, member(job, step), h, part)
   redis.call('ZADD', key('holds', lane), 0, model)
   if model == h[H.label] and keeps_waiting(model, clock()) then look_at_held(model, clock()) end
   if outdated(h) then redis.call('ZADD', key('astray', lane), 0, member(job, step)) end
@@ -100,7 +105,7 @@ end
 local function unhold(job, step, h)
   local m, tenant = member(job, step), tenant_of(job)
   if take_off('held', h[H.label], m, tenant) then return h[H.label] end
-  if take_from('held', '@' .. tenant, m, nil) then return '@' .. tenant end
+  if take_off('held', '@' .. tenant, m, h[H.lane]) then return '@' .. tenant end
   local need = '?' .. need_of(job, h)
   if take_off('held', need, m, tenant) then return need end
 end
@@ -113,50 +118,134 @@ local function leave_to_others(job, step, h)
   return somebody_serves(need)
 end
 
--- The held step that goes first: its name, rank, tenant and that one's counter (the last two with fair share).
--- `aged`: the one that has waited longest, of the tenant whose turn it is. Of what was held before shares were
--- switched on (or off), first that.
-local function first_held(model, aged)
-  local shelf, tenant, has = aged and 'heldold' or 'held', nil, nil
-  local lane = redis.call('HGET', key('model', model), 'ln')
-  if lane and not (rules(lane).fair and redis.call('EXISTS', key('held', model)) == 1) then
-    tenant, has = least('held', model, lane)
+-- The held step that goes first: its name, rank, tenant and how that one stands among them (the last two with fair
+-- share; of "@T" the lane and nothing). `aged`: the one that has waited longest, of the tenant whose turn it is. Of what
+-- was held before shares were switched on (or off), first that.
+local function first_held(model, aged, lane)
+  local shelf, part, has = aged and 'heldold' or 'held', nil, nil
+  if of_tenant(model) then
+    if redis.call('EXISTS', key('held', model)) == 0 then part = lane end
+  else
+    local by = redis.call('HGET', key('model', model), 'ln')
+    if by and not (rules(by).fair and redis.call('EXISTS', key('held', model)) == 1) then
+      part, has = least('held', model, by)
+    end
   end
-  local top = redis.call('ZRANGE', key(shelf, compartment(model, tenant)), 0, 0, 'WITHSCORES')
-  return top[1], tonumber(top[2]), tenant, has
+  local top = redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, 0, 'WITHSCORES')
+  return top[1], tonumber(top[2]), part, has
 end
 
--- Held steps of a model go back to their lane, as many as may start.
-local function let_in(model)
-  local free, ahead = nil, {}
+local let_in
+local letting = {}
+local function has_held(model, lane)
+  if redis.call('EXISTS', key('held', model)) == 1 then return true end
+  return redis.call('EXISTS', of_tenant(model) and key('held', model .. '|' .. lane) or key('heldby', model)) == 1
+end
+
+-- Whether a limit keeps the step off its lane for now: then it is held, and takes no slot's time. On the lane stand only
+-- as many of a model or tenant as may start, in the order of what is held; when one leaves, or room comes, the next is
+-- let in. (What stood there before the limit did is put aside by the claims that meet it.)
+local divert
+kept_off = function(limits, job, step, h, past, kept)
+  for _, name in ipairs(limits) do
+    if name ~= past then
+      local lane = h[H.lane]
+      local waits = not letting[name .. '|' .. lane] and has_held(name, lane)
+      local yes, again = not waits, nil
+      if yes then yes, again = allowed(name, of_tenant(name) and 0 or bounded(h[H.est]), clock()) end
+      if not yes or room(name, lane) <= 0 then
+        for _, other in ipairs(limits) do redis.call('ZREM', in_set(lane, other), member(job, step)) end
+        if not yes and name == h[H.label] and keeps_waiting(name, clock()) and divert(job, step, h, clock(), kept) then return true end
+        hold_back(name, job, step, h)
+        if waits or yes then let_in(name) else look_at_held(name, again) end
+        return true
+      end
+    end
+  end
+  return false
+end
+
+-- One that was let in and goes behind those that are held makes way. Not between tenants of a shared lane, whose shares
+-- decide at the claim; nor one that has waited longer than all of them: its turn comes by that.
+local function makes_way(model, h, part)
+  local lane = h[H.lane]
+  if part and not of_tenant(model) then return false end
+  local last = redis.call('ZRANGE', in_set(lane, model), -1, -1, 'WITHSCORES')
+  if not last[1] or tonumber(last[2]) <= h[H.rank] then return false end
+  local job, step = split(last[1])
+  local other = job and head(job, step)
+  if not other or other[H.state] ~= 'ready' or other[H.lane] ~= lane then
+    redis.call('ZREM', in_set(lane, model), last[1])
+    return true
+  end
+  local old = rules(lane).oldest > 0 and redis.call('ZRANGE', key('heldold', compartment(model, part)), 0, 0, 'WITHSCORES')[2]
+  if old and other[H.ready] < tonumber(old) then return false end
+  if not take(job, step, other) then return false end
+  hold_back(model, job, step, other)
+  for _, name in ipairs(limits_of(job, other)) do
+    if name ~= model then let_in(name) end
+  end
+  return true
+end
+
+local MOST_TURNED_BACK = 20   -- steps that go on to wait for something else, in one call
+
+local function let_in_on(model, on)
+  local ahead, turned, made_way = {}, 0, false
   while true do
-    local top, _, tenant = first_held(model, false)
+    local top, rank, part, has = first_held(model, false, on)
     if not top then return end
-    free = free or room(model)
     local job, step = split(top)
-    local h = head(job, step)
-    if h then   -- perhaps it is the turn of the one that has waited longest
-      local of = tenant or ''
-      local oldest = turn_of_oldest(h[H.lane], tenant, ahead[of] or 0) and first_held(model, true)
-      if oldest and oldest ~= top then
+    local h = job and head(job, step)
+    if not h or h[H.state] ~= 'ready' then take_from('held', model, top, part)
+    else
+      local lane = h[H.lane]
+      local fair = rules(lane).fair
+      local of = fair and tenant_of(job) or ''   -- perhaps it is the turn of the one that has waited longest: of its tenant's
+      local standing = ahead[of]
+      if not standing then standing = fair and redis.call('ZCARD', key('ready', lane .. '|' .. of)) or 0 end
+      local oldest = turn_of_oldest(lane, of, standing) and first_held(model, true, on)
+      local by_turn = oldest and oldest ~= top
+      if by_turn then
         top = oldest
         job, step = split(top)
-        h = head(job, step)
+        h = job and head(job, step)
       end
-      ahead[of] = (ahead[of] or 0) + 1
+      ahead[of] = standing + 1
+      local yes, again = allowed(model, h and not of_tenant(model) and bounded(h[H.est]) or 0, clock())
+      if not yes then
+        look_at_held(model, again)
+        return
+      end
+      if room(model, lane) <= 0 then
+        if by_turn or made_way or not makes_way(model, h, part) then return end
+        made_way = true
+      end
+      take_from('held', model, top, part)
+      if h and h[H.state] == 'ready' then
+        if place(job, step, h, false, scaled(model) and part and has, model) then ticket(lane, job, step)
+        else
+          turned = turned + 1
+          if turned >= MOST_TURNED_BACK then
+            look_at_held(model, clock())
+            return
+          end
+        end
+      end
     end
-    local yes, again = allowed(model, h and h[H.est] or 0, clock())
-    if not yes then
-      look_at_held(model, again)
-      return
-    end
-    if free <= 0 then return end
-    take_from('held', model, top, tenant)
-    if h and h[H.state] == 'ready' then
-      free = free - 1
-      -- One that its own tenant's cap kept away has not waited for others: it saves nothing up.
-      place(job, step, h, string.sub(model, 1, 1) ~= '@')
-      ticket(h[H.lane], job, step)
+  end
+end
+
+-- Held steps of a model (or tenant) go back to their lane, as many as may start.
+let_in = function(model)
+  local lanes = of_tenant(model) and redis.call('ZRANGE', key('heldby', model), 0, -1) or { '' }
+  if of_tenant(model) and redis.call('EXISTS', key('held', model)) == 1 then lanes[#lanes + 1] = '' end
+  for _, lane in ipairs(lanes) do
+    local name = model .. '|' .. lane
+    if not letting[name] then
+      letting[name] = true
+      let_in_on(model, lane)
+      letting[name] = nil
     end
   end
 end
@@ -185,15 +274,14 @@ end
 
 -- A ready step on no shelf that its model keeps waiting goes to the next one, and waits there. Gives whether there is one.
 -- `kept`: it has competed until now.
-local function divert(job, step, h, now, kept)
+divert = function(job, step, h, now, kept)
   local lane, model = other_model(job, step, h, now)
   if not lane then return false end
   event(job, stamp(), 'released', step, h[H.label] .. ' is on hold: goes to ' .. model)   -- first: those before it follow from the head
   local moved = leave_model(job, step, h, lane, model)
   h[H.state] = 'ready'
   put(job, step, h)
-  place(job, step, h, kept and not moved)
-  ticket(lane, job, step)
+  if place(job, step, h, kept and not moved) then ticket(lane, job, step) end
   return true
 end
 
@@ -262,13 +350,15 @@ end
 -- … and no longer: its place is free, its estimate becomes what it took. `worked`: the provider answered.
 local function leave(h, job, step, tokens, worked)
   local lease, model = lease_of(job, step, h), h[H.label]
-  if h[H.capped] == 1 then
-    local own = '@' .. tenant_of(job)
+  local own = h[H.capped] == 1 and '@' .. tenant_of(job)
+  if own then
     h[H.capped] = 0
     redis.call('ZREM', key('inflight', own), lease)
-    let_in(own)
   end
-  if not h[H.counted] or h[H.counted] == 0 then return end
+  if not h[H.counted] or h[H.counted] == 0 then
+    if own then let_in(own) end
+    return
+  end
   local entry = lease .. '|' .. int(h[H.est] or 0)
   redis.call('ZREM', key('inflight', model), lease)
   local at = redis.call('ZSCORE', key('window', model), entry)
@@ -289,6 +379,7 @@ local function leave(h, job, step, tokens, worked)
     end
     if number(m[2]) > 0 then redis.call('HSET', key('model', model), 'fails', 0) end
   end
+  if own then let_in(own) end   -- both places are free by now: who needs both gets both
   let_in(model)
 end
 
@@ -313,6 +404,19 @@ local function sweep(model, page)
       redis.call('ZREM', key('inflight', model), lease)
     end
   end
+  for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
+    for _, m in ipairs(redis.call('ZRANGE', in_set(lane, model), 0, page - 1)) do
+      local job, step = split(m)
+      local h = job and head(job, step)
+      local stands = h and h[H.state] == 'ready' and h[H.lane] == lane and (h[H.label] == model or '@' .. tenant_of(job) == model)
+        and (redis.call('ZSCORE', key('stray', lane), m)
+             or redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant_of(job) or nil)), m))
+      if not stands then
+        gone('let in ' .. m .. ', which does not wait on ' .. lane)
+        redis.call('ZREM', in_set(lane, model), m)
+      end
+    end
+  end
   local names = { model }
   for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, page - 1)) do
     local name = model .. '|' .. tenant
@@ -331,7 +435,7 @@ local function sweep(model, page)
         if waits and shelf == 'heldold' then waits = redis.call('ZSCORE', key('held', name), m) end
         if not waits then
           gone('held ' .. m .. ', which does not wait')
-          redis.call('ZREM', key(shelf, name), m)
+          if redis.call('ZREM', key(shelf, name), m) == 1 and shelf == 'held' and name ~= model then count_on('held', model, -1) end
         end
       end
     end

@@ -39,6 +39,7 @@ local function places_of(job, step, h, quick)
   look(key('stray', lane))
   shelf('held', h[H.label])
   look(key('held', '@' .. tenant))
+  look(key('held', '@' .. tenant .. '|' .. lane))
   if redis.call('EXISTS', key('wanted', lane)) == 1 then shelf('held', '?' .. need_of(job, h)) end
   look(P .. 'timers')
   return count
@@ -47,17 +48,19 @@ end
 -- Off every shelf, whatever of it was written.
 local function off_shelves(job, step, h)
   local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
-  local function shelf(kind, name)
+  local function shelf(kind, name, part)
+    part = part or tenant
     redis.call('ZREM', key(kind, name), m)
     redis.call('ZREM', key(kind .. 'old', name), m)
-    redis.call('ZREM', key(kind, name .. '|' .. tenant), m)
-    redis.call('ZREM', key(kind .. 'old', name .. '|' .. tenant), m)
-    if redis.call('EXISTS', key(kind, name .. '|' .. tenant)) == 0 then redis.call('ZREM', key(kind .. 'by', name), tenant) end
+    if redis.call('ZREM', key(kind, name .. '|' .. part), m) == 1 then count_on(kind, name, -1) end
+    redis.call('ZREM', key(kind .. 'old', name .. '|' .. part), m)
+    if redis.call('EXISTS', key(kind, name .. '|' .. part)) == 0 then redis.call('ZREM', key(kind .. 'by', name), part) end
   end
+  not_in(job, m, h)
   redis.call('ZREM', key('stray', lane), m)
   shelf('ready', lane)
   shelf('held', h[H.label])
-  shelf('held', '@' .. tenant)
+  shelf('held', '@' .. tenant, lane)
   shelf('held', '?' .. need_of(job, h))
 end
 
@@ -150,8 +153,7 @@ local function mend(job, touched)
         if on ~= 1 then step_is('ready on ' .. on .. ' sets', step) end
         off_shelves(job, step, h)
         if not later then
-          place(job, step, h, true)
-          ticket(h[H.lane], job, step)
+          if place(job, step, h, true) then ticket(h[H.lane], job, step) end
         end
       elseif s == 'timed' and on ~= 1 then
         step_is('a sleep without its timer', step)
@@ -241,4 +243,5 @@ local function mend_touched()
     end
   end
   redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
+  redis.call('HSET', P .. 'waits', '!', 1)   -- it may have miscounted: `walk` counts anew
 end

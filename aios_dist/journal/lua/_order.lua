@@ -6,11 +6,16 @@
 -- readyold:L the same steps by time of becoming ready, where the lane's rules look at it; readyold:L|T
 -- stray:L    steps that were ranked under other rules than the lane has now, until the reconciler ranks them anew
 -- astray:L   names of held steps of which the same is true; holds:L the models (and "@T") that have held its steps
--- share:L    virtual token counters of tenants; "!" the tenant that was last dispatched
+-- share:L    virtual token counters of tenants; "!" the tenant that was last dispatched, "!m" the model of that step
+-- lanes      the lanes that have rules, or that a reconciler looks at
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
---            heldold:M, heldold:M|T by age. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
+--            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters by `up` of model:M,
+--            see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
+-- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
+-- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
+-- used       "L|T": when a tenant was last dispatched on a shared lane
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
 local SINCE = { ready = 0, submitted = 1, round = 2 }
@@ -41,14 +46,19 @@ local function counter(lane, tenant)
   return tonumber(now or '') and now or '0'
 end
 
+-- Whether its tenants are ordered on a scale of its own: what a model holds, not what only others can serve.
+local function scaled(model) return not string.match(model, '^[?@]') end
+local function scale_of(model) return number(redis.call('HGET', key('model', model), 'up')) end
+
 -- The tenant that has been charged least of those who wait on a shelf (`ready` of a lane, `held` of a model),
--- and its counter. Scores may be behind the counters: put right on the way.
+-- and its counter (on the model's own scale, where it has one). Scores may be behind the counters: put right on the way.
 local function least(shelf, name, lane)
   local by = key(shelf .. 'by', name)
+  local own = shelf == 'held' and scaled(name)
   while true do
     local first = redis.call('ZRANGE', by, 0, 0, 'WITHSCORES')
     if #first == 0 then return nil end
-    local now = counter(lane, first[1])
+    local now = own and first[2] or counter(lane, first[1])
     if redis.call('EXISTS', key(shelf, name .. '|' .. first[1])) == 0 then redis.call('ZREM', by, first[1])   -- nothing waits
     elseif tonumber(now) <= tonumber(first[2]) then return first[1], tonumber(now)
     else redis.call('ZADD', by, now, first[1]) end
@@ -57,11 +67,47 @@ end
 
 local function compartment(name, tenant) return tenant and name .. '|' .. tenant or name end
 
+-- What a tenant begins with among those that a model holds: as much as the least of them.
+local function among_held(model, lane, tenant)
+  local own = tonumber(counter(lane, tenant)) - scale_of(model)
+  local _, floor = least('held', model, lane)
+  return exact(math.max(own, floor or own))
+end
+
+-- How many steps stand in the tenants' sets of a shelf; counted anew where nobody has yet, or somebody has miscounted.
+local function counted_anew(shelf, name)
+  local count = 0
+  for _, part in ipairs(redis.call('ZRANGE', key(shelf .. 'by', name), 0, -1)) do
+    count = count + redis.call('ZCARD', key(shelf, name .. '|' .. part))
+  end
+  return count
+end
+local function in_parts(shelf, name)
+  local count = redis.call('HGET', P .. 'waits', shelf .. ':' .. name)
+  if tonumber(count or '') then return math.max(0, tonumber(count)) end
+  return counted_anew(shelf, name)
+end
+
+-- Before one is added and after one is taken away: what stops between leaves too many, which is a ticket too many.
+local function count_on(shelf, name, by)
+  local field = shelf .. ':' .. name
+  local now = add('HINCRBY', P .. 'waits', field, by)
+  if now == 0 then redis.call('HDEL', P .. 'waits', field)
+  elseif now < 0 or (by == 1 and now == 1 and redis.call('EXISTS', key(shelf .. 'by', name)) == 1) then
+    redis.call('HSET', P .. 'waits', field, counted_anew(shelf, name) + (by == 1 and 1 or 0))
+  end
+end
+
 local function put_on(shelf, name, m, h, tenant)
   local lane, own = h[H.lane], compartment(name, tenant)
-  redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m)
+  if tenant then count_on(shelf, name, 1) end
+  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0 and tenant then count_on(shelf, name, -1) end
   if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
-  if tenant then redis.call('ZADD', key(shelf .. 'by', name), counter(lane, tenant), tenant) end
+  if not tenant then return end
+  local by = key(shelf .. 'by', name)
+  if shelf == 'held' and string.sub(name, 1, 1) == '@' then redis.call('ZADD', by, 0, tenant)   -- (a lane)
+  elseif shelf == 'ready' or not scaled(name) then redis.call('ZADD', by, counter(lane, tenant), tenant)
+  elseif not redis.call('ZSCORE', by, tenant) then redis.call('ZADD', by, among_held(name, lane, tenant), tenant) end
 end
 
 local function take_from(shelf, name, m, tenant)
@@ -71,7 +117,11 @@ local function take_from(shelf, name, m, tenant)
   local was = redis.call('ZREM', set, m) == 1
   redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
   if not was then return false end
-  if tenant and redis.call('EXISTS', set) == 0 then redis.call('ZREM', key(shelf .. 'by', name), tenant) end
+  if tenant then count_on(shelf, name, -1) end
+  if tenant and redis.call('EXISTS', set) == 0 then
+    redis.call('ZREM', key(shelf .. 'by', name), tenant)
+    if string.sub(name, 1, 1) == '@' and shelf == 'held' then redis.call('ZREM', key('holds', tenant), name) end   -- (a lane)
+  end
   return true
 end
 
@@ -85,33 +135,69 @@ local function outdated(h)
   return policy and h[H.policy] ~= '' and h[H.policy] ~= policy
 end
 
--- A tenant that nothing waited for begins with the least counter of those who wait: it has saved nothing up.
-local function lift(lane, tenant, model)
-  if redis.call('ZSCORE', key('readyby', lane), tenant) or redis.call('ZSCORE', key('heldby', model), tenant) then
-    return
-  end
+-- A tenant that begins to compete (new, or back from a cap, a limit or a hold) has saved nothing up: it begins with the
+-- least counter of the others that compete: of those with ready steps on the lane, else of those that its model holds too,
+-- else with that of the tenant last dispatched (also where that worked with another model meanwhile).
+-- `held`: how it stood among those that its model held. They have all been held back alike: what it is lifted by goes to
+-- the model's scale, so that the others are lifted by as much when their turn comes, and keep their order.
+local function lift(lane, tenant, model, held)
+  if redis.call('ZSCORE', key('readyby', lane), tenant) then return end   -- it competes already
+  local f = redis.call('HMGET', key('share', lane), tenant, '!', '!m')
+  local had = number(f[1])
+  local scale = held and scale_of(model)
+  local now = held and math.max(had, held + scale) or had
   local other, floor = least('ready', lane, lane)
-  floor = other and floor or tonumber(counter(lane, redis.call('HGET', key('share', lane), '!') or ''))
-  if tonumber(counter(lane, tenant)) < floor then redis.call('HSET', key('share', lane), tenant, exact(floor)) end
+  if not other then
+    local first = scaled(model) and redis.call('ZRANGE', key('heldby', model), 0, 1, 'WITHSCORES') or {}
+    local at = first[1] == tenant and 4 or 2
+    if first[at] and f[3] == model then floor = tonumber(first[at]) + (scale or scale_of(model))
+    else floor = number(f[2] and redis.call('HGET', key('share', lane), f[2])) end
+  end
+  if floor > now then
+    if held then redis.call('HSET', key('model', model), 'up', exact(scale + floor - now)) end
+    now = floor
+  end
+  if now > had then redis.call('HSET', key('share', lane), tenant, exact(now)) end
 end
 
--- A step waits on its lane, with the rank that it has. `kept`: it has waited all along, elsewhere.
-local function place(job, step, h, kept)
+-- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
+local function limits_of(job, h)
+  if h[H.kind] ~= 'llm' then return {} end
+  local own, model, names = '@' .. tenant_of(job), h[H.label], {}   -- (the cap first: it is asked first)
+  for _, name in ipairs({ own, model }) do
+    if redis.call('ZSCORE', P .. 'limited', name) then names[#names + 1] = name end
+  end
+  return names
+end
+local function in_set(lane, name) return key('in', lane .. '|' .. name) end
+local function not_in(job, m, h)
+  for _, name in ipairs(limits_of(job, h)) do redis.call('ZREM', in_set(h[H.lane], name), m) end
+end
+
+local kept_off   -- _limits
+
+-- A step waits on its lane, with the rank that it has; or where a limit holds it back. Gives whether it stands on the lane.
+-- `kept`: it has waited all along, elsewhere; `held`: see lift; `past`: what it was held by, and is not any more.
+local function place(job, step, h, kept, held, past)
   mark(job)
-  local lane, m = h[H.lane], member(job, step)
+  local lane, m, limits = h[H.lane], member(job, step), limits_of(job, h)
+  if #limits > 0 and kept_off(limits, job, step, h, past, kept) then return false end
   if outdated(h) then
     redis.call('ZADD', key('stray', lane), exact(h[H.rank]), m)
-    return
+  else
+    local tenant = rules(lane).fair and tenant_of(job) or nil
+    if tenant and not kept then lift(lane, tenant, h[H.label], held) end
+    put_on('ready', lane, m, h, tenant)
   end
-  local tenant = rules(lane).fair and tenant_of(job) or nil
-  if tenant and not kept then lift(lane, tenant, h[H.label]) end
-  put_on('ready', lane, m, h, tenant)
+  for _, name in ipairs(limits) do redis.call('ZADD', in_set(lane, name), exact(h[H.rank]), m) end
+  return true
 end
 
 -- … and no longer. Gives whether it did.
 local function take(job, step, h)
   local m = member(job, step)
   mark(job)
+  not_in(job, m, h)
   if redis.call('ZREM', key('stray', h[H.lane]), m) == 1 then return true end
   return take_from('ready', h[H.lane], m, rules(h[H.lane]).fair and tenant_of(job) or nil)
 end
@@ -147,13 +233,7 @@ local function need_of(job, h)
   return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
 end
 
-local function in_shelf(name)
-  local count = redis.call('ZCARD', key('held', name))
-  for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', name), 0, -1)) do
-    count = count + redis.call('ZCARD', key('held', name .. '|' .. tenant))
-  end
-  return count
-end
+local function in_shelf(name) return redis.call('ZCARD', key('held', name)) + in_parts('held', name) end
 
 -- Whether a worker that lives serves this.
 local function somebody_serves(need)
@@ -161,34 +241,32 @@ local function somebody_serves(need)
   return till and tonumber(till) > clock()
 end
 
--- How many steps wait on a lane, and how many of them by tenant (a flat list). Those that only other workers can
--- serve are counted among them; `served`: where there are such workers.
+-- How many steps wait on a lane. Those that only other workers can serve are counted among them; `served`: where there
+-- are such workers.
 local function waiting_on(lane, served)
-  local count = redis.call('ZCARD', key('ready', lane)) + redis.call('ZCARD', key('stray', lane))
+  local count = redis.call('ZCARD', key('ready', lane)) + redis.call('ZCARD', key('stray', lane)) + in_parts('ready', lane)
   for _, need in ipairs(redis.call('ZRANGE', key('wanted', lane), 0, -1)) do
     if not served or somebody_serves(need) then count = count + in_shelf('?' .. need) end
   end
-  local by = {}
-  for _, tenant in ipairs(redis.call('ZRANGE', key('readyby', lane), 0, -1)) do
-    local own = redis.call('ZCARD', key('ready', lane .. '|' .. tenant))
-    count = count + own
-    by[#by + 1], by[#by + 2] = tenant, own
-  end
-  return count, by
+  return count
+end
+
+local function weight_of(tenant)
+  local weight = number(redis.call('HGET', key('tenant', tenant), 'w'))
+  return weight > 0 and weight or 1
 end
 
 -- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
 local function charge(h, tenant, amount)
   local lane = h[H.lane]
-  local weight = number(redis.call('HGET', key('tenant', tenant), 'w'))
-  local now = add('HINCRBYFLOAT', key('share', lane), tenant, exact(amount / (weight > 0 and weight or 1)))
+  local by = exact(amount / weight_of(tenant))
+  local now = add('HINCRBYFLOAT', key('share', lane), tenant, by)
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
-  redis.call('ZADD', key('heldby', h[H.label]), 'XX', now, tenant)
-  if amount < 0 and redis.call('EXISTS', key('holds', lane)) == 1 then   -- what is behind its counter is put right on the way, what is ahead of it only here
-    for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
-      for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
-        redis.call('ZADD', key('heldby', model), 'XX', now, tenant)
-      end
+  if redis.call('EXISTS', key('holds', lane)) == 0 then return end
+  for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
+    for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
+      if scaled(model) then redis.call('ZADD', key('heldby', model), 'XX', 'INCR', by, tenant)
+      elseif amount < 0 then redis.call('ZADD', key('heldby', model), 'XX', now, tenant) end   -- what is behind is put right on the way
     end
   end
 end
@@ -218,7 +296,8 @@ local function dispatch(job, h, aged)
   if tenant then
     h[H.charged] = math.max(1, h[H.cost] or 0)
     charge(h, tenant, h[H.charged])
-    redis.call('HSET', key('share', lane), '!', tenant)
+    redis.call('HSET', key('share', lane), '!', tenant, '!m', h[H.label])
+    redis.call('ZADD', P .. 'used', int(clock()), lane .. '|' .. tenant)
   end
 end
 
@@ -251,10 +330,14 @@ local function rank_of(job, h)
   return h[H.base] + since - h[H.level] * number(f[2])
 end
 
--- A step goes to another lane and model; it is on no shelf. Gives whether the lane is another.
-local function change_lane(_, _, h, lane, label)
+-- A step goes to another lane and model. Its round is decided anew there; any other rank says as much as it did: a time,
+-- or its place in a plan. Under rules that are not its own it waits by its time until it is ranked. Its caller places
+-- it (or sets its time) without `kept`, so that its share is decided anew too.
+local function change_lane(job, step, h, lane, label)
   local moved = lane ~= h[H.lane]
   h[H.lane], h[H.label] = lane, label
+  if not moved or h[H.since] ~= SINCE.round then return moved end
+  h[H.rank] = outdated(h) and h[H.ready] or rank_of(job, h)
   return moved
 end
 
@@ -265,18 +348,16 @@ local function make_ready(job, step, h)
   h[H.rank] = rank_of(job, h)
   h[H.state] = 'ready'
   put(job, step, h)
-  place(job, step, h)
+  if place(job, step, h) then ticket(h[H.lane], job, step) end
   event(job, at, 'ready', step, h[H.label])
-  ticket(h[H.lane], job, step)
 end
 
 -- A step that was ready before waits again, with the rank that it had. `kept`: its job has not been idle meanwhile.
 local function back(job, step, h, at, why, kept)
   h[H.state] = 'ready'
   put(job, step, h)
-  place(job, step, h, kept)
+  if place(job, step, h, kept) then ticket(h[H.lane], job, step) end
   event(job, at, 'released', step, why)
-  ticket(h[H.lane], job, step)
 end
 
 -- The job's program has to be run; not by us. It runs as a step on the lane `turns`, once at a time.

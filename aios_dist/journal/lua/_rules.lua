@@ -24,11 +24,11 @@ local function astray(lane)
     for _, set in ipairs(from) do redis.call('UNLINK', set) end
   end
   for _, set in ipairs(old) do redis.call('UNLINK', set) end
+  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)
   for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
     local sets = { key('held', model) }
-    for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, -1)) do
-      sets[#sets + 1] = key('held', model .. '|' .. tenant)
-    end
+    local parts = string.sub(model, 1, 1) == '@' and { lane } or redis.call('ZRANGE', key('heldby', model), 0, -1)
+    for _, part in ipairs(parts) do sets[#sets + 1] = key('held', model .. '|' .. part) end
     if redis.call('EXISTS', unpack(sets, 1, math.min(#sets, 4000))) == 0 then redis.call('ZREM', key('holds', lane), model)
     else unite(key('astray', lane), sets) end
   end
@@ -51,6 +51,7 @@ local function set_lane(said, source)
     hand = '1'
   end
   local changed = new.policy ~= (old.policy or 'fifo') or new.fair ~= old.fair
+  redis.call('ZADD', P .. 'lanes', 0, said.lane)
   if changed or (new.oldest > 0) ~= (old.oldest > 0) then astray(said.lane) end   -- before: nothing stands under rules unmade
   redis.call('HSET', k, 'policy', new.policy, 'oldest', int(new.oldest), 'fair', new.fair, 'hand', hand,
              unpack(says and { 'file', says } or {}))
@@ -79,13 +80,37 @@ local function set_model(m, source)
   redis.call('HSET', k, unpack(fields))
 end
 
+-- A tenant has another weight: what it is ahead of the others that compete by counts as much as it does by the new one.
+local function weigh(tenant, old, new)
+  if old == new then return end
+  local function rescaled(now, floor) return exact(floor + (now - floor) * old / new) end
+  for _, lane in ipairs(redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
+    local k = key('share', lane)
+    local now, last = number(redis.call('HGET', k, tenant)), redis.call('HGET', k, '!')
+    local other, floor = least('ready', lane, lane)
+    if not other and last and last ~= tenant then other, floor = last, number(redis.call('HGET', k, last)) end
+    if other and other ~= tenant and now > floor then
+      redis.call('HSET', k, tenant, rescaled(now, floor))
+      redis.call('ZADD', key('readyby', lane), 'XX', rescaled(now, floor), tenant)
+    end
+    for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
+      local by = key('heldby', model)
+      local held, first = redis.call('ZSCORE', by, tenant), redis.call('ZRANGE', by, 0, 0, 'WITHSCORES')
+      if held and not scaled(model) then redis.call('ZADD', by, counter(lane, tenant), tenant)
+      elseif held and first[1] ~= tenant then redis.call('ZADD', by, rescaled(tonumber(held), tonumber(first[2])), tenant) end
+    end
+  end
+end
+
 -- t: {name, set: flat list of fields, unset: list of fields, says, nothing}
 local function set_tenant(t, source)
   local k = key('tenant', t.name)
   local fields = newly_said(k, t.says, t.nothing, source)
   if not fields then return end
   redis.call('HSET', P .. 'registry', 'tenant/' .. t.name, '')
+  local weight = weight_of(t.name)
   if #t.unset > 0 then redis.call('HDEL', k, unpack(t.unset)) end
   for _, part in ipairs(t.set) do fields[#fields + 1] = part end
   redis.call('HSET', k, unpack(fields))
+  weigh(t.name, weight, weight_of(t.name))
 end

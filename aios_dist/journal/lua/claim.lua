@@ -71,11 +71,26 @@ end
 bring()
 
 local MOST_DIVERTED = 20   -- by one claim; the reconciler sees to the rest
+-- One that a limit held goes before the one at hand, which waits where it belongs; and no other before it in this call:
+-- what is ranked under other rules has another order by age than by rank.
+local swapped = {}
+local function swap(name, first, part, has, job, step, h)
+  swapped[first] = true
+  local job1, step1 = split(first)
+  local h1 = head(job1, step1)
+  take_from('held', name, first, part)
+  if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, false, has, name) end
+  if place(job, step, h, true) then ticket(h[H.lane], job, step) end
+end
+
 local looked, others, diverted = 0, false, 0
-while looked < 1000 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
+while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
   local top, aged = take_best(A.lane)
-  if not top and bring() then top, aged = take_best(A.lane) end   -- the first may have been set aside, and not those behind
+  while not top and looked < 64 and bring() do   -- the first may have been set aside, and not those behind
+    looked = looked + 1
+    top, aged = take_best(A.lane)
+  end
   if not top then return { tickets, others and 'others' or '' } end
   local job, step = split(top)
   if not job then job, step = top, '' end   -- not one of ours: passed over
@@ -84,11 +99,16 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
   whos[job] = facts[6] or nil
   if facts[1] == 'running' and not h then kept[job] = true end   -- it cannot be read: `walk` sets its job aside
   if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
-    local now, may = clock(), true
+    local now, may, limits = clock(), true, limits_of(job, h)
+    local limited = {}
+    for _, name in ipairs(limits) do
+      limited[name] = true
+      redis.call('ZREM', in_set(h[H.lane], name), top)
+    end
     if not serves(h, facts) then
       others = leave_to_others(job, step, h) or others
       may = false
-      let_in('@' .. tenant)
+      for _, name in ipairs(limits) do let_in(name) end   -- its room is for another
     elseif h[H.kind] == 'llm' then
       local spent = over_budget(job, tenant)
       local own = '@' .. tenant
@@ -97,18 +117,23 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
         if facts[7] == 'fail' then end_job(job, 'failed', A.budget_outcome)
         else pause_job(job, 'budget of the ' .. spent .. ' used up') end
         may = false
-      elseif redis.call('EXISTS', key('model', own)) == 1 and not allowed(own, 0, now) then
+      elseif limited[own] and not allowed(own, 0, now) then
         hold_back(own, job, step, h)
         may = false
-        let_in(h[H.label])   -- it may have been let in: the room is for another
+        if limited[h[H.label]] then let_in(h[H.label]) end   -- it may have been let in: the room is for another
       else
-        local model = h[H.label]
-        if redis.call('EXISTS', key('model', model)) == 1 then
+        local model, first, rank, part = h[H.label], nil, nil, nil
+        if limited[own] then first, rank, part = first_held(own, aged, A.lane) end
+        if first and not swapped[top] and rank < (aged and h[H.ready] or h[H.rank]) then   -- of one tenant the order is the lane's
+          swap(own, first, part, nil, job, step, h)
+          may = false
+        elseif limited[model] then
           local yes, again = allowed(model, bounded(h[H.est]), now)
           local first, score, other, has_had = first_held(model, aged)
-          local before = yes and first and score < (aged and h[H.ready] or h[H.rank])
-          if yes and first and other and other ~= tenant then   -- among equals by name, as on the lane: else one would overtake its own tenant's
-            local had = tonumber(counter(h[H.lane], tenant))
+          local before = yes and first and not swapped[top] and score < (aged and h[H.ready] or h[H.rank])
+          if yes and first and not swapped[top] and other and other ~= tenant then   -- among equals by name, as on the lane: else one would overtake its own tenant's
+            local had = redis.call('ZSCORE', key('heldby', model), tenant)
+            had = tonumber(had or number(counter(h[H.lane], tenant)) - scale_of(model))
             before = has_had < had or (has_had == had and other < tenant)
           end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
@@ -116,9 +141,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
             local h1 = head(job1, step1)
             yes, again = allowed(model, h1 and bounded(h1[H.est]) or 0, now)
             if yes then
-              take_from('held', model, first, other)
-              if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, true) end
-              place(job, step, h, true)
+              swap(model, first, other, other and has_had, job, step, h)
               may = false
             end
           end
@@ -130,7 +153,7 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
               hold_back(model, job, step, h)
               look_at_held(model, again)
             end
-            let_in(own)   -- its tenant's place, if it has one, is for another step
+            if limited[own] then let_in(own) end   -- its tenant's place, if it has one, is for another step
           end
         end
       end
@@ -147,6 +170,9 @@ while looked < 1000 do   -- steps set aside by this call: a bound, so that one c
       enter(h, job, step, now)
       redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h))
       event(job, at, 'started', step, A.worker)
+      for _, name in ipairs(limits) do
+        if has_held(name, A.lane) then let_in(name) end
+      end
       return claimed(job, step, h, facts)
     end
   end

@@ -9,10 +9,7 @@ local published = 0
 for i, lane in ipairs(A.lanes) do
   local made = A.tickets[i]
   pcall(function()   -- a list that is none is the reconciler's to report; the step that is in hand goes on
-    local missing = math.huge
-    if redis.call('ZCARD', key('readyby', lane)) <= 100 then   -- so many tenants are not counted for one ticket
-      missing = waiting_on(lane, true) - redis.call('LLEN', A.lists[i])
-    end
+    local missing = waiting_on(lane, true) - redis.call('LLEN', A.lists[i])
     for n = 1, math.min(#made, missing) do
       redis.call('LPUSH', A.lists[i], made[n])
       published = published + 1

@@ -132,6 +132,7 @@ if #jobs < 2 * A.page then cursor = '0' end
 
 redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000))
 redis.call('ZREMRANGEBYSCORE', P .. 'dead', 0, int(now - A.retention_ms * 1000))
+for _, lane in ipairs(A.lanes) do redis.call('ZADD', P .. 'lanes', 0, lane) end
 local waiting, strays = {}, {}
 for i, lane in ipairs(A.lanes) do
   waiting[i], strays[i] = waiting_on(lane, true), redis.call('ZCARD', key('stray', lane)) + redis.call('ZCARD', key('astray', lane))

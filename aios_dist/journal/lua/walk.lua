@@ -101,6 +101,48 @@ local function look(job, marked_so)
   return true
 end
 
+-- What waits in tenants' sets is counted as it moves. It is counted anew where few tenants wait, and where a verb broke.
+local function count_lanes()
+  local broke = redis.call('HGET', P .. 'waits', '!')
+  local fields = broke and redis.call('HKEYS', P .. 'waits') or {}
+  for _, lane in ipairs(broke and {} or redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
+    fields[#fields + 1] = 'ready:' .. lane
+    for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, A.page - 1)) do fields[#fields + 1] = 'held:' .. model end
+  end
+  for _, field in ipairs(fields) do
+    local shelf, name = string.match(field, '^(%a+):(.*)$')
+    if shelf and (broke or redis.call('ZCARD', key(shelf .. 'by', name)) <= A.page) then
+      local says, count = number(redis.call('HGET', P .. 'waits', field)), counted_anew(shelf, name)
+      if says ~= count then
+        if not broke then note(field, 'counted ' .. int(says) .. ' steps, there wait ' .. int(count)) end
+        if count == 0 then redis.call('HDEL', P .. 'waits', field) else redis.call('HSET', P .. 'waits', field, count) end
+      end
+    end
+  end
+  redis.call('HDEL', P .. 'waits', '!')
+end
+
+-- A tenant that has had nothing dispatched on a shared lane for the retention, and has nothing there, is forgotten there.
+local function forget_tenants()
+  local now = clock()
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. 'used', 0, int(now - A.retention_ms * 1000), 'LIMIT', 0, A.page)) do
+    local lane, tenant = string.match(entry, '^(.*)|([^|]*)$')
+    local waits = redis.call('ZSCORE', key('readyby', lane), tenant)
+    for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
+      waits = waits or redis.call('ZSCORE', key('heldby', model), tenant)
+    end
+    if waits then redis.call('ZADD', P .. 'used', int(now), entry)
+    else
+      local share = key('share', lane)
+      redis.call('HDEL', share, tenant)
+      if redis.call('HGET', share, '!') == tenant then redis.call('HDEL', share, '!', '!m') end
+      redis.call('HDEL', key('lane', lane), 'n|' .. tenant)
+      redis.call('DEL', key('rounds', lane .. '|' .. tenant))
+      redis.call('ZREM', P .. 'used', entry)
+    end
+  end
+end
+
 for _, job in ipairs(redis.call('ZRANGE', P .. 'dirty', 0, A.page - 1)) do
   if look(job, true) then redis.call('ZREM', P .. 'dirty', job) end
   if heads > MOST_HEADS then break end
@@ -121,6 +163,10 @@ if string.sub(A.cursor, 1, 1) ~= '/' then
   if all and #jobs < 2 * A.page then cursor = '/' end
 else
   local from = string.sub(A.cursor, 2)
+  if from == '' then
+    count_lanes()
+    forget_tenants()
+  end
   local models = redis.call('ZRANGEBYLEX', P .. 'limited', from == '' and '-' or '(' .. from, '+', 'LIMIT', 0, A.page)
   for _, model in ipairs(models) do
     local ok, wrong = pcall(sweep, model, A.page)
