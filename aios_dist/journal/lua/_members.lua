@@ -65,13 +65,13 @@ end
 -- as failed, whatever has become of it since: retried, it is no member any more.
 local function admit_job(plan, job)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'half')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp')
   if facts[5] ~= plan then return true end
   if facts[1] == 'running' or facts[1] == 'paused' then return nil end   -- by a verb that broke then
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end
   mark(job)
   redis.call('HSET', k, 'st', 'running')
-  if facts[7] then redis.call('HDEL', k, 'half') end
+  if facts[7] then redis.call('HDEL', k, 'hp') end
   event(job, stamp(), 'admitted', '')
   if facts[3] then
     redis.call('HDEL', k, 'ends')
