@@ -94,7 +94,7 @@ class Reading(Access):
         return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
 
     async def _seen(self, jobs: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
-        """Fields of jobs; none of those that nobody sees yet. ``fields`` has ``hp``, ``pl``, and ends with ``half``.
+        """Fields of jobs; none of those that nobody sees yet. ``fields`` has hp and pl, and ends with half.
 
         A job of a plan that is submitted in slices points to what is to be whole: where that is, it is.
         """
@@ -221,7 +221,7 @@ class Reading(Access):
 
         Args:
             lanes: their names.
-            first, most: so many tenants from that place on are named; the one that is served next has place 0.
+            first, most: so many tenants from that place on are named; place 0 is served next.
         """
         found = await self._run("counts", lanes=list(lanes), first=first, most=most)
         return {

@@ -231,7 +231,8 @@ def of_let_in(seen: Seen) -> Iterator[str]:
         lanes = {seen.jobs[m.rpartition("/")[0]].heads[m.rpartition("/")[2]].lane for m in members}
         for lane in lanes:
             if busy + count[lane, limit] < most and limit not in seen.swept:
-                yield f"{limit} holds {sorted(members)}, and has room: {busy} + {count[lane, limit]} of {most:.0f}"
+                in_use = f"{busy} + {count[lane, limit]} of {most:.0f}"
+                yield f"{limit} holds {sorted(members)}, and has room: {in_use}"
 
 
 def of_shares(seen: Seen) -> Iterator[str]:

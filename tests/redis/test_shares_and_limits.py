@@ -1,9 +1,8 @@
-"""Shares stay fair while limits bind: caps, limits and holds of models, lanes that change, weights that change."""
+"""Shares stay fair while limits bind: caps, limits and holds of models; other lanes, other weights."""
 
 from __future__ import annotations
 
 from collections import Counter
-
 
 from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
@@ -11,7 +10,6 @@ from aios_dist.jobs import JobState
 from aios_dist.journal import Claim
 from aios_dist.policies import Rank
 from tests.redis.conftest import Hand, decides, ranked
-
 
 
 async def ends(hand: Hand, claim: Claim, tokens: int = 10) -> None:
