@@ -53,7 +53,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
 def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     """Its counts are what they count, its steps are in states that its own allows, something moves it."""
     state, n, v = job.state, job.number("n"), job.number("v")
-    if "half" in job.fields and not pointed(seen, job):
+    if "half" in job.fields or ("hp" in job.fields and not pointed(seen, job)):
         yield f"{id} is half written"
     if state not in OPEN | ENDED:
         yield f"{id}: state {state!r}"
@@ -92,11 +92,11 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
 
 def pointed(seen: Seen, job: JobSeen) -> bool:
     """It belongs to a plan that is there, or that somebody is submitting: then nobody sees either."""
-    plan, half = job.text("pl"), job.text("half")
-    if half == "1" or plan not in seen.plans:
+    plan, points = job.text("pl"), job.text("hp")
+    if plan not in seen.plans:
         return False
-    name = plan if half == "half" else f"{plan}/{half[1:]}"
-    return not seen.plans[plan].get(half) or name in seen.one["plans"]
+    name = plan if points == "half" else f"{plan}/{points[1:]}"
+    return not seen.plans[plan].get(points) or name in seen.one["plans"]
 
 
 def fits(state: str, step: str, h: Head) -> bool:
