@@ -53,7 +53,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
 def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     """Its counts are what they count, its steps are in states that its own allows, something moves it."""
     state, n, v = job.state, job.number("n"), job.number("v")
-    if "half" in job.fields and not pointed(seen, job):
+    if "half" in job.fields or ("hp" in job.fields and not pointed(seen, job)):
         yield f"{id} is half written"
     if state not in OPEN | ENDED:
         yield f"{id}: state {state!r}"
@@ -92,11 +92,11 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
 
 def pointed(seen: Seen, job: JobSeen) -> bool:
     """It belongs to a plan that is there, or that somebody is submitting: then nobody sees either."""
-    plan, half = job.text("pl"), job.text("half")
-    if half == "1" or plan not in seen.plans:
+    plan, points = job.text("pl"), job.text("hp")
+    if plan not in seen.plans:
         return False
-    name = plan if half == "half" else f"{plan}/{half[1:]}"
-    return not seen.plans[plan].get(half) or name in seen.one["plans"]
+    name = plan if points == "half" else f"{plan}/{points[1:]}"
+    return not seen.plans[plan].get(points) or name in seen.one["plans"]
 
 
 def fits(state: str, step: str, h: Head) -> bool:
@@ -129,6 +129,8 @@ def of_places(seen: Seen) -> Iterator[str]:
                 for kind, name in where:
                     if not right(seen, job, h, kind, name):
                         yield f"{m} ({h} of {job.tenant}) waits in {kind}:{name}"
+                    elif behind_strays(seen, h, m, kind):
+                        continue
                     elif kind != "timers" and seen.sets[kind][name][m] != float(h.rank):
                         yield f"{m} has rank {h.rank!r} and waits in {kind} by {seen.sets[kind][name][m]!r}"
             elif h.state == "timed":
@@ -158,6 +160,11 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
             return compartment in ("", h.lane)
         return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
     return True
+
+
+def behind_strays(seen: Seen, h: Head, m: str, kind: str) -> bool:
+    """Whether it came while others were to be ranked anew, and waits behind them whatever its rank."""
+    return kind == "stray" or (kind == "held" and m in seen.sets["astray"].get(h.lane, ()))
 
 
 def of_shelves(seen: Seen) -> Iterator[str]:
@@ -231,8 +238,8 @@ def of_let_in(seen: Seen) -> Iterator[str]:
         lanes = {seen.jobs[m.rpartition("/")[0]].heads[m.rpartition("/")[2]].lane for m in members}
         for lane in lanes:
             if busy + count[lane, limit] < most and limit not in seen.swept:
-                in_use = f"{busy} + {count[lane, limit]} of {most:.0f}"
-                yield f"{limit} holds {sorted(members)}, and has room: {in_use}"
+                room = f"{busy} + {count[lane, limit]} of {most:.0f}"
+                yield f"{limit} holds {sorted(members)}, and has room: {room}"
 
 
 def of_shares(seen: Seen) -> Iterator[str]:
@@ -304,6 +311,27 @@ def of_models(seen: Seen) -> Iterator[str]:
             or model in moved
         ):
             yield f"nothing will let in what {model} holds: {sorted(seen.sets['held'][name])}"
+        if model[0] != "?" and model not in moved and model not in seen.swept and has_room(seen, model):
+            yield f"{model} has room, and holds {sorted(seen.sets['held'][name])}"
+
+
+def has_room(seen: Seen, model: str) -> bool:
+    """Whether each of the steps that a limit holds may run now, and nobody will look at them at once."""
+    now = seen.now
+    soon = seen.one["timers"].get(f"model:{model}/!")
+    if (soon is not None and soon <= now) or seen.model(model, "hold") > now or seen.model(model, "win"):
+        return False
+    most, rpm, tpm = (seen.model(model, field) for field in ("l_if", "l_rpm", "l_tpm"))
+    if 0 < most <= len(seen.sets["inflight"].get(model, ())):
+        return False
+    window = [m for m, at in seen.sets["window"].get(model, {}).items() if at > now - MINUTE]
+    if not window:
+        return True
+    tokens = sum(int(m.rpartition("|")[2]) for m in window)
+    shelves = [ms for name, ms in seen.sets["held"].items() if name.partition("|")[0] == model]
+    heads = [seen.head(m) for members in shelves for m in members]
+    largest = max((h.est for h in heads if h is not None), default=0)
+    return not 0 < rpm <= len(window) and not 0 < tpm < tokens + largest
 
 
 def of_indices(seen: Seen) -> Iterator[str]:

@@ -262,6 +262,7 @@ class Driver(People, Workers):
             Broken: something does not hold, or does not end.
         """
         self.say("drain")
+        self.each = False
         for _ in range(most):
             if not any(job.state in OPEN for job in self.model.jobs.values()):
                 break
@@ -276,6 +277,7 @@ class Driver(People, Workers):
                     self.expect(
                         self.run(send_signal(self.journal, id, name, sent)), self.model.signal(id, name, sent)
                     )
+            self.look()
             self.fleet.now += 31_000_000
             self.held.clear()
             self.fleet.score("leases", self.look().one["leases"])

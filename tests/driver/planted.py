@@ -23,8 +23,8 @@ SCENES_FROM = 24
 """Seeds from this one on are of drivers that play scenes too: what chance finds is found without them."""
 
 BUGS: tuple[Change, ...] = (
-    Change("a step is put on no lane", "_order", """  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0""",
-           """  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0"""),
+    Change("a step is put on no lane", "_order", "  if redis.call('ZADD', key(shelf, own), last and",
+           "  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), last and"),
     Change("what is taken off a shelf stays on it by age", "_order",
            """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
 """, ""),
@@ -33,10 +33,9 @@ BUGS: tuple[Change, ...] = (
     if string.sub""", """    if string.sub"""),
     Change("a tenant that begins to wait is not noted", "_order",
            """  elseif shelf == 'ready' or not scaled(name) then redis""", """  elseif shelf ~= 'ready' and not scaled(name) then redis"""),
-    Change("an outdated rank goes on the lane", "_order",
-           """  if outdated(h) then
-    redis.call('ZADD', key('stray', lane)""", """  if outdated(h) and h[H.attempt] > 0 then
-    redis.call('ZADD', key('stray', lane)"""),
+    Change("an outdated rank goes on the lane", "_order", "  if outdated(h) or last then", "  if outdated(h) and h[H.attempt] > 0 or last then"),
+    Change("what comes since the rules changed is never put where it belongs", "strays",
+           "      place(job, step, h, false, nil, nil, true)\n      placed", "      placed"),
     Change("what was charged is not settled", "_order", """  h[H.charged] = 0
   taken =""", """  taken ="""),
     Change("a turn is made ready while one runs", "_order",
@@ -110,7 +109,7 @@ BUGS: tuple[Change, ...] = (
     Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == (facts[5] or '') and ", ""),
     Change("prompt tokens are counted as output", "commit", "add_used('up', facts[6], prompt)", "add_used('uo', facts[7], prompt)"),
     Change("a late answer leaves its step on the lane", "commit",
-           "if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end\n", ""),
+           "  set_aside(A.job, A.step, h)\n  let_in_freed()\n", ""),
     Change("a stale decision is taken", "advance",
            "A.decision.basis ~= (facts[4] or '') or ", ""),
     Change("a decision is taken before a retry is judged", "advance", " or facts[5]", ""),
@@ -171,6 +170,19 @@ BUGS: tuple[Change, ...] = (
     Change("the next is not let in when one goes to others", "claim", "      for _, name in ipairs(limits) do let_in(name) end   -- its room", "      -- its room"),
     Change("what leaves a tenant's set is still counted", "_order", "  if tenant then count_on(shelf, name, -1) end\n", ""),
     Change("other rules leave what waits counted", "_rules", "  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)\n", ""),
+    Change("a held step that leaves lets nobody in", "_plan", "  elseif by then freed[by] = true end", "  end"),
+    Change("a held step that is overtaken lets nobody in", "_limits", "    if string.sub(by, 1, 1) ~= '?' then let_in(by) end\n", ""),
+    Change("a wider limit is seen late", "_limits", "redis.call('ZADD', P .. 'timers', 'LT', int(at),", "redis.call('ZADD', P .. 'timers', int(at),"),
+    Change("who reports no usage has taken nothing", "commit", "if unknown and A.digest == h[H.digest] then prompt, output = estimated(h) end\n", ""),
+    Change("an answer that comes too late has cost nothing", "commit", "  if calls > 0 and same then\n", "  if false then\n"),
+    Change("an answer that comes too late costs as often as it is sent", "commit", "    redis.call('HSET', k, sent, 1, unpack(used))", "    redis.call('HSET', k, unpack(used))"),
+    Change("a tenth of a millionth is nothing", "_lib", "string.format('%.6f', n)", "string.format('%.6f', math.floor(n))"),
+    Change("a step goes elsewhere though its model is not on hold", "_limits", "  return left > 0 and (m[2]", "  return left > -1e15 and (m[2]"),
+    Change("a step that goes elsewhere is called for on its old lane", "_limits", "  if place(job, step, h, kept and not moved) then ticket(lane, job, step) end", "  place(job, step, h, kept and not moved)"),
+    Change("a step goes to a fallback that is on hold itself", "_limits", " and number(redis.call('HGET', key('model', model), 'hold')) <= now then", " then"),
+    Change("what is held goes elsewhere and stays held", "_limits", "        take_from('held', model, m, tenant)\n        some", "        some"),
+    Change("a retry begins where the step went to", "_plan", "      if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
+    Change("a fork begins where the step went to", "fork", "  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
     Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),
     Change("other rules leave the lane by age as it is", "_rules", "  for _, set in ipairs(old) do redis.call('UNLINK', set) end\n", ""),
     Change("a new job is not open", "_new", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),
