@@ -71,7 +71,7 @@ class Ordering(Access):
             rank: what the lane's policy says now of each, and its name (empty where it does not apply).
         """
         ranked: list[dict[str, object]] = []
-        done = 0
+        done: int = 0
         for _ in range(MOST_PAGES):
             placed, flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
             done += placed

@@ -160,7 +160,9 @@ class Promises:
             )
 
         on_lane = {n for n in steps if competes(n) and any(kind == "ready" for kind, _ in places[n])}
-        lines = self._shares(before, lane, m, on_lane) if fair else []  # (what is held is lifted as it is let in)
+        lines = (
+            self._shares(before, lane, m, on_lane) if fair else []
+        )  # (what is held is lifted as it is let in)
         self.waiting = {name: w for name, w in self.waiting.items() if name in steps and name != m}
         for name, (job, h) in steps.items():
             if name == m or not every or (fair and job.tenant != tenant):
@@ -187,7 +189,9 @@ class Promises:
         there = set(steps)
         most = max((h.cost for job in before.jobs.values() for h in job.heads.values()), default=0)
 
-        def slack(other: str) -> float:  # a step of each: what a limit keeps waiting is lifted as it is let in
+        def slack(
+            other: str,
+        ) -> float:  # a step of each: what a limit keeps waiting is lifted as it is let in
             weights = (float(before.hashes["tenant"].get(t, {}).get("w", 1)) for t in (tenant, other))
             return sum(max(1, most) / weight for weight in weights)
 

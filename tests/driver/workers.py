@@ -155,6 +155,8 @@ class Workers(Producers):
         count = int(before.hashes["lane"].get(h.lane, {}).get(f"n|{job.tenant if fair else ''}", 0)) + 1
         m = f"{claim.job}/{claim.step}"
         aged = every > 0 and count % every == 0
+        if before.sets["astray"].get(h.lane):  # what is held moves to other shelves first (docs/policies.md)
+            return []
         others = {}
         for other, its, o in steps_on(before, h.lane):
             where = before.places()[other]

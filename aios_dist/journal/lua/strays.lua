@@ -16,14 +16,17 @@ end
 for _, s in ipairs(A.ranked) do
   local h, job, step = waits(s.name)
   local current = s.policy == '' or s.policy == r.policy   -- else the rules have changed once more
-  if h and current then
+  -- (else it has gone where it belongs meanwhile, or was on this page twice: another rank would not move it)
+  local astray = redis.call('ZSCORE', key('astray', A.lane), s.name)
+  if h and current and (astray or redis.call('ZSCORE', key('stray', A.lane), s.name)) then
     local was = h[H.since]
     h[H.base], h[H.since], h[H.level], h[H.group], h[H.policy] = s.base, SINCE[s.since], s.level, s.group, s.policy
     local placed = redis.call('HGET', key('job', job), 'pp')   -- its place says the same under most policies
     if not placed or was == SINCE.round or h[H.since] == SINCE.round then h[H.rank] = rank_of(job, h) end
     put(job, step, h)
+    if astray then redis.call('ZREM', key('astray', A.lane), s.name) end
     if redis.call('ZREM', key('stray', A.lane), s.name) == 1 then place(job, step, h, false, nil, nil, true)
-    elseif redis.call('ZREM', key('astray', A.lane), s.name) == 1 then move(job, step, h) end
+    else move(job, step, h) end
   end
 end
 
