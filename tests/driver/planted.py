@@ -163,7 +163,7 @@ BUGS: tuple[Change, ...] = (
     Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then redis", "elseif false then redis"),
     Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do\n    local sets",
            "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do\n    local sets"),
-    Change("a step is let in beyond the room", "_limits", "      if not yes or room(name, lane) <= 0 then", "      if not yes then"),
+    Change("a step is let in beyond the room", "_limits", "      if not yes or free <= redis.call('ZCARD', in_set(lane, name)) then", "      if not yes then"),
     Change("what was let in and is claimed counts on", "claim", "      redis.call('ZREM', in_set(h[H.lane], name), top)\n", ""),
     Change("what was let in and goes away counts on", "_order", "  not_in(job, m, h)\n  if redis", "  if redis"),
     Change("what is let in does not count", "_order", "  for _, name in ipairs(limits) do redis.call('ZADD', in_set", "  for _, name in ipairs({}) do redis.call('ZADD', in_set"),
