@@ -53,7 +53,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
 def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     """Its counts are what they count, its steps are in states that its own allows, something moves it."""
     state, n, v = job.state, job.number("n"), job.number("v")
-    if "half" in job.fields and not pointed(seen, job):
+    if "half" in job.fields or ("hp" in job.fields and not pointed(seen, job)):
         yield f"{id} is half written"
     if state not in OPEN | ENDED:
         yield f"{id}: state {state!r}"
@@ -92,11 +92,11 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
 
 def pointed(seen: Seen, job: JobSeen) -> bool:
     """It belongs to a plan that is there, or that somebody is submitting: then nobody sees either."""
-    plan, half = job.text("pl"), job.text("half")
-    if half == "1" or plan not in seen.plans:
+    plan, points = job.text("pl"), job.text("hp")
+    if plan not in seen.plans:
         return False
-    name = plan if half == "half" else f"{plan}/{half[1:]}"
-    return not seen.plans[plan].get(half) or name in seen.one["plans"]
+    name = plan if points == "half" else f"{plan}/{points[1:]}"
+    return not seen.plans[plan].get(points) or name in seen.one["plans"]
 
 
 def fits(state: str, step: str, h: Head) -> bool:
@@ -311,6 +311,27 @@ def of_models(seen: Seen) -> Iterator[str]:
             or model in moved
         ):
             yield f"nothing will let in what {model} holds: {sorted(seen.sets['held'][name])}"
+        if model[0] != "?" and model not in moved and model not in seen.swept and has_room(seen, model):
+            yield f"{model} has room, and holds {sorted(seen.sets['held'][name])}"
+
+
+def has_room(seen: Seen, model: str) -> bool:
+    """Whether each of the steps that a limit holds may run now, and nobody will look at them at once."""
+    now = seen.now
+    soon = seen.one["timers"].get(f"model:{model}/!")
+    if (soon is not None and soon <= now) or seen.model(model, "hold") > now or seen.model(model, "win"):
+        return False
+    most, rpm, tpm = (seen.model(model, field) for field in ("l_if", "l_rpm", "l_tpm"))
+    if 0 < most <= len(seen.sets["inflight"].get(model, ())):
+        return False
+    window = [m for m, at in seen.sets["window"].get(model, {}).items() if at > now - MINUTE]
+    if not window:
+        return True
+    tokens = sum(int(m.rpartition("|")[2]) for m in window)
+    shelves = [ms for name, ms in seen.sets["held"].items() if name.partition("|")[0] == model]
+    heads = [seen.head(m) for members in shelves for m in members]
+    largest = max((h.est for h in heads if h is not None), default=0)
+    return not 0 < rpm <= len(window) and not 0 < tpm < tokens + largest
 
 
 def of_indices(seen: Seen) -> Iterator[str]:

@@ -72,6 +72,7 @@ class Core:
         self.moved = False
         self.ends: list[tuple[str, str, str]] = []
         self.expected_us: dict[str, int] = {}
+        self.each = every == 1  # all is looked at after each verb
         self.repeat = True
         self.lenient = False  # whatever a verb answers is right: what it was asked about is half-done
         self.vanished: set[str] = set()  # … and the leases that were there then
@@ -147,7 +148,7 @@ class Core:
                 if step.state in ("done", "failed") or MODELS[h.label] != h.lane or h.label not in behind:
                     at = f"{h.label} on {h.lane}"
                     lines.append(f"{id}/{n} waits for {at}, by the model {step}: {chain}")
-                elif self.every == 1 and not now.keeps_waiting(step.label, self.fleet.now):
+                elif self.each and not now.keeps_waiting(step.label, self.fleet.now):
                     lines.append(f"{id}/{n} has gone to {h.label}, and {step.label} keeps nobody waiting")
                 else:
                     self.model.diverted(id, step, h.lane, h.label)

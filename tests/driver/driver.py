@@ -257,6 +257,7 @@ class Driver(People, Workers):
             Broken: something does not hold, or does not end.
         """
         self.say("drain")
+        self.each = False
         for _ in range(most):
             if not any(job.state in OPEN for job in self.model.jobs.values()):
                 break

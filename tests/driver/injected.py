@@ -115,7 +115,7 @@ class Injector:
             if before.tokens == job.tokens:
                 want = before.tokens
             else:
-                answered = now.outcomes().keys() != driver.seen.jobs[id].outcomes().keys()
+                answered = now.paid() != driver.seen.jobs[id].paid()
                 want = job.tokens if answered else before.tokens
                 if answered and job.tenant in clone.model.watched:
                     of_day = spent[job.tenant, clone.model.day]
@@ -259,15 +259,15 @@ class Injector:
             fleet.run(send_commit(fleet.journal, claim, b"j{}", True, (1, 1, 1, 0), None, end, True))
 
 
-def used(job: JobSeen) -> tuple[int, ...]:
+def used(job: JobSeen) -> tuple[float, ...]:
     """What a job has used: tokens in and out, calls, micro-money."""
-    return tuple(job.number(field) for field in ("up", "uo", "uc", "um"))
+    return *(job.number(field) for field in ("up", "uo", "uc")), job.money()
 
 
-def spends(seen: Seen, tenant: str, day: int) -> tuple[int, int]:
+def spends(seen: Seen, tenant: str, day: int) -> tuple[int, float]:
     """What a tenant has spent on a day: tokens, micro-money."""
     of_day = seen.hashes["spend"].get(f"{tenant}:{day}", {})
-    return int(of_day.get("tok", 0)), int(of_day.get("mic", 0))
+    return int(of_day.get("tok", 0)), round(float(of_day.get("mic", 0)), 6)
 
 
 def inject(

@@ -113,6 +113,10 @@ class JobSeen:
         """A field as a number, 0 where it is absent."""
         return int(self.fields.get(field, 0))
 
+    def paid(self) -> set[str]:
+        """What has counted: outcomes, and the claims whose answers came too late."""
+        return {*self.outcomes(), *(f for f in self.fields if f.startswith("u|"))}
+
     def money(self) -> float:
         """Millionths of money."""
         return float(self.fields.get("um", 0))
@@ -251,6 +255,11 @@ class Seen:
     def model(self, name: str, field: str) -> float:
         """A number of a model, 0 where there is none."""
         return float(self.hashes["model"].get(name, {}).get(field, 0))
+
+    def head(self, m: str) -> Head | None:
+        """The head of ``JOB/STEP``; None where there is none."""
+        id, _, step = m.rpartition("/")
+        return self.jobs[id].heads.get(step) if id in self.jobs else None
 
     def fallbacks(self, name: str) -> list[str]:
         """The models that steps of this one go to, in their order."""

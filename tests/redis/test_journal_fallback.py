@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aios_dist.errors import RateLimited
+from aios_dist.jobs import Outcome
 from aios_dist.journal import Refusal, Said
 from aios_dist.journal.views import Limits
-from tests.redis.conftest import starts
+from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Hand
@@ -55,6 +56,21 @@ async def test_a_step_that_a_long_hold_keeps_waiting_goes_to_the_fallback(hand: 
     assert facts["l0"] == b"llm|small", "a retry begins at its own"
     (moved,) = [e for e in await hand.journal.events("a") if e.what == "released"]
     assert moved.detail == "small is on hold: goes to big"
+
+
+async def test_the_events_of_a_step_that_goes_elsewhere_are_in_order_and_said_once(hand: Hand) -> None:
+    await said(hand, *FAR)
+    await hold(hand)
+    await hand.submit(starts("a", "x"), starts("b", "signal:go"))
+    claim = (await hand.journal.signal("b", "go", Outcome(value=1)))[1]
+    assert [t.lane for t in claim] == ["turns"]
+    turn = await hand.claim("turns")
+    await hand.journal.advance("b", decides(1, 1, "y"), token=turn.token)
+    await hand.drain()
+    for job in "ab":
+        events = [(e.what, e.detail) for e in await hand.journal.events(job) if e.step == (job == "b")]
+        assert events == [("ready", "small"), ("released", "small is on hold: goes to big")]
+    assert await names(hand, "far") == ["a:big", "b:big"]
 
 
 @pytest.mark.parametrize(("seconds", "after", "goes"), [(30, 60, False), (61, 60, True), (1, 0, True)])

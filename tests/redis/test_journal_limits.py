@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aios_dist.calls import Usage
+from aios_dist.journal import Nothing
 from aios_dist.policies import Rank
 from tests.redis.conftest import starts
 
@@ -433,3 +434,20 @@ async def test_claims_at_the_same_instant_keep_to_the_limit(hand: Hand) -> None:
     await hand.submit(*(starts(f"j{i}", "x") for i in range(20)))
     got = await asyncio.gather(*(hand.journal.claim("llm", f"w{i}") for i in range(20)))
     assert sum(c is not None for c in got) == 3
+
+
+async def test_a_stray_and_a_held_step_do_not_fetch_each_other_for_ever(
+    hand: Hand,
+) -> None:
+    await hand.journal.set_lane("llm", policy="priority", oldest_every=2)
+    await hand.limit(tpm=350)
+    await hand.reap()
+    await hand.submit(starts("first", "x", tokens=300, policy="priority"))
+    await hand.commit(await hand.claim(), usage=Usage(300, 0, 1))  # the next dispatch is the oldest one's
+    await hand.submit(starts("large", "x", tokens=300, policy="priority", rank=Rank(5e12)))
+    await hand.submit(starts("small", "x", tokens=10, policy="priority"))
+    assert await hand.drain() == []
+    await hand.submit(starts("stray", "x", tokens=10, policy="fifo", rank=Rank(9e12)))
+    got = await hand.journal.take("llm", "w", "token")
+    assert isinstance(got, Nothing)
+    assert not got.again, "a thousand steps were set aside in one claim"

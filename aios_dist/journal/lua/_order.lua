@@ -237,7 +237,7 @@ local function take_best(lane)
       if job then mark(job) end
       redis.call('ZREM', key('stray', lane), top)
     end
-    return top, false
+    return top, aged   -- judged among the held as those on the lane are: else one would fetch what the other sends back
   end
   take_from('ready', lane, top, tenant)
   return top, aged
@@ -364,8 +364,8 @@ local function make_ready(job, step, h)
   h[H.rank] = rank_of(job, h)
   h[H.state] = 'ready'
   put(job, step, h)
+  event(job, at, 'ready', step, h[H.label])   -- first: its model may keep it waiting, and it goes to another at once
   if place(job, step, h) then ticket(h[H.lane], job, step) end
-  event(job, at, 'ready', step, h[H.label])
 end
 
 -- A step that was ready before waits again, with the rank that it had. `kept`: its job has not been idle meanwhile.

@@ -115,6 +115,8 @@ end
 
 local OPEN = { ready = true, pending = true, timed = true, waiting = true, parked = true }
 
+local freed = {}   -- models (and "@T") that have held what was set aside, see let_in_freed
+
 -- Out of every set in which a step can wait.
 local function set_aside(job, step, h)
   local let, by = take(job, step, h), unhold(job, step, h)
@@ -123,7 +125,15 @@ local function set_aside(job, step, h)
   if let or (by and string.sub(by, 1, 1) == '?') then   -- perhaps it had been let in, and makes room for the next
     let_in(h[H.label])
     let_in('@' .. tenant_of(job))
-  elseif by then let_in(by) end   -- perhaps it was the first, and the next needs less room
+  elseif by then freed[by] = true end
+end
+
+-- What steps have left that were set aside: perhaps one was the first of the held, and the next needs less room.
+local function let_in_freed()
+  for by in pairs(freed) do
+    freed[by] = nil
+    let_in(by)
+  end
 end
 
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
@@ -148,6 +158,7 @@ local function pause_job(job, reason)
     put(job, TURN, turn)
     redis.call('HSET', k, 'wake', 1)
   end
+  let_in_freed()
   event(job, stamp(), 'paused', '', reason)
 end
 
@@ -203,13 +214,13 @@ end
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'half')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   mark(job)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
-  if facts[6] then redis.call('HDEL', k, 'half') end
+  if facts[6] then redis.call('HDEL', k, 'hp') end
   if number(facts[2]) > number(facts[3]) then   -- some have no outcome
     for step = 0, steps_of(job, facts[2]) - 1 do
       local h = head(job, step)
@@ -230,6 +241,7 @@ end_job = function(job, state, result, silent)
       put(job, TURN, turn)
     end
   end
+  let_in_freed()
   event(job, at, state, '')
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)

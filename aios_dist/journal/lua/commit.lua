@@ -10,8 +10,8 @@
 --   is another step now), "gone"
 -- include: limits
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue')
-local h = facts[1] and not (facts[11] and hidden(A.job)) and head(A.job, A.step)
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp')
+local h = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job)) and head(A.job, A.step)
 if not h then return { 'gone', 0, {}, '' } end
 local mine, version, proof = h[H.token] == A.token, number(facts[2]), facts[5] or ''
 local same = birth_of(A.incarnation) == birth_of(proof)
@@ -64,7 +64,10 @@ end
 mark(A.job)
 whos[A.job] = facts[4] or nil
 local at, began, label = stamp(), h[H.counted], h[H.state] == 'leased' and h[H.label]   -- (else it may be at another model by now)
-if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end
+if h[H.state] == 'ready' or h[H.state] == 'parked' then
+  set_aside(A.job, A.step, h)
+  let_in_freed()
+end
 settle(A.job, h, not unknown and INPUT_COST * prompt + OUTPUT_COST * output or nil)
 if label and answered and (unknown or began ~= 0) then answers(label, unknown) end
 if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, began, clock()) end   -- before others are let in
