@@ -29,7 +29,7 @@ from aios_dist.steering import Steering
 
 T = TypeVar("T")
 
-CHUNK = 200
+CHUNK = 50
 """Jobs in one round trip of a bulk submission."""
 
 RULES_S = 5.0
@@ -94,7 +94,7 @@ class AsyncFleet(Steering):
         return (await self.submit_many([spec]))[0]
 
     async def submit_many(self, specs: Iterable[JobSpec]) -> list[AsyncJob]:
-        """Submit many jobs that have no order between them, a few hundred a round trip.
+        """Submit many jobs that have no order between them, some dozens a round trip.
 
         Raises:
             InvalidInput, UnknownName: nothing was written.

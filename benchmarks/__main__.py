@@ -1,8 +1,8 @@
 """``make bench``, or ``python -m benchmarks [PART …] [--json]``.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
-part ``waiting`` takes three more, and 3 GiB of memory. ``memory`` (50,000 jobs, some ten minutes) only
-where it is named.
+part ``waiting`` takes three more, and 3 GiB of memory, ``plans`` two, and 1 GiB. ``memory`` (50,000 jobs, ten
+minutes or so) only where it is named.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from aios_dist.local.machine import LocalFleet
 from benchmarks.limits import limits
 from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
 from benchmarks.memory import memory
+from benchmarks.plans import plans
 from benchmarks.policies import by_policy
 from benchmarks.waiting import waiting
 
@@ -115,6 +116,7 @@ PARTS = {
     "enqueue": enqueue,
     "limits": limits,
     "policies": by_policy,
+    "plans": plans,
     "waiting": waiting,
     "memory": memory,
 }

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "waits", "used", "plans"),
-    "wanted:*",
+    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "waits", "used", "plans", "jumps"),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
-    *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "jumps"),
+    *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
 The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:

@@ -18,10 +18,10 @@ Source = Literal["file", "hand"]
 
 DAY_S = 86400
 FALLBACK_AFTER_S = Limits().fallback_after
-PAGE = 500
+PAGE = 100
 """Steps that are ranked anew in one round trip."""
 
-MOST_PAGES = 20
+MOST_PAGES = 100
 MOST_STRAYS = MOST_PAGES * PAGE
 """… and in one call, so that the reconciler gets on with what else it does."""
 
@@ -73,12 +73,13 @@ class Ordering(Access):
         ranked: list[dict[str, object]] = []
         done = 0
         for _ in range(MOST_PAGES):
-            flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
-            if not flat:
+            placed, flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
+            done += placed
+            if not flat and placed < PAGE:
                 return done
             strays = [_stray(*flat[at : at + 6]) for at in range(0, len(flat), 6)]
             names = [stray.name for stray in strays]
-            if ranked and names == [r["name"] for r in ranked]:
+            if ranked and not placed and names == [r["name"] for r in ranked]:
                 return done  # the rules have changed once more: those who know them rank the rest
             ranked = [
                 {"name": name, **_plain(*said)} for name, said in zip(names, await rank(strays), strict=True)

@@ -32,7 +32,8 @@ from aios_dist.journal.views import (
 )
 
 VIEWED = (
-    *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "half"),
+    *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
+    "half",
 )
 MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
@@ -93,20 +94,20 @@ class Reading(Access):
         return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
 
     async def _seen(self, jobs: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
-        """Fields of jobs; none of those that nobody sees yet. ``fields`` has ``half`` and ``pl``.
+        """Fields of jobs; none of those that nobody sees yet. ``fields`` has hp and pl, and ends with half.
 
         A job of a plan that is submitted in slices points to what is to be whole: where that is, it is.
         """
-        half, plan = fields.index("half"), fields.index("pl")
+        points, plan = fields.index("hp"), fields.index("pl")
         found = await self._gather(("HMGET", self.keys.job(job), *fields) for job in jobs)
-        parts = {(f[plan].decode(), f[half]) for f in found if f[half] not in (None, b"1") and f[plan]}
+        parts = {(f[plan].decode(), f[points]) for f in found if f[points] is not None and f[plan]}
         wanted = sorted(parts)
         states = await self._gather(("HMGET", self.keys.plan(p), "st", part) for p, part in wanted)
         there = {part for part, (state, left) in zip(wanted, states, strict=True) if state and not left}
         for f in found:
-            if f[half] is not None:
-                seen = f[plan] is not None and (f[plan].decode(), f[half]) in there
-                f[:] = [None if k == half else value if seen else None for k, value in enumerate(f)]
+            pointed = f[points] is not None
+            if f[-1] is not None or (pointed and (not f[plan] or (f[plan].decode(), f[points]) not in there)):
+                f[:] = [None] * len(f)
         return found
 
     async def state(self, job: str) -> tuple[JobState, bytes]:
@@ -116,7 +117,7 @@ class Reading(Access):
             UnknownName: no such job.
             JournalError: its record cannot be read.
         """
-        ((state, result, *_),) = await self._seen([job], ("st", "res", "half", "pl"))
+        ((state, result, *_),) = await self._seen([job], ("st", "res", "hp", "pl", "half"))
         if state is None:
             raise self._no_job(job)
         try:
@@ -132,7 +133,7 @@ class Reading(Access):
         """The state of each job; None for an id that is unknown or expired, or whose record cannot be read:
         :meth:`state` says which."""
         known = {state.value.encode(): state for state in JobState}
-        return [known.get(state or b"") for state, *_ in await self._seen(jobs, ("st", "half", "pl"))]
+        return [known.get(state or b"") for state, *_ in await self._seen(jobs, ("st", "hp", "pl", "half"))]
 
     async def load(self, job: str) -> History:
         """All of a job.
@@ -141,9 +142,9 @@ class Reading(Access):
             UnknownName: no such job.
         """
         facts = _mapping(await self.connection.command("HGETALL", self.keys.job(job)))
-        if b"half" in facts:
-            ((state, *_),) = await self._seen([job], ("st", "half", "pl"))
-            facts = {} if state is None else {f: v for f, v in facts.items() if f != b"half"}
+        if facts.keys() & {b"half", b"hp"}:
+            ((state, *_),) = await self._seen([job], ("st", "hp", "pl", "half"))
+            facts = {} if state is None else facts
         if b"st" not in facts:
             raise self._no_job(job)
         try:
@@ -220,7 +221,7 @@ class Reading(Access):
 
         Args:
             lanes: their names.
-            first, most: so many tenants from that place on are named; place 0 is served next.
+            first, most: so many tenants from that place on are named; who is served next has place 0.
         """
         found = await self._run("counts", lanes=list(lanes), first=first, most=most)
         return {

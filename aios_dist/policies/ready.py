@@ -177,8 +177,8 @@ class ReadySet(Generic[S]):
         return step
 
     def weigh(self, tenant: str, weight: float) -> None:
-        """Another weight for a tenant: what it is ahead of the least of the others by (of the one last
-        dispatched, where none take part) becomes what it is by the new one."""
+        """Another weight for a tenant, more than 0: what it is ahead of the least of the others by (of the
+        one last dispatched, where none take part) becomes what it is by the new one."""
         old, self._weights[tenant] = self._weights.get(tenant, DEFAULT_WEIGHT), weight
         least = self._turns.first()
         other = self._last if least is None else least[1]

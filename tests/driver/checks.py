@@ -53,7 +53,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
 def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     """Its counts are what they count, its steps are in states that its own allows, something moves it."""
     state, n, v = job.state, job.number("n"), job.number("v")
-    if "half" in job.fields and not pointed(seen, job):
+    if "half" in job.fields or ("hp" in job.fields and not pointed(seen, job)):
         yield f"{id} is half written"
     if state not in OPEN | ENDED:
         yield f"{id}: state {state!r}"
@@ -92,11 +92,11 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
 
 def pointed(seen: Seen, job: JobSeen) -> bool:
     """It belongs to a plan that is there, or that somebody is submitting: then nobody sees either."""
-    plan, half = job.text("pl"), job.text("half")
-    if half == "1" or plan not in seen.plans:
+    plan, points = job.text("pl"), job.text("hp")
+    if plan not in seen.plans:
         return False
-    name = plan if half == "half" else f"{plan}/{half[1:]}"
-    return not seen.plans[plan].get(half) or name in seen.one["plans"]
+    name = plan if points == "half" else f"{plan}/{points[1:]}"
+    return not seen.plans[plan].get(points) or name in seen.one["plans"]
 
 
 def fits(state: str, step: str, h: Head) -> bool:
@@ -129,6 +129,8 @@ def of_places(seen: Seen) -> Iterator[str]:
                 for kind, name in where:
                     if not right(seen, job, h, kind, name):
                         yield f"{m} ({h} of {job.tenant}) waits in {kind}:{name}"
+                    elif behind_strays(seen, h, m, kind):
+                        continue
                     elif kind != "timers" and seen.sets[kind][name][m] != float(h.rank):
                         yield f"{m} has rank {h.rank!r} and waits in {kind} by {seen.sets[kind][name][m]!r}"
             elif h.state == "timed":
@@ -158,6 +160,11 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
             return compartment in ("", h.lane)
         return first == h.label and compartment in ("", job.tenant) and h.kind == "llm"
     return True
+
+
+def behind_strays(seen: Seen, h: Head, m: str, kind: str) -> bool:
+    """Whether it came while others were to be ranked anew, and waits behind them whatever its rank."""
+    return kind == "stray" or (kind == "held" and m in seen.sets["astray"].get(h.lane, ()))
 
 
 def of_shelves(seen: Seen) -> Iterator[str]:
@@ -231,8 +238,8 @@ def of_let_in(seen: Seen) -> Iterator[str]:
         lanes = {seen.jobs[m.rpartition("/")[0]].heads[m.rpartition("/")[2]].lane for m in members}
         for lane in lanes:
             if busy + count[lane, limit] < most and limit not in seen.swept:
-                in_use = f"{busy} + {count[lane, limit]} of {most:.0f}"
-                yield f"{limit} holds {sorted(members)}, and has room: {in_use}"
+                room = f"{busy} + {count[lane, limit]} of {most:.0f}"
+                yield f"{limit} holds {sorted(members)}, and has room: {room}"
 
 
 def of_shares(seen: Seen) -> Iterator[str]:

@@ -272,6 +272,7 @@ class Driver(People, Workers):
                     self.expect(
                         self.run(send_signal(self.journal, id, name, sent)), self.model.signal(id, name, sent)
                     )
+            self.look()
             self.fleet.now += 31_000_000
             self.held.clear()
             self.fleet.score("leases", self.look().one["leases"])

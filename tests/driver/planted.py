@@ -23,8 +23,8 @@ SCENES_FROM = 24
 """Seeds from this one on are of drivers that play scenes too: what chance finds is found without them."""
 
 BUGS: tuple[Change, ...] = (
-    Change("a step is put on no lane", "_order", """  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0""",
-           """  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0"""),
+    Change("a step is put on no lane", "_order", "  if redis.call('ZADD', key(shelf, own), last and",
+           "  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), last and"),
     Change("what is taken off a shelf stays on it by age", "_order",
            """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
 """, ""),
@@ -33,10 +33,9 @@ BUGS: tuple[Change, ...] = (
     if string.sub""", """    if string.sub"""),
     Change("a tenant that begins to wait is not noted", "_order",
            """  elseif shelf == 'ready' or not scaled(name) then redis""", """  elseif shelf ~= 'ready' and not scaled(name) then redis"""),
-    Change("an outdated rank goes on the lane", "_order",
-           """  if outdated(h) then
-    redis.call('ZADD', key('stray', lane)""", """  if outdated(h) and h[H.attempt] > 0 then
-    redis.call('ZADD', key('stray', lane)"""),
+    Change("an outdated rank goes on the lane", "_order", "  if outdated(h) or last then", "  if outdated(h) and h[H.attempt] > 0 or last then"),
+    Change("what comes since the rules changed is never put where it belongs", "strays",
+           "      place(job, step, h, false, nil, nil, true)\n      placed", "      placed"),
     Change("what was charged is not settled", "_order", """  h[H.charged] = 0
   taken =""", """  taken ="""),
     Change("a turn is made ready while one runs", "_order",

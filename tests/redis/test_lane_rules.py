@@ -11,7 +11,7 @@ import pytest
 from aios_dist import AsyncFleet
 from aios_dist.config import Config
 from aios_dist.errors import ConfigError
-from aios_dist.journal import Limits, Said, Stray, TenantRules
+from aios_dist.journal import Limits, Said, Stray, TenantRules, ordering
 from aios_dist.policies import Rank
 from tests.redis.conftest import Hand, decides, ranked, starts
 
@@ -31,6 +31,47 @@ async def test_what_waits_under_old_rules_runs_on_in_its_order_until_it_is_ranke
     await hand.submit(ranked("new", Rank(), "las"))
     await hand.look()
     assert await hand.order() == ["new", "j1", "j2", "j3"]
+
+
+@pytest.mark.parametrize("ranked_so_far", [0, 4])
+async def test_what_comes_before_all_is_ranked_anew_runs_behind_it(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch, ranked_so_far: int
+) -> None:
+    """Its rank under the new rules says nothing of those that have none yet."""
+    await hand.submit(*(ranked(f"old{n}", Rank(), "fifo") for n in range(9)))
+    await hand.journal.set_lane("llm", policy="las")
+    await hand.submit(*(ranked(f"new{n}", Rank(base=-1e15), "las") for n in range(2)))
+    monkeypatch.setattr(ordering, "PAGE", 2)
+    monkeypatch.setattr(ordering, "MOST_PAGES", ranked_so_far // 2 + 1)
+    await hand.rank_anew("las", Rank())
+    await hand.look()
+    assert await hand.order() == [*(f"old{n}" for n in range(9)), "new0", "new1"]
+
+
+async def test_once_all_are_ranked_the_new_rules_decide(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering, "PAGE", 2)
+    await hand.submit(*(ranked(f"old{n}", Rank(), "fifo") for n in range(5)))
+    await hand.journal.set_lane("llm", policy="las")
+    await hand.submit(*(ranked(f"new{n}", Rank(base=-1e15), "las") for n in range(2)))
+    assert await hand.rank_anew("las", Rank()) == 7
+    assert (await hand.reap()).astray == []
+    assert await hand.order() == ["new0", "new1", *(f"old{n}" for n in range(5))]
+
+
+async def test_behind_what_a_limit_holds_under_old_rules_stands_what_comes_later(hand: Hand) -> None:
+    await hand.limit("small", flight=1)
+    await hand.submit(*(ranked(f"old{n}", Rank(), "fifo") for n in range(3)))
+    running = await hand.claim()
+    await hand.journal.set_lane("llm", policy="round-robin")
+    rounds = Rank(since="round", group="g")
+    await hand.submit(ranked("new", rounds, "round-robin"))
+    ran = []
+    for _ in range(3):
+        await hand.finish(running)
+        running = await hand.claim()
+        ran.append(running.job)
+        await hand.look()
+    assert ran == ["old1", "old2", "new"]
 
 
 async def test_a_step_that_a_producer_ranked_by_old_rules_is_ranked_anew(hand: Hand) -> None:

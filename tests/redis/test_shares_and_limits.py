@@ -1,4 +1,4 @@
-"""Shares stay fair while limits bind: caps, limits and holds of models; other lanes, other weights."""
+"""Shares stay fair while limits bind: caps, limits and holds of models, other lanes, other weights."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@
 --          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them, gi|ID signals that came, who tenant and agent ("tenant|agent"),
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent (both with decimals),
 --          u|TOKEN the usage of an answer that came too late counts: that of this claim
---          dg what the program's state is proven by, see chain below; half: being submitted, see staged,
+--          dg what the program's state is proven by, see chain below; half: being submitted; hp: with its plan, see staged,
 --          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
 --          ta when it was last asked to be retried: what counts from the submission counts from then; of the plan that it belonged to
 --          before,
@@ -135,21 +135,19 @@ end
 local function chain(was, what) return string.match(was, '^[^.]*') .. '.' .. string.sub(redis.sha1hex(was .. ' ' .. what), 1, 16) end
 local function basis(job) return redis.call('HGET', key('job', job), 'dg') or '' end
 
--- What stands in `half` of a job, or of a plan, or in x<DIG> of one: the job is part of something that is not whole yet. It names
--- what that is: a field of its plan, which is empty or gone when all is there; '1' stands for the job itself.
--- Gives whether the job is there, else whether it is still to come.
-local function staged(plan, half)
-  if half == '1' or not plan then return false, false end
-  local p = redis.call('HMGET', key('plan', plan), 'st', half)
+-- A job that is written with a plan in slices points to what is not whole yet: `hp` names a field of its plan (`half`, or x<DIG> of
+-- an extension) that is empty or gone when all is there. Gives whether the job is there, else whether it is still to come.
+local function staged(plan, points)
+  if not plan then return false, false end
+  local p = redis.call('HMGET', key('plan', plan), 'st', points)
   local coming = p[2] and p[2] ~= ''
   return p[1] and not coming, p[1] and coming
 end
 
--- A job that nobody sees yet: of a plan that is being submitted.
+-- A job that nobody sees yet.
 local function hidden(job)
-  local f = redis.call('HMGET', key('job', job), 'half', 'pl')
-  if not f[1] then return false end
-  return not (staged(f[2], f[1]))
+  local f = redis.call('HMGET', key('job', job), 'half', 'hp', 'pl')
+  return f[1] and true or f[2] and not (staged(f[3], f[2]))
 end
 
 local function birth_of(dg) return string.match(dg, '^[^.~]*') end

@@ -91,14 +91,16 @@ local function of_tenant(model) return string.sub(model, 1, 1) == '@' end
 
 -- A step waits until its model (or tenant, "@T") has room; with fair share, among its tenant's. What a tenant's cap
 -- holds waits by lane: ranks of two lanes say nothing of each other, and a lane that nobody serves keeps none from another.
-local function hold_back(model, job, step, h)
+-- While steps of the lane that are held are still to be ranked anew, what is `new` there goes behind them.
+local function hold_back(model, job, step, h, new)
   local lane = h[H.lane]
   local part = of_tenant(model) and lane or rules(lane).fair and tenant_of(job) or nil
   if part and not of_tenant(model) then redis.call('HSET', key('model', model), 'ln', lane) end
-  put_on('held', model, member(job, step), h, part)
+  local late = new and not outdated(h) and redis.call('EXISTS', key('astray', lane), key('stray', lane)) > 0
+  put_on('held', model, member(job, step), h, part, late)
   redis.call('ZADD', key('holds', lane), 0, model)
   if model == h[H.label] and keeps_waiting(model, clock()) then look_at_held(model, clock()) end
-  if outdated(h) then redis.call('ZADD', key('astray', lane), 0, member(job, step)) end
+  if outdated(h) or late then redis.call('ZADD', key('astray', lane), 0, member(job, step)) end
 end
 
 -- What holds the step, where something does.
@@ -146,7 +148,7 @@ end
 -- as many of a model or tenant as may start, in the order of what is held; when one leaves, or room comes, the next is
 -- let in. (What stood there before the limit did is put aside by the claims that meet it.)
 local divert
-kept_off = function(limits, job, step, h, past, kept)
+kept_off = function(limits, job, step, h, past, kept, new)
   for _, name in ipairs(limits) do
     if name ~= past then
       local lane = h[H.lane]
@@ -156,7 +158,7 @@ kept_off = function(limits, job, step, h, past, kept)
       if not yes or room(name, lane) <= 0 then
         for _, other in ipairs(limits) do redis.call('ZREM', in_set(lane, other), member(job, step)) end
         if not yes and name == h[H.label] and keeps_waiting(name, clock()) and divert(job, step, h, clock(), kept) then return true end
-        hold_back(name, job, step, h)
+        hold_back(name, job, step, h, new)
         if waits or yes then let_in(name) else look_at_held(name, again) end
         return true
       end
@@ -167,11 +169,11 @@ end
 
 -- One that was let in and goes behind those that are held makes way. Not between tenants of a shared lane, whose shares
 -- decide at the claim; nor one that has waited longer than all of them: its turn comes by that.
-local function makes_way(model, h, part)
+local function makes_way(model, h, rank, part)
   local lane = h[H.lane]
   if part and not of_tenant(model) then return false end
   local last = redis.call('ZRANGE', in_set(lane, model), -1, -1, 'WITHSCORES')
-  if not last[1] or tonumber(last[2]) <= h[H.rank] then return false end
+  if not last[1] or tonumber(last[2]) <= rank then return false end
   local job, step = split(last[1])
   local other = job and head(job, step)
   if not other or other[H.state] ~= 'ready' or other[H.lane] ~= lane then
@@ -218,7 +220,7 @@ local function let_in_on(model, on)
         return
       end
       if room(model, lane) <= 0 then
-        if by_turn or made_way or not makes_way(model, h, part) then return end
+        if by_turn or made_way or not makes_way(model, h, rank, part) then return end
         made_way = true
       end
       take_from('held', model, top, part)

@@ -15,7 +15,7 @@
 -- half-way is put right by doing `now` once more, whatever the size of the plan.
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7, dropped = 8 }
-local AT_ONCE = 40   -- members, each with its steps
+local AT_ONCE = 40   -- members, and their steps
 local left = AT_ONCE
 
 local works = {}   -- of plans that this verb has come to
@@ -65,13 +65,13 @@ end
 -- as failed, whatever has become of it since: retried, it is no member any more.
 local function admit_job(plan, job)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'half')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp')
   if facts[5] ~= plan then return true end
   if facts[1] == 'running' or facts[1] == 'paused' then return nil end   -- by a verb that broke then
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end
   mark(job)
   redis.call('HSET', k, 'st', 'running')
-  if facts[7] then redis.call('HDEL', k, 'half') end
+  if facts[7] then redis.call('HDEL', k, 'hp') end
   event(job, stamp(), 'admitted', '')
   if facts[3] then
     redis.call('HDEL', k, 'ends')
@@ -89,8 +89,11 @@ end
 
 -- Cancelled without a word to the plan. One that was retried, or another under its id, is no member.
 local function drop_job(plan, job)
-  local f = redis.call('HMGET', key('job', job), 'st', 'pl')
-  if f[1] == 'waiting' and f[2] == plan then end_job(job, 'cancelled', '', true) end
+  local f = redis.call('HMGET', key('job', job), 'st', 'pl', 'n')
+  if f[1] == 'waiting' and f[2] == plan then
+    left = left - number(f[3])
+    end_job(job, 'cancelled', '', true)
+  end
 end
 
 local function end_plan(plan, failed)

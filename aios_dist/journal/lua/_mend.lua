@@ -86,16 +86,16 @@ end
 local function mend(job, touched)
   local k, wrong = key('job', job), {}
   local function corrupt(why) error({ corrupt = why }) end
-  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who')
+  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp')
   if f.err then corrupt('its record is no hash') end
-  local there, coming = true, false
-  if f[5] then there, coming = staged(f[4], f[5]) end
+  local there, coming = not f[5], false
+  if there and f[9] then there, coming = staged(f[4], f[9]) end
   if coming then   -- with its plan, which comes to be whole or goes
-    if redis.call('HEXISTS', key('plan', f[4]), f[5] .. '>') == 1 then throw_away(job) end
+    if redis.call('HEXISTS', key('plan', f[4]), f[9] .. '>') == 1 then throw_away(job) end
     return wrong
   end
   if not f[1] or not there then   -- never written whole, or expired
-    if redis.call('ZSCORE', P .. 'open', job) or f[5] then wrong[1] = 'half written' end
+    if redis.call('ZSCORE', P .. 'open', job) or f[5] or f[9] then wrong[1] = 'half written' end
     throw_away(job)
     return wrong
   end

@@ -2,7 +2,7 @@
 --
 -- `half` stands in a job's hash from its first write to its last. What has it is not there for anybody: it is thrown away by the
 -- verb that broke, by the next one that submits the same, or by the reconciler (_mend). A plan too big for one verb is written in
--- slices: `half` of it (or x<DIG> of an extension) says when the last came and what stands; its jobs point to that. One write makes
+-- slices: `half` of it (or x<DIG> of an extension) says when the last came and what stands; its jobs point to that (hp). One write makes
 -- all of it visible. When nothing has come for ABANDONED it is thrown away, in slices too.
 
 local ABANDONED = 60000000   -- µs
@@ -55,7 +55,7 @@ local function throw_slice(plan, field)
       local child = redis.call('HGET', k, link)
       if child and string.sub(child, 1, 1) == 'j' then
         local job = string.sub(child, 2)
-        local f = redis.call('HMGET', key('job', job), 'half', 'pl')
+        local f = redis.call('HMGET', key('job', job), 'hp', 'pl')
         if f[1] == field and f[2] == plan then throw_away(job) end
       end
       if child then gone[#gone + 1] = link end
@@ -69,14 +69,15 @@ end
 
 -- The digest of a job's record; nil where there is none, or only half of one. plan, field: what the caller is writing.
 local function known(job, plan, field)
-  local facts = redis.call('HMGET', key('job', job), 'rec', 'half', 'pl')
-  if facts[2] then
-    local there, coming = staged(facts[3], facts[2])
-    if coming and facts[3] == plan and facts[2] == field then coming = false   -- left over by a slice that broke
+  local facts = redis.call('HMGET', key('job', job), 'rec', 'half', 'hp', 'pl')
+  if facts[2] or facts[3] then
+    local there, coming = false, false
+    if not facts[2] then there, coming = staged(facts[4], facts[3]) end
+    if coming and facts[4] == plan and facts[3] == field then coming = false   -- left over by a slice that broke
     elseif coming then
-      local p = redis.call('HMGET', key('plan', facts[3]), facts[2], facts[2] .. '>')
+      local p = redis.call('HMGET', key('plan', facts[4]), facts[3], facts[3] .. '>')
       if p[2] or abandoned(p[1]) then
-        give_back(facts[3], facts[2])
+        give_back(facts[4], facts[3])
         coming = false
       end
     end
@@ -90,14 +91,15 @@ end
 
 local created = {}
 
--- The hash of a new job; the caller adds what it asks for, and says `whole` at the end. half: '1', or what it points to.
-local function create(j, state, half, more)
+-- The hash of a new job; the caller adds what it asks for, and says `whole` at the end. points: what it points to, nil
+-- where it is whole at the end of this call.
+local function create(j, state, points, more)
   local at, k = stamp(), key('job', j.id)
   mark(j.id)
   created[#created + 1] = j.id
   redis.call('ZADD', P .. 'open', int(at), j.id)
   redis.call('HDEL', P .. 'aside', j.id)   -- of another job under this id
-  redis.call('HSET', k, 'half', half, 'st', state, 'n', 0, 'rec', j.rec, 't0', int(at), 'dg', j.birth, unpack(more))
+  redis.call('HSET', k, points and 'hp' or 'half', points or '1', 'st', state, 'n', 0, 'rec', j.rec, 't0', int(at), 'dg', j.birth, unpack(more))
   redis.call('HSET', k, unpack(j.facts))
   if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end
 end
@@ -105,8 +107,8 @@ end
 local function whole(job) redis.call('HDEL', key('job', job), 'half') end
 
 -- Members of plans are written as what they point to; what is seen at once is made whole below.
-local function create_member(j, plan, node, half, more)
-  create(j, 'waiting', half, { 'pl', plan, 'pn', int(node), unpack(more or {}) })
+local function create_member(j, plan, node, points, more)
+  create(j, 'waiting', points, { 'pl', plan, 'pn', int(node), unpack(more or {}) })
   event(j.id, stamp(), 'submitted', '')
   if j.decision then apply_turn(j.id, j.decision, 'waiting') end
 end
@@ -118,6 +120,6 @@ on_error = function()
   if created_plan and not stay then redis.call('DEL', created_plan) end
   for _, job in ipairs(created) do
     if not stay then throw_away(job)
-    elseif redis.call('HGET', key('job', job), 'half') == '1' then whole(job) end
+    else whole(job) end
   end
 end

@@ -4,7 +4,8 @@
 --            ""), file (what aios.toml last said), hand (1: set by hand), n|T dispatches of tenant T (n|: of all)
 -- ready:L    steps by rank; with fair share ready:L|T by tenant, and readyby:L the tenants that wait by counter
 -- readyold:L the same steps by time of becoming ready, where the lane's rules look at it; readyold:L|T
--- stray:L    steps that were ranked under other rules than the lane has now, until the reconciler ranks them anew
+-- stray:L    steps that were ranked under other rules than the lane has now, until the reconciler ranks them anew; behind
+--            them what has come since, which goes by the new rules and not before them
 -- astray:L   names of held steps of which the same is true; holds:L the models (and "@T") that have held its steps
 -- share:L    virtual token counters of tenants; "!" the tenant that was last dispatched, "!m" the model of that step
 -- lanes      the lanes that have rules, or that a reconciler looks at
@@ -98,10 +99,19 @@ local function count_on(shelf, name, by)
   end
 end
 
-local function put_on(shelf, name, m, h, tenant)
+local function last_score(set) return tonumber(redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2] or '') end
+-- A score behind that one (and never the rank itself, by which those that are to be ranked are told).
+local function behind(last, rank)
+  local after = last + math.max(1, math.abs(last) * 2 ^ -51)
+  return exact(after == rank and after + 1 or after)
+end
+
+-- `behind_all`: behind what stands there, whatever its rank.
+local function put_on(shelf, name, m, h, tenant, behind_all)
   local lane, own = h[H.lane], compartment(name, tenant)
   if tenant then count_on(shelf, name, 1) end
-  if redis.call('ZADD', key(shelf, own), exact(h[H.rank]), m) == 0 and tenant then count_on(shelf, name, -1) end
+  local last = behind_all and last_score(key(shelf, own))
+  if redis.call('ZADD', key(shelf, own), last and last >= h[H.rank] and behind(last, h[H.rank]) or exact(h[H.rank]), m) == 0 and tenant then count_on(shelf, name, -1) end
   if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
   if not tenant then return end
   local by = key(shelf .. 'by', name)
@@ -177,13 +187,17 @@ end
 local kept_off   -- _limits
 
 -- A step waits on its lane, with the rank that it has; or where a limit holds it back. Gives whether it stands on the lane.
--- `kept`: it has waited all along, elsewhere; `held`: see lift; `past`: what it was held by, and is not any more.
-local function place(job, step, h, kept, held, past)
+-- `kept`: it has waited all along, elsewhere; `held`: see lift; `past`: what it was held by, and is not any more;
+-- `ranked`: it has stood among the strays.
+local function place(job, step, h, kept, held, past, ranked)
   mark(job)
   local lane, m, limits = h[H.lane], member(job, step), limits_of(job, h)
-  if #limits > 0 and kept_off(limits, job, step, h, past, kept) then return false end
-  if outdated(h) then
-    redis.call('ZADD', key('stray', lane), exact(h[H.rank]), m)
+  local late = past and redis.call('ZREM', key('astray', lane), m) == 1
+  local new = not kept and not ranked and (not past or late)   -- since the rules changed
+  if #limits > 0 and kept_off(limits, job, step, h, past, kept, new) then return false end
+  local last = new and not outdated(h) and last_score(key('stray', lane))
+  if outdated(h) or last then
+    redis.call('ZADD', key('stray', lane), last and behind(last, h[H.rank]) or exact(h[H.rank]), m)
   else
     local tenant = rules(lane).fair and tenant_of(job) or nil
     if tenant and not kept then lift(lane, tenant, h[H.label], held) end

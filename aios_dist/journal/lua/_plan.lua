@@ -214,13 +214,13 @@ end
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'half')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   mark(job)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
-  if facts[6] then redis.call('HDEL', k, 'half') end
+  if facts[6] then redis.call('HDEL', k, 'hp') end
   if number(facts[2]) > number(facts[3]) then   -- some have no outcome
     for step = 0, steps_of(job, facts[2]) - 1 do
       local h = head(job, step)

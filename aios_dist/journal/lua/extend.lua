@@ -58,14 +58,15 @@ redis.call('HSET', k, unpack(links))
 for _, j in ipairs(A.jobs) do
   local place   -- its steps go behind all that the plan has now
   if places then place = { 'pp', '0|' .. int(redis.call('HINCRBY', k, 'next', 1) - 1) .. '|' .. places } end
-  create_member(j, A.plan, own or 0, field, place)
+  create_member(j, A.plan, own or 0, part and field, place)
 end
 if part and part.last ~= 1 then
   stands(A.plan, field, part.upto, own)
   return { 'more', part.upto }
 end
 -- From here on they are there: with the count of members, in one command.
-local more = { 'all', int(number(redis.call('HGET', k, 'all')) + (part and part.all or #A.jobs)), 'st', 'running' }
+local all = redis.call('HGET', k, 'all')
+local more = { 'st', 'running', unpack(all and { 'all', int(number(all) + (part and part.all or #A.jobs)) } or {}) }
 if part then
   for _, new in ipairs({ 'c0.' .. int(members), 'n' .. int(own), field, '' }) do more[#more + 1] = new end
 end

@@ -1,7 +1,9 @@
--- strays: steps that were ranked under other rules than their lane has now get a rank; the next page of them.
+-- strays: steps that were ranked under other rules than their lane has now get a rank; the next page of them. What has
+--   come since, and stands behind them, goes where it belongs.
 -- ARGV 1: lane, ranked, page, retention_ms
 --   ranked: list of {name, policy, base, since, level, group}: what the lane's policy said of the page before
--- returns: flat list of name, kind, "tenant|agent", µs in calls, deadline in s or "", expected steps or ""
+-- returns: {how many went where they belong without a rank, flat list of name, kind, "tenant|agent", µs in calls, deadline
+--   in s or "", expected steps or ""}
 -- include: limits
 local r, page = rules(A.lane), {}
 
@@ -20,23 +22,32 @@ for _, s in ipairs(A.ranked) do
     local placed = redis.call('HGET', key('job', job), 'pp')   -- its place says the same under most policies
     if not placed or was == SINCE.round or h[H.since] == SINCE.round then h[H.rank] = rank_of(job, h) end
     put(job, step, h)
-    if redis.call('ZREM', key('stray', A.lane), s.name) == 1 then place(job, step, h)
+    if redis.call('ZREM', key('stray', A.lane), s.name) == 1 then place(job, step, h, false, nil, nil, true)
     elseif redis.call('ZREM', key('astray', A.lane), s.name) == 1 then move(job, step, h) end
   end
 end
 
+local seen, placed = 0, 0
 for _, set in ipairs({ 'stray', 'astray' }) do
-  for _, m in ipairs(redis.call('ZRANGE', key(set, A.lane), 0, A.page - #page / 6 - 1)) do
-    local h, job = waits(m)
-    if h then
+  local names = redis.call('ZRANGE', key(set, A.lane), 0, A.page - seen - 1, 'WITHSCORES')
+  for i = 1, #names, 2 do
+    local m = names[i]
+    local h, job, step = waits(m)
+    seen = seen + 1
+    if not h then
+      redis.call('ZREM', key(set, A.lane), m)
+      placed = placed + 1
+    elseif set == 'stray' and not outdated(h) and tonumber(names[i + 1]) ~= h[H.rank] then
+      redis.call('ZREM', key(set, A.lane), m)
+      place(job, step, h, false, nil, nil, true)
+      placed = placed + 1
+    else
       local f = redis.call('HMGET', key('job', job), 'who', 'us', 'dl', 'xs')
       for _, fact in ipairs({ m, h[H.kind], f[1], f[2] or '0', f[3] or '', f[4] or '' }) do
         page[#page + 1] = fact
       end
-    else
-      redis.call('ZREM', key(set, A.lane), m)
     end
   end
-  if #page >= 6 * A.page then break end
+  if seen >= A.page then break end
 end
-return page
+return { placed, page }

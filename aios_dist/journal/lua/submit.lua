@@ -45,7 +45,7 @@ end
 if not plan then
   for i, j in ipairs(A.jobs) do
     if fresh[i] then
-      create(j, 'running', '1', {})
+      create(j, 'running', nil, {})
       event(j.id, stamp(), 'submitted', '')
       if j.decision then apply_turn(j.id, j.decision, 'running') else need_turn(j.id) end
       whole(j.id)
@@ -77,7 +77,7 @@ for _, l in ipairs(plan.links) do
   fields[#fields + 1] = l.child
 end
 for at = 1, #fields, 2000 do redis.call('HSET', k, unpack(fields, at, math.min(#fields, at + 1999))) end
-for _, j in ipairs(A.jobs) do create_member(j, plan.id, j.parent, at_once and '1' or 'half') end
+for _, j in ipairs(A.jobs) do create_member(j, plan.id, j.parent, not at_once and 'half' or nil) end
 if plan.last ~= 1 then
   stands(plan.id, 'half', plan.upto)
   return { 'more', {}, plan.upto, 0 }

@@ -56,13 +56,13 @@ end
 -- A plan that has something left to do, or is half-submitted, is among those that somebody looks at.
 local looked_at = {}
 local function keep_on(job, plan)
-  local half
-  if not plan then half, plan = unpack(redis.call('HMGET', key('job', job), 'half', 'pl')) end
+  local points
+  if not plan then points, plan = unpack(redis.call('HMGET', key('job', job), 'hp', 'pl')) end
   if not plan or looked_at[plan] then return end
   looked_at[plan] = true
-  local f = redis.call('HMGET', key('plan', plan), 'st', 'todo', 'now', half or 'half')
-  local coming = f[4] and f[4] ~= '' and half ~= '1'
-  local name = coming and name_of(plan, half or 'half') or plan
+  local f = redis.call('HMGET', key('plan', plan), 'st', 'todo', 'now', points or 'half')
+  local coming = f[4] and f[4] ~= ''
+  local name = coming and name_of(plan, points or 'half') or plan
   local busy = coming or (f[1] == 'running' and ((f[2] or '') ~= '' or (f[3] or '') ~= ''))
   if busy and not redis.call('ZSCORE', P .. 'plans', name) then
     note(job, 'nobody goes on with its plan')

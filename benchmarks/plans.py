@@ -1,0 +1,122 @@
+"""Plans of a hundred thousand: what they take of Redis at a time, and how long others wait meanwhile.
+
+A fixed plan is submitted, its first member fails, and the rest is dropped; a fifo plan is submitted and all
+its members are admitted. Meanwhile a thread asks Redis every few milliseconds, as workers do. On a machine
+that is shared the longest of both says more of it than of us: look at the processor's time too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+
+from aios_dist.config import FleetConfig
+from aios_dist.errors import ProviderBusy
+from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
+from aios_dist.journal import Decision, Journal, NewJob, RankedStep
+from aios_dist.local.redis_server import EmbeddedRedis
+from aios_dist.plans import Shape
+
+MEMBERS = 100_000
+EVERY_S = 0.005
+SLOW_US = 1_000
+"""Verbs of at least so many µs are in Redis' own log, which says how long the longest took."""
+
+STEP = RankedStep(NewStep(Kind.LLM, "llm", b'j{"model":"small"}', "d" * 24, "small", estimate=1))
+FAILED = encode(Outcome.failed(ProviderBusy("no")))
+
+
+def plans() -> list[dict[str, Any]]:
+    """100,000 in a plan: longest verb (bound: 5 ms), longest wait of others (bound: 20 ms), seconds."""
+    rows: list[dict[str, Any]] = []
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        client.config_set("slowlog-log-slower-than", SLOW_US)
+        client.config_set("slowlog-max-len", 100_000)
+        for mode in ("fixed", "fifo"):
+            client.flushall()
+            rows += asyncio.run(_of(mode, server.url, client))
+    return rows
+
+
+async def _of(mode: str, url: str, client: redis.Redis) -> list[dict[str, Any]]:
+    journal = Journal(FleetConfig(name="bench", redis_url=url))
+    decision = Decision(0, 0, [STEP])
+    jobs = [NewJob(f"p.{n}", JobRecord("a", {"n": n}), decision) for n in range(MEMBERS)]
+    links = [(0, n, f"j{job.id}") for n, job in enumerate(jobs)]
+    shape = Shape("p", [(mode, -1, MEMBERS, "stop")], links)
+    rows: list[dict[str, Any]] = []
+    await journal.submit([NewJob("first", JobRecord("a", {}), decision)])
+    await journal.claim("llm", "w")  # all scripts that are measured are there
+    name = f"{mode}, {MEMBERS:,}"
+    with _part(rows, f"{name}: submit" + (" and admit all" if mode == "fifo" else ""), url, client):
+        await journal.submit(jobs, shape)
+    if mode == "fixed":
+        claim = await journal.claim("llm", "w")
+        assert claim is not None
+        end = Decision(1, 1, [], JobState.FAILED, FAILED, claim.basis)
+        with _part(rows, f"{name}: the first failure", url, client):
+            done = await journal.commit(claim, FAILED, ok=False, decision=end)
+        assert done.status == "advanced"
+        with _part(rows, f"{name}: the rest is dropped", url, client):
+            while (await journal.go_on())[2]:
+                pass
+        view = await journal.plan("p")
+        assert (view.state, view.dropped) == ("failed", MEMBERS - 1)
+    await journal.close()
+    return rows
+
+
+@contextlib.contextmanager
+def _part(rows: list[dict[str, Any]], load: str, url: str, client: redis.Redis) -> Iterator[None]:
+    """One part of it, beside somebody who asks all the time."""
+    waits: list[float] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        with redis.Redis.from_url(url) as other:
+            while not over.is_set():
+                start = time.perf_counter()
+                other.get("nothing")
+                waits.append(1000 * (time.perf_counter() - start))
+                time.sleep(EVERY_S)
+
+    client.slowlog_reset()
+    verbs, cpu = _verbs(client), _cpu_s(client)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        took = time.perf_counter() - start
+        over.set()
+        asking.join()
+    slow = [entry["duration"] / 1000 for entry in client.slowlog_get(100_000) if b"EVAL" in entry["command"]]
+    verbs, cpu = _verbs(client) - verbs, _cpu_s(client) - cpu
+    rows.append(
+        {
+            "load": load,
+            "seconds": took,
+            "verbs": verbs,
+            "cpu_ms_per_verb": 1000 * cpu / verbs,
+            "longest_verb_ms": max(slow, default=SLOW_US / 1000),
+            "others_wait_ms": max(waits),
+            "others_wait_99_ms": sorted(waits)[int(0.99 * len(waits))],
+        }
+    )
+
+
+def _verbs(client: redis.Redis) -> int:
+    stats = client.info("commandstats")
+    return sum(stats[name]["calls"] for name in ("cmdstat_evalsha", "cmdstat_eval") if name in stats)
+
+
+def _cpu_s(client: redis.Redis) -> float:
+    used = client.info("cpu")
+    return float(used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"])
