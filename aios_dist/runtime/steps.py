@@ -161,7 +161,7 @@ class Steps:
         return Failed(Again(0.0, other) if other is not None else None, refusal)
 
     def _may_wait(self, claim: Claim, error: Exception, pause: float) -> bool:
-        """Whether the step has patience for a pause. One that the provider has named is not held against it."""
+        """Whether the step has patience for a pause; one that the provider names is not held against it."""
         limit, tried = self._config.fleet.step_deadline, (claim.started_us - claim.first_us) / 1e6
         if isinstance(error, LLMError) and error.detail.get("retry_after_s"):
             return max(tried, pause) <= limit
