@@ -61,7 +61,7 @@ class ReadySet(Generic[S]):
             comes back is lifted to the least of those who wait (to the last one dispatched, if none do).
         weights: tenants' shares, more than 0; 1 for those not named.
         caps: the most steps of a tenant that may be dispatched and not yet settled; 0 or absent for no cap.
-            A tenant that a slot passes over for it is away until one of them ends, and saves nothing up.
+            A tenant that is at its cap is away until one of them ends, and saves nothing up.
 
     Attributes:
         counters: what each tenant has been charged, by its weight.
@@ -153,9 +153,7 @@ class ReadySet(Generic[S]):
         """The step that runs now, or None where none may. Its tenant is charged."""
         name = ""
         if self._fair:
-            while (least := self._turns.first()) is not None and not self._may(least[1]):
-                self._turns.discard(least[1])
-            if least is None:
+            if (least := self._turns.first()) is None:
                 return None
             name = least[1]
         order = self._orders[name]
@@ -171,6 +169,8 @@ class ReadySet(Generic[S]):
             order.round = max(order.round, turn)
         if tenant in self._caps:
             self._in_flight[tenant] += 1
+        if not self._may(tenant):
+            self._turns.discard(tenant)
         if self._fair:
             self._charge(tenant, cost)
             self._last = tenant
@@ -222,7 +222,7 @@ class ReadySet(Generic[S]):
 
     def _take_turns(self, tenant: str) -> None:
         """With fair share, a tenant takes part from its first step on; lifted, where it was away."""
-        if not self._fair or tenant in self._turns or not self._line(tenant).by_rank:
+        if not self._fair or tenant in self._turns or not self._line(tenant).by_rank or not self._may(tenant):
             return
         least = self._turns.first()
         floor = self.counters.get(self._last, 0.0) if least is None else least[0]

@@ -84,7 +84,9 @@ class Naive:
 
     def join(self, tenant: str) -> None:
         """A tenant that was away begins with the least of those who were not."""
-        if tenant not in self.taking_part and any(k.tenant == tenant for k in self.waiting):
+        if self.at_cap(tenant) or tenant in self.taking_part:
+            return
+        if any(k.tenant == tenant for k in self.waiting):
             idle = self.counters.get(self.last, 0.0)
             floor = min((self.counters[other] for other in self.taking_part), default=idle)
             self.counters[tenant] = max(self.counters[tenant], floor)
@@ -111,10 +113,7 @@ class Naive:
     def pop(self) -> int | None:
         able, order = self.able(), ""
         if self.fair:
-            for order in sorted(self.taking_part, key=lambda tenant: (self.counters[tenant], tenant)):
-                if not self.at_cap(order):
-                    break
-                self.taking_part.remove(order)
+            order = min(self.taking_part, key=lambda tenant: (self.counters[tenant], tenant), default="")
             able = [k for k in able if k.tenant == order]
         if not able:
             return None
@@ -125,6 +124,7 @@ class Naive:
         if best.round is not None and not of_age:
             self.round[order] = max(self.round.get(order, 0.0), best.round)
         self.in_flight[best.tenant] += 1
+        self.taking_part -= {tenant for tenant in TENANTS if self.at_cap(tenant)}
         self.counters[best.tenant] += best.cost / WEIGHTS[best.tenant]
         self.last = best.tenant
         return best.step

@@ -48,14 +48,21 @@ local function other_model(job, step, h, now)
   end
 end
 
--- Whether one more call of this model may start now; if not, when to look again (nil: when one ends).
+-- Whether one more call of this model may start now; if not, when to look again (nil: when one ends). If so, how many may
+-- (MOST_LET_IN at the most; where nothing binds, any number), and whether a call that starts leaves as many places on the lane as there were.
 local function allowed(model, est, now)
   local m = redis.call('HMGET', key('model', model), 'l_if', 'l_rpm', 'l_tpm', 'hold', 'win', 'tok')
   local most, rpm, tpm, held, window = number(m[1]), number(m[2]), number(m[3]), number(m[4]), number(m[5])
   if held > now then return false, held end
   local busy = redis.call('ZCARD', key('inflight', model))
   if most > 0 and busy >= most then return false end
-  if window > 0 and since(model, held, now) >= window then return false, now + PROBE end
+  local free, steady = math.huge, most > 0 and most <= MOST_LET_IN and window == 0 and rpm == 0 and tpm == 0
+  if most > 0 then free = math.min(free, most - busy) end
+  if window > 0 then
+    local probes = since(model, held, now)
+    if probes >= window then return false, now + PROBE end
+    free = math.min(free, window - probes)
+  end
   if rpm > 0 or tpm > 0 then
     local w, used = key('window', model), number(m[6])
     local old = redis.call('ZRANGEBYSCORE', w, '-inf', int(now - MINUTE))
@@ -72,19 +79,11 @@ local function allowed(model, est, now)
       local first = redis.call('ZRANGE', w, 0, 0, 'WITHSCORES')
       return false, tonumber(first[2]) + MINUTE + 1
     end
+    if rpm > 0 then free = math.min(free, rpm - count) end
+    if tpm > 0 then free = math.min(free, MOST_LET_IN) end
   end
-  return true
-end
-
--- How many more calls of this model (or tenant, "@T") may be let in to a lane now, beside those that stand there.
-local function room(model, lane)
-  local m = redis.call('HMGET', key('model', model), 'l_if', 'win', 'hold', 'l_rpm')
-  local most, window, held, rpm, free, now = number(m[1]), number(m[2]), number(m[3]), number(m[4]), MOST_LET_IN, clock()
-  if held > now then return 0 end
-  if most > 0 then free = math.min(free, most - redis.call('ZCARD', key('inflight', model))) end
-  if window > 0 then free = math.min(free, window - since(model, held, now)) end
-  if rpm > 0 then free = math.min(free, rpm - redis.call('ZCARD', key('window', model))) end   -- (`allowed` has cleared it)
-  return free - redis.call('ZCARD', in_set(lane, model))
+  if free < math.huge then free = math.min(free, MOST_LET_IN) end
+  return true, nil, free, steady
 end
 
 local function of_tenant(model) return string.sub(model, 1, 1) == '@' end
@@ -153,9 +152,9 @@ kept_off = function(limits, job, step, h, past, kept, new)
     if name ~= past then
       local lane = h[H.lane]
       local waits = not letting[name .. '|' .. lane] and has_held(name, lane)
-      local yes, again = not waits, nil
-      if yes then yes, again = allowed(name, of_tenant(name) and 0 or bounded(h[H.est]), clock()) end
-      if not yes or room(name, lane) <= 0 then
+      local yes, again, free = not waits, nil, nil
+      if yes then yes, again, free = allowed(name, of_tenant(name) and 0 or bounded(h[H.est]), clock()) end
+      if not yes or free <= redis.call('ZCARD', in_set(lane, name)) then
         for _, other in ipairs(limits) do redis.call('ZREM', in_set(lane, other), member(job, step)) end
         if not yes and name == h[H.label] and keeps_waiting(name, clock()) and divert(job, step, h, clock(), kept) then return true end
         hold_back(name, job, step, h, new)
@@ -190,10 +189,10 @@ local function makes_way(model, h, rank, part)
   return true
 end
 
-local MOST_TURNED_BACK = 20   -- steps that go on to wait for something else, in one call
+local MOST_MOVED = 20   -- in one call; the reconciler goes on at once
 
 local function let_in_on(model, on)
-  local ahead, turned, made_way = {}, 0, false
+  local ahead, moved, made_way = {}, 0, false
   while true do
     local top, rank, part, has = first_held(model, false, on)
     if not top then return end
@@ -214,24 +213,26 @@ local function let_in_on(model, on)
         h = job and head(job, step)
       end
       ahead[of] = standing + 1
-      local yes, again = allowed(model, h and not of_tenant(model) and bounded(h[H.est]) or 0, clock())
+      local yes, again, free = allowed(model, h and not of_tenant(model) and bounded(h[H.est]) or 0, clock())
       if not yes then
         look_at_held(model, again)
         return
       end
-      if room(model, lane) <= 0 then
+      free = free - redis.call('ZCARD', in_set(lane, model))
+      if free <= 0 then
         if by_turn or made_way or not makes_way(model, h, rank, part) then return end
         made_way = true
       end
       take_from('held', model, top, part)
       if h and h[H.state] == 'ready' then
-        if place(job, step, h, false, scaled(model) and part and has, model) then ticket(lane, job, step)
-        else
-          turned = turned + 1
-          if turned >= MOST_TURNED_BACK then
-            look_at_held(model, clock())
-            return
-          end
+        if place(job, step, h, false, scaled(model) and part and has, model) then
+          ticket(lane, job, step)
+          if free <= 1 and not made_way then return end   -- what is held goes behind those that were let in
+        end
+        moved = moved + 1
+        if moved >= MOST_MOVED then
+          look_at_held(model, clock())
+          return
         end
       end
     end
@@ -460,6 +461,7 @@ end
 -- said: {hold_us: 0, or how long the provider wants to be left in peace, breaker: failures in a row that hold it too; 0: none do}
 local function hold(model, said, began, now)
   local k, for_us, open = key('model', model), bounded(said.hold_us), false
+  limited[model] = true
   redis.call('ZADD', P .. 'limited', 0, model)
   if began > 0 and began < number(redis.call('HGET', k, 'hold')) then
     if for_us == 0 then return end

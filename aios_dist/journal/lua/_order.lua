@@ -171,11 +171,13 @@ local function lift(lane, tenant, model, held)
 end
 
 -- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
+local limited = {}   -- of names that this verb has asked for
 local function limits_of(job, h)
   if h[H.kind] ~= 'llm' then return {} end
   local own, model, names = '@' .. tenant_of(job), h[H.label], {}   -- (the cap first: it is asked first)
   for _, name in ipairs({ own, model }) do
-    if redis.call('ZSCORE', P .. 'limited', name) then names[#names + 1] = name end
+    if limited[name] == nil then limited[name] = redis.call('ZSCORE', P .. 'limited', name) ~= false end
+    if limited[name] then names[#names + 1] = name end
   end
   return names
 end

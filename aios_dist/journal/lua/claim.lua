@@ -70,6 +70,12 @@ local function bring()
 end
 bring()
 
+local function may_start(name, est, now, steady)
+  local yes, again, _, as_before = allowed(name, est, now)
+  steady[name] = as_before
+  return yes, again
+end
+
 local MOST_DIVERTED = 20   -- by one claim; the reconciler sees to the rest
 -- One that a limit held goes before the one at hand, which waits where it belongs; and no other before it in this call:
 -- what is ranked under other rules has another order by age than by rank.
@@ -100,7 +106,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
   if facts[1] == 'running' and not h then kept[job] = true end   -- it cannot be read: `walk` sets its job aside
   if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may, limits = clock(), true, limits_of(job, h)
-    local limited = {}
+    local limited, steady = {}, {}
     for _, name in ipairs(limits) do
       limited[name] = true
       redis.call('ZREM', in_set(h[H.lane], name), top)
@@ -117,7 +123,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
         if facts[7] == 'fail' then end_job(job, 'failed', A.budget_outcome)
         else pause_job(job, 'budget of the ' .. spent .. ' used up') end
         may = false
-      elseif limited[own] and not allowed(own, 0, now) then
+      elseif limited[own] and not may_start(own, 0, now, steady) then
         hold_back(own, job, step, h)
         may = false
         if limited[h[H.label]] then let_in(h[H.label]) end   -- it may have been let in: the room is for another
@@ -128,7 +134,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
           swap(own, first, part, nil, job, step, h)
           may = false
         elseif limited[model] then
-          local yes, again = allowed(model, bounded(h[H.est]), now)
+          local yes, again = may_start(model, bounded(h[H.est]), now, steady)
           local first, score, other, has_had = first_held(model, aged)
           local before = yes and first and not swapped[top] and score < (aged and h[H.ready] or h[H.rank])
           if yes and first and not swapped[top] and other and other ~= tenant then   -- among equals by name, as on the lane: else one would overtake its own tenant's
@@ -171,7 +177,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
       redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h))
       event(job, at, 'started', step, A.worker)
       for _, name in ipairs(limits) do
-        if has_held(name, A.lane) then let_in(name) end
+        if not steady[name] and has_held(name, A.lane) then let_in(name) end
       end
       return claimed(job, step, h, facts)
     end
