@@ -377,9 +377,10 @@ WITH_SCENES = {
     **WEIGHTS, "drains": 1, "impatient": 1.5, "again_under_its_id": 2, "claimed_again": 1,
     "admitted_again": 1.5, "retried": 2,
 }  # fmt: skip
-SAME_RULES = frozenset(
-    {"submit", "claim", "work", "go_on", "give_back", "renew", "signal", "cancel", "announce"}
-)
+SAME_RULES = frozenset({
+    "submit", "claim", "work", "go_on", "give_back", "renew", "signal", "cancel", "announce", "reap", "pass_time",
+    "ring", "die",
+})  # fmt: skip
 """Moves that let ranks, rules and limits be what they are, and bring no step that has waited before."""
 FOLLOWED = frozenset({"retry", "strays"})
 """Moves that are looked at each, however seldom the others are."""

@@ -1,5 +1,7 @@
-"""What a scheduler is chosen for, held against what claims do (docs/policies.md): no room is idle beside a step
-that could use it, the one that has waited longest comes within its bound, the tenant that has had least goes first.
+"""What a scheduler is chosen for, held against what claims do (docs/policies.md).
+
+No room is idle beside a step that could use it, the one that has waited longest comes within its bound, and
+the tenant that has had least goes first.
 
 It judges by what stands in Redis before and after a claim, and knows no verb.
 """
@@ -72,11 +74,15 @@ def idle_room(seen: Seen, now: int) -> list[str]:
             if name in (h.label, f"@{job.tenant}") and not any(m == other for other, _, _ in steps)
             and any(kind != "held" or shelf[0] == "?" for kind, shelf in places[m])
         ]  # fmt: skip
-        if len(waits) < free(seen, name, now) and all(
-            allowed(seen, name, h.est, now)
-            and (name[0] != "@" or allowed(seen, h.label, h.est, now))
-            and (name[0] == "@" or allowed(seen, f"@{job.tenant}", 0, now))
-            for _, job, h in steps
+        if (
+            not waits
+            and free(seen, name, now) > 0
+            and all(  # (a claim of one that stands there lets in the next)
+                allowed(seen, name, h.est, now)
+                and (name[0] != "@" or allowed(seen, h.label, h.est, now))
+                and (name[0] == "@" or allowed(seen, f"@{job.tenant}", 0, now))
+                for _, job, h in steps
+            )
         ):
             lines.append(
                 f"{name} has room, {waits} are let in, and it holds {sorted(m for m, _, _ in steps)}"
@@ -136,7 +142,7 @@ class Promises:
         tenant, (policy, every, fair) = before.jobs[id].tenant, before.lane(lane)
         places = before.places()
         if not any(kind == "ready" for kind, _ in places[m]):
-            return []  # out of another place: let in by this very claim, or ranked under rules that are no more
+            return []  # let in by this very claim, or ranked under rules that are no more
         steps = {name: (job, h) for name, job, h in steps_on(before, lane)}
         models = {h.label for _, h in steps.values()}
         open_models = {
@@ -211,8 +217,8 @@ class Promises:
         mine = entries.get(tenant)
         if mine is not None:
             lines += [
-                f"{m} of {tenant} runs, which has had {mine.had} since it came; {other} has had {had}, and had been "
-                f"{mine.ahead[other]} ahead then: {counters}"
+                f"{m} of {tenant} runs, which has had {mine.had} since it came; {other} has had {had}, "
+                f"and had been {mine.ahead[other]} ahead then: {counters}"
                 for other, had in mine.others.items()
                 if mine.had > had + mine.ahead[other] + slack(other)
             ]

@@ -1,4 +1,4 @@
-"""A driver for schedulers: many calls that wait, of several tenants and models, limits, holds, weights, fallbacks.
+"""A driver for schedulers: many calls that wait, tenants, models, limits, holds, weights, fallbacks.
 
 The same moves and the same checks as ``driver``, and ``promises`` besides; without what loses or corrupts
 things, so that a run is about orders and limits and about nothing else.
@@ -28,6 +28,7 @@ class Scheduling(Driver):
     def __init__(self, fleet: Fleet, random: random.Random) -> None:
         super().__init__(fleet, random, most_open=40)
         self.rollback = self.reuse = self.repeat = False
+        self.costs = random.choice([(5,), COSTS])  # (alike: then shares are exact)
 
     def next_move(self) -> str:
         """Which one it is to be."""
@@ -57,7 +58,7 @@ class Scheduling(Driver):
             _digest(request),
             model,
             estimate=R.choice([0, 10, 300]),
-            cost=R.choice(COSTS),
+            cost=R.choice(self.costs),
         )
         decision = Decision(0, 0, [RankedStep(step, RANKS[policy], policy)])
         return NewJob(f"j{self.numbers}", JobRecord("x", {}, tenant), decision, priority=R.choice([0, 0, 5]))
@@ -152,15 +153,19 @@ WEIGHTS = {
 MOVES = 250
 
 BUGS: tuple[Change, ...] = (
-    Change("the oldest never has its turn", "_order", "  if every == 0 then return false end", "  do return false end"),
+    Change("the oldest never has its turn", "_order",
+           "  if every == 0 then return false end", "  do return false end"),
     Change("weights are not looked at", "_order", "  return weight > 0 and weight or 1", "  return 1"),
     Change("who has waited elsewhere has saved it up", "_order", "  if floor > now then", "  if false then"),
     Change("what a cap holds is passed over", "claim",
-           "if first and not swapped[top] and rank < (aged and h[H.ready] or h[H.rank]) then", "if false then"),
-    Change("what a model holds is passed over", "claim", "          if before then   --", "          if false then   --"),
+           "if first and not swapped[top] and rank < (aged and h[H.ready] or h[H.rank]) then",
+           "if false then"),
+    Change("what a model holds is passed over", "claim",
+           "          if before then   --", "          if false then   --"),
     Change("a call that ends lets nobody in", "_limits",
            "both gets both\n  let_in(model)", "both gets both"),
-    Change("a place of a tenant's lets nobody in", "_limits", "  if own then let_in(own) end   -- both", "  -- both"),
+    Change("a place of a tenant's lets nobody in", "_limits",
+           "  if own then let_in(own) end   -- both", "  -- both"),
 )  # fmt: skip
 FOUND_BY: dict[str, int] = {}
 """The seed that found each bug when they were last looked for."""
