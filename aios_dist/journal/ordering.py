@@ -74,7 +74,7 @@ class Ordering(Access):
         done = 0
         for _ in range(MOST_PAGES):
             placed, flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
-            done += placed
+            done += int(placed)
             if not flat and placed < PAGE:
                 return done
             strays = [_stray(*flat[at : at + 6]) for at in range(0, len(flat), 6)]
