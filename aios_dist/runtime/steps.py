@@ -153,13 +153,19 @@ class Steps:
             quiet = retries.backoff(error, claim.tries + 1, patience, draw)
             refusal = Refusal(max(quiet, model.backoff / 2) if told else 0.0, model.breaker)
         pause = retries.pause(error, claim.tries + 1, patience, draw)
-        tried = (claim.started_us - claim.first_us) / 1e6
-        if pause is not None and tried + pause <= self._config.fleet.step_deadline:
+        if pause is not None and self._may_wait(claim, error, pause):
             return Failed(Again(max(pause, 0.001)), refusal)
         if isinstance(error, (BadRequest, ContentRefused)):
             return Failed(None, refusal)
         other = self._next_model(claim)
         return Failed(Again(0.0, other) if other is not None else None, refusal)
+
+    def _may_wait(self, claim: Claim, error: Exception, pause: float) -> bool:
+        """Whether the step has patience for a pause; one that the provider names is not held against it."""
+        limit, tried = self._config.fleet.step_deadline, (claim.started_us - claim.first_us) / 1e6
+        if isinstance(error, LLMError) and error.detail.get("retry_after_s"):
+            return max(tried, pause) <= limit
+        return tried + pause <= limit
 
     def _next_model(self, claim: Claim) -> str | None:
         """The model after the one that has just failed, in the order of the first one's ``fallback``."""

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from aios_dist.agents import Budget
+from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
 from aios_dist.jobs import JobState, Outcome
-from aios_dist.journal import LaneRules, Limits, NewJob, Said, TenantRules
+from aios_dist.journal import LaneRules, Limits, NewJob, Refusal, Said, TenantRules
 from aios_dist.policies import Rank
 from tests.driver.sending import send_extension, send_plan
 from tests.redis.conftest import Hand, decides, plan_of, starts
@@ -135,6 +136,43 @@ async def commit_late(h: Hand) -> Verb:
     got = await h.claim()
     await h.lose(got)
     return lambda: h.commit(got)
+
+
+async def commit_too_late(h: Hand) -> Verb:
+    await h.journal.set_tenant("default", tokens_per_day=10**6)
+    await h.submit(starts("j", "a", tokens=50))
+    late = await h.claim()
+    await h.lose(late)
+    await h.claim()
+    return lambda: h.commit(late, usage=Usage(0, 0, 1), money=3e-7)
+
+
+async def commit_a_failure_that_holds_its_model(h: Hand) -> Verb:
+    await _with_a_fallback(h)
+    got = await h.claim()
+    return lambda: h.commit(got, ok=False, refusal=Refusal(90.0, 1))
+
+
+async def release_one_that_goes_elsewhere(h: Hand) -> Verb:
+    await _with_a_fallback(h)
+    got = await h.claim()
+    return lambda: h.journal.release(got, "x", 60, error=ProviderBusy("x"), refusal=Refusal(90.0, 1))
+
+
+async def reap_what_a_long_hold_keeps_waiting(h: Hand) -> Verb:
+    await _with_a_fallback(h)
+    await h.limit(flight=1)
+    got = await h.claim()
+    assert await h.drain() == []
+    await h.commit(got, ok=False, refusal=Refusal(90.0))
+    return lambda: h.reap()
+
+
+async def _with_a_fallback(h: Hand) -> None:
+    until = (await h.journal.now() + 3600) * 1e6
+    await h.redis("ZADD", h.keys.serving, f"{until:.0f}", "model/big")
+    await h.journal.say(Said(models={"small": Limits(fallback=(("llm", "big"),))}), "file")
+    await h.submit(starts("j", "a", "b"), starts("k", "x", tenant="t2"))
 
 
 async def commit_for_a_signal_that_came(h: Hand) -> Verb:
@@ -322,6 +360,8 @@ SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
             claim_what_others_could_not,
         ),
         *(commit_with_new_steps, commit_an_end_in_a_plan, commit_a_failure_in_a_plan, commit_late),
+        *(commit_too_late, commit_a_failure_that_holds_its_model, reap_what_a_long_hold_keeps_waiting),
+        release_one_that_goes_elsewhere,
         *(commit_for_a_signal_that_came, advance, release_at_once, release_for_later, release_the_last_time),
         *(
             hold_a_model,

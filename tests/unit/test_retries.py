@@ -140,7 +140,7 @@ def test_a_time_that_the_provider_names_holds_the_model(kind: type[LLMError]) ->
 
 
 @pytest.mark.parametrize("fallback", [(), ("b",)])
-@pytest.mark.parametrize("last", [claim(tries=2), claim(tried=9)], ids=["no attempts left", "no time left"])
+@pytest.mark.parametrize("last", [claim(tries=2), claim(tried=11)], ids=["no attempts left", "no time left"])
 def test_the_last_try_holds_the_model_as_any_other(last: Claim, fallback: tuple[str, ...]) -> None:
     fleet = steps(10, a=model(*fallback), b=model())
     again, refusal = fleet.failed(last, RateLimited("x", retry_after_s=5))
@@ -150,9 +150,22 @@ def test_the_last_try_holds_the_model_as_any_other(last: Claim, fallback: tuple[
     assert fleet.failed(last, CallTimeout("x")).refusal == Refusal(0.0, 7)
 
 
-def test_a_step_is_not_tried_again_once_its_first_try_is_too_long_ago() -> None:
-    assert steps(10, a=model()).failed(claim(tried=9), RateLimited("x", retry_after_s=5)).again is None
-    assert steps(10, a=model()).failed(claim(tried=3), RateLimited("x", retry_after_s=5)).again is not None
+@pytest.mark.parametrize(("tried", "again"), [(0.0, True), (8.9, True), (10.1, False)])
+def test_a_step_is_not_tried_again_once_its_first_try_is_too_long_ago(tried: float, again: bool) -> None:
+    found = steps(10, a=model()).failed(claim(tried=tried), ProviderBusy("x")).again  # within a second
+    assert (found is not None) == again
+
+
+@pytest.mark.parametrize(
+    ("tried", "wish", "again"),
+    [(9, 5, True), (9, 10, True), (9, 11, False), (10.5, 5, False), (0, 11, False)],
+)
+def test_a_time_that_the_provider_names_is_waited_for_but_none_longer_than_the_patience(
+    tried: float, wish: float, again: bool
+) -> None:
+    patient = steps(10.3, a=model(attempts=9))
+    found = patient.failed(claim(tried=tried), RateLimited("x", retry_after_s=wish)).again
+    assert (found is not None) == again
 
 
 def test_waiting_in_line_is_no_trying() -> None:

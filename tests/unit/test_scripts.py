@@ -9,7 +9,8 @@ from importlib import resources
 import msgpack
 import pytest
 
-from aios_dist.journal import journal
+from aios_dist.config import ModelConfig
+from aios_dist.journal import Limits, journal
 from aios_dist.journal.scripts import VERBS, Script, load
 
 LUA = resources.files("aios_dist.journal").joinpath("lua")
@@ -92,3 +93,11 @@ def test_the_shared_part_about_plans_is_put_in_where_it_is_asked_for() -> None:
     assert "mend_touched" in with_plan.source, "what it breaks it puts right"
     assert plain.sha != with_plan.sha
     assert re.fullmatch("[0-9a-f]{40}", plain.sha)
+
+
+def test_what_stands_in_lua_and_in_python_is_the_same() -> None:
+    found = re.search(
+        r"^local FALLBACK_AFTER = (\d+)", LUA.joinpath("_limits.lua").read_text("utf-8"), re.MULTILINE
+    )
+    assert found is not None
+    assert int(found[1]) == ModelConfig().fallback_after * 1e6 == Limits().fallback_after * 1e6
