@@ -1,8 +1,8 @@
 """``make bench``, or ``python -m benchmarks [PART …] [--json]``.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
-part ``waiting`` takes three more, and 3 GiB of memory, ``plans`` two, and 1 GiB. ``memory`` (50,000 jobs, ten
-minutes or so) only where it is named.
+part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``plans`` two, and 1 GiB.
+``memory`` (50,000 jobs, ten minutes or so) only where it is named.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.measures import Load, best_and_median, machine, next_call_ms, ru
 from benchmarks.memory import memory
 from benchmarks.plans import plans
 from benchmarks.policies import by_policy
+from benchmarks.verbs import verbs
 from benchmarks.waiting import waiting
 
 REPEATS = 3
@@ -118,6 +119,7 @@ PARTS = {
     "policies": by_policy,
     "plans": plans,
     "waiting": waiting,
+    "verbs": verbs,
     "memory": memory,
 }
 

@@ -52,7 +52,10 @@ async def _of(mode: str, url: str, client: redis.Redis) -> list[dict[str, Any]]:
     shape = Shape("p", [(mode, -1, MEMBERS, "stop")], links)
     rows: list[dict[str, Any]] = []
     await journal.submit([NewJob("first", JobRecord("a", {}), decision)])
-    await journal.claim("llm", "w")  # all scripts that are measured are there
+    claim = await journal.claim("llm", "w")
+    assert claim is not None
+    await journal.commit(claim, FAILED, ok=False)  # all scripts that are measured are there
+    await journal.go_on()
     name = f"{mode}, {MEMBERS:,}"
     with _part(rows, f"{name}: submit" + (" and admit all" if mode == "fifo" else ""), url, client):
         await journal.submit(jobs, shape)

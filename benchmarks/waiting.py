@@ -134,10 +134,10 @@ class Lane:
         self.journal = Journal(config.fleet)
         self._tickets = Tickets(config)
         names = [f"tenant-{n:02}" for n in range(rules.tenants)] if rules.fair else ["default"]
-        self._records = [JobRecord(tour.name, {"city": "Lima"}, name) for name in names]
+        self.records = [JobRecord(tour.name, {"city": "Lima"}, name) for name in names]
         catalog = turns.Catalog.of(config)
-        replay = turns.start(tour.program(self._records[0].input), catalog)
-        self._decision = turns.decide(replay, self._records[0], catalog, 0)
+        replay = turns.start(tour.program(self.records[0].input), catalog)
+        self.decision = turns.decide(replay, self.records[0], catalog, 0)
         replay.close()
 
     async def fill(self) -> None:
@@ -149,10 +149,11 @@ class Lane:
         before = self.client.info("memory")["used_memory"]
         for at in range(1, submitted, CHUNK):
             await self._submit(at, min(submitted, at + CHUNK))
-        sources = len(self._records)
+        sources = len(self.records)
         places = self._places([_name(n) for n in range(submitted - sources, submitted)])
         for at in range(submitted, submitted + self.copies, COPIED):
             self._copy(*places[at // COPIED % sources], at, min(submitted + self.copies, at + COPIED) - 1)
+        self.client.delete(self.journal.keys.waits)  # nobody has counted the copies
         taken = self.client.info("memory")["used_memory"] - before
         self._weigh(taken, submitted + self.copies - 1)
 
@@ -172,7 +173,7 @@ class Lane:
 
     async def _submit(self, first: int, beyond: int) -> None:
         numbers = range(first, beyond)
-        jobs = [NewJob(_name(n), self._records[n % len(self._records)], self._decision) for n in numbers]
+        jobs = [NewJob(_name(n), self.records[n % len(self.records)], self.decision) for n in numbers]
         await self.journal.submit(
             jobs, then=self._tickets.commands(Ticket(LANE, job.id, "0") for job in jobs)
         )
@@ -202,7 +203,7 @@ class Lane:
 
     def _weigh(self, taken: int, count: int) -> None:
         """A step's bytes beyond its prompt, in all and by kind; not for so few that a buffer would count."""
-        keys, prompt = self.journal.keys, len(self._decision.steps[0].step.request)
+        keys, prompt = self.journal.keys, len(self.decision.steps[0].step.request)
         names = [_name(n) for n in range(1, count, max(1, count // 100))]
         kinds = {
             "bytes": taken / count - prompt,

@@ -225,7 +225,8 @@ end
 -- … and has ended: on to what comes next.
 member_ended = function(plan, i, failed)
   local w = work_of(plan)
-  if w.had then left = math.min(left, 5) end   -- somebody else is at it: what this end asks for goes first all the same
+  -- A worker waits for this. Where somebody else is at the plan, what this end asks for goes first all the same.
+  left = math.min(left, w.had and 5 or AT_ONCE / 2)
   w.far[2] = w.far[2] + 1
   count_end(w, i, failed)
   run_plan(plan, w)

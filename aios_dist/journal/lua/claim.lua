@@ -79,20 +79,28 @@ end
 local MOST_DIVERTED = 20   -- by one claim; the reconciler sees to the rest
 -- One that a limit held goes before the one at hand, which waits where it belongs; and no other before it in this call:
 -- what is ranked under other rules has another order by age than by rank.
-local swapped = {}
+local swapped, next_top, next_aged = {}, nil, false
 local function swap(name, first, part, has, job, step, h)
   swapped[first] = true
   local job1, step1 = split(first)
   local h1 = head(job1, step1)
   take_from('held', name, first, part)
-  if h1 and h1[H.state] == 'ready' then place(job1, step1, h1, false, has, name) end
+  if h1 and h1[H.state] == 'ready' and place(job1, step1, h1, false, has, name) then next_top = first end
   if place(job, step, h, true) then ticket(h[H.lane], job, step) end
 end
 
 local looked, others, diverted = 0, false, 0
 while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
-  local top, aged = take_best(A.lane)
+  local top, aged
+  if next_top then
+    local job1, step1 = split(next_top)
+    local h1 = head(job1, step1)
+    if h1 and h1[H.lane] == A.lane and take(job1, step1, h1) then top, aged = next_top, next_aged end
+    next_top = nil
+  end
+  if not top then top, aged = take_best(A.lane) end
+  next_aged = aged
   while not top and looked < 64 and bring() do   -- the first may have been set aside, and not those behind
     looked = looked + 1
     top, aged = take_best(A.lane)
