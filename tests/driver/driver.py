@@ -44,7 +44,7 @@ class Driver(People, Workers):
         self.model.now = self.fleet.now
         said = len(self.said)
         if name not in SAME_RULES:
-            self.promises.forget()
+            self.promises.forget(shares=name not in SAME_SHARES)
         try:
             self.play(name)
         except Broken:
@@ -138,6 +138,7 @@ class Driver(People, Workers):
     def reap(self, aside: str = "") -> None:
         """One pass of the reconciler. ``aside``: the job that it cannot read."""
         before, now = self.look_again(), self.fleet.now
+        late = {id for id, job in self.model.jobs.items() if job.due_by is not None and job.due_by <= now}
         self.say("reap")
         found, waiting = self.run(reconcile(self.journal))
         if not self.lenient:
@@ -159,6 +160,14 @@ class Driver(People, Workers):
         for id, at in sorted(one["deadlines"].items(), key=lambda e: (e[1], e[0])):
             if at <= now and id != aside:
                 model.end(id, "failed")
+        for id in late:  # its plan stopped in this pass too: which of both ends it is a matter of slices
+            if (
+                id in model.jobs
+                and model.jobs[id].state == "cancelled"
+                and self.fleet.job(id).state == "failed"
+            ):
+                model.jobs[id].state = "failed"
+                model.ended[model.ended.index(("job", id, "cancelled"))] = ("job", id, "failed")
         for id, at in one["due"].items():
             if at <= now and id in model.jobs and model.jobs[id].state == "running":
                 model.need_turn(id)
@@ -382,5 +391,7 @@ SAME_RULES = frozenset({
     "ring", "die",
 })  # fmt: skip
 """Moves that let ranks, rules and limits be what they are, and bring no step that has waited before."""
+SAME_SHARES = frozenset({"strays", "pause", "resume", "rerank", "limits"})
+"""Others that let each tenant have had what it has had."""
 FOLLOWED = frozenset({"retry", "strays"})
 """Moves that are looked at each, however seldom the others are."""

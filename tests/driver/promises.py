@@ -120,10 +120,11 @@ class Promises:
     waiting: dict[str, Waiting] = field(default_factory=dict)
     shares: dict[str, dict[str, Entry]] = field(default_factory=dict)
 
-    def forget(self) -> None:
-        """Rules, ranks or limits are others from here on."""
+    def forget(self, *, shares: bool) -> None:
+        """Ranks or limits are others from here on; ``shares``: weights, or lanes, also."""
         self.waiting.clear()
-        self.shares.clear()
+        if shares:
+            self.shares.clear()
 
     def charged(self, lane: str, tenant: str, amount: float) -> None:
         """A tenant was charged so much for a step, by its weight; less than 0 where that was taken back."""

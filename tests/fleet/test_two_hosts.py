@@ -117,7 +117,7 @@ def test_a_step_of_a_machine_that_is_cut_off_is_taken_over_and_its_late_answer_i
     wait_for(lambda: cut.worker.wrote(r"(The outcome of \S+ came too late)"), cut)
     assert job.result() == "answer 1"
     assert (calls(job)[0].worker, calls(job)[0].attempt) == (other.id, 2)
-    assert job.usage.calls == 1
+    assert job.usage.calls == 2  # (both were paid for)
     assert [event.what for event in job.events() if event.step == 0].count("done") == 1
     assert sites.answers(job) == {f"{job.id}/0": 2}
     takes_steps_again(sites, cut)

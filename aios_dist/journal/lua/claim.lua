@@ -148,7 +148,16 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
           if yes and first and not swapped[top] and other and other ~= tenant then   -- among equals by name, as on the lane: else one would overtake its own tenant's
             local had = redis.call('ZSCORE', key('heldby', model), tenant)
             had = tonumber(had or number(counter(h[H.lane], tenant)) - scale_of(model))
-            before = has_had < had or (has_had == had and other < tenant)
+            before = (has_had < had or (has_had == had and other < tenant))
+              and not redis.call('ZSCORE', key('readyby', h[H.lane]), other)   -- else it competes by what it has on the lane
+            local of = before and other or tenant   -- the turn of the oldest is each tenant's own
+            local by_age = before and turn_of_oldest(h[H.lane], other, 0) or (not before and aged)
+            local top_of = redis.call('ZRANGE', key(by_age and 'heldold' or 'held', compartment(model, of)), 0, 0, 'WITHSCORES')
+            if before then
+              first, next_aged = top_of[1] or first, by_age
+            elseif top_of[1] and tonumber(top_of[2]) < (aged and h[H.ready] or h[H.rank]) then   -- and in its own tenant's order?
+              before, first, other, has_had = true, top_of[1], tenant, had
+            end
           end
           if before then   -- one that was held before us goes first; where it needs more room, we wait with it
             local job1, step1 = split(first)

@@ -1,5 +1,4 @@
--- strays: steps that were ranked under other rules than their lane has now get a rank; the next page of them. What has
---   come since, and stands behind them, goes where it belongs.
+-- strays: steps ranked under other rules than their lane's get a rank, a page at a time; what came since goes where it belongs.
 -- ARGV 1: lane, ranked, page, retention_ms
 --   ranked: list of {name, policy, base, since, level, group}: what the lane's policy said of the page before
 -- returns: {how many went where they belong without a rank, flat list of name, kind, "tenant|agent", µs in calls, deadline

@@ -1,0 +1,37 @@
+"""Limits, shares and orders in any order: the scheduling driver's short form (``python -m tests.driver --scheduling``)."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.driver.fleet import Fleet
+from tests.driver.patched import Change
+from tests.driver.scheduling import BUGS, MOVES, Scheduling, find
+
+if TYPE_CHECKING:
+    from aios_dist.local.redis_server import EmbeddedRedis
+    from tests.conftest import Fleets
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_scheduler_keeps_its_promises(each_server: EmbeddedRedis, fleets: Fleets, seed: int) -> None:
+    fleet = Fleet(each_server.url, fleets.new_name())
+    try:
+        driver = Scheduling(fleet, random.Random(seed))
+        for _ in range(MOVES):
+            driver.move()
+        driver.drain()
+    finally:
+        fleet.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
+def test_a_planted_bug_of_scheduling_is_found(
+    redis_server: EmbeddedRedis, fleets: Fleets, bug: Change
+) -> None:
+    assert find(redis_server.url, fleets.new_name(), bug) is not None
