@@ -387,8 +387,8 @@ WITH_SCENES = {
     "admitted_again": 1.5, "retried": 2,
 }  # fmt: skip
 SAME_RULES = frozenset({
-    "submit", "claim", "work", "go_on", "give_back", "renew", "signal", "cancel", "announce", "reap", "pass_time",
-    "ring", "die",
+    "submit", "claim", "work", "go_on", "give_back", "renew", "signal", "cancel", "announce", "reap",
+    "pass_time", "ring", "die",
 })  # fmt: skip
 """Moves that let ranks, rules and limits be what they are, and bring no step that has waited before."""
 SAME_SHARES = frozenset({"strays", "pause", "resume", "rerank", "limits"})

@@ -1,4 +1,4 @@
-"""Limits, shares and orders in any order: the scheduling driver's short form (``python -m tests.driver --scheduling``)."""
+"""Limits, shares and orders: the scheduling driver's short form (``python -m tests.driver --scheduling``)."""
 
 from __future__ import annotations
 
