@@ -554,6 +554,7 @@ class Model:
                 step.order = step.lost = step.tries = step.back = 0
                 step.state = "pending"
                 if n in undone:
+                    job.late |= {step.holder} - {0}  # what it took has counted
                     step.holder = 0
                     if step.first:
                         step.lane, step.label = step.first
