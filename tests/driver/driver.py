@@ -254,6 +254,7 @@ class Driver(People, Workers):
         if not self.rollback or self.saved is None:
             return
         self.say("restore")
+        self.fleet.now += 1000  # (it was away: nothing happens at the same µs once more)
         self.fleet.restore()
         *kept, self.fleet.last_end, ids = self.saved
         self.gone += [id for id in self.model.jobs if id not in ids and id[0] == "j"]

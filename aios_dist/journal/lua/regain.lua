@@ -26,6 +26,7 @@ for i, c in ipairs(A.claims) do
     enter(h, c.job, c.step, now)
     redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(c.job, c.step, h))
     event(c.job, stamp(), 'regained', c.step, c.worker)
+    for _, name in ipairs(limits_of(c.job, h)) do let_in(name) end   -- it stood on the lane, perhaps: its room there is for the next
   else
     lost[#lost + 1] = i - 1
   end
