@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
+from aios_dist.errors import JournalError
 from tests.driver.core import Broken
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
@@ -231,7 +232,7 @@ def find(url: str, name: str, bug: Change) -> Find | None:
         )
         try:
             found = look(url, driver, bug)
-        except Broken as exc:
+        except (Broken, JournalError) as exc:  # (the latter where the drain meets it)
             found = str(exc).partition("\n")[0]
         finally:
             moves += len(driver.said)
