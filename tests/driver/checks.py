@@ -13,6 +13,8 @@ import msgspec
 from aios_dist.jobs import JOB_CHANGES, STEP_CHANGES, JobState, StepState
 from tests.driver.seen import ENDED, OPEN, TURN, Head, JobSeen, Seen
 
+ROUND = 2
+"""What a rank counts from, where that is rounds."""
 WAITS = frozenset({"ready", "leased", "timed", "waiting"})
 MINUTE = 60_000_000
 
@@ -451,7 +453,8 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
             if other.attempt < h.attempt:
                 yield f"{id}/{step}: attempt {h.attempt} became {other.attempt}"
             begun = h.state not in ("pending", "dropped")
-            ranked = other.rank == h.rank or other.lane != h.lane  # (another lane may be in another round)
+            # Another lane may be in another round, also when a step went there and came back.
+            ranked = other.rank == h.rank or other.lane != h.lane or other.since == ROUND
             if begun and not moved and not (ranked and other.ready == h.ready):
                 yield f"{id}/{step}: its rank was {h.rank} and is {other.rank}"
         was_events, now_events = before.events.get(id, []), after.events.get(id, [])

@@ -53,6 +53,15 @@ class Workers(Producers):
         after = self.fleet.look_without_ends()
         self.follow(after)
         self._budgets(before, after)
+        if isinstance(claim, Nothing) and lane_sets(
+            after, lane
+        ):  # a plan went on behind it: tickets bring others
+            before = after
+            claim = self.run(self.journal.take(lane, worker, random_name(), **ask))
+            self.said[-1] += f", then {claim.lease if isinstance(claim, Claim) else claim}"
+            after = self.fleet.look_without_ends()
+            self.follow(after)
+            self._budgets(before, after)
         if isinstance(claim, Nothing):
             left = [m for name, ms in lane_sets(after, lane) for m in ms]
             if left:
