@@ -169,7 +169,9 @@ def test_every_password_of_a_url_is_known_as_it_is_sent(password: str) -> None:
         f"sentinel://:{coded}@a:1,b:2/0?master=m&sentinel_password={coded}x",
     ):
         assert password in secrets_of(url)
-        assert not [n for n in range(len(coded) - 7) if coded[n : n + 8] in masked(url)]
+        rest = url.replace(coded, "")  # ("sentinel" is no secret)
+        parts = {coded[n : n + 8] for n in range(len(coded) - 7)}
+        assert not [part for part in parts if part in masked(url) and part not in rest]
 
 
 def test_nothing_of_a_password_with_the_signs_of_urls_is_shown() -> None:
