@@ -30,7 +30,9 @@ beside this one (`make test`), and two calls that end 50 ms apart may then be se
 
 @pytest.fixture
 def four_slots(machine: LocalFleet) -> Iterator[str]:
-    """The lane of a worker with four slots."""
+    """The lane of a worker with four slots, and of no other: test_faults leaves one there."""
+    there = [worker for worker in machine.workers if worker.spec is not None and worker.spec.pool == "frail"]
+    machine.stop_workers(there, grace_s=20)
     workers = machine.start_workers([WorkerSpec("four-slots", "frail")])
     yield "frail"
     machine.stop_workers(workers)
