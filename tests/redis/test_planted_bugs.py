@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
     from tests.conftest import Fleets
 
-PLANTED_NOW = 6
+PLANTED_NOW = 4
 
 
 def now() -> list[Change]:

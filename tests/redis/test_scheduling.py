@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [1])
 def test_a_scheduler_keeps_its_promises(each_server: EmbeddedRedis, fleets: Fleets, seed: int) -> None:
     fleet = Fleet(each_server.url, fleets.new_name())
     try:
