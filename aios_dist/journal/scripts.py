@@ -38,7 +38,11 @@ PLAIN = "local function verb()\n{text}\nend\nreturn verb()"
 WRITES = """local function verb()
 {text}
 end
-local ok, answer = pcall(verb)
+local ok, answer = pcall(function()
+  local answer = verb()
+  let_in_freed()
+  return answer
+end)
 if ok then
   unmark()
   return answer

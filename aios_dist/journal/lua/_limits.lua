@@ -138,6 +138,13 @@ end
 
 local let_in
 local letting = {}
+local freed = {}   -- names that have room or another first, in their order: looked at when the verb has done the rest
+local function later(name)
+  if not freed[name] then
+    freed[name] = true
+    freed[#freed + 1] = name
+  end
+end
 local function has_held(model, lane)
   if redis.call('EXISTS', key('held', model)) == 1 then return true end
   return redis.call('EXISTS', of_tenant(model) and key('held', model .. '|' .. lane) or key('heldby', model)) == 1
@@ -241,6 +248,7 @@ end
 
 -- Held steps of a model (or tenant) go back to their lane, as many as may start.
 let_in = function(model)
+  freed[model] = nil
   local lanes = of_tenant(model) and redis.call('ZRANGE', key('heldby', model), 0, -1) or { '' }
   if of_tenant(model) and redis.call('EXISTS', key('held', model)) == 1 then lanes[#lanes + 1] = '' end
   for _, lane in ipairs(lanes) do
@@ -251,6 +259,14 @@ let_in = function(model)
       letting[name] = nil
     end
   end
+end
+
+-- … of those that were noted. Once, at the end: what a verb itself places (a job's next step) has its turn among them.
+local function let_in_freed()
+  for _, name in ipairs(freed) do
+    if freed[name] then let_in(name) end
+  end
+  freed = {}
 end
 
 -- A waiting step has another rank: wherever it waits by rank, it does so anew. Among the held another may go first now.
@@ -359,7 +375,7 @@ local function leave(h, job, step, tokens, worked)
     redis.call('ZREM', key('inflight', own), lease)
   end
   if not h[H.counted] or h[H.counted] == 0 then
-    if own then let_in(own) end
+    if own then later(own) end
     return
   end
   local entry = lease .. '|' .. int(h[H.est] or 0)
@@ -382,8 +398,8 @@ local function leave(h, job, step, tokens, worked)
     end
     if number(m[2]) > 0 then redis.call('HSET', key('model', model), 'fails', 0) end
   end
-  if own then let_in(own) end   -- both places are free by now: who needs both gets both
-  let_in(model)
+  if own then later(own) end
+  later(model)
 end
 
 -- A lease of a job that is gone counts no more, whatever its model was.

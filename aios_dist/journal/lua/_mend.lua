@@ -242,6 +242,7 @@ local function mend_touched()
       if ok then redis.call('ZREM', P .. 'dirty', job) else works = {} end
     end
   end
+  pcall(let_in_freed)
   redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
   redis.call('HSET', P .. 'waits', '!', 1)   -- it may have miscounted: `walk` counts anew
 end

@@ -115,25 +115,14 @@ end
 
 local OPEN = { ready = true, pending = true, timed = true, waiting = true, parked = true }
 
-local freed = {}   -- models (and "@T") that have held what was set aside, see let_in_freed
-
--- Out of every set in which a step can wait.
+-- Out of every set in which a step can wait. Perhaps it had been let in, or was the first of the held: then the next is.
 local function set_aside(job, step, h)
   local let, by = take(job, step, h), unhold(job, step, h)
   redis.call('ZREM', P .. 'timers', member(job, step))
   if h[H.kind] ~= 'llm' then return end
-  if let or (by and string.sub(by, 1, 1) == '?') then   -- perhaps it had been let in, and makes room for the next
-    let_in(h[H.label])
-    let_in('@' .. tenant_of(job))
-  elseif by then freed[by] = true end
-end
-
--- What steps have left that were set aside: perhaps one was the first of the held, and the next needs less room.
-local function let_in_freed()
-  for by in pairs(freed) do
-    freed[by] = nil
-    let_in(by)
-  end
+  if let or (by and string.sub(by, 1, 1) == '?') then
+    for _, name in ipairs(limits_of(job, h)) do later(name) end
+  elseif by then later(by) end
 end
 
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
@@ -158,7 +147,6 @@ local function pause_job(job, reason)
     put(job, TURN, turn)
     redis.call('HSET', k, 'wake', 1)
   end
-  let_in_freed()
   event(job, stamp(), 'paused', '', reason)
 end
 
@@ -241,7 +229,6 @@ end_job = function(job, state, result, silent)
       put(job, TURN, turn)
     end
   end
-  let_in_freed()
   event(job, at, state, '')
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)

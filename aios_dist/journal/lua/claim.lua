@@ -89,9 +89,32 @@ local function swap(name, first, part, has, job, step, h)
   if place(job, step, h, true) then ticket(h[H.lane], job, step) end
 end
 
+-- The step that the model has held and that goes before the one at hand: its name, tenant and how that stands among the held.
+local function goes_before(model, job, h, aged)
+  local mine, tenant = aged and h[H.ready] or h[H.rank], tenant_of(job)
+  local first, score, other, has_had = first_held(model, aged)
+  if not first or not other or other == tenant then
+    if first and score < mine then return first, other, has_had end
+    return nil
+  end
+  local had = redis.call('ZSCORE', key('heldby', model), tenant)
+  had = tonumber(had or number(counter(h[H.lane], tenant)) - scale_of(model))
+  -- among equals by name, as on the lane; where it has steps there too, it competes by those
+  local before = (has_had < had or (has_had == had and other < tenant)) and not redis.call('ZSCORE', key('readyby', h[H.lane]), other)
+  local of = before and other or tenant   -- the turn of the oldest is each tenant's own, and so is its order
+  local by_age = before and turn_of_oldest(h[H.lane], other, 0) or (not before and aged)
+  local top = redis.call('ZRANGE', key(by_age and 'heldold' or 'held', compartment(model, of)), 0, 0, 'WITHSCORES')
+  if before then
+    next_aged = by_age
+    return top[1] or first, other, has_had
+  end
+  if top[1] and tonumber(top[2]) < mine then return top[1], tenant, had end
+end
+
 local looked, others, diverted = 0, false, 0
 while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
+  let_in_freed()
   local top, aged
   if next_top then
     local job1, step1 = split(next_top)
@@ -143,28 +166,14 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
           may = false
         elseif limited[model] then
           local yes, again = may_start(model, bounded(h[H.est]), now, steady)
-          local first, score, other, has_had = first_held(model, aged)
-          local before = yes and first and not swapped[top] and score < (aged and h[H.ready] or h[H.rank])
-          if yes and first and not swapped[top] and other and other ~= tenant then   -- among equals by name, as on the lane: else one would overtake its own tenant's
-            local had = redis.call('ZSCORE', key('heldby', model), tenant)
-            had = tonumber(had or number(counter(h[H.lane], tenant)) - scale_of(model))
-            before = (has_had < had or (has_had == had and other < tenant))
-              and not redis.call('ZSCORE', key('readyby', h[H.lane]), other)   -- else it competes by what it has on the lane
-            local of = before and other or tenant   -- the turn of the oldest is each tenant's own
-            local by_age = before and turn_of_oldest(h[H.lane], other, 0) or (not before and aged)
-            local top_of = redis.call('ZRANGE', key(by_age and 'heldold' or 'held', compartment(model, of)), 0, 0, 'WITHSCORES')
-            if before then
-              first, next_aged = top_of[1] or first, by_age
-            elseif top_of[1] and tonumber(top_of[2]) < (aged and h[H.ready] or h[H.rank]) then   -- and in its own tenant's order?
-              before, first, other, has_had = true, top_of[1], tenant, had
-            end
-          end
-          if before then   -- one that was held before us goes first; where it needs more room, we wait with it
+          local first, other, has_had
+          if yes and not swapped[top] then first, other, has_had = goes_before(model, job, h, aged) end
+          if first then   -- where it needs more room, we wait with it
             local job1, step1 = split(first)
             local h1 = head(job1, step1)
             yes, again = allowed(model, h1 and bounded(h1[H.est]) or 0, now)
             if yes then
-              swap(model, first, other, other and has_had, job, step, h)
+              swap(model, first, other, has_had, job, step, h)
               may = false
             end
           end

@@ -66,7 +66,6 @@ whos[A.job] = facts[4] or nil
 local at, began, label = stamp(), h[H.counted], h[H.state] == 'leased' and h[H.label]   -- (else it may be at another model by now)
 if h[H.state] == 'ready' or h[H.state] == 'parked' then
   set_aside(A.job, A.step, h)
-  let_in_freed()
 end
 settle(A.job, h, not unknown and INPUT_COST * prompt + OUTPUT_COST * output or nil)
 if label and answered and (unknown or began ~= 0) then answers(label, unknown) end
