@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from aios_dist.agents import Budget
 from aios_dist.calls import LLMResponse, Usage
 from aios_dist.jobs import JobState, Outcome
 from tests.redis.conftest import USED, decides, starts
@@ -413,3 +414,24 @@ async def test_a_fork_of_a_call_that_counts_against_a_limit_counts_for_itself(ha
     await hand.look()
     await hand.finish(flying)
     assert (await hand.claim()).job == "f"
+
+
+async def test_a_fork_has_the_limits_of_its_job_anew(hand: Hand) -> None:
+    job = starts("j", "x", "y", "z", budget=Budget(tokens=8, money=2.0, on_budget="fail"), deadline=60.0)
+    record = msgspec.structs.replace(job.record, expected_steps=7)
+    await hand.submit(msgspec.structs.replace(job, record=record))
+    for claim in await hand.drain():
+        await hand.commit(claim)
+    await hand.journal.fork("j", "f", 3)
+    await hand.journal.fork("j", "g", 0)
+    whole, *forks = [await hand.hash(hand.keys.job(id)) for id in "jfg"]
+    for name in ("bt", "bm", "ob", "dl", "xs"):
+        assert [facts[name] for facts in forks] == [whole[name]] * 2
+    assert "f" in await hand.members(hand.keys.deadlines)
+    turn = next(c for c in await hand.drain("turns") if c.job == "g")
+    for step in range(2):  # 5 tokens each: the second is the last that it may make
+        await hand.journal.advance("g", decides(step, step, "w"), token=turn.token)
+        await hand.commit(await hand.claim())
+    await hand.journal.advance("g", decides(2, 2, "w"), token=turn.token)
+    assert await hand.drain() == []
+    assert await hand.states("g", "j") == ["failed", "running"]

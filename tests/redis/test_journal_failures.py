@@ -300,6 +300,17 @@ async def test_a_retried_step_has_not_been_tried_yet(hand: Hand) -> None:
     assert again.first_us == again.started_us > first.started_us
 
 
+async def test_a_retry_begins_at_the_model_that_was_asked_for(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    await hand.journal.release(await hand.claim(), "next", error=ProviderBusy("x"), to=("big", "gpu"))
+    failed = await hand.claim("gpu")
+    assert failed.label == "big"
+    await hand.commit(failed, ok=False, decision=decides(1, 1, ends=JobState.FAILED))
+    basis = (await hand.hash(hand.keys.job("j")))["dg"].decode()
+    await hand.journal.retry("j", basis=basis, undone=[0])
+    assert (await hand.claim()).label == "small"
+
+
 async def test_a_fork_begins_at_the_model_that_was_asked_for(hand: Hand) -> None:
     await hand.submit(starts("j", "x"))
     await hand.journal.release(await hand.claim(), "next", error=ProviderBusy("x"), to=("big", "gpu"))
