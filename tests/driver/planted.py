@@ -185,7 +185,7 @@ BUGS: tuple[Change, ...] = (
     Change("a retry begins where the step went to", "_plan", "      if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
     Change("a fork begins where the step went to", "fork", "  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
     Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),
-    Change("other rules leave the lane by age as it is", "_rules", "  for _, set in ipairs(old) do redis.call('UNLINK', set) end\n", ""),
+    Change("other rules leave the lane by age as it is", "_rules", "    old[#old + 1] = key('readyold', name)\n", ""),
     Change("a new job is not open", "_new", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),
 )  # fmt: skip
 """Each would be a fault of the journal's own."""

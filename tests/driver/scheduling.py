@@ -161,9 +161,9 @@ BUGS: tuple[Change, ...] = (
     Change("the oldest never has its turn", "_order",
            "  if every == 0 then return false end", "  do return false end"),
     Change("what a model holds is passed over", "claim",
-           "          if first then   -- where", "          if false then   -- where"),
+           "          if first then   --", "          if false then   --"),
     Change("a call that ends lets nobody in", "_limits",
-           "  if own then later(own) end\n  later(model)", "  if own then later(own) end"),
+           "  if own then later(own) end\n  later(model)\n", "  if own then later(own) end\n"),
     Change("a place of a tenant's lets nobody in", "_limits",
            "  if own then later(own) end\n  later(model)", "  later(model)"),
 )  # fmt: skip

@@ -10,10 +10,11 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from aios_dist.journal import scripts
 from tests.driver.known import MENDS
-from tests.driver.patched import Change, Outdated, changed
+from tests.driver.patched import Change, Outdated, changed, verbs
 from tests.driver.planted import BUGS, FOUND_BY, WHEN_BROKEN, find
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ def test_a_planted_bug_is_found(redis_server: EmbeddedRedis, fleets: Fleets, bug
 def test_what_a_planted_bug_replaces_is_still_there(change: Change) -> None:
     texts = changed([*(mend for mend in MENDS if mend is not change), change])
     assert change.file in texts
+
+
+def test_each_verb_leaves_room_for_what_the_driver_puts_before_it(redis_server: EmbeddedRedis) -> None:
+    """A chunk of Lua has 200 locals at the most: a verb that is at the end of them breaks with the next one."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        for script in verbs().values():
+            client.script_load("local a, b, c\n" + script.source)
 
 
 def test_a_change_whose_text_is_gone_says_so() -> None:

@@ -18,7 +18,7 @@ from aios_dist.runtime.rules import Rules
 from tests.driver.checks import wrong
 from tests.driver.fleet import Fleet
 from tests.driver.seen import Seen
-from tests.driver.sending import walk
+from tests.driver.sending import reconcile, says, walk
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:
@@ -127,6 +127,44 @@ def test_a_hand_that_breaks_behind_whatever_write_is_told_so_and_what_it_says_ag
             fleet.run(walk(fleet.journal))
             assert wrong(fleet.look()) == [], f"{name}, behind write {behind}"
         assert behind > 2, name
+
+
+@pytest.mark.parametrize("before", ["tenant", ""])
+def test_a_lane_that_is_set_and_breaks_is_in_order_by_the_reconciler_alone(fleet: Fleet, before: str) -> None:
+    """Nobody says it again: by age, by tenant and by rank the same steps wait all the same."""
+
+    async def wait() -> None:
+        await fleet.journal.set_lane("llm", policy="fifo", oldest_every=2, fair=before)
+        for n, tenant in enumerate(("acme", "acme", "beta", "default")):
+            await fleet.journal.submit([starts(f"m{n}", "x", tenant=tenant, model="other", policy="fifo")])
+
+    async def reconciles() -> None:
+        for _ in range(2):
+            await reconcile(fleet.journal)
+            policy = (await fleet.journal.lane_rules(["llm"]))["llm"].policy
+            await fleet.journal.rank_strays("llm", says(policy))
+
+    fleet.run(wait())
+    fleet.run(reconciles())
+    assert wrong(fleet.look()) == []
+    fleet.save()
+    for behind in itertools.count(1):
+        fleet.restore()
+        fleet.fail_behind(behind)
+        try:
+            fleet.run(fleet.journal.set_lane("llm", policy="las"))
+            broke = False
+        except JournalError:
+            broke = True
+        fleet.fail_behind(0)
+        claimed = [fleet.run(fleet.journal.claim("llm", "w")) for _ in range(2)]
+        fleet.run(reconciles())
+        assert wrong(fleet.look()) == [], f"behind write {behind}"
+        claimed += [fleet.run(fleet.journal.claim("llm", "w")) for _ in range(7)]
+        assert {c.job for c in claimed if c} >= {"m0", "m1", "m2", "m3"}
+        if not broke:
+            break
+    assert behind > 4
 
 
 def _rules(fleet: Fleet, says: dict[str, Any]) -> Rules:

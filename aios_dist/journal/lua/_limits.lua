@@ -173,6 +173,7 @@ kept_off = function(limits, job, step, h, past, kept, new)
   return false
 end
 
+do   -- (a chunk of Lua has 200 locals at the most)
 -- One that was let in and goes behind those that are held makes way. Not between tenants of a shared lane, whose shares
 -- decide at the claim; nor one that has waited longer than all of them: its turn comes by that.
 local function makes_way(model, h, rank, part)
@@ -259,6 +260,7 @@ let_in = function(model)
       letting[name] = nil
     end
   end
+end
 end
 
 -- … of those that were noted. Once, at the end: what a verb itself places (a job's next step) has its turn among them.
@@ -402,10 +404,13 @@ local function leave(h, job, step, tokens, worked)
   later(model)
 end
 
--- A lease of a job that is gone counts no more, whatever its model was.
+-- A lease of a job that is gone counts no more, whatever its model was. Where there are many limits, `sweep` comes to the rest.
 local function forget_lease(lease)
-  for _, model in ipairs(redis.call('ZRANGE', P .. 'limited', 0, -1)) do
-    if redis.call('ZREM', key('inflight', model), lease) == 1 then let_in(model) end
+  local MOST_ASKED = 100
+  for _, part in ipairs({ { '-', '(@' }, { '[A', '+' }, { '[@', '(A' } }) do   -- models first: there may be as many caps as tenants
+    for _, model in ipairs(redis.call('ZRANGEBYLEX', P .. 'limited', part[1], part[2], 'LIMIT', 0, MOST_ASKED)) do
+      if redis.call('ZREM', key('inflight', model), lease) == 1 then let_in(model) end
+    end
   end
 end
 

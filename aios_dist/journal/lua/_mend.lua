@@ -25,6 +25,8 @@ local function throw_away(job)
   whos[job] = nil
 end
 
+local mend
+do   -- (a chunk of Lua has 200 locals at the most)
 -- On how many sets the step waits. `quick`: where it is to be is enough.
 local function places_of(job, step, h, quick)
   local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
@@ -83,7 +85,7 @@ end
 -- Puts a job right; gives a list of what was wrong, its plan, its state, and how many steps it has. `touched`: a verb broke over it, so what
 -- stands on shelves is put there anew. An error that is {corrupt = why}: its own record cannot be read; any other is
 -- not the job's.
-local function mend(job, touched)
+mend = function(job, touched)
   local k, wrong = key('job', job), {}
   local function corrupt(why) error({ corrupt = why }) end
   local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp')
@@ -216,6 +218,7 @@ local function mend(job, touched)
     end
   end
   return wrong, f[4], state, count
+end
 end
 
 -- Puts right whatever a broken verb has touched; what could not be stays marked.

@@ -16,7 +16,7 @@
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
 -- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
 -- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
--- used       "L|T": when a tenant was last dispatched on a shared lane
+-- used       "L|T": when a tenant was last dispatched on a shared lane (or first lifted there)
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
 local SINCE = { ready = 0, submitted = 1, round = 2 }
@@ -167,7 +167,10 @@ local function lift(lane, tenant, model, held)
     if held then redis.call('HSET', key('model', model), 'up', exact(scale + floor - now)) end
     now = floor
   end
-  if now > had then redis.call('HSET', key('share', lane), tenant, exact(now)) end
+  if now > had then
+    redis.call('HSET', key('share', lane), tenant, exact(now))
+    redis.call('ZADD', P .. 'used', 'NX', int(clock()), lane .. '|' .. tenant)   -- also of one that never gets to run
+  end
 end
 
 -- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
@@ -272,6 +275,15 @@ local function weight_of(tenant)
   return weight > 0 and weight or 1
 end
 
+-- What holds steps of a lane and orders tenants: all but their own caps ("@T"), of which there may be as many as tenants.
+local function holders(lane)
+  local names = {}
+  for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do
+    for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do names[#names + 1] = model end
+  end
+  return names
+end
+
 -- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
 local function charge(h, tenant, amount)
   local lane = h[H.lane]
@@ -279,11 +291,9 @@ local function charge(h, tenant, amount)
   local now = add('HINCRBYFLOAT', key('share', lane), tenant, by)
   redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
   if redis.call('EXISTS', key('holds', lane)) == 0 then return end
-  for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do   -- but for "@T", which has no tenants
-    for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
-      if scaled(model) then redis.call('ZADD', key('heldby', model), 'XX', 'INCR', by, tenant)
-      elseif amount < 0 then redis.call('ZADD', key('heldby', model), 'XX', now, tenant) end   -- what is behind is put right on the way
-    end
+  for _, model in ipairs(holders(lane)) do
+    if scaled(model) then redis.call('ZADD', key('heldby', model), 'XX', 'INCR', by, tenant)
+    elseif amount < 0 then redis.call('ZADD', key('heldby', model), 'XX', now, tenant) end   -- what is behind is put right on the way
   end
 end
 

@@ -1,30 +1,51 @@
 -- The rules of lanes, models and tenants: shared by lane and rules. What aios.toml says counts where it says something new;
 -- what a hand has set stays until then.
 
--- All sets in one union: one for each would copy the first again and again.
+-- As many names as Lua can hand over.
+local AT_MOST = 4000
+local function pages(names, what)
+  for at = 1, #names, AT_MOST do what(at, unpack(names, at, math.min(at + AT_MOST - 1, #names))) end
+end
+
+-- All sets in one union, by way of some: one for each would copy the first again and again.
 local function unite(into, sets)
-  for at = 1, #sets, 4000 do   -- as many as Lua can hand over
-    local part = { into, unpack(sets, at, math.min(at + 3999, #sets)) }
-    redis.call('ZUNIONSTORE', into, #part, unpack(part))
+  local some = {}
+  pages(sets, function(at, ...)
+    if #sets <= AT_MOST then redis.call('ZUNIONSTORE', into, 1 + select('#', ...), into, ...)
+    else
+      some[#some + 1] = into .. '|' .. int(at)
+      redis.call('ZUNIONSTORE', some[#some], select('#', ...), ...)
+      redis.call('PEXPIRE', some[#some], 60000)   -- (should we break)
+    end
+  end)
+  if #some > 0 then
+    redis.call('ZUNIONSTORE', into, 1 + #some, into, unpack(some))
+    redis.call('UNLINK', unpack(some))
   end
 end
 
--- What waits on a lane under rules that are no more: on as strays, and by name where it is held, for the reconciler.
+-- What waits on a lane under rules that are no more: on as strays, and by name where it is held, for the reconciler. A set goes with
+-- its own by age, and who waits goes last: where this breaks, the rest is as it was, and is found when it is said again.
 local function astray(lane)
-  local stray, from, old = key('stray', lane), {}, { key('readyby', lane), key('readyold', lane) }
+  local stray, from, old = key('stray', lane), {}, {}
+  local function gone(name)
+    old[#old + 1] = key('ready', name)
+    old[#old + 1] = key('readyold', name)
+  end
   for _, tenant in ipairs(redis.call('ZRANGE', key('readyby', lane), 0, -1)) do
     from[#from + 1] = key('ready', lane .. '|' .. tenant)
-    old[#old + 1] = key('readyold', lane .. '|' .. tenant)
+    gone(lane .. '|' .. tenant)
   end
+  gone(lane)
+  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)
   if #from == 0 and redis.call('EXISTS', key('ready', lane)) == 1 and redis.call('EXISTS', stray) == 0 then
     redis.call('RENAME', key('ready', lane), stray)   -- a million of them in no time
   else
     from[#from + 1] = key('ready', lane)
     unite(stray, from)
-    for _, set in ipairs(from) do redis.call('UNLINK', set) end
   end
-  for _, set in ipairs(old) do redis.call('UNLINK', set) end
-  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)
+  pages(old, function(_, ...) redis.call('UNLINK', ...) end)
+  redis.call('UNLINK', key('readyby', lane))
   for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
     local sets = { key('held', model) }
     local parts = string.sub(model, 1, 1) == '@' and { lane } or redis.call('ZRANGE', key('heldby', model), 0, -1)
@@ -93,7 +114,7 @@ local function weigh(tenant, old, new)
       redis.call('HSET', k, tenant, rescaled(now, floor))
       redis.call('ZADD', key('readyby', lane), 'XX', rescaled(now, floor), tenant)
     end
-    for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
+    for _, model in ipairs(holders(lane)) do
       local by = key('heldby', model)
       local held, first = redis.call('ZSCORE', by, tenant), redis.call('ZRANGE', by, 0, 0, 'WITHSCORES')
       if held and not scaled(model) then redis.call('ZADD', by, counter(lane, tenant), tenant)

@@ -124,11 +124,12 @@ end
 
 -- A tenant that has had nothing dispatched on a shared lane for the retention, and has nothing there, is forgotten there.
 local function forget_tenants()
-  local now = clock()
+  local now, holding = clock(), {}
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', P .. 'used', 0, int(now - A.retention_ms * 1000), 'LIMIT', 0, A.page)) do
     local lane, tenant = string.match(entry, '^(.*)|([^|]*)$')
-    local waits = redis.call('ZSCORE', key('readyby', lane), tenant)
-    for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do
+    local waits = redis.call('ZSCORE', key('readyby', lane), tenant) or redis.call('ZSCORE', key('heldby', '@' .. tenant), lane)
+    holding[lane] = holding[lane] or holders(lane)
+    for _, model in ipairs(holding[lane]) do
       waits = waits or redis.call('ZSCORE', key('heldby', model), tenant)
     end
     if waits then redis.call('ZADD', P .. 'used', int(now), entry)
@@ -147,6 +148,7 @@ for _, job in ipairs(redis.call('ZRANGE', P .. 'dirty', 0, A.page - 1)) do
   if look(job, true) then redis.call('ZREM', P .. 'dirty', job) end
   if heads > MOST_HEADS then break end
 end
+forget_tenants()   -- at each look, not each round: there may come more of them than a page in that time
 local cursor, looked = '0', 0
 if string.sub(A.cursor, 1, 1) ~= '/' then
   local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, A.page)
@@ -163,10 +165,7 @@ if string.sub(A.cursor, 1, 1) ~= '/' then
   if all and #jobs < 2 * A.page then cursor = '/' end
 else
   local from = string.sub(A.cursor, 2)
-  if from == '' then
-    count_lanes()
-    forget_tenants()
-  end
+  if from == '' then count_lanes() end
   local models = redis.call('ZRANGEBYLEX', P .. 'limited', from == '' and '-' or '(' .. from, '+', 'LIMIT', 0, A.page)
   for _, model in ipairs(models) do
     local ok, wrong = pcall(sweep, model, A.page)
