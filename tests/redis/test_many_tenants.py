@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from aios_dist.policies import Rank
 from tests.driver.patched import Change, verbs
 from tests.redis.conftest import Hand, ranked, starts
-
-from aios_dist.policies import Rank
 
 
 async def long_ago(hand: Hand) -> None:

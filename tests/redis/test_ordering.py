@@ -127,6 +127,9 @@ async def test_redis_dispatches_as_the_plain_ready_set_does(
         await hand.commit(claim, usage=Usage(5, 0, 1), decision=decides(1, 1, ends=JobState.DONE))
         plain.settle(claim.record.tenant, 5 - cost)
     assert len(plain) == 0
+    shares = await hand.hash(hand.keys.share(lane))
+    charged = {tenant: float(had) for tenant, had in shares.items() if tenant not in ("!", "!m")}
+    assert charged == pytest.approx(plain.counters if fair else {}), "what each has been charged"
 
 
 # Every Nth to the oldest -----------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_what_a_planted_bug_replaces_is_still_there(change: Change) -> None:
 
 
 def test_each_verb_leaves_room_for_what_the_driver_puts_before_it(redis_server: EmbeddedRedis) -> None:
-    """A chunk of Lua has 200 locals at the most: a verb that is at the end of them breaks with the next one."""
+    """A chunk of Lua has 200 locals at the most: what is at the end of them breaks with the next."""
     with redis.Redis.from_url(redis_server.url) as client:
         for script in verbs().values():
             client.script_load("local a, b, c\n" + script.source)

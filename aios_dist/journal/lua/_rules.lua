@@ -25,7 +25,7 @@ local function unite(into, sets)
 end
 
 -- What waits on a lane under rules that are no more: on as strays, and by name where it is held, for the reconciler. A set goes with
--- its own by age, and who waits goes last: where this breaks, the rest is as it was, and is found when it is said again.
+-- its own by age, and who waits goes last: where this breaks, it is done once more.
 local function astray(lane)
   local stray, from, old = key('stray', lane), {}, {}
   local function gone(name)
@@ -38,6 +38,7 @@ local function astray(lane)
   end
   gone(lane)
   redis.call('HDEL', P .. 'waits', 'ready:' .. lane)
+  began, on_error = true, function() astray(lane) end   -- else they would wait twice until it is said again
   if #from == 0 and redis.call('EXISTS', key('ready', lane)) == 1 and redis.call('EXISTS', stray) == 0 then
     redis.call('RENAME', key('ready', lane), stray)   -- a million of them in no time
   else
