@@ -161,11 +161,11 @@ BUGS: tuple[Change, ...] = (
     Change("the oldest never has its turn", "_order",
            "  if every == 0 then return false end", "  do return false end"),
     Change("what a model holds is passed over", "claim",
-           "          if before then   --", "          if false then   --"),
+           "          if first then   --", "          if false then   --"),
     Change("a call that ends lets nobody in", "_limits",
-           "both gets both\n  let_in(model)", "both gets both"),
+           "  if own then later(own) end\n  later(model)\n", "  if own then later(own) end\n"),
     Change("a place of a tenant's lets nobody in", "_limits",
-           "  if own then let_in(own) end   -- both", "  -- both"),
+           "  if own then later(own) end\n  later(model)", "  later(model)"),
 )  # fmt: skip
 FOUND_BY: dict[str, int] = {
     "the oldest never has its turn": 2,

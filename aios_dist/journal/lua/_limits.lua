@@ -173,6 +173,7 @@ kept_off = function(limits, job, step, h, past, kept, new)
   return false
 end
 
+do   -- (a chunk of Lua has 200 locals at the most)
 -- One that was let in and goes behind those that are held makes way. Not between tenants of a shared lane, whose shares
 -- decide at the claim; nor one that has waited longer than all of them: its turn comes by that.
 local function makes_way(model, h, rank, part)
@@ -259,6 +260,7 @@ let_in = function(model)
       letting[name] = nil
     end
   end
+end
 end
 
 -- … of those that were noted. Once, at the end: what a verb itself places (a job's next step) has its turn among them.
