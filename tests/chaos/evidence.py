@@ -192,8 +192,9 @@ class Scales:
             living = died > at and again < len(starts) and (own or not done.unknown(attempt.start))
             # Redis may have forgotten how it ended: a call when it was answered, a tool nobody knows when.
             ended = done.put_back_between(attempt.start, at)
-            if ended and own:
-                ended = all(done.forgotten(call["end"]) for call in own)
+            if ended and own:  # (a call whose start is forgotten too was of an attempt that is)
+                of_this = [call for call in own if not done.forgotten(call["start"])] or own
+                ended = all(done.forgotten(call["end"]) for call in of_this)
             if living and not ended:
                 found.taken_from_the_living.append(f"{step.key} from {attempt.worker} at {at:.3f}")
             if died <= at:

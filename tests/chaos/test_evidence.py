@@ -180,6 +180,19 @@ def test_what_redis_has_forgotten_excuses_one_call_of_that_time(story: Story) ->
     assert faults(story.weigh()) == {"answered_again", "more_calls_than_attempts"}
 
 
+def test_what_redis_has_forgotten_excuses_the_attempt_whose_end_it_forgot(story: Story) -> None:
+    """Its worker had gone on to another attempt, which is forgotten as a whole, when the lease ran out."""
+    step = story.step(0, 0)
+    step.attempts.insert(0, Attempt(90, 94, WORKER))
+    step.lost_at.append(94)
+    story.call(story.prompt(0, 0), 90.3, fault="cut", status=200)  # ends at 91.3
+    story.call(story.prompt(0, 0), 91.8, fault="hang", status=499)
+    story.calls[-1]["end"] = 96
+    assert faults(story.weigh()) >= {"taken_from_the_living"}
+    story.done = replace(story.done, outages=[Outage(92, 93, True, lost_from=91)])
+    assert not faults(story.weigh())
+
+
 def test_a_failure_that_was_retried_may_be_followed_by_an_outcome(story: Story) -> None:
     step = story.step(0, 0)
     step.attempts.insert(0, Attempt(90, 92, WORKER))
