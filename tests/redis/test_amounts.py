@@ -1,4 +1,4 @@
-"""What claims and leases carry in numbers: how long a job was served, how long a lease lasts, who was lost."""
+"""What claims and leases carry in numbers: how long a job was served, how long a lease lasts, who is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.redis.conftest import decides, starts
+from aios_dist.jobs import JobState
+from aios_dist.policies import Rank
+from tests.redis.conftest import decides, ranked, starts
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Hand
@@ -49,3 +51,44 @@ async def test_a_worker_that_stalls_and_comes_back_again_and_again_has_not_been_
     await hand.lose(claim)
     assert await hand.journal.dead_letters() == []
     assert (await hand.claim()).job == "j"
+
+
+async def test_dead_letters_go_after_the_retention(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    for _ in range(hand.config.attempts):
+        await hand.lose(await hand.claim())
+    now, kept = await hand.journal.now(), hand.config.retention
+    for ago, there in ((kept - 60, 1), (kept + 60, 0)):
+        await hand.redis("ZADD", hand.keys.dead, f"{(now - ago) * 1e6:.0f}", "j/0")
+        await hand.reap()
+        assert len(await hand.journal.dead_letters()) == there
+
+
+async def test_the_list_of_ends_has_a_bound(hand: Hand) -> None:
+    many = "for _ = 1, 100300 do redis.call('XADD', KEYS[1], '*', 'job', 'x', 'state', 'done') end"
+    await hand.redis("EVAL", many, 1, hand.keys.ends)
+    await hand.submit(starts("j", ends=JobState.DONE))
+    assert await hand.redis("XLEN", hand.keys.ends) <= 100_200, "(whole nodes of it go)"
+
+
+async def test_what_a_fork_did_before_it_began_is_no_past_of_its_agent(hand: Hand) -> None:
+    await hand.submit(starts("j", "x", agent="planner"))
+    await hand.commit(await hand.claim(), decision=decides(1, 1, "y"))
+    await hand.journal.fork("j", "f", 1)
+    await hand.journal.cancel("j")
+    turn = await hand.claim("turns")
+    await hand.journal.advance("f", decides(1, 1, "y"), token=turn.token)
+    await hand.finish(await hand.claim())
+    assert await hand.state("f") == "done"
+    assert await hand.journal.pasts(["planner"]) == {}
+
+
+async def test_rounds_are_forgotten_also_where_shares_change_before_they_are_dispatched(hand: Hand) -> None:
+    rounds = Rank(since="round", group="g")
+    await hand.journal.set_lane("llm", policy="round-robin", fair="tenant")
+    await hand.submit(*(ranked(f"j{n}", rounds, "round-robin") for n in range(3)))
+    await hand.journal.set_lane("llm", fair="")
+    assert len(await hand.drain()) == 3
+    keys = await hand.redis("KEYS", hand.keys.rounds("*"))
+    assert len(keys) == 2
+    assert all([await hand.redis("PTTL", key) > 0 for key in keys])

@@ -145,6 +145,7 @@ async def test_after_a_hold_one_call_goes_first_and_with_each_success_twice_as_m
     await hand.refuse(await hand.claim())
     await hand.drain()
     await hand.end_hold()
+    assert len(await hand.names()) == 1, "what may not be called takes no slot's time"
     flying = await hand.drain()
     assert len(flying) == 1
     for most in (2, 4, 8):
@@ -152,6 +153,29 @@ async def test_after_a_hold_one_call_goes_first_and_with_each_success_twice_as_m
         flying += await hand.drain()
         assert len(flying) == most
         await hand.look()
+
+
+async def test_once_enough_have_succeeded_nothing_is_held_back_any_more(hand: Hand) -> None:
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    await hand.refuse(await hand.claim())
+    await hand.end_hold()
+    await hand.redis("HSET", hand.keys.model("small"), "win", 512)
+    await hand.finish(await hand.claim())
+    assert (await hand.hash(hand.keys.model("small")))["win"] == b"0"
+
+
+async def test_a_call_that_hangs_after_a_hold_shuts_the_model_for_five_seconds_only(hand: Hand) -> None:
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(3)))
+    await hand.refuse(await hand.claim())
+    await hand.end_hold()
+    hangs = await hand.claim()
+    assert await hand.drain() == []
+    model, inflight = hand.keys.model("small"), hand.keys.inflight("small")
+    await hand.redis("HINCRBY", model, "hold", -10_000_000)  # six seconds have passed
+    await hand.redis("ZINCRBY", inflight, -6_000_000, hangs.lease)
+    await hand.ring()
+    await hand.reap()
+    assert len(await hand.drain()) == 1
 
 
 async def test_a_429_while_the_model_is_let_in_begins_again_with_one(hand: Hand) -> None:
@@ -352,16 +376,28 @@ async def test_a_success_between_failures_keeps_the_breaker_closed(hand: Hand) -
     assert len(await hand.drain()) == 2
 
 
+async def test_a_failure_of_the_request_itself_is_no_success_of_the_model(hand: Hand) -> None:
+    await hand.submit(*(starts(f"j{i}", "x") for i in range(4)))
+    for _ in range(2):
+        await hand.fail(await hand.claim(), after=60, breaker=3)
+    await hand.commit(await hand.claim(), ok=False)
+    await hand.fail(await hand.claim(), after=60, breaker=3)
+    (view,) = await hand.journal.model_views(["small"])
+    assert view.failures == 3
+    assert view.hold_until is not None
+    assert view.hold_until > await hand.journal.now()
+
+
 async def test_the_call_that_tries_the_model_again_and_fails_holds_it_for_longer(hand: Hand) -> None:
     await hand.limit(flight=5)
     await hand.submit(starts("a", "x"))
     lasted = []
-    for _ in range(3):
+    for _ in range(8):
         await hand.fail(await hand.claim(), breaker=1)
         held = float((await hand.hash(hand.keys.model("small")))["hold"]) / 1e6
         lasted.append(round(held - await hand.journal.now()))
         await hand.end_hold()
-    assert lasted == [1, 2, 4]
+    assert lasted == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 async def test_calls_that_one_fault_fails_together_are_one_failure_of_the_breaker(hand: Hand) -> None:

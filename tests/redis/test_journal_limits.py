@@ -190,6 +190,21 @@ async def test_a_regained_lease_reserves_its_tokens_once(hand: Hand) -> None:
         await hand.commit(claim, usage=Usage(500, 500, 1))
 
 
+@pytest.mark.parametrize("whose", ["model", "tenant"])
+async def test_a_regained_call_has_its_place_again(hand: Hand, whose: str) -> None:
+    if whose == "model":
+        await hand.limit(flight=1)
+    else:
+        await hand.journal.set_tenant("default", max_in_flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    claim = await hand.claim()
+    await hand.lose(claim)
+    assert await hand.renew(claim) == []
+    assert await hand.drain() == []
+    await hand.finish(claim)
+    assert [c.job for c in await hand.drain()] == ["b"]
+
+
 async def test_a_place_of_a_job_that_has_expired_becomes_free(hand: Hand) -> None:
     await hand.limit(flight=1)
     await hand.journal.set_tenant("default", max_in_flight=1)
