@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.jobs import JobState
+from aios_dist.calls import ToolRequest
+from aios_dist.jobs import JobState, Kind, NewStep, encode
+from aios_dist.journal import Decision, RankedStep
 from aios_dist.policies import Rank
 from tests.redis.conftest import decides, ranked, starts
 
@@ -22,6 +24,15 @@ async def test_a_claim_says_how_long_its_job_has_been_served(hand: Hand) -> None
     second = await hand.claim()
     assert (first.served, second.served) == (0.0, (await hand.journal.load("j")).view.served)
     assert 0 < second.served < 60
+
+
+async def test_the_time_of_a_tool_is_no_service_of_a_model(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    tool = RankedStep(NewStep(Kind.TOOL, "llm", encode(ToolRequest("t", [], {})), "d-tool", "tool"), Rank())
+    await hand.commit(await hand.claim(), decision=Decision(1, 1, [tool]))
+    served = (await hand.journal.load("j")).view.served
+    await hand.commit(await hand.claim())
+    assert (await hand.journal.load("j")).view.served == served
 
 
 async def left(hand: Hand, lease: str) -> float:

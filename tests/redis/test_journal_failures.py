@@ -327,8 +327,9 @@ async def test_a_retried_step_has_not_been_tried_yet(hand: Hand) -> None:
 async def test_a_retry_begins_at_the_model_that_was_asked_for(hand: Hand) -> None:
     await hand.submit(starts("j", "x"))
     await hand.journal.release(await hand.claim(), "next", error=ProviderBusy("x"), to=("big", "gpu"))
-    failed = await hand.claim("gpu")
-    assert failed.label == "big"
+    await hand.journal.release(await hand.claim("gpu"), "next", error=ProviderBusy("x"), to=("other", "far"))
+    failed = await hand.claim("far")
+    assert failed.label == "other"
     await hand.commit(failed, ok=False, decision=decides(1, 1, ends=JobState.FAILED))
     basis = (await hand.hash(hand.keys.job("j")))["dg"].decode()
     await hand.journal.retry("j", basis=basis, undone=[0])

@@ -58,6 +58,21 @@ async def test_once_all_are_ranked_the_new_rules_decide(hand: Hand, monkeypatch:
     assert await hand.order() == ["new0", "new1", *(f"old{n}" for n in range(5))]
 
 
+async def test_rules_that_change_again_before_all_are_ranked_lose_nobody(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await hand.submit(*(ranked(f"old{n}", Rank(), "fifo") for n in range(5)))
+    await hand.journal.set_lane("llm", policy="las")
+    monkeypatch.setattr(ordering, "PAGE", 2)
+    monkeypatch.setattr(ordering, "MOST_PAGES", 2)
+    await hand.rank_anew("las", Rank())
+    assert len(await hand.names()) == 2
+    await hand.journal.set_lane("llm", policy="deadline")
+    assert len(await hand.waiting()) == 5
+    await hand.look()
+    assert await hand.order() == [f"old{n}" for n in range(5)]
+
+
 async def test_behind_what_a_limit_holds_under_old_rules_stands_what_comes_later(hand: Hand) -> None:
     await hand.limit("small", flight=1)
     await hand.submit(*(ranked(f"old{n}", Rank(), "fifo") for n in range(3)))

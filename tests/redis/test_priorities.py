@@ -131,7 +131,10 @@ async def test_what_extends_an_agent_first_plan_goes_behind_it(hand: Hand) -> No
     await hand.journal.extend("p", [starts("c", "x", policy="fifo"), starts("d", "x", policy="fifo")])
     await hand.submit(ranked("other", Rank(), "fifo"))
     await hand.look()
-    assert (await hand.order())[:3] == ["a", "a", "b"]
+    first = [await hand.claim() for _ in range(4)]
+    assert [claim.job for claim in first] == ["a", "a", "b", "c"]
+    await hand.commit(first[3], decision=decides(1, 1, "more", policy="fifo"))
+    assert [job for job in await hand.order() if job != "other"] == ["c", "d"], "each has a place of its own"
 
 
 async def test_a_strict_order_within_an_agent_first_plan_stays_strict(hand: Hand) -> None:

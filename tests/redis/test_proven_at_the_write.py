@@ -137,3 +137,13 @@ async def test_a_decision_made_elsewhere_in_the_history_does_not_hold(hand: Hand
     assert done.status == "turn"
     assert await hand.state("j") == "running"
     assert (await hand.commit(three)).status == "turn"
+
+
+async def test_a_turn_that_is_over_is_not_taken_up_again_as_the_next(hand: Hand) -> None:
+    """Also by a worker that comes back from a stall and has not heard that its turn is over."""
+    await hand.submit(starts("j"))
+    over = await hand.claim("turns")
+    await hand.journal.advance("j", decides(0, 0, "x"), token=over.token)
+    assert (await hand.commit(await hand.claim(), turn_here=False)).status == "turn"
+    assert await hand.names("turns") == ["j/t"]
+    assert await hand.journal.regain([over]) == [over]

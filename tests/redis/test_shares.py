@@ -54,6 +54,17 @@ async def test_a_call_that_was_given_back_costs_its_tenant_next_to_nothing(hand:
     assert view.counters == {"llm": 1.0}
 
 
+async def test_a_tenant_whose_call_was_given_back_has_not_been_away(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(ranked("z", Rank(), tenant="z", tokens=10))
+    claim = await hand.claim()
+    await hand.submit(*(ranked(f"b{n}", Rank(), tenant="busy", tokens=10) for n in range(5)))
+    for _ in range(3):
+        await hand.claim()
+    await hand.journal.release(claim, "shutdown")
+    assert (await hand.order())[0] == "z"
+
+
 async def test_a_cap_of_a_tenant_blocks_nobody_else_and_is_never_exceeded(hand: Hand) -> None:
     await hand.journal.set_tenant("capped", max_in_flight=2)
     await hand.submit(*(ranked(f"capped{n}", Rank(), tenant="capped") for n in range(4)))
