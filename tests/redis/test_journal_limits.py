@@ -89,6 +89,16 @@ async def test_a_late_answer_for_a_step_that_was_let_in_makes_room_for_the_next(
     assert (await hand.claim()).job == "b"
 
 
+async def test_a_pass_counts_the_step_that_it_lets_in(hand: Hand) -> None:
+    """Else it takes that one's ticket for a spare one."""
+    await hand.limit(flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    claim = await hand.claim()
+    await hand.journal.cancel("a")
+    await hand.lapse(claim)
+    assert (await hand.reap()).ready["llm"] == 1
+
+
 async def test_a_limit_that_becomes_wider_lets_in_what_it_held(hand: Hand) -> None:
     await hand.limit(flight=1)
     await hand.submit(*(starts(f"j{i}", "x") for i in range(5)))
