@@ -92,6 +92,7 @@ async def test_a_late_answer_for_a_step_that_was_let_in_makes_room_for_the_next(
 async def test_a_pass_counts_the_step_that_it_lets_in(hand: Hand) -> None:
     """Else it takes that one's ticket for a spare one."""
     await hand.limit(flight=1)
+    await hand.reap()  # has seen the new limit
     await hand.submit(starts("a", "x"), starts("b", "x"))
     claim = await hand.claim()
     await hand.journal.cancel("a")
