@@ -285,6 +285,18 @@ async def test_a_lost_call_keeps_its_estimate_for_nobody_knows_what_it_took(hand
     assert await hand.drain() == []
 
 
+@pytest.mark.parametrize("tokens", [9 * 10**18, 2**64 - 1, -(2**63)])
+async def test_an_estimate_that_cannot_be_breaks_no_claim(hand: Hand, tokens: int) -> None:
+    await hand.limit(rpm=600)
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(*(starts(f"j{n}", "x", tokens=tokens) for n in range(3)))
+    claims = await hand.drain()
+    assert sorted(c.job for c in claims) == ["j0", "j1", "j2"]
+    for claim in claims:
+        await hand.finish(claim)
+    assert await hand.states("j0", "j1", "j2") == ["done"] * 3
+
+
 async def test_a_call_over_the_whole_limit_goes_alone(hand: Hand) -> None:
     await hand.limit(tpm=100)
     await hand.submit(starts("a", "x", tokens=900), starts("b", "x", tokens=1))
