@@ -1,15 +1,16 @@
 """A distributed task-queue backend for LLM agents, on Celery, Redis, kombu and Flower.
 
 The public names are imported when they are first used, so that a tool that needs one of them (the fake LLM,
-the command line's help) does not pay for Celery.
+the command line's help) does not pay for Celery. Nothing else is imported here, not even ``typing``: until
+the command line's first own line has run, Ctrl-C is a traceback.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, agent, prompts
     from aios_dist.calls import LLMRequest, LLMResponse, Usage
     from aios_dist.commands import gather, llm, signal, sleep, tool
@@ -97,4 +98,6 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'aios_dist' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(f"aios_dist.{home}"), name)

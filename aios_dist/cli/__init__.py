@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from typing import NoReturn
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main() -> NoReturn:
     """Run the command of ``sys.argv`` and exit; Ctrl-C is 130 from the first import on."""
     try:
-        from aios_dist.cli.signals import ctrl_c_at_once
+        from aios_dist.cli.at_once import ctrl_c_at_once
 
         with ctrl_c_at_once():
             from aios_dist.cli import entry
+        entry.main()
     except KeyboardInterrupt:
-        sys.exit(130)
-    entry.main()
+        raise SystemExit(130) from None
 
 
 __all__ = ["main"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from aios_dist.cli.signals import ctrl_c_at_once
+from aios_dist.cli.at_once import ctrl_c_at_once
 
 
 class LazyGroup(click.Group):

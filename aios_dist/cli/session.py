@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from aios_dist.cli.signals import ctrl_c_at_once
+from aios_dist.cli.at_once import ctrl_c_at_once
 from aios_dist.config import Config, load
 
 if TYPE_CHECKING:

@@ -1,11 +1,9 @@
-"""What Ctrl-C and SIGTERM do to a command: at once while it is only being loaded, in good order later."""
+"""What Ctrl-C and SIGTERM do to a command that runs: it ends in good order. See also ``at_once``."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 
 
@@ -31,20 +29,3 @@ def sigterm_is_ctrl_c() -> Iterator[Callable[[], bool]]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
-
-
-@contextlib.contextmanager
-def ctrl_c_at_once() -> Iterator[None]:
-    """While modules are imported Ctrl-C ends the process, with 130.
-
-    A KeyboardInterrupt may come within a callback of Python's import system, where it is printed and lost.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist import masking
-from aios_dist.cli.signals import ctrl_c_at_once
+from aios_dist.cli.at_once import ctrl_c_at_once
 
 if TYPE_CHECKING:
     from aios_dist.runtime import Runtime

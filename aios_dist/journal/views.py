@@ -77,6 +77,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         in_flight: slots that are taken, also by tools that were given up and still run.
         stuck: what hangs and cannot be ended: tools and agents, each with its job.
+        dropped: tickets and messages that came in and were no valid ones.
     """
 
     id: str
@@ -91,6 +92,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     seen_at: float = 0.0
     stuck: list[str] = []
+    dropped: int = 0
 
 
 class Registry(msgspec.Struct, frozen=True):

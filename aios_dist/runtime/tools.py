@@ -7,6 +7,7 @@ thread of its own, so that none of them ever stands on the loop that renews the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 import time
@@ -107,6 +108,7 @@ class Tools:
                 run.lost = time.monotonic()
                 self._hung[run] = None
                 work.hung = run
+                loop.retire()
                 self._loop = None if self._loop is loop else self._loop  # the next ones get another
             work.check()
             raise _late(limit)
@@ -129,6 +131,7 @@ class ToolLoop:
         self._home = asyncio.get_running_loop()
         self._loop = asyncio.new_event_loop()
         self._tasks: dict[Run, asyncio.Task[None]] = {}
+        self._retired = False
         threading.Thread(target=self._serve, name="aios-tool-loop", daemon=True).start()
 
     def start(self, name: str, make: Callable[[], Awaitable[Any]], context: Any) -> Run:
@@ -139,12 +142,26 @@ class ToolLoop:
 
     def cancel(self, run: Run) -> None:
         """Cancel what runs there, as asyncio does it."""
-        self._loop.call_soon_threadsafe(self._cancel, run)
+        with contextlib.suppress(RuntimeError):  # all has ended there, and the loop with it
+            self._loop.call_soon_threadsafe(self._cancel, run)
+
+    def retire(self) -> None:
+        """It gets no more tools: its thread ends with those that it has."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._retire)
 
     def _cancel(self, run: Run) -> None:
         task = self._tasks.get(run)
         if task is not None:
             task.cancel()
+
+    def _retire(self) -> None:
+        self._retired = True
+        self._stop_unless_busy()
+
+    def _stop_unless_busy(self) -> None:
+        if self._retired and not self._tasks:
+            self._loop.stop()
 
     def _begin(self, run: Run, make: Callable[[], Awaitable[Any]], context: Any) -> None:
         async def guarded() -> None:
@@ -161,20 +178,29 @@ class ToolLoop:
         del self._tasks[run]
         if task.cancelled():  # before it had begun
             run.error = asyncio.CancelledError()
-        try:
+        with contextlib.suppress(RuntimeError):  # the worker has ended
             self._home.call_soon_threadsafe(run.end)
-        except RuntimeError:
-            return  # the worker has ended
+        self._stop_unless_busy()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        while True:
-            try:
-                self._loop.run_forever()  # a task that raises SystemExit or KeyboardInterrupt comes out here
-            except BaseException:
-                continue
+        while not (self._retired and not self._tasks):
+            # A task that raises SystemExit or KeyboardInterrupt comes out here.
+            with contextlib.suppress(BaseException):
+                self._loop.run_forever()
             if self._loop.is_closed():
                 return
+        with contextlib.suppress(BaseException):
+            self._loop.run_until_complete(self._clean_up())
+        self._loop.close()
+
+    async def _clean_up(self) -> None:
+        """As ``asyncio.run`` does it: what tools have left behind here is cancelled."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
 
 class _Later:

@@ -85,9 +85,9 @@ class Runtime:
         self._users: list[Tools | Threads] = []  # what runs users' code
 
     @property
-    def dropped(self) -> dict[str, int]:
+    def dropped(self) -> int:
         """What came in and was no valid one: tickets (with what Celery sends to all), control messages."""
-        return {"tickets": messages.dropped.count, "control": self.control.dropped.count}
+        return messages.dropped.count + self.control.dropped.count
 
     def models(self) -> dict[str, str]:
         """The models that this pool serves, and the lane of each."""
@@ -219,6 +219,7 @@ class Runtime:
             started_at=self.started_at,
             seen_at=await self.journal.now(),
             stuck=self._health.stuck(),
+            dropped=self.dropped,
         )
         await self.journal.announce(info, self.models())
 

@@ -24,6 +24,12 @@ async def caller(calls: int, model: str = "one") -> str:
 
 
 @agent
+async def repeats(text: str) -> int:
+    """A long text, and an answer of its length."""
+    return len((await llm(text, model="small")).text)
+
+
+@agent
 async def worker_between(pause: float, model: str = "one") -> str:
     """The seed's C: a call, work of its own, a call."""
     await llm("before", model=model)

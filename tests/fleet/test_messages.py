@@ -11,6 +11,7 @@ import pytest
 
 from aios_dist import Fleet
 from aios_dist.broker import keyprefix, make_app
+from aios_dist.journal import Journal
 from aios_dist.journal.keys import Keys
 from aios_dist.local.machine import LocalFleet
 from aios_dist.testing import FakeLLM
@@ -32,6 +33,8 @@ class Watch:
     def __init__(self, machine: LocalFleet) -> None:
         self.members = [machine.worker(name) for name in ("machine-1", "machine-2", "one-slot")]
         self._pids = [member.pid for member in self.members]
+        self._machine = machine
+        self._dropped = self._counted()
         self._lines = [len(self._log(member)) for member in self.members]
         self._peaks = [self._peak_mb(pid) for pid in self._pids]
 
@@ -44,6 +47,15 @@ class Watch:
             assert len([line for line in written if "Dropped what is no valid" in line]) <= 2
         for pid, before in zip(self._pids, self._peaks, strict=True):
             assert self._peak_mb(pid) < before + 60
+
+    def dropped(self) -> int:
+        """What they have dropped since, by what they say of themselves next."""
+        since = self._machine.ask(Journal.now)
+        wait_for(lambda: all(w.seen_at > since for w in self._machine.ask(Journal.registry).workers))
+        return self._counted() - self._dropped
+
+    def _counted(self) -> int:
+        return sum(worker.dropped for worker in self._machine.ask(Journal.registry).workers)
 
     @staticmethod
     def _log(member: object) -> list[str]:
@@ -82,6 +94,7 @@ def test_no_ticket_ends_a_worker_holds_it_up_or_makes_it_do_anything(
     assert llm.count == 40
     assert not touched.exists()
     watch.check()
+    assert len(malformed()) * 2 <= watch.dropped() < len(tickets) * 2
 
 
 def test_no_message_of_remote_control_or_events_ends_a_worker(
@@ -124,12 +137,13 @@ def test_spare_tickets_have_an_upper_bound_while_a_model_is_held_and_another_kee
     jobs = [fleet.submit(caller, calls=5, model=m) for m in ["small", "small", "limited"] * 40]
     in_bounds = began = time.monotonic()
     while llm.count < 350:
-        with redis_client.pipeline(transaction=False) as pipe:
+        with redis_client.pipeline() as pipe:
             depth, steps = pipe.llen(tickets).zcard(ready).execute()
         now = time.monotonic()
         if depth <= steps + slots:
             in_bounds = now
         assert now - in_bounds < 2.0
+        assert depth <= 2 * (steps + slots)
         assert now - began < 30
         time.sleep(0.02)
     for job in jobs:

@@ -11,6 +11,7 @@ import pytest
 
 from aios_dist import Fleet, JobFailed, JobState
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
 from tests.fleet.odd import (
@@ -101,6 +102,12 @@ def resident(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
+def tools_worker(local: LocalFleet) -> WorkerInfo:
+    """What the worker for tools says of itself."""
+    (info,) = [worker for worker in local.ask(Journal.registry).workers if worker.pool == "turns"]
+    return info
+
+
 def test_whatever_a_tool_raises_is_a_tool_error_once(odd: Fleet, local: LocalFleet, tmp_path: Path) -> None:
     job = odd.submit(tries_all, folder=str(tmp_path))
     found = job.result(timeout=40)
@@ -132,7 +139,9 @@ def test_an_answer_that_an_adapter_fills_oddly_is_kept_and_asked_for_once(odd: F
     assert job.view().usage.calls == len(ODD_ANSWERS)
 
 
-def test_a_tool_past_its_time_fails_its_step_and_the_others_are_served(odd: Fleet, tmp_path: Path) -> None:
+def test_a_tool_past_its_time_fails_its_step_and_the_others_are_served(
+    odd: Fleet, local: LocalFleet, tmp_path: Path
+) -> None:
     limits = [None, 0.5]  # the fleet's, and the tool's own
     slow = [
         odd.submit(hangs_after_a_call, path=str(tmp_path / f"slow-{n}"), timeout=limit)
@@ -143,6 +152,9 @@ def test_a_tool_past_its_time_fails_its_step_and_the_others_are_served(odd: Flee
     assert quick.result(timeout=20) == 1
     for job, limit in zip(slow, limits, strict=True):
         assert f"had not ended within its timeout of {limit or TIMEOUT_S:g} s" in job.result(timeout=20)
+    # Nobody waits for them any more, but their slots are taken: the worker says so, and then by what.
+    wait_for(lambda: tools_worker(local).in_flight == 2)
+    wait_for(lambda: f"tool hang of job {slow[1].id}" in tools_worker(local).stuck)
 
 
 def test_tools_that_hang_on_all_slots_are_named_and_the_worker_begins_anew(
@@ -177,6 +189,22 @@ def test_an_agent_that_computes_past_the_limit_fails_named_and_holds_up_nobody(
     logs = [local.worker(name).log.read_text() for name in CALLERS]
     assert any(f"Agent computes of job {slow[0].id} computes for more than" in log for log in logs)
     assert [step.state for step in slow[0].steps()] == ["done"]
+
+
+def test_a_job_that_is_cancelled_while_its_turn_computes_keeps_the_answer_that_is_paid_for(
+    odd: Fleet, llm: FakeLLM, tmp_path: Path
+) -> None:
+    job = odd.submit(computes, path=str(tmp_path / "computes"), seconds=2.0)
+    wait_for(lambda: runs(tmp_path / "computes") == 1)
+    assert job.steps()[0].state == "leased"
+    assert job.cancel()
+    wait_for(lambda: job.steps()[0].state == "done")
+    assert (job.status(), len(job.steps())) == (JobState.CANCELLED, 1)
+    outcome = job.steps()[0].outcome
+    assert outcome is not None
+    assert outcome.ok
+    assert job.view().usage.calls == 1
+    assert called(llm, job) == {f"{job.id}/0": 1}
 
 
 def test_a_worker_above_its_memory_limit_finishes_and_begins_anew(

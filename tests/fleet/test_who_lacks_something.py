@@ -108,6 +108,42 @@ def test_a_tool_waits_for_a_worker_with_its_code_and_no_loop_gets_hot(
     assert [job.steps()[0].attempt for job in jobs] == [1] * 4
 
 
+def test_what_nobody_understands_in_the_registry_and_in_a_lanes_rules_stops_nobody(
+    fleet_of_new: Fleet, versions: Versions, old: Config, llm: FakeLLM
+) -> None:
+    keys = Keys(old.fleet.name)
+    odd = {
+        "worker/new@host:1": '{"id":"new"}',
+        "worker/": "",
+        "gateway/x": "v2",
+        "model/odd": b"\xff",
+        "agent/a": "{",
+    }
+    rules = {"oldest": "often", "fair": b"\xff\xfe", "hand": "perhaps"}
+    with redis.Redis.from_url(old.fleet.redis_url) as client:
+        before = client.hmget(keys.lane("llm"), *rules)
+        client.hset(keys.registry, mapping=odd)
+        client.hset(keys.lane("llm"), mapping=rules)
+        try:
+            llm.script(latency=2.0)  # longer than a lease: they are renewed
+            jobs = [fleet_of_new.submit(says, text=f"beside {n}") for n in range(3)]
+            beside = versions.start("beside", "llm", old)
+            with Fleet(old) as producer:
+                jobs.append(producer.submit(says, text="of a new producer"))
+                for job in jobs:
+                    job.result(timeout=20)
+                assert set(called(llm, *jobs).values()) == {1}
+                assert {job.steps()[0].attempt for job in jobs} == {1}
+            assert versions.local.stop_workers([beside], grace_s=10.0)
+        finally:
+            client.hdel(keys.registry, *odd)
+            client.hset(keys.lane("llm"), mapping=dict(zip(rules, before, strict=True)))
+    for member in (versions.local.worker("old"), beside):
+        log = member.log.read_text()
+        assert "Traceback" not in log
+        assert " broke" not in log
+
+
 def test_a_step_waits_for_a_worker_that_has_its_model(
     fleet_of_new: Fleet, versions: Versions, new: Config, llm: FakeLLM
 ) -> None:

@@ -75,8 +75,8 @@ def _of_a_test(made: object) -> bool:
     return getattr(getattr(made, "function", None), "__module__", "").startswith("tests.")
 
 
-def announce(redis_url: str, fleet_name: str, *, late: float = 0.0) -> None:
-    """A worker of this host, as if it had renewed ``late`` seconds ago."""
+def announce(redis_url: str, fleet_name: str, *, late: float = 0.0, **says: Any) -> None:
+    """A worker of this host, as if it had renewed ``late`` seconds ago; what it ``says`` besides."""
 
     async def write() -> None:
         journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
@@ -90,6 +90,7 @@ def announce(redis_url: str, fleet_name: str, *, late: float = 0.0) -> None:
             slots=4,
             models=["small"],
             seen_at=now,
+            **says,
         )
         await journal.announce(info, {"small": "llm"})
         await journal.close()

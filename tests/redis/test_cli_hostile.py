@@ -6,6 +6,7 @@ none. Ids, numbers, JSON and files of every odd kind; on a Redis, and on none. A
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -184,11 +186,45 @@ def test_ctrl_c_of_a_whole_fleet_is_130_after_its_end_in_good_order(folder: Path
 
 def test_ctrl_c_while_a_command_is_loaded_ends_it_at_once() -> None:
     program = (
-        "import signal\nfrom aios_dist.cli.signals import ctrl_c_at_once\n"
+        "import signal\nfrom aios_dist.cli.at_once import ctrl_c_at_once\n"
         "with ctrl_c_at_once():\n    signal.raise_signal(signal.SIGINT)\nprint('went on')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+AT_AN_IMPORT = """
+import sys, _signal
+left = int(sys.argv[1])
+class AtAnImport:
+    def find_spec(self, name, path=None, target=None):
+        global left
+        left -= 1
+        if not left:
+            _signal.raise_signal(_signal.SIGINT)
+from aios_dist.cli import main
+sys.meta_path.insert(0, AtAnImport())
+sys.argv = ["aios-dist", "version"]
+main()
+"""
+
+
+def test_ctrl_c_at_any_import_of_the_command_line_is_130_without_a_traceback() -> None:
+    """The first one is of what looks after Ctrl-C; some of the others, and those of the command itself."""
+    run = [sys.executable, "-c", AT_AN_IMPORT]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    started = [subprocess.Popen([*run, str(nth)], **pipes) for nth in (1, 2, 3, 4, 8, 30, 90)]
+    assert [(process.communicate()[0], process.returncode) for process in started] == [(b"", 130)] * 7
+
+
+def test_nothing_is_imported_before_ctrl_c_is_looked_after() -> None:
+    program = (
+        "import sys; before = {*sys.modules}; import aios_dist.cli.at_once; print({*sys.modules} - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert ast.literal_eval(done.stdout.decode()) <= {
+        "__future__", "os", "aios_dist", "aios_dist.cli", "aios_dist.cli.at_once",
+    }  # fmt: skip
 
 
 def interrupted(argv: list[str], sign: str, folder: Path) -> tuple[int, str]:

@@ -69,6 +69,33 @@ def test_a_record_that_cannot_be_read_is_set_aside_and_named_and_the_rest_goes_o
     assert "Traceback" not in waited.err
 
 
+def test_what_was_put_right_is_counted_for_doctor(cli: Cli, do: Do) -> None:
+    cli("submit", "greet", "--input", '"Ada"', "--id", "j")
+    assert findings(cli, "journal") == []
+
+    async def lose_it(journal: Journal) -> None:
+        await journal.connection.command("ZREM", journal.keys.ready("llm"), "j/0")
+        await journal.walk()
+        assert await journal.claim("llm", "w") is not None
+
+    do(lose_it)
+    (finding,) = findings(cli, "journal")
+    assert finding["level"] == "warning"
+    assert finding["what"].startswith("The journal was put right 1 times after writes that broke (jobs 1)")
+
+
+def test_a_tool_that_hangs_is_named_with_its_job(cli: Cli, do: Do) -> None:
+    command_line.announce(*do(_where), stuck=["tool crawl of job news-1"])
+    (finding,) = [f for f in findings(cli, "workers") if f["level"] == "warning"]
+    assert finding["what"] == "On worker llm@test these hang and cannot be ended: tool crawl of job news-1."
+
+
+def test_what_was_no_valid_ticket_is_counted_for_doctor(cli: Cli, do: Do) -> None:
+    command_line.announce(*do(_where), dropped=43)
+    (finding,) = [f for f in findings(cli, "workers") if f["level"] == "warning"]
+    assert finding["what"] == "Worker llm@test has dropped 43 that were no valid tickets or messages."
+
+
 def test_what_no_worker_can_serve_is_said(cli: Cli, do: Do) -> None:
     cli("submit", "greet", "--input", '"Ada"', "--id", "j")
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aios_dist.errors import UnknownName
 from aios_dist.jobs import JobState
+from aios_dist.journal import Journal, keys
 from aios_dist.journal.keys import PERMANENT
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:
+    from aios_dist.config import FleetConfig
     from tests.redis.conftest import Hand
 
 
@@ -109,6 +112,25 @@ async def test_an_open_job_whose_hash_is_gone_is_forgotten(hand: Hand) -> None:
     await hand.reap()
     assert await hand.members(hand.keys.open) == set()
     assert await hand.journal.claim("llm", "w") is None
+
+
+async def test_a_journal_of_another_format_is_not_seen_and_not_touched(
+    hand: Hand, config: FleetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "FORMAT", keys.FORMAT - 1)
+    older = Journal(config)
+    monkeypatch.undo()
+    await older.submit([starts("j", "x")])
+    written = await hand.redis("KEYS", older.keys.prefix + "*")
+    await hand.submit(starts("k", "x"))
+    assert await hand.names() == ["k/0"]
+    with pytest.raises(UnknownName):
+        await hand.journal.state("j")
+    await hand.journal.walk()
+    await hand.reap()
+    assert await hand.redis("KEYS", older.keys.prefix + "*") == written
+    await older.close()
+    await hand.redis("UNLINK", *written)
 
 
 async def test_fleets_on_one_redis_do_not_see_each_other(hand: Hand) -> None:

@@ -89,6 +89,17 @@ async def test_a_late_answer_for_a_step_that_was_let_in_makes_room_for_the_next(
     assert (await hand.claim()).job == "b"
 
 
+async def test_a_pass_counts_the_step_that_it_lets_in(hand: Hand) -> None:
+    """Else it takes that one's ticket for a spare one."""
+    await hand.limit(flight=1)
+    await hand.reap()  # has seen the new limit
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    claim = await hand.claim()
+    await hand.journal.cancel("a")
+    await hand.lapse(claim)
+    assert (await hand.reap()).ready["llm"] == 1
+
+
 async def test_a_limit_that_becomes_wider_lets_in_what_it_held(hand: Hand) -> None:
     await hand.limit(flight=1)
     await hand.submit(*(starts(f"j{i}", "x") for i in range(5)))
@@ -287,6 +298,18 @@ async def test_a_lost_call_keeps_its_estimate_for_nobody_knows_what_it_took(hand
     await hand.submit(starts("a", "x", tokens=900), starts("b", "x", tokens=900))
     await hand.lose((await hand.drain())[0])
     assert await hand.drain() == []
+
+
+@pytest.mark.parametrize("tokens", [9 * 10**18, 2**64 - 1, -(2**63)])
+async def test_an_estimate_that_cannot_be_breaks_no_claim(hand: Hand, tokens: int) -> None:
+    await hand.limit(rpm=600)
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.submit(*(starts(f"j{n}", "x", tokens=tokens) for n in range(3)))
+    claims = await hand.drain()
+    assert sorted(c.job for c in claims) == ["j0", "j1", "j2"]
+    for claim in claims:
+        await hand.finish(claim)
+    assert await hand.states("j0", "j1", "j2") == ["done"] * 3
 
 
 async def test_a_call_over_the_whole_limit_goes_alone(hand: Hand) -> None:

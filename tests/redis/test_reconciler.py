@@ -249,6 +249,20 @@ async def test_all_open_jobs_are_looked_at_in_time_however_many_steps_they_have(
     assert await hand.redis("ZSCORE", hand.keys.ready("llm"), last) is not None
 
 
+async def test_what_is_put_right_is_logged_and_counted(
+    hand: Hand, passes: Pass, caplog: pytest.LogCaptureFixture
+) -> None:
+    await hand.submit(starts("j", "x"), starts("k", "x"))
+    await hand.redis("ZREM", hand.keys.ready("llm"), "j/0")
+    await hand.redis("ZADD", hand.keys.dirty, 1, "j")  # as a verb leaves it that ended between two writes
+    assert await passes.reconciler._office.ask("take")
+    await passes.once()
+    assert sorted(await hand.names()) == ["j/0", "k/0"]
+    assert (await hand.journal.repairs()).counts == {"jobs": 1}
+    (said,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert said.startswith("The journal was put right: job j: ")
+
+
 # Plans that have something left to do -------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import stat
 import subprocess
@@ -14,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from aios_dist import agent, llm
+from aios_dist import ToolError, agent, llm, tool
 from aios_dist.calls import LLMResponse, Usage
 from aios_dist.jobs import JobRecord, Kind, Outcome, decode
 from aios_dist.journal import Claim
 from aios_dist.replay import Replay
-from aios_dist.runtime import programs, spool
+from aios_dist.runtime import programs, spool, tools
 from aios_dist.runtime.background import Background
 from aios_dist.runtime.ending import OVERDUE
 from aios_dist.runtime.health import Health, most_lost, resident_bytes
@@ -126,6 +127,72 @@ async def test_what_is_stopped_before_it_begins_never_begins() -> None:
         mine.check()
 
 
+# Tools --------------------------------------------------------------------------------------------------
+
+
+def tool_loops() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "aios-tool-loop"}
+
+
+async def test_the_loop_of_an_async_tool_that_hung_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "UNDO_S", 0.05)
+    before, free, left = tool_loops(), threading.Event(), []
+
+    async def stays() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            left.append("cleaned up")
+
+    async def hangs() -> None:
+        left.append(asyncio.create_task(stays()))
+        await asyncio.sleep(0)
+        free.wait(10)
+
+    async def does_well() -> str:
+        return "well"
+
+    made = tools.Tools(2, 0.1, 1000)
+    with pytest.raises(ToolError, match="within its timeout"):
+        await made.run(work(), tool(hangs))
+    assert await made.run(work(), tool(does_well)) == "well", "on another loop"
+    assert (len(made.lost), len(tool_loops() - before)) == (1, 2)
+    free.set()
+    async with asyncio.timeout(5):
+        while len(tool_loops() - before) > 1:  # noqa: ASYNC110  # a thread tells nobody
+            await asyncio.sleep(0.005)
+    assert (made.lost, left[1:]) == ([], ["cleaned up"])
+    assert await made.run(work(), tool(does_well)) == "well"
+
+
+async def test_a_tool_beside_one_that_hung_comes_to_its_end_on_the_loop_that_they_shared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tools, "UNDO_S", 0.05)
+    before, over = tool_loops(), threading.Event()
+
+    async def minds_nothing() -> None:
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.02)
+
+    async def beside() -> str:
+        await asyncio.sleep(0.4)
+        return "well"
+
+    made = tools.Tools(2, 0.1, 1000)
+    other = asyncio.create_task(made.run(work(), tool.options(timeout=5.0)(beside)))
+    with pytest.raises(ToolError, match="within its timeout"):
+        await made.run(work(), tool(minds_nothing))
+    assert await other == "well"
+    assert len(tool_loops() - before) == 1
+    over.set()
+    async with asyncio.timeout(5):
+        while tool_loops() - before:  # noqa: ASYNC110  # a thread tells nobody
+            await asyncio.sleep(0.005)
+    assert made.lost == []
+
+
 # Live programs ------------------------------------------------------------------------------------------
 
 
@@ -149,14 +216,14 @@ def test_live_programs_are_bounded_in_bytes() -> None:
     closed: list[Any] = []
     kept_alive = Programs(closed.append)
     before = resident_bytes()
-    for number in range(2000):
-        kept_alive.keep(f"job-{number}", living(100_000))
+    for number in range(5000):
+        kept_alive.keep(f"job-{number}", living(100_000))  # two texts of that size
         while closed:
             closed.pop()()
     assert kept_alive.bytes <= programs.MOST_BYTES
     assert 200 < len(kept_alive) < 400  # 48 MiB of 208 kB each
     assert resident_bytes() - before < programs.MOST_BYTES + 30 * MB
-    assert kept_alive.get("job-1999") is not None
+    assert kept_alive.get("job-4999") is not None
     assert kept_alive.get("job-0") is None
 
 

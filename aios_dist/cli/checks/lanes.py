@@ -71,6 +71,12 @@ def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]
                 f"On worker {worker.id} these hang and cannot be ended: {', '.join(worker.stuck[:4])}.",
                 "Give such a tool a time-out of its own inside; the worker begins anew when they are many.",
             )
+        if worker.dropped:
+            yield warning(
+                "workers",
+                f"Worker {worker.id} has dropped {worker.dropped} that were no valid tickets or messages.",
+                "No job has missed them. What writes to Redis besides aios_dist? The worker's log says more.",
+            )
     for name, model in config.models.items():
         there = [w for w in registry.workers if model.lane in w.lanes]
         without = [w.id for w in there if name not in w.models]

@@ -13,7 +13,10 @@ local broken = {}
 
 -- One entry that cannot be read stops no other: its job is marked, and `walk` looks at it.
 local function each(job, what)
-  local ok, why = pcall(what)
+  local ok, why = pcall(function()
+    what()
+    let_in_freed()   -- what waits is counted below, and who is let in sets timers
+  end)
   if not ok then
     broken[#broken + 1], broken[#broken + 2] = job, type(why) == 'table' and why.err or tostring(why)
     redis.call('ZADD', P .. 'dirty', int(now), job)

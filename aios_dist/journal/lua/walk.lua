@@ -188,5 +188,6 @@ for _, orphan in ipairs(orphans) do
     pcall(admit_job, orphan[3], job)   -- nobody else will
   end
 end
+pcall(let_in_freed)   -- one model that cannot be looked at stops no walk
 if #found > 0 then redis.call('HINCRBY', P .. 'mended', 'jobs', #found / 2) end
 return { found, cursor, redis.call('ZCARD', P .. 'open'), looked }
