@@ -264,6 +264,7 @@ FOUND_BY: dict[str, int] = {
     "a step is put on no lane": 24,
     "what is taken off a shelf stays on it by age": 1,
     "a tenant without steps is still among those who wait": 0,
+    "a tenant that begins to wait is not noted": 24,
     "an outdated rank goes on the lane": 0,
     "what was charged is not settled": 0,
     "a turn is made ready while one runs": 24,
