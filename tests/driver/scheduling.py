@@ -10,7 +10,7 @@ import random
 from typing import Any
 
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep
-from aios_dist.journal import Decision, NewJob, RankedStep
+from aios_dist.journal import Claim, Decision, NewJob, RankedStep
 from tests.driver.core import TENANTS, Broken, Held
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
@@ -88,6 +88,22 @@ class Scheduling(Driver):
         tenant, cost = got.claim.record.tenant, max(1, h.cost)
         weight = float(self.seen.hashes["tenant"].get(tenant, {}).get("w", 1))
         self.promises.charged(h.lane, tenant, part * cost / weight if part > 0 else (1 - cost) / weight)
+
+    def counted(self, claim: Claim) -> tuple[int, int]:
+        """What was charged for it, no more and no less."""
+        return max(1, self.fleet.job(claim.job).heads[claim.step].cost), 0
+
+    def commit(self, got: Held, ok: bool, decision: Decision | None = None) -> None:
+        """… or nothing was."""
+        if not ok:
+            self._charge(got, -1.0)
+        super().commit(got, ok, decision)
+
+    def release(self, got: Held, *, nothing: bool = False) -> None:
+        """… and not here either."""
+        if not got.claim.is_turn:
+            self._charge(got, -1.0)
+        super().release(got, nothing=nothing)
 
     def work(self) -> None:
         """A call is answered, and its job is done."""

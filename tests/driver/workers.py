@@ -221,6 +221,11 @@ class Workers(Producers):
             self.dead.append(got)
         del self.dead[:-15]
 
+    def counted(self, claim: Claim) -> tuple[int, int]:
+        """Tokens of the prompt and of an answer."""
+        R = self.random
+        return R.choice([(0, 0), (R.randint(0, 9), R.randint(0, 9)), (R.randint(1, 9), 0)])
+
     def commit(self, got: Held, ok: bool, decision: Decision | None = None) -> None:
         """An outcome."""
         claim, R = got.claim, self.random
@@ -228,8 +233,7 @@ class Workers(Producers):
         llm = claim.kind == Kind.LLM
         usage: tuple[float, ...] = (0, 0, 0, 0)
         if llm and ok:
-            counted = R.choice([(0, 0), (R.randint(0, 9), R.randint(0, 9)), (R.randint(1, 9), 0)])
-            usage = (*counted, 1, R.choice([0, 0, 400, 0.3]))
+            usage = (*self.counted(claim), 1, R.choice([0, 0, 400, 0.3]))
         refusal = R.choice([None, *REFUSALS]) if llm and not ok else None
         here = R.random() < 0.5
         self.texts += 1
