@@ -58,6 +58,7 @@ class JobOf:
         proof: tells where it stands from all that it ever stood at: what a decision is made from.
         retried: its failures are still to be judged by a turn.
         sent: signals by their own ids, and what was answered.
+        had_turn: a turn was due, once at least: its step is there.
     """
 
     tenant: str
@@ -65,6 +66,7 @@ class JobOf:
     state: str = "running"
     steps: list[StepOf] = field(default_factory=list)
     turn: StepOf = field(default_factory=lambda: StepOf("turn", "turns", "turn", state="idle"))
+    had_turn: bool = False
     written: int = 0
     unseen: bool = False
     ends: str = ""
@@ -148,6 +150,7 @@ class Model:
             job.wake = True
         elif job.turn.state not in ("ready", "leased"):
             job.turn = StepOf("turn", "turns", "turn", state="ready", attempt=job.turn.attempt)
+            job.had_turn = True
 
     def outcome(self, id: str, step: StepOf, ok: bool, by: int = 0) -> None:
         """Written, once; ``by`` a claim."""
@@ -336,7 +339,7 @@ class Model:
     ) -> str:  # fmt: skip
         """The status that the verb has to give. ``right``: it was decided from where the job stands."""
         job, s = self.jobs.get(id), self.step(id, step)
-        if job is None or s is None:
+        if job is None or s is None or (step == TURN and not job.had_turn):  # (Redis was put back)
             return "gone"
         silent = usage[2] > 0 and usage[0] + usage[1] == 0  # the provider reports no usage
         if silent and s.request == by.claim.request:
