@@ -135,6 +135,13 @@ class Promises:
             if name != tenant and tenant in entry.others:
                 entry.others[tenant] += amount
 
+    def capped(self, tenant: str) -> None:
+        """Its cap is full: it competes no more, and is lifted when it does again (it saves nothing up)."""
+        for entries in self.shares.values():
+            entries.pop(tenant, None)
+            for entry in entries.values():
+                entry.others.pop(tenant, None)
+
     def dispatched(
         self, before: Seen, lane: str, m: str, now: int, spent: Callable[[Seen, str], bool]
     ) -> list[str]:

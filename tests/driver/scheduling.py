@@ -16,6 +16,7 @@ from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
 from tests.driver.patched import Change
 from tests.driver.producers import _digest
+from tests.driver.promises import allowed
 from tests.driver.sending import MODELS, RANKS, decided, send_commit, send_release, set_limits, short
 from tests.driver.workers import REFUSALS
 
@@ -81,6 +82,9 @@ class Scheduling(Driver):
         got = super().take(lane, "wa")
         if got is not None and not got.claim.is_turn:
             self._charge(got, 1.0)
+            tenant = got.claim.record.tenant
+            if not allowed(self.fleet.look_without_ends(), f"@{tenant}", 0, self.fleet.now):
+                self.promises.capped(tenant)
         return got
 
     def _charge(self, got: Held, part: float) -> None:
