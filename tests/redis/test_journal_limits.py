@@ -189,6 +189,19 @@ async def test_a_step_that_its_tenant_holds_goes_away_and_the_others_go_on(hand:
     assert [c.job for c in await hand.drain()] == ["c"]
 
 
+async def test_a_step_that_its_tenants_cap_holds_gives_its_models_room_to_the_next(hand: Hand) -> None:
+    await hand.limit(flight=1)
+    await hand.journal.set_tenant("acme", max_in_flight=2)
+    await hand.submit(starts("flies", "x", tenant="acme", model="big"))
+    await hand.claim()
+    mine = Rank(per_priority=6e7)
+    await hand.submit(starts("a", "x", tenant="acme", rank=mine), starts("b", "x"))
+    assert await hand.names() == ["a/0"]
+    await hand.journal.set_tenant("acme", max_in_flight=1)
+    await hand.journal.rerank("a", 5)
+    assert await hand.names() == ["b/0"]
+
+
 async def test_a_regained_lease_reserves_its_tokens_once(hand: Hand) -> None:
     await hand.limit(tpm=10_000)
     for i in range(3):

@@ -162,7 +162,10 @@ kept_off = function(limits, job, step, h, past, kept, new)
       local yes, again, free = not waits, nil, nil
       if yes then yes, again, free = allowed(name, of_tenant(name) and 0 or bounded(h[H.est]), clock()) end
       if not yes or free <= redis.call('ZCARD', in_set(lane, name)) then
-        for _, other in ipairs(limits) do redis.call('ZREM', in_set(lane, other), member(job, step)) end
+        for _, other in ipairs(limits) do
+          redis.call('ZREM', in_set(lane, other), member(job, step))
+          if other ~= name and other ~= past then later(other) end   -- it may have come with a place there, which is for the next
+        end
         if not yes and name == h[H.label] and keeps_waiting(name, clock()) and divert(job, step, h, clock(), kept) then return true end
         hold_back(name, job, step, h, new)
         if waits or yes then let_in(name) else look_at_held(name, again) end
