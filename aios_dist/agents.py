@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import inspect
 import json
 from collections.abc import Callable, Coroutine, Sequence
@@ -134,6 +135,15 @@ class Agent:
     def __repr__(self) -> str:
         return f"<agent {self.name}{self.signature}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _agent_there, (self.name, self.function.__module__)
+
+    def __copy__(self) -> Agent:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Agent:
+        return self
+
     def job(self, *, id: str | None = None, tenant: str = "default", **input: Any) -> JobSpec:
         """This agent with its input, checked.
 
@@ -158,16 +168,53 @@ class Agent:
 
     def program(self, input: dict[str, Any]) -> Program:
         """The agent with its input bound: each start has its own copy, since an agent may change it."""
+        return _Bound(self, input)
 
-        def start() -> Coroutine[Any, Any, Any]:
-            try:
-                return self.function(**copy.deepcopy(input))
-            except TypeError as exc:  # submitted by name, or by other code than this
-                raise InvalidInput(
-                    f"Agent {self.name}{self.signature} cannot take this input: {exc}."
-                ) from None
 
-        return start
+class _Bound:
+    """An agent with its input."""
+
+    __slots__ = ("_agent", "_input")
+
+    def __init__(self, agent: Agent, input: dict[str, Any]) -> None:
+        self._agent = agent
+        self._input = input
+
+    def __call__(self) -> Coroutine[Any, Any, Any]:
+        agent = self._agent
+        try:
+            return agent.function(**copy.deepcopy(self._input))
+        except TypeError as exc:  # submitted by name, or by other code than this
+            raise InvalidInput(
+                f"Agent {agent.name}{agent.signature} cannot take this input: {exc}."
+            ) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _program_there, (self._agent.name, self._agent.function.__module__, self._input)
+
+
+def _agent_there(name: str, module: str) -> Agent | PromptsAgent:
+    """The agent of that name in another process, which may have to import its module first.
+
+    Raises:
+        UnknownName: it is not there.
+    """
+    if name not in _registry:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            pass
+    if (found := _registry.get(name)) is None:
+        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}.")
+    return found
+
+
+def _program_there(name: str, module: str, input: dict[str, Any]) -> Program | None:
+    """None where the agent's code is not: then its first turn runs on a worker, as of a job by name."""
+    try:
+        return _agent_there(name, module).program(input)
+    except UnknownName:
+        return None
 
 
 _registry: dict[str, Agent | PromptsAgent] = {}

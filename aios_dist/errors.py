@@ -96,6 +96,9 @@ class JobFailed(JobError):
         self.job_id = job_id
         self.error = error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job_id, self.error), self.__dict__
+
     @property
     def traceback(self) -> str:
         """Where in the agent's code it was raised, with the lines of code; "" where that is not known."""

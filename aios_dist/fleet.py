@@ -7,12 +7,13 @@ import functools
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
+from types import NoneType
 from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import modules, policies, turns
-from aios_dist.agents import Agent, JobSpec, PromptsAgent, as_json
+from aios_dist import forks, modules, policies, turns
+from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, as_json
 from aios_dist.broker import Tickets
 from aios_dist.config import NAME, Config, load
 from aios_dist.endings import Endings
@@ -23,8 +24,9 @@ from aios_dist.errors import (
 )
 from aios_dist.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.jobs import JobRecord
-from aios_dist.journal import JobView, NewJob, Ticket
+from aios_dist.journal import JobView, Journal, NewJob, Ticket
 from aios_dist.plans import Plan, shape
+from aios_dist.side import users_code
 from aios_dist.steering import Steering
 
 T = TypeVar("T")
@@ -36,8 +38,10 @@ RULES_S = 5.0
 """How long a producer trusts what it knows of the lanes' rules."""
 
 
-class AsyncFleet(Steering):
+class AsyncFleet(forks.OfThisProcess, Steering):
     """A fleet, from the producers' side. Use it as ``async with AsyncFleet.from_env() as fleet``."""
+
+    _instead = "send its Config, or read the same aios.toml there"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -46,6 +50,14 @@ class AsyncFleet(Steering):
         self._agents: set[str] = set()
         self._endings = Endings(self.journal)
         self._lines = Lines(self.journal, self._endings, self._publish, self.extend_plan)
+        forks.note(self)
+
+    def put_aside(self) -> None:
+        """See :class:`aios_dist.forks.Heir`: it and its handles work as new on a loop of the child."""
+        forks.keep((self.journal, self._endings))
+        self.journal = self._lines.journal = Journal(self.config.fleet)
+        self._endings = self._lines.endings = Endings(self.journal)
+        self._rules_until = 0.0
 
     @classmethod
     def from_env(cls, path: str | os.PathLike[str] | None = None) -> AsyncFleet:
@@ -90,7 +102,7 @@ class AsyncFleet(Steering):
             InvalidInput, UnknownName, JobConflict: nothing was written.
             FleetUnavailable: Redis cannot be reached, or may evict keys.
         """
-        spec = agent if isinstance(agent, JobSpec) else await self._spec(agent, id, tenant, input)
+        spec = agent if isinstance(agent, JobSpec) else self.spec(agent, id, tenant, input)
         return (await self.submit_many([spec]))[0]
 
     async def submit_many(self, specs: Iterable[JobSpec]) -> list[AsyncJob]:
@@ -167,9 +179,12 @@ class AsyncFleet(Steering):
             raise _conflict(done.conflict)
         return [AsyncJob(self._lines, id) for id in ids]
 
-    async def _spec(
-        self, agent: Agent | PromptsAgent | str, id: str | None, tenant: str, input: Any
-    ) -> JobSpec:
+    def spec(self, agent: Agent | PromptsAgent | str, id: str | None, tenant: str, input: Any) -> JobSpec:
+        """The job that the arguments of :meth:`submit` mean.
+
+        Raises:
+            InvalidInput: they mean none.
+        """
         if isinstance(agent, str):
             known = modules.agent(self.config, agent)
             if known is None:
@@ -231,11 +246,16 @@ class AsyncFleet(Steering):
     async def _new_jobs(self, specs: Sequence[JobSpec], ids: Sequence[str]) -> list[NewJob]:
         """Turn 0 of each job. Raises what is wrong with the first requests, before anything is written."""
         await self._endings.ask(functools.partial(self._look_at_rules, specs))
-        try:
+        theirs = any(not isinstance(spec.program, (PromptsProgram, NoneType)) for spec in specs)
+
+        def first_turns() -> list[NewJob]:
             return [self._new_job(spec, id) for spec, id in zip(specs, ids, strict=True)]
+
+        try:
+            return await users_code(first_turns) if theirs else first_turns()
         except UnknownName:
             await self._learn()  # a model that a worker has registered since
-            return [self._new_job(spec, id) for spec, id in zip(specs, ids, strict=True)]
+            return await users_code(first_turns) if theirs else first_turns()
 
     def _new_job(self, spec: JobSpec, id: str) -> NewJob:
         assert self._catalog is not None

@@ -26,6 +26,7 @@ from aios_dist.errors import (
     UnknownName,
     from_record,
 )
+from aios_dist.forks import OfThisProcess
 from aios_dist.jobs import JobState, Outcome, Step, decode
 from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
@@ -36,9 +37,9 @@ RESULT_TIMEOUT_S = 3600.0
 """What ``result()`` waits when not told otherwise: every wait has an end."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lines:
-    """What a handle needs of its fleet."""
+    """What a handle needs of its fleet; a fork changes it in the child."""
 
     journal: Journal
     endings: Endings
@@ -46,8 +47,10 @@ class Lines:
     extend: Callable[[str, Iterable[JobSpec]], Awaitable[list[AsyncJob]]]
 
 
-class AsyncJob:
+class AsyncJob(OfThisProcess):
     """A handle: holds nothing but the id."""
+
+    _instead = "send its id, and take fleet.job(id) there"
 
     def __init__(self, lines: Lines, id: str) -> None:
         self._lines = lines
@@ -280,8 +283,10 @@ class AsyncJob:
             await client.aclose()
 
 
-class AsyncPlan(list[AsyncJob]):
+class AsyncPlan(OfThisProcess, list[AsyncJob]):
     """The jobs of a plan, in the order in which they are written down, and the plan's id."""
+
+    _instead = "send the ids of the plan and its jobs, and take fleet.job(id) there"
 
     def __init__(self, lines: Lines, id: str, jobs: Iterable[AsyncJob]) -> None:
         super().__init__(jobs)
