@@ -13,7 +13,7 @@ from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
-from aios_dist.fleet import AsyncFleet
+from aios_dist.fleet import AsyncFleet, handles_of
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
@@ -229,7 +229,7 @@ class Fleet:
     def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
         """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
         loop, fleet = self._on
-        handles = {job.id: job for job in jobs}
+        handles = {job.id: job for job in handles_of(jobs, Job)}
         for ended in loop.iterate(fleet.as_completed([fleet.job(id) for id in handles], timeout)):
             yield handles[ended.id]
 
