@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import Any, TypeVar
 
 from aios_dist import forks
-from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent
+from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, specs_of
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
-from aios_dist.fleet import AsyncFleet
+from aios_dist.fleet import AsyncFleet, handles_of
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
@@ -112,12 +112,12 @@ class Fleet(forks.OfThisProcess):
         fleet = (
             self._on().fleet
         )  # here: it may import the agent's module, and look at objects of the caller's
-        spec = agent if isinstance(agent, JobSpec) else fleet.spec(agent, id, tenant, input)
+        spec = fleet.spec(agent, id, tenant, input)
         return Job(self, self._run(lambda fleet: fleet.submit(spec)).id)
 
     def submit_many(self, specs: Iterable[JobSpec]) -> list[Job]:
         """Submit many jobs without an order between them; see :meth:`AsyncFleet.submit_many`."""
-        wanted = list(specs)  # in the caller's thread, which may ask us meanwhile
+        wanted = specs_of("submit_many() takes", specs)  # in the caller's thread: it may ask us meanwhile
         return [Job(self, job.id) for job in self._run(lambda fleet: fleet.submit_many(wanted))]
 
     def submit_plan(self, plan: Plan, id: str | None = None) -> PlanJobs:
@@ -127,7 +127,7 @@ class Fleet(forks.OfThisProcess):
 
     def extend_plan(self, plan: str, specs: Iterable[JobSpec]) -> list[Job]:
         """Add jobs at the tail of a plan; see :meth:`AsyncFleet.extend_plan`."""
-        wanted = list(specs)
+        wanted = specs_of("extend_plan() takes", specs)
         return [Job(self, job.id) for job in self._run(lambda fleet: fleet.extend_plan(plan, wanted))]
 
     def job(self, id: str) -> Job:
@@ -197,7 +197,7 @@ class Fleet(forks.OfThisProcess):
 
     def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
         """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
-        handles = {job.id: job for job in jobs}
+        handles = {job.id: job for job in handles_of(jobs, Job)}
         for ended in self._iterate(
             lambda fleet: fleet.as_completed([fleet.job(id) for id in handles], timeout)
         ):

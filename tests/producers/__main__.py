@@ -1,6 +1,6 @@
-"""``python -m tests.producers``: 1,000 jobs from each kind of program, Redis killed in the middle; exit 1 on a fault.
+"""``python -m tests.producers``: 1,000 jobs from each kind of program, Redis killed in the middle.
 
-``--jobs N``, ``--only NAME …``.
+``--jobs N``, ``--only NAME …``. Exit code 1 when a job has not brought its own answer.
 """
 
 from __future__ import annotations

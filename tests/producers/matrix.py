@@ -23,7 +23,7 @@ CALLS_FIRST = 10
 
 
 def run(jobs: int, names: Sequence[str] = tuple(PROGRAMS)) -> dict[str, Tally]:
-    """What came of some ``jobs`` jobs of each program: how many brought the right answer ("ok"), and all else."""
+    """Of some ``jobs`` jobs of each program: how many brought the right answer ("ok"), and all else."""
 
     def reply(call: Call) -> str:
         return answer_to(text_of(call.messages[-1]))

@@ -59,7 +59,9 @@ def process(scene: Scene, name: str, *command: str, **more: Any) -> Iterator[sub
     log = (scene.dir / f"{name}.log").open("ab")
     with log:
         made = subprocess.Popen(
-            [sys.executable, "-m", *command] if command[0] != "uwsgi" else [_beside_python("uwsgi"), *command[1:]],
+            [sys.executable, "-m", *command]
+            if command[0] != "uwsgi"
+            else [_beside_python("uwsgi"), *command[1:]],
             cwd=ROOT,
             env=scene.env,
             stderr=log,
@@ -272,7 +274,7 @@ PROGRAMS: dict[str, Callable[[Scene], Tally]] = {
 
 
 def meeting(parties: int, then: Callable[[], None]) -> Callable[[], None]:
-    """Where the programs wait for each other; the last to come does ``then``. One that fails lets all go on."""
+    """Where the programs wait for each other; the last to come does ``then``."""
     barrier = threading.Barrier(parties, then)
 
     def meet() -> None:

@@ -1,4 +1,4 @@
-"""A site, for gunicorn and uWSGI (``app``) and for uvicorn (``asgi``): ``GET /before/TAG/COUNT`` does some jobs.
+"""A site for gunicorn and uWSGI (``app``) and for uvicorn (``asgi``): ``GET /before/TAG/COUNT`` does jobs.
 
 Servers that fork import this in the parent: ``before`` is a fleet that was used there.
 """

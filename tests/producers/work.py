@@ -1,4 +1,4 @@
-"""What every program of these tests does: it submits jobs, waits for their results, and looks at each answer."""
+"""What every program of these tests does: it submits jobs, waits for results, and looks at each answer."""
 
 from __future__ import annotations
 
