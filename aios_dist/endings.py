@@ -25,6 +25,9 @@ LOOK_AGAIN_S = 15.0
 LOOKS_A_SECOND = 2500
 """… but very many, somewhat less often: a look takes some microseconds of this loop."""
 
+INSIST_S = 0.1
+"""A task that was cancelled and goes on is cancelled again: redis-py, as it connects, may lose the first."""
+
 LOOK_S = 1.0
 """A caller with less time than this still gets one look: Redis has so long to answer it."""
 
@@ -93,8 +96,10 @@ class Endings:
                 if not future.done():
                     future.set_exception(FleetUnavailable(CLOSED))
         tasks = [task for task in (self._watcher, self._looker) if task is not None]
-        for task in tasks:
-            task.cancel()
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=INSIST_S)
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def news(self, waiting: Coroutine[Any, Any, object]) -> None:

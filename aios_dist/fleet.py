@@ -6,6 +6,8 @@ import asyncio
 import functools
 import os
 import uuid
+import warnings
+import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import NoneType
 from typing import Any, TypeVar
@@ -50,13 +52,21 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         self._agents: set[str] = set()
         self._endings = Endings(self.journal)
         self._lines = Lines(self.journal, self._endings, self._publish, self.extend_plan)
+        self._unclosed = self._watch_over()
         forks.note(self)
+
+    def _watch_over(self) -> weakref.finalize[..., AsyncFleet]:
+        made = weakref.finalize(self, _left_open, os.getpid(), self.journal, self._endings)
+        made.atexit = False
+        return made
 
     def put_aside(self) -> None:
         """See :class:`aios_dist.forks.Heir`: it and its handles work as new on a loop of the child."""
         forks.keep((self.journal, self._endings))
+        self._unclosed.detach()
         self.journal = self._lines.journal = Journal(self.config.fleet)
         self._endings = self._lines.endings = Endings(self.journal)
+        self._unclosed = self._watch_over()
         self._rules_until = 0.0
 
     @classmethod
@@ -75,9 +85,9 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections. Jobs go on."""
-        await self._endings.close()
-        await self.journal.close()
+        """Close the connections. Jobs go on; who waits for one in another task gets FleetUnavailable."""
+        self._unclosed.detach()
+        await _close(self.journal, self._endings)
 
     # Submitting ----------------------------------------------------------------------------------------
 
@@ -387,3 +397,33 @@ def _conflict(id: str, plan: str | None = None, before: Sequence[str] = ()) -> J
     if before:
         error.broke_off(before)
     return error
+
+
+async def _close(journal: Journal, endings: Endings) -> None:
+    await endings.close()
+    await journal.close()
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _left_open(process: int, journal: Journal, endings: Endings) -> None:
+    """Nobody has the fleet any more. On any thread, in the middle of anything: nothing is waited for."""
+    loop = journal.connection.loop
+    if loop is None or os.getpid() != process:
+        return
+
+    def close() -> None:
+        task = loop.create_task(_close(journal, endings))
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    try:
+        loop.call_soon_threadsafe(close)
+    except RuntimeError:
+        return  # closed, and its sockets with it
+    warnings.warn(
+        "An AsyncFleet was not closed: use `async with AsyncFleet(…) as fleet`, or await fleet.close().",
+        ResourceWarning,
+        stacklevel=2,
+    )

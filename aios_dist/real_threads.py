@@ -56,9 +56,7 @@ def _and_its_hub(work: Callable[[], None]) -> None:
     try:
         work()
     finally:
-        hub = importlib.import_module("gevent.hub").get_hub_if_exists()
-        if hub is not None:
-            hub.destroy(destroy_loop=True)
+        importlib.import_module("gevent").get_hub().destroy(destroy_loop=True)
 
 
 def ident() -> int:
@@ -75,13 +73,19 @@ def bell() -> Bell:
         lock.acquire()
         return lock.acquire, functools.partial(_open, lock)
     event = importlib.import_module("gevent.event").Event()
-    tell = importlib.import_module("gevent").get_hub().loop.run_callback_threadsafe
+    loop = importlib.import_module("gevent").get_hub().loop
 
     def wait() -> None:
-        event.wait()
-        event.clear()
+        held = loop.async_()  # else gevent says, with nothing else to wait for, that it would be for ever
+        held.start(int)
+        try:
+            event.wait()
+            event.clear()
+        finally:
+            held.stop()
+            held.close()
 
-    return wait, functools.partial(tell, event.set)
+    return wait, functools.partial(loop.run_callback_threadsafe, event.set)
 
 
 def _open(lock: threading.Lock) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import sys
 import threading
 import warnings
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from aios_dist import forks, real_threads
+from aios_dist.endings import INSIST_S
 from aios_dist.errors import FleetUnavailable, UsageError
 
 T = TypeVar("T")
@@ -187,7 +189,8 @@ class Side(Generic[F]):
     def __init__(self, make: Callable[[], F]) -> None:
         real_threads.refuse_without()
         self.fleet = make()  # before there is a thread: where it cannot be, nothing is left behind
-        self._inherited = self._closing = self._over = False
+        self._process = os.getpid()
+        self._closing = self._over = False
         self._ident = 0
         self._failed: Exception | None = None
         self._calls: set[_Call] = set()
@@ -203,11 +206,14 @@ class Side(Generic[F]):
 
     def put_aside(self) -> None:
         """See :class:`aios_dist.forks.Heir`."""
-        self._inherited = True
         _loops.discard(self._ident)
         forks.keep(self)
         for call in list(self._calls):  # of a greenlet, or of a thread whose signal handler has forked
             call.end(FleetUnavailable(FORKED))
+
+    @property
+    def _inherited(self) -> bool:
+        return os.getpid() != self._process  # also after a fork that told nobody
 
     # The thread ----------------------------------------------------------------------------------------
 
@@ -331,7 +337,7 @@ class Side(Generic[F]):
             while waiting := asyncio.all_tasks() - {asyncio.current_task()}:  # ending, some begin others
                 for task in waiting:
                     task.cancel()
-                await asyncio.wait(waiting)
+                await asyncio.wait(waiting, timeout=INSIST_S)
             await asyncio.get_running_loop().shutdown_asyncgens()
         finally:
             asyncio.get_running_loop().stop()

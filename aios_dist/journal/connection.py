@@ -109,6 +109,11 @@ class Connection:
         self.met = False
         """Redis has answered once: it is there, and where it is away it comes back."""
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Where it was used last."""
+        return None if self._flusher is None else self._flusher.get_loop()
+
     async def eval(
         self, script: Script, prefix: str, argument: bytes, *then: tuple[Any, ...], again: bool = False
     ) -> Any:
