@@ -19,13 +19,13 @@ from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given
 from aios_dist.broker import Tickets
 from aios_dist.config import Config, load
 from aios_dist.endings import Endings
+from aios_dist.errands import users_code
 from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, JournalError, UnknownName
 from aios_dist.given import looked_up, named, one, seconds, short, whole
 from aios_dist.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.jobs import JobRecord
 from aios_dist.journal import JobView, Journal, NewJob, Ticket
 from aios_dist.plans import Plan, shape
-from aios_dist.side import users_code
 from aios_dist.steering import Steering
 from aios_dist.tracebacks import text_of
 
@@ -64,7 +64,9 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         """See :class:`aios_dist.forks.Heir`: it and its handles work as new on a loop of the child."""
         forks.keep((self.journal, self._endings))
         self._unclosed.detach()
+        met = self.journal.connection.met
         self.journal = self._lines.journal = Journal(self.config.fleet)
+        self.journal.connection.met = met
         self._endings = self._lines.endings = Endings(self.journal)
         self._unclosed = self._watch_over()
         self._rules_until = 0.0

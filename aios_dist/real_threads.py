@@ -14,26 +14,25 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from aios_dist.errors import UsageError
-
 Bell = tuple[Callable[[], object], Callable[[], None]]
 """How the thread that made it waits, and how any other ends that wait, or the next one."""
 
 
-def refuse_without() -> None:
-    """Raises UsageError: this process cannot run a thread beside its own."""
+def lacking() -> str | None:
+    """Why this process cannot run a thread beside its own, in a sentence; None where it can."""
     eventlet = sys.modules.get("eventlet.patcher")
     if eventlet is not None and eventlet.is_monkey_patched("thread"):
-        raise UsageError(
+        return (
             "A Fleet needs real threads, and eventlet has replaced them in this process: use gevent, or none."
         )
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is not None:
         options = {k.decode() if isinstance(k, bytes) else k: v for k, v in uwsgi.opt.items()}
         if not any(name in options for name in ("enable-threads", "threads", "gevent")):
-            raise UsageError(
+            return (
                 "A Fleet needs a thread, and uWSGI runs none beside its own without enable-threads: set it."
             )
+    return None
 
 
 def _gevent() -> Any:

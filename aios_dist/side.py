@@ -1,31 +1,26 @@
 """The far side of a fleet without asyncio: a thread, its loop, and the AsyncFleet that lives there, as one.
 
-Users' code never runs on that loop, where it would keep every other thread waiting, and for ever if it asked
-the fleet something: what a call needs of it (an agent's first turn) goes back to the thread that waits.
+What it must ask of users' code goes back to the thread that waits: :mod:`aios_dist.errands`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import sys
-import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from aios_dist import forks, real_threads
 from aios_dist.endings import INSIST_S
+from aios_dist.errands import CLOSED_MEANWHILE, Call
 from aios_dist.errors import FleetUnavailable, UsageError
 
 T = TypeVar("T")
 
 CLOSED = "This fleet has been closed: make another."
-CLOSED_MEANWHILE = "The fleet was closed while this waited; its jobs go on."
 FORKED = "This was begun in the process that this one was forked from: ask the fleet anew."
-
-Outcome = tuple[Any, BaseException | None]
 
 
 class Closes(Protocol):
@@ -37,128 +32,18 @@ class Closes(Protocol):
 
 F = TypeVar("F", bound=Closes)
 
-_caller: contextvars.ContextVar[_Call | None] = contextvars.ContextVar("aios_caller", default=None)
 _loops: set[int] = set()
 """The threads of all sides: one that waited for another, or for itself, might wait for ever."""
 
 
-async def users_code(work: Callable[[], T]) -> T:
-    """Run what may compute or block: in the thread that waits for this call, if one does, else in a new one.
-
-    Raises:
-        Exception: what it raised.
-    """
-    call, loop = _caller.get(), asyncio.get_running_loop()
-    future: asyncio.Future[Outcome] = loop.create_future()
-    if call is not None:
-        call.errand(work, future)
-    else:
-        context = contextvars.copy_context()
-
-        def run() -> None:
-            outcome = _outcome(lambda: context.run(work), BaseException)
-            try:
-                loop.call_soon_threadsafe(_settle, future, outcome)
-            except RuntimeError:
-                pass  # the loop has ended meanwhile
-
-        # Not one of asyncio's own threads: for those a program waits at its end, and the code may never end.
-        threading.Thread(target=run, name="aios-first-turn", daemon=True).start()
-    value: T = _taken(await future)
-    return value
-
-
-def _outcome(work: Callable[[], Any], caught: type[BaseException] = Exception) -> Outcome:
-    try:
-        return work(), None
-    except caught as error:
-        return None, error
-
-
-def _taken(outcome: Outcome) -> Any:
-    value, error = outcome
-    try:
-        if error is not None:
-            raise error
-        return value
-    finally:
-        del outcome, error  # a traceback holds this frame, and this frame held it
-
-
-def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not future.done():
-        future.set_result(outcome)
-
-
-class _Call:
-    """A question to the far side, and the thread that waits for the answer."""
-
-    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
-        self._work = work
-        self._task: asyncio.Task[Any] | None = None
-        self._given_up = False
-        self._errand: tuple[Callable[[], Any], asyncio.Future[Outcome]] | None = None
-        self.outcome: Outcome | None = None
-        self._wait, self.ring = real_threads.bell()
-
-    # In the caller's thread ----------------------------------------------------------------------------
-
-    def answer(self, post: Callable[..., None]) -> Any:
-        """Wait for the end, and do meanwhile what is asked of this thread."""
-        try:
-            while True:
-                self._wait()
-                if self.outcome is not None:
-                    return _taken(self.outcome)
-                errand, self._errand = self._errand, None
-                if errand is not None:
-                    post(_settle, errand[1], _outcome(errand[0]))
-        except BaseException:
-            if self.outcome is None:  # Ctrl-C in the caller ends the wait on the loop too
-                post(self.give_up)
-            raise
-        finally:
-            self.outcome = None
-
-    # On the loop ---------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Let the question run, in a context of this call's own."""
-        if self._given_up:
-            self._work.close()
-            return
-        _caller.set(self)
-        self._task = asyncio.get_running_loop().create_task(self._work)
-        self._task.add_done_callback(self._ended)
-
-    def errand(self, work: Callable[[], Any], future: asyncio.Future[Outcome]) -> None:
-        """Have the caller do this."""
-        self._errand = work, future
-        self.ring()
-
-    def give_up(self) -> None:
-        """Nobody waits any more."""
-        self._given_up = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        if task.cancelled():
-            self.end(FleetUnavailable(CLOSED_MEANWHILE))
-        else:
-            error = task.exception()
-            self.outcome = (None, error) if error is not None else (task.result(), None)
-            self.ring()
-
-    # Anywhere ------------------------------------------------------------------------------------------
-
-    def end(self, error: BaseException) -> None:
-        """There will be no answer."""
-        if self._task is None:
-            self._work.close()
-        if self.outcome is None:
-            self.outcome = None, error
-        self.ring()
+def here() -> UsageError | None:
+    """What is wrong with asking a fleet in this thread."""
+    if real_threads.ident() not in _loops:
+        return None
+    return UsageError(
+        "A fleet cannot be asked on its own thread, which would wait for itself (a finalizer like __del__ "
+        "may run there): ask it elsewhere."
+    )
 
 
 class _Stream(Generic[T]):
@@ -187,13 +72,14 @@ class Side(Generic[F]):
     """
 
     def __init__(self, make: Callable[[], F]) -> None:
-        real_threads.refuse_without()
+        if (why := real_threads.lacking()) is not None:
+            raise UsageError(why)
         self.fleet = make()  # before there is a thread: where it cannot be, nothing is left behind
         self._process = os.getpid()
         self._closing = self._over = False
         self._ident = 0
         self._failed: Exception | None = None
-        self._calls: set[_Call] = set()
+        self._calls: set[Call] = set()
         self._streams: set[_Stream[Any]] = set()
         self._rings: list[Callable[[], None]] = []
         self._end: asyncio.Task[None] | None = None
@@ -218,14 +104,15 @@ class Side(Generic[F]):
     # The thread ----------------------------------------------------------------------------------------
 
     def _serve(self, ready: Callable[[], None]) -> None:
+        self._ident = real_threads.ident()
+        _loops.add(self._ident)
         try:
             self._loop = real_threads.new_loop()
         except Exception as error:  # too many open files
+            _loops.discard(self._ident)
             self._failed = error
             ready()
             return
-        self._ident = real_threads.ident()
-        _loops.add(self._ident)
         self._loop.call_soon(ready)
         try:
             self._loop.run_forever()
@@ -259,7 +146,7 @@ class Side(Generic[F]):
         if (refusal := self._refusal()) is not None:
             work.close()
             raise refusal
-        call = _Call(work)
+        call = Call(work)
         self._calls.add(call)
         try:
             self._post(call.begin)
@@ -275,11 +162,8 @@ class Side(Generic[F]):
             return FleetUnavailable(FORKED)
         if self._closing:
             return FleetUnavailable(CLOSED)
-        if real_threads.ident() in _loops:
-            return UsageError(
-                "A fleet cannot be asked on its own thread, which would wait for itself (a finalizer like "
-                "__del__ may run there): ask it elsewhere."
-            )
+        if (refusal := here()) is not None:
+            return refusal
         if sys.is_finalizing():
             return FleetUnavailable("Python is ending: the fleet can be asked no more.")
         return None

@@ -19,7 +19,7 @@ from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
 from aios_dist.plans import Plan
-from aios_dist.side import CLOSED, Side
+from aios_dist.side import CLOSED, Side, here
 from aios_dist.steering import LaneView
 
 T = TypeVar("T")
@@ -37,12 +37,14 @@ class Fleet(forks.OfThisProcess):
         self.config = config
         self._closed = False
         self._side: Side[AsyncFleet] | None = None
+        self._met = False
         self._lock = threading.RLock()
         forks.note(self)
         self._on()  # says at once what is wrong with the URL
 
     def put_aside(self) -> None:
         """See :class:`aios_dist.forks.Heir`: the child's side is made when it is first asked something."""
+        self._met = self._side is not None and self._side.fleet.journal.connection.met
         self._side = None
         self._lock = threading.RLock()
 
@@ -52,22 +54,30 @@ class Fleet(forks.OfThisProcess):
         return self._made() if side is None or self._closed else side
 
     def _made(self) -> Side[AsyncFleet]:
+        if (refusal := here()) is not None:  # before the lock: who holds it may wait for this thread
+            raise refusal
         with self._lock:
             if self._closed:
                 raise FleetUnavailable(CLOSED)
             if self._side is not None:
                 return self._side
             made = Side(functools.partial(AsyncFleet, self.config))
+            made.fleet.journal.connection.met = self._met  # what the parent has met is there, or comes back
             if (meanwhile := self._meanwhile()) is not None:
                 made.close()
                 return meanwhile
             self._side = made
             weakref.finalize(self, made.abandon).atexit = False
+            if self._closed_meanwhile():
+                made.close()
             return made
 
     def _meanwhile(self) -> Side[AsyncFleet] | None:
         """A finalizer of somebody's, on this thread, may have asked us while a side was made."""
         return self._side
+
+    def _closed_meanwhile(self) -> bool:
+        return self._closed
 
     def _run(self, ask: Callable[[AsyncFleet], Coroutine[Any, Any, T]]) -> T:
         side = self._on()
@@ -94,8 +104,8 @@ class Fleet(forks.OfThisProcess):
 
     def close(self) -> None:
         """Close the connections. Jobs go on; who waits for one in another thread gets FleetUnavailable."""
-        with self._lock:
-            side, self._closed = self._side, True
+        self._closed = True
+        side = self._side
         if side is not None:
             side.close()
 

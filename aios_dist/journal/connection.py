@@ -180,6 +180,14 @@ class Connection:
         except RedisError as exc:
             raise unavailable(exc, self.url, self.timeout) from None
 
+    async def plain(self, *args: Any) -> Any:
+        """Run one Redis command as it is.
+
+        Raises:
+            RedisError: what redis-py says.
+        """
+        return await self._send(*args)
+
     def _send(self, *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # Made bytes here, where what cannot be sent hits its own caller and not the whole batch.

@@ -248,14 +248,39 @@ def notebook(scene: Scene) -> Tally:
 
 PROGRAMS: dict[str, Callable[[Scene], Tally]] = {
     "gunicorn-sync": site(
-        "sync", "gunicorn", "--preload", "-w", "2", "-b", "unix:SOCKET", "tests.producers.site_app:app"
+        *("sync", "gunicorn", "--preload", "-w", "2", "--timeout", "100", "-b", "unix:SOCKET"),
+        "tests.producers.site_app:app",
     ),
     "gunicorn-gthread": site(
-        *("threads", "gunicorn", "--preload", "-w", "1", "--threads", "8", "-b", "unix:SOCKET"),
+        *(
+            "threads",
+            "gunicorn",
+            "--preload",
+            "-w",
+            "1",
+            "--threads",
+            "8",
+            "--timeout",
+            "100",
+            "-b",
+            "unix:SOCKET",
+        ),
         "tests.producers.site_app:app",
     ),
     "gunicorn-gevent": site(
-        *("gevent", "gunicorn", "--preload", "-k", "gevent", "-w", "2", "-b", "unix:SOCKET"),
+        *(
+            "gevent",
+            "gunicorn",
+            "--preload",
+            "-k",
+            "gevent",
+            "-w",
+            "2",
+            "--timeout",
+            "100",
+            "-b",
+            "unix:SOCKET",
+        ),
         "tests.producers.site_app:app",
     ),
     "uwsgi-threads": site(
