@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,19 @@ def _said(what: str, error: BaseException) -> str:
 
 @functools.cache
 def fleet_of(which: str) -> Fleet:
-    """``before`` is made, and used, when a module is imported; ``after`` when a process first wants it."""
-    from aios_dist import Fleet
+    """``before`` is made, and used, when a module is imported; ``after`` when a process first wants it.
 
-    made = Fleet.from_env()
-    if which == "before":
-        made.registry()
-    return made
+    That may be while Redis is away, and a fleet that has never reached it says so at once: it is waited for here.
+    """
+    from aios_dist import Fleet
+    from aios_dist.errors import FleetUnavailable
+
+    made, end = Fleet.from_env(), time.monotonic() + WAIT_S
+    while True:
+        try:
+            made.registry()
+            return made
+        except FleetUnavailable:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
