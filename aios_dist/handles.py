@@ -304,22 +304,22 @@ class AsyncJob(OfThisProcess):
 
 
 class _Cancel:
-    """A cancelling that may be asked for again: whether it was this one that ended the job stays true."""
+    """A cancelling that may be asked for again: whether the job had ended before stays true."""
 
     def __init__(self, journal: Journal, id: str) -> None:
         self._journal = journal
         self._id = id
-        self._asked = 0.0
+        self._open = False
 
     async def __call__(self) -> tuple[str, list[Ticket]]:
-        clock = asyncio.get_running_loop().time
-        first, self._asked = not self._asked, self._asked or clock()
+        before = self._open  # the one before, whose answer was lost, has met it so
+        if not before:
+            (state,) = await self._journal.states([self._id])
+            self._open = state is not None and not state.ended
         status, tickets = await self._journal.cancel(self._id)
-        if status == "ended" and not first:  # by the one before, perhaps, whose answer was lost
-            view = (await self._journal.views([self._id]))[0]
-            since = await self._journal.now() - (clock() - self._asked)
-            if view is not None and view.state is JobState.CANCELLED and view.ended_at >= since:
-                return "cancelled", tickets
+        if status == "ended" and before:
+            (state,) = await self._journal.states([self._id])
+            status = "cancelled" if state is JobState.CANCELLED else status
         return status, tickets
 
 

@@ -63,7 +63,7 @@ def _said(what: str, error: BaseException) -> str:
 def fleet_of(which: str) -> Fleet:
     """``before`` is made, and used, when a module is imported; ``after`` when a process first wants it.
 
-    That may be while Redis is away, and a fleet that has never reached it says so at once: it is waited for here.
+    That may be while Redis is away, and a fleet that has never reached it says so at once: wait here.
     """
     from aios_dist import Fleet
     from aios_dist.errors import FleetUnavailable

@@ -28,12 +28,12 @@ SOON_S = 8.0
 """Less than Redis' own time-out: who hears after this has been told by a clock of somebody else's."""
 
 
-@agent
+@agent(name="answers-echo")
 async def echo(value: object = None) -> object:
     return value
 
 
-@agent
+@agent(name="answers-falls")
 async def falls(value: object = None) -> object:
     raise ValueError(value)
 
@@ -93,6 +93,11 @@ def near(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def every(source: AsyncIterator[Any]) -> list[Any]:
     return [entry async for entry in source]
 
@@ -115,8 +120,7 @@ async def test_an_end_that_was_missed_is_found_though_other_jobs_end_all_the_tim
     keys, cancel = Keys(fleet_name), scripts.load()["cancel"]
     job = await fleet.submit(ONE, input="x")
     heard = asyncio.create_task(job.result(timeout=30))
-    while not fleet._endings._waiting:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(fleet._endings._waiting))
     with near.pipeline(transaction=True) as both:  # who reads the stream sees nothing of the end
         packed = cancel.pack({"job": job.id, "retention_ms": 60_000})
         both.eval(cancel.source, 1, keys.prefix, packed).xtrim(keys.ends, maxlen=0)
@@ -139,8 +143,7 @@ async def test_a_callers_time_out_counts_while_redis_says_nothing(
     began = time.monotonic()
     waiting = asyncio.ensure_future(wait(fleet, job, 0.4))
     if since == "meanwhile":
-        while not any(b"XREAD" in said or b"SUBSCRIBE" in said for said in line.requests):
-            await asyncio.sleep(0.01)
+        await until(lambda: any(b"XREAD" in said or b"SUBSCRIBE" in said for said in line.requests))
         line.silent = True
     with pytest.raises(ResultTimeout):
         await waiting
@@ -186,11 +189,12 @@ async def test_what_has_ended_is_handed_out_before_the_clock_is_looked_at(
     assert await jobs[0].result(timeout=0) == 0
     assert (await every(jobs[0].events(timeout=0)))[-1].what == "done"
     late = await fleet.submit(ONE, input="x")
-    seen = []
+    seen, ended = [], fleet.as_completed([*jobs, late], timeout=0.2)
+    for _ in jobs:
+        seen.append((await anext(ended)).id)
+        time.sleep(0.15)  # noqa: ASYNC251  # the caller is slow, and this loop stands still
     with pytest.raises(ResultTimeout, match="1 of 4 jobs"):
-        async for job in fleet.as_completed([*jobs, late], timeout=0.2):
-            seen.append(job.id)
-            time.sleep(0.15)  # the caller is slow, and this loop stands still
+        await anext(ended)
     assert sorted(seen) == sorted(job.id for job in jobs)
     for timeout in (0, -1, 0.05):
         with pytest.raises(ResultTimeout):
@@ -205,7 +209,7 @@ async def test_an_end_whose_news_is_unread_at_the_deadline_counts(
     ended = fleet.as_completed([first, second], timeout=0.3)
     assert (await anext(ended)).id == first.id
     near.eval(cancel.source, 1, keys.prefix, cancel.pack({"job": second.id, "retention_ms": 60_000}))
-    time.sleep(0.4)  # this loop stands still until the deadline is over
+    time.sleep(0.4)  # noqa: ASYNC251  # this loop stands still until the deadline is over
     assert (await anext(ended)).id == second.id
     with pytest.raises(StopAsyncIteration):
         await anext(ended)
