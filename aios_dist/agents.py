@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import inspect
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Literal, overload
 
 import msgspec
 
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import llm
-from aios_dist.config import FOREVER, NAME, PromptsConfig, odd_option
+from aios_dist.config import FOREVER, PromptsConfig, odd_option
 from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.given import named as checked_name
+from aios_dist.given import short, without_order
 from aios_dist.templates import ANYTHING, PROMPT_BOUND, fill, pieces
 from aios_dist.tracebacks import text_of
 
@@ -43,10 +46,16 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.tokens is None and self.money is None:
             raise InvalidInput("A budget is in tokens or in money: Budget(tokens=…) or Budget(money=…).")
+        number = self.money is None or isinstance(self.money, (int, float))
+        if not number or isinstance(self.money, bool) or type(self.tokens) not in (int, type(None)):
+            raise InvalidInput(
+                "A budget's tokens are a whole number and its money a number, "
+                f"not {short(self.tokens)} and {short(self.money)}."
+            )
         if not 0 <= (self.tokens or 0) < 2**53 or not 0 <= (self.money or 0) < FOREVER:
             raise InvalidInput("A budget cannot be less than nothing, nor without end.")
         if self.on_budget not in ("pause", "fail"):
-            raise InvalidInput(f"on_budget is 'pause' or 'fail', not {self.on_budget!r}.")
+            raise InvalidInput(f"on_budget is 'pause' or 'fail', not {short(self.on_budget)}.")
 
 
 PRIORITIES = range(10)
@@ -59,7 +68,7 @@ def checked_priority(priority: int) -> int:
         InvalidInput: it is not a whole number from 0 to 9.
     """
     if type(priority) is not int or priority not in PRIORITIES:
-        raise InvalidInput(f"A priority is a whole number from 0 to 9 (9 runs first), not {priority!r}.")
+        raise InvalidInput(f"A priority is a whole number from 0 to 9 (9 runs first), not {short(priority)}.")
     return priority
 
 
@@ -90,6 +99,27 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     expected_steps: int | None = None
 
+    def __post_init__(self) -> None:
+        if type(self.input) is not dict:
+            raise InvalidInput(f"A job's input is a dict of its arguments, not {short(self.input)}.")
+        number = isinstance(self.deadline, (int, float)) and not isinstance(self.deadline, bool)
+        if self.deadline is not None and not (number and 0 < self.deadline <= 3.2e8):
+            raise InvalidInput(
+                f"A deadline is seconds from the submission, more than 0, not {short(self.deadline)}."
+            )
+        if self.budget is not None and not isinstance(self.budget, Budget):
+            raise InvalidInput(
+                f"A budget is a Budget(tokens=…) or Budget(money=…), not {short(self.budget)}."
+            )
+        checked_priority(self.priority)
+        steps = self.expected_steps
+        if steps is not None and (type(steps) is not int or not 0 < steps < 10**6):
+            raise InvalidInput(f"expected_steps is a whole number from 1 to 999,999, not {short(steps)}.")
+
+    def named(self, id: str) -> JobSpec:
+        """The same job under that id: submitted again under it, it is one job."""
+        return msgspec.structs.replace(self, id=id)
+
     def within(
         self,
         *,
@@ -104,18 +134,32 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidInput: a deadline that is not in the future, a priority out of range, no steps expected.
         """
-        number = isinstance(deadline, (int, float)) and not isinstance(deadline, bool)
-        if deadline is not None and not (number and 0 < deadline <= 3.2e8):
-            raise InvalidInput(f"A deadline is seconds from the submission, more than 0, not {deadline!r}.")
-        if expected_steps is not None and (type(expected_steps) is not int or not 0 < expected_steps < 10**6):
-            raise InvalidInput(f"expected_steps is a whole number from 1 to 999,999, not {expected_steps!r}.")
-        return msgspec.structs.replace(
-            self,
-            deadline=deadline or self.deadline,
-            budget=budget or self.budget,
-            priority=self.priority if priority is None else checked_priority(priority),
-            expected_steps=expected_steps or self.expected_steps,
-        )
+        bounds: dict[str, Any] = {
+            "deadline": deadline,
+            "budget": budget,
+            "priority": priority,
+            "expected_steps": expected_steps,
+        }
+        return msgspec.structs.replace(self, **{k: v for k, v in bounds.items() if v is not None})
+
+
+def specs_of(what: str, jobs: Any) -> list[JobSpec]:
+    """The jobs of a list of them.
+
+    Args:
+        what: begins the sentence, as "submit_many() takes".
+        jobs: what was given; anything that can be gone through.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    if isinstance(jobs, (JobSpec, str, Agent, PromptsAgent)) or not isinstance(jobs, Iterable):
+        raise InvalidInput(f"{what} a list of jobs, [agent.job(…), …], not {short(jobs)}.")
+    found = list(jobs)
+    for job in found:
+        if not isinstance(job, JobSpec):
+            raise InvalidInput(f"{what} jobs, agent.job(…), not {short(job)}.")
+    return found
 
 
 class Agent:
@@ -134,6 +178,15 @@ class Agent:
     def __repr__(self) -> str:
         return f"<agent {self.name}{self.signature}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _agent_there, (self.name, self.function.__module__)
+
+    def __copy__(self) -> Agent:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Agent:
+        return self
+
     def job(self, *, id: str | None = None, tenant: str = "default", **input: Any) -> JobSpec:
         """This agent with its input, checked.
 
@@ -149,7 +202,7 @@ class Agent:
             bound = self.signature.bind(**input)
         except TypeError as exc:
             raise InvalidInput(f"Agent {self.name}{self.signature} cannot take this input: {exc}.") from None
-        given = as_json(dict(bound.arguments), f"input of agent {self.name!r}")
+        given = given_json(dict(bound.arguments), f"input of agent {self.name!r}")
         names = list(self.signature.parameters.values())
         if any(p.kind is p.VAR_KEYWORD for p in names):
             extra = next(p.name for p in names if p.kind is p.VAR_KEYWORD)
@@ -158,16 +211,53 @@ class Agent:
 
     def program(self, input: dict[str, Any]) -> Program:
         """The agent with its input bound: each start has its own copy, since an agent may change it."""
+        return _Bound(self, input)
 
-        def start() -> Coroutine[Any, Any, Any]:
-            try:
-                return self.function(**copy.deepcopy(input))
-            except TypeError as exc:  # submitted by name, or by other code than this
-                raise InvalidInput(
-                    f"Agent {self.name}{self.signature} cannot take this input: {exc}."
-                ) from None
 
-        return start
+class _Bound:
+    """An agent with its input."""
+
+    __slots__ = ("_agent", "_input")
+
+    def __init__(self, agent: Agent, input: dict[str, Any]) -> None:
+        self._agent = agent
+        self._input = input
+
+    def __call__(self) -> Coroutine[Any, Any, Any]:
+        agent = self._agent
+        try:
+            return agent.function(**copy.deepcopy(self._input))
+        except TypeError as exc:  # submitted by name, or by other code than this
+            raise InvalidInput(
+                f"Agent {agent.name}{agent.signature} cannot take this input: {exc}."
+            ) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _program_there, (self._agent.name, self._agent.function.__module__, self._input)
+
+
+def _agent_there(name: str, module: str) -> Agent | PromptsAgent:
+    """The agent of that name in another process, which may have to import its module first.
+
+    Raises:
+        UnknownName: it is not there.
+    """
+    if name not in _registry:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            pass
+    if (found := _registry.get(name)) is None:
+        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}.")
+    return found
+
+
+def _program_there(name: str, module: str, input: dict[str, Any]) -> Program | None:
+    """None where the agent's code is not: then its first turn runs on a worker, as of a job by name."""
+    try:
+        return _agent_there(name, module).program(input)
+    except UnknownName:
+        return None
 
 
 _registry: dict[str, Agent | PromptsAgent] = {}
@@ -197,8 +287,7 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
     label = name or function.__name__
     if not inspect.iscoroutinefunction(function):
         raise InvalidInput(f"Agent {label!r} must be an async def.")
-    if not NAME.fullmatch(label):
-        raise InvalidInput(f"Agent name {label!r} must be letters, digits and . _ : - (at most 128).")
+    checked_name("Agent name", label)
     parameters = inspect.signature(function).parameters
     if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters.values()):
         raise InvalidInput(f"Agent {label!r} has positional-only parameters; its input is given by name.")
@@ -269,8 +358,7 @@ class PromptsAgent:
     """An agent that is data. Made by :func:`prompts` or by ``[agents.NAME]`` in aios.toml."""
 
     def __init__(self, name: str, config: PromptsConfig) -> None:
-        if not NAME.fullmatch(name):
-            raise InvalidInput(f"Agent name {name!r} must be letters, digits and . _ : - (at most 128).")
+        checked_name("Agent name", name)
         if not config.prompts:
             raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
         if odd := odd_option(config.max_tokens, config.temperature):
@@ -293,7 +381,7 @@ class PromptsAgent:
         """
         if named and input is not None:
             raise InvalidInput(f"Give agent {self.name!r} one input or named ones, not both.")
-        value = as_json(named or input, f"input of agent {self.name!r}")
+        value = given_json(named or input, f"input of agent {self.name!r}")
         for number, prompt in enumerate(self.config.prompts):
             pieces(self.name, number, prompt, value, [""] * number)
         return JobSpec(
@@ -364,6 +452,21 @@ def as_json(value: Any, what: str) -> Any:
         return msgspec.json.decode(data)
     except Exception as exc:  # also what a user's own objects raise while they are looked at
         raise InvalidInput(f"The {what} is not JSON: {text_of(exc)}.") from None
+
+
+def given_json(value: Any, what: str) -> Any:
+    """What a caller hands in, as JSON gives it back: as :func:`as_json`, and nothing in it changes unsaid.
+
+    Raises:
+        InvalidInput: it is not JSON, or holds a set (without order: another input in each process) or bytes.
+    """
+    try:
+        odd = without_order(value)
+    except Exception as exc:  # an object of the caller's
+        odd = text_of(exc)
+    if odd:
+        raise InvalidInput(f"The {what} is not JSON: {odd}.")
+    return as_json(value, what)
 
 
 def _refuse(value: Any) -> Any:

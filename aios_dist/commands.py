@@ -10,8 +10,8 @@ from contextvars import Context
 from typing import Any, ClassVar
 
 from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
-from aios_dist.config import NAME
 from aios_dist.errors import InvalidInput
+from aios_dist.given import named
 
 
 class Refused(InvalidInput):
@@ -293,9 +293,7 @@ def signal(name: str) -> Signal:
     Raises:
         InvalidInput: the name cannot be one.
     """
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidInput(f"Signal name {name!r} must be letters, digits and . _ : - (at most 128).")
-    return Signal(SignalRequest(name))
+    return Signal(SignalRequest(named("Signal name", name)))
 
 
 def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather:

@@ -416,9 +416,9 @@ POLICIES = ("deadline", "fifo", "las", "priority", "remaining", "round-robin")
 
 def check_lane(place: str, lane: LaneConfig) -> None:
     """Raises ConfigError: a setting of a lane that cannot be; ``place`` begins the sentence."""
-    if lane.policy not in POLICIES:
+    if not isinstance(lane.policy, str) or lane.policy not in POLICIES:
         raise ConfigError(
-            f"{place} policy: there is no policy {lane.policy!r}; {nearest(lane.policy, POLICIES)}"
+            f"{place} policy: there is no policy {lane.policy!r}; {nearest(str(lane.policy), POLICIES)}"
         )
     if lane.fair not in ("", "tenant"):
         raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {lane.fair!r}.")

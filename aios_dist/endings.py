@@ -6,19 +6,30 @@ import asyncio
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from aios_dist.errors import FleetUnavailable, ResultTimeout
 from aios_dist.journal import Journal
 
 T = TypeVar("T")
 
+CLOSED = "The fleet was closed while this waited; its jobs go on."
+
 PATIENCE_S = 30.0
 """How long a producer waits for a Redis that was there before and is away: a restart, a failover."""
 
 LOOK_AGAIN_S = 15.0
-"""Waiting callers' jobs are looked at again after this long without any news: belt and braces."""
+"""Jobs that are waited for are looked at this often, whatever the stream of ends brings or does not bring."""
+
+LOOKS_A_SECOND = 2500
+"""… but very many, somewhat less often: a look takes some microseconds of this loop."""
+
+INSIST_S = 0.1
+"""A task that was cancelled and goes on is cancelled again: redis-py, as it connects, may lose the first."""
+
+LOOK_S = 1.0
+"""A caller with less time than this still gets one look: Redis has so long to answer it."""
 
 
 class Endings:
@@ -28,54 +39,103 @@ class Endings:
         self._journal = journal
         self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
         self._watcher: asyncio.Task[None] | None = None
+        self._looker: asyncio.Task[None] | None = None
         self._watching = asyncio.Event()
-        self._met = False
+        self._closing = asyncio.Event()
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
         """A question, or a write that is safe to repeat, again and again while Redis is away.
 
         Raises:
-            FleetUnavailable: it was not there the first time, or was away for longer than ``PATIENCE_S``.
+            FleetUnavailable: it was not there the first time, is away for longer than ``PATIENCE_S``, or the
+                fleet was closed.
         """
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline = _clock() + PATIENCE_S
+        away: FleetUnavailable | None = None
         while True:
+            if self._closing.is_set():
+                raise FleetUnavailable(CLOSED)
             try:
-                answer = await question()
-            except FleetUnavailable:
-                if not self._met or asyncio.get_running_loop().time() > deadline:
+                async with asyncio.timeout_at(deadline if away else None) as limit:
+                    return await question()
+            except FleetUnavailable as exc:
+                away = exc
+            except TimeoutError:
+                if not limit.expired() or away is None:
                     raise
-            else:
-                self._met = True
-                return answer
+            if not self._journal.connection.met or _clock() >= deadline:
+                raise away
             await asyncio.sleep(0.25)
 
-    async def close(self) -> None:
-        """Follow no longer."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+    async def by(self, deadline: float, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question, for a caller whose time ends.
 
-    async def wait(self, id: str, timeout: float) -> None:
-        """Return when the job has ended.
+        Args:
+            deadline: on the loop's clock; Redis gets ``LOOK_S`` at the least.
+            question: as for :meth:`ask`.
 
         Raises:
-            ResultTimeout: it has not ended in time.
+            ResultTimeout: there is none in time.
+            FleetUnavailable: see :meth:`ask`.
+        """
+        try:
+            async with asyncio.timeout_at(max(deadline, _clock() + LOOK_S)) as limit:
+                return await self.ask(question)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ResultTimeout(
+                "The wait ended while Redis did not answer: how it stands is not known; it goes on."
+            ) from None
+
+    async def close(self) -> None:
+        """Follow no longer; whoever waits is told."""
+        self._closing.set()
+        for futures in list(self._waiting.values()):
+            for future in futures:
+                if not future.done():
+                    future.set_exception(FleetUnavailable(CLOSED))
+        tasks = [task for task in (self._watcher, self._looker) if task is not None]
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=INSIST_S)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def news(self, waiting: Coroutine[Any, Any, object]) -> None:
+        """Return when what is waited for has come, or the fleet is closed."""
+        both = [asyncio.ensure_future(work) for work in (waiting, self._closing.wait())]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if both[0].done():
+                both[0].result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    async def wait(self, id: str, deadline: float) -> None:
+        """Return when the job has ended, or at the deadline (on the loop's clock): who asks looks then.
+
+        Raises:
             UnknownName: no such job.
         """
         future = self._notice(id)
         try:
-            await self._watch()
-            state, _ = await self.ask(functools.partial(self._journal.state, id))
-            if not state.ended:
-                await asyncio.wait_for(asyncio.shield(future), timeout)
+            async with asyncio.timeout_at(deadline) as limit:
+                await self._watch()
+                state, _ = await self.ask(functools.partial(self._journal.state, id))
+                if not state.ended:
+                    await future
         except TimeoutError:
-            raise ResultTimeout(f"Job {id!r} has not ended within {timeout:g} s; it goes on.") from None
+            if not limit.expired():
+                raise
         finally:
             future.cancel()
             self._forget(id, future)
 
     async def in_order(self, ids: Sequence[str], timeout: float) -> AsyncIterator[str]:
-        """The jobs' ids in the order in which they end.
+        """The jobs' ids in the order in which they end; what has ended comes before the clock is looked at.
 
         Raises:
             ResultTimeout: some have not ended within ``timeout`` seconds; they go on.
@@ -89,24 +149,38 @@ class Endings:
 
         for id, future in futures.items():
             future.add_done_callback(functools.partial(note, id))
+        deadline = _clock() + timeout
         try:
-            await self._watch()
-            await self._look(ids)
-            deadline = asyncio.get_running_loop().time() + timeout
+            await self.by(deadline, self._watch)
+            await self.by(deadline, functools.partial(self._look, ids))
             for left in range(len(futures), 0, -1):
-                rest = deadline - asyncio.get_running_loop().time()
-                try:
-                    id = await asyncio.wait_for(ended.get(), max(0.0, rest))
-                except TimeoutError:
-                    raise ResultTimeout(
-                        f"{left} of {len(futures)} jobs have not ended within {timeout:g} s."
-                    ) from None
-                futures[id].result()  # the watcher's own end, if that is why
-                yield id
+                next_ = await self._next(ended, deadline, futures)
+                if next_ is None:
+                    raise ResultTimeout(f"{left} of {len(futures)} jobs have not ended within {timeout:g} s.")
+                futures[next_].result()  # the watcher's own end, if that is why
+                yield next_
         finally:
             for id, future in futures.items():
-                future.cancel()
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # told of what this caller has raised already
                 self._forget(id, future)
+
+    async def _next(
+        self, ended: asyncio.Queue[str], deadline: float, futures: Mapping[str, asyncio.Future[None]]
+    ) -> str | None:
+        """The next that has ended; None where there is none at the deadline, which Redis was asked for."""
+        if ended.empty():
+            try:
+                async with asyncio.timeout_at(deadline) as limit:
+                    return await ended.get()
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+        if ended.empty():  # this loop may have stood still, and the news be unread
+            late = [id for id, future in futures.items() if not future.done()]
+            await self.by(deadline, functools.partial(self._look, late))
+            await asyncio.sleep(0)  # what it found is noted
+        return None if ended.empty() else ended.get_nowait()
 
     def _notice(self, id: str) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -126,6 +200,8 @@ class Endings:
             self._watching.clear()
             self._watcher = asyncio.create_task(self._follow())
             self._watcher.add_done_callback(self._failed)
+        if self._looker is None:
+            self._looker = asyncio.create_task(self._look_now_and_then())
         waiter = asyncio.create_task(self._watching.wait())
         await asyncio.wait([waiter, self._watcher], return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()
@@ -138,12 +214,23 @@ class Endings:
         async for ids in self._journal.ends(after, idle=LOOK_AGAIN_S):
             for id in ids:
                 self._tell(id)
-            if not ids and self._waiting:
-                with contextlib.suppress(Exception):
-                    await self._look(list(self._waiting))
+            if not ids:  # a gap
+                await self._look_at_all()
+
+    async def _look_now_and_then(self) -> None:
+        """An end may be missed: the stream is bounded, this loop may have stood still for long, and a line
+        that nobody answers on is given up late."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S + len(self._waiting) / LOOKS_A_SECOND)
+            await self._look_at_all()
+
+    async def _look_at_all(self) -> None:
+        with contextlib.suppress(Exception):
+            if self._waiting:
+                await self.ask(functools.partial(self._look, list(self._waiting)))
 
     async def _look(self, ids: Sequence[str]) -> None:
-        states = await self.ask(functools.partial(self._journal.states, ids))
+        states = await self._journal.states(ids)
         for id, state in zip(ids, states, strict=True):
             if state is None or state.ended:
                 self._tell(id)
@@ -160,3 +247,7 @@ class Endings:
             for future in futures:
                 if error is not None and not future.done():
                     future.set_exception(error)
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

@@ -39,6 +39,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aios_dist.masking import hide
@@ -47,7 +48,29 @@ from aios_dist.tracebacks import name_of, text_of, user_traceback
 
 
 class AiosError(Exception):
-    """The root: ``except AiosError`` catches everything this package raises on purpose."""
+    """The root: ``except AiosError`` catches everything this package raises on purpose.
+
+    Attributes:
+        ids: of a submission that broke off: the jobs that are there, or may be, in the order in which they
+            were given. Submitted again under these ids (``job.named(id)``) they are the same jobs.
+        plan: … and the id of the plan, where it was one.
+    """
+
+    ids: tuple[str, ...] = ()
+    plan: str | None = None
+
+    def broke_off(self, ids: Sequence[str], plan: str | None = None) -> None:
+        """Say which jobs may be there."""
+        self.ids, self.plan = tuple(ids), plan
+        if plan is not None:
+            may = f"Plan {plan!r}"
+        elif len(ids) == 1:
+            may = f"Job {ids[0]!r}"
+        else:
+            may = f"The first {len(ids):,} jobs, {ids[0]!r} to {ids[-1]!r} (.ids has all),"
+        self.args = (
+            f"{self} {may} may be there all the same: submitted again under the same ids it is the same.",
+        )
 
 
 class UsageError(AiosError):
@@ -95,6 +118,9 @@ class JobFailed(JobError):
         super().__init__(f"job {job_id!r} failed: {describe(error)}")
         self.job_id = job_id
         self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job_id, self.error), self.__dict__
 
     @property
     def traceback(self) -> str:

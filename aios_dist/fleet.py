@@ -6,38 +6,44 @@ import asyncio
 import functools
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from types import NoneType
 from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import modules, policies, turns
-from aios_dist.agents import Agent, JobSpec, PromptsAgent, as_json
+from aios_dist import forks, modules, policies, turns
+from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given_json, specs_of
 from aios_dist.broker import Tickets
-from aios_dist.config import NAME, Config, load
+from aios_dist.config import Config, load
 from aios_dist.endings import Endings
-from aios_dist.errors import (
-    InvalidInput,
-    JobConflict,
-    UnknownName,
-)
+from aios_dist.errands import users_code
+from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, JournalError, UnknownName
+from aios_dist.given import looked_up, named, one, seconds, short, whole
 from aios_dist.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.jobs import JobRecord
-from aios_dist.journal import JobView, NewJob, Ticket
+from aios_dist.journal import JobView, Journal, NewJob, Ticket
 from aios_dist.plans import Plan, shape
 from aios_dist.steering import Steering
+from aios_dist.tracebacks import text_of
 
 T = TypeVar("T")
 
 CHUNK = 50
 """Jobs in one round trip of a bulk submission."""
+CHUNK_BYTES = 1_000_000
+"""… and their bytes, but for one job that alone has more."""
 
 RULES_S = 5.0
 """How long a producer trusts what it knows of the lanes' rules."""
 
 
-class AsyncFleet(Steering):
+class AsyncFleet(forks.OfThisProcess, Steering):
     """A fleet, from the producers' side. Use it as ``async with AsyncFleet.from_env() as fleet``."""
+
+    _instead = "send its Config, or read the same aios.toml there"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -46,6 +52,24 @@ class AsyncFleet(Steering):
         self._agents: set[str] = set()
         self._endings = Endings(self.journal)
         self._lines = Lines(self.journal, self._endings, self._publish, self.extend_plan)
+        self._unclosed = self._watch_over()
+        forks.note(self)
+
+    def _watch_over(self) -> weakref.finalize[..., AsyncFleet]:
+        made = weakref.finalize(self, _left_open, os.getpid(), self.journal, self._endings)
+        made.atexit = False
+        return made
+
+    def put_aside(self) -> None:
+        """See :class:`aios_dist.forks.Heir`: it and its handles work as new on a loop of the child."""
+        forks.keep((self.journal, self._endings))
+        self._unclosed.detach()
+        met = self.journal.connection.met
+        self.journal = self._lines.journal = Journal(self.config.fleet)
+        self.journal.connection.met = met
+        self._endings = self._lines.endings = Endings(self.journal)
+        self._unclosed = self._watch_over()
+        self._rules_until = 0.0
 
     @classmethod
     def from_env(cls, path: str | os.PathLike[str] | None = None) -> AsyncFleet:
@@ -63,9 +87,9 @@ class AsyncFleet(Steering):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections. Jobs go on."""
-        await self._endings.close()
-        await self.journal.close()
+        """Close the connections. Jobs go on; who waits for one in another task gets FleetUnavailable."""
+        self._unclosed.detach()
+        await _close(self.journal, self._endings)
 
     # Submitting ----------------------------------------------------------------------------------------
 
@@ -88,9 +112,10 @@ class AsyncFleet(Steering):
 
         Raises:
             InvalidInput, UnknownName, JobConflict: nothing was written.
-            FleetUnavailable: Redis cannot be reached, or may evict keys.
+            FleetUnavailable: Redis cannot be reached, or may evict keys; ``.ids`` holds the job's id where it
+                may be there all the same.
         """
-        spec = agent if isinstance(agent, JobSpec) else await self._spec(agent, id, tenant, input)
+        spec = self.spec(agent, id, tenant, input)
         return (await self.submit_many([spec]))[0]
 
     async def submit_many(self, specs: Iterable[JobSpec]) -> list[AsyncJob]:
@@ -98,19 +123,30 @@ class AsyncFleet(Steering):
 
         Raises:
             InvalidInput, UnknownName: nothing was written.
-            JobConflict: an id is taken by another job; jobs before it are submitted.
+            JobConflict: an id is taken by another job; jobs before it are submitted, ``.ids`` has theirs.
+            FleetUnavailable: as with :meth:`submit`; ``.ids`` has those of the jobs that may be there.
         """
-        wanted = list(specs)
+        wanted = specs_of("submit_many() takes", specs)
         ids = self._ids(wanted)
         await self._ready(wanted)
-        for at in range(0, len(wanted), CHUNK):
-            part = await self._new_jobs(wanted[at : at + CHUNK], ids[at : at + CHUNK])
+        await self._write(await self._new_jobs(wanted, ids))
+        return [AsyncJob(self._lines, id) for id in ids]
+
+    async def _write(self, jobs: Sequence[NewJob]) -> None:
+        """Write jobs without an order between them, part by part."""
+        sent: list[str] = []
+        for part in _parts(jobs):
             lanes = [(job, n, lane) for job in part for n, lane in enumerate(_lanes(job))]
             then = self._tickets.commands(Ticket(lane, job.id, str(n)) for job, n, lane in lanes)
-            done = await self._endings.ask(functools.partial(self.journal.submit, part, then=then))
+            before = len(sent)
+            sent += [job.id for job in part]
+            try:
+                done = await self._endings.ask(functools.partial(self.journal.submit, part, then=then))
+            except (FleetUnavailable, JournalError) as exc:
+                exc.broke_off(sent)
+                raise
             if done.status == "conflict":
-                raise _conflict(done.conflict)
-        return [AsyncJob(self._lines, id) for id in ids]
+                raise _conflict(done.conflict, before=sent[:before])
 
     async def submit_plan(self, plan: Plan, id: str | None = None) -> AsyncPlan:
         """Submit jobs with an order between them, all or none.
@@ -127,12 +163,13 @@ class AsyncFleet(Steering):
 
         Raises:
             InvalidInput, UnknownName, JobConflict: nothing was written.
+            FleetUnavailable: as with :meth:`submit`; ``.plan`` has the plan's id where it may be there.
         """
+        if not isinstance(plan, Plan):
+            raise InvalidInput(f"submit_plan() takes a plan, as fixed([…]), not {short(plan)}.")
         specs = list(plan.jobs())
-        name = id or f"plan-{uuid.uuid4().hex[:12]}"
-        if not NAME.fullmatch(name):
-            raise InvalidInput(f"Plan id {name!r} must be letters, digits and . _ : - (at most 128).")
-        ids = self._ids(specs, within=name if id else None)
+        name = f"plan-{uuid.uuid4().hex[:12]}" if id is None else named("Plan id", id)
+        ids = self._ids(specs, within=name)
         layout, nodes = shape(plan, name, ids)
         await self._ready(specs)
         jobs = [
@@ -140,7 +177,11 @@ class AsyncFleet(Steering):
             for job, node, place in zip(await self._new_jobs(specs, ids), nodes, layout.places, strict=True)
         ]
         submit = functools.partial(self.journal.submit, jobs, layout, told=self._publish)
-        done = await self._endings.ask(submit)
+        try:
+            done = await self._endings.ask(submit)
+        except (FleetUnavailable, JournalError) as exc:
+            exc.broke_off(ids, plan=name)
+            raise
         if done.status == "conflict":
             raise _conflict(done.conflict, plan=name)
         return AsyncPlan(self._lines, name, [AsyncJob(self._lines, id) for id in ids])
@@ -152,13 +193,21 @@ class AsyncFleet(Steering):
             UnknownName: no such plan.
             InvalidInput: the plan has stopped after a failure.
             JobConflict: an id is taken; nothing was written.
+            FleetUnavailable: as with :meth:`submit_many`.
         """
-        wanted = list(specs)
+        looked_up("Plan id", plan)
+        wanted = specs_of("extend_plan() takes", specs)
         ids = self._ids(wanted)
         if len(set(ids)) < len(ids):
             raise InvalidInput("The same job id comes twice; ids are unique.")
         await self._ready(wanted)
-        done = await self.journal.extend(plan, await self._new_jobs(wanted, ids), told=self._publish)
+        jobs = await self._new_jobs(wanted, ids)
+        extend = functools.partial(self.journal.extend, plan, jobs, told=self._publish)
+        try:
+            done = await self._endings.ask(extend)
+        except (FleetUnavailable, JournalError) as exc:
+            exc.broke_off(ids)
+            raise
         if done.status == "unknown":
             raise UnknownName(f"There is no plan {plan!r}.")
         if done.status == "stopped":
@@ -167,13 +216,23 @@ class AsyncFleet(Steering):
             raise _conflict(done.conflict)
         return [AsyncJob(self._lines, id) for id in ids]
 
-    async def _spec(
-        self, agent: Agent | PromptsAgent | str, id: str | None, tenant: str, input: Any
+    def spec(
+        self, agent: Agent | PromptsAgent | JobSpec | str, id: str | None, tenant: str, input: Any
     ) -> JobSpec:
+        """The job that the arguments of :meth:`submit` mean.
+
+        Raises:
+            InvalidInput: they mean none.
+        """
+        if isinstance(agent, JobSpec):
+            if input:
+                raise InvalidInput("A job has its input: give it to agent.job(…), not to submit() as well.")
+            spec = agent if id is None else agent.named(id)
+            return spec if tenant == "default" else msgspec.structs.replace(spec, tenant=tenant)
         if isinstance(agent, str):
             known = modules.agent(self.config, agent)
             if known is None:
-                given = as_json(input, f"input of agent {agent!r}")
+                given = given_json(input, f"input of agent {agent!r}")
                 return JobSpec(agent=agent, input=given, id=id, tenant=tenant)
             agent = known
         if not isinstance(agent, (Agent, PromptsAgent)):
@@ -185,11 +244,12 @@ class AsyncFleet(Steering):
     def _ids(self, specs: Sequence[JobSpec], within: str | None = None) -> list[str]:
         ids = []
         for place, spec in enumerate(specs):
-            id = spec.id or (f"{within}.{place}" if within else f"{spec.agent}-{uuid.uuid4().hex[:12]}")
-            for what, name in (("Job id", id), ("Tenant", spec.tenant)):
-                if not NAME.fullmatch(name):
-                    raise InvalidInput(f"{what} {name!r} must be letters, digits and . _ : - (at most 128).")
-            ids.append(id)
+            named("Agent name", spec.agent)
+            named("Tenant", spec.tenant)
+            id = spec.id
+            if id is None:
+                id = f"{within}.{place}" if within else f"{spec.agent[:100]}-{uuid.uuid4().hex[:12]}"
+            ids.append(named("Job id", id))
         return ids
 
     async def _ready(self, specs: Sequence[JobSpec]) -> None:
@@ -230,12 +290,24 @@ class AsyncFleet(Steering):
 
     async def _new_jobs(self, specs: Sequence[JobSpec], ids: Sequence[str]) -> list[NewJob]:
         """Turn 0 of each job. Raises what is wrong with the first requests, before anything is written."""
-        await self._endings.ask(functools.partial(self._look_at_rules, specs))
-        try:
+        made: list[NewJob] = []
+        for at in range(0, len(specs), CHUNK):
+            part, names = specs[at : at + CHUNK], ids[at : at + CHUNK]
+            await self._endings.ask(functools.partial(self._look_at_rules, part))
+            try:
+                made += await self._first_turns(part, names)
+            except UnknownName:
+                await self._learn()  # a model that a worker has registered since
+                made += await self._first_turns(part, names)
+            await asyncio.sleep(0)  # other callers of this loop go on
+        return made
+
+    async def _first_turns(self, specs: Sequence[JobSpec], ids: Sequence[str]) -> list[NewJob]:
+        def run() -> list[NewJob]:
             return [self._new_job(spec, id) for spec, id in zip(specs, ids, strict=True)]
-        except UnknownName:
-            await self._learn()  # a model that a worker has registered since
-            return [self._new_job(spec, id) for spec, id in zip(specs, ids, strict=True)]
+
+        ours = all(isinstance(spec.program, (PromptsProgram, NoneType)) for spec in specs)
+        return run() if ours else await users_code(run)
 
     def _new_job(self, spec: JobSpec, id: str) -> NewJob:
         assert self._catalog is not None
@@ -247,18 +319,22 @@ class AsyncFleet(Steering):
             deadline=spec.deadline,
             expected_steps=spec.expected_steps,
         )
-        size, limit = len(msgspec.json.encode(record)), self.config.fleet.prompt_limit
+        try:
+            size, limit = len(msgspec.json.encode(record)), self.config.fleet.prompt_limit
+        except Exception as exc:  # of a JobSpec that was not made by an agent
+            raise InvalidInput(f"The input of job {id!r} is not JSON: {text_of(exc)}.") from None
         if size > limit:
             raise InvalidInput(
                 f"The input of job {id!r} has {size:,} bytes, more than prompt_limit ({limit:,}); "
                 "shorten it, or raise prompt_limit in [fleet]."
             )
         if spec.program is None:
-            return NewJob(id, record, budget=spec.budget, priority=spec.priority)
+            return NewJob(id, record, budget=spec.budget, priority=spec.priority, size=size)
         replay = turns.start(spec.program, self._catalog)
         decision = turns.decide(replay, record, self._catalog, first=0)
         replay.close()
-        return NewJob(id, record, decision, budget=spec.budget, priority=spec.priority)
+        size += sum(len(ranked.step.request) for ranked in decision.steps)
+        return NewJob(id, record, decision, budget=spec.budget, priority=spec.priority, size=size)
 
     async def _publish(self, tickets: Sequence[Ticket]) -> None:
         send = self.journal.connection.command
@@ -272,7 +348,7 @@ class AsyncFleet(Steering):
 
     async def jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
         """Jobs, newest first; open ones, ended ones, or (None) both."""
-        return await self.journal.list_jobs(limit, ended=ended)
+        return await self.journal.list_jobs(whole("limit", limit), ended=ended)
 
     # Waiting -------------------------------------------------------------------------------------------
 
@@ -282,18 +358,74 @@ class AsyncFleet(Steering):
         """The jobs in the order in which they end. One connection and no polling, however many they are.
 
         Raises:
-            ResultTimeout: some have not ended in time; they go on.
+            ResultTimeout: some have not ended in time, and what has ended was handed out; they go on.
         """
-        handles = {job.id: job for job in jobs}
-        async for id in self._endings.in_order(list(handles), timeout):
+        handles = {job.id: job for job in handles_of(jobs, AsyncJob)}
+        async for id in self._endings.in_order(list(handles), seconds("timeout", timeout)):
             yield handles[id]
+
+
+def handles_of(jobs: Any, kind: type[T]) -> list[T]:
+    """The handles of a list of them, as ``as_completed`` takes it.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    if isinstance(jobs, (str, bytes)) or not isinstance(jobs, Iterable):
+        raise InvalidInput(f"as_completed() takes a list of this fleet's jobs, not {short(jobs)}.")
+    return [one("as_completed() takes jobs, each", job, kind) for job in jobs]
+
+
+def _parts(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """Jobs for one round trip each: not too many, not too large."""
+    first = size = 0
+    for place, job in enumerate(jobs):
+        size += job.size
+        if place > first and (size > CHUNK_BYTES or place - first == CHUNK):
+            yield jobs[first:place]
+            first, size = place, job.size
+    if jobs:
+        yield jobs[first:]
 
 
 def _lanes(job: NewJob) -> list[str]:
     return job.decision.lanes() if job.decision is not None else [turns.TURNS_LANE]
 
 
-def _conflict(id: str, plan: str | None = None) -> JobConflict:
+def _conflict(id: str, plan: str | None = None, before: Sequence[str] = ()) -> JobConflict:
     if id == plan:
         return JobConflict(f"Plan id {id!r} is taken by another plan (other jobs or order); choose another.")
-    return JobConflict(f"Job id {id!r} is taken by another job (other agent or input); choose another id.")
+    error = JobConflict(f"Job id {id!r} is taken by another job (other agent or input); choose another id.")
+    if before:
+        error.broke_off(before)
+    return error
+
+
+async def _close(journal: Journal, endings: Endings) -> None:
+    await endings.close()
+    await journal.close()
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _left_open(process: int, journal: Journal, endings: Endings) -> None:
+    """Nobody has the fleet any more. On any thread, in the middle of anything: nothing is waited for."""
+    loop = journal.connection.loop
+    if loop is None or os.getpid() != process:
+        return
+
+    def close() -> None:
+        task = loop.create_task(_close(journal, endings))
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    try:
+        loop.call_soon_threadsafe(close)
+    except RuntimeError:
+        return  # closed, and its sockets with it
+    warnings.warn(
+        "An AsyncFleet was not closed: use `async with AsyncFleet(…) as fleet`, or await fleet.close().",
+        ResourceWarning,
+        stacklevel=2,
+    )

@@ -13,9 +13,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from aios_dist import turns
-from aios_dist.agents import Budget, JobSpec, as_json, checked_priority
+from aios_dist.agents import Budget, JobSpec, checked_priority, given_json
 from aios_dist.calls import Usage
-from aios_dist.config import NAME
 from aios_dist.endings import LOOK_AGAIN_S, Endings
 from aios_dist.errors import (
     InvalidInput,
@@ -26,6 +25,8 @@ from aios_dist.errors import (
     UnknownName,
     from_record,
 )
+from aios_dist.forks import OfThisProcess
+from aios_dist.given import looked_up, named, one, seconds, short, whole
 from aios_dist.jobs import JobState, Outcome, Step, decode
 from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
@@ -36,9 +37,9 @@ RESULT_TIMEOUT_S = 3600.0
 """What ``result()`` waits when not told otherwise: every wait has an end."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lines:
-    """What a handle needs of its fleet."""
+    """What a handle needs of its fleet; a fork changes it in the child."""
 
     journal: Journal
     endings: Endings
@@ -46,12 +47,14 @@ class Lines:
     extend: Callable[[str, Iterable[JobSpec]], Awaitable[list[AsyncJob]]]
 
 
-class AsyncJob:
+class AsyncJob(OfThisProcess):
     """A handle: holds nothing but the id."""
+
+    _instead = "send its id, and take fleet.job(id) there"
 
     def __init__(self, lines: Lines, id: str) -> None:
         self._lines = lines
-        self.id = id
+        self.id = looked_up("Job id", id)
 
     def __repr__(self) -> str:
         return f"<job {self.id}>"
@@ -75,20 +78,23 @@ class AsyncJob:
         """What the agent returned, when it has.
 
         Args:
-            timeout: seconds to wait.
+            timeout: seconds to wait, in all; with 0 the job is looked at once.
 
         Raises:
             JobFailed: the agent raised; ``.error`` is what.
             JobCancelled: the job was cancelled.
             ResultTimeout: it has not ended in time; it goes on.
         """
+        timeout = seconds("timeout", timeout)
         endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        state, result = await endings.ask(look)
+        state, result = await endings.by(deadline, look)
         while not state.ended:  # once, as a rule; somebody may retry the job as it ends
-            await endings.wait(self.id, max(0.0, deadline - clock()))
-            state, result = await endings.ask(look)
+            if clock() >= deadline:
+                raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s; it goes on.")
+            await endings.wait(self.id, deadline)
+            state, result = await endings.by(deadline, look)
         if state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
         outcome = decode(result, Outcome)
@@ -113,11 +119,9 @@ class AsyncJob:
         Raises:
             UnknownName: no such job.
         """
-        status, tickets = await self._lines.journal.cancel(self.id)
-        if status == "unknown":
-            raise UnknownName(f"There is no job {self.id!r}.")
+        status, tickets = await self._lines.endings.ask(_Cancel(self._lines.journal, self.id))
         await self._lines.publish(tickets)
-        return status == "cancelled"
+        return self._known(status) == "cancelled"
 
     async def pause(self) -> bool:
         """Stop the job where it is: its waiting steps wait on, calls in flight end and are kept.
@@ -128,7 +132,8 @@ class AsyncJob:
         Raises:
             UnknownName: no such job.
         """
-        return self._known(await self._lines.journal.pause(self.id)) == "paused"
+        said = await self._lines.endings.ask(functools.partial(self._lines.journal.pause, self.id))
+        return self._known(said) == "paused"
 
     async def resume(self, budget: Budget | None = None) -> bool:
         """Let a paused job go on, with a new budget where one is given.
@@ -138,8 +143,12 @@ class AsyncJob:
 
         Raises:
             UnknownName: no such job.
+            InvalidInput: not a budget.
         """
-        status, tickets = await self._lines.journal.resume(self.id, budget)
+        if budget is not None:
+            one("resume() takes", budget, Budget)
+        say = functools.partial(self._lines.journal.resume, self.id, budget)
+        status, tickets = await self._lines.endings.ask(say)
         await self._lines.publish(tickets)
         return self._known(status) == "running"
 
@@ -155,7 +164,8 @@ class AsyncJob:
             UnknownName: no such job.
             InvalidInput: not a whole number from 0 to 9.
         """
-        state, _ = await self._lines.journal.rerank(self.id, checked_priority(priority))
+        say = functools.partial(self._lines.journal.rerank, self.id, checked_priority(priority))
+        state, _ = await self._lines.endings.ask(say)
         return not JobState(self._known(state)).ended
 
     async def signal(self, name: str, value: Any = None, *, id: str | None = None) -> bool:
@@ -174,18 +184,17 @@ class AsyncJob:
             InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps
                 too many signals of the name that it has not waited for.
         """
-        for what, given in (("Signal name", name), ("Signal id", id)):
-            if given is not None and not (isinstance(given, str) and NAME.fullmatch(given)):
-                raise InvalidInput(f"{what} {given!r} must be letters, digits and . _ : - (at most 128).")
+        named("Signal name", name)
+        sending = random_name() if id is None else named("Signal id", id)
         journal = self._lines.journal
-        outcome = Outcome(value=as_json(value, f"value of signal {name!r}"))
+        outcome = Outcome(value=given_json(value, f"value of signal {name!r}"))
         size, limit = len(msgspec.json.encode(outcome.value)), journal.config.prompt_limit
         if size > limit:
             raise InvalidInput(
                 f"The value of signal {name!r} has {size:,} bytes, more than prompt_limit ({limit:,}); "
                 "send a reference to it."
             )
-        sent = functools.partial(journal.signal, self.id, name, outcome, id or random_name())
+        sent = functools.partial(journal.signal, self.id, name, outcome, sending)
         status, tickets = await self._lines.endings.ask(sent)
         await self._lines.publish(tickets)
         if status == "full":
@@ -206,14 +215,14 @@ class AsyncJob:
         Raises:
             UnknownName: no such job.
         """
-        journal = self._lines.journal
+        journal, ask = self._lines.journal, self._lines.endings.ask
         status, tickets = "stale", list[Ticket]()
         while status == "stale":
-            history = await journal.load(self.id)
+            history = await ask(functools.partial(journal.load, self.id))
             undone = None
             if history.view.state.ended:  # in a thread: an agent's program is users' code
                 undone = await asyncio.to_thread(turns.undone, history)
-            status, tickets = await journal.retry(self.id, basis=history.basis, undone=undone)
+            status, tickets = await ask(_Retry(journal, self.id, history.basis, undone))
         await self._lines.publish(tickets)
         return self._known(status) == "running"
 
@@ -229,14 +238,17 @@ class AsyncJob:
             JobConflict: the id is taken.
             InvalidInput: this job has no such step.
         """
-        new = id or f"{self.id}-fork-{uuid.uuid4().hex[:8]}"
-        if not NAME.fullmatch(new):
-            raise InvalidInput(f"Job id {new!r} must be letters, digits and . _ : - (at most 128).")
-        status, tickets = ("beyond", []) if step < 0 else await self._lines.journal.fork(self.id, new, step)
+        new = f"{self.id[:100]}-fork-{uuid.uuid4().hex[:8]}" if id is None else named("Job id", id)
+        if type(step) is not int:
+            raise InvalidInput(f"A job is forked at the number of one of its steps, not at {short(step)}.")
+        status, tickets = "beyond", list[Ticket]()
+        if 0 <= step < 2**31:
+            say = functools.partial(self._lines.journal.fork, self.id, new, step)
+            status, tickets = await self._lines.endings.ask(say)
         if self._known(status) == "conflict":
             raise JobConflict(f"Job id {new!r} is taken; choose another id.")
         if status == "beyond":
-            raise InvalidInput(f"Job {self.id!r} has no step {step}: fork it at one of its steps.")
+            raise InvalidInput(f"Job {self.id!r} has no step {short(step)}: fork it at one of its steps.")
         await self._lines.publish(tickets)
         return AsyncJob(self._lines, new)
 
@@ -248,31 +260,42 @@ class AsyncJob:
     async def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> AsyncIterator[Event]:
         """What happens to the job, from the event after number ``after``, until it has ended.
 
+        Args:
+            after: a number of an event; -1 for all.
+            timeout: seconds, in all.
+
         Raises:
             UnknownName: no such job.
             ResultTimeout: the job has not ended in time.
         """
-        journal, ask = self._lines.journal, self._lines.endings.ask
+        journal, endings = self._lines.journal, self._lines.endings
+        after, timeout = whole("after", after, least=-1), seconds("timeout", timeout)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
         look = functools.partial(journal.state, self.id)
-        deadline = asyncio.get_running_loop().time() + timeout
         client = open_client(journal.config.redis_url)
         try:
             while True:
-                await ask(look)  # where the line broke, a new one: events are numbered, so none is missed
+                await endings.by(
+                    deadline, look
+                )  # where the line broke, a new one: events are numbered, so none is missed
                 try:
                     async with client.pubsub(ignore_subscribe_messages=True) as news:
-                        await news.subscribe(journal.keys.events(self.id))
+                        subscribe = functools.partial(news.subscribe, journal.keys.events(self.id))
+                        await endings.by(deadline, subscribe)
                         while True:
-                            state, _ = await ask(look)
-                            for event in await ask(functools.partial(journal.events, self.id, after)):
+                            state, _ = await endings.by(deadline, look)
+                            for event in await endings.by(
+                                deadline, functools.partial(journal.events, self.id, after)
+                            ):
                                 after = event.index
                                 yield event
                             if state.ended:
                                 return
-                            rest = deadline - asyncio.get_running_loop().time()
+                            rest = deadline - clock()
                             if rest <= 0:
                                 raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s.")
-                            await news.get_message(timeout=min(rest, LOOK_AGAIN_S))
+                            await endings.news(news.get_message(timeout=min(rest, LOOK_AGAIN_S)))
                 except RedisError as exc:
                     if not passes(exc):
                         raise unavailable(exc, journal.config.redis_url) from None
@@ -280,8 +303,50 @@ class AsyncJob:
             await client.aclose()
 
 
-class AsyncPlan(list[AsyncJob]):
+class _Cancel:
+    """A cancelling that may be asked for again: whether the job had ended before stays true."""
+
+    def __init__(self, journal: Journal, id: str) -> None:
+        self._journal = journal
+        self._id = id
+        self._open = False
+
+    async def __call__(self) -> tuple[str, list[Ticket]]:
+        before = self._open  # the one before, whose answer was lost, has met it so
+        if not before:
+            (state,) = await self._journal.states([self._id])
+            self._open = state is not None and not state.ended
+        status, tickets = await self._journal.cancel(self._id)
+        if status == "ended" and before:
+            (state,) = await self._journal.states([self._id])
+            status = "cancelled" if state is JobState.CANCELLED else status
+        return status, tickets
+
+
+class _Retry:
+    """A retry that may be asked for again: a job that fails at once is not retried twice."""
+
+    def __init__(self, journal: Journal, id: str, basis: str, undone: list[int] | None) -> None:
+        self._journal = journal
+        self._id = id
+        self._basis = basis
+        self._undone = undone
+        self._salt = random_name()
+        self._asked = False
+
+    async def __call__(self) -> tuple[str, list[Ticket]]:
+        if self._asked:
+            history = await self._journal.load(self._id)
+            if history.retried_with(self._salt):  # the answer was lost
+                return history.view.state.value, []
+        self._asked = True
+        return await self._journal.retry(self._id, basis=self._basis, undone=self._undone, salt=self._salt)
+
+
+class AsyncPlan(OfThisProcess, list[AsyncJob]):
     """The jobs of a plan, in the order in which they are written down, and the plan's id."""
+
+    _instead = "send the ids of the plan and its jobs, and take fleet.job(id) there"
 
     def __init__(self, lines: Lines, id: str, jobs: Iterable[AsyncJob]) -> None:
         super().__init__(jobs)

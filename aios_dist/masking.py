@@ -8,6 +8,7 @@ journaled goes through :func:`hide`. A process that serves (worker, Flower, ``up
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -72,6 +73,14 @@ def _without_secrets(place: str) -> tuple[str, set[str]]:
 _lock = threading.Lock()
 _known: dict[str, None] = {}
 _mask = Mask()
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # somebody may have held the parent's
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def learn(*secrets: str | None) -> None:

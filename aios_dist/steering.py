@@ -8,8 +8,9 @@ import msgspec
 
 from aios_dist import policies
 from aios_dist.broker import depth_commands
-from aios_dist.config import NAME, Config, LaneConfig, check_lane
-from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.config import Config, LaneConfig, check_lane
+from aios_dist.errors import UnknownName
+from aios_dist.given import looked_up, named, whole
 from aios_dist.journal import DeadLetter, Journal, LaneRules, Registry, TenantView
 
 
@@ -98,7 +99,10 @@ class Steering:
             UnknownName: neither aios.toml nor any worker has such a lane.
         """
         await self._known_lane(name)
-        check_lane(f"Lane {name!r}:", LaneConfig(policy or "fifo", oldest_every, fair or ""))
+        check_lane(
+            f"Lane {name!r}:",
+            LaneConfig("fifo" if policy is None else policy, oldest_every, "" if fair is None else fair),
+        )
         if policy is not None:
             oldest_every = policies.oldest_every(policy, oldest_every)
         self._rules_until = 0.0
@@ -115,6 +119,7 @@ class Steering:
         return await self.journal.set_lane(name, source="reset")
 
     async def _known_lane(self, name: str) -> None:
+        looked_up("Lane", name)
         known = (await self.registry()).lanes(self.config.lane_names())
         if name not in known:
             raise UnknownName(f"There is no lane {name!r}; known are {', '.join(known)}.")
@@ -139,8 +144,7 @@ class Steering:
             ConfigError: a setting that cannot be.
             InvalidInput: not a tenant's name.
         """
-        if not NAME.fullmatch(name):
-            raise InvalidInput(f"Tenant {name!r} must be letters, digits and . _ : - (at most 128).")
+        named("Tenant", name)
         await self.journal.set_tenant(
             name,
             weight=weight,
@@ -153,8 +157,8 @@ class Steering:
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Steps that were given up because they lost their worker each time, newest first."""
-        return await self.journal.dead_letters(limit)
+        return await self.journal.dead_letters(whole("limit", limit))
 
     async def drop_dead(self, job: str) -> int:
         """Forget the dead letters of a job; how many there were."""
-        return await self.journal.drop_dead(job)
+        return await self.journal.drop_dead(looked_up("Job id", job))

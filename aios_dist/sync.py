@@ -1,109 +1,91 @@
-"""The same fleet for code without asyncio: one loop in a thread serves all handles of a process."""
+"""The same fleet for code without asyncio: :mod:`aios_dist.side` serves all its handles in a process."""
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from concurrent.futures import CancelledError
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
-from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent
+from aios_dist import forks
+from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, specs_of
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
-from aios_dist.fleet import AsyncFleet
+from aios_dist.fleet import AsyncFleet, handles_of
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
 from aios_dist.plans import Plan
+from aios_dist.side import CLOSED, Side, here
 from aios_dist.steering import LaneView
 
 T = TypeVar("T")
 
 
-class _Loop:
-    """An event loop in a daemon thread, made anew after a fork."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self._closing = False
-        threading.Thread(target=self.loop.run_forever, name="aios-fleet", daemon=True).start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._closing:
-            work.close()
-            raise FleetUnavailable("This fleet has been closed: make another.")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            return future.result()
-        except CancelledError:
-            if self._closing:
-                raise FleetUnavailable("The fleet was closed while this waited; its jobs go on.") from None
-            raise
-        except BaseException:
-            future.cancel()  # Ctrl-C in the caller ends the wait on the loop too
-            raise
-
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Whoever waits in another thread is told; then ``last``, then the loop ends. Idempotent."""
-        if self._closing:
-            last.close()
-            return
-        self._closing = True
-
-        async def end() -> None:
-            await last
-            while waiting := asyncio.all_tasks() - {asyncio.current_task()}:  # ending, some begin others
-                for task in waiting:
-                    task.cancel()
-                await asyncio.wait(waiting)
-
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-
-    def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
-        try:
-            while True:
-                try:
-                    yield self.run(_next(source))
-                except StopAsyncIteration:
-                    return
-        finally:
-            close = getattr(source, "aclose", None)
-            if close is not None and not self._closing:
-                self.run(close())
-
-
-async def _next(source: AsyncIterator[T]) -> T:
-    return await source.__anext__()
-
-
-class Fleet:
+class Fleet(forks.OfThisProcess):
     """A fleet, from the producers' side.
 
     The methods are those of :class:`aios_dist.AsyncFleet`, without ``await``.
     """
 
+    _instead = "send its Config, or read the same aios.toml there"
+
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._open()
+        self._closed = False
+        self._side: Side[AsyncFleet] | None = None
+        self._met = False
+        self._lock = threading.RLock()
+        forks.note(self)
+        self._on()  # says at once what is wrong with the URL
 
-    def _open(self) -> None:
-        self._loop = _Loop()
+    def put_aside(self) -> None:
+        """See :class:`aios_dist.forks.Heir`: the child's side is made when it is first asked something."""
+        self._met = self._side is not None and self._side.fleet.journal.connection.met
+        self._side = None
+        self._lock = threading.RLock()
 
-        async def make() -> AsyncFleet:
-            return AsyncFleet(self.config)
+    def _on(self) -> Side[AsyncFleet]:
+        forks.look()
+        side = self._side
+        return self._made() if side is None or self._closed else side
 
-        self._fleet = self._loop.run(make())
+    def _made(self) -> Side[AsyncFleet]:
+        if (refusal := here()) is not None:  # before the lock: who holds it may wait for this thread
+            raise refusal
+        with self._lock:
+            if self._closed:
+                raise FleetUnavailable(CLOSED)
+            if self._side is not None:
+                return self._side
+            made = Side(functools.partial(AsyncFleet, self.config))
+            made.fleet.journal.connection.met = self._met  # what the parent has met is there, or comes back
+            if (meanwhile := self._meanwhile()) is not None:
+                made.close()
+                return meanwhile
+            self._side = made
+            weakref.finalize(self, made.abandon).atexit = False
+            if self._closed_meanwhile():
+                made.close()
+            return made
 
-    @property
-    def _on(self) -> tuple[_Loop, AsyncFleet]:
-        if self._loop.pid != os.getpid():
-            self._open()
-        return self._loop, self._fleet
+    def _meanwhile(self) -> Side[AsyncFleet] | None:
+        """A finalizer of somebody's, on this thread, may have asked us while a side was made."""
+        return self._side
+
+    def _closed_meanwhile(self) -> bool:
+        return self._closed
+
+    def _run(self, ask: Callable[[AsyncFleet], Coroutine[Any, Any, T]]) -> T:
+        side = self._on()
+        return side.run(ask(side.fleet))
+
+    def _iterate(self, ask: Callable[[AsyncFleet], AsyncIterator[T]]) -> Iterator[T]:
+        side = self._on()
+        yield from side.iterate(ask(side.fleet))
 
     @classmethod
     def from_env(cls, path: str | os.PathLike[str] | None = None) -> Fleet:
@@ -122,8 +104,10 @@ class Fleet:
 
     def close(self) -> None:
         """Close the connections. Jobs go on; who waits for one in another thread gets FleetUnavailable."""
-        loop, fleet = self._on
-        loop.close(fleet.close())
+        self._closed = True
+        side = self._side
+        if side is not None:
+            side.close()
 
     def submit(
         self,
@@ -135,24 +119,26 @@ class Fleet:
         **input: Any,
     ) -> Job:
         """Submit one job and return at once; see :meth:`AsyncFleet.submit`."""
-        loop, fleet = self._on
-        return Job(self, loop.run(fleet.submit(agent, id=id, tenant=tenant, **input)).id)
+        fleet = (
+            self._on().fleet
+        )  # here: it may import the agent's module, and look at objects of the caller's
+        spec = fleet.spec(agent, id, tenant, input)
+        return Job(self, self._run(lambda fleet: fleet.submit(spec)).id)
 
     def submit_many(self, specs: Iterable[JobSpec]) -> list[Job]:
         """Submit many jobs without an order between them; see :meth:`AsyncFleet.submit_many`."""
-        loop, fleet = self._on
-        return [Job(self, job.id) for job in loop.run(fleet.submit_many(specs))]
+        wanted = specs_of("submit_many() takes", specs)  # in the caller's thread: it may ask us meanwhile
+        return [Job(self, job.id) for job in self._run(lambda fleet: fleet.submit_many(wanted))]
 
     def submit_plan(self, plan: Plan, id: str | None = None) -> PlanJobs:
         """Submit jobs with an order between them, all or none; see :meth:`AsyncFleet.submit_plan`."""
-        loop, fleet = self._on
-        made = loop.run(fleet.submit_plan(plan, id=id))
+        made = self._run(lambda fleet: fleet.submit_plan(plan, id=id))
         return PlanJobs(self, made.id, [Job(self, job.id) for job in made])
 
     def extend_plan(self, plan: str, specs: Iterable[JobSpec]) -> list[Job]:
         """Add jobs at the tail of a plan; see :meth:`AsyncFleet.extend_plan`."""
-        loop, fleet = self._on
-        return [Job(self, job.id) for job in loop.run(fleet.extend_plan(plan, specs))]
+        wanted = specs_of("extend_plan() takes", specs)
+        return [Job(self, job.id) for job in self._run(lambda fleet: fleet.extend_plan(plan, wanted))]
 
     def job(self, id: str) -> Job:
         """The handle of a job, whoever submitted it."""
@@ -160,23 +146,19 @@ class Fleet:
 
     def jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
         """Jobs, newest first; open ones, ended ones, or (None) both."""
-        loop, fleet = self._on
-        return loop.run(fleet.jobs(limit, ended=ended))
+        return self._run(lambda fleet: fleet.jobs(limit, ended=ended))
 
     def registry(self) -> Registry:
         """Workers, models and agents, as the workers said."""
-        loop, fleet = self._on
-        return loop.run(fleet.registry())
+        return self._run(lambda fleet: fleet.registry())
 
     def lanes(self) -> list[LaneView]:
         """Every lane with its waiting steps, tickets, slots and workers."""
-        loop, fleet = self._on
-        return loop.run(fleet.lanes())
+        return self._run(lambda fleet: fleet.lanes())
 
     def tenants(self) -> list[TenantView]:
         """Tenants that have settings, or a share of a lane, as they stand."""
-        loop, fleet = self._on
-        return loop.run(fleet.tenants())
+        return self._run(lambda fleet: fleet.tenants())
 
     def set_lane(
         self,
@@ -187,13 +169,13 @@ class Fleet:
         fair: str | None = None,
     ) -> LaneRules:
         """Other rules for a lane of the running fleet; see :meth:`AsyncFleet.set_lane`."""
-        loop, fleet = self._on
-        return loop.run(fleet.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair))
+        return self._run(
+            lambda fleet: fleet.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)
+        )
 
     def reset_lane(self, name: str) -> LaneRules:
         """The lane's rules as aios.toml gave them last; see :meth:`AsyncFleet.reset_lane`."""
-        loop, fleet = self._on
-        return loop.run(fleet.reset_lane(name))
+        return self._run(lambda fleet: fleet.reset_lane(name))
 
     def set_tenant(
         self,
@@ -205,9 +187,8 @@ class Fleet:
         money_per_day: float | None = None,
     ) -> None:
         """Other limits and another share for a tenant; see :meth:`AsyncFleet.set_tenant`."""
-        loop, fleet = self._on
-        loop.run(
-            fleet.set_tenant(
+        self._run(
+            lambda fleet: fleet.set_tenant(
                 name,
                 weight=weight,
                 max_in_flight=max_in_flight,
@@ -218,24 +199,25 @@ class Fleet:
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Steps that were given up because they lost their worker each time, newest first."""
-        loop, fleet = self._on
-        return loop.run(fleet.dead_letters(limit))
+        return self._run(lambda fleet: fleet.dead_letters(limit))
 
     def drop_dead(self, job: str) -> int:
         """Forget the dead letters of a job; how many there were."""
-        loop, fleet = self._on
-        return loop.run(fleet.drop_dead(job))
+        return self._run(lambda fleet: fleet.drop_dead(job))
 
     def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
         """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
-        loop, fleet = self._on
-        handles = {job.id: job for job in jobs}
-        for ended in loop.iterate(fleet.as_completed([fleet.job(id) for id in handles], timeout)):
+        handles = {job.id: job for job in handles_of(jobs, Job)}
+        for ended in self._iterate(
+            lambda fleet: fleet.as_completed([fleet.job(id) for id in handles], timeout)
+        ):
             yield handles[ended.id]
 
 
-class Job:
+class Job(forks.OfThisProcess):
     """A handle: holds nothing but the id."""
+
+    _instead = "send its id, and take fleet.job(id) there"
 
     def __init__(self, fleet: Fleet, id: str) -> None:
         self._fleet = fleet
@@ -245,8 +227,7 @@ class Job:
         return f"<job {self.id}>"
 
     def _run(self, what: str, *args: Any, **named: Any) -> Any:
-        loop, fleet = self._fleet._on
-        return loop.run(getattr(fleet.job(self.id), what)(*args, **named))
+        return self._fleet._run(lambda fleet: getattr(fleet.job(self.id), what)(*args, **named))
 
     def view(self) -> JobView:
         """The job as it stands. Raises UnknownName."""
@@ -302,12 +283,13 @@ class Job:
 
     def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
         """What happens to the job, as it happens, until it has ended; see :meth:`AsyncJob.events`."""
-        loop, fleet = self._fleet._on
-        return loop.iterate(fleet.job(self.id).events(after, timeout))
+        yield from self._fleet._iterate(lambda fleet: fleet.job(self.id).events(after, timeout))
 
 
-class PlanJobs(list[Job]):
+class PlanJobs(forks.OfThisProcess, list[Job]):
     """The jobs of a plan, in the order in which they are written down, and the plan's id."""
+
+    _instead = "send the ids of the plan and its jobs, and take fleet.job(id) there"
 
     def __init__(self, fleet: Fleet, id: str, jobs: Iterable[Job]) -> None:
         super().__init__(jobs)
@@ -320,8 +302,7 @@ class PlanJobs(list[Job]):
 
     def view(self) -> PlanView:
         """The plan as it stands: its state, and how far it is; see :meth:`aios_dist.AsyncPlan.view`."""
-        loop, fleet = self._fleet._on
-        return loop.run(fleet.journal.plan(self.id))
+        return self._fleet._run(lambda fleet: fleet.journal.plan(self.id))
 
     def extend_with(self, specs: Iterable[JobSpec]) -> list[Job]:
         """Add jobs at the tail; see :meth:`AsyncFleet.extend_plan`."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from aios_dist import modules
-from aios_dist.agents import Agent, JobSpec, PromptsAgent, as_json
+from aios_dist.agents import Agent, JobSpec, PromptsAgent, given_json
 from aios_dist.config import Config, PromptsConfig
 from aios_dist.errors import ConfigError, InvalidInput
 
@@ -49,7 +49,7 @@ class Agents:
                 f'Agent {name!r} takes its arguments by name: {{"city": "Lima"}}, or --set city=Lima.'
             )
         if not isinstance(known, Agent):
-            named = as_json(named, f"input of agent {name!r}")
+            named = given_json(named, f"input of agent {name!r}")
             return JobSpec(agent=name, input=named, id=id, tenant=tenant)
         for taken in ("id", "tenant"):
             if taken in named:

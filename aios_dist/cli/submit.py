@@ -126,7 +126,7 @@ def submit(
                     "priorities and expected_steps themselves."
                 )
             what = plan_of(file, agents, str(path))
-            id = id or file.id
+            id = file.id if id is None else id
         else:
             what = agents.job(_only(agent, file, path), value, id=id, tenant=tenant)
 

@@ -11,6 +11,18 @@ from aios_dist.journal import scripts
 from aios_dist.journal.connection import Connection
 from aios_dist.journal.keys import Keys
 
+SAID_TWICE = frozenset(
+    {
+        *("submit", "extend", "fork", "signal"),  # under ids that the caller makes first
+        *("pause", "resume", "rerank", "lane", "rules", "renew"),  # how things shall be, not what to change
+        *("counts", "events"),  # they look
+    }
+)
+"""Verbs that come to the same when they are said twice, and answer the same: on a connection that turns out
+to be dead (a restart, a firewall that forgot it) they are said again at once. ``cancel`` and ``retry`` may be
+said twice as well, but answer otherwise: see :mod:`aios_dist.handles`. What workers say to claim and to
+write, they insist on themselves."""
+
 
 class Access:
     """What the parts of the journal share. One per event loop."""
@@ -29,7 +41,7 @@ class Access:
     async def _run(self, verb: str, *then: tuple[Any, ...], **fields: Any) -> Any:
         script = self._scripts[verb]
         packed = script.pack({"retention_ms": self._retention_ms, **fields})
-        return await self.connection.eval(script, self.keys.prefix, packed, *then)
+        return await self.connection.eval(script, self.keys.prefix, packed, *then, again=verb in SAID_TWICE)
 
     async def _gather(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         return list(await asyncio.gather(*(self.connection.command(*c) for c in commands)))

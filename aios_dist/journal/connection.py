@@ -38,6 +38,10 @@ from aios_dist.masking import hide, learn_url, masked
 SOCKET_TIMEOUT_S = 10.0
 BATCH = 256
 """Commands in one round trip at the most, so that one flood does not hold up the renewals behind it."""
+BATCH_BYTES = 1_000_000
+"""… and their bytes, but for one command that alone has more."""
+SLOWEST = 100_000
+"""Bytes a second that a line carries at the least: what is large gets so much more time."""
 
 
 def open_client(url: str, **options: Any) -> aioredis.Redis:
@@ -101,15 +105,35 @@ class Connection:
         self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._encode = self.client.get_encoder().encode
+        self._patience = self.timeout
+        self.met = False
+        """Redis has answered once: it is there, and where it is away it comes back."""
 
-    async def eval(self, script: Script, prefix: str, argument: bytes, *then: tuple[Any, ...]) -> Any:
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Where it was used last."""
+        return None if self._flusher is None else self._flusher.get_loop()
+
+    async def eval(
+        self, script: Script, prefix: str, argument: bytes, *then: tuple[Any, ...], again: bool = False
+    ) -> Any:
         """Run a verb; ``then`` are commands sent right behind it, whatever it answers.
+
+        Args:
+            script, prefix, argument: the verb.
+            then: the commands.
+            again: the verb may be said twice: a connection that turns out to be dead is made anew at once.
 
         Raises:
             FleetUnavailable: Redis cannot be reached, or refuses.
         """
         try:
-            return await self._told(("EVALSHA", script.sha, 1, prefix, argument), *then)
+            try:
+                return await self._told(("EVALSHA", script.sha, 1, prefix, argument), *then)
+            except RedisConnectionError as exc:
+                if not again or not passes(exc):
+                    raise
+                return await self._told(("EVALSHA", script.sha, 1, prefix, argument), *then)
         except NoScriptError:
             # A Redis that was restarted or flushed. What is in `then` has run too early: a ticket without its
             # step is spent for nothing, so it is sent once more, behind the verb.
@@ -156,6 +180,14 @@ class Connection:
         except RedisError as exc:
             raise unavailable(exc, self.url, self.timeout) from None
 
+    async def plain(self, *args: Any) -> Any:
+        """Run one Redis command as it is.
+
+        Raises:
+            RedisError: what redis-py says.
+        """
+        return await self._send(*args)
+
     def _send(self, *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # Made bytes here, where what cannot be sent hits its own caller and not the whole batch.
@@ -166,8 +198,9 @@ class Connection:
 
     async def _flush(self) -> None:
         while self._queue:
-            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            batch = self._next_batch()
             try:
+                await self._give_time(sum(len(part) for args, _ in batch for part in args))
                 if len(batch) == 1:
                     answers = [await self._one(batch[0][0])]
                 else:
@@ -175,21 +208,53 @@ class Connection:
                     for args, _ in batch:
                         pipe.execute_command(*args)
                     answers = await pipe.execute(raise_on_error=False)
-            except Exception as exc:  # of any kind: a CancelledError would be taken for one that we asked for
-                answers = [exc] * len(batch)
-            except BaseException:
-                for _, future in batch:
-                    future.cancel()
-                raise
+                self.met = True
+            except Exception as exc:
+                answers = [self._of_the_line(exc)] * len(batch)
+            except BaseException as exc:
+                task = asyncio.current_task()
+                if isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling():
+                    # Nobody asked for it: the transport of another loop than asyncio's has ended so.
+                    answers = [RedisConnectionError("the connection has ended")] * len(batch)
+                else:
+                    for _, future in batch:
+                        future.cancel()
+                    raise
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.done():
                     continue
-                if isinstance(answer, OSError) and not isinstance(answer, RedisError):
-                    answer = RedisConnectionError(str(answer))
                 if isinstance(answer, Exception):
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
+
+    def _next_batch(self) -> list[tuple[tuple[Any, ...], asyncio.Future[Any]]]:
+        size = count = 0
+        for args, _ in self._queue[:BATCH]:
+            size += sum(map(len, args))
+            if count and size > BATCH_BYTES:
+                break
+            count += 1
+        batch, self._queue = self._queue[:count], self._queue[count:]
+        return batch
+
+    async def _give_time(self, size: int) -> None:
+        """The connection's time-out by what is to be sent; the batches come one after another."""
+        large = size > SLOWEST
+        patience = self.timeout + (size / SLOWEST if large else 0.0)
+        if large or patience != self._patience:
+            pool = self.client.connection_pool
+            line = await pool.get_connection()
+            line.socket_timeout = self._patience = patience
+            await pool.release(line)
+
+    def _of_the_line(self, exc: Exception) -> Exception:
+        """What broke a round trip, as an error of Redis' where it is one of the line."""
+        if isinstance(exc, RedisTimeoutError):
+            return _Silent(self._patience)
+        if isinstance(exc, RedisError) or not isinstance(exc, (OSError, EOFError, RuntimeError)):
+            return exc  # a mistake of ours as it is
+        return RedisConnectionError(str(exc))
 
     async def _one(self, args: tuple[Any, ...]) -> Any:
         try:
@@ -202,6 +267,14 @@ class Connection:
         if self._flusher is not None:
             await asyncio.gather(self._flusher, return_exceptions=True)
         await self.client.aclose()
+
+
+class _Silent(RedisTimeoutError):
+    """No answer within so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} s")
+        self.seconds = seconds
 
 
 def passes(exc: RedisError) -> bool:
@@ -217,7 +290,8 @@ def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exce
     where = masked(url)
     text = hide(str(exc)).rstrip(".")  # a Redis that knows no HELLO repeats it, password and all
     if isinstance(exc, RedisTimeoutError):
-        return FleetUnavailable(f"Redis at {where} does not answer within {timeout or SOCKET_TIMEOUT_S:g} s.")
+        waited = exc.seconds if isinstance(exc, _Silent) else timeout or SOCKET_TIMEOUT_S
+        return FleetUnavailable(f"Redis at {where} does not answer within {waited:g} s.")
     if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
         return FleetUnavailable(
             f"Redis at {where} is a replica (READONLY); point AIOS_REDIS_URL at the primary."

@@ -303,12 +303,13 @@ class Journal(Reading, Ordering, Office, Submitting):
         return status.decode(), tickets_of(tickets)
 
     async def retry(
-        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None
+        self, job: str, *, basis: str = "", undone: Sequence[int] | None = None, salt: str | None = None
     ) -> tuple[str, list[Ticket]]:
         """Let a job that failed or was cancelled go on. A deadline counts anew; its plan is left.
 
         Args:
             job: its id.
+            salt: random, of this asking; who asks twice finds it again (``History.retried_with``).
             basis, undone: where the caller has replayed the program: what it had seen, and the steps whose
                 failure it has not gone on from; None lets a worker find out.
 
@@ -318,7 +319,7 @@ class Journal(Reading, Ordering, Office, Submitting):
         status, tickets = await self._run(
             "retry",
             job=job,
-            salt=random_name(),
+            salt=salt or random_name(),
             basis=basis,
             undone=None if undone is None else list(undone),
         )
@@ -336,6 +337,8 @@ class Journal(Reading, Ordering, Office, Submitting):
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Steps that were given up, newest first."""
+        if not limit:
+            return []
         flat = await self.connection.command("ZRANGE", self.keys.dead, 0, limit - 1, "REV", "WITHSCORES")
         pairs = (
             flat

@@ -333,12 +333,13 @@ class Reading(Access):
             FleetUnavailable: it cannot be reached, or may evict keys.
         """
         try:
-            info = await self.connection.client.info("memory")
+            told: bytes = await self.connection.plain("INFO", "memory")
         except RedisError as exc:
             if "permission" in str(exc).lower() or "NOPERM" in str(exc):
                 return  # an account without INFO: `doctor` says so, work goes on
             raise unavailable(exc, self.config.redis_url) from None
-        policy = info.get("maxmemory_policy", "noeviction")
+        facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+        policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise FleetUnavailable(
                 f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs; "

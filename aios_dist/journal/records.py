@@ -118,6 +118,7 @@ class NewJob(msgspec.Struct, frozen=True):
         budget: what it may cost, or None.
         priority: 0 to 9.
         place: in an agent-first plan: see :class:`aios_dist.plans.Shape`.
+        size: bytes of its record and its first requests.
     """
 
     id: str
@@ -127,6 +128,7 @@ class NewJob(msgspec.Struct, frozen=True):
     budget: Budget | None = None
     priority: int = 0
     place: tuple[int, int, int, int] | None = None
+    size: int = 0
 
 
 class Ticket(msgspec.Struct, frozen=True):

@@ -65,6 +65,10 @@ class History(msgspec.Struct, frozen=True):
     basis: str = ""
     retried: bool = False
 
+    def retried_with(self, salt: str) -> bool:
+        """Whether the last retry of the job is the one of this ``salt``: see ``Journal.retry``."""
+        return self.basis.partition(".")[0].endswith(f"~{salt}")
+
     def outcomes(self) -> list[tuple[int, Outcome]]:
         """Number and outcome, in the order in which they were written."""
         done = sorted((s for s in self.steps if s.order), key=lambda s: s.order)

@@ -1,0 +1,135 @@
+"""What callers give: names, seconds, numbers, objects. Each check says in one sentence what cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, TypeVar
+
+import msgspec
+
+from aios_dist.config import NAME
+from aios_dist.errors import InvalidInput
+
+T = TypeVar("T")
+
+LONGEST_S = 3.2e8
+"""Ten years: no wait is longer."""
+PLAIN = frozenset({str, int, float, bool, type(None)})
+"""What a JSON value is made of, by its own type."""
+
+
+def short(value: Any) -> str:
+    """The value in a few words, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # an object of the caller's
+        text = f"an object of {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def named(what: str, value: Any) -> str:
+    """A name or id, if it can be one.
+
+    Args:
+        what: begins the sentence, as "Job id".
+        value: what was given.
+
+    Raises:
+        InvalidInput: it cannot.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} {short(value)} must be text, not {type(value).__name__}.")
+    if not NAME.fullmatch(value):
+        raise InvalidInput(
+            f"{what} {short(value)} must be letters, digits and . _ : - (at most 128), "
+            "and begin with a letter or digit."
+        )
+    return value
+
+
+def looked_up(what: str, value: Any) -> str:
+    """An id that somebody asks for: text that Redis can be asked for, also where nothing can have that id.
+
+    Raises:
+        InvalidInput: it is not text, or holds half of a character.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} {short(value)} must be text, not {type(value).__name__}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(
+            f"{what} {short(value)} is not text that can be sent (half a character)."
+        ) from None
+    return str(value)
+
+
+def seconds(what: str, value: Any) -> float:
+    """How long to wait: a number of seconds. Less than 0 is 0; without end is the longest there is.
+
+    Raises:
+        InvalidInput: it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise InvalidInput(f"{what} is a number of seconds, not {short(value)}; every wait has an end.")
+    return float(max(0, min(LONGEST_S, value)))
+
+
+def whole(what: str, value: Any, least: int = 0) -> int:
+    """A whole number from ``least`` on.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    if type(value) is not int or not least <= value < 2**53:
+        raise InvalidInput(f"{what} is a whole number from {least} on, not {short(value)}.")
+    return value
+
+
+def one(what: str, value: Any, kind: type[T]) -> T:
+    """An object of that kind.
+
+    Args:
+        what: the sentence up to the kind, as "submit_plan() takes".
+        value: what was given.
+        kind: a public class.
+
+    Raises:
+        InvalidInput: it is of another.
+    """
+    if not isinstance(value, kind):
+        raise InvalidInput(f"{what} a {kind.__name__}, not {short(value)}.")
+    return value
+
+
+def without_order(value: Any, depth: int = 200) -> str:
+    """What stands in a value that JSON would quietly make another one of; "" for nothing.
+
+    Sets have no order, so the same one is another text in each process; bytes would become base64.
+
+    Args:
+        value: any; what is not looked into (objects of other libraries) is the encoder's business.
+        depth: how deep it may be nested.
+    """
+    if type(value) in PLAIN:
+        return ""
+    if isinstance(value, (set, frozenset)):
+        return "it holds a set, which has no order; give a list (sorted(…), say)"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "it holds bytes; give text (base64, say)"
+    if depth == 0:
+        return "it is nested more than 200 deep"
+    inner: Any = ()
+    if isinstance(value, dict):
+        inner = value.values()
+    elif isinstance(value, (list, tuple)):
+        inner = value
+    elif isinstance(value, msgspec.Struct):
+        inner = msgspec.structs.asdict(value).values()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    for entry in inner:
+        if type(entry) not in PLAIN and (odd := without_order(entry, depth - 1)):
+            return odd
+    return ""

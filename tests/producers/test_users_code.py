@@ -1,0 +1,168 @@
+"""What a fleet runs of its users' code stops nobody else, and may ask the fleet itself."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import django
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from aios_dist import AsyncFleet, Fleet, Job, JobSpec, agent
+from aios_dist.config import Config
+from aios_dist.errors import InvalidInput, UsageError
+from tests.producers.agents import ask, echo
+
+WAIT_S = 10.0
+_gate = threading.Event()
+
+
+@agent
+async def blocks() -> str:
+    """Blocks in its first turn."""
+    if not _gate.wait(WAIT_S):
+        raise RuntimeError("nobody opened the gate")
+    return "through"
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    _gate.clear()
+    yield _gate
+    _gate.set()
+
+
+def test_an_iterable_of_jobs_may_ask_the_fleet(fleet: Fleet) -> None:
+    jobs = fleet.submit_many([echo.job(value=n) for n in range(3)])
+    later = fleet.submit_many(echo.job(value=job.result(WAIT_S)) for job in fleet.as_completed(jobs))
+    assert sorted(job.result(WAIT_S) for job in later) == [0, 1, 2]
+
+
+def test_lazy_rows_are_read_in_the_callers_thread(fleet: Fleet) -> None:
+    if not settings.configured:
+        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+        settings.configure(DATABASES={"default": database})
+        django.setup()
+
+    def djangos() -> Iterator[JobSpec]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 UNION SELECT 2")
+            for row in cursor:
+                yield echo.job(value=row[0])
+
+    plain = sqlite3.connect(":memory:")
+    rows = plain.execute("SELECT 3")
+    try:
+        for specs in (djangos(), (echo.job(value=row[0]) for row in rows)):
+            assert all(job.result(WAIT_S) in (1, 2, 3) for job in fleet.submit_many(specs))
+    finally:
+        plain.close()
+        connection.close()
+
+
+def test_an_agent_may_submit_another_in_its_first_turn(fleet: Fleet) -> None:
+    @agent
+    async def parent_of_one(n: int) -> str:
+        return fleet.submit(echo, value=n, id=f"child-{n}").id
+
+    assert fleet.submit(parent_of_one, n=1).result(WAIT_S) == "child-1"
+    assert fleet.job("child-1").result(WAIT_S) == 1
+
+
+def test_a_first_turn_that_blocks_keeps_no_other_thread_waiting(fleet: Fleet, gate: threading.Event) -> None:
+    with ThreadPoolExecutor() as threads:
+        blocked = threads.submit(fleet.submit, blocks)
+        for n in range(20):
+            assert threads.submit(fleet.submit, echo, value=n).result(WAIT_S / 2).result(WAIT_S / 2) == n
+        assert not blocked.done()
+        gate.set()
+        assert blocked.result(WAIT_S).result(WAIT_S) == "through"
+
+
+async def test_a_first_turn_that_blocks_keeps_no_other_task_waiting(
+    config: Config, gate: threading.Event
+) -> None:
+    async with AsyncFleet(config) as fleet:
+        blocked = asyncio.create_task(fleet.submit(blocks))
+        async with asyncio.timeout(WAIT_S / 2):
+            for n in range(20):
+                assert await (await fleet.submit(echo, value=n)).result() == n
+        assert not blocked.done()
+        gate.set()
+        assert await (await blocked).result(WAIT_S) == "through"
+
+
+def test_what_is_wrong_with_a_first_turn_is_raised_in_the_callers_thread(fleet: Fleet) -> None:
+    @agent
+    async def sleeps_in_asyncio() -> None:
+        await asyncio.sleep(1)
+
+    with pytest.raises(InvalidInput, match="asyncio"):
+        fleet.submit(sleeps_in_asyncio)
+
+
+def test_a_fleet_that_is_asked_on_its_own_thread_says_so_at_once(fleet: Fleet) -> None:
+    said: list[str] = []
+
+    class Asks:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            try:
+                fleet.jobs()
+            except UsageError as error:
+                said.append(str(error))
+
+    async def collect() -> None:
+        gc.collect()
+
+    gc.disable()
+    try:
+        Asks()
+        fleet._run(lambda _: collect())
+    finally:
+        gc.enable()
+    assert len(said) == 1
+    assert said[0].startswith("A fleet cannot be asked on its own thread")
+    assert fleet.jobs() == []
+
+
+WAITS: list[Callable[[Fleet, Job], object]] = [
+    lambda fleet, job: job.result(60),
+    lambda fleet, job: list(fleet.as_completed([job], 60)),
+    lambda fleet, job: list(job.events(timeout=60)),
+]
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=["result", "as_completed", "events"])
+def test_what_a_signal_raises_in_a_waiting_caller_comes_out_as_it_is(
+    fleet: Fleet, wait: Callable[[Fleet, Job], object]
+) -> None:
+    import os
+    import signal
+
+    class SoftTimeLimit(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise SoftTimeLimit
+
+    job = fleet.submit(ask, text="never answered")
+    before = signal.signal(signal.SIGUSR1, stop)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(SoftTimeLimit):
+            wait(fleet, job)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert job.cancel()

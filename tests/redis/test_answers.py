@@ -1,0 +1,353 @@
+"""Answers are right and in time: what a caller hears while Redis hangs, lines break, and ends are missed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import redis
+
+from aios_dist import AsyncFleet, Budget, agent, fifo, llm, prompts
+from aios_dist.config import Config, FleetConfig
+from aios_dist.errors import FleetUnavailable, InvalidInput, JobCancelled, JobConflict, ResultTimeout
+from aios_dist.handles import AsyncJob
+from aios_dist.jobs import JobState
+from aios_dist.journal import scripts
+from aios_dist.journal.connection import BATCH_BYTES, Connection
+from aios_dist.journal.keys import Keys
+from tests.redis.test_connection import Wire
+
+ONE = prompts("one", ["say {input}"], model="small")
+SOON_S = 8.0
+"""Less than Redis' own time-out: who hears after this has been told by a clock of somebody else's."""
+
+
+@agent(name="answers-echo")
+async def echo(value: object = None) -> object:
+    return value
+
+
+@agent(name="answers-falls")
+async def falls(value: object = None) -> object:
+    raise ValueError(value)
+
+
+class Bad(Wire):
+    """A line that loses so many answers, or carries so many bytes a second."""
+
+    losing = 0
+    rate = 0.0
+
+    async def _back(self, from_redis: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await from_redis.read(1 << 20):
+            if self.losing:
+                self.losing -= 1
+                break
+            if not self.silent:
+                writer.write(data)
+        writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, to_redis: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            self.requests.append(data)
+            if self.rate:
+                await asyncio.sleep(len(data) / self.rate)
+            to_redis.write(data)
+            await to_redis.drain()
+        to_redis.close()
+
+
+@pytest_asyncio.fixture
+async def line(redis_server: Any, redis_url: str) -> AsyncIterator[Bad]:
+    made = Bad(redis_server.port)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, name: str, **settings: Any) -> AsyncIterator[AsyncFleet]:
+    config = Config(fleet=FleetConfig(name=name, redis_url=url, **settings), models={})
+    async with AsyncFleet(config) as fleet:
+        yield fleet
+
+
+@pytest_asyncio.fixture
+async def fleet(line: Bad, fleet_name: str) -> AsyncIterator[AsyncFleet]:
+    """A producer at the far end of the line."""
+    async with opened(line.url, fleet_name) as fleet:
+        yield fleet
+        line.silent = False
+        line.cut()
+
+
+@pytest.fixture
+def near(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def every(source: AsyncIterator[Any]) -> list[Any]:
+    return [entry async for entry in source]
+
+
+WAITS: dict[str, Callable[[AsyncFleet, AsyncJob, float], Awaitable[Any]]] = {
+    "result": lambda fleet, job, timeout: job.result(timeout),
+    "events": lambda fleet, job, timeout: every(job.events(timeout=timeout)),
+    "as_completed": lambda fleet, job, timeout: every(fleet.as_completed([job], timeout)),
+}
+waits = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+
+
+# In time ------------------------------------------------------------------------------------------
+
+
+async def test_an_end_that_was_missed_is_found_though_other_jobs_end_all_the_time(
+    fleet: AsyncFleet, near: redis.Redis, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.endings.LOOK_AGAIN_S", 0.3)
+    keys, cancel = Keys(fleet_name), scripts.load()["cancel"]
+    job = await fleet.submit(ONE, input="x")
+    heard = asyncio.create_task(job.result(timeout=30))
+    await until(lambda: bool(fleet._endings._waiting))
+    with near.pipeline(transaction=True) as both:  # who reads the stream sees nothing of the end
+        packed = cancel.pack({"job": job.id, "retention_ms": 60_000})
+        both.eval(cancel.source, 1, keys.prefix, packed).xtrim(keys.ends, maxlen=0)
+        both.execute()
+    for number in itertools.count():
+        near.xadd(keys.ends, {"job": f"other-{number}", "state": "done"})
+        if (await asyncio.wait([heard], timeout=0.05))[0]:
+            break
+    with pytest.raises(JobCancelled):
+        await heard
+
+
+@waits
+@pytest.mark.parametrize("since", ["before", "meanwhile"])
+async def test_a_callers_time_out_counts_while_redis_says_nothing(
+    fleet: AsyncFleet, line: Bad, wait: Callable[..., Awaitable[Any]], since: str
+) -> None:
+    job = await fleet.submit(ONE, input="x")
+    line.silent = since == "before"
+    began = time.monotonic()
+    waiting = asyncio.ensure_future(wait(fleet, job, 0.4))
+    if since == "meanwhile":
+        await until(lambda: any(b"XREAD" in said or b"SUBSCRIBE" in said for said in line.requests))
+        line.silent = True
+    with pytest.raises(ResultTimeout):
+        await waiting
+    assert time.monotonic() - began < SOON_S
+
+
+async def test_a_submission_gives_up_in_time_and_names_its_jobs_which_are_the_same_when_submitted_again(
+    fleet: AsyncFleet, line: Bad, near: redis.Redis, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.endings.PATIENCE_S", 0.4)
+    monkeypatch.setattr("aios_dist.fleet.CHUNK", 2)
+    fleet.journal.connection.timeout = fleet.journal.connection._patience = 0.3
+    for connection in [await fleet.journal.connection.client.connection_pool.get_connection()]:
+        connection.socket_timeout = 0.3
+        await fleet.journal.connection.client.connection_pool.release(connection)
+    await fleet.submit(echo, value=0)
+    line.silent = True
+    specs, began = [echo.job(value=number) for number in range(5)], time.monotonic()
+    with pytest.raises(FleetUnavailable, match=r"may be there all the same") as broke:
+        await fleet.submit_many(specs)
+    with pytest.raises(FleetUnavailable) as of_plan:
+        await fleet.submit_plan(fifo(specs))
+    with pytest.raises(FleetUnavailable) as alone:
+        await fleet.submit(echo, value=9)
+    assert time.monotonic() - began < SOON_S
+    assert len(broke.value.ids) == 2, "the rest was not sent"
+    line.silent = False
+    line.cut()
+    again = [spec.named(id) for spec, id in zip(specs, broke.value.ids, strict=False)]
+    assert [job.id for job in await fleet.submit_many(again)] == list(broke.value.ids)
+    assert of_plan.value.plan
+    plan = await fleet.submit_plan(fifo(specs), id=of_plan.value.plan)
+    assert [job.id for job in plan] == list(of_plan.value.ids)
+    assert (await fleet.submit(echo, id=alone.value.ids[0], value=9)).id == alone.value.ids[0]
+    assert len(await fleet.jobs()) == 1 + 2 + 5 + 1
+
+
+async def test_what_has_ended_is_handed_out_before_the_clock_is_looked_at(
+    fleet: AsyncFleet, near: redis.Redis, fleet_name: str
+) -> None:
+    jobs = await fleet.submit_many([echo.job(value=number) for number in range(3)])
+    assert len(await every(fleet.as_completed(jobs, timeout=0))) == 3
+    assert await jobs[0].result(timeout=0) == 0
+    assert (await every(jobs[0].events(timeout=0)))[-1].what == "done"
+    late = await fleet.submit(ONE, input="x")
+    seen, ended = [], fleet.as_completed([*jobs, late], timeout=0.2)
+    for _ in jobs:
+        seen.append((await anext(ended)).id)
+        time.sleep(0.15)  # noqa: ASYNC251  # the caller is slow, and this loop stands still
+    with pytest.raises(ResultTimeout, match="1 of 4 jobs"):
+        await anext(ended)
+    assert sorted(seen) == sorted(job.id for job in jobs)
+    for timeout in (0, -1, 0.05):
+        with pytest.raises(ResultTimeout):
+            await late.result(timeout)
+
+
+async def test_an_end_whose_news_is_unread_at_the_deadline_counts(
+    fleet: AsyncFleet, near: redis.Redis, fleet_name: str
+) -> None:
+    keys, cancel = Keys(fleet_name), scripts.load()["cancel"]
+    first, second = await fleet.submit(echo, value=1), await fleet.submit(ONE, input="x")
+    ended = fleet.as_completed([first, second], timeout=0.3)
+    assert (await anext(ended)).id == first.id
+    near.eval(cancel.source, 1, keys.prefix, cancel.pack({"job": second.id, "retention_ms": 60_000}))
+    time.sleep(0.4)  # noqa: ASYNC251  # this loop stands still until the deadline is over
+    assert (await anext(ended)).id == second.id
+    with pytest.raises(StopAsyncIteration):
+        await anext(ended)
+
+
+@waits
+async def test_who_waits_is_told_at_once_when_the_fleet_is_closed(
+    redis_url: str, fleet_name: str, wait: Callable[..., Awaitable[Any]]
+) -> None:
+    async with opened(redis_url, fleet_name) as fleet:
+        job = await fleet.submit(ONE, input="x")
+        waiting = asyncio.ensure_future(wait(fleet, job, 3600))
+        await asyncio.wait([waiting], timeout=0.2)
+    with pytest.raises(FleetUnavailable, match="closed"):
+        await asyncio.wait_for(waiting, SOON_S)
+
+
+# Broken lines -------------------------------------------------------------------------------------
+
+
+async def failed(fleet: AsyncFleet) -> AsyncJob:
+    return await fleet.submit(falls, value=1)
+
+
+async def waiting(fleet: AsyncFleet) -> AsyncJob:
+    return await fleet.submit(ONE, input="x")
+
+
+async def paused(fleet: AsyncFleet) -> AsyncJob:
+    job = await waiting(fleet)
+    assert await job.pause()
+    return job
+
+
+async def cancelled(fleet: AsyncFleet) -> AsyncJob:
+    job = await waiting(fleet)
+    assert await job.cancel()
+    return job
+
+
+Made = Callable[[AsyncFleet], Awaitable[AsyncJob]]
+SAID: dict[str, tuple[Made, Callable[[AsyncFleet, AsyncJob], Awaitable[Any]], Any]] = {
+    "status": (waiting, lambda fleet, job: job.status(), JobState.RUNNING),
+    "pause": (waiting, lambda fleet, job: job.pause(), True),
+    "resume": (paused, lambda fleet, job: job.resume(Budget(tokens=5)), True),
+    "rerank": (waiting, lambda fleet, job: job.rerank(priority=3), True),
+    "signal": (waiting, lambda fleet, job: job.signal("go", 1), True),
+    "cancel": (waiting, lambda fleet, job: job.cancel(), True),
+    "cancel what was cancelled": (cancelled, lambda fleet, job: job.cancel(), False),
+    "retry": (cancelled, lambda fleet, job: job.retry(), True),
+    "retry what falls again": (failed, lambda fleet, job: job.retry(), True),
+    "lanes": (waiting, lambda fleet, job: fleet.set_tenant("t", weight=2), None),
+}
+
+
+@pytest.mark.parametrize(("made", "say", "answer"), SAID.values(), ids=SAID)
+async def test_a_verb_whose_answer_is_lost_is_said_again_and_answers_as_if_nothing_were(
+    fleet: AsyncFleet, line: Bad, made: Made, say: Callable[..., Awaitable[Any]], answer: Any
+) -> None:
+    job = await made(fleet)
+    before = await job.steps()
+    line.losing = 1
+    assert await say(fleet, job) == answer
+    assert line.losing == 0
+    assert len(await job.steps()) == len(before)
+    said = [event.what for event in await every_event(fleet, job)]
+    for what in ("cancelled", "paused", "resumed", "retried", "reranked", "signal"):
+        assert said.count(what) <= 1, said
+
+
+async def every_event(fleet: AsyncFleet, job: AsyncJob) -> list[Any]:
+    return await fleet.journal.events(job.id)
+
+
+async def test_a_submission_a_fork_and_an_extension_whose_answer_is_lost_are_made_once(
+    fleet: AsyncFleet, line: Bad
+) -> None:
+    job = await waiting(fleet)
+    plan = await fleet.submit_plan(fifo([ONE.job("y")]), id="p")
+    for make in (
+        lambda: fleet.submit(ONE, input="x"),
+        lambda: job.fork(0),
+        lambda: plan.extend_with([ONE.job("z")]),
+    ):
+        line.losing = 1
+        await make()
+        assert line.losing == 0
+    assert len(await fleet.jobs()) == 2 + 3
+
+
+async def test_ids_on_the_error_of_a_conflict_are_those_that_were_submitted_before_it(
+    fleet: AsyncFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.fleet.CHUNK", 1)
+    await fleet.submit(echo, id="taken", value=0)
+    with pytest.raises(JobConflict) as conflict:
+        await fleet.submit_many([echo.job(value=1), echo.job(value=2, id="taken")])
+    assert {view.id for view in await fleet.jobs()} == {"taken", *conflict.value.ids}
+
+
+async def test_a_first_turn_that_cannot_be_leaves_nothing_of_the_jobs_before_it(
+    fleet: AsyncFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.fleet.CHUNK", 1)
+
+    @agent(name="asks-what-cannot-be")
+    async def odd() -> str:
+        return (await llm("x", model="small", temperature=float("nan"))).text
+
+    with pytest.raises(InvalidInput):
+        await fleet.submit_many([echo.job(value=1), odd.job()])
+    assert await fleet.jobs() == []
+
+
+# Large --------------------------------------------------------------------------------------------
+
+
+async def test_large_jobs_go_in_parts_with_time_by_their_size(line: Bad, fleet_name: str) -> None:
+    """Megabytes over a line that takes seconds for them, where Redis is given up after half a second."""
+    async with opened(line.url, fleet_name, redis_timeout=0.5) as fleet:
+        await fleet.submit(echo, value=0)
+        line.rate = 2e6
+        large = "".join(f"{number:x}," for number in range(20_000))
+        jobs = await fleet.submit_many([ONE.job(large[number:]) for number in range(16)])
+        line.rate = 0
+        assert len(jobs) == len({job.id for job in jobs}) == 16
+        assert len(await fleet.jobs()) == 17
+
+
+async def test_a_flood_of_large_commands_goes_in_round_trips_of_bounded_size() -> None:
+    connection = Connection("redis://127.0.0.1:1/0")
+    loop = asyncio.get_running_loop()
+    sizes = [BATCH_BYTES // 3] * 7 + [3 * BATCH_BYTES] + [10] * 300
+    connection._queue = [((b"x" * size,), loop.create_future()) for size in sizes]
+    trips = []
+    while connection._queue:
+        trips.append([len(args[0]) for args, _ in connection._next_batch()])
+    assert [size for trip in trips for size in trip] == sizes, "all, in their order"
+    assert all(sum(trip) <= BATCH_BYTES or len(trip) == 1 for trip in trips)
+    assert len(trips) <= 6
+    await connection.close()
