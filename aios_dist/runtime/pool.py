@@ -21,6 +21,7 @@ import greenback
 from celery.concurrency.base import BasePool, apply_target
 
 from aios_dist.errors import AiosError
+from aios_dist.runtime.lookups import WorkerLoop
 
 logger = logging.getLogger("aios_dist.pool")
 
@@ -45,7 +46,7 @@ class AsyncioPool(BasePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._loop = asyncio.new_event_loop()
+        self._loop = WorkerLoop()
         self._thread: threading.Thread | None = None
         self._ended = False
         self._tasks: set[asyncio.Task[None]] = set()
