@@ -37,6 +37,10 @@ RESERVED_LANES = ("unacked", "unacked_index", "unacked_mutex")
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
+FILES_BESIDE_CALLS = 128
+"""Open files of a worker that are not calls: Redis, the program's own, the system's."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[models.NAME]``: how one model is reached.
 

@@ -77,6 +77,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         in_flight: slots that are taken, also by tools that were given up and still run.
         stuck: what hangs and cannot be ended: tools and agents, each with its job.
+        slots: as many as it takes now.
+        short: why these are fewer than it was told, or "".
+        files: its limit of open files; 0: none.
     """
 
     id: str
@@ -91,6 +94,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     seen_at: float = 0.0
     stuck: list[str] = []
+    short: str = ""
+    files: int = 0
 
 
 class Registry(msgspec.Struct, frozen=True):

@@ -19,6 +19,10 @@ from aios_dist.runtime.outage import Outage
 logger = logging.getLogger("aios_dist.leases")
 
 
+SOON_S = 0.1
+"""After a renewal that did not get through; doubles up to the usual time between two."""
+
+
 class Stoppable(Protocol):
     """What works on a lease."""
 
@@ -82,13 +86,18 @@ class Leases:
                 )
 
     async def keep(self, every: float) -> None:
-        """Renew for ever, and do nothing else."""
+        """Renew for ever, and do nothing else. After a try that did not get through, the next comes soon: it
+        may have waited for most of a lease for a line that was dead."""
+        pause = every
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(pause)
             try:
                 await self.renew()
                 self.outage.over()
+                pause = every
             except FleetUnavailable as exc:
                 self.outage.away(exc)
+                pause = min(every, SOON_S if pause == every else 2 * pause)
             except JournalError as exc:  # one record that breaks it slows down the renewing of no other
                 self._broke.add(str(exc))
+                pause = every

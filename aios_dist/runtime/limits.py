@@ -1,8 +1,8 @@
 """Time-outs that are just to a worker that stood still, and what stands still is noticed.
 
-A process is paused (a live migration, SIGSTOP, a machine that swaps) and goes on: all deadlines that fell into
-the pause are due at once, while the answers lie in its sockets. So one that fires late first lets the loop
-read; and what fails in a call that saw such a pause says nothing of the model.
+A process is paused (a live migration, SIGSTOP, a machine that swaps) and goes on: all deadlines that fell
+into the pause are due at once, while the answers lie in its sockets. So one that fires late first lets the
+loop read; and what fails in a call that saw such a pause says nothing of the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def stood_still(due: float, now: float) -> bool:
 
 
 class Limit:
-    """As ``asyncio.timeout``: ``async with Limit(3.0) as limit``; on a loop that stood still it waits a little.
+    """As ``asyncio.timeout``: ``async with Limit(3.0) as limit``; after a standstill it waits a little.
 
     Args:
         seconds: for all.
@@ -58,9 +58,9 @@ class Limit:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         self._timer.cancel()
-        return await self._inner.__aexit__(kind, error, trace)
+        await self._inner.__aexit__(kind, error, trace)
 
     def heard(self) -> None:
         """Something came: the pause begins anew."""
@@ -88,7 +88,7 @@ class Limit:
 
 
 class Stillness:
-    """Notices when this loop stood still.
+    """Notices when its loop stood still.
 
     Attributes:
         ended: when it went on last, by the loop's clock.
@@ -98,8 +98,11 @@ class Stillness:
     def __init__(self) -> None:
         self.ended = float("-inf")
         self.count = 0
-        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look, from now on."""
+        self._loop = asyncio.get_running_loop()
         self._beat(None)
 
     def _beat(self, due: float | None) -> None:

@@ -1,7 +1,7 @@
 """Names of hosts: looked up in threads of their own, and remembered for as long as DNS is away.
 
-A lookup may hang for as long as ``resolv.conf`` says (tens of seconds). In the loop's own few threads it would
-keep those of other hosts waiting, and whatever else runs there.
+A lookup may hang for as long as ``resolv.conf`` says (tens of seconds). In the loop's own few threads it
+would keep those of other hosts waiting, and whatever else runs there.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
@@ -146,9 +147,11 @@ class Runner:
             else:
                 outcome = Outcome(value=await self._steps.tool(work, ready))
         except (LLMError, ToolError) as exc:
-            again, refusal = self._steps.failed(claim, exc)
+            again, refusal = self._steps.failed(claim, exc, begun)
             if again is not None:
                 _forget(ready)
+                if again.ours:
+                    return await self._not_counted(work, again)
                 return await self._try_again(work, exc, again, refusal)
             outcome, error = Outcome.failed(exc), exc
             self._say(claim, outcome)
@@ -240,6 +243,19 @@ class Runner:
         return f"{type(error).__name__}: " + (
             f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
         )
+
+    async def _not_counted(self, work: Work, again: Again) -> str:
+        """This worker could not make the call: the step goes back as it came."""
+        release = functools.partial(
+            self._writer.journal.release, work.claim, again.ours, again.after, counted=not again.endless
+        )
+        await self._writer.publish(await self._writer.insist(release), work.origin)
+        self._leases.remove(work.claim)
+        self._writer.look_again(again.after)
+        if again.endless:  # and the slot rests: what is short, is so for the next step too
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._writer.closing.wait(), NOT_NOW_S)
+        return f"not counted: {again.ours}"
 
     async def _hand_back(self, work: Work, reason: str) -> str:
         """The step goes back with its old rank; not for ever, where nothing comes of it."""

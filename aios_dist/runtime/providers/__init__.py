@@ -11,7 +11,6 @@ reply, the SDK's own models cost 1.0 ms of CPU a call and 2.8 ms streamed, this 
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import re

@@ -1,8 +1,8 @@
 """The line to a provider: aiohttp carries what the official SDKs ask for, by rules of ours.
 
-No cookies: one tenant's would go with another's call. No redirects but 307 and 308 within the same origin: any
-other place would get prompt and configured headers. A connection that is found dead before the request was
-written whole is no try: the request goes over a new one at once. A peer that is gone is noticed (TCP
+No cookies: one tenant's would go with another's call. No redirects but 307 and 308 within the same origin:
+any other place would get prompt and configured headers. A connection that is found dead before the request
+was written whole is no try: the request goes over a new one at once. A peer that is gone is noticed (TCP
 keep-alive), also in the midst of an answer that may take for ever.
 """
 
@@ -43,13 +43,17 @@ def open_client() -> httpx2.AsyncClient:
 
 
 class _Client(httpx2.AsyncClient):
-    def _init_transport(self, verify: Any = True, cert: Any = None, trust_env: bool = True, **_: Any) -> Any:
-        return Transport(httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env))
+    def _init_transport(self, *args: Any, **options: Any) -> httpx2.AsyncBaseTransport:
+        return Transport(_verified(**options))
 
     def _init_proxy_transport(
-        self, proxy: Any, verify: Any = True, cert: Any = None, trust_env: bool = True, **_: Any
-    ) -> Any:
-        return Transport(httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env), proxy)
+        self, proxy: httpx2.Proxy, *args: Any, **options: Any
+    ) -> httpx2.AsyncBaseTransport:
+        return Transport(_verified(**options), proxy)
+
+
+def _verified(verify: Any = True, cert: Any = None, trust_env: bool = True, **_: Any) -> ssl.SSLContext:
+    return httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
 
 
 class Transport(httpx2.AsyncBaseTransport):
@@ -87,7 +91,7 @@ class Transport(httpx2.AsyncBaseTransport):
             aiohttp.ClientError, OSError: there was no connection, or it broke.
         """
         await request.aread()
-        # Twice through the loop: it reads what idle connections have to say (that they are closed, above all).
+        # Twice through the loop: it reads what idle connections have to say (that they are closed).
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         url = request.url
