@@ -1,16 +1,18 @@
 """The line to a provider: aiohttp carries what the official SDKs ask for, by rules of ours.
 
 No cookies: one tenant's would go with another's call. No redirects but 307 and 308 within the same origin:
-any other place would get prompt and configured headers. A connection that is found dead before the request
-was written whole is no try: the request goes over a new one at once. A peer that is gone is noticed (TCP
+any other place would get prompt and configured headers. An idle connection that turns out to be dead when it
+is used is no try: the request goes over another one at once. A peer that is gone is noticed (TCP
 keep-alive), also in the midst of an answer that may take for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,7 +28,10 @@ sent on a connection that the server is just closing."""
 
 MOST_REDIRECTS = 3
 MOST_DEAD = 3
-"""Connections in a row that are found dead before a request was written."""
+"""Idle connections in a row that may turn out to be dead."""
+
+DEAD_S = 0.5
+"""One that was dead says so within a round trip. What breaks later may have been at work on the request."""
 
 PIECE = 16 * 1024
 KEEP_ALIVE = {"TCP_KEEPIDLE": 45, "TCP_KEEPALIVE": 45, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
@@ -81,7 +86,11 @@ class Transport(httpx2.AsyncBaseTransport):
                 resolver=aiohttp.ThreadedResolver(),  # by the loop's getaddrinfo, which is ours on a worker
                 socket_factory=_kept_alive,
             )
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_reused)
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace]
+            )
         return self._session
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -95,13 +104,14 @@ class Transport(httpx2.AsyncBaseTransport):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         url = request.url
+        response = await self._send(request, url)
         for _ in range(MOST_REDIRECTS):
-            response = await self._send(request, url)
             to = _redirect(url, response)
             if to is None:
                 break
             response.release()
             url = to
+            response = await self._send(request, url)
         return httpx2.Response(
             status_code=response.status,
             headers=[(k, v) for k, v in response.raw_headers if k.lower() not in _REFUSED_HEADERS],
@@ -114,6 +124,7 @@ class Transport(httpx2.AsyncBaseTransport):
         timeout = request.extensions.get("timeout", {})
         limits = aiohttp.ClientTimeout(sock_connect=timeout.get("connect"), sock_read=timeout.get("read"))
         for left in reversed(range(MOST_DEAD)):
+            line = _Line()
             try:
                 return await self._open().request(
                     request.method,
@@ -125,10 +136,14 @@ class Transport(httpx2.AsyncBaseTransport):
                     compress=False,
                     timeout=limits,
                     server_hostname=request.extensions.get("sni_hostname"),
+                    trace_request_ctx=line,
                     **self._through,
                 )
-            except aiohttp.ClientConnectionResetError:  # found while it was written: nobody has it whole
+            except aiohttp.ClientConnectionResetError:  # while it was written: nobody has it whole
                 if not left:
+                    raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not (left and line.was_dead()):
                     raise
         raise AssertionError
 
@@ -137,6 +152,27 @@ class Transport(httpx2.AsyncBaseTransport):
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+class _Line:
+    """The connection of one request."""
+
+    __slots__ = ("_reused_at",)
+
+    def __init__(self) -> None:
+        self._reused_at = -math.inf
+
+    def reused(self) -> None:
+        """It was there already."""
+        self._reused_at = time.monotonic()
+
+    def was_dead(self) -> bool:
+        """It was, and broke too soon to have served anybody."""
+        return time.monotonic() - self._reused_at < DEAD_S
+
+
+async def _reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams) -> None:
+    context.trace_request_ctx.reused()
 
 
 class _Body(httpx2.AsyncByteStream):
