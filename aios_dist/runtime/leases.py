@@ -41,6 +41,7 @@ class Leases:
     def __init__(self, journal: Journal) -> None:
         self.outage = Outage()
         self.held: dict[str, tuple[Claim, Stoppable]] = {}
+        self._lost: set[str] = set()
         self._journal = journal
         self._through = time.monotonic()
         self._may_rest = journal.config.lease - journal.config.renew
@@ -51,6 +52,15 @@ class Leases:
         """Renewals get through: what is claimed now would be kept."""
         return time.monotonic() - self._through <= self._may_rest
 
+    def sure(self, claim: Claim, asked: float) -> bool:
+        """Whether nobody else can have the step, so that something may be begun for it that is paid for.
+
+        Args:
+            asked: when it was claimed, on the monotonic clock: the process may have stood still since.
+        """
+        known = max(asked, self._through)
+        return claim.lease not in self._lost and time.monotonic() - known <= self._may_rest
+
     def add(self, claim: Claim, work: Stoppable) -> None:
         """A step was claimed."""
         self.held[claim.lease] = (claim, work)
@@ -58,6 +68,7 @@ class Leases:
     def remove(self, claim: Claim) -> None:
         """The step was committed or given back."""
         self.held.pop(claim.lease, None)
+        self._lost.discard(claim.lease)
 
     def cancel(self, job: str, step: str) -> bool:
         """The job has ended: stop the call, if it is ours."""
@@ -81,6 +92,7 @@ class Leases:
             return
         for claim in await self._journal.regain(lost):
             if claim.lease in self.held:
+                self._lost.add(claim.lease)
                 logger.warning(
                     "The lease %s has ended; its answer counts only if nobody took the step.", claim.lease
                 )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,13 +75,13 @@ class Runner:
             return "given back: this worker takes nothing now"
         point("popped")
         try:
-            claim = await self._claim(lane)
+            claim, asked = await self._claim(lane)
         except Stopped:
             return "spare ticket: this worker ends"
         if claim is None:
             return "spare ticket: nothing may run"
         point("claimed")
-        work = Work(claim, origin)
+        work = Work(claim, origin, asked)
         self._leases.add(claim, work)
         try:
             await self._writer.publish(claim.tickets, origin)
@@ -100,12 +101,14 @@ class Runner:
             self._leases.remove(claim)
             await self._until_free(work)
 
-    async def _claim(self, lane: str) -> Claim | None:
-        token, again = random_name(), False
+    async def _claim(self, lane: str) -> tuple[Claim | None, float]:
+        """A step, if there is one, and when it was asked for."""
+        token, again, asked = random_name(), False, 0.0
 
         async def take() -> Claim | Nothing:
-            nonlocal again
+            nonlocal again, asked
             sent, again = again, True  # whatever becomes of the answer
+            asked = time.monotonic() if not sent else asked
             agents = sorted(registered())
             try:
                 got = await self._writer.journal.take(
@@ -120,12 +123,12 @@ class Runner:
         while True:
             got = await self._writer.insist(take, paid=False)
             if isinstance(got, Claim):
-                return got
+                return got, asked
             await self._writer.publish(got.tickets)
             if got.elsewhere:
                 await self._writer.give_back(lane, ELSEWHERE_S)
             if not got.again:
-                return None
+                return None, asked
 
     async def _step(self, work: Work) -> str:
         claim = work.claim

@@ -98,11 +98,13 @@ class Machine(NamedTuple):
         slots: how much it takes at a time.
         stillness: when it stood still.
         busy: steps in flight.
+        sure: whether a claim, asked for at a time, is nobody else's by now.
     """
 
     slots: Slots
     stillness: Stillness
     busy: Callable[[], int]
+    sure: Callable[[Claim, float], bool] = lambda *_: True
 
 
 class Steps:
@@ -143,6 +145,7 @@ class Steps:
             raise Stopped(f"no model {claim.label!r} on this worker")
         point("call")
         key = await self._key(claim)
+        self._still_ours(work)
         call = asyncio.create_task(_guarded(functools.partial(provider.call, request, idempotency_key=key)))
         await work.wait(call)
         if not call.done():
@@ -204,7 +207,13 @@ class Steps:
         command = live.replay.asked[number].command
         if not isinstance(command, Tool):
             raise ToolError("The agent's program asks for something else than this tool.")
+        self._still_ours(work)
         return await self._run_tool(work, command)
+
+    def _still_ours(self, work: Work) -> None:
+        """Right before something begins that is paid for: the worker may have stood still since the claim."""
+        if not self._machine.sure(work.claim, work.asked):
+            raise Stopped("its lease may have ended before it was begun")
 
     def failed(self, claim: Claim, error: Exception, begun: float = math.inf) -> Failed:
         """Whether a failed call is tried again, later or with another model, and what it says of its own.

@@ -151,7 +151,7 @@ class Runtime:
         self._slots.of_files(open_files())
         self._stillness = Stillness()
         self._stillness.start()
-        machine = Machine(self._slots, self._stillness, lambda: len(self.leases.held))
+        machine = Machine(self._slots, self._stillness, lambda: len(self.leases.held), self.leases.sure)
         steps = Steps(
             self.config, catalog.default, self._providers, self._tools.run, machine, self.journal.last_error
         )

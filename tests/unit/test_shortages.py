@@ -28,7 +28,7 @@ from aios_dist.runtime.limits import Stillness
 from aios_dist.runtime.shortages import Slots, open_files, shortage
 from aios_dist.runtime.steps import Machine, Steps
 from aios_dist.runtime.threads import Threads
-from aios_dist.runtime.work import Origin, Work
+from aios_dist.runtime.work import Origin, Stopped, Work
 
 REQUEST = encode(LLMRequest([{"role": "user", "content": "x"}]))
 
@@ -227,6 +227,20 @@ async def test_calls_that_time_out_together_are_one_failure_of_their_model(clock
     said += [bench.steps.failed(claim(), CallTimeout("x")).refusal for _ in range(16)]
     assert sum(refusal is not None for refusal in said) == 2
     assert all(bench.steps.failed(claim(), ProviderBusy("x")).refusal for _ in range(3))
+
+
+async def test_nothing_is_begun_where_the_lease_may_have_ended() -> None:
+    bench = Bench()
+    asked: list[float] = []
+
+    def sure(_: Claim, at: float) -> bool:
+        asked.append(at)
+        return False
+
+    bench.steps._machine = bench.steps._machine._replace(sure=sure)
+    with pytest.raises(Stopped, match="lease"):
+        await bench.steps.call(Work(claim(), Origin(), 7.0))
+    assert (bench.adapter.keys, asked) == ([], [7.0])
 
 
 # Keys ---------------------------------------------------------------------------------------------------
