@@ -80,10 +80,11 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
         "priority_steps": [0],  # one list a lane: order is ours
         "ack_emulation": False,  # no `unacked`: from the claim on, the lease answers for the step
         "max_connections": 1000,  # kombu's 10 fail under load
-        "socket_timeout": 3 * fleet.redis_timeout,  # kombu's default waits for ever on a dead connection
+        # Kombu's default waits for ever on a dead connection; longer than its BRPOP, which lasts a second.
+        "socket_timeout": max(2.0, fleet.redis_timeout),
         "socket_connect_timeout": min(5.0, fleet.redis_timeout),
         "socket_keepalive": True,
-        "health_check_interval": max(1, int(fleet.redis_timeout)),
+        "health_check_interval": max(1, int(fleet.redis_timeout / 2)),  # a silent line costs twice that
     }
     if fleet.redis_url.startswith("sentinel://"):
         query = dict(parse_qsl(urlsplit(fleet.redis_url).query))

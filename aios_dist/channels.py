@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import time
+from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
@@ -12,6 +14,25 @@ from kombu import Connection
 from kombu.transport import redis as of_kombu
 
 from aios_dist.messages import dropped, is_news, ticket, why
+
+LONGEST_PAUSE_S = 2
+"""Between two tries to reach a Redis that is away."""
+
+REMIND_S = 30.0
+"""So often is said that it is still away."""
+
+
+def _seldom(say: Callable[..., Any]) -> Callable[..., Any]:
+    """What is told of each try, told at the first and then now and then."""
+    said = float("-inf")
+
+    def told(*args: Any, **kwargs: Any) -> None:
+        nonlocal said
+        if time.monotonic() - said >= REMIND_S:
+            said = time.monotonic()
+            say(*args, **kwargs)
+
+    return told
 
 
 def _is_lane(queue: str) -> bool:
@@ -111,6 +132,14 @@ _GUARDED = {of_kombu.Transport: _Transport, of_kombu.SentinelTransport: _Sentine
 
 class _Line(Connection):  # type: ignore[misc]
     """A connection whose channels are guarded, whatever its URL, also after a change of servers."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """As kombu's, whose pauses would grow to half a minute: Redis is back, and slots would stay idle."""
+        given = dict(zip(("errback", "max_retries"), args, strict=False), **kwargs)
+        errback = given.get("errback")
+        if errback is not None:
+            given["errback"] = _seldom(errback)
+        return super().ensure_connection(**{"interval_max": LONGEST_PAUSE_S, **given})
 
     def get_transport_cls(self) -> Any:
         found = super().get_transport_cls()

@@ -37,6 +37,10 @@ RESERVED_LANES = ("unacked", "unacked_index", "unacked_mutex")
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
+FILES_BESIDE_CALLS = 128
+"""Open files of a worker that are not calls: Redis, the program's own, the system's."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[models.NAME]``: how one model is reached.
 
@@ -46,6 +50,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         base_url: where the provider is, when not at the SDK's own address.
         api_key_env: the environment variable of the worker that holds the key.
         timeout: seconds for one whole call.
+        stream_pause: seconds between two pieces of a stream that has begun to answer; 0: no limit.
         lane: the lane that this model's steps wait on.
         stream: read the reply as a stream: gives the time to the first token, keeps proxies from cutting
             long calls, and costs some 20 µs of CPU a piece.
@@ -70,6 +75,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base_url: str | None = None
     api_key_env: str | None = None
     timeout: float = 300.0
+    stream_pause: float = 120.0
     lane: str = "llm"
     stream: bool = False
     options: dict[str, Any] = {}
@@ -381,6 +387,10 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
     for name, model in config.models.items():
         if not 0 < model.timeout < FOREVER:
             raise ConfigError(f"{source}: [models.{name}] timeout must be more than 0 seconds (and finite).")
+        if not 0 <= model.stream_pause < FOREVER:
+            raise ConfigError(
+                f"{source}: [models.{name}] stream_pause must be 0 or more seconds (and finite)."
+            )
         _check_model(name, model, config, source)
     for name, lane_config in config.lanes.items():
         check_lane(f"{source}: [lanes.{name}]", lane_config)

@@ -23,8 +23,6 @@ LEVELS = ("debug", "info", "warning", "error")
 NEVER_BELOW_WARNING = ("openai", "anthropic", "httpx2", "httpcore2", "aiohttp", "asyncio")
 # One line a ticket, or one a connection: what they tell at INFO, Flower and `aios-dist fleet` tell better.
 QUIET = ("celery", "kombu", "amqp")
-FILES_BESIDE_CALLS = 128
-"""Open files of a worker that are not calls: Redis, the program's own, the system's."""
 
 
 @click.command()
@@ -47,7 +45,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
         from celery.exceptions import SecurityWarning
         from celery.utils.nodenames import default_nodename, host_format
 
-        from aios_dist.config import load
+        from aios_dist.config import FILES_BESIDE_CALLS, load
         from aios_dist.runtime import worker_app
 
     config = load()

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from aios_dist.calls import Usage
 from aios_dist.errors import FleetUnavailable, JournalError, UnknownName
-from aios_dist.jobs import JobState
+from aios_dist.jobs import JobState, Outcome, decode
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
 from aios_dist.journal.records import unpack_record
@@ -109,6 +109,18 @@ class Reading(Access):
             if f[-1] is not None or (pointed and (not f[plan] or (f[plan].decode(), f[points]) not in there)):
                 f[:] = [None] * len(f)
         return found
+
+    async def last_error(self, job: str, step: str) -> Outcome | None:
+        """What the last failed try of a step that has no outcome yet has left; None: nothing, or unreadable.
+
+        Raises:
+            FleetUnavailable: Redis cannot be reached, or refuses.
+        """
+        found = await self.connection.command("HGET", self.keys.job(job), f"e{step}")
+        try:
+            return decode(found, Outcome) if found else None
+        except (ValueError, RecursionError):
+            return None
 
     async def state(self, job: str) -> tuple[JobState, bytes]:
         """The job's state and its encoded result.

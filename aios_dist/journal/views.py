@@ -82,6 +82,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         in_flight: slots that are taken, also by tools that were given up and still run.
         stuck: what hangs and cannot be ended: tools and agents, each with its job.
         dropped: tickets and messages that came in and were no valid ones.
+        slots: as many as it takes now.
+        short: why these are fewer than it was told, or "".
+        files: its limit of open files; 0: none.
     """
 
     id: str
@@ -97,6 +100,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: float = 0.0
     stuck: list[str] = []
     dropped: int = 0
+    short: str = ""
+    files: int = 0
 
 
 class Registry(msgspec.Struct, frozen=True):

@@ -19,6 +19,10 @@ from aios_dist.runtime.outage import Outage
 logger = logging.getLogger("aios_dist.leases")
 
 
+SOON_S = 0.1
+"""After a renewal that did not get through; doubles up to the usual time between two."""
+
+
 class Stoppable(Protocol):
     """What works on a lease."""
 
@@ -37,6 +41,7 @@ class Leases:
     def __init__(self, journal: Journal) -> None:
         self.outage = Outage()
         self.held: dict[str, tuple[Claim, Stoppable]] = {}
+        self._lost: set[str] = set()
         self._journal = journal
         self._through = time.monotonic()
         self._may_rest = journal.config.lease - journal.config.renew
@@ -47,6 +52,15 @@ class Leases:
         """Renewals get through: what is claimed now would be kept."""
         return time.monotonic() - self._through <= self._may_rest
 
+    def sure(self, claim: Claim, asked: float) -> bool:
+        """Whether nobody else can have the step, so that something may be begun for it that is paid for.
+
+        Args:
+            asked: when it was claimed, on the monotonic clock: the process may have stood still since.
+        """
+        known = max(asked, self._through)
+        return claim.lease not in self._lost and time.monotonic() - known <= self._may_rest
+
     def add(self, claim: Claim, work: Stoppable) -> None:
         """A step was claimed."""
         self.held[claim.lease] = (claim, work)
@@ -54,6 +68,7 @@ class Leases:
     def remove(self, claim: Claim) -> None:
         """The step was committed or given back."""
         self.held.pop(claim.lease, None)
+        self._lost.discard(claim.lease)
 
     def cancel(self, job: str, step: str) -> bool:
         """The job has ended: stop the call, if it is ours."""
@@ -77,18 +92,24 @@ class Leases:
             return
         for claim in await self._journal.regain(lost):
             if claim.lease in self.held:
+                self._lost.add(claim.lease)
                 logger.warning(
                     "The lease %s has ended; its answer counts only if nobody took the step.", claim.lease
                 )
 
     async def keep(self, every: float) -> None:
-        """Renew for ever, and do nothing else."""
+        """Renew for ever, and do nothing else. After a try that did not get through, the next comes soon: it
+        may have waited for most of a lease for a line that was dead."""
+        pause = every
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(pause)
             try:
                 await self.renew()
                 self.outage.over()
+                pause = every
             except FleetUnavailable as exc:
                 self.outage.away(exc)
+                pause = min(every, SOON_S if pause == every else 2 * pause)
             except JournalError as exc:  # one record that breaks it slows down the renewing of no other
                 self._broke.add(str(exc))
+                pause = every

@@ -21,6 +21,7 @@ import greenback
 from celery.concurrency.base import BasePool, apply_target
 
 from aios_dist.errors import AiosError
+from aios_dist.runtime.lookups import WorkerLoop
 
 logger = logging.getLogger("aios_dist.pool")
 
@@ -28,8 +29,9 @@ logger = logging.getLogger("aios_dist.pool")
 class Resident(Protocol):
     """What lives on the pool's loop as long as the pool does."""
 
-    async def open(self, busy: Callable[[], int]) -> None:
-        """Called once, before the first task; ``busy`` counts the tasks that run."""
+    async def open(self, busy: Callable[[], int], set_slots: Callable[[int], None]) -> None:
+        """Called once, before the first task; ``busy`` counts the tasks that run, ``set_slots`` bounds them
+        for now."""
 
     async def close(self) -> None:
         """Called once."""
@@ -45,9 +47,10 @@ class AsyncioPool(BasePool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._loop = asyncio.new_event_loop()
+        self._loop = WorkerLoop()
         self._thread: threading.Thread | None = None
         self._ended = False
+        self._most = sys.maxsize
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
@@ -66,7 +69,7 @@ class AsyncioPool(BasePool):
         started.wait()
         if self.resident is not None:
             try:
-                self._call(self.resident.open(lambda: len(self._tasks)))
+                self._call(self.resident.open(lambda: len(self._tasks), self._bound))
             except AiosError as exc:
                 # Celery would show a traceback for what one sentence says.
                 sys.stderr.write(f"aios-dist: {exc}\n")
@@ -160,6 +163,16 @@ class AsyncioPool(BasePool):
     def terminate_job(self, pid: int, signal: Any = None) -> None:
         """Celery's ``revoke(terminate=True)`` ends processes; here `aios-dist job cancel` ends the call."""
         logger.warning("Tickets cannot be terminated; use `aios-dist job cancel ID`.")
+
+    @property
+    def num_processes(self) -> int:
+        """What Celery takes tickets by."""
+        return min(self.limit, self._most)
+
+    def _bound(self, most: int) -> None:
+        """No more than so many slots for now, whatever the limit is; on the pool's loop."""
+        self._most = most
+        self.wake()
 
     def grow(self, n: int = 1) -> None:
         """More slots while running (``celery control pool_grow``)."""

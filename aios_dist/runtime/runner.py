@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,13 +75,13 @@ class Runner:
             return "given back: this worker takes nothing now"
         point("popped")
         try:
-            claim = await self._claim(lane)
+            claim, asked = await self._claim(lane)
         except Stopped:
             return "spare ticket: this worker ends"
         if claim is None:
             return "spare ticket: nothing may run"
         point("claimed")
-        work = Work(claim, origin)
+        work = Work(claim, origin, asked)
         self._leases.add(claim, work)
         try:
             await self._writer.publish(claim.tickets, origin)
@@ -99,12 +101,14 @@ class Runner:
             self._leases.remove(claim)
             await self._until_free(work)
 
-    async def _claim(self, lane: str) -> Claim | None:
-        token, again = random_name(), False
+    async def _claim(self, lane: str) -> tuple[Claim | None, float]:
+        """A step, if there is one, and when it was asked for."""
+        token, again, asked = random_name(), False, 0.0
 
         async def take() -> Claim | Nothing:
-            nonlocal again
+            nonlocal again, asked
             sent, again = again, True  # whatever becomes of the answer
+            asked = time.monotonic() if not sent else asked
             agents = sorted(registered())
             try:
                 got = await self._writer.journal.take(
@@ -119,12 +123,12 @@ class Runner:
         while True:
             got = await self._writer.insist(take, paid=False)
             if isinstance(got, Claim):
-                return got
+                return got, asked
             await self._writer.publish(got.tickets)
             if got.elsewhere:
                 await self._writer.give_back(lane, ELSEWHERE_S)
             if not got.again:
-                return None
+                return None, asked
 
     async def _step(self, work: Work) -> str:
         claim = work.claim
@@ -146,9 +150,11 @@ class Runner:
             else:
                 outcome = Outcome(value=await self._steps.tool(work, ready))
         except (LLMError, ToolError) as exc:
-            again, refusal = self._steps.failed(claim, exc)
+            again, refusal = self._steps.failed(claim, exc, begun)
             if again is not None:
                 _forget(ready)
+                if again.ours:
+                    return await self._not_counted(work, again)
                 return await self._try_again(work, exc, again, refusal)
             outcome, error = Outcome.failed(exc), exc
             self._say(claim, outcome)
@@ -240,6 +246,19 @@ class Runner:
         return f"{type(error).__name__}: " + (
             f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
         )
+
+    async def _not_counted(self, work: Work, again: Again) -> str:
+        """This worker could not make the call: the step goes back as it came."""
+        release = functools.partial(
+            self._writer.journal.release, work.claim, again.ours, again.after, counted=not again.endless
+        )
+        await self._writer.publish(await self._writer.insist(release), work.origin)
+        self._leases.remove(work.claim)
+        self._writer.look_again(again.after)
+        if again.endless:  # and the slot rests: what is short, is so for the next step too
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._writer.closing.wait(), NOT_NOW_S)
+        return f"not counted: {again.ours}"
 
     async def _hand_back(self, work: Work, reason: str) -> str:
         """The step goes back with its old rank; not for ever, where nothing comes of it."""

@@ -6,7 +6,9 @@ import asyncio
 import functools
 import hashlib
 import logging
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
@@ -19,8 +21,12 @@ from aios_dist.config import Config
 from aios_dist.errors import (
     BadReply,
     BadRequest,
+    CallTimeout,
+    ConnectionBroken,
     ContentRefused,
     FinalLLMError,
+    FleetUnavailable,
+    JournalError,
     LLMError,
     RateLimited,
     RetryableLLMError,
@@ -31,8 +37,10 @@ from aios_dist.jobs import Outcome, decode, encode
 from aios_dist.journal import Claim, Refusal
 from aios_dist.journal.records import bounded
 from aios_dist.runtime.faults import point
+from aios_dist.runtime.limits import Stillness
 from aios_dist.runtime.programs import Live
 from aios_dist.runtime.providers import Provider
+from aios_dist.runtime.shortages import Slots, shortage
 from aios_dist.runtime.work import Stopped, Work
 
 logger = logging.getLogger("aios_dist.steps")
@@ -40,8 +48,19 @@ logger = logging.getLogger("aios_dist.steps")
 UNDO_S = 1.0
 """How long a call that was stopped may take to close its connection."""
 
+SHORT_S = 1.0
+STILL_S = 0.1
+"""Until a step is ready again whose call failed for a shortage of this worker, or because it stood still."""
+
 RAW = 4000
 """Characters of an answer that cannot be kept, kept in its error."""
+
+
+ONE_INSTANT_S = 1.0
+"""Time-outs of a model on one worker within this are one: what broke, broke for all of them."""
+
+UNSEEN = (ConnectionBroken, CallTimeout)
+"""Errors of calls whose end nobody saw: the provider may have answered, and sent a bill."""
 
 
 class Again(NamedTuple):
@@ -50,10 +69,14 @@ class Again(NamedTuple):
     Attributes:
         after: seconds.
         model: another model that the step goes to, or "" for the same.
+        ours: why the try does not count: what failed was this worker.
+        endless: nor is it held against the step, however often.
     """
 
     after: float
     model: str = ""
+    ours: str = ""
+    endless: bool = False
 
 
 class Failed(NamedTuple):
@@ -68,8 +91,28 @@ class Failed(NamedTuple):
     refusal: Refusal | None = None
 
 
+class Machine(NamedTuple):
+    """What a worker knows of its own trouble.
+
+    Attributes:
+        slots: how much it takes at a time.
+        stillness: when it stood still.
+        busy: steps in flight.
+        sure: whether a claim, asked for at a time, is nobody else's by now.
+    """
+
+    slots: Slots
+    stillness: Stillness
+    busy: Callable[[], int]
+    sure: Callable[[Claim, float], bool] = lambda *_: True
+
+
 class Steps:
-    """Calls and tools of one worker."""
+    """Calls and tools of one worker.
+
+    Args:
+        last_error: of a job's step: what its last failed try has left.
+    """
 
     def __init__(
         self,
@@ -77,11 +120,16 @@ class Steps:
         default_model: str | None,
         providers: Mapping[str, Provider],
         run_tool: Callable[[Work, Tool], Awaitable[object]],
+        machine: Machine,
+        last_error: Callable[[str, str], Awaitable[Outcome | None]],
     ) -> None:
         self._config = config
         self._default = default_model
         self._providers = providers
         self._run_tool = run_tool
+        self._machine = machine
+        self._last_error = last_error
+        self._timed_out: dict[str, float] = {}
 
     async def call(self, work: Work) -> LLMResponse:
         """Call the step's model.
@@ -96,8 +144,8 @@ class Steps:
         if provider is None:
             raise Stopped(f"no model {claim.label!r} on this worker")
         point("call")
-        fleet = self._config.fleet.name
-        key = idempotency_key(fleet, claim.incarnation, claim.step, claim.label, claim.digest)
+        key = await self._key(claim)
+        self._still_ours(work)
         call = asyncio.create_task(_guarded(functools.partial(provider.call, request, idempotency_key=key)))
         await work.wait(call)
         if not call.done():
@@ -105,13 +153,34 @@ class Steps:
             await asyncio.wait({call}, timeout=UNDO_S)
         answer = call.result() if call.done() and not call.cancelled() else asyncio.CancelledError()
         if isinstance(answer, LLMResponse):
+            self._machine.slots.answered()
             return answer
         if isinstance(answer, LLMError):
+            if isinstance(answer, UNSEEN):
+                answer.detail["idempotency_key"] = key
+            else:
+                self._machine.slots.answered()
             raise answer
         work.check()
+        if isinstance(answer, Exception) and shortage(answer):
+            raise ConnectionBroken(f"The provider's adapter broke: {_what(answer)}.") from answer
         if isinstance(answer, BaseException):
             logger.error("The provider's adapter broke on %s/%s.", claim.job, claim.step, exc_info=answer)
         raise FinalLLMError(f"The provider's adapter broke: {_what(answer)}.") from None
+
+    async def _key(self, claim: Claim) -> str:
+        """Another one after each answered failure; the same where nobody saw how the last call ended."""
+        fleet = self._config.fleet.name
+        names = (fleet, claim.incarnation, claim.step, claim.label, claim.digest)
+        if claim.tries:
+            try:
+                last = await self._last_error(claim.job, claim.step)
+            except (FleetUnavailable, JournalError):
+                last = None
+            used = ((last.error or {}).get("detail") or {}).get("idempotency_key") if last else None
+            if used in [idempotency_key(*names, n) for n in range(claim.tries)]:
+                return str(used)
+        return idempotency_key(*names, claim.tries)
 
     async def tool(self, work: Work, ready: asyncio.Task[Live | None] | None) -> object:
         """Run the step's tool, which the program holds.
@@ -138,20 +207,34 @@ class Steps:
         command = live.replay.asked[number].command
         if not isinstance(command, Tool):
             raise ToolError("The agent's program asks for something else than this tool.")
+        self._still_ours(work)
         return await self._run_tool(work, command)
 
-    def failed(self, claim: Claim, error: Exception) -> Failed:
-        """Whether a failed call is tried again, later or with another model, and what it says of its own."""
+    def _still_ours(self, work: Work) -> None:
+        """Right before something begins that is paid for: the worker may have stood still since the claim."""
+        if not self._machine.sure(work.claim, work.asked):
+            raise Stopped("its lease may have ended before it was begun")
+
+    def failed(self, claim: Claim, error: Exception, begun: float = math.inf) -> Failed:
+        """Whether a failed call is tried again, later or with another model, and what it says of its own.
+
+        Args:
+            begun: when it was claimed, by the loop's clock.
+        """
         model = self._config.models.get(claim.label)
         if model is None or not isinstance(error, LLMError):
             return Failed()
+        ours = self._ours(claim, error, begun)
+        if ours is not None:
+            return Failed(ours)
         patience = retries.Patience(model.attempts, model.backoff, model.backoff_max)
         refusal, draw = None, random.random()
         if isinstance(error, RetryableLLMError):  # the model's other calls would have met it too
             # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
             quiet = retries.backoff(error, claim.tries + 1, patience, draw)
-            refusal = Refusal(max(quiet, model.backoff / 2) if told else 0.0, model.breaker)
+            if not self._same_instant(claim.label, error):
+                refusal = Refusal(max(quiet, model.backoff / 2) if told else 0.0, model.breaker)
         pause = retries.pause(error, claim.tries + 1, patience, draw)
         if pause is not None and self._may_wait(claim, error, pause):
             return Failed(Again(max(pause, 0.001)), refusal)
@@ -159,6 +242,26 @@ class Steps:
             return Failed(None, refusal)
         other = self._next_model(claim)
         return Failed(Again(0.0, other) if other is not None else None, refusal)
+
+    def _ours(self, claim: Claim, error: LLMError, begun: float) -> Again | None:
+        """What failed was this worker: the step is tried again, uncounted, and the model is not blamed."""
+        if not isinstance(error, UNSEEN):
+            return None
+        patient = (claim.started_us - claim.first_us) / 1e6 <= self._config.fleet.step_deadline
+        number = shortage(error)
+        if number and patient and self._machine.slots.short(number, self._machine.busy()):
+            return Again(SHORT_S, ours=f"this worker: {self._machine.slots.why}", endless=True)
+        if self._machine.stillness.since(begun):
+            return Again(STILL_S, ours="this worker stood still")
+        return None
+
+    def _same_instant(self, label: str, error: LLMError) -> bool:
+        """Another call of the model was given up just now."""
+        if not isinstance(error, CallTimeout):
+            return False
+        now = time.monotonic()
+        last, self._timed_out[label] = self._timed_out.get(label, -math.inf), now
+        return now - last < ONE_INSTANT_S
 
     def _may_wait(self, claim: Claim, error: Exception, pause: float) -> bool:
         """Whether the step has patience for a pause; one that the provider names is not held against it."""
@@ -177,13 +280,13 @@ class Steps:
         return chain[place] if place < len(chain) else None
 
 
-def idempotency_key(fleet: str, incarnation: str, step: str, label: str, digest: str) -> str:
-    """What providers and gateways tell calls apart by: the same over all attempts of the same step.
+def idempotency_key(fleet: str, incarnation: str, step: str, label: str, digest: str, tries: int = 0) -> str:
+    """What providers and gateways tell calls apart by: the same for a call repeated whose end nobody saw.
 
-    Another one in another life of the job (a retry, an id that is used again), for another model, or where
-    the step asks for something else.
+    Another one in another life of the job (a retry, an id that is used again), for another model, where the
+    step asks for something else, or after so many tries that failed.
     """
-    parts = msgspec.json.encode([fleet, incarnation, step, label, digest])
+    parts = msgspec.json.encode([fleet, incarnation, step, label, digest, *([tries] if tries else [])])
     return hashlib.blake2b(parts, digest_size=24).hexdigest()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from aios_dist.runtime.limits import stood_still
 from aios_dist.runtime.work import Work
 
 _here = threading.local()
@@ -82,15 +83,21 @@ def rested() -> None:
 async def attend(run: Run, work: Work, limit: float) -> bool:
     """Wait for a run, for ``limit`` seconds from its beginning (0: for ever), as long as its work goes on.
 
+    The limit counts anew where the process stood still when it was over: the run did so too.
+
     Returns:
         Whether it has ended.
     """
+    anew = 0.0
     while not run.done.done():
         now = time.monotonic()
-        left = (now if run.begun is None else run.begun) + limit - now if limit else None
-        if work.stopped or (left is not None and left <= 0):
+        due = max(now if run.begun is None else run.begun, anew) + limit
+        if limit and stood_still(due, now):
+            anew = now
+            continue
+        if work.stopped or (limit and due <= now):
             return False
-        await work.wait(run.done, left)
+        await work.wait(run.done, due - now if limit else None)
     return True
 
 
@@ -156,9 +163,14 @@ class Threads:
 
     def _fill(self) -> None:
         while self._asked > self.alive and self.alive < self._most:
+            try:
+                threading.Thread(target=self._serve, name=f"{self._name}-{self._made}", daemon=True).start()
+            except RuntimeError:  # the machine has no more
+                if not self.alive:
+                    raise
+                return
             self.alive += 1
             self._made += 1
-            threading.Thread(target=self._serve, name=f"{self._name}-{self._made}", daemon=True).start()
 
     def _serve(self) -> None:
         while (run := self._queue.get()) is not None:

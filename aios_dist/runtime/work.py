@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aios_dist.journal import Claim
@@ -33,13 +34,15 @@ class Work:
     """What is done for one claim. Whoever waits for something on its behalf waits by :meth:`wait`.
 
     Attributes:
+        asked: when the claim was sent, on the monotonic clock.
         hung: its tool, which was given up and may still run: the slot is not free until it ends.
     """
 
-    __slots__ = ("_stop", "claim", "hung", "origin")
+    __slots__ = ("_stop", "asked", "claim", "hung", "origin")
 
-    def __init__(self, claim: Claim, origin: Origin) -> None:
+    def __init__(self, claim: Claim, origin: Origin, asked: float | None = None) -> None:
         self.claim = claim
+        self.asked = time.monotonic() if asked is None else asked
         self.origin = origin
         self.hung: Run | None = None
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -28,12 +28,14 @@ from aios_dist.runtime.control import Control
 from aios_dist.runtime.ending import Ending
 from aios_dist.runtime.health import Health
 from aios_dist.runtime.leases import Leases
+from aios_dist.runtime.limits import Stillness
 from aios_dist.runtime.providers import Provider, check_model, open_provider
 from aios_dist.runtime.reconciler import Reconciler
 from aios_dist.runtime.rules import Rules
 from aios_dist.runtime.runner import Runner
+from aios_dist.runtime.shortages import Slots, open_files
 from aios_dist.runtime.spool import Answers
-from aios_dist.runtime.steps import Steps
+from aios_dist.runtime.steps import Machine, Steps
 from aios_dist.runtime.telemetry import flush
 from aios_dist.runtime.threads import Run, Threads
 from aios_dist.runtime.tools import Tools
@@ -114,7 +116,7 @@ class Runtime:
         finally:
             await journal.close()
 
-    async def open(self, busy: Callable[[], int]) -> None:
+    async def open(self, busy: Callable[[], int], set_slots: Callable[[int], None] = lambda _: None) -> None:
         """Called on the pool's loop, before the first ticket."""
         gc.collect()
         gc.freeze()  # a hundred thousand objects of imports need not be looked at again and again
@@ -127,6 +129,8 @@ class Runtime:
         self.leases = Leases(self.journal)
         tickets = Tickets(self.config)
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
+        for model in self._providers:  # the list of prices is read now, while there are files for it
+            self._price(model, Usage(1, 1, 1))
         self.started_at = await _patiently(self.journal.now)
         self._reconciler = reconciler = Reconciler(
             self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
@@ -143,7 +147,14 @@ class Runtime:
             self.journal, self._writer, self._threads, self._closing, fleet.turn_timeout, catalog, self._fresh
         )
         self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
-        steps = Steps(self.config, catalog.default, self._providers, self._tools.run)
+        self._slots = Slots(self.slots, set_slots)
+        self._slots.of_files(open_files())
+        self._stillness = Stillness()
+        self._stillness.start()
+        machine = Machine(self._slots, self._stillness, lambda: len(self.leases.held), self.leases.sure)
+        steps = Steps(
+            self.config, catalog.default, self._providers, self._tools.run, machine, self.journal.last_error
+        )
         self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
         self._rules = Rules(
             self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
@@ -170,7 +181,13 @@ class Runtime:
         background.repeat("looking after itself", LOOK_S, self._look)
 
     def _price(self, model: str, usage: Usage) -> float:
-        return costs.money(model, self.config.models[model], usage) if model in self.config.models else 0.0
+        if model not in self.config.models:
+            return 0.0
+        try:
+            return costs.money(model, self.config.models[model], usage)
+        except Exception:  # an answer is worth more than its price
+            logger.exception("The price of a call of %s is not known now: 0.", model)
+            return 0.0
 
     async def _rank_anew(self, lane: str) -> bool:
         return await self._rules.rank_anew(lane)
@@ -199,6 +216,7 @@ class Runtime:
     async def _look(self) -> None:
         self._turns.programs.sweep()
         self._closing.sweep(self.config.fleet.turn_timeout)
+        self._slots.look()
         await self._health.look()
 
     def _lost(self) -> list[Run]:
@@ -212,7 +230,7 @@ class Runtime:
             pid=os.getpid(),
             pool=self.pool,
             lanes=self.settings.lanes,
-            slots=self.slots,
+            slots=self._slots.now,
             in_flight=len(self.leases.held) + len(self.runner.hung),
             models=sorted(self.models()),
             agents=agents,
@@ -220,6 +238,8 @@ class Runtime:
             seen_at=await self.journal.now(),
             stuck=self._health.stuck(),
             dropped=self.dropped,
+            short=self._slots.why,
+            files=open_files(),
         )
         await self.journal.announce(info, self.models())
 
@@ -273,6 +293,7 @@ class Runtime:
         await self._finishing
         farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
         await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
+        self._stillness.close()
         await _briefly(self._background.end())
         await _briefly(self._reconciler.leave())
         await _briefly(self.journal.leave(self.id))

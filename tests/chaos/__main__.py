@@ -31,6 +31,13 @@ def main() -> int:
     add("--put-back", type=int, default=default.put_back, help="Redis loses a second, so often (%(default)s)")
     add("--flushes", type=int, default=default.flushes, help="all rules are deleted, so often (%(default)s)")
     add("--no-vandal", dest="vandal", action="store_false", help="no malformed tickets and messages")
+    add(
+        "--pause-every",
+        type=float,
+        default=default.pause_every,
+        help="s between stops; 0: none (%(default)s)",
+    )
+    add("--forget-every", type=float, default=default.forget_every, help="s; lines swallow (%(default)s)")
     add("--loaded", action="store_true", help="a loop that computes on every core beside")
     add("--seed", type=int, default=default.seed, help="of jobs, faults and victims (%(default)s)")
     add("--json", action="store_true", help="numbers only, for programs")

@@ -9,7 +9,8 @@ and answered is known beforehand (``load.Promise``); nothing of ours says which 
 * An *attempt* begins with a claim of a step and ends when the step is given back, taken back, claimed again
   or its outcome is written, whichever is first. A call belongs to the attempt in which it began; each attempt
   has one call at the most.
-* An attempt is *excused* if its worker was killed before it ended. A Redis that was away excuses a claim
+* An attempt is *excused* if its worker was killed before it ended, or stopped for longer than its lease. So
+  is a call that such a worker begins in the moment in which it goes on. A Redis that was away excuses a claim
   whose answer was lost, so that nobody knew of it; it excuses no call: its worker has the answer.
 * A *lapse* is what Redis forgot when it was put back to a snapshot: a call that began or was answered in it
   may be repeated once, and nothing else is excused by it.
@@ -130,7 +131,10 @@ class Scales:
         for limited, most in self._done.limits.items():
             self._limit(limited, most)
         written = sorted(self._written)
-        pauses = [(after - before, before) for before, after in itertools.pairwise(written)]
+        pauses = [
+            (after - before - self._done.paused(before, after), before)
+            for before, after in itertools.pairwise(written)
+        ]
         found.longest_pause_s, found.longest_pause_at = max(pauses, default=(0.0, 0.0))
         found.seconds = written[-1] - written[0] if written else 0.0
         return found
@@ -195,7 +199,7 @@ class Scales:
             if ended and own:  # (a call whose start is forgotten too was of an attempt that is)
                 of_this = [call for call in own if not done.forgotten(call["start"])] or own
                 ended = all(done.forgotten(call["end"]) for call in of_this)
-            if living and not ended:
+            if living and not ended and not done.stopped(attempt):
                 found.taken_from_the_living.append(f"{step.key} from {attempt.worker} at {at:.3f}")
             if died <= at:
                 found.ready_again.append(at - max(died, attempt.start))
@@ -206,6 +210,7 @@ class Scales:
         found, done = self.found, self._done
         starts = [attempt.start for attempt in step.attempts]
         held: Counter[int] = Counter()
+        calls = [call for call in calls if not done.woken(step.attempts, call["start"])]
         answered: list[tuple[int, Call]] = []
         for call in calls:
             place = bisect.bisect_right(starts, call["start"]) - 1

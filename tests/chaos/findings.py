@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.machines import Kill, Outage
+from tests.chaos.machines import FLEET, Kill, Outage, Pause
 from tests.chaos.stories import Attempt
+
+WOKEN_S = 0.25
+"""So long after it went on, what a worker has begun before may still reach the provider."""
 
 
 @dataclass
@@ -51,7 +54,9 @@ class Done:
         attempts: calls of one step at the most, by the model's setting.
         slack_s: by how much a worker may be behind what Redis has told it.
         limits: the most calls at a time, by model and by ``@tenant``.
-        unlimited: from when to when limits need not hold: they were deleted, or Redis forgot calls.
+        unlimited: from when to when limits need not hold: they were deleted, or Redis forgot calls, or a
+            worker was stopped with calls in flight.
+        pauses: when which worker was stopped.
     """
 
     seed: int
@@ -61,10 +66,41 @@ class Done:
     slack_s: float
     limits: Mapping[str, int] = field(default_factory=dict)
     unlimited: Sequence[tuple[float, float]] = ()
+    pauses: Sequence[Pause] = ()
+
+    @property
+    def long_pauses(self) -> list[Pause]:
+        """Those in which leases may have ended; shorter ones excuse nothing."""
+        least = FLEET.lease - FLEET.renew - self.slack_s
+        return [pause for pause in self.pauses if pause.end - pause.start >= least]
 
     def killed(self, attempt: Attempt) -> bool:
-        """Its worker was, before it ended."""
-        return self.died(attempt) <= attempt.end
+        """Its worker was, before it ended; or was stopped for so long that it is as if."""
+        return self.died(attempt) <= attempt.end or self.stopped(attempt)
+
+    def stopped(self, attempt: Attempt) -> bool:
+        """Its worker was, for so long that its leases may have ended."""
+        return any(
+            pause.pid == attempt.pid
+            and pause.start <= attempt.end + self.slack_s
+            and pause.end >= attempt.start
+            for pause in self.long_pauses
+        )
+
+    def woken(self, attempts: Sequence[Attempt], at: float) -> bool:
+        """A worker that was stopped in an attempt that was over by then went on just now: between its look at
+        its lease and the call it stood still. Redis may have forgotten the attempt meanwhile."""
+        over = [attempt for attempt in attempts if attempt.end < at]
+        return any(
+            self.put_back_between(pause.start - FLEET.lease, pause.end)
+            or any(attempt.pid == pause.pid and attempt.start <= pause.end for attempt in over)
+            for pause in self.long_pauses
+            if pause.end <= at <= pause.end + WOKEN_S
+        )
+
+    def paused(self, start: float, end: float) -> float:
+        """Seconds between these times in which a worker was stopped for long."""
+        return sum(max(0.0, min(end, p.end) - max(start, p.start)) for p in self.long_pauses)
 
     def died(self, attempt: Attempt) -> float:
         """When its worker was killed, or never."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import shutil
+import signal
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +24,7 @@ from aios_dist.local.config_file import write_config
 from aios_dist.local.members import Launch, Member, WorkerSpec, environment
 from aios_dist.local.redis_server import EmbeddedRedis
 from tests.chaos.load import MODELS, OUTPUT
+from tests.fleet.wire import Wire
 
 ROOT = Path(__file__).parents[2]
 READY_S = 60.0
@@ -32,6 +37,7 @@ FLEET = FleetConfig(
     renew=1.0,
     reconcile=0.5,
     shutdown_grace=5.0,
+    redis_timeout=1.0,  # less than lease - renew, so that a line which nobody hears costs no lease
 )
 MODEL = ModelConfig(
     timeout=3.0,  # a hung call is given up after this
@@ -79,6 +85,15 @@ class Kill:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """A worker was stopped from ``start`` to ``end`` (Unix time), and went on."""
+
+    start: float
+    end: float
+    pid: int
+
+
+@dataclass(frozen=True)
 class Outage:
     """Redis was away from ``start`` to ``end`` (Unix time); ``lost_from``: it came back as it was then."""
 
@@ -95,6 +110,7 @@ class Machines:
     seed: int = 0
     keep_calls: int = 100_000
     kills: list[Kill] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     deserters: list[str] = field(default_factory=list)
     places: list[Place] = field(
@@ -109,6 +125,7 @@ class Machines:
         self.dir = Path(tempfile.mkdtemp(prefix="aios-chaos-"))
         self._dice = random.Random(self.seed)
         self._others: list[Member] = []
+        self._lines = contextlib.ExitStack()
         self.redis = EmbeddedRedis(settings={**DURABLE, **NO_REWRITE})
         try:
             self._start()
@@ -149,14 +166,21 @@ class Machines:
         self.config = Config(fleet=fleet, models=models, pools=pools, tenants=tenants)
         write_config(self.config, self.dir / "aios.toml")
         bare = msgspec.structs.replace(self.config, fleet=msgspec.structs.replace(fleet, modules=[]))
-        write_config(bare, self.dir / "bare.toml")
-        self._launch = {
-            True: here,
-            False: Launch(self.dir, {**environment(self.dir / "bare.toml"), **LOUD}, ROOT, 1000),
-        }
+        self._launch: dict[str, Launch] = {}
+        self._wires: dict[str, Wire] = {}
         for place in self.places:
+            self._connect(place, self.config if place.code else bare)
             self._start_worker(place)
         _until(self.all_ready, "the workers did not start")
+
+    def _connect(self, place: Place, config: Config) -> None:
+        """A line of its own to Redis."""
+        wire = self._wires[place.name] = self._lines.enter_context(Wire(self.redis.port))
+        file = self.dir / f"{place.name}.toml"
+        fleet = msgspec.structs.replace(config.fleet, redis_url=wire.url)
+        write_config(msgspec.structs.replace(config, fleet=fleet), file)
+        account = () if place.code else (1000,)
+        self._launch[place.name] = Launch(self.dir, {**environment(file), **LOUD}, ROOT, *account)
 
     def __exit__(self, *_: object) -> None:
         members = [p.member for p in self.places if p.member is not None]
@@ -166,6 +190,7 @@ class Machines:
             member.stop(10.0)
         for member in self._others:
             member.kill()
+        self._lines.close()
         self.redis.stop()
         shutil.rmtree(self.dir, ignore_errors=True)
 
@@ -175,7 +200,7 @@ class Machines:
         place.lives += 1
         place.ready = False
         spec = WorkerSpec(f"{place.name}.{place.lives}", place.pool, place.slots)
-        place.member = self._launch[place.code].worker(spec)
+        place.member = self._launch[place.name].worker(spec)
 
     def look(self) -> None:
         """Which workers take tickets. One that ended by itself is started again, and told of."""
@@ -204,6 +229,33 @@ class Machines:
         place.member.kill()
         self._start_worker(place)
         return True
+
+    def pause_one(self, wait: Callable[[], object]) -> bool:
+        """SIGSTOP of a worker drawn from the seed, until ``wait()`` returns; False: none up, or it died."""
+        place = self._drawn()
+        if place is None or place.member is None:
+            return False
+        pid, start = place.member.pid, time.time()
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                wait()
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:  # killed meanwhile
+            return False
+        finally:
+            self.pauses.append(Pause(start, time.time(), pid))
+        return True
+
+    def forget_lines(self) -> bool:
+        """The lines that one worker has to Redis now swallow what is sent; nobody is told."""
+        place = self._drawn()
+        return place is not None and self._wires[place.name].forget() > 0
+
+    def _drawn(self) -> Place | None:
+        up = [place for place in self.places if place.ready]
+        return self._dice.choice(up) if up else None
 
     def restart_redis(self, kill: bool) -> None:
         """Away and back, with SIGTERM or SIGKILL."""

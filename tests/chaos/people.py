@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -314,3 +315,29 @@ class Vandal(Person):
         client.lpush(self._queues + next(self._lanes), next(self._tickets))
         client.publish(self._control, next(self._messages))
         self.done += 2
+
+
+class Pauser(Person):
+    """Stops a worker, as a machine that is moved or swaps does, for 0.3 to 3 leases; then it goes on."""
+
+    def __init__(self, machines: Machines, fleet: Fleet, seed: int, every_s: float) -> None:
+        super().__init__(machines, fleet)
+        self.every_s = every_s
+        self._dice = random.Random(f"pauses {seed}")
+
+    def once(self, client: redis.Redis) -> None:
+        """One pause."""
+        seconds = self._machines.config.fleet.lease * self._dice.uniform(0.3, 3.0)
+        self.done += self._machines.pause_one(lambda: self._stopped.wait(seconds))
+
+
+class Forgetter(Person):
+    """A firewall forgets the lines of a worker: what is sent arrives nowhere, and nobody says so."""
+
+    def __init__(self, machines: Machines, fleet: Fleet, every_s: float) -> None:
+        super().__init__(machines, fleet)
+        self.every_s = every_s
+
+    def once(self, client: redis.Redis) -> None:
+        """All lines of one worker; those that it makes then are good."""
+        self.done += self._machines.forget_lines()

@@ -18,7 +18,17 @@ from tests.chaos.findings import Done
 from tests.chaos.load import Load
 from tests.chaos.looking import Sampler, left_over
 from tests.chaos.machines import FLEET, LIMITS, MODEL, Machines
-from tests.chaos.people import Operator, Person, Producer, Retrier, Reuser, Reviewer, Vandal
+from tests.chaos.people import (
+    Forgetter,
+    Operator,
+    Pauser,
+    Person,
+    Producer,
+    Retrier,
+    Reuser,
+    Reviewer,
+    Vandal,
+)
 from tests.chaos.report import Report
 from tests.chaos.slow import Slowness, busy
 from tests.chaos.stories import read_jobs
@@ -47,6 +57,8 @@ class Options:
         put_back: how often Redis comes back as it was a second before.
         flushes: how often all rules are deleted.
         vandal: what is no ticket and no message is sent all the time.
+        pause_every: seconds from the end of one stop of a worker to the next; 0: none.
+        forget_every: seconds after which the lines of a worker to Redis swallow what is sent; 0: never.
         loaded: a loop computes on every core beside.
         seed: of jobs, faults and victims.
     """
@@ -59,6 +71,8 @@ class Options:
     put_back: int = 1
     flushes: int = 1
     vandal: bool = True
+    pause_every: float = 8.0
+    forget_every: float = 12.0
     loaded: bool = False
     seed: int = 0
 
@@ -118,6 +132,10 @@ class Run:
             Retrier(machines, fleet, load.refused),
             Reviewer(machines, fleet, reviewed),
         ]
+        if options.pause_every:
+            self.people.append(Pauser(machines, fleet, options.seed, options.pause_every))
+        if options.forget_every:
+            self.people.append(Forgetter(machines, fleet, options.forget_every))
         if options.vandal:
             self.people.append(Vandal(machines, fleet))
         self.flushed_at: list[float] = []
@@ -155,11 +173,13 @@ class Run:
             slack_s=BEHIND_S * slow,
             limits=LIMITS,
             unlimited=self._unlimited(slow),
+            pauses=machines.pauses,
         )
         timed_runs, calls = [(job, float(at)) for job, at in runs], machines.calls()
         told: list[object] = [
             *machines.kills,
             *machines.outages,
+            *machines.pauses,
             f"deleted at {self.flushed_at}",
             *jobs,
             *calls,
@@ -187,6 +207,8 @@ class Run:
         """When limits need not hold, with the calls that began then: none takes longer than its time-out."""
         after = MODEL.timeout + BEHIND_S * slow
         gaps = [(at, at + SAID_AGAIN_S + BEHIND_S * slow + after) for at in self.flushed_at]
+        # The calls of a worker that is stopped are in flight for longer than anybody counts them.
+        gaps += [(pause.start, pause.end + after) for pause in self.machines.pauses]
         # What Redis has forgotten is called again while the first call is still in flight.
         return gaps + [(o.lost_from, o.end + after) for o in self.machines.outages if o.lost_from is not None]
 

@@ -14,7 +14,7 @@ from tests.chaos.run import Options, run
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(200)
 def test_nothing_is_lost_or_wrong_and_nothing_paid_twice_while_machines_die_and_people_err(
     tmp_path: Path,
 ) -> None:
@@ -22,7 +22,10 @@ def test_nothing_is_lost_or_wrong_and_nothing_paid_twice_while_machines_die_and_
         find_server()
     except ConfigError as error:
         pytest.skip(str(error))
-    report = run(Options(jobs=80, odd=14, seconds=90.0, kill_every=3.0, redis_restarts=1, seed=1), say=print)
+    options = Options(
+        jobs=80, odd=14, seconds=140.0, kill_every=4.0, redis_restarts=1, forget_every=8.0, seed=1
+    )
+    report = run(options, say=print)
     print(report.numbers())
     if not report.holds:
         keep(report, tmp_path)

@@ -14,7 +14,7 @@ from aios_dist.jobs import Outcome
 from tests.chaos.evidence import weigh
 from tests.chaos.findings import Done, Finding
 from tests.chaos.load import Promise, says
-from tests.chaos.machines import Kill, Outage
+from tests.chaos.machines import Kill, Outage, Pause
 from tests.chaos.stories import Attempt, JobStory, StepStory
 
 SEED, WORKER = 7, "machine-1@vm:41:x"
@@ -167,6 +167,30 @@ def test_a_killed_worker_excuses_its_own_attempt_only(story: Story) -> None:
     assert not faults(story.weigh())
     story.done = replace(story.done, kills=[Kill(93, 42, "machine-2")])
     assert faults(story.weigh()) == {"answered_again"}
+
+
+def test_a_worker_that_was_stopped_excuses_its_own_attempt_only_and_only_if_its_lease_may_have_ended(
+    story: Story,
+) -> None:
+    again(story)
+    story.step(0, 0).lost_at.append(94)
+    expected = {"answered_again", "taken_from_the_living"}
+    for pause in (Pause(91, 92, 41), Pause(91, 97, 42), Pause(96, 99.9, 41)):
+        story.done = replace(story.done, pauses=[pause])
+        assert faults(story.weigh()) == expected, pause
+    story.done = replace(story.done, pauses=[Pause(91, 97, 41)])
+    assert not faults(story.weigh())
+
+
+def test_what_a_worker_begins_in_the_moment_in_which_it_goes_on_is_excused_and_nothing_later(
+    story: Story,
+) -> None:
+    story.step(0, 0).attempts.insert(0, Attempt(90, 94, WORKER))
+    story.done = replace(story.done, pauses=[Pause(90.1, 104.5, 41)])
+    story.call(story.prompt(0, 0), 104.6)
+    assert not faults(story.weigh())
+    story.calls[-1]["start"] = 105.5
+    assert faults(story.weigh()) == {"calls_after_outcome", "more_calls_than_attempts"}
 
 
 def test_what_redis_has_forgotten_excuses_one_call_of_that_time(story: Story) -> None:

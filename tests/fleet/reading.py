@@ -11,6 +11,9 @@ from aios_dist.journal import History
 from aios_dist.runtime.steps import idempotency_key
 from aios_dist.testing import Call, FakeLLM
 
+MOST_TRIES = 12
+"""More than any step of these tests has."""
+
 
 def calls(job: Job) -> list[Step]:
     """The job's calls to models, in the order of their numbers."""
@@ -54,8 +57,9 @@ def calls_of(llm: FakeLLM, *jobs: Job) -> list[tuple[str, Call]]:
         name, history = job._fleet._loop.run(_history(job))
         life = history.basis.partition(".")[0]
         for step in history.steps:
-            key = idempotency_key(name, life, str(step.number), step.label, step.digest)
-            steps[key] = f"{job.id}/{step.number}"
+            for tries in range(MOST_TRIES):
+                key = idempotency_key(name, life, str(step.number), step.label, step.digest, tries)
+                steps[key] = f"{job.id}/{step.number}"
     keys = [(call.headers["idempotency-key"], call) for call in llm.calls]
     return [(steps[key], call) for key, call in keys if key in steps]
 

@@ -30,6 +30,7 @@ class Wire:
         self._lines: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
         self._refuses = False
+        self._holes: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
 
@@ -61,6 +62,13 @@ class Wire:
             yield
         finally:
             self._call(self._flowing.set)
+
+    def forget(self) -> int:
+        """Whatever is sent over the lines that are open now arrives nowhere, for ever, and nobody is told: as
+        where a firewall between has forgotten them. New ones are as ever. Gives how many these are."""
+        before = len(self._holes)
+        self._call(lambda: self._holes.update(self._lines))
+        return (len(self._holes) - before) // 2
 
     @contextlib.contextmanager
     def refused(self) -> Iterator[None]:
@@ -126,9 +134,13 @@ class Wire:
         with contextlib.suppress(OSError):
             while piece := await source.read(CHUNK):
                 await self._flowing.wait()
+                if sink in self._holes:
+                    continue
                 sink.write(piece)
                 await sink.drain()
         await self._flowing.wait()  # not even the end of a line is heard
         for line in both:
+            if line is sink and sink in self._holes:
+                continue  # its other end never hears of it
             line.transport.abort()
             self._lines.discard(line)

@@ -164,3 +164,19 @@ async def test_a_flood_of_new_rules_is_read_a_few_times_and_keeps_no_cancelled_c
     await listener.until(mine.cancelled)
     await listener.until(lambda: () in listener.lanes[1:])
     assert len(listener.lanes) < 10, "so many at once are all of them"
+
+
+async def test_a_line_that_was_forgotten_on_its_way_is_noticed_and_what_was_missed_is_looked_up(
+    hand: Hand, config: FleetConfig, redis_server: EmbeddedRedis
+) -> None:
+    with Wire(redis_server.port) as wire:
+        journal = Journal(msgspec.structs.replace(config, redis_url=wire.url, redis_timeout=1.0))
+        listener = Listener(journal)
+        await listener.until(lambda: listener.lanes)
+        await hand.submit(starts("j", "x"))
+        mine = listener.works_on(await hand.claim(worker=WORKER))
+        assert wire.forget()
+        await hand.journal.cancel("j")
+        await listener.until(mine.cancelled)
+        await listener.close()
+        await journal.close()

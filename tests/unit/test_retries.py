@@ -27,7 +27,9 @@ from aios_dist.errors import (
 from aios_dist.jobs import JobRecord, Kind, encode
 from aios_dist.journal import Claim, Refusal
 from aios_dist.retries import Patience, pause
-from aios_dist.runtime.steps import Again, Failed, Steps
+from aios_dist.runtime.limits import Stillness
+from aios_dist.runtime.shortages import Slots
+from aios_dist.runtime.steps import Again, Failed, Machine, Steps
 
 PASSING = [ProviderBusy, ConnectionBroken, CallTimeout, RateLimited]
 FINAL = [BadRequest, NotAllowed, ModelNotFound, ContentRefused, BadReply, ToolError, WorkerLost]
@@ -99,8 +101,14 @@ async def run_tool(*_: object) -> object:
     raise AssertionError
 
 
+async def no_error(*_: object) -> None:
+    """No step here has failed before, as far as Redis knows."""
+
+
 def steps(deadline: float = 3600.0, **models: ModelConfig) -> Steps:
-    return Steps(Config(fleet=FleetConfig(step_deadline=deadline), models=models), "a", {}, run_tool)
+    config = Config(fleet=FleetConfig(step_deadline=deadline), models=models)
+    machine = Machine(Slots(8, lambda _: None), Stillness(), lambda: 8)
+    return Steps(config, "a", {}, run_tool, machine, no_error)
 
 
 def claim(

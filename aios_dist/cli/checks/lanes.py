@@ -65,6 +65,13 @@ def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]
                 f"Worker {worker.id} has not renewed for {silent:.0f} s; its steps went to others.",
                 f"If it should run: look at its log on {worker.host} (process {worker.pid}).",
             )
+        if worker.short:
+            yield warning(
+                "workers",
+                f"Worker {worker.id} has only {worker.slots} slots for now: {worker.short}.",
+                f"Give its machine more (ulimit -n, disk, network), or it fewer slots; it may open "
+                f"{f'{worker.files:,}' if worker.files else 'any number of'} files.",
+            )
         if worker.stuck:
             yield warning(
                 "workers",

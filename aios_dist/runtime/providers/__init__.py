@@ -11,14 +11,13 @@ reply, the SDK's own models cost 1.0 ms of CPU a call and 2.8 ms streamed, this 
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
@@ -28,6 +27,7 @@ from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.config import ModelConfig
 from aios_dist.errors import ConfigError, LLMError
 from aios_dist.masking import learn, masked
+from aios_dist.runtime.limits import Limit
 from aios_dist.runtime.providers.lenient import clean
 from aios_dist.runtime.providers.refusals import bounded, refusal
 from aios_dist.runtime.providers.streams import read_stream
@@ -230,7 +230,8 @@ class SdkProvider(ABC):
 
     Args:
         name, model: as for :func:`open_provider`.
-        post, close: of the SDK's asyncio client, which has ``max_retries=0`` and :func:`http_options`.
+        post, close: of the SDK's asyncio client, which has ``max_retries=0`` and the HTTP client of
+            :mod:`aios_dist.runtime.providers.transport`.
         key: hidden wherever a provider repeats it in an error.
     """
 
@@ -260,10 +261,10 @@ class SdkProvider(ABC):
             headers = {"Idempotency-Key": idempotency_key, **headers}
         reply = self.reply()
         started = time.monotonic()
-        limit = asyncio.timeout(self.config.timeout)
+        limit = Limit(self.config.timeout, self.config.stream_pause)
         try:
             async with limit:
-                first = await self._exchange(body, {"headers": headers, "params": query}, reply)
+                first = await self._exchange(body, {"headers": headers, "params": query}, reply, limit)
             if reply.refused is not None:
                 raise errors.ContentRefused(
                     bounded(f"{self.name} refused to answer: {reply.refused}"), provider=self.name
@@ -271,7 +272,7 @@ class SdkProvider(ABC):
             return self._response(reply, started, first)
         except Exception as exc:
             # Never chained: the SDKs' exceptions carry the request with its key, and the provider's raw text.
-            error = self._timed_out() if limit.expired() else self._error(exc, reply)
+            error = self._timed_out(limit.expired) if limit.expired else self._error(exc, reply)
             if error is None:
                 raise
             raise error from None
@@ -296,7 +297,9 @@ class SdkProvider(ABC):
         """See :meth:`Provider.aclose`."""
         await self._close()
 
-    async def _exchange(self, body: dict[str, Any], options: dict[str, Any], reply: Reply) -> float | None:
+    async def _exchange(
+        self, body: dict[str, Any], options: dict[str, Any], reply: Reply, limit: Limit
+    ) -> float | None:
         """Send the body and read the reply; gives the time of a stream's first token."""
         import httpx2
 
@@ -314,7 +317,7 @@ class SdkProvider(ABC):
                 raise NoAnswer(await response.aread())
             # A server may answer a request for a stream with the whole, as some gateways do.
             if "event-stream" in kind or (body["stream"] and "json" not in kind):
-                return await read_stream(response.aiter_bytes(), reply)
+                return await read_stream(_heard(response.aiter_bytes(), reply, limit), reply)
             await self._read_whole(response, reply)
             return None
         finally:
@@ -382,9 +385,20 @@ class SdkProvider(ABC):
         kept = bounded(raw, RAW_LIMIT) if raw else None
         return errors.BadReply(bounded(text), provider=self.name, raw=kept)
 
-    def _timed_out(self) -> LLMError:
+    def _timed_out(self, what: str) -> LLMError:
         text = f"{self.name} gave no whole answer within the model's timeout of {self.config.timeout:g} s"
+        if what == "pause":
+            pause = self.config.stream_pause
+            text = f"the answer of {self.name} stood still for the model's stream_pause of {pause:g} s"
         return errors.CallTimeout(text, provider=self.name)
+
+
+async def _heard(pieces: AsyncIterator[bytes], reply: Reply, limit: Limit) -> AsyncIterator[bytes]:
+    """The pieces; from the first on that has something of the answer, they may not stay away for long."""
+    async for piece in pieces:
+        yield piece
+        if reply.text or reply.calls:
+            limit.heard()
 
 
 _PAGE = re.compile(rb"\s*<[!?\w]")
@@ -395,21 +409,3 @@ RAW_LIMIT = 16 * 1024
 
 RAW_BYTES = RAW_LIMIT + 1024
 """A little more is remembered, so that the bound cuts no secret before it is hidden."""
-
-CONNECT_S = 10.0
-"""Seconds for a connection to be made; all that follows counts against the model's ``timeout`` alone."""
-
-KEEP_ALIVE_S = 4.0
-"""Seconds an idle connection is kept: less than the 5 of uvicorn (vLLM and most gateways), so that no call is
-sent on a connection that the server is just closing."""
-
-
-def http_options() -> dict[str, Any]:
-    """What the SDKs' aiohttp clients are made with: no limit but the worker's slots holds a call back."""
-    import httpx2
-
-    # None would become aiohttp's own limit of 100 connections.
-    limits = httpx2.Limits(
-        max_connections=10**6, max_keepalive_connections=10**6, keepalive_expiry=KEEP_ALIVE_S
-    )
-    return {"limits": limits, "timeout": httpx2.Timeout(None, connect=CONNECT_S)}

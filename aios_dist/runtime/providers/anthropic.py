@@ -17,8 +17,9 @@ import msgspec
 from aios_dist.calls import LLMRequest, ToolCall
 from aios_dist.config import ModelConfig
 from aios_dist.errors import BadRequest
-from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, http_options, key_of
+from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of
 from aios_dist.runtime.providers.lenient import arguments_of, count, decode, table, tables, usage, word
+from aios_dist.runtime.providers.transport import open_client
 
 MAX_TOKENS = 4096
 """What is asked for where the request says nothing: Anthropic insists on a number."""
@@ -151,14 +152,14 @@ class AnthropicProvider(SdkProvider):
 
     def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         key = key_of(name, model, env)
-        http = http_options()
+        http = open_client()
         client = anthropic.AsyncAnthropic(
             # Given always, so that the SDK looks for no other credentials of the machine.
             api_key=key or "none",
             base_url=model.base_url,
             max_retries=0,
-            timeout=http["timeout"],
-            http_client=anthropic.DefaultAioHttpClient(**http),
+            timeout=http.timeout,
+            http_client=http,
         )
         post = partial(client.post, stream_cls=anthropic.AsyncStream[Any])
         super().__init__(name, model, post, client.close, key)

@@ -14,7 +14,7 @@ import openai
 
 from aios_dist.calls import LLMRequest, ToolCall
 from aios_dist.config import ModelConfig
-from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, http_options, key_of
+from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of
 from aios_dist.runtime.providers.lenient import (
     arguments_of,
     count,
@@ -25,6 +25,7 @@ from aios_dist.runtime.providers.lenient import (
     usage,
     word,
 )
+from aios_dist.runtime.providers.transport import open_client
 
 NO_KEY = "none"
 """Sent where a server of one's own asks for no key: the SDK insists on one."""
@@ -139,13 +140,13 @@ class OpenAIProvider(SdkProvider):
 
     def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         key = key_of(name, model, env)
-        http = http_options()
+        http = open_client()
         client = openai.AsyncOpenAI(
             api_key=key or NO_KEY,
             base_url=model.base_url,
             max_retries=0,
-            timeout=http["timeout"],
-            http_client=openai.DefaultAioHttpClient(**http),
+            timeout=http.timeout,
+            http_client=http,
         )
         post = partial(client.post, stream_cls=openai.AsyncStream[Any])
         super().__init__(name, model, post, client.close, key)

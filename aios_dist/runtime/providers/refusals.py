@@ -11,7 +11,7 @@ from typing import Any
 
 from aios_dist import errors
 from aios_dist.errors import LLMError
-from aios_dist.masking import hide
+from aios_dist.masking import hide, masked
 from aios_dist.runtime.providers.lenient import clean
 
 TEXT_LIMIT = 500
@@ -39,12 +39,15 @@ def refusal(provider: str, status: int, body: object, headers: Mapping[str, str]
     code = fields.get("code") or fields.get("type")
     told = (fields.get("message") or fields.get("detail")) if fields else inner
     text = " ".join(str(told or "no reason given").split())
+    if 300 <= status < 400:
+        to = masked(str(headers.get("location", "")))
+        text = f"it sends us elsewhere ({to}), which nobody follows with a prompt: correct base_url"
     kind = _error_class(status)
     if code in _FILTERED:
         kind = errors.ContentRefused
     elif code in _NO_MONEY or fields.get("type") in _NO_MONEY or "credit balance" in text.lower():
         kind = errors.NotAllowed
-    where = f" ({place})" if status == 404 else ""
+    where = f" ({place})" if status == 404 or 300 <= status < 400 else ""
     return kind(
         bounded(f"{provider} answered {status}: {text}", TEXT_LIMIT - len(where)) + where,
         status=status,

@@ -1,0 +1,223 @@
+"""The line to a provider: aiohttp carries what the official SDKs ask for, by rules of ours.
+
+No cookies: one tenant's would go with another's call. No redirects but 307 and 308 within the same origin:
+any other place would get prompt and configured headers. An idle connection that turns out to be dead when it
+is used is no try: the request goes over another one at once. A peer that is gone is noticed (TCP
+keep-alive), also in the midst of an answer that may take for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import httpx2
+
+CONNECT_S = 10.0
+"""Seconds for a connection to be made; all that follows counts against the model's ``timeout``."""
+
+IDLE_S = 4.0
+"""Seconds an idle connection is kept: less than the 5 of uvicorn (vLLM and most gateways), so that no call is
+sent on a connection that the server is just closing."""
+
+MOST_REDIRECTS = 3
+MOST_DEAD = 3
+"""Idle connections in a row that may turn out to be dead."""
+
+DEAD_S = 0.5
+"""One that was dead says so within a round trip. What breaks later may have been at work on the request."""
+
+PIECE = 16 * 1024
+KEEP_ALIVE = {"TCP_KEEPIDLE": 45, "TCP_KEEPALIVE": 45, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""A silent peer is asked after 45 s, and given up two minutes after its last sign. (The second is macOS' name
+of the first.)"""
+
+_ORIGIN_KEEPS = (307, 308)
+_REFUSED_HEADERS = (b"set-cookie", b"set-cookie2")
+
+
+def open_client() -> httpx2.AsyncClient:
+    """The HTTP client that an SDK is given. No limit but the worker's slots holds a call back."""
+    return _Client(follow_redirects=False, timeout=httpx2.Timeout(None, connect=CONNECT_S))
+
+
+class _Client(httpx2.AsyncClient):
+    def _init_transport(self, *args: Any, **options: Any) -> httpx2.AsyncBaseTransport:
+        return Transport(_verified(**options))
+
+    def _init_proxy_transport(
+        self, proxy: httpx2.Proxy, *args: Any, **options: Any
+    ) -> httpx2.AsyncBaseTransport:
+        return Transport(_verified(**options), proxy)
+
+
+def _verified(verify: Any = True, cert: Any = None, trust_env: bool = True, **_: Any) -> ssl.SSLContext:
+    return httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+
+
+class Transport(httpx2.AsyncBaseTransport):
+    """Connections to one provider, on one event loop.
+
+    Args:
+        verify: how servers are verified.
+        proxy: what stands between, if anything.
+    """
+
+    def __init__(self, verify: ssl.SSLContext, proxy: httpx2.Proxy | None = None) -> None:
+        self._verify = verify
+        self._through: dict[str, Any] = {}
+        if proxy is not None:
+            login = aiohttp.BasicAuth(*proxy.auth) if proxy.auth else None
+            self._through = {"proxy": str(proxy.url), "proxy_auth": login, "proxy_headers": proxy.headers}
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=IDLE_S,
+                ssl=self._verify,
+                resolver=aiohttp.ThreadedResolver(),  # by the loop's getaddrinfo, which is ours on a worker
+                socket_factory=_kept_alive,
+            )
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_reused)
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace]
+            )
+        return self._session
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send it, and give what came back, whose body is read as it comes.
+
+        Raises:
+            aiohttp.ClientError, OSError: there was no connection, or it broke.
+        """
+        await request.aread()
+        # Twice through the loop: it reads what idle connections have to say (that they are closed).
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        url = request.url
+        response = await self._send(request, url)
+        for _ in range(MOST_REDIRECTS):
+            to = _redirect(url, response)
+            if to is None:
+                break
+            response.release()
+            url = to
+            response = await self._send(request, url)
+        return httpx2.Response(
+            status_code=response.status,
+            headers=[(k, v) for k, v in response.raw_headers if k.lower() not in _REFUSED_HEADERS],
+            stream=_Body(response),
+            request=request,
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
+        )
+
+    async def _send(self, request: httpx2.Request, url: httpx2.URL) -> aiohttp.ClientResponse:
+        timeout = request.extensions.get("timeout", {})
+        limits = aiohttp.ClientTimeout(sock_connect=timeout.get("connect"), sock_read=timeout.get("read"))
+        for left in reversed(range(MOST_DEAD)):
+            line = _Line()
+            try:
+                return await self._open().request(
+                    request.method,
+                    str(url),
+                    headers=request.headers,
+                    data=request.content or None,
+                    allow_redirects=False,
+                    auto_decompress=False,
+                    compress=False,
+                    timeout=limits,
+                    server_hostname=request.extensions.get("sni_hostname"),
+                    trace_request_ctx=line,
+                    **self._through,
+                )
+            except aiohttp.ClientConnectionResetError:  # while it was written: nobody has it whole
+                if not left:
+                    raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not (left and line.was_dead()):
+                    raise
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+class _Line:
+    """The connection of one request."""
+
+    __slots__ = ("_reused_at",)
+
+    def __init__(self) -> None:
+        self._reused_at = -math.inf
+
+    def reused(self) -> None:
+        """It was there already."""
+        self._reused_at = time.monotonic()
+
+    def was_dead(self) -> bool:
+        """It was, and broke too soon to have served anybody."""
+        return time.monotonic() - self._reused_at < DEAD_S
+
+
+async def _reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionReuseconnParams) -> None:
+    context.trace_request_ctx.reused()
+
+
+class _Body(httpx2.AsyncByteStream):
+    """What comes behind the headers. What was received before a connection broke is given all the same."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        content = self._response.content
+        try:
+            async for piece in content.iter_chunked(PIECE):
+                yield piece
+        except Exception:
+            # aiohttp then gives no more of what it has; there is no public way to it.
+            if rest := b"".join(getattr(content, "_buffer", ())):
+                yield rest
+            raise
+
+    async def aclose(self) -> None:
+        await self._response.__aexit__(None, None, None)
+
+
+def _redirect(url: httpx2.URL, response: aiohttp.ClientResponse) -> httpx2.URL | None:
+    """Where the same request is to be sent, at the same origin; None: nowhere."""
+    place = response.headers.get("location")
+    if response.status not in _ORIGIN_KEEPS or not place:
+        return None
+    try:
+        to = url.join(place)
+    except (httpx2.InvalidURL, ValueError):
+        return None
+    same = (to.scheme, to.host, to.port) == (url.scheme, url.host, url.port)
+    return to if same and not to.userinfo else None
+
+
+def _kept_alive(address: Any) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+__all__ = ["Transport", "open_client"]

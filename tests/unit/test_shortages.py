@@ -1,0 +1,302 @@
+"""A worker's own trouble: what is taken for it; it costs no step a try and no model its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import os
+import time
+from typing import Any
+
+import pytest
+
+from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.config import Config, FleetConfig, ModelConfig
+from aios_dist.errors import (
+    BadReply,
+    CallTimeout,
+    ConnectionBroken,
+    LLMError,
+    ProviderBusy,
+    RateLimited,
+)
+from aios_dist.jobs import JobRecord, Kind, Outcome, encode
+from aios_dist.journal import Claim
+from aios_dist.runtime import shortages
+from aios_dist.runtime.limits import Stillness
+from aios_dist.runtime.shortages import Slots, open_files, shortage
+from aios_dist.runtime.steps import Machine, Steps
+from aios_dist.runtime.threads import Threads
+from aios_dist.runtime.work import Origin, Stopped, Work
+
+REQUEST = encode(LLMRequest([{"role": "user", "content": "x"}]))
+
+
+def broken(number: int) -> ConnectionBroken:
+    """As an adapter gives it: the cause is hidden, and is there."""
+    try:
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as exc:
+            raise RuntimeError("of an SDK") from exc
+    except RuntimeError:
+        try:
+            raise ConnectionBroken("the connection broke") from None
+        except ConnectionBroken as error:
+            return error
+
+
+class Clock:
+    """The monotonic clock of a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def slots(most: int = 40) -> tuple[Slots, list[int]]:
+    told: list[int] = []
+    return Slots(most, told.append), told
+
+
+@pytest.mark.parametrize("number", sorted([*shortages.OF_MACHINE, *shortages.OF_NETWORK]))
+def test_a_shortage_is_found_below_whatever_was_raised_over_it(number: int) -> None:
+    assert shortage(broken(number)) == number
+
+
+@pytest.mark.parametrize("error", [None, ValueError(), OSError("x"), broken(errno.ECONNREFUSED)])
+def test_all_else_is_none(error: Exception | None) -> None:
+    assert shortage(error) == 0
+
+
+def test_errors_that_cause_each_other_in_a_ring_are_looked_at_once() -> None:
+    one, two = ValueError(), ValueError()
+    one.__cause__, two.__cause__ = two, one
+    assert shortage(one) == 0
+
+
+def test_a_shortage_halves_the_slots_once_an_instant_and_they_come_back_by_and_by(clock: Clock) -> None:
+    found, told = slots()
+    for _ in range(20):
+        assert found.short(errno.EMFILE, busy=30)
+    assert (found.now, told) == (15, [15])
+    assert "open files" in found.why
+    found.look()
+    assert found.now == 15
+    for _ in range(20):
+        clock.now += shortages.REST_S
+        found.look()
+    assert told == [15, 19, 23, 27, 31, 35, 39, 40]
+    assert found.why == ""
+
+
+def test_at_least_one_slot_is_left(clock: Clock) -> None:
+    found, _ = slots(2)
+    for _ in range(5):
+        clock.now += 2.0
+        found.short(errno.ENFILE, busy=0)
+    assert found.now == 1
+
+
+def test_a_network_that_answers_other_calls_is_there(clock: Clock) -> None:
+    found, told = slots()
+    found.answered()
+    assert not found.short(errno.ENETUNREACH, busy=5)
+    assert found.short(errno.EMFILE, busy=5)
+    clock.now += 2 * shortages.NETWORK_S
+    assert found.short(errno.ENETUNREACH, busy=5)
+    assert told == [2, 1]
+
+
+@pytest.mark.parametrize(("limit", "now"), [(0, 40), (168, 40), (150, 75), (96, 48), (20, 10), (1, 1)])
+def test_a_worker_begins_with_as_many_slots_as_it_may_open_connections(limit: int, now: int) -> None:
+    found, _ = slots(40 if now == 40 else 200)
+    found.of_files(limit)
+    assert found.now == now
+    assert (found.why == "") == (now == 40)
+
+
+def test_the_limit_of_open_files_is_known() -> None:
+    assert open_files() >= 0
+
+
+# What becomes of a step ---------------------------------------------------------------------------------
+
+
+class Adapter:
+    """Anybody's provider: raises what it is given, and keeps the keys."""
+
+    name = "anybody"
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.keys: list[str] = []
+
+    async def call(self, request: LLMRequest, *, idempotency_key: str | None = None) -> LLMResponse:
+        self.keys.append(str(idempotency_key))
+        if self.errors:
+            raise self.errors.pop(0)
+        return LLMResponse("well")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class Bench:
+    """The steps of a worker without a fleet."""
+
+    def __init__(self, *errors: Exception, deadline: float = 3600.0, attempts: int = 6) -> None:
+        self.slots, _ = slots()
+        self.stillness = Stillness()
+        self.adapter = Adapter(*errors)
+        self.left: Exception | None = None
+        models = {"a": ModelConfig(attempts=attempts)}
+        config = Config(fleet=FleetConfig(step_deadline=deadline), models=models)
+        machine = Machine(self.slots, self.stillness, lambda: 8)
+        self.steps = Steps(config, "a", {"a": self.adapter}, self._no_tool, machine, self._last)
+
+    async def _no_tool(self, *_: Any) -> object:
+        raise AssertionError
+
+    async def _last(self, job: str, step: str) -> Outcome | None:
+        return Outcome.failed(self.left) if self.left is not None else None
+
+    async def call(self, claim: Claim) -> LLMError | None:
+        """One try; what it raised."""
+        try:
+            await self.steps.call(Work(claim, Origin()))
+        except LLMError as error:
+            return error
+        return None
+
+
+def claim(tries: int = 0, tried: float = 0.0) -> Claim:
+    return Claim(
+        "j", "0", 1, Kind.LLM, "a", JobRecord("x", {}), REQUEST, 0, 0, int(tried * 1e6) + 1, tries, first_us=1
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.ENETUNREACH])
+async def test_a_call_that_this_machine_could_not_make_is_no_try_and_no_word_on_the_model(
+    number: int,
+) -> None:
+    bench = Bench()
+    again, refusal = bench.steps.failed(claim(tries=5), broken(number))
+    assert again is not None
+    assert again.endless
+    assert again.ours.startswith("this worker: ")
+    assert refusal is None
+    assert bench.slots.now == 4
+
+
+async def test_an_adapter_that_lets_the_shortage_through_is_not_broken() -> None:
+    bench = Bench(OSError(errno.EMFILE, "too many"))
+    error = await bench.call(claim())
+    assert isinstance(error, ConnectionBroken)
+    assert bench.steps.failed(claim(), error).refusal is None
+
+
+async def test_a_step_that_was_short_of_something_for_longer_than_its_deadline_fails() -> None:
+    bench = Bench(deadline=10.0)
+    again, refusal = bench.steps.failed(claim(tried=20.0), broken(errno.EMFILE))
+    assert again is None
+    assert refusal is not None
+
+
+async def test_what_fails_in_a_call_that_saw_this_worker_stand_still_is_no_try_and_no_word() -> None:
+    bench = Bench()
+    bench.stillness.ended = 100.0
+    for error in (CallTimeout("x"), ConnectionBroken("x")):
+        again, refusal = bench.steps.failed(claim(tries=5), error, begun=99.0)
+        assert again is not None
+        assert (again.ours, again.endless, refusal) == ("this worker stood still", False, None)
+    assert bench.steps.failed(claim(tries=5), CallTimeout("x"), begun=101.0).refusal is not None
+    assert bench.steps.failed(claim(), RateLimited("x"), begun=99.0).refusal is not None, "it answered"
+
+
+async def test_calls_that_time_out_together_are_one_failure_of_their_model(clock: Clock) -> None:
+    bench = Bench()
+    said = [bench.steps.failed(claim(), CallTimeout("x")).refusal for _ in range(16)]
+    clock.now += 2.0
+    said += [bench.steps.failed(claim(), CallTimeout("x")).refusal for _ in range(16)]
+    assert sum(refusal is not None for refusal in said) == 2
+    assert all(bench.steps.failed(claim(), ProviderBusy("x")).refusal for _ in range(3))
+
+
+async def test_nothing_is_begun_where_the_lease_may_have_ended() -> None:
+    bench = Bench()
+    asked: list[float] = []
+
+    def sure(_: Claim, at: float) -> bool:
+        asked.append(at)
+        return False
+
+    bench.steps._machine = bench.steps._machine._replace(sure=sure)
+    with pytest.raises(Stopped, match="lease"):
+        await bench.steps.call(Work(claim(), Origin(), 7.0))
+    assert (bench.adapter.keys, asked) == ([], [7.0])
+
+
+# Keys ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_whose_end_nobody_saw_is_repeated_under_its_key_and_an_answered_one_under_another() -> (
+    None
+):
+    raised = [ProviderBusy("503"), CallTimeout("?"), ConnectionBroken("?"), BadReply("?"), RateLimited("429")]
+    bench = Bench(*raised)
+    for tries in range(6):
+        bench.left = await bench.call(claim(tries))
+    one, two, three, four, five, six = bench.adapter.keys
+    assert two == three == four, "the time-out and the cut may have been answered"
+    assert len({one, two, five, six}) == 4
+
+
+async def test_what_an_earlier_life_has_left_is_no_key() -> None:
+    bench = Bench()
+    bench.left = ConnectionBroken("?", idempotency_key="of another life")
+    await bench.call(claim(tries=1))
+    assert bench.adapter.keys != ["of another life"]
+
+
+# Standstills --------------------------------------------------------------------------------------------
+
+
+async def test_a_tool_that_was_over_when_the_process_stood_still_has_its_time_anew() -> None:
+    threads = Threads("test", 1)
+    run = threads.start("a tool", lambda: time.sleep(0.05))
+    waiting = asyncio.ensure_future(threads.attend(run, Work(claim(), Origin()), 0.3))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    run.begun = time.monotonic() - 5.0  # as if it had stood still from then on
+    assert await waiting
+
+
+async def test_the_machine_has_no_thread_left_and_the_others_do_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import threading
+
+    def none_left(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads, hold = Threads("test", 4), threading.Event()
+    first = threads.start("first", lambda: hold.wait(20))
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    second = threads.start("second", lambda: 7)
+    hold.set()
+    assert await threads.attend(first, Work(claim(), Origin()), 0.0)
+    assert await threads.attend(second, Work(claim(), Origin()), 0.0)
+    assert (second.value, threads.alive) == (7, 1)
+
+
+def test_lateness_of_a_busy_loop_is_no_standstill() -> None:
+    found = Stillness()
+    assert not found.since(-math.inf)
+    assert found.count == 0
