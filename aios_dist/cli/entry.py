@@ -88,15 +88,13 @@ def run(args: Sequence[str] | None = None) -> int:
         return 2
     try:
         code = _run(args)
+        sys.stdout.flush()
     except BrokenPipeError:  # `aios-dist job list | head`: nobody reads on
         code = 1
     except OSError as exc:
         code = 2
         say(_refusal(exc))
-    if unsaid := streams.flushed():
-        if code == 0:
-            say(UNWRITTEN.format(unsaid))
-        code = code or 2
+    streams.flush_or_drop(sys.stdout)
     return code
 
 
@@ -130,7 +128,8 @@ def say(sentence: str) -> None:
     from aios_dist.cli.output import plain
 
     with contextlib.suppress(OSError):
-        print(f"aios-dist: {plain(sentence)}", file=sys.stderr, flush=True)
+        print(f"aios-dist: {plain(sentence)}", file=sys.stderr)
+    streams.flush_or_drop(sys.stderr)
 
 
 def _sentence(exc: click.ClickException) -> str:

@@ -40,26 +40,16 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{units[n]:02x}{units[n + 1]:02x}" for n in range(0, len(units), 2)), error.end
 
 
-def flushed() -> str:
-    """Write out what is buffered for stdout; gives why that failed, or "".
-
-    What cannot be written is dropped: the interpreter, too, would try, and complain, when it ends.
-    """
-    why = _flush(sys.stdout)
-    _flush(sys.stderr)
-    return why
-
-
-def _flush(stream: IO[str]) -> str:
+def flush_or_drop(stream: IO[str]) -> None:
+    """Write out what is buffered. Where that fails it is dropped: the interpreter, too, would try when it
+    ends, and complain."""
     try:
         stream.flush()
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-        return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
-    return ""
 
 
 class Lasting:
