@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import locale  # noqa: F401 - gettext would import it in the midst of click's main, where Ctrl-C is click's
 import os
 import sys
 from collections.abc import Sequence

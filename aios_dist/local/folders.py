@@ -82,8 +82,10 @@ def take(folder: str | os.PathLike[str]) -> Held:
                     "what both were given. End that one first, or take another folder."
                 )
             if time.monotonic() > end:
-                left = f"its server, process {server}, runs on" if server else "what it started runs on"
-                raise ConfigError(f"The folder {str(path)!r} is in use: its owner is gone, but {left}.")
+                left = f"its server, process {server}" if server else "what it started"
+                raise ConfigError(
+                    f"The folder {str(path)!r} is in use: its owner is gone, but {left}, has not ended yet."
+                )
             time.sleep(LOOK_EVERY_S)
         return Held(path, lock)
     except OSError as exc:

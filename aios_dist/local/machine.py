@@ -264,6 +264,8 @@ class LocalFleet:
         while not ready():
             for member in self.members:
                 member.check()
+            if self.redis is not None and self.redis.ended_with is not None:
+                raise ConfigError(f"The embedded Redis has ended, with exit code {self.redis.ended_with}.")
             if time.monotonic() > end:
                 names = ", ".join(member.name for member in self.members)
                 raise ConfigError(f"The fleet was not ready within {READY_S:g} s; it has: {names}.")

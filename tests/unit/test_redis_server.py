@@ -270,7 +270,7 @@ def test_a_folder_whose_dead_owner_left_something_running_is_refused(
     lock = os.open(tmp_path / folders.LOCK, os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.write(lock, f"{dead.pid}\n{'77' if note == 'server' else ''}\n".encode())
-    said = "its server, process 77, runs on" if note == "server" else "what it started runs on"
+    said = "its server, process 77, has" if note == "server" else "what it started, has"
     with pytest.raises(ConfigError, match=f"its owner is gone, but {said}"):
         EmbeddedRedis().start(tmp_path)
     os.close(lock)
