@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -263,12 +264,29 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     named = path or env.get("AIOS_CONFIG")
     file = Path(named) if named else Path("aios.toml")
     data: dict[str, Any] = {}
-    there = os.path.isfile(file)  # a Path raises for some names that no file can have
+    there = _is_there(file)
     if named and not there:
         raise ConfigError(f"There is no configuration file {str(file)!r}; check AIOS_CONFIG or --config.")
     if there:
         data = read_toml(file)
     return parse(data, source=str(file), env=env)
+
+
+def _is_there(file: Path) -> bool:
+    """Raises ConfigError for what is there and no file."""
+    try:
+        mode = os.stat(file).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file can have some names
+        if os.path.islink(file):
+            raise ConfigError(f"{str(file)!r} is a link to a file that is not there.") from None
+        return False
+    except OSError as exc:
+        raise ConfigError(f"{str(file)!r} cannot be read: {exc.strerror}.") from None
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{str(file)!r} is a folder, and no configuration file.")
+    if not stat.S_ISREG(mode):  # it is read more than once: by workers, too
+        raise ConfigError(f"{str(file)!r} is no regular file, as a configuration must be.")
+    return True
 
 
 def read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:

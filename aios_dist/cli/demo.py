@@ -19,7 +19,7 @@ from rich.text import Text
 from aios_dist.agents import JobSpec
 from aios_dist.cli.demo_runs import BATCH_AGENTS, OWN_WORK, PAUSE_REPLIES, Run, batch_jobs, run, seed_jobs
 from aios_dist.cli.gantt import chart
-from aios_dist.cli.signals import sigterm_is_ctrl_c
+from aios_dist.cli.signals import every_end_is_ctrl_c
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.sync import Fleet
@@ -63,7 +63,7 @@ def demo(latency: float, as_json: bool, keep: bool, no_flower: bool) -> None:
         out = Console(quiet=as_json, highlight=False, width=WIDTH)
     flower = None if no_flower or importlib.util.find_spec("flower") is None else _flower_port()
     machine = LocalFleet(CONFIG, WORKERS, fake_llm=str(latency), flower=flower)
-    with sigterm_is_ctrl_c():
+    with every_end_is_ctrl_c():
         with out.status("Starting a Redis, a fake LLM, four Celery workers and Flower …"):
             machine.start()
         with machine, Fleet(machine.config) as fleet:

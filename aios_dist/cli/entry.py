@@ -6,6 +6,9 @@ Exit codes: 0; 1 a job that failed, was cancelled or did not end in time, or a f
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import locale  # noqa: F401 - gettext would import it in the midst of click's main, where Ctrl-C is click's
 import os
 import sys
 from collections.abc import Sequence
@@ -13,10 +16,12 @@ from typing import NoReturn
 
 import click
 
+from aios_dist.cli import streams
 from aios_dist.cli.lazy import LazyGroup
 from aios_dist.errors import AiosError, InvalidInput, JobError, StepError
 
 GLOBAL = ("--config", "--redis-url")
+UNWRITTEN = "The output cannot be written: {}."
 
 COMMANDS = {
     "demo": ("aios_dist.cli.demo", "demo", "A fleet on this machine runs agents under fifo and fixed order."),
@@ -73,6 +78,7 @@ def root(context: click.Context, config: str | None, redis_url: str | None) -> N
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit."""
+    streams.prepare()
     sys.exit(run(args))
 
 
@@ -82,10 +88,22 @@ def run(args: Sequence[str] | None = None) -> int:
         say("An argument has a zero byte in it, which no file, id or text here can have.")
         return 2
     try:
+        code = _run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `aios-dist job list | head`: nobody reads on
+        code = 1
+    except OSError as exc:
+        code = 2
+        say(_refusal(exc))
+    streams.flush_or_drop(sys.stdout)
+    return code
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
         code = root.main(
             args=None if args is None else list(args), prog_name="aios-dist", standalone_mode=False
         )
-        sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         return 130
     except click.ClickException as exc:
@@ -94,18 +112,25 @@ def run(args: Sequence[str] | None = None) -> int:
     except AiosError as exc:
         say(str(exc))
         return 1 if isinstance(exc, (JobError, StepError)) else 2
-    except BrokenPipeError:
-        # `aios-dist job list | head`: nobody reads on, and Python must not complain of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return code if isinstance(code, int) else 0
+
+
+def _refusal(exc: OSError) -> str:
+    why = exc.strerror or str(exc)
+    if isinstance(exc.filename, (str, bytes)):
+        return f"{os.fsdecode(exc.filename)!r} cannot be used: {why}."
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF):
+        return UNWRITTEN.format(why)
+    return f"The system refuses what this needs: {why}."
 
 
 def say(sentence: str) -> None:
     """One sentence on stderr."""
     from aios_dist.cli.output import plain
 
-    print(f"aios-dist: {plain(sentence)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"aios-dist: {plain(sentence)}", file=sys.stderr)
+    streams.flush_or_drop(sys.stderr)
 
 
 def _sentence(exc: click.ClickException) -> str:

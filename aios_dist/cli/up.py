@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import shlex
+import sys
 from pathlib import Path
+from typing import IO, cast
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from aios_dist.cli.signals import sigterm_is_ctrl_c
+from aios_dist.cli.entry import say
+from aios_dist.cli.signals import every_end_is_ctrl_c, no_hang_up
+from aios_dist.cli.streams import Lasting
+from aios_dist.cli.up_end import count_of, end
 from aios_dist.cli.up_news import follow
 from aios_dist.config import DEFAULT_POOLS, Config, load, read_toml
-from aios_dist.journal import Journal
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.masking import masked
 
-OPEN_JOBS = 10_000
-"""The most open jobs that are looked at for the last line."""
+WITHOUT_REDIS_S = 5.0
+"""Seconds for workers to end in, whose answers nothing can take any more."""
 
 
 @click.command()
@@ -48,7 +53,8 @@ def up(
     latency: str,
     data: Path | None,
 ) -> None:
-    """A whole fleet on this machine, in this terminal: Redis, workers, Flower; Ctrl-C ends it in good order.
+    """A whole fleet on this machine, in this terminal: Redis, workers, Flower; Ctrl-C, or closing the
+    terminal, ends it in good order.
 
     Models, pools and agents are those of aios.toml. Redis is one of our own, unless AIOS_REDIS_URL or
     redis_url names one.
@@ -65,21 +71,27 @@ def up(
         fake_llm=fake,
         flower=flower_port if has_flower else None,
     )
-    out = Console(highlight=False, soft_wrap=True)
-    interrupted = False
-    with sigterm_is_ctrl_c() as terminated:
+    out = Console(file=cast(IO[str], Lasting(sys.stdout)), highlight=False, soft_wrap=True)
+    interrupted, lost = False, ""
+    with every_end_is_ctrl_c() as terminated:
         with out.status("Starting …"):
             machine.start()
         with machine:
             try:
                 _introduce(out, machine)
-                asyncio.run(follow(out, machine))
+                lost = asyncio.run(follow(out, machine))
             except KeyboardInterrupt:
                 interrupted = not terminated()
                 out.print()
+            no_hang_up()
             alive = [member for member in machine.workers if not member.ended]
-            out.print(_stop(out, machine, lost=embedded and data is None), soft_wrap=False)
-    context.exit(1 if not alive else 130 if interrupted else 0)
+            if lost:  # with its data kept, what workers have in hand is worth their grace: they save it
+                machine.stop(grace_s=None if machine.keeps_data else WITHOUT_REDIS_S)
+            else:
+                out.print(end(out, machine, lost=embedded and data is None), soft_wrap=False)
+    if lost:
+        say(lost)
+    context.exit(1 if lost or not alive else 130 if interrupted else 0)
 
 
 def _names_redis() -> bool:
@@ -113,7 +125,7 @@ def _introduce(out: Console, machine: LocalFleet) -> None:
         for name, model in config.models.items()
     )
     served = [
-        f"{w.name} ({_count(w.spec.slots or config.pool(w.spec.pool).slots, 'slot')})"
+        f"{w.name} ({count_of(w.spec.slots or config.pool(w.spec.pool).slots, 'slot')})"
         for w in machine.workers
         if w.spec
     ]
@@ -128,53 +140,12 @@ def _introduce(out: Console, machine: LocalFleet) -> None:
     out.print(Text(f"The fleet {config.fleet.name!r} is up.", style="bold"))
     for name, what in rows:
         out.print(Text(f"  {name:<8}", style="cyan").append(what, style="default"))
-    model = "" if config.default_model() else f"--model {next(iter(config.models))} "
+    model = "" if config.default_model() else f"--model {shlex.quote(next(iter(config.models)))} "
     asks = "--prompt 'Three sights in {input}?' --prompt 'A day around: {previous}' --input '\"Lima\"'"
     out.print("In another terminal:", style="bold")
-    out.print(Text(f"  export AIOS_CONFIG={machine.config_path}", style="green"))
+    out.print(Text(f"  export AIOS_CONFIG={shlex.quote(str(machine.config_path))}", style="green"))
     out.print(Text(f"  aios-dist submit {model}{asks} --wait", style="green"))
     out.print(Text("  aios-dist fleet", style="green"))
     out.print(
         Text("Ctrl-C finishes what is in flight and ends all of it. Jobs that end and warnings:", style="dim")
     )
-
-
-def _stop(out: Console, machine: LocalFleet, *, lost: bool) -> str:
-    """Warm shutdown of the workers; gives the last line: what they finished and what was handed back."""
-
-    async def before(journal: Journal) -> tuple[float, int]:
-        return await journal.now(), (await journal.counts([]))["leased"]
-
-    since, in_flight = machine.ask(before)
-    if in_flight:
-        grace = machine.config.fleet.shutdown_grace
-        out.print(
-            f"Finishing {_count(in_flight, 'step')} in flight, at most {grace:g} s; Ctrl-C ends it at once …"
-        )
-    try:
-        machine.stop_workers(machine.workers, machine.config.fleet.shutdown_grace + 15.0)
-    except KeyboardInterrupt:
-        for member in machine.workers:
-            member.kill()
-
-    async def after(journal: Journal) -> tuple[int, int, int]:
-        jobs = await journal.list_jobs(OPEN_JOBS, ended=False)
-        happened = await asyncio.gather(*(journal.events(job.id) for job in jobs))
-        handed_back = sum(e.what == "released" and e.at >= since for events in happened for e in events)
-        counts = await journal.counts(lanes := machine.config.lane_names())
-        return handed_back, sum(counts[f"ready:{lane}"] for lane in lanes), len(jobs)
-
-    handed_back, waiting, jobs = machine.ask(after)
-    line = "Stopped: nothing was in flight"
-    if in_flight:
-        line = (
-            f"Stopped: {_count(max(0, in_flight - handed_back), 'step')} finished, {handed_back} handed back"
-        )
-    if not jobs:
-        return f"{line}; no job is open."
-    line += f"; {_count(waiting, 'step')} of {_count(jobs, 'open job')} wait for the next worker"
-    return f"{line}, and go with the embedded Redis (--data DIR keeps them)." if lost else f"{line}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

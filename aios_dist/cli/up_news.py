@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
+from aios_dist.cli.up_redis import kept_up
+from aios_dist.errors import AiosError
 from aios_dist.jobs import JobState
 from aios_dist.journal import Journal
 from aios_dist.local.machine import LocalFleet
 
+T = TypeVar("T")
+
 LOOK_EVERY_S = 0.25
+AGAIN_S = 1.0
+"""Between two questions to a Redis that is away."""
 ONE_BY_ONE = 10
 """More jobs than these that end together are told in one line."""
 
@@ -22,21 +31,49 @@ _LEVEL = re.compile(r"^[\d-]+ [\d:,]+ (DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+(.*)
 _STYLES = {JobState.DONE: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
 
 
-async def follow(out: Console, machine: LocalFleet) -> None:
-    """Until Ctrl-C, or until no worker is left."""
+async def follow(out: Console, machine: LocalFleet) -> str:
+    """Until Ctrl-C, or until no worker is left, or until there is no Redis any more.
+
+    Returns:
+        Why there is no Redis, in one sentence; "" where that is not the reason.
+    """
     journal = Journal(machine.config.fleet)
     jobs = asyncio.create_task(_jobs(out, journal))
+    watch = asyncio.create_task(kept_up(out, machine))
+    logs = asyncio.create_task(_logs(out, machine))
+    tasks = [jobs, watch, logs]
     try:
-        await _logs(out, machine)
+        await asyncio.wait([watch, logs], return_when=asyncio.FIRST_COMPLETED)
+        return watch.result() if watch.done() else logs.result() or ""
     finally:
-        jobs.cancel()
-        await asyncio.gather(jobs, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await journal.close()
 
 
 async def _jobs(out: Console, journal: Journal) -> None:
-    async for ids in journal.ends(await journal.ends_now()):
-        views = [view for view in await journal.views(ids) if view is not None]
+    last = await _at_last(journal.ends_now)
+    while True:
+        try:
+            await _tell_ends(out, journal, last)
+        except AiosError:  # one that does not pass by itself: a password that was changed
+            last = await _at_last(journal.ends_now)
+
+
+async def _at_last(question: Callable[[], Awaitable[T]]) -> T:
+    """The answer, however long Redis is away."""
+    while True:
+        try:
+            return await question()
+        except AiosError:
+            await asyncio.sleep(AGAIN_S)
+
+
+async def _tell_ends(out: Console, journal: Journal, last: str) -> None:
+    async for ids in journal.ends(last):
+        found = await _at_last(partial(journal.views, ids)) if ids else []
+        views = [view for view in found if view is not None]
         if len(views) > ONE_BY_ONE:
             states = Counter(view.state.value for view in views)
             out.print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 
 from aios_dist import masking
 from aios_dist.cli.at_once import ctrl_c_at_once
+from aios_dist.cli.signals import hang_up_is_sigterm
 
 if TYPE_CHECKING:
     from aios_dist.runtime import Runtime
@@ -37,9 +39,10 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
     """Run one worker of POOL (a pool of aios.toml, or the built-in llm and turns).
 
     The same as `celery -A workers.POOL worker -n POOL@%h`, without needing that file. Two workers of a pool
-    on one machine need two names: --name a@%h. SIGTERM (exit code 0) or Ctrl-C (130) finishes what
-    is in flight, then ends.
+    on one machine need two names: --name a@%h. SIGTERM (exit code 0), a terminal that closes, or
+    Ctrl-C (130) finishes what is in flight, then ends.
     """
+    without_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # nohup
     with ctrl_c_at_once():
         from celery import signals
         from celery.exceptions import SecurityWarning
@@ -64,6 +67,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
 
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def ready(**_: Any) -> None:
+        hang_up_is_sigterm(without_terminal)  # Celery's own: dies at once, or runs on without a terminal
         print(ready_line(node, runtime), flush=True)
 
     by_ctrl_c = False

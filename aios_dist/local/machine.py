@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,8 +15,10 @@ import msgspec
 from aios_dist.config import Config, ModelConfig
 from aios_dist.errors import ConfigError, UnknownName
 from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.local import folders
 from aios_dist.local.config_file import write_config
 from aios_dist.local.members import Launch, Member, WorkerSpec, environment
+from aios_dist.local.owned_process import After
 from aios_dist.local.redis_server import EmbeddedRedis
 
 T = TypeVar("T")
@@ -25,10 +26,13 @@ T = TypeVar("T")
 READY_S = 60.0
 """Seconds in which everything must be ready. A first start compiles some thousand modules."""
 LOOK_EVERY_S = 0.05
+BEYOND_S = 15.0
+"""Seconds that a worker may need beyond its grace."""
 
 
 class LocalFleet:
-    """Redis, workers, and if asked for the fake LLM and Flower; all end when we end.
+    """Redis, workers, and if asked for the fake LLM and Flower; all end when we end, however we end: the
+    workers with their grace, Redis and the fake LLM when those have ended.
 
     ::
 
@@ -67,7 +71,8 @@ class LocalFleet:
         self._data = data
         self._latency = fake_llm
         self._cwd = cwd
-        self._dir: Path | None = None
+        self._held: folders.Held | None = None
+        self._pipe: list[int] = []
         self._launch: Launch | None = None
 
     # Start and stop ------------------------------------------------------------------------------------
@@ -78,12 +83,23 @@ class LocalFleet:
         Raises:
             ConfigError: something did not start; says what, and shows its last words.
         """
-        self._dir = Path(tempfile.mkdtemp(prefix="aios-fleet-"))
-        self._launch = Launch(self._dir, environment(self.config_path), self._cwd)
+        folders.sweep()
+        self._held = folders.take_temporary("aios-fleet-")
+        ended, at_work = self._pipe = [*os.pipe()]
+        after = After(ended, self._grace_s + BEYOND_S)
+        self._launch = Launch(
+            self._held.path,
+            environment(self.config_path),
+            self._cwd,
+            keep=[self._held.lock],
+            at_work=at_work,
+            after=after,
+            grace_s=self._grace_s,
+        )
         try:
             fake = self._add(self._launch.fake_llm(self._latency)) if self._latency is not None else None
             if self.redis is not None:
-                self.redis.start(self._data, appendonly=self._data is not None)
+                self.redis.start(self._data, appendonly=self._data is not None, after=after)
                 self._change(redis_url=self.redis.url)
             if fake is not None:
                 self._use(fake)
@@ -101,9 +117,7 @@ class LocalFleet:
 
     def stop(self, grace_s: float | None = None) -> None:
         """Warm shutdown of all workers, then the rest; SIGKILL after ``grace_s``. May be called twice."""
-        if grace_s is None:
-            grace_s = self.config.fleet.shutdown_grace + 15.0  # the worker's own, and what it needs after it
-        self.stop_workers(self.workers, grace_s)
+        self.stop_workers(self.workers, self._grace_s if grace_s is None else grace_s)
         for member in self.members:
             member.process.terminate()
         for member in self.members:
@@ -111,14 +125,21 @@ class LocalFleet:
         self.members.clear()
         if self.redis is not None:
             self.redis.stop()
-        if self._dir is not None:
-            shutil.rmtree(self._dir, ignore_errors=True)
+        while self._pipe:
+            os.close(self._pipe.pop())
+        if self._held is not None and self._launch is not None:
+            self._held.release(remove=True)
+            self._launch = None
 
     def __enter__(self) -> Self:
         return self if self.members else self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def _grace_s(self) -> float:
+        return self.config.fleet.shutdown_grace + BEYOND_S
 
     # Workers -------------------------------------------------------------------------------------------
 
@@ -186,9 +207,14 @@ class LocalFleet:
     @property
     def dir(self) -> Path:
         """The folder of configuration and logs; it goes when the fleet stops."""
-        if self._dir is None:
+        if self._held is None:
             raise RuntimeError("this fleet is not started")
-        return self._dir
+        return self._held.path
+
+    @property
+    def keeps_data(self) -> bool:
+        """The embedded Redis comes back with what it had."""
+        return self._data is not None
 
     @property
     def config_path(self) -> Path:
@@ -238,6 +264,8 @@ class LocalFleet:
         while not ready():
             for member in self.members:
                 member.check()
+            if self.redis is not None and self.redis.ended_with is not None:
+                raise ConfigError(f"The embedded Redis has ended, with exit code {self.redis.ended_with}.")
             if time.monotonic() > end:
                 names = ", ".join(member.name for member in self.members)
                 raise ConfigError(f"The fleet was not ready within {READY_S:g} s; it has: {names}.")

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aios_dist.errors import ConfigError
-from aios_dist.local.owned_process import start_owned
+from aios_dist.local.owned_process import After, start_owned
 
 LAST_LINES = 12
+SETTINGS = ("AIOS_CONFIG", "AIOS_FLEET", "AIOS_REDIS_URL")
+"""What a configuration file stands in the place of."""
 COMMAND = ("-m", "aios_dist.cli")
 """Workers and Flower are started as a user would: by ``aios-dist worker``, ``aios-dist flower``."""
 
@@ -48,7 +50,7 @@ class Member:
 
     def wrote(self, pattern: str) -> str | None:
         """The group of the first line that the pattern matches, once there is one."""
-        found = re.search(pattern, self.log.read_text(errors="replace"), re.MULTILINE)
+        found = re.search(pattern, self.log.read_text("utf-8", errors="replace"), re.MULTILINE)
         return found[1] if found else None
 
     @property
@@ -58,7 +60,7 @@ class Member:
 
     def last_words(self) -> str:
         """The last lines of its log, for an error message."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in self.log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
         return "\n".join(lines[-LAST_LINES:]) or "(it wrote nothing)"
 
     def check(self) -> None:
@@ -92,15 +94,37 @@ class Member:
 
 @dataclass
 class Launch:
-    """Starts members: where their logs go, what their environment is, and where they look for modules."""
+    """Starts members: where their logs go, what their environment is, and where they look for modules.
+
+    Where we are killed, workers end as told by SIGTERM, and what they need when they have ended.
+
+    Attributes:
+        keep: descriptors that all of them have (see ``start_owned``).
+        at_work: one that workers alone have: the end of a pipe.
+        after: what awaits the workers' end: that of the other end of the pipe.
+        grace_s: seconds that workers have to end in.
+    """
 
     dir: Path
     env: Mapping[str, str]
     cwd: Path | None = None
     count: int = field(default=0)
+    keep: Sequence[int] = ()
+    at_work: int | None = None
+    after: After | None = None
+    grace_s: float = 5.0
 
-    def start(self, name: str, argv: Sequence[str], **env: str) -> Member:
-        """Start ``python argv…``; ends when we end, however we end."""
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        keep: Sequence[int] = (),
+        after: After | None = None,
+        grace_s: float = 5.0,
+        **env: str,
+    ) -> Member:
+        """Start ``python argv…``; ends when we end, however we end: see ``start_owned``."""
         self.count += 1
         log = self.dir / f"{self.count}-{name}.log"
         with log.open("wb") as out:
@@ -110,19 +134,28 @@ class Launch:
                 cwd=self.cwd,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                grace_s=grace_s,
+                keep=[*self.keep, *keep],
+                after=after,
             )
         return Member(name, process, log)
 
     def worker(self, spec: WorkerSpec) -> Member:
         """A worker; ready when it has said so."""
         slots = ["--slots", str(spec.slots)] if spec.slots else []
-        member = self.start(spec.name, [*COMMAND, "worker", spec.pool, "--name", f"{spec.name}@%h", *slots])
+        member = self.start(
+            spec.name,
+            [*COMMAND, "worker", spec.pool, "--name", f"{spec.name}@%h", *slots],
+            keep=[] if self.at_work is None else [self.at_work],
+            grace_s=self.grace_s,
+        )
         member.spec = spec
         return member
 
     def fake_llm(self, latency: str) -> Member:
         """The fake LLM; ready when it has written its address."""
-        return self.start("fake-llm", ["-m", "aios_dist.testing", "--port", "0", "--latency", latency])
+        argv = ["-m", "aios_dist.testing", "--port", "0", "--latency", latency]
+        return self.start("fake-llm", argv, after=self.after)
 
     def flower(self, port: int, login: str) -> Member:
         """Flower; ready when it has written its address. The login is no argument: all users see those."""
@@ -131,5 +164,10 @@ class Launch:
 
 def environment(config: Path) -> dict[str, str]:
     """Ours, with the configuration file in the place of all other settings of a fleet."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("AIOS_", "FLOWER_"))}
-    return {**env, "AIOS_CONFIG": str(config), "PYTHONUNBUFFERED": "1"}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in SETTINGS and not name.startswith("FLOWER_")
+    }
+    # Whatever the terminal's encoding is: we read what they write.
+    return {**env, "AIOS_CONFIG": str(config), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

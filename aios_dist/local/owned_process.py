@@ -7,7 +7,8 @@
 
 The watcher sleeps until one of two things happens. The program ends: so does the watcher. The lifeline ends,
 which is to say that all of our process is gone: it sends SIGTERM to the program's process group, and SIGKILL
-after ``grace_s``. A group with a member keeps its number, so that never hits a stranger.
+after ``grace_s``. A group with a member keeps its number, so that never hits a stranger. A program that
+others need to the last (``After``) is ended when those are gone.
 
 Why not Linux' parent-death signal: it follows the *thread* that started the child, so a server started in a
 thread pool would end with that thread; it needs code of ours between fork and exec in a process with threads;
@@ -23,7 +24,7 @@ import os
 import select
 import signal
 import sys
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
 
 NOT_STARTED = 127
 """Exit code when the program could not be executed; the reason is on its stderr."""
+
+
+class After(NamedTuple):
+    """Whom a program outlives when its owner is dead: all who hold the other end of a pipe.
+
+    Attributes:
+        pipe: the reading end.
+        most_s: seconds that they have, at most.
+    """
+
+    pipe: int
+    most_s: float
 
 
 def start_owned(
@@ -41,6 +54,8 @@ def start_owned(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
     grace_s: float = 5.0,
+    keep: Sequence[int] = (),
+    after: After | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program that does not outlive us.
 
@@ -51,6 +66,8 @@ def start_owned(
         argv: the program, found on the PATH, and its arguments.
         env, cwd, stdout, stderr: as of ``subprocess.Popen``.
         grace_s: seconds between SIGTERM and SIGKILL, if it is the watcher that ends the program.
+        keep: open descriptors that the program has, too, for as long as it runs: a lock, an end of a pipe.
+        after: whom the watcher waits for before it ends the program.
 
     Returns:
         The program's own ``Popen`` (pid, wait, kill). Keep it: when it is collected, the program ends too.
@@ -60,18 +77,17 @@ def start_owned(
     import weakref
 
     lifeline, ours = os.pipe()
+    pipe, most_s = after or (-1, 0.0)
+    numbers = [str(number) for number in (os.getpid(), lifeline, grace_s, pipe, most_s)]
     try:
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-S", __file__, str(os.getpid()), str(lifeline), str(grace_s)),
-                *[os.fspath(part) for part in argv],
-            ],
+            [sys.executable, "-I", "-S", __file__, *numbers, *[os.fspath(part) for part in argv]],
             env=env,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            pass_fds=(lifeline,),
+            pass_fds=(lifeline, *keep, *([] if after is None else [pipe])),
             start_new_session=True,
         )
     except BaseException:
@@ -83,9 +99,10 @@ def start_owned(
     return process
 
 
-def _become(owner: int, lifeline: int, grace_s: float, argv: list[str]) -> None:
+def _become(owner: int, lifeline: int, grace_s: float, after: After, argv: list[str]) -> None:
     """Fork the watcher, then become ``argv``."""
-    os.set_inheritable(lifeline, False)
+    for of_the_watcher in (lifeline, *([] if after.pipe < 0 else [after.pipe])):
+        os.set_inheritable(of_the_watcher, False)
     watched = [lifeline]
     if hasattr(os, "pidfd_open"):
         try:
@@ -98,7 +115,7 @@ def _become(owner: int, lifeline: int, grace_s: float, argv: list[str]) -> None:
     if os.fork() == 0:
         os.close(held_by_program)
         try:
-            _watch(watched, ended, grace_s)
+            _watch(watched, ended, grace_s, after)
         finally:
             os._exit(0)
     os.set_inheritable(held_by_program, True)  # for the rest of the program's life
@@ -107,7 +124,7 @@ def _become(owner: int, lifeline: int, grace_s: float, argv: list[str]) -> None:
     os.execvp(argv[0], argv)
 
 
-def _watch(watched: list[int], ended: int, grace_s: float) -> None:
+def _watch(watched: list[int], ended: int, grace_s: float, after: After) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -115,6 +132,8 @@ def _watch(watched: list[int], ended: int, grace_s: float) -> None:
         os.dup2(nowhere, standard)
     program = os.getppid()
     ready, _, _ = select.select([*watched, ended], [], [])
+    if after.pipe >= 0 and ended not in ready:
+        ready, _, _ = select.select([after.pipe, ended], [], [], after.most_s)
     if ended in ready or os.getppid() != program:
         return
     os.killpg(0, signal.SIGTERM)
@@ -123,9 +142,9 @@ def _watch(watched: list[int], ended: int, grace_s: float) -> None:
 
 
 def _main(args: list[str]) -> int:
-    owner, lifeline, grace_s, *argv = args
+    owner, lifeline, grace_s, pipe, most_s, *argv = args
     try:
-        _become(int(owner), int(lifeline), float(grace_s), argv)
+        _become(int(owner), int(lifeline), float(grace_s), After(int(pipe), float(most_s)), argv)
     except OSError as error:
         sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
         sys.stderr.flush()

@@ -8,7 +8,6 @@ import random
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from aios_dist.errors import ConfigError
-from aios_dist.local.owned_process import start_owned
+from aios_dist.local import folders
+from aios_dist.local.owned_process import After, start_owned
 
 SERVER_ENV = "AIOS_REDIS_SERVER"
 """Environment variable: the path of the server's binary, instead of any other."""
@@ -94,6 +94,7 @@ class EmbeddedRedis:
 
     It survives nothing of us, not even our ``kill -9``. After ``kill()`` it can be started again with the
     same port and data by ``restart()``; ``stop()`` is final and removes the data, unless ``dir`` was given.
+    The folder of its data is its own: another server on it is refused as long as this one's process runs.
 
     Args:
         binary: the server to run; ``find_server()`` by default.
@@ -108,10 +109,16 @@ class EmbeddedRedis:
         self._port = 0
         self._dir: Path | None = None
         self._dir_is_ours = False
+        self._held: folders.Held | None = None
+        self._after: After | None = None
         self._kind = ""
 
     def start(
-        self, dir: str | os.PathLike[str] | None = None, appendonly: bool = False, port: int = 0
+        self,
+        dir: str | os.PathLike[str] | None = None,
+        appendonly: bool = False,
+        port: int = 0,
+        after: After | None = None,
     ) -> EmbeddedRedis:
         """Start the server and return when it answers.
 
@@ -119,21 +126,21 @@ class EmbeddedRedis:
             dir: where its data and its log go; a temporary directory that ``stop()`` removes by default.
             appendonly: keep the data across ``restart()``.
             port: 0 picks a free one.
+            after: whose end it awaits before its own, where we are killed.
 
         Returns:
             This object, for ``with EmbeddedRedis().start(appendonly=True) as server``.
 
         Raises:
-            ConfigError: there is no server to run, it did not start, or the port is taken.
+            ConfigError: there is no server to run, it did not start, or its port or folder is in use.
         """
         if self._owner:
             raise RuntimeError("this server was started already")
         self._binary = self._binary or find_server()
         self._settings["appendonly"] = "yes" if appendonly else "no"
         self._dir_is_ours = dir is None
-        self._dir = Path(tempfile.mkdtemp(prefix="aios-redis-") if dir is None else dir).absolute()
-        self._dir.mkdir(parents=True, exist_ok=True)
-        self._owner = os.getpid()
+        self._held = folders.take_temporary("aios-redis-") if dir is None else folders.take(dir)
+        self._dir, self._after, self._owner = self._held.path, after, os.getpid()
         atexit.register(self.stop)
         try:
             self._launch_somewhere() if port == 0 else self._launch(port)
@@ -152,8 +159,8 @@ class EmbeddedRedis:
         atexit.unregister(self.stop)
         self._terminate()
         self._owner = 0
-        if self._dir_is_ours and self._dir is not None:
-            shutil.rmtree(self._dir, ignore_errors=True)
+        if self._held is not None:
+            self._held.release(remove=self._dir_is_ours)
 
     def kill(self) -> None:
         """SIGKILL, as a crash of the machine would look to clients. Returns when the process is gone."""
@@ -191,6 +198,11 @@ class EmbeddedRedis:
     def pid(self) -> int:
         """The server's own process id; another one after ``restart()``."""
         return self._running().pid
+
+    @property
+    def ended_with(self) -> int | None:
+        """The exit code of a server that has ended by itself, minus the signal that killed it; else None."""
+        return None if self._process is None else self._process.poll()
 
     @property
     def kind(self) -> str:
@@ -243,12 +255,24 @@ class EmbeddedRedis:
             ConfigError: it ended, or did not answer in ``READY_S``.
         """
         assert self._binary is not None
-        self.log.unlink(missing_ok=True)
+        assert self._held is not None
         argv = [str(self._binary), "--port", str(port), "--dir", str(self.log.parent)]
         for name, value in self._settings.items():
             argv += [f"--{name}", value]
-        with self.log.open("wb") as log:
-            process = start_owned(argv, cwd=self.log.parent, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            self.log.unlink(missing_ok=True)
+            with self.log.open("wb") as log:
+                process = start_owned(
+                    argv,
+                    cwd=self.log.parent,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    keep=[self._held.lock],
+                    after=self._after,
+                )
+        except OSError as exc:
+            raise ConfigError(f"{self._binary} cannot run in {str(self._dir)!r}: {exc.strerror}.") from None
+        self._held.note(process.pid)
         try:
             self._kind = self._wait_until_ready(process, port)
         except BaseException:

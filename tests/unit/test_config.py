@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -209,12 +210,29 @@ def test_the_environment_names_the_file_and_an_argument_goes_before_it(tmp_path:
     assert load(tmp_path / "two.toml", env=env).fleet.name == "two"
 
 
-@pytest.mark.parametrize("missing", ["nowhere.toml", "."])
-def test_a_file_that_is_named_must_be_there(missing: str, tmp_path: Path) -> None:
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"There is no configuration file '.*'; check AIOS_CONFIG or --config"
     ):
-        load(env={"AIOS_CONFIG": str(tmp_path / missing)})
+        load(env={"AIOS_CONFIG": str(tmp_path / "nowhere.toml")})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Path.mkdir, "is a folder, and no configuration file"),
+        (lambda path: path.symlink_to("nowhere.toml"), "is a link to a file that is not there"),
+        (os.mkfifo, "is no regular file"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_what_has_the_name_and_is_no_file_is_said(
+    make: Callable[[Path], None], said: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "aios.toml")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^'aios.toml' {said}"):
+        load(env={"AIOS_CONFIG": "aios.toml"} if named else {})
 
 
 @pytest.mark.parametrize(

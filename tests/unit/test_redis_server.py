@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import select
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,7 @@ import pytest
 import redis
 
 from aios_dist.errors import ConfigError
+from aios_dist.local import folders
 from aios_dist.local import redis_server as module
 from aios_dist.local.owned_process import NOT_STARTED, start_owned
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
@@ -202,6 +205,97 @@ def test_without_any_server_one_sentence_says_what_to_do(
     monkeypatch.setattr(module, "_packaged_valkey", lambda: None)
     with pytest.raises(ConfigError, match=r"install redis-server or valkey-server, or .*AIOS_REDIS_URL"):
         EmbeddedRedis().start()
+
+
+# -- its folder ----------------------------------------------------------------------------------
+
+
+def test_a_second_server_on_a_folder_is_refused_with_the_owners_pid(binary: Path, tmp_path: Path) -> None:
+    with EmbeddedRedis(binary).start(tmp_path, appendonly=True) as first, client_of(first) as client:
+        client.set("kept", "yes")
+        first.restart()  # the same owner: the folder is still its own
+        with pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()}: two servers on one"):
+            EmbeddedRedis(binary).start(tmp_path, appendonly=True)
+    with EmbeddedRedis(binary).start(tmp_path, appendonly=True) as next_one, client_of(next_one) as client:
+        assert client.get("kept") == "yes"
+
+
+def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "file/below", "\0", "x" * 5000):
+        with pytest.raises(ConfigError, match=r"^The folder '.*' cannot be used: .*\.$"):
+            EmbeddedRedis().start(tmp_path / name)
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from aios_dist.local.owned_process import After, start_owned
+from aios_dist.local.redis_server import EmbeddedRedis
+
+last_words = '''
+import signal, sys, time, redis
+def end(*_):
+    time.sleep(0.5)
+    redis.Redis(port=int(sys.argv[1])).set("last", "words")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+signal.pause()
+'''
+ended, at_work = os.pipe()
+server = EmbeddedRedis().start(sys.argv[1], appendonly=True, after=After(ended, 30.0))
+user = start_owned([sys.executable, "-c", last_words, str(server.port)], keep=[at_work], grace_s=30.0)
+sys.stdin.read()
+"""
+
+
+def test_what_needs_the_server_ends_first_and_the_folder_is_its_own_until_then(tmp_path: Path) -> None:
+    with run_owner(tmp_path, DYING, tmp_path / "data") as owner:
+        assert line_from(owner) == ["ready"]
+        owner.kill()
+        owner.wait(DEADLINE_S)
+        # Its owner is dead, so the folder is waited for.
+        with EmbeddedRedis().start(tmp_path / "data", appendonly=True) as server, client_of(server) as client:
+            assert client.get("last") == "words"
+
+
+@pytest.mark.parametrize("note", ["server", "none"])
+def test_a_folder_whose_dead_owner_left_something_running_is_refused(
+    note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "LEFT_S", 0.2)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    lock = os.open(tmp_path / folders.LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, f"{dead.pid}\n{'77' if note == 'server' else ''}\n".encode())
+    said = "its server, process 77, has" if note == "server" else "what it started, has"
+    with pytest.raises(ConfigError, match=f"its owner is gone, but {said}"):
+        EmbeddedRedis().start(tmp_path)
+    os.close(lock)
+    with EmbeddedRedis().start(tmp_path):
+        pass
+
+
+def test_temporary_folders_of_the_dead_are_swept_and_those_of_the_living_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, elsewhere = tmp_path / "tmp", tmp_path / "elsewhere"
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for folder in ("aios-fleet-dead", "aios-redis-dead", "aios-fleet-new", "aios-fleet-other", "unrelated"):
+        (temporary / folder).mkdir(parents=True)
+        (temporary / folder / folders.LOCK).write_text("" if folder == "aios-fleet-new" else "1\n")
+    (temporary / "aios-fleet-other" / folders.LOCK).unlink()
+    elsewhere.mkdir()
+    (elsewhere / folders.LOCK).write_text("1\n")
+    (temporary / "aios-fleet-link").symlink_to(elsewhere)
+    with EmbeddedRedis() as server:
+        living = server.log.parent.name
+        folders.sweep()
+        left = {path.name for path in temporary.iterdir()}
+    assert left == {living, "aios-fleet-new", "aios-fleet-other", "aios-fleet-link", "unrelated"}
+    assert (elsewhere / folders.LOCK).exists()
 
 
 # -- it dies with us -----------------------------------------------------------------------------

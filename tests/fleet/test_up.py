@@ -1,0 +1,182 @@
+"""``aios-dist up`` as a user has it: in a terminal that closes, killed, twice, and with a Redis that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from aios_dist import Fleet, prompts
+from aios_dist.config import Config, FleetConfig, load
+from aios_dist.journal import Journal
+from aios_dist.local import folders
+from aios_dist.local.redis_server import EmbeddedRedis
+from aios_dist.testing import FakeLLM
+
+WITHIN_S = 60.0
+"""For what takes a second or two where nobody else is on the machine."""
+REPLY_S = 1.5
+JOBS = [f"j{number}" for number in range(4)]
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "aios_dist.cli", *sys.argv[1:]])
+"""
+TOML = """
+[fleet]
+shutdown_grace = 20.0
+[models.small]
+model = "fake"
+base_url = "{url}"
+api_key_env = "AIOS_GATEWAY_KEY"
+"""
+
+
+class Up:
+    """The command in a terminal of its own, and what it has written there so far."""
+
+    def __init__(self, folder: Path, *args: str) -> None:
+        self.terminal, slave = os.openpty()
+        os.set_blocking(self.terminal, False)
+        self.wrote = ""
+        self.argv = ["up", "--no-flower", *args]
+        self._folder = folder
+        self.process = self.start(stdin=slave, stdout=slave, stderr=slave, argv=["-c", IN_TERMINAL])
+        os.close(slave)
+
+    def start(self, argv: list[str], **streams: Any) -> subprocess.Popen[str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
+        env |= {
+            "AIOS_GATEWAY_KEY": "sk-1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TMPDIR": str(self._folder / "my tmp"),
+        }
+        command = [sys.executable, *argv, *self.argv]
+        return subprocess.Popen(
+            command, cwd=self._folder, env=env, start_new_session=True, text=True, **streams
+        )
+
+    def says(self, pattern: str) -> str:
+        """Wait until it has said that; gives the group."""
+        end = time.monotonic() + WITHIN_S
+        while time.monotonic() < end:
+            try:
+                self.wrote += os.read(self.terminal, 65536).decode(errors="replace")
+            except (BlockingIOError, OSError):
+                time.sleep(0.02)
+            if found := re.search(pattern, self.wrote):
+                return found[1]
+            if self.process.poll() is not None and time.monotonic() < end - 1:
+                end = time.monotonic() + 1  # for its last words
+        pytest.fail(f"`up` did not say {pattern!r}, but: {self.wrote}")
+
+    def config(self) -> Config:
+        """What the line for another terminal leads to, as a shell would read it."""
+        (path,) = shlex.split(self.says(r"export AIOS_CONFIG=([^\r\n]*aios\.toml'?)"))
+        return load(path, env={})
+
+    def close(self) -> None:
+        """Close the window."""
+        if self.terminal >= 0:
+            os.close(self.terminal)
+            self.terminal = -1
+
+
+@pytest.fixture
+def up(tmp_path: Path, llm: FakeLLM) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+    (tmp_path / "my tmp").mkdir()
+    (tmp_path / "aios.toml").write_text(TOML.format(url=llm.url), encoding="utf-8")
+
+    def start(*args: str) -> Up:
+        started.append(Up(tmp_path, *args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+        one.process.kill()  # what it started ends by itself
+        one.process.wait()
+
+
+def put_in_flight(config: Config, llm: FakeLLM) -> None:
+    llm.script(latency=REPLY_S)
+    asked = prompts("asked", ["one call"])
+    with Fleet(config) as fleet:
+        fleet.submit_many([asked.job(id=id) for id in JOBS])
+    llm.wait_until(lambda: llm.in_flight == len(JOBS), WITHIN_S)
+
+
+def check_nothing_was_cut(llm: FakeLLM, data: Path) -> None:
+    """Every call was answered, once, and every answer is in the data that the fleet leaves."""
+
+    async def committed(url: str) -> list[int]:
+        journal = Journal(FleetConfig(redis_url=url))
+        views = await journal.views(JOBS)
+        await journal.close()
+        return [view.outcomes for view in views if view is not None]
+
+    with EmbeddedRedis().start(data, appendonly=True) as server:
+        assert asyncio.run(committed(server.url)) == [1] * len(JOBS)
+    assert [call.status for call in llm.calls] == [200] * len(JOBS)
+
+
+def test_its_redis_comes_back_a_second_one_is_refused_and_a_closed_window_cuts_nothing(
+    up: Callable[..., Up], llm: FakeLLM, tmp_path: Path
+) -> None:
+    first = up("--data", "data")
+    config = first.config()
+    with redis.Redis.from_url(config.fleet.redis_url) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    first.says("(has ended by SIGKILL .*; it runs again, with its data)")
+
+    put_in_flight(config, llm)
+    second = first.start(["-m", "aios_dist.cli"], stderr=subprocess.PIPE)
+    _, said = second.communicate(timeout=WITHIN_S)
+    assert second.returncode == 2
+    assert re.fullmatch(
+        rf"aios-dist: The folder '.*/data' is in use by process {first.process.pid}: .*\n", said
+    )
+
+    first.close()
+    os.kill(first.process.pid, signal.SIGHUP)  # the shell sends it, and so does the kernel
+    assert first.process.wait(WITHIN_S) == 130
+    check_nothing_was_cut(llm, tmp_path / "data")
+    assert not list((tmp_path / "my tmp").iterdir())
+
+
+def test_killed_it_cuts_nothing_and_the_next_one_sweeps_what_is_left(
+    up: Callable[..., Up], llm: FakeLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "my tmp"))
+    killed = up("--data", "data")
+    put_in_flight(killed.config(), llm)
+    killed.process.kill()
+    killed.process.wait()
+    folders.sweep()
+    assert list((tmp_path / "my tmp").glob("aios-fleet-*"))  # its workers are still at work
+    check_nothing_was_cut(llm, tmp_path / "data")  # waits for what it left
+    folders.sweep()
+    assert not list((tmp_path / "my tmp").iterdir())
+
+
+def test_a_redis_that_kept_nothing_and_dies_is_one_sentence_and_exit_1(up: Callable[..., Up]) -> None:
+    lost = up()
+    with redis.Redis.from_url(lost.config().fleet.redis_url) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    lost.says(
+        r"(aios-dist: The embedded Redis has ended by SIGKILL .*, and with it all jobs: .* --data DIR\.)"
+    )
+    assert lost.process.wait(WITHIN_S) == 1
