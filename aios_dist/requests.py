@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.agents import given_json
+from aios_dist.agents import as_json
 from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.commands import Leaf, Tool
 from aios_dist.config import odd_option
@@ -37,7 +37,7 @@ def encoded(command: Leaf) -> tuple[bytes, str]:
     request = command.request
     if isinstance(command, Tool):
         # A request is data: refuse now what the journal could not give back.
-        given_json([command.request.args, command.request.kwargs], f"input of tool {command.request.name!r}")
+        as_json([command.request.args, command.request.kwargs], f"input of tool {command.request.name!r}")
     try:
         data = _JSON.encode(request)
         # The order of a set is another one in each process: the fingerprint must not see it.

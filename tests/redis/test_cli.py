@@ -237,6 +237,16 @@ def test_a_job_past_its_deadline_fails(cli: Callable[..., Done], redis_url: str,
     assert "failed: DeadlineExceeded" in done.err
 
 
+def test_an_empty_id_is_none_and_is_refused(cli: Callable[..., Done]) -> None:
+    for said in (
+        ("submit", "greet", "--input", '"Ada"', "--id", ""),
+        ("job", "fork", "j1", "--step", "0", "--id", ""),
+    ):
+        done = cli(*said)
+        assert (done.code, done.out) == (2, "")
+        assert "Job id '' must be letters" in done.err
+
+
 def test_a_signal_is_sent_as_json(cli: Callable[..., Done]) -> None:
     cli("submit", "greet", "--input", '"Ada"', "--id", "j1")
     assert cli("job", "signal", "j1", "go", "--value", '{"ok": true}') == (0, "j1 signalled\n", "")
