@@ -256,10 +256,10 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         """First use: Redis is fit for use, and what workers have registered is known."""
         if self._catalog is None:
             await self._endings.ask(self.journal.check)
-            await self._learn()
+            await self._endings.ask(self._learn)
         unknown = {s.agent for s in specs if s.program is None} - self._agents
         if unknown:
-            await self._learn()
+            await self._endings.ask(self._learn)
         for name in sorted(unknown - self._agents):
             known = ", ".join(sorted(self._agents)) or "none"
             raise UnknownName(
@@ -297,7 +297,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             try:
                 made += await self._first_turns(part, names)
             except UnknownName:
-                await self._learn()  # a model that a worker has registered since
+                await self._endings.ask(self._learn)  # a model that a worker has registered since
                 made += await self._first_turns(part, names)
             await asyncio.sleep(0)  # other callers of this loop go on
         return made

@@ -53,7 +53,7 @@ def scripts(redis_url: str, fleet_name: str) -> Scripts:
             for body in bodies
         ]
         try:
-            written = [program.communicate(timeout=45)[0] for program in made]
+            written = [program.communicate(timeout=100)[0] for program in made]
         finally:
             for program in made:
                 program.kill()

@@ -140,7 +140,7 @@ def site(name: str, *command: str) -> Callable[[Scene], Tally]:
             with ThreadPoolExecutor(AT_ONCE) as threads:
                 for half in (1, 2):
                     urls = [
-                        f"/{which}/{name}-{half}-{which}-{n}/{max(1, scene.jobs // (2 * AT_ONCE))}"
+                        f"/{which}/{name}-{half}-{which}-{n}/{-(-scene.jobs // (2 * AT_ONCE))}"
                         for n in range(AT_ONCE // 2)
                         for which in ("before", "after")
                     ]
@@ -169,7 +169,7 @@ def celery_prefork(scene: Scene) -> Tally:
         tally = Tally()
         for half in (1, 2):
             tasks = [
-                app.send_task("part", (which, f"celery-{half}-{which}-{n}", max(1, scene.jobs // 8)))
+                app.send_task("part", (which, f"celery-{half}-{which}-{n}", -(-scene.jobs // 8)))
                 for n in range(2)
                 for which in ("before", "after")
             ]
@@ -191,7 +191,7 @@ def pool_of(method: str) -> Callable[[Scene], Tally]:
             assert pool.stdout is not None
             tally = Tally()
             for half in (1, 2):
-                pool.stdin.write(f"{method}-{half} {max(1, scene.jobs // 6)}\n")
+                pool.stdin.write(f"{method}-{half} {-(-scene.jobs // 6)}\n")
                 pool.stdin.flush()
                 tally.update(json.loads(pool.stdout.readline() or '{"ended": 1}'))
                 if half == 1:
@@ -231,7 +231,7 @@ def notebook(scene: Scene) -> Tally:
         )
         tally = Tally()
         for half in (1, 2):
-            count = max(1, scene.jobs // 4)
+            count = -(-scene.jobs // 4)
             for code in (
                 f"print(json.dumps(part(one, 'notebook-{half}', {count})))",
                 f"print(json.dumps(await part_async(other, 'notebook-{half}-async', {count})))",

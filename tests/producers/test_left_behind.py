@@ -42,6 +42,7 @@ def use_and_leave(config: Config, n: int) -> None:
     gc.collect()
 
 
+pytestmark = pytest.mark.timeout(120)
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors in /proc")
 
 

@@ -26,5 +26,5 @@ def test_each_job_of_every_kind_of_program_brings_its_own_answer_though_redis_di
 ) -> None:
     tally = found[program]
     assert set(tally) == {"ok"}, tally
-    assert tally["ok"] >= JOBS - 8
+    assert tally["ok"] >= JOBS
     assert "redis" not in found, found["redis"]

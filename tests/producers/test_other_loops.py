@@ -21,6 +21,8 @@ from tests.producers.programs import Scene, get, process, served
 
 ROUNDS = 5
 
+pytestmark = pytest.mark.timeout(120)
+
 
 def test_greenlets_share_fleets_that_run_beside_each_other_and_beside_asyncio(scripts: Scripts) -> None:
     [(code, text)] = scripts(
