@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -17,11 +19,15 @@ from typing import Any
 
 import pytest
 import redis
+from rich.console import Console
 
 from aios_dist import Fleet, prompts
+from aios_dist.cli.up_end import end
+from aios_dist.cli.up_redis import kept_up
 from aios_dist.config import Config, FleetConfig, load
 from aios_dist.journal import Journal
 from aios_dist.local import folders
+from aios_dist.local.machine import LocalFleet
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 
@@ -180,3 +186,38 @@ def test_a_redis_that_kept_nothing_and_dies_is_one_sentence_and_exit_1(up: Calla
         r"(aios-dist: The embedded Redis has ended by SIGKILL .*, and with it all jobs: .* --data DIR\.)"
     )
     assert lost.process.wait(WITHIN_S) == 1
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_redis_that_cannot_stay_up_is_not_started_for_ever(spoilt: bool, tmp_path: Path) -> None:
+    machine = LocalFleet(Config(), data=tmp_path)
+    server = machine.redis
+    assert server is not None
+    out = Console(file=io.StringIO(), width=200)
+
+    async def killed_whenever_it_runs() -> str:
+        kept = asyncio.create_task(kept_up(out, machine))
+        while not kept.done():
+            if server.ended_with is None:
+                if spoilt:
+                    (tmp_path / "appendonlydir" / "appendonly.aof.manifest").write_text("odd\n")
+                with contextlib.suppress(RuntimeError):  # just between two
+                    os.kill(server.pid, signal.SIGKILL)
+            await asyncio.sleep(0.01)
+        return kept.result()
+
+    with server.start(tmp_path, appendonly=True):
+        said = asyncio.run(killed_whenever_it_runs())
+    if spoilt:
+        assert re.fullmatch(r".* by SIGKILL .*, and does not start again: .* did not start \(.*\): .*", said)
+    else:
+        assert said.endswith(f"3 times within 60 s: see {str(server.log)!r}.")
+
+
+def test_the_end_needs_no_redis_that_answers() -> None:
+    nobody = FleetConfig(redis_url="redis://127.0.0.1:1/0")
+    machine = LocalFleet(Config(fleet=nobody), embedded_redis=False)
+    out = io.StringIO()
+    last = end(Console(file=out, width=200), machine, lost=False)
+    assert last == "Stopped; Redis does not say what is open: it cannot be reached."
+    assert out.getvalue().startswith("Finishing what is in flight, at most 30 s")
