@@ -23,7 +23,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from aios_dist.cli.signals import sigterm_is_ctrl_c
+from aios_dist.cli.signals import every_end_is_ctrl_c
 from aios_dist.errors import AiosError, UsageError
 from benchmarks.experiment import drawing
 from benchmarks.experiment.report import show
@@ -54,7 +54,7 @@ def main(names: Sequence[str], as_json: bool, out: Path, seed: int) -> None:
         console = Console(quiet=as_json, highlight=False, width=WIDTH)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with sigterm_is_ctrl_c():
+        with every_end_is_ctrl_c():
             about, found = _run(chosen)
     except KeyboardInterrupt:
         sys.exit(130)
