@@ -75,7 +75,7 @@ class Ordering(Access):
         for _ in range(MOST_PAGES):
             placed, flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
             done += int(placed)
-            if not flat and placed < PAGE:
+            if not flat and not placed:  # (what was placed may have let in another that waits behind strays)
                 return done
             strays = [_stray(*flat[at : at + 6]) for at in range(0, len(flat), 6)]
             names = [stray.name for stray in strays]
