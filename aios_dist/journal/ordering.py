@@ -18,10 +18,10 @@ Source = Literal["file", "hand"]
 
 DAY_S = 86400
 FALLBACK_AFTER_S = Limits().fallback_after
-PAGE = 100
-"""Steps that are ranked anew in one round trip."""
+PAGE = 20
+"""Steps that are ranked anew in one round trip: some milliseconds of Redis."""
 
-MOST_PAGES = 100
+MOST_PAGES = 500
 MOST_STRAYS = MOST_PAGES * PAGE
 """… and in one call, so that the reconciler gets on with what else it does."""
 
