@@ -18,10 +18,10 @@ Source = Literal["file", "hand"]
 
 DAY_S = 86400
 FALLBACK_AFTER_S = Limits().fallback_after
-PAGE = 100
-"""Steps that are ranked anew in one round trip."""
+PAGE = 20
+"""Steps that are ranked anew in one round trip: some milliseconds of Redis."""
 
-MOST_PAGES = 100
+MOST_PAGES = 500
 MOST_STRAYS = MOST_PAGES * PAGE
 """… and in one call, so that the reconciler gets on with what else it does."""
 
@@ -75,7 +75,7 @@ class Ordering(Access):
         for _ in range(MOST_PAGES):
             placed, flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
             done += int(placed)
-            if not flat and placed < PAGE:
+            if not flat and not placed:  # (what was placed may have let in another that waits behind strays)
                 return done
             strays = [_stray(*flat[at : at + 6]) for at in range(0, len(flat), 6)]
             names = [stray.name for stray in strays]
