@@ -79,12 +79,7 @@ def until(condition: Callable[[], bool], within: float) -> None:
 
 def happened(job: Job, what: str) -> int:
     """How often an event is among the job's."""
-    return sum(event.what == what for event in job._fleet._loop.run(_events(job)))
-
-
-async def _events(job: Job) -> list[Any]:
-    _, fleet = job._fleet._on
-    return await fleet.journal.events(job.id)
+    return sum(event.what == what for event in job._fleet._run(lambda fleet: fleet.journal.events(job.id)))
 
 
 def test_a_tool_may_take_longer_than_a_lease(fleet: Fleet, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from aios_dist import Job, Step
+from aios_dist import AsyncFleet, Job, Step
 from aios_dist.journal import History
 from aios_dist.runtime.steps import idempotency_key
 from aios_dist.testing import Call, FakeLLM
@@ -54,7 +54,7 @@ def calls_of(llm: FakeLLM, *jobs: Job) -> list[tuple[str, Call]]:
     """The calls of these jobs, each with its ``JOB/STEP``, in the order in which they came."""
     steps: dict[str, str] = {}
     for job in jobs:
-        name, history = job._fleet._loop.run(_history(job))
+        name, history = job._fleet._run(lambda fleet, id=job.id: _history(fleet, id))
         life = history.basis.partition(".")[0]
         for step in history.steps:
             for tries in range(MOST_TRIES):
@@ -64,6 +64,5 @@ def calls_of(llm: FakeLLM, *jobs: Job) -> list[tuple[str, Call]]:
     return [(steps[key], call) for key, call in keys if key in steps]
 
 
-async def _history(job: Job) -> tuple[str, History]:
-    _, fleet = job._fleet._on
-    return fleet.journal.config.name, await fleet.journal.load(job.id)
+async def _history(fleet: AsyncFleet, id: str) -> tuple[str, History]:
+    return fleet.journal.config.name, await fleet.journal.load(id)

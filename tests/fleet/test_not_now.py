@@ -84,11 +84,7 @@ def states(jobs: list[Job]) -> Counter[str]:
 def held(fleet: Fleet, model: str) -> int:
     """Steps that wait for the model's limit."""
 
-    async def work() -> int:
-        _, there = fleet._on
-        return (await there.journal.model_views([model]))[0].held
-
-    return fleet._loop.run(work())
+    return fleet._run(lambda there: there.journal.model_views([model]))[0].held
 
 
 def test_a_backlog_that_is_older_than_its_patience_outlives_a_429(

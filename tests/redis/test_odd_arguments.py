@@ -17,7 +17,6 @@ from aios_dist import AiosError, Budget, Fleet, JobSpec, agent, prompts
 from aios_dist.agents import given_json
 from aios_dist.config import Config, FleetConfig
 from aios_dist.errors import InvalidInput, UnknownName
-from aios_dist.given import short
 
 ONE = prompts("one", ["say {input}"], model="small")
 
