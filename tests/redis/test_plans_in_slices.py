@@ -200,6 +200,8 @@ async def test_a_deadline_ends_no_member_that_is_not_there_yet(hand: Hand, dying
     await hand.reap()
     assert await hand.states("a", "b") == ["running", "failed"]
     assert await hand.run() == ["a"]
+    await hand.go_on()  # the rest is dropped
+    assert await plan_state(hand) == "failed"
 
 
 async def test_the_walk_brings_back_what_nobody_goes_on_with(hand: Hand, dying: Dying) -> None:
