@@ -26,8 +26,8 @@ demo: $(STAMP)  ## a fleet on this machine runs agents under fifo and fixed orde
 test: $(STAMP)  ## all tests, on a Redis of their own
 	@$(BIN)/python -m pytest $(or $(ARGS),$(IN_PARALLEL))
 
-# Half of the time is waiting: two processes, file by file. With ARGS, as pytest does it by itself.
-IN_PARALLEL := --numprocesses 2 --dist loadfile
+# Half of the time is waiting: three processes, file by file. With ARGS, as pytest does it by itself.
+IN_PARALLEL := --numprocesses 3 --dist loadfile
 
 check: $(STAMP)  ## format, lint, types, imports, compose file: exactly what CI checks
 	@failed=0; \

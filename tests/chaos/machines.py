@@ -231,7 +231,7 @@ class Machines:
         return True
 
     def pause_one(self, wait: Callable[[], object]) -> bool:
-        """SIGSTOP of a worker drawn from the seed, until ``wait()`` returns; False: none up, or it died."""
+        """SIGSTOP of a worker drawn from the seed, until ``wait()`` returns; False: none up."""
         place = self._drawn()
         if place is None or place.member is None:
             return False
@@ -241,8 +241,9 @@ class Machines:
             try:
                 wait()
             finally:
-                os.kill(pid, signal.SIGCONT)
-        except ProcessLookupError:  # killed meanwhile
+                with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+                    os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
             return False
         finally:
             self.pauses.append(Pause(start, time.time(), pid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -123,7 +124,7 @@ def test_a_worker_without_files_calls_less_and_blames_nobody(scene: Scene, llm: 
     member = scene.machine.worker("few")
     scene.submit(1, "few")[0].result(timeout=20)
     _, hard = resource.prlimit(member.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(member.pid, resource.RLIMIT_NOFILE, (_highest_file(member) + 5, hard))
+    resource.prlimit(member.pid, resource.RLIMIT_NOFILE, (_with_room_for(5, member), hard))
     jobs = scene.submit(3 * SLOTS, "few")
     try:
         for job in jobs:
@@ -142,8 +143,11 @@ def test_a_worker_without_files_calls_less_and_blames_nobody(scene: Scene, llm: 
     assert any("only" in text and "too many open files" in text for text in said)
 
 
-def _highest_file(member: Member) -> int:
-    return max(int(name) for name in os.listdir(f"/proc/{member.pid}/fd"))
+def _with_room_for(files: int, member: Member) -> int:
+    """The limit below which so many numbers are free: those of files that were closed are among them."""
+    taken = {int(name) for name in os.listdir(f"/proc/{member.pid}/fd")}
+    free = itertools.islice((n for n in itertools.count() if n not in taken), files)
+    return max(free) + 1
 
 
 def test_a_call_cut_off_is_repeated_under_its_key_and_a_refused_one_under_another(

@@ -168,6 +168,7 @@ def test_groups_of_an_agent_first_plan_are_fifo_inside(fleet: Fleet, llm: FakeLL
 
 @pytest.mark.parametrize("policy", ["fifo", "las", "priority", "remaining", "deadline", "round-robin"])
 def test_under_every_policy_all_slots_work_and_all_jobs_end(fleet: Fleet, llm: FakeLLM, policy: str) -> None:
+    llm.script(latency=4 * REPLY_S)  # long enough for all slots to be busy at one time
     with rules(fleet, "llm", policy=policy, fair="tenant"):
         jobs = fleet.submit_many(
             caller.job(calls=3, model="small", tenant=f"t{n % 3}").within(priority=n % 10) for n in range(24)

@@ -51,10 +51,10 @@ class Scene:
         self._pids: list[int] = []
         self._since = 0.0
 
-    def start(self, latency: float = 1.0) -> Watched:
+    def start(self) -> Watched:
         """Jobs on all slots of both workers and as many waiting; every kind of caller waits for them."""
         self.llm.reset()
-        self.llm.script(latency=latency)
+        self.llm.script(latency=1.0)
         jobs = self.fleet.submit_many([caller.job(calls=CALLS, model="small") for _ in range(JOBS)])
         watched = Watched(self, jobs)
         self.llm.wait_until(lambda: self.llm.in_flight == 2 * SLOTS, timeout=20)
@@ -235,7 +235,7 @@ def test_a_redis_that_takes_no_writes_because_it_became_a_replica_is_waited_for(
 
 
 def test_what_is_submitted_while_redis_is_away_waits_for_it(scene: Scene) -> None:
-    watched = scene.start(latency=0.3)
+    watched = scene.start()
     with ThreadPoolExecutor() as threads:
         with scene.wire.refused():
             late = threads.submit(scene.fleet.submit, caller, calls=CALLS, model="small")
