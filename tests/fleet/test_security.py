@@ -34,6 +34,7 @@ from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
 from tests.fleet.leaking import leaks
+from tests.fleet.reading import wait_for
 
 if TYPE_CHECKING:
     import redis
@@ -313,6 +314,8 @@ def _everything_in(client: redis.Redis) -> bytes:
 
 def _flower(machine: LocalFleet) -> bytes:
     worker = machine.registered("machine-1").id.partition(":")[0]
+    # Flower hears of tasks a moment later.
+    wait_for(lambda: json.loads(ask(machine, "/api/tasks?limit=1000")[1]))
     pages = []
     for path in (
         "/api/tasks?limit=1000",
