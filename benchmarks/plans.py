@@ -126,10 +126,10 @@ class _Verbs:
         self.took: list[float] = []
         run = journal.connection.eval
 
-        async def measured(*args: Any) -> Any:
+        async def measured(*args: Any, **named: Any) -> Any:
             before = _cpu_s(client)
             try:
-                return await run(*args)
+                return await run(*args, **named)
             finally:
                 self.took.append(_cpu_s(client) - before)
 
