@@ -285,6 +285,13 @@ class Hand:
         """One pass of the reconciler."""
         return await self.journal.reap(["llm", "turns"], **more)
 
+    async def expire(self, claim: Claim) -> None:
+        """The job is cancelled and its time to live is over; then the reconciler sees the lease end."""
+        await self.journal.cancel(claim.job)
+        await self.redis("DEL", self.keys.job(claim.job), self.keys.events(claim.job))
+        await self.redis("ZREM", self.keys.ended, claim.job)
+        await self.lose(claim)
+
     async def lose(self, claim: Claim) -> None:
         """The worker dies, and the reconciler sees it."""
         await self.lapse(claim)

@@ -68,10 +68,7 @@ async def test_a_place_of_a_job_that_has_expired_becomes_free_however_many_limit
         await hand.limit(model, flight=1)
     await hand.submit(starts("j", "x"), starts("k", "x"))
     (claim,) = await hand.drain()
-    await hand.journal.cancel("j")
-    await hand.redis("DEL", hand.keys.job("j"), hand.keys.events("j"))
-    await hand.redis("ZREM", hand.keys.ended, "j")
-    await hand.lose(claim)
+    await hand.expire(claim)
     await hand.journal.walk("/")
     assert [c.job for c in await hand.drain()] == ["k"]
 
