@@ -26,6 +26,7 @@ from benchmarks.plans import plans
 from benchmarks.policies import by_policy
 from benchmarks.verbs import verbs
 from benchmarks.waiting import waiting
+from benchmarks.walk import walk
 
 REPEATS = 3
 
@@ -120,6 +121,7 @@ PARTS = {
     "plans": plans,
     "waiting": waiting,
     "verbs": verbs,
+    "walk": walk,
     "memory": memory,
 }
 

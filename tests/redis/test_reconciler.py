@@ -249,6 +249,24 @@ async def test_all_open_jobs_are_looked_at_in_time_however_many_steps_they_have(
     assert await hand.redis("ZSCORE", hand.keys.ready("llm"), last) is not None
 
 
+@pytest.mark.parametrize("lost", [0, 1, 20, 39])
+async def test_a_step_that_got_lost_is_found_wherever_it_stands_among_those_that_are_over(
+    hand: Hand, lost: int
+) -> None:
+    """The walk reads a job's heads from the last one back, no more of them than it needs."""
+    await hand.submit(starts("j", *map(str, range(40))))
+    for claim in [await hand.claim() for _ in range(40)]:
+        if claim.step not in ("0", "1", "20", "39"):
+            await hand.commit(claim)
+        else:
+            await hand.journal.release(claim, "w1")
+    names = await hand.names()
+    assert set(names) == {"j/0", "j/1", "j/20", "j/39"}
+    assert await hand.redis("ZREM", hand.keys.ready("llm"), f"j/{lost}") == 1
+    assert (await hand.journal.walk()).found == [("j", f"step {lost}: ready on 0 sets")]
+    assert await hand.names() == names
+
+
 async def test_what_is_put_right_is_logged_and_counted(
     hand: Hand, passes: Pass, caplog: pytest.LogCaptureFixture
 ) -> None:

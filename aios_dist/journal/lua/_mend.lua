@@ -70,20 +70,20 @@ local JOB_STATES = { running = true, waiting = true, paused = true, done = true,
 
 -- Whether a packed head is of a step that has its outcome, and waits nowhere: most of those that the slow walk meets, which
 -- need not be unpacked. (A lease that such a step has left ends by itself.) The state is the third entry, behind two short texts.
+local byte = string.byte
 local function over(packed)
-  if not packed or string.byte(packed, 1) ~= 220 then return false end
-  local at = 4
-  for _ = 1, 2 do
-    local size = (string.byte(packed, at) or 0) - 160   -- a text of up to 31 bytes
-    if size < 0 or size > 31 then return false end
-    at = at + size + 1
-  end
-  local state = string.sub(packed, at + 1, at + (string.byte(packed, at) or 0) - 160)
-  return state == 'done' or state == 'failed'
+  if not packed then return false end
+  local array, _, _, kind = byte(packed, 1, 4)
+  local at = array == 220 and kind and kind - 160 + 5   -- a text of up to 31 bytes
+  local lane = at and byte(packed, at)
+  if not lane or kind < 160 or kind > 191 or lane < 160 or lane > 191 then return false end
+  at = at + lane - 159
+  local size, first = byte(packed, at, at + 1)
+  return size == 164 and first == 100 or size == 166 and first == 102   -- the states of four letters with a d, of six with an f
 end
 
--- Puts a job right; gives a list of what was wrong, its plan, its state, and how many steps it has. `touched`: a verb broke over it, so what
--- stands on shelves is put there anew. An error that is {corrupt = why}: its own record cannot be read; any other is
+-- Puts a job right; gives a list of what was wrong, its plan, its state, and how many heads were read. `touched`: a verb broke over it, so
+-- what stands on shelves is put there anew. An error that is {corrupt = why}: its own record cannot be read; any other is
 -- not the job's.
 mend = function(job, touched)
   local k, wrong = key('job', job), {}
@@ -109,15 +109,25 @@ mend = function(job, touched)
   whos[job] = f[8] or nil
   local heads = {}
   local function read(step, packed)
-    if not touched and over(packed) then return end
     local h = unpacked(packed)
     if not h then corrupt('the head of step ' .. step .. ' cannot be read') end
     heads[step] = h
   end
-  for from = 0, count - 1, MOST_AT_ONCE do   -- one reply a page: the slow walk comes by every head there is
-    local fields = {}
-    for step = from, math.min(from + MOST_AT_ONCE, count) - 1 do fields[#fields + 1] = 'h' .. step end
-    for at, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do read(from + at - 1, packed) end
+  -- Heads and the count of outcomes change in one command: from the last step backwards until as many are found that are not
+  -- over. So a job with a long past costs no more than a new one.
+  local from, page, unfound = count, 2, touched and count or count - number(f[3])
+  if unfound < 0 then unfound = count end
+  while from > 0 and unfound > 0 do
+    local fields, to = {}, from - 1
+    from = math.max(0, from - math.max(page, math.min(unfound, MOST_AT_ONCE)))
+    page = math.min(2 * page, MOST_AT_ONCE)
+    for step = from, to do fields[#fields + 1] = 'h' .. step end
+    for at, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do
+      if touched or not over(packed) then
+        read(from + at - 1, packed)
+        unfound = unfound - 1
+      end
+    end
   end
   if f[7] then read(TURN, f[7]) end
 
@@ -127,7 +137,7 @@ mend = function(job, touched)
     local h = touched and head(job, step) or heads[step]   -- (its order may be another now)
     if not h then return end
     local s = h[H.state]
-    local lease = lease_of(job, step, h)
+    local lease = (s == 'leased' or h[H.token] ~= '') and lease_of(job, step, h)
     if s == 'leased' then
       if not redis.call('ZSCORE', P .. 'leases', lease) then
         step_is('leased without a lease', step)
@@ -144,7 +154,7 @@ mend = function(job, touched)
         step_is('not counted in flight', step)
         redis.call('ZADD', key('inflight', '@' .. tenant_of(job)), int(h[H.started]), lease)
       end
-    elseif h[H.token] ~= '' and redis.call('ZREM', P .. 'leases', lease) == 1 then
+    elseif lease and redis.call('ZREM', P .. 'leases', lease) == 1 then
       step_is(s .. ' with a lease', step)
     end
     local waits = s == 'ready' and state == 'running'
@@ -191,7 +201,7 @@ mend = function(job, touched)
     if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end
     redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock())))   -- whoever decides replays first
   end
-  for step = 0, count - 1 do look(step) end
+  for step = from, count - 1 do look(step) end
   if f[7] then look(TURN) end
 
   if ENDED[state] then
@@ -217,7 +227,7 @@ mend = function(job, touched)
       need_turn(job)
     end
   end
-  return wrong, f[4], state, count
+  return wrong, f[4], state, count - from
 end
 end
 

@@ -57,7 +57,7 @@ end
 local looked_at = {}
 local function keep_on(job, plan)
   local points
-  if not plan then points, plan = unpack(redis.call('HMGET', key('job', job), 'hp', 'pl')) end
+  if plan == nil then points, plan = unpack(redis.call('HMGET', key('job', job), 'hp', 'pl')) end
   if not plan or looked_at[plan] then return end
   looked_at[plan] = true
   local f = redis.call('HMGET', key('plan', plan), 'st', 'todo', 'now', points or 'half')
