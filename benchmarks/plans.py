@@ -2,7 +2,8 @@
 
 A fixed plan is submitted, its first member fails, and the rest is dropped; a fifo plan is submitted and all
 its members are admitted. Meanwhile a thread asks Redis every few milliseconds, as workers do. On a machine
-that is shared the longest of both says more of it than of us: the processor's time is Redis' own.
+that is shared the longest of both says more of it than of us: the processor's time is Redis' own, and the
+last row is a script that always does the same, as often and about as long as a verb.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ EVERY_S = 0.005
 SLOW_US = 1_000
 """Verbs of at least so many µs are in Redis' own log, which says how long the longest took."""
 
+SAME = "for _ = 1, 4000 do redis.call('GET', 'nothing') end"
+
 STEP = RankedStep(NewStep(Kind.LLM, "llm", b'j{"model":"small"}', "d" * 24, "small", estimate=1))
 FAILED = encode(Outcome.failed(ProviderBusy("no")))
 
@@ -41,7 +44,20 @@ def plans() -> list[dict[str, Any]]:
         for mode in ("fixed", "fifo"):
             client.flushall()
             rows += asyncio.run(_of(mode, server.url, client))
+        rows.append(_same(server.url, client, rows[-1]["verbs"]))
     return rows
+
+
+def _same(url: str, client: redis.Redis, times: int) -> dict[str, Any]:
+    """What the machine itself makes of so many scripts that are all alike."""
+    rows: list[dict[str, Any]] = []
+    took: list[float] = []
+    with _part(rows, "always the same, for comparison", url, client, took):
+        for _ in range(times):
+            before = _cpu_s(client)
+            client.eval(SAME, 0)
+            took.append(_cpu_s(client) - before)
+    return rows[0]
 
 
 async def _of(mode: str, url: str, client: redis.Redis) -> list[dict[str, Any]]:
@@ -58,16 +74,17 @@ async def _of(mode: str, url: str, client: redis.Redis) -> list[dict[str, Any]]:
     await journal.commit(claim, FAILED, ok=False)  # all scripts that are measured are there
     await journal.go_on()
     name = f"{mode}, {MEMBERS:,}"
-    with _part(rows, f"{name}: submit" + (" and admit all" if mode == "fifo" else ""), url, client, verbs):
+    submits = f"{name}: submit" + (" and admit all" if mode == "fifo" else "")
+    with _part(rows, submits, url, client, verbs.took):
         await journal.submit(jobs, shape)
     if mode == "fixed":
         claim = await journal.claim("llm", "w")
         assert claim is not None
         end = Decision(1, 1, [], JobState.FAILED, FAILED, claim.basis)
-        with _part(rows, f"{name}: the first failure", url, client, verbs):
+        with _part(rows, f"{name}: the first failure", url, client, verbs.took):
             done = await journal.commit(claim, FAILED, ok=False, decision=end)
         assert done.status == "advanced"
-        with _part(rows, f"{name}: the rest is dropped", url, client, verbs):
+        with _part(rows, f"{name}: the rest is dropped", url, client, verbs.took):
             while (await journal.go_on())[2]:
                 pass
         view = await journal.plan("p")
@@ -78,7 +95,7 @@ async def _of(mode: str, url: str, client: redis.Redis) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _part(
-    rows: list[dict[str, Any]], load: str, url: str, client: redis.Redis, each: _Verbs
+    rows: list[dict[str, Any]], load: str, url: str, client: redis.Redis, took: list[float]
 ) -> Iterator[None]:
     """One part of it, beside somebody who asks all the time."""
     waits: list[float] = []
@@ -93,25 +110,25 @@ def _part(
                 time.sleep(EVERY_S)
 
     client.slowlog_reset()
-    each.took.clear()
+    took.clear()
     asking = threading.Thread(target=ask)
     asking.start()
     start = time.perf_counter()
     try:
         yield
     finally:
-        took = time.perf_counter() - start
+        seconds = time.perf_counter() - start
         over.set()
         asking.join()
     slow = [entry["duration"] / 1000 for entry in client.slowlog_get(100_000) if b"EVAL" in entry["command"]]
     rows.append(
         {
             "load": load,
-            "seconds": took,
-            "verbs": len(each.took),
-            "cpu_ms": 1000 * sum(each.took) / len(each.took),
-            "cpu_ms_99": 1000 * sorted(each.took)[int(0.99 * len(each.took))],
-            "longest_cpu_ms": 1000 * max(each.took),
+            "seconds": seconds,
+            "verbs": len(took),
+            "cpu_ms": 1000 * sum(took) / len(took),
+            "cpu_ms_99": 1000 * sorted(took)[int(0.99 * len(took))],
+            "longest_cpu_ms": 1000 * max(took),
             "longest_verb_ms": max(slow, default=SLOW_US / 1000),
             "others_wait_ms": max(waits),
             "others_wait_99_ms": sorted(waits)[int(0.99 * len(waits))],
