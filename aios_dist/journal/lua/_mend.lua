@@ -82,13 +82,25 @@ local function over(packed)
   return size == 164 and first == 100 or size == 166 and first == 102   -- the states of four letters with a d, of six with an f
 end
 
--- Puts a job right; gives a list of what was wrong, its plan, its state, and how many heads were read. `touched`: a verb broke over it, so
+local FIRST = 8   -- heads that are read with the record: most jobs have no more
+local field_of = setmetatable({}, { __index = function(fields, step)   -- spelled once: numbers become text slowly
+  fields[step] = 'h' .. step
+  return fields[step]
+end })
+
+local function corrupt(why) error({ corrupt = why }) end
+local function read(heads, step, packed)
+  heads[step] = unpacked(packed)
+  if not heads[step] then corrupt('the head of step ' .. step .. ' cannot be read') end
+end
+
+-- Puts a job right; gives a list of what was wrong, its plan, its state, and how many steps it has. `touched`: a verb broke over it, so
 -- what stands on shelves is put there anew. An error that is {corrupt = why}: its own record cannot be read; any other is
 -- not the job's.
 mend = function(job, touched)
   local k, wrong = key('job', job), {}
-  local function corrupt(why) error({ corrupt = why }) end
-  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp')
+  local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp',
+    'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7')
   if f.err then corrupt('its record is no hash') end
   local there, coming = not f[5], false
   if there and f[9] then there, coming = staged(f[4], f[9]) end
@@ -108,28 +120,18 @@ mend = function(job, touched)
   if not f[6] then corrupt('what its program has seen is not known') end
   whos[job] = f[8] or nil
   local heads = {}
-  local function read(step, packed)
-    local h = unpacked(packed)
-    if not h then corrupt('the head of step ' .. step .. ' cannot be read') end
-    heads[step] = h
+  for step = 0, math.min(FIRST, count) - 1 do
+    local packed = f[9 + 1 + step]
+    if touched or not over(packed) then read(heads, step, packed) end
   end
-  -- Heads and the count of outcomes change in one command: from the last step backwards until as many are found that are not
-  -- over. So a job with a long past costs no more than a new one.
-  local from, page, unfound = count, 2, touched and count or count - number(f[3])
-  if unfound < 0 then unfound = count end
-  while from > 0 and unfound > 0 do
-    local fields, to = {}, from - 1
-    from = math.max(0, from - math.max(page, math.min(unfound, MOST_AT_ONCE)))
-    page = math.min(2 * page, MOST_AT_ONCE)
-    for step = from, to do fields[#fields + 1] = 'h' .. step end
+  for from = FIRST, count - 1, MOST_AT_ONCE do   -- one reply a page: the slow walk comes by every head there is
+    local fields = {}
+    for step = from, math.min(from + MOST_AT_ONCE, count) - 1 do fields[#fields + 1] = field_of[step] end
     for at, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do
-      if touched or not over(packed) then
-        read(from + at - 1, packed)
-        unfound = unfound - 1
-      end
+      if touched or not over(packed) then read(heads, from + at - 1, packed) end
     end
   end
-  if f[7] then read(TURN, f[7]) end
+  if f[7] then read(heads, TURN, f[7]) end
 
   local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
   local open = false
@@ -201,7 +203,7 @@ mend = function(job, touched)
     if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end
     redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock())))   -- whoever decides replays first
   end
-  for step = from, count - 1 do look(step) end
+  for step = 0, count - 1 do if touched or heads[step] then look(step) end end
   if f[7] then look(TURN) end
 
   if ENDED[state] then
@@ -227,7 +229,7 @@ mend = function(job, touched)
       need_turn(job)
     end
   end
-  return wrong, f[4], state, count - from
+  return wrong, f[4], state, count
 end
 end
 

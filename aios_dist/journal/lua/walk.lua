@@ -71,7 +71,7 @@ local function keep_on(job, plan)
 end
 
 -- So many heads are looked at in one call at the most: it is the steps that take the time.
-local MOST_HEADS = 500
+local MOST_HEADS = 1000
 local heads = 0
 
 -- Gives whether it is done with: a fault that is not the job's own leaves its mark.
