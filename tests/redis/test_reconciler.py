@@ -253,7 +253,7 @@ async def test_all_open_jobs_are_looked_at_in_time_however_many_steps_they_have(
 async def test_a_step_that_got_lost_is_found_wherever_it_stands_among_those_that_are_over(
     hand: Hand, lost: int
 ) -> None:
-    """The walk reads the first heads with the record, the others after it; those that are over only in part."""
+    """The walk reads the first heads with the record and the others after it, those that are over in part."""
     await hand.submit(starts("j", *map(str, range(40))))
     for claim in [await hand.claim() for _ in range(40)]:
         if claim.step not in ("0", "1", "20", "39"):
