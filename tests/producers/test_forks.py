@@ -225,6 +225,7 @@ def leave(going):
     except SystemExit as left:  # as asyncio.run does it
         asyncio.runners._cancel_all_tasks(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(asyncio.sleep(0.3))  # what comes in meanwhile is the parent's
         print("child", left, flush=True)
         os._exit(0)
 
@@ -240,9 +241,9 @@ for kind in ("events", "as_completed"):
             except BaseException as error:
                 print("child", type(error).__name__, flush=True)
             os._exit(0)
-        os.wait()
         with Fleet(config) as other:
             other.job(job.id).cancel()
+        os.wait()
         begun = time.monotonic()
         loop.run_until_complete(go_on(going))
         loop.run_until_complete(asyncio.wait([waiting]))

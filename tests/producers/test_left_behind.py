@@ -136,6 +136,7 @@ async def test_a_fleet_is_closed_at_once_also_while_it_connects(config: Config) 
             await fleet.close()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_an_unfinished_iterator_that_is_collected_on_the_fleets_own_thread_stops_nobody(fleet: Fleet) -> None:
     class Request:
         pass
