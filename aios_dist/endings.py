@@ -9,12 +9,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from aios_dist.errands import CLOSED_MEANWHILE
 from aios_dist.errors import FleetUnavailable, ResultTimeout
 from aios_dist.journal import Journal
 
 T = TypeVar("T")
-
-CLOSED = "The fleet was closed while this waited; its jobs go on."
 
 PATIENCE_S = 30.0
 """How long a producer waits for a Redis that was there before and is away: a restart, a failover."""
@@ -54,7 +53,7 @@ class Endings:
         away: FleetUnavailable | None = None
         while True:
             if self._closing.is_set():
-                raise FleetUnavailable(CLOSED)
+                raise FleetUnavailable(CLOSED_MEANWHILE)
             try:
                 async with asyncio.timeout_at(deadline if away else None) as limit:
                     return await question()
@@ -94,7 +93,7 @@ class Endings:
         for futures in list(self._waiting.values()):
             for future in futures:
                 if not future.done():
-                    future.set_exception(FleetUnavailable(CLOSED))
+                    future.set_exception(FleetUnavailable(CLOSED_MEANWHILE))
         tasks = [task for task in (self._watcher, self._looker) if task is not None]
         while left := [task for task in tasks if not task.done()]:
             for task in left:

@@ -17,6 +17,7 @@ from aios_dist.errors import FleetUnavailable
 
 T = TypeVar("T")
 
+CLOSED = "This fleet has been closed: make another."
 CLOSED_MEANWHILE = "The fleet was closed while this waited; its jobs go on."
 
 Outcome = tuple[Any, BaseException | None]

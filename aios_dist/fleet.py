@@ -8,7 +8,7 @@ import os
 import uuid
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from aios_dist.given import looked_up, named, one, seconds, short, whole
 from aios_dist.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.jobs import JobRecord
 from aios_dist.journal import JobView, Journal, NewJob, Ticket
+from aios_dist.journal.connection import Connection
 from aios_dist.plans import Plan, shape
 from aios_dist.steering import Steering
 from aios_dist.tracebacks import text_of
@@ -47,27 +48,40 @@ class AsyncFleet(forks.OfThisProcess, Steering):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self._lines = Lines(config.fleet, self._publish, self.extend_plan)
         self._tickets = Tickets(config)
         self._catalog: turns.Catalog | None = None
         self._agents: set[str] = set()
-        self._endings = Endings(self.journal)
-        self._lines = Lines(self.journal, self._endings, self._publish, self.extend_plan)
         self._unclosed = self._watch_over()
         forks.note(self)
 
+    @property
+    def journal(self) -> Journal:
+        """Of this process. Raises FleetUnavailable when the fleet has been closed."""
+        return self._lines.journal
+
+    @property
+    def _endings(self) -> Endings:
+        return self._lines.endings
+
+    @property
+    def met(self) -> bool:
+        """It has reached Redis once, or its parent has: where Redis is away, it comes back."""
+        return self._lines.connection.met
+
+    @met.setter
+    def met(self, met: bool) -> None:
+        self._lines.connection.met = met
+
     def _watch_over(self) -> weakref.finalize[..., AsyncFleet]:
-        made = weakref.finalize(self, _left_open, os.getpid(), self.journal, self._endings)
+        made = weakref.finalize(self, _left_open, os.getpid(), self._lines.connection, self._lines.closing())
         made.atexit = False
         return made
 
     def put_aside(self) -> None:
         """See :class:`aios_dist.forks.Heir`: it and its handles work as new on a loop of the child."""
-        forks.keep((self.journal, self._endings))
         self._unclosed.detach()
-        met = self.journal.connection.met
-        self.journal = self._lines.journal = Journal(self.config.fleet)
-        self.journal.connection.met = met
-        self._endings = self._lines.endings = Endings(self.journal)
+        self._lines.put_aside()
         self._unclosed = self._watch_over()
         self._rules_until = 0.0
 
@@ -88,8 +102,9 @@ class AsyncFleet(forks.OfThisProcess, Steering):
 
     async def close(self) -> None:
         """Close the connections. Jobs go on; who waits for one in another task gets FleetUnavailable."""
+        forks.look()
         self._unclosed.detach()
-        await _close(self.journal, self._endings)
+        await self._lines.close()
 
     # Submitting ----------------------------------------------------------------------------------------
 
@@ -361,8 +376,10 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             ResultTimeout: some have not ended in time, and what has ended was handed out; they go on.
         """
         handles = {job.id: job for job in handles_of(jobs, AsyncJob)}
+        still_here = forks.begun()
         async for id in self._endings.in_order(list(handles), seconds("timeout", timeout)):
             yield handles[id]
+            still_here()
 
 
 def handles_of(jobs: Any, kind: type[T]) -> list[T]:
@@ -401,29 +418,24 @@ def _conflict(id: str, plan: str | None = None, before: Sequence[str] = ()) -> J
     return error
 
 
-async def _close(journal: Journal, endings: Endings) -> None:
-    await endings.close()
-    await journal.close()
-
-
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _left_open(process: int, journal: Journal, endings: Endings) -> None:
+def _left_open(process: int, connection: Connection, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Nobody has the fleet any more. On any thread, in the middle of anything: nothing is waited for."""
-    loop = journal.connection.loop
+    loop = connection.loop
     if loop is None or os.getpid() != process:
         return
 
-    def close() -> None:
-        task = loop.create_task(_close(journal, endings))
+    def begin() -> None:
+        task = loop.create_task(close())
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 
     try:
-        loop.call_soon_threadsafe(close)
+        loop.call_soon_threadsafe(begin)
     except RuntimeError:
-        return  # closed, and its sockets with it
+        pass  # closed, and its sockets with it
     warnings.warn(
         "An AsyncFleet was not closed: use `async with AsyncFleet(…) as fleet`, or await fleet.close().",
         ResourceWarning,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol, Self
 
 try:
@@ -18,7 +19,9 @@ try:
 except ImportError:  # a Python without it: what is put aside goes when the child ends
     pythonapi = None  # type: ignore[assignment]
 
-from aios_dist.errors import InvalidInput
+from aios_dist.errors import FleetUnavailable, InvalidInput
+
+FORKED = "This was begun in the process that this one was forked from: ask the fleet anew."
 
 
 class Heir(Protocol):
@@ -44,6 +47,17 @@ def keep(thing: object) -> None:
     _kept.append(thing)
     if pythonapi is not None:
         pythonapi.Py_IncRef(py_object(thing))  # one that nobody takes back
+
+
+def begun() -> Callable[[], None]:
+    """For what begins here: to be called as it goes on, which a child is refused (FleetUnavailable)."""
+    process = os.getpid()
+
+    def check() -> None:
+        if os.getpid() != process:
+            raise FleetUnavailable(FORKED)
+
+    return check
 
 
 def look() -> None:

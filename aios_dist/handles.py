@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
 from redis.exceptions import RedisError
 
-from aios_dist import turns
+from aios_dist import forks, turns
 from aios_dist.agents import Budget, JobSpec, checked_priority, given_json
 from aios_dist.calls import Usage
+from aios_dist.config import FleetConfig
 from aios_dist.endings import LOOK_AGAIN_S, Endings
+from aios_dist.errands import CLOSED, users_code
 from aios_dist.errors import (
+    FleetUnavailable,
     InvalidInput,
     JobCancelled,
     JobConflict,
@@ -37,14 +39,68 @@ RESULT_TIMEOUT_S = 3600.0
 """What ``result()`` waits when not told otherwise: every wait has an end."""
 
 
-@dataclass
 class Lines:
-    """What a handle needs of its fleet; a fork changes it in the child."""
+    """What a fleet and its handles share: the way to Redis, which in a forked child is another one.
 
-    journal: Journal
-    endings: Endings
-    publish: Callable[[Sequence[Ticket]], Awaitable[None]]
-    extend: Callable[[str, Iterable[JobSpec]], Awaitable[list[AsyncJob]]]
+    Args:
+        config: of the fleet.
+        publish, extend: what a handle needs of its fleet besides.
+    """
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        publish: Callable[[Sequence[Ticket]], Awaitable[None]],
+        extend: Callable[[str, Iterable[JobSpec]], Awaitable[list[AsyncJob]]],
+    ) -> None:
+        self.publish = publish
+        self.extend = extend
+        self._config = config
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._journal = Journal(self._config)
+        self._endings = Endings(self._journal)
+        self.connection = self._journal.connection
+
+    @property
+    def journal(self) -> Journal:
+        """Of this process. Raises FleetUnavailable when the fleet has been closed."""
+        self._look()
+        return self._journal
+
+    @property
+    def endings(self) -> Endings:
+        """The same."""
+        self._look()
+        return self._endings
+
+    def _look(self) -> None:
+        forks.look()
+        if self._closed:
+            raise FleetUnavailable(CLOSED)
+
+    def put_aside(self) -> None:
+        """In a child: see :class:`aios_dist.forks.Heir`."""
+        forks.keep((self._journal, self._endings))
+        met = self.connection.met
+        self._begin()
+        self.connection.met = met
+
+    def closing(self) -> Callable[[], Coroutine[Any, Any, None]]:
+        """What closes the way that is open now, whoever still has the fleet."""
+        return functools.partial(_close, self._journal, self._endings)
+
+    async def close(self) -> None:
+        """Close it for good."""
+        self._closed = True
+        await self.closing()()
+
+
+async def _close(journal: Journal, endings: Endings) -> None:
+    await endings.close()
+    await journal.close()
 
 
 class AsyncJob(OfThisProcess):
@@ -220,8 +276,8 @@ class AsyncJob(OfThisProcess):
         while status == "stale":
             history = await ask(functools.partial(journal.load, self.id))
             undone = None
-            if history.view.state.ended:  # in a thread: an agent's program is users' code
-                undone = await asyncio.to_thread(turns.undone, history)
+            if history.view.state.ended:
+                undone = await users_code(functools.partial(turns.undone, history))
             status, tickets = await ask(_Retry(journal, self.id, history.basis, undone))
         await self._lines.publish(tickets)
         return self._known(status) == "running"
@@ -273,6 +329,7 @@ class AsyncJob(OfThisProcess):
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         look = functools.partial(journal.state, self.id)
+        still_here = forks.begun()
         client = open_client(journal.config.redis_url)
         try:
             while True:
@@ -290,6 +347,7 @@ class AsyncJob(OfThisProcess):
                             ):
                                 after = event.index
                                 yield event
+                                still_here()
                             if state.ended:
                                 return
                             rest = deadline - clock()

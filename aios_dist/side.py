@@ -14,13 +14,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from aios_dist import forks, real_threads
 from aios_dist.endings import INSIST_S
-from aios_dist.errands import CLOSED_MEANWHILE, Call
+from aios_dist.errands import CLOSED, CLOSED_MEANWHILE, Call
 from aios_dist.errors import FleetUnavailable, UsageError
 
 T = TypeVar("T")
-
-CLOSED = "This fleet has been closed: make another."
-FORKED = "This was begun in the process that this one was forked from: ask the fleet anew."
 
 
 class Closes(Protocol):
@@ -95,7 +92,7 @@ class Side(Generic[F]):
         _loops.discard(self._ident)
         forks.keep(self)
         for call in list(self._calls):  # of a greenlet, or of a thread whose signal handler has forked
-            call.end(FleetUnavailable(FORKED))
+            call.end(FleetUnavailable(forks.FORKED))
 
     @property
     def _inherited(self) -> bool:
@@ -159,7 +156,7 @@ class Side(Generic[F]):
 
     def _refusal(self) -> Exception | None:
         if self._inherited:
-            return FleetUnavailable(FORKED)
+            return FleetUnavailable(forks.FORKED)
         if self._closing:
             return FleetUnavailable(CLOSED)
         if (refusal := here()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 
 import msgspec
@@ -33,14 +34,18 @@ class LaneView(msgspec.Struct, frozen=True):
     tenant_count: int = 0
 
 
-class Steering:
+class Steering(abc.ABC):
     """The part of a fleet's handle that is about no job in particular."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.journal = Journal(config.fleet)
         self._rules_until = 0.0
         """Until then, on the loop's clock, what is known of the lanes' rules is trusted."""
+
+    @property
+    @abc.abstractmethod
+    def journal(self) -> Journal:
+        """Of this process. Raises FleetUnavailable when the fleet has been closed."""
 
     # Looking -------------------------------------------------------------------------------------------
 

@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import Any, TypeVar
 
 from aios_dist import forks
-from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, specs_of
+from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, given_json, specs_of
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
+from aios_dist.errands import CLOSED
 from aios_dist.errors import FleetUnavailable
 from aios_dist.fleet import AsyncFleet, handles_of
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
 from aios_dist.plans import Plan
-from aios_dist.side import CLOSED, Side, here
+from aios_dist.side import Side, here
 from aios_dist.steering import LaneView
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ class Fleet(forks.OfThisProcess):
 
     def put_aside(self) -> None:
         """See :class:`aios_dist.forks.Heir`: the child's side is made when it is first asked something."""
-        self._met = self._side is not None and self._side.fleet.journal.connection.met
+        if self._side is not None:  # else what the parent itself was told by its parent
+            self._met = self._side.fleet.met
         self._side = None
         self._lock = threading.RLock()
 
@@ -57,27 +59,22 @@ class Fleet(forks.OfThisProcess):
         if (refusal := here()) is not None:  # before the lock: who holds it may wait for this thread
             raise refusal
         with self._lock:
-            if self._closed:
+            side, closed = self._side, self._closed
+            if closed:
                 raise FleetUnavailable(CLOSED)
-            if self._side is not None:
-                return self._side
+            if side is not None:
+                return side
             made = Side(functools.partial(AsyncFleet, self.config))
-            made.fleet.journal.connection.met = self._met  # what the parent has met is there, or comes back
-            if (meanwhile := self._meanwhile()) is not None:
+            made.fleet.met = self._met  # what the parent has met is there, or comes back
+            side = (
+                self._side
+            )  # a finalizer of somebody's, on this thread, may have asked or closed us meanwhile
+            if side is None:
+                side = self._side = made
+                weakref.finalize(self, made.abandon).atexit = False
+            if side is not made or self._closed:
                 made.close()
-                return meanwhile
-            self._side = made
-            weakref.finalize(self, made.abandon).atexit = False
-            if self._closed_meanwhile():
-                made.close()
-            return made
-
-    def _meanwhile(self) -> Side[AsyncFleet] | None:
-        """A finalizer of somebody's, on this thread, may have asked us while a side was made."""
-        return self._side
-
-    def _closed_meanwhile(self) -> bool:
-        return self._closed
+            return side
 
     def _run(self, ask: Callable[[AsyncFleet], Coroutine[Any, Any, T]]) -> T:
         side = self._on()
@@ -271,7 +268,8 @@ class Job(forks.OfThisProcess):
 
     def signal(self, name: str, value: Any = None, *, id: str | None = None) -> bool:
         """Send what the job waits for; see :meth:`AsyncJob.signal`."""
-        return bool(self._run("signal", name, value, id=id))
+        given = given_json(value, f"value of signal {name!r}")  # here: it may hold objects of the caller's
+        return bool(self._run("signal", name, given, id=id))
 
     def retry(self) -> bool:
         """Go on from where the job failed; see :meth:`AsyncJob.retry`."""

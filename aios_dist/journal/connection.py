@@ -7,6 +7,8 @@ a thousand calls in flight so needs one connection, not a thousand, and one syst
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -31,6 +33,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from aios_dist import forks
 from aios_dist.errors import ConfigError, FleetUnavailable, JournalError
 from aios_dist.journal.scripts import Script
 from aios_dist.masking import hide, learn_url, masked
@@ -64,7 +67,9 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
     }
     try:
         if not url.startswith("sentinel://"):
-            return aioredis.from_url(url, **settings)
+            client: aioredis.Redis = aioredis.from_url(url, **settings)
+            _clients.all.add(client)
+            return client
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         account, _, places = parts.netloc.rpartition("@")
@@ -75,18 +80,50 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         if "sentinel_password" in query:
             watching["password"] = query["sentinel_password"][0]
         sentinel = Sentinel(nodes, sentinel_kwargs=watching)
+        _clients.all.update(sentinel.sentinels)
         settings |= {
             "db": int(parts.path.strip("/") or 0),
             "username": unquote(user) or None,
             "password": unquote(password) or None,
         }
-        client: aioredis.Redis = sentinel.master_for(query["master"][0], **settings)
+        client = sentinel.master_for(query["master"][0], **settings)
+        _clients.all.add(client)
         return client
     except (ValueError, KeyError, IndexError, RedisError) as exc:
         # What urllib says repeats a piece of a password that holds a `/`, `?` or `#`.
         why = "it is not a URL" if type(exc) is ValueError else hide(str(exc))
         raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {why}.") from None
 
+
+class _Clients:
+    """Every client of this process; ``aios_dist.forks`` takes their lines from a child."""
+
+    def __init__(self) -> None:
+        self.all: weakref.WeakSet[aioredis.Redis] = weakref.WeakSet()
+        forks.note(self)
+
+    def put_aside(self) -> None:
+        """A child's copy of a line leads nowhere: whatever closes, reads or finalizes it there, be it a loop
+        that it inherited, takes nothing of the parent's, nor takes the parent's off the set they share."""
+        try:
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # too many open files: its own objects, at least, let go of the lines
+            nowhere = None
+        for client in list(self.all):
+            pool = client.connection_pool
+            for line in (*pool._available_connections, *pool._in_use_connections):
+                if line._writer is None:
+                    continue
+                forks.keep((line._reader, line._writer))
+                sock = line._writer.get_extra_info("socket")
+                if nowhere is not None and sock is not None and sock.fileno() >= 0:
+                    os.dup2(nowhere, sock.fileno(), inheritable=False)
+                line._reader = line._writer = None
+        if nowhere is not None:
+            os.close(nowhere)
+
+
+_clients = _Clients()
 
 AWAY = ("LOADING", "MASTERDOWN", "CLUSTERDOWN")
 REFUSES = ("MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED", "TRYAGAIN")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from typing import Any
 
 import pytest
 
@@ -23,12 +25,20 @@ async def test_hundreds_of_tasks_may_be_the_first_to_submit(config: Config) -> N
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_child_waits_for_a_redis_that_its_parent_has_met() -> None:
+@pytest.mark.parametrize("generations", [1, 2])
+def test_a_child_or_its_child_waits_for_a_redis_that_its_parent_has_met(generations: int) -> None:
     with EmbeddedRedis().start(appendonly=True) as redis:
         config = Config(fleet=FleetConfig(redis_url=redis.url), models={"small": ModelConfig()})
         with Fleet(config) as fleet:
             fleet.submit(echo, value=0)
             redis.kill()
-            answer = child(lambda: fleet.submit(echo, value="child").result(10))
+
+            def ask() -> Any:
+                return fleet.submit(echo, value="child").result(10)
+
+            answer = child(ask if generations == 1 else lambda: child(ask)())
+            with socket.create_server(("127.0.0.1", redis.port)) as away:
+                away.settimeout(5)
+                away.accept()[0].close()  # it asks, and asks again: nobody has answered
             redis.restart()
             assert answer() == "child"

@@ -189,3 +189,69 @@ for number in range(2):
     said = [line for line in text.splitlines() if line.startswith(("child", "parent"))]
     assert said == [line for n in range(2) for line in (f"child ({n}, 'before')", "parent before")], text
     assert code == 0
+
+
+@pytest.mark.parametrize("made_by", ["asyncio.new_event_loop", "uvloop.new_event_loop"])
+def test_an_async_iterator_is_refused_in_a_child_which_takes_no_line_of_the_parents_off_its_loop(
+    scripts: Scripts, made_by: str
+) -> None:
+    [(code, text)] = scripts(
+        """
+loop = MAKE()
+fleet = AsyncFleet(config)
+
+async def begin(kind):
+    job, done = await fleet.submit(ask, text=kind), await fleet.submit(echo)
+    going = job.events() if kind == "events" else fleet.as_completed([done, job])
+    for _ in range(1 + (kind == "events")):
+        await anext(going)
+    waiting = asyncio.create_task(job.result())
+    await asyncio.sleep(0.2)  # they all listen
+    return job, going, waiting
+
+async def go_on(going):
+    return await anext(going)
+
+async def close(going):
+    return await going.aclose()
+
+async def fork_and_leave():
+    if os.fork() == 0:
+        raise SystemExit("left")
+
+def leave(going):
+    try:
+        loop.run_until_complete(fork_and_leave())
+    except SystemExit as left:  # as asyncio.run does it
+        asyncio.runners._cancel_all_tasks(loop)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(asyncio.sleep(0.3))  # what comes in meanwhile is the parent's
+        print("child", left, flush=True)
+        os._exit(0)
+
+ways = [lambda going: asyncio.run(go_on(going)), lambda going: asyncio.run(close(going)), leave]
+for kind in ("events", "as_completed"):
+    for number, way in enumerate(ways[: 3 if "asyncio" in "MAKE" else 2]):
+        job, going, waiting = loop.run_until_complete(begin(kind))
+        if way is leave:
+            way(going)
+        elif os.fork() == 0:
+            try:
+                print("child", way(going), flush=True)
+            except BaseException as error:
+                print("child", type(error).__name__, flush=True)
+            os._exit(0)
+        with Fleet(config) as other:
+            other.job(job.id).cancel()
+        os.wait()
+        begun = time.monotonic()
+        loop.run_until_complete(go_on(going))
+        loop.run_until_complete(asyncio.wait([waiting]))
+        print("parent", time.monotonic() - begun < 5, flush=True)
+""".replace("MAKE", made_by),
+        first="import uvloop\n",
+    )
+    said = [line for line in text.splitlines() if line.startswith(("child", "parent"))]
+    children = ["FleetUnavailable", "None", "left"][: 3 if made_by.startswith("asyncio") else 2]
+    assert said == 2 * [line for how in children for line in (f"child {how}", "parent True")], text
+    assert code == 0

@@ -7,13 +7,15 @@ import gc
 import os
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aios_dist import AsyncFleet, Fleet
+from aios_dist import AsyncFleet, AsyncJob, Fleet
 from aios_dist.config import Config, FleetConfig
-from aios_dist.errors import ConfigError
+from aios_dist.errors import ConfigError, FleetUnavailable
 from tests.producers.agents import echo
 from tests.producers.conftest import Scripts
 
@@ -84,6 +86,45 @@ async def test_async_fleets_that_nobody_closes_leave_no_descriptors(config: Conf
         await asyncio.sleep(0.02)
 
 
+def test_an_async_fleet_that_outlives_its_loop_warns_too(config: Config) -> None:
+    async def use() -> None:
+        await AsyncFleet(config).jobs()
+
+    def run() -> None:
+        asyncio.run(use())
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="An AsyncFleet was not closed"):
+        run()
+
+
+ASKS: list[Callable[[AsyncFleet, AsyncJob], Awaitable[Any]]] = [
+    lambda fleet, _: fleet.jobs(),
+    lambda fleet, _: fleet.lanes(),
+    lambda fleet, _: fleet.submit(echo, value=2),
+    lambda fleet, job: anext(fleet.as_completed([job])),
+    lambda _, job: job.view(),
+    lambda _, job: job.status(),
+    lambda _, job: job.steps(),
+    lambda _, job: job.result(),
+    lambda _, job: job.cancel(),
+    lambda _, job: anext(job.events()),
+]
+
+
+@needs_proc
+async def test_an_async_fleet_that_is_closed_is_refused_and_opens_no_line_again(config: Config) -> None:
+    fleet = AsyncFleet(config)
+    before = held()
+    job = await fleet.submit(echo, value=1)
+    await fleet.close()
+    for ask in ASKS:
+        with pytest.raises(FleetUnavailable, match="This fleet has been closed"):
+            await ask(fleet, job)
+    await asyncio.sleep(0)
+    assert held()[0] <= before[0]
+
+
 async def test_a_fleet_is_closed_at_once_also_while_it_connects(config: Config) -> None:
     for n in range(2 * FLEETS):
         fleet = AsyncFleet(config)
@@ -95,6 +136,7 @@ async def test_a_fleet_is_closed_at_once_also_while_it_connects(config: Config) 
             await fleet.close()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_an_unfinished_iterator_that_is_collected_on_the_fleets_own_thread_stops_nobody(fleet: Fleet) -> None:
     class Request:
         pass

@@ -123,3 +123,52 @@ def test_uwsgi_without_threads_and_eventlet_are_refused(tmp_path: Path, scripts:
         )
         assert get(path, "/").startswith("UsageError: A Fleet needs a thread, and uWSGI runs none")
     assert text.splitlines()[-1].startswith("UsageError A Fleet needs real threads, and eventlet")
+
+
+SHARED = """
+import asyncio
+from aios_dist import AsyncFleet
+from aios_dist.config import Config, FleetConfig, ModelConfig
+from aios_dist.errors import JobCancelled
+from tests.producers.agents import ask
+config = Config(fleet=FleetConfig(name={name!r}, redis_url={url!r}), models={{"small": ModelConfig()}})
+fleet, loop = AsyncFleet(config), asyncio.new_event_loop()
+
+async def listen():
+    job = await fleet.submit(ask, text="never answered")
+    waiting = asyncio.create_task(job.result())
+    await asyncio.sleep(0.2)
+    return waiting
+inherited = loop.run_until_complete(listen())
+
+async def use():
+    waiting = await listen()
+    jobs = await fleet.jobs()
+    await asyncio.gather(*(fleet.job(job.id).cancel() for job in jobs))
+    try:
+        return await asyncio.wait_for(waiting, 5)
+    except JobCancelled:
+        return "heard"
+
+def app(environ, start):
+    start("200 OK", [])
+    try:
+        return [asyncio.run(use()).encode()]
+    except BaseException as error:
+        return [f"{{type(error).__name__}}: {{error}}".encode()]
+"""
+
+
+def test_an_async_fleet_is_its_own_in_each_child_of_a_uwsgi_that_tells_python_of_no_fork(
+    tmp_path: Path, redis_url: str, fleet_name: str
+) -> None:
+    (tmp_path / "shared_site.py").write_text(SHARED.format(name=fleet_name, url=redis_url))
+    path, root = tmp_path / "s", Path(__file__).parents[2]
+    words = ("uwsgi", "--http-socket", str(path), "--die-on-term", "--need-app", "--wsgi", "shared_site:app")
+    more = ("--master", "--processes", "2", "--enable-threads", "--pythonpath", str(root))
+    with process(
+        Scene(tmp_path, {}, "", 0, lambda: None),
+        *("uwsgi", *words, *more, "--home", sys.prefix, "--pythonpath", str(tmp_path)),
+    ) as site:
+        served(path, site)
+        assert [get(path, "/") for _ in range(3)] == 3 * ["heard"]

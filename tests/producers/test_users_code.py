@@ -15,7 +15,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from aios_dist import AsyncFleet, Fleet, Job, JobSpec, agent
+from aios_dist import AsyncFleet, Fleet, Job, JobFailed, JobSpec, agent, fixed
 from aios_dist.config import Config
 from aios_dist.errors import InvalidInput, UsageError
 from tests.producers.agents import ask, echo
@@ -43,6 +43,19 @@ def test_an_iterable_of_jobs_may_ask_the_fleet(fleet: Fleet) -> None:
     jobs = fleet.submit_many([echo.job(value=n) for n in range(3)])
     later = fleet.submit_many(echo.job(value=job.result(WAIT_S)) for job in fleet.as_completed(jobs))
     assert sorted(job.result(WAIT_S) for job in later) == [0, 1, 2]
+
+
+def test_plans_and_more_of_them_may_come_from_an_iterable_that_asks_the_fleet(fleet: Fleet) -> None:
+    jobs = fleet.submit_many([echo.job(value=n) for n in range(2)])
+
+    def later() -> Iterator[JobSpec]:
+        for job in fleet.as_completed(fleet.job(job.id) for job in jobs if job.result(WAIT_S) is not None):
+            yield echo.job(value=job.result(WAIT_S))
+
+    plan = fleet.submit_plan(fixed(later()))
+    assert sorted(job.result(WAIT_S) for job in plan) == [0, 1]
+    added = [*fleet.extend_plan(plan.id, later()), *plan.extend_with(later())]
+    assert len(added) == 4
 
 
 def test_lazy_rows_are_read_in_the_callers_thread(fleet: Fleet) -> None:
@@ -74,6 +87,57 @@ def test_an_agent_may_submit_another_in_its_first_turn(fleet: Fleet) -> None:
 
     assert fleet.submit(parent_of_one, n=1).result(WAIT_S) == "child-1"
     assert fleet.job("child-1").result(WAIT_S) == 1
+
+
+def test_a_retry_replays_the_agent_in_the_callers_thread_and_a_signals_value_is_read_there(
+    fleet: Fleet,
+) -> None:
+    threads: list[int] = []
+
+    @agent
+    async def fails_on_purpose() -> None:
+        threads.append(threading.get_ident())
+        raise ValueError("on purpose")
+
+    class Rows(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            threads.append(threading.get_ident())
+            return super().__iter__()
+
+    job = fleet.submit(fails_on_purpose)
+    with pytest.raises(JobFailed):
+        job.result(WAIT_S)
+    assert job.retry()
+    job.signal("go", Rows([1]))
+    assert len(threads) >= 3
+    assert set(threads) == {threading.get_ident()}
+
+
+async def test_a_retry_whose_replay_blocks_holds_up_no_other_task_nor_the_programs_end(
+    config: Config, gate: threading.Event
+) -> None:
+    threads: list[threading.Thread] = []
+    loop, replayed = asyncio.get_running_loop(), asyncio.Event()
+
+    @agent
+    async def fails_then_blocks() -> None:
+        threads.append(threading.current_thread())
+        if len(threads) > 1:
+            loop.call_soon_threadsafe(replayed.set)
+            gate.wait(WAIT_S)
+        raise ValueError("on purpose")
+
+    async with AsyncFleet(config) as fleet:
+        job = await fleet.submit(fails_then_blocks)
+        with pytest.raises(JobFailed):
+            await job.result()
+        blocked = asyncio.create_task(job.retry())
+        async with asyncio.timeout(WAIT_S / 2):
+            await replayed.wait()
+            assert await (await fleet.submit(echo, value=1)).result() == 1
+        assert threads[1].daemon  # a program does not wait for it, as for asyncio's own
+        gate.set()
+        assert await blocked
 
 
 def test_a_first_turn_that_blocks_keeps_no_other_thread_waiting(fleet: Fleet, gate: threading.Event) -> None:

@@ -578,3 +578,16 @@ async def test_what_breaks_below_is_told_and_taken_for_no_cancellation() -> None
     with pytest.raises(TypeError, match="no_such_setting"):
         await asyncio.gather(line.command("PING"), line.command("PING"))
     await line.close()
+
+
+async def test_a_transport_that_ends_in_a_cancellation_nobody_asked_for_is_a_line_that_broke(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ends(*_: Any) -> None:
+        raise asyncio.CancelledError  # as uvloop's has done after a reset
+
+    line = Connection("redis://127.0.0.1:1")
+    monkeypatch.setattr(line.client, "execute_command", ends)
+    with pytest.raises(FleetUnavailable, match="cannot be reached"):
+        await line.command("PING")
+    await line.close()
