@@ -17,10 +17,12 @@ from aios_dist.agents import Budget, JobSpec, checked_priority, given_json
 from aios_dist.calls import Usage
 from aios_dist.endings import LOOK_AGAIN_S, Endings
 from aios_dist.errors import (
+    FleetUnavailable,
     InvalidInput,
     JobCancelled,
     JobConflict,
     JobFailed,
+    JournalError,
     ResultTimeout,
     UnknownName,
     from_record,
@@ -174,7 +176,8 @@ class AsyncJob(OfThisProcess):
         Args:
             name: of the signal.
             value: a JSON value, of ``prompt_limit`` bytes at the most.
-            id: of this sending; sent again under the same one it is the same signal, not an answer more.
+            id: of this sending; sent again under the same one it is the same signal, not an answer more. One
+                that is made up stands in the message of FleetUnavailable.
 
         Returns:
             False when the job has ended.
@@ -195,7 +198,11 @@ class AsyncJob(OfThisProcess):
                 "send a reference to it."
             )
         sent = functools.partial(journal.signal, self.id, name, outcome, sending)
-        status, tickets = await self._lines.endings.ask(sent)
+        try:
+            status, tickets = await self._lines.endings.ask(sent)
+        except (FleetUnavailable, JournalError) as exc:
+            exc.args = (f"{exc} The signal may have come all the same: under id={sending!r} it is the same.",)
+            raise
         await self._lines.publish(tickets)
         if status == "full":
             raise InvalidInput(
@@ -237,6 +244,7 @@ class AsyncJob(OfThisProcess):
             UnknownName: no such job.
             JobConflict: the id is taken.
             InvalidInput: this job has no such step.
+            FleetUnavailable: Redis is away; ``.ids`` holds the new job's id where it may be there.
         """
         new = f"{self.id[:100]}-fork-{uuid.uuid4().hex[:8]}" if id is None else named("Job id", id)
         if type(step) is not int:
@@ -244,7 +252,11 @@ class AsyncJob(OfThisProcess):
         status, tickets = "beyond", list[Ticket]()
         if 0 <= step < 2**31:
             say = functools.partial(self._lines.journal.fork, self.id, new, step)
-            status, tickets = await self._lines.endings.ask(say)
+            try:
+                status, tickets = await self._lines.endings.ask(say)
+            except (FleetUnavailable, JournalError) as exc:
+                exc.broke_off([new])
+                raise
         if self._known(status) == "conflict":
             raise JobConflict(f"Job id {new!r} is taken; choose another id.")
         if status == "beyond":

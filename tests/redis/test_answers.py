@@ -42,13 +42,14 @@ class Bad(Wire):
     """A line that loses so many answers, or carries so many bytes a second."""
 
     losing = 0
-    rate = 0.0
+    rate = rate_back = delay = 0.0
 
     async def _back(self, from_redis: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await from_redis.read(1 << 20):
+        while data := await from_redis.read(1 << 14 if self.rate_back else 1 << 20):
             if self.losing:
                 self.losing -= 1
                 break
+            await asyncio.sleep(self.delay + (len(data) / self.rate_back if self.rate_back else 0))
             if not self.silent:
                 writer.write(data)
         writer.transport.abort()
@@ -208,6 +209,18 @@ async def test_what_has_ended_is_handed_out_before_the_clock_is_looked_at(
             await late.result(timeout)
 
 
+async def test_what_has_ended_is_handed_out_however_many_they_are(
+    fleet: AsyncFleet, line: Bad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at all of them takes longer than the clock gives for one."""
+    monkeypatch.setattr("aios_dist.endings.LOOK_S", 1.0)
+    monkeypatch.setattr("aios_dist.endings.PAGE", 1)
+    monkeypatch.setattr("aios_dist.journal.connection.BATCH", 1)
+    jobs = await fleet.submit_many([echo.job(value=number) for number in range(8)])
+    line.delay = 0.2
+    assert len(await every(fleet.as_completed(jobs, timeout=0))) == 8
+
+
 async def test_an_end_whose_news_is_unread_at_the_deadline_counts(
     fleet: AsyncFleet, near: redis.Redis, fleet_name: str
 ) -> None:
@@ -307,6 +320,40 @@ async def test_a_submission_a_fork_and_an_extension_whose_answer_is_lost_are_mad
     assert len(await fleet.jobs()) == 2 + 3
 
 
+async def test_a_fork_or_a_signal_that_gives_up_says_under_which_id_it_is_the_same(
+    line: Bad, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.endings.PATIENCE_S", 0.4)
+    async with opened(line.url, fleet_name, redis_timeout=0.5) as fleet:
+        job = await waiting(fleet)
+        line.silent = True
+        with pytest.raises(FleetUnavailable, match="may be there all the same") as of_fork:
+            await job.fork(0)
+        with pytest.raises(FleetUnavailable, match="may have come") as of_signal:
+            await job.signal("go", 1)
+        line.silent = False
+        line.cut()
+        assert (await job.fork(0, id=of_fork.value.ids[0])).id == of_fork.value.ids[0]
+        assert len(await fleet.jobs()) == 2
+        assert await job.signal("go", 1, id=str(of_signal.value).split("'")[-2])
+        assert [event.what for event in await every_event(fleet, job)].count("signal") == 1
+
+
+async def test_dead_letters_that_were_dropped_are_counted_though_the_answer_is_lost(
+    fleet: AsyncFleet, line: Bad, near: redis.Redis, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near.zadd(Keys(fleet_name).dead, {"j/0": 1e6, "j/1": 2e6})
+    send = fleet.journal.connection.command
+
+    async def loses(*command: Any) -> Any:
+        line.losing = int(command[0] == "ZREM")
+        return await send(*command)
+
+    monkeypatch.setattr(fleet.journal.connection, "command", loses)
+    assert await fleet.drop_dead("j") == 2
+    assert await fleet.dead_letters() == []
+
+
 async def test_ids_on_the_error_of_a_conflict_are_those_that_were_submitted_before_it(
     fleet: AsyncFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +391,16 @@ async def test_large_jobs_go_in_parts_with_time_by_their_size(line: Bad, fleet_n
         line.rate = 0
         assert len(jobs) == len({job.id for job in jobs}) == 16
         assert len(await fleet.jobs()) == 17
+
+
+async def test_a_large_answer_has_its_time_as_long_as_some_of_it_comes(line: Bad, fleet_name: str) -> None:
+    async with opened(line.url, fleet_name, redis_timeout=0.5) as fleet:
+        large = "".join(f"{number * 7919 % 65537:x}," for number in range(120_000))
+        job = await fleet.submit(echo, value=large)
+        line.rate_back = 3e5
+        began = time.monotonic()
+        assert await job.result(30) == large
+        assert time.monotonic() - began > 0.5, "it took no longer than a silence may"
 
 
 async def test_a_flood_of_large_commands_goes_in_round_trips_of_bounded_size() -> None:
