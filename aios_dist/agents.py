@@ -102,6 +102,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if type(self.input) is not dict:
             raise InvalidInput(f"A job's input is a dict of its arguments, not {short(self.input)}.")
+        if self.program is not None and not callable(self.program):
+            raise InvalidInput(
+                f"A job's program is made by its agent, agent.job(…), and not {short(self.program)}."
+            )
         number = isinstance(self.deadline, (int, float)) and not isinstance(self.deadline, bool)
         if self.deadline is not None and not (number and 0 < self.deadline <= 3.2e8):
             raise InvalidInput(

@@ -29,10 +29,11 @@ from aios_dist.errors import (
 )
 from aios_dist.forks import OfThisProcess
 from aios_dist.given import looked_up, named, one, seconds, short, whole
-from aios_dist.jobs import JobState, Outcome, Step, decode
+from aios_dist.jobs import JobState, Outcome, Step
 from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
 from aios_dist.journal.journal import MOST_SIGNALS
+from aios_dist.journal.reading import outcome_of
 from aios_dist.journal.records import random_name
 
 RESULT_TIMEOUT_S = 3600.0
@@ -86,6 +87,7 @@ class AsyncJob(OfThisProcess):
             JobFailed: the agent raised; ``.error`` is what.
             JobCancelled: the job was cancelled.
             ResultTimeout: it has not ended in time; it goes on.
+            JournalError: what Redis holds of it cannot be read.
         """
         timeout = seconds("timeout", timeout)
         endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
@@ -99,7 +101,7 @@ class AsyncJob(OfThisProcess):
             state, result = await endings.by(deadline, look)
         if state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
-        outcome = decode(result, Outcome)
+        outcome = outcome_of(self.id, result)
         if outcome.error is not None:
             raise JobFailed(self.id, from_record(outcome.error))
         return outcome.value

@@ -15,7 +15,14 @@ import redis
 
 from aios_dist import AsyncFleet, Budget, agent, fifo, llm, prompts
 from aios_dist.config import Config, FleetConfig
-from aios_dist.errors import FleetUnavailable, InvalidInput, JobCancelled, JobConflict, ResultTimeout
+from aios_dist.errors import (
+    FleetUnavailable,
+    InvalidInput,
+    JobCancelled,
+    JobConflict,
+    JournalError,
+    ResultTimeout,
+)
 from aios_dist.handles import AsyncJob
 from aios_dist.jobs import JobState
 from aios_dist.journal import scripts
@@ -376,6 +383,20 @@ async def test_a_first_turn_that_cannot_be_leaves_nothing_of_the_jobs_before_it(
     with pytest.raises(InvalidInput):
         await fleet.submit_many([echo.job(value=1), odd.job()])
     assert await fleet.jobs() == []
+
+
+async def test_what_cannot_be_read_of_a_job_is_said_in_one_sentence(
+    fleet: AsyncFleet, near: redis.Redis, fleet_name: str
+) -> None:
+    keys = Keys(fleet_name)
+    job, other = await fleet.submit(echo, value=1), await fleet.submit(echo, value=2)
+    near.lset(keys.events(other.id), 0, b"junk")
+    with pytest.raises(JournalError, match="cannot be read"):
+        await every(other.events(timeout=1))
+    for damaged in (b"jgarbage{", b"zgarbage", b""):
+        near.hset(keys.job(job.id), "res", damaged)
+        with pytest.raises(JournalError, match="cannot be read"):
+            await job.result(1)
 
 
 # Large --------------------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ ODD: dict[str, Callable[[Fleet], Any]] = {
     "a JobSpec of nonsense": lambda f: f.submit(JobSpec(agent="a b", input={})),
     "a JobSpec without input": lambda f: f.submit(JobSpec(agent="a", input=None)),  # type: ignore[arg-type]
     "a JobSpec of objects": lambda f: f.submit(JobSpec(agent="echo", input={"value": Spiteful()})),
+    "a JobSpec with a number for a program": lambda f: f.submit(JobSpec(agent="a", input={}, program=5)),  # type: ignore[arg-type]
     "agents for jobs": lambda f: f.submit_many([echo]),  # type: ignore[list-item]
     "one job for many": lambda f: f.submit_many(echo.job(value=1)),  # type: ignore[arg-type]
     "one agent for many": lambda f: f.submit_many(echo),  # type: ignore[arg-type]
