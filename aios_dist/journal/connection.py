@@ -287,15 +287,14 @@ class Connection:
             return exc
 
     async def close(self) -> None:
-        """Send what is queued, then close the socket; a Redis that does not answer is waited for for
-        ``CLOSING_S`` (and what large things need), and those who wait for its answers are told."""
-        if self._flusher is not None:
-            await asyncio.wait([self._flusher], timeout=CLOSING_S + self._patience - self.timeout)
+        """Send what is queued, then close the socket. A Redis that does not answer is waited for for
+        ``CLOSING_S``; then those who wait for its answers are told."""
+        if self._flusher is not None and not self._flusher.done():
+            await asyncio.wait([self._flusher], timeout=CLOSING_S)
             self._closing = True
             while not self._flusher.done():
                 self._flusher.cancel()
                 await asyncio.wait([self._flusher], timeout=0.1)  # redis-py, as it connects, may lose one
-            await asyncio.gather(self._flusher, return_exceptions=True)
             self._closing = False
         await self.client.aclose()
 

@@ -91,7 +91,7 @@ async def opened(url: str, name: str, **settings: Any) -> AsyncIterator[AsyncFle
 
 @pytest_asyncio.fixture
 async def fleet(line: Bad, fleet_name: str, near: redis.Redis) -> AsyncIterator[AsyncFleet]:
-    """A producer at the far end of the line; Redis knows the verbs, so that the first answer to one is its."""
+    """A producer at the far end of the line. Redis knows the verbs: what is lost is no NOSCRIPT."""
     for verb in scripts.load().values():
         near.script_load(verb.source)
     async with opened(line.url, fleet_name) as fleet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -70,8 +71,10 @@ def test_closing_waits_for_no_redis_that_hangs_and_tells_all_who_do(
         fleet = AsyncFleet(Config(fleet=FleetConfig(name=fleet_name, redis_url=url)))
         job = await fleet.submit(ONE, input="x")
         with wire.silent():
+            large = random.Random(1).randbytes(300_000).hex()
             asks = (job.status, job.view, job.pause, job.result, lambda: fleet.submit(ONE, input="y"))
             tasks = [asyncio.ensure_future(ask()) for ask in asks for _ in range(100)]
+            tasks.append(asyncio.ensure_future(fleet.submit(ONE, input=large)))
             await asyncio.sleep(0.1)  # under way
             began = time.monotonic()
             await fleet.close()
