@@ -54,7 +54,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             )
         if not 0 <= (self.tokens or 0) < 2**53 or not 0 <= (self.money or 0) < FOREVER:
             raise InvalidInput("A budget cannot be less than nothing, nor without end.")
-        if self.on_budget not in ("pause", "fail"):
+        if not isinstance(self.on_budget, str) or self.on_budget not in ("pause", "fail"):
             raise InvalidInput(f"on_budget is 'pause' or 'fail', not {short(self.on_budget)}.")
 
 
@@ -102,6 +102,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if type(self.input) is not dict:
             raise InvalidInput(f"A job's input is a dict of its arguments, not {short(self.input)}.")
+        if self.program is not None and not callable(self.program):
+            raise InvalidInput(
+                f"A job's program is made by its agent, agent.job(…), and not {short(self.program)}."
+            )
         number = isinstance(self.deadline, (int, float)) and not isinstance(self.deadline, bool)
         if self.deadline is not None and not (number and 0 < self.deadline <= 3.2e8):
             raise InvalidInput(
@@ -284,9 +288,9 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
     """
     if function is None:
         return functools.partial(agent, name=name)
-    label = name or function.__name__
     if not inspect.iscoroutinefunction(function):
-        raise InvalidInput(f"Agent {label!r} must be an async def.")
+        raise InvalidInput(f"An agent must be an async def, not {short(function)}.")
+    label = getattr(function, "__name__", "") if name is None else name
     checked_name("Agent name", label)
     parameters = inspect.signature(function).parameters
     if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters.values()):
@@ -346,8 +350,8 @@ def prompts(
     Raises:
         InvalidInput: no prompts, a bad name, or a placeholder that can never be filled.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
+    if not isinstance(prompts, (list, tuple)):
+        raise InvalidInput(f"Agent {short(name)} needs a list of at least one prompt, not {short(prompts)}.")
     config = PromptsConfig(
         prompts=list(prompts), model=model, system=system, temperature=temperature, max_tokens=max_tokens
     )

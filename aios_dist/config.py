@@ -261,6 +261,8 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     Raises:
         ConfigError: one sentence that names the file, the place and what to write instead.
     """
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"A configuration file is named by its path, not by a {type(path).__name__}.")
     named = path or env.get("AIOS_CONFIG")
     file = Path(named) if named else Path("aios.toml")
     data: dict[str, Any] = {}
@@ -446,10 +448,11 @@ def check_lane(place: str, lane: LaneConfig) -> None:
     """Raises ConfigError: a setting of a lane that cannot be; ``place`` begins the sentence."""
     if not isinstance(lane.policy, str) or lane.policy not in POLICIES:
         raise ConfigError(
-            f"{place} policy: there is no policy {lane.policy!r}; {nearest(str(lane.policy), POLICIES)}"
+            f"{place} policy: there is no policy {as_written(lane.policy)}; "
+            f"{nearest(lane.policy if isinstance(lane.policy, str) else '', POLICIES)}"
         )
-    if lane.fair not in ("", "tenant"):
-        raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {lane.fair!r}.")
+    if not isinstance(lane.fair, str) or lane.fair not in ("", "tenant"):
+        raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {as_written(lane.fair)}.")
     every = lane.oldest_every
     if every is not None and not (type(every) is int and (every == 0 or 2 <= every <= 10**6)):
         raise ConfigError(
@@ -487,7 +490,10 @@ def as_written(value: Any) -> str:
     """A setting as a sentence about it shows it."""
     if isinstance(value, str):
         return repr(value[:40])
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    try:
+        text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split("\n"))
+    except Exception:  # an object of a caller's, or a number of thousands of digits
+        text = f"an object of {type(value).__name__}"
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from aios_dist.errands import CLOSED_MEANWHILE
@@ -18,8 +18,12 @@ T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a producer waits for a Redis that was there before and is away: a restart, a failover."""
 
-LOOK_AGAIN_S = 15.0
-"""Jobs that are waited for are looked at this often, whatever the stream of ends brings or does not bring."""
+LOOK_AGAIN_S = 10.0
+"""Jobs that are waited for are looked at this often, whatever the stream of ends brings or does not bring.
+Where the look itself meets a line that nobody hears, an end that was missed is found some 15 s later."""
+
+PAGE = 1000
+"""Jobs that are looked at in one go: who asks for something else meanwhile comes between two pages."""
 
 LOOKS_A_SECOND = 2500
 """… but very many, somewhat less often: a look takes some microseconds of this loop."""
@@ -51,9 +55,7 @@ class Endings:
         """
         deadline = _clock() + PATIENCE_S
         away: FleetUnavailable | None = None
-        while True:
-            if self._closing.is_set():
-                raise FleetUnavailable(CLOSED_MEANWHILE)
+        while not self._closing.is_set():
             try:
                 async with asyncio.timeout_at(deadline if away else None) as limit:
                     return await question()
@@ -64,7 +66,9 @@ class Endings:
                     raise
             if not self._journal.connection.met or _clock() >= deadline:
                 raise away
-            await asyncio.sleep(0.25)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), 0.25)
+        raise FleetUnavailable(CLOSED_MEANWHILE)
 
     async def by(self, deadline: float, question: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question, for a caller whose time ends.
@@ -151,7 +155,8 @@ class Endings:
         deadline = _clock() + timeout
         try:
             await self.by(deadline, self._watch)
-            await self.by(deadline, functools.partial(self._look, ids))
+            for page in _pages(ids):
+                await self.by(deadline, functools.partial(self._look, page))
             for left in range(len(futures), 0, -1):
                 next_ = await self._next(ended, deadline, futures)
                 if next_ is None:
@@ -177,7 +182,8 @@ class Endings:
                     raise
         if ended.empty():  # this loop may have stood still, and the news be unread
             late = [id for id, future in futures.items() if not future.done()]
-            await self.by(deadline, functools.partial(self._look, late))
+            for page in _pages(late):
+                await self.by(deadline, functools.partial(self._look, page))
             await asyncio.sleep(0)  # what it found is noted
         return None if ended.empty() else ended.get_nowait()
 
@@ -225,8 +231,8 @@ class Endings:
 
     async def _look_at_all(self) -> None:
         with contextlib.suppress(Exception):
-            if self._waiting:
-                await self.ask(functools.partial(self._look, list(self._waiting)))
+            for page in _pages(list(self._waiting)):
+                await self.ask(functools.partial(self._look, page))
 
     async def _look(self, ids: Sequence[str]) -> None:
         states = await self._journal.states(ids)
@@ -246,6 +252,10 @@ class Endings:
             for future in futures:
                 if error is not None and not future.done():
                     future.set_exception(error)
+
+
+def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[at : at + PAGE] for at in range(0, len(ids), PAGE))
 
 
 def _clock() -> float:

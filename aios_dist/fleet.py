@@ -363,6 +363,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
 
     async def jobs(self, limit: int = 100, *, ended: bool | None = None) -> list[JobView]:
         """Jobs, newest first; open ones, ended ones, or (None) both."""
+        if ended is not None and not isinstance(ended, bool):
+            raise InvalidInput(f"ended is True, False or None, not {short(ended)}.")
         return await self.journal.list_jobs(whole("limit", limit), ended=ended)
 
     # Waiting -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import enum
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ PLAIN = frozenset({str, int, float, bool, type(None)})
 def short(value: Any) -> str:
     """The value in a few words, whatever it is."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split("\n"))
     except Exception:  # an object of the caller's
         text = f"an object of {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "…"
@@ -71,7 +71,7 @@ def seconds(what: str, value: Any) -> float:
     Raises:
         InvalidInput: it is no number.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise InvalidInput(f"{what} is a number of seconds, not {short(value)}; every wait has an end.")
     return float(max(0, min(LONGEST_S, value)))
 
@@ -106,7 +106,8 @@ def one(what: str, value: Any, kind: type[T]) -> T:
 def without_order(value: Any, depth: int = 200) -> str:
     """What stands in a value that JSON would quietly make another one of; "" for nothing.
 
-    Sets have no order, so the same one is another text in each process; bytes would become base64.
+    Sets have no order, so the same one is another text in each process; bytes would become base64; and of
+    two keys that are the same text one would be lost.
 
     Args:
         value: any; what is not looked into (objects of other libraries) is the encoder's business.
@@ -122,6 +123,11 @@ def without_order(value: Any, depth: int = 200) -> str:
         return "it is nested more than 200 deep"
     inner: Any = ()
     if isinstance(value, dict):
+        if any(type(key) is not str for key in value):
+            if any(isinstance(key, bytes) for key in value):
+                return "it holds bytes as a key; give text"
+            if len({str(key) for key in value}) < len(value):
+                return "it holds two keys that are the same text"
         inner = value.values()
     elif isinstance(value, (list, tuple)):
         inner = value
@@ -129,6 +135,10 @@ def without_order(value: Any, depth: int = 200) -> str:
         inner = msgspec.structs.asdict(value).values()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    elif isinstance(value, enum.Enum):
+        inner = [value.value]
+    elif hasattr(type(value), "__attrs_attrs__"):
+        inner = [getattr(value, field.name, None) for field in type(value).__attrs_attrs__]
     for entry in inner:
         if type(entry) not in PLAIN and (odd := without_order(entry, depth - 1)):
             return odd

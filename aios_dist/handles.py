@@ -23,16 +23,18 @@ from aios_dist.errors import (
     JobCancelled,
     JobConflict,
     JobFailed,
+    JournalError,
     ResultTimeout,
     UnknownName,
     from_record,
 )
 from aios_dist.forks import OfThisProcess
 from aios_dist.given import looked_up, named, one, seconds, short, whole
-from aios_dist.jobs import JobState, Outcome, Step, decode
+from aios_dist.jobs import JobState, Outcome, Step
 from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
 from aios_dist.journal.journal import MOST_SIGNALS
+from aios_dist.journal.reading import outcome_of
 from aios_dist.journal.records import random_name
 
 RESULT_TIMEOUT_S = 3600.0
@@ -140,6 +142,7 @@ class AsyncJob(OfThisProcess):
             JobFailed: the agent raised; ``.error`` is what.
             JobCancelled: the job was cancelled.
             ResultTimeout: it has not ended in time; it goes on.
+            JournalError: what Redis holds of it cannot be read.
         """
         timeout = seconds("timeout", timeout)
         endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
@@ -153,7 +156,7 @@ class AsyncJob(OfThisProcess):
             state, result = await endings.by(deadline, look)
         if state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
-        outcome = decode(result, Outcome)
+        outcome = outcome_of(self.id, result)
         if outcome.error is not None:
             raise JobFailed(self.id, from_record(outcome.error))
         return outcome.value
@@ -230,7 +233,8 @@ class AsyncJob(OfThisProcess):
         Args:
             name: of the signal.
             value: a JSON value, of ``prompt_limit`` bytes at the most.
-            id: of this sending; sent again under the same one it is the same signal, not an answer more.
+            id: of this sending; sent again under the same one it is the same signal, not an answer more. One
+                that is made up stands in the message of FleetUnavailable.
 
         Returns:
             False when the job has ended.
@@ -251,7 +255,11 @@ class AsyncJob(OfThisProcess):
                 "send a reference to it."
             )
         sent = functools.partial(journal.signal, self.id, name, outcome, sending)
-        status, tickets = await self._lines.endings.ask(sent)
+        try:
+            status, tickets = await self._lines.endings.ask(sent)
+        except (FleetUnavailable, JournalError) as exc:
+            exc.args = (f"{exc} The signal may have come all the same: under id={sending!r} it is the same.",)
+            raise
         await self._lines.publish(tickets)
         if status == "full":
             raise InvalidInput(
@@ -293,6 +301,7 @@ class AsyncJob(OfThisProcess):
             UnknownName: no such job.
             JobConflict: the id is taken.
             InvalidInput: this job has no such step.
+            FleetUnavailable: Redis is away; ``.ids`` holds the new job's id where it may be there.
         """
         new = f"{self.id[:100]}-fork-{uuid.uuid4().hex[:8]}" if id is None else named("Job id", id)
         if type(step) is not int:
@@ -300,7 +309,11 @@ class AsyncJob(OfThisProcess):
         status, tickets = "beyond", list[Ticket]()
         if 0 <= step < 2**31:
             say = functools.partial(self._lines.journal.fork, self.id, new, step)
-            status, tickets = await self._lines.endings.ask(say)
+            try:
+                status, tickets = await self._lines.endings.ask(say)
+            except (FleetUnavailable, JournalError) as exc:
+                exc.broke_off([new])
+                raise
         if self._known(status) == "conflict":
             raise JobConflict(f"Job id {new!r} is taken; choose another id.")
         if status == "beyond":

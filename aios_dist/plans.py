@@ -16,6 +16,7 @@ import msgspec
 
 from aios_dist.agents import JobSpec
 from aios_dist.errors import InvalidInput
+from aios_dist.given import short
 
 OnFailure = Literal["stop", "continue"]
 Mode = Literal["fifo", "fixed", "agent-first"]
@@ -91,6 +92,8 @@ def fixed(jobs: Iterable[JobSpec | Plan], *, on_failure: OnFailure = "stop") -> 
 
 def hybrid(groups: Iterable[Iterable[JobSpec | Plan]], *, on_failure: OnFailure = "stop") -> Plan:
     """Groups in fixed order, FIFO inside a group; a group begins when all of the one before has ended."""
+    if isinstance(groups, (JobSpec, Plan)) or not isinstance(groups, Iterable):
+        raise InvalidInput(f"A hybrid plan takes a list of lists of jobs, not {short(groups)}.")
     return fixed([fifo(group, on_failure=on_failure) for group in groups], on_failure=on_failure)
 
 
@@ -106,8 +109,8 @@ def agent_first(jobs: Iterable[JobSpec | Plan], *, on_failure: OnFailure = "cont
 
 
 def _plan(mode: Mode, jobs: Iterable[JobSpec | Plan], on_failure: OnFailure) -> Plan:
-    if on_failure not in ("stop", "continue"):
-        raise InvalidInput(f"on_failure is 'stop' or 'continue', not {on_failure!r}.")
+    if not isinstance(on_failure, str) or on_failure not in ("stop", "continue"):
+        raise InvalidInput(f"on_failure is 'stop' or 'continue', not {short(on_failure)}.")
     what = f"An {mode} plan" if mode == "agent-first" else f"A {mode} plan"
     if isinstance(jobs, (JobSpec, Plan)) or not isinstance(jobs, Iterable):
         raise InvalidInput(f"{what} takes a list of jobs and plans, not one {type(jobs).__name__}.")

@@ -54,6 +54,11 @@ def check_new(request: Request, data: bytes) -> Request:
         InvalidInput: it will not, or its numbers are absurd.
     """
     if isinstance(request, LLMRequest):
+        if request.model is not None and not isinstance(request.model, str):
+            raise InvalidInput(
+                "The request cannot be used: a model is named by text, "
+                f"not by a {type(request.model).__name__}."
+            )
         most, temperature = request.max_tokens, request.temperature
         if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
             raise InvalidInput(f"llm(): {odd}")

@@ -215,10 +215,13 @@ class Side(Generic[F]):
     async def _to_the_end(self) -> None:
         try:
             await self.fleet.close()
+            if told := asyncio.all_tasks() - {asyncio.current_task()}:  # who is told why, says it himself
+                await asyncio.wait(told, timeout=INSIST_S)
             while waiting := asyncio.all_tasks() - {asyncio.current_task()}:  # ending, some begin others
                 for task in waiting:
                     task.cancel()
                 await asyncio.wait(waiting, timeout=INSIST_S)
             await asyncio.get_running_loop().shutdown_asyncgens()
+            await asyncio.sleep(0)  # what has ended just now is passed on
         finally:
             asyncio.get_running_loop().stop()

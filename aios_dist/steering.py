@@ -10,7 +10,7 @@ import msgspec
 from aios_dist import policies
 from aios_dist.broker import depth_commands
 from aios_dist.config import Config, LaneConfig, check_lane
-from aios_dist.errors import UnknownName
+from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.given import looked_up, named, whole
 from aios_dist.journal import DeadLetter, Journal, LaneRules, Registry, TenantView
 
@@ -38,6 +38,11 @@ class Steering(abc.ABC):
     """The part of a fleet's handle that is about no job in particular."""
 
     def __init__(self, config: Config) -> None:
+        if not isinstance(config, Config):  # not shown: what is given may be a URL with a password
+            raise InvalidInput(
+                f"A fleet is made of a Config, not of a {type(config).__name__}: take Fleet.from_env(), or "
+                "Fleet(Config(fleet=FleetConfig(redis_url=…)))."
+            )
         self.config = config
         self._rules_until = 0.0
         """Until then, on the loop's clock, what is known of the lanes' rules is trusted."""

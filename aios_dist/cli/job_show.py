@@ -83,9 +83,9 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
 
 
 def _outcome(history: History) -> Outcome | None:
-    from aios_dist.jobs import Outcome, decode
+    from aios_dist.journal.reading import outcome_of
 
-    return decode(history.result, Outcome) if history.result else None
+    return outcome_of(history.view.id, history.result) if history.result else None
 
 
 def _lacking(history: History, needs: Sequence[Need]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aios_dist.cli.output import job_record, plain, print_json, print_table, resume_command, short
 from aios_dist.errors import JobCancelled, JobError, ResultTimeout, UnknownName
-from aios_dist.jobs import JobState, Outcome, decode
+from aios_dist.jobs import JobState, Outcome
 
 if TYPE_CHECKING:
     from aios_dist.fleet import AsyncFleet
@@ -63,8 +63,10 @@ async def ended_record(fleet: AsyncFleet, view: JobView) -> dict[str, Any]:
     """A job for ``--json``, with its result and error."""
     outcome = Outcome()
     if view.state.ended:
+        from aios_dist.journal.reading import outcome_of
+
         _, result = await fleet.journal.state(view.id)
-        outcome = decode(result, Outcome) if result else outcome
+        outcome = outcome_of(view.id, result) if result else outcome
     return {**job_record(view), "result": outcome.value, "error": outcome.error}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.asyncio as aioredis
+from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -45,6 +46,23 @@ BATCH_BYTES = 1_000_000
 """… and their bytes, but for one command that alone has more."""
 SLOWEST = 100_000
 """Bytes a second that a line carries at the least: what is large gets so much more time."""
+CLOSING_S = 1.0
+"""How long closing waits for the answers to what is under way."""
+
+
+class _Patient(DefaultParser):  # type: ignore[misc, valid-type]
+    """A large answer over a slow line: the time-out counts from the bytes that came last."""
+
+    def on_connect(self, connection: Any) -> None:
+        super().on_connect(connection)
+        self._line = connection
+
+    async def read_from_socket(self) -> Any:
+        got = await super().read_from_socket()
+        waited = getattr(self._line, "_active_read_timeout", None)
+        if waited is not None and not waited.expired():
+            waited.reschedule(asyncio.get_running_loop().time() + self._line.socket_timeout)
+        return got
 
 
 def open_client(url: str, **options: Any) -> aioredis.Redis:
@@ -63,6 +81,7 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         "health_check_interval": 30,
         # Its own retries would repeat a verb unseen (a second claim), and hide an outage for long.
         "retry": Retry(NoBackoff(), 0),
+        "parser_class": _Patient,
         **options,
     }
     try:
@@ -143,6 +162,7 @@ class Connection:
         self._flusher: asyncio.Task[None] | None = None
         self._encode = self.client.get_encoder().encode
         self._patience = self.timeout
+        self._closing = False
         self.met = False
         """Redis has answered once: it is there, and where it is away it comes back."""
 
@@ -237,6 +257,8 @@ class Connection:
         while self._queue:
             batch = self._next_batch()
             try:
+                if self._closing:
+                    raise asyncio.CancelledError
                 await self._give_time(sum(len(part) for args, _ in batch for part in args))
                 if len(batch) == 1:
                     answers = [await self._one(batch[0][0])]
@@ -250,7 +272,9 @@ class Connection:
                 answers = [self._of_the_line(exc)] * len(batch)
             except BaseException as exc:
                 task = asyncio.current_task()
-                if isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling():
+                if self._closing:
+                    answers = [_Silent(CLOSING_S)] * len(batch)
+                elif isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling():
                     # Nobody asked for it: the transport of another loop than asyncio's has ended so.
                     answers = [RedisConnectionError("the connection has ended")] * len(batch)
                 else:
@@ -300,9 +324,15 @@ class Connection:
             return exc
 
     async def close(self) -> None:
-        """Send what is queued, then close the socket."""
-        if self._flusher is not None:
-            await asyncio.gather(self._flusher, return_exceptions=True)
+        """Send what is queued, then close the socket. A Redis that does not answer is waited for for
+        ``CLOSING_S``; then those who wait for its answers are told."""
+        if self._flusher is not None and not self._flusher.done():
+            await asyncio.wait([self._flusher], timeout=CLOSING_S)
+            self._closing = True
+            while not self._flusher.done():
+                self._flusher.cancel()
+                await asyncio.wait([self._flusher], timeout=0.1)  # redis-py, as it connects, may lose one
+            self._closing = False
         await self.client.aclose()
 
 

@@ -305,9 +305,16 @@ class Reading(Access):
         return views
 
     async def events(self, job: str, after: int = -1) -> list[Event]:
-        """The job's events with an index above ``after``."""
+        """The job's events with an index above ``after``.
+
+        Raises:
+            JournalError: one cannot be read.
+        """
         packed = await self._run("events", job=job, after=after)
-        return [_event(after + 1 + i, p) for i, p in enumerate(packed)]
+        try:
+            return [_event(after + 1 + i, p) for i, p in enumerate(packed)]
+        except UNREADABLE as exc:
+            raise _damaged(job, exc) from None
 
     async def ends_now(self) -> str:
         """Where the stream of ends stands: what is read after this was not there before."""
@@ -373,6 +380,18 @@ def _damaged(job: str, exc: Exception) -> JournalError:
         f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
         "sets it aside, and `aios-dist doctor` says so."
     )
+
+
+def outcome_of(job: str, result: bytes) -> Outcome:
+    """What became of a job that has ended.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    try:
+        return decode(result, Outcome)
+    except UNREADABLE as exc:
+        raise _damaged(job, exc) from None
 
 
 def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from celery import Celery
 
@@ -18,3 +19,19 @@ if URL:
 def task(which: str, tag: str, count: int) -> dict[str, int]:
     """See :func:`tests.producers.work.part`."""
     return part(fleet_of(which), tag, count)
+
+
+@app.task(name="waits", soft_time_limit=1)
+def waits(how: str, id: str) -> tuple[str, float]:
+    """What a wait for a job ends with, and how long it took."""
+    fleet = fleet_of("before")
+    job = fleet.job(id)
+    began = time.monotonic()
+    try:
+        if how == "result":
+            job.result(60)
+        else:
+            list(job.events(timeout=60) if how == "events" else fleet.as_completed([job], timeout=60))
+    except Exception as error:
+        return type(error).__name__, time.monotonic() - began
+    return "nothing", 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -15,7 +16,14 @@ import redis
 
 from aios_dist import AsyncFleet, Budget, agent, fifo, llm, prompts
 from aios_dist.config import Config, FleetConfig
-from aios_dist.errors import FleetUnavailable, InvalidInput, JobCancelled, JobConflict, ResultTimeout
+from aios_dist.errors import (
+    FleetUnavailable,
+    InvalidInput,
+    JobCancelled,
+    JobConflict,
+    JournalError,
+    ResultTimeout,
+)
 from aios_dist.handles import AsyncJob
 from aios_dist.jobs import JobState
 from aios_dist.journal import scripts
@@ -39,16 +47,17 @@ async def falls(value: object = None) -> object:
 
 
 class Bad(Wire):
-    """A line that loses so many answers, or carries so many bytes a second."""
+    """A line that loses so many answers (to anything, or to verbs), or carries so many bytes a second."""
 
-    losing = 0
-    rate = 0.0
+    losing = losing_verbs = 0
+    rate = rate_back = delay = 0.0
 
     async def _back(self, from_redis: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await from_redis.read(1 << 20):
+        while data := await from_redis.read(1 << 14 if self.rate_back else 1 << 20):
             if self.losing:
                 self.losing -= 1
                 break
+            await asyncio.sleep(self.delay + (len(data) / self.rate_back if self.rate_back else 0))
             if not self.silent:
                 writer.write(data)
         writer.transport.abort()
@@ -56,6 +65,8 @@ class Bad(Wire):
     async def _forward(self, reader: asyncio.StreamReader, to_redis: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
             self.requests.append(data)
+            if self.losing_verbs and b"EVAL" in data:
+                self.losing_verbs, self.losing = self.losing_verbs - 1, 1
             if self.rate:
                 await asyncio.sleep(len(data) / self.rate)
             to_redis.write(data)
@@ -79,8 +90,10 @@ async def opened(url: str, name: str, **settings: Any) -> AsyncIterator[AsyncFle
 
 
 @pytest_asyncio.fixture
-async def fleet(line: Bad, fleet_name: str) -> AsyncIterator[AsyncFleet]:
-    """A producer at the far end of the line."""
+async def fleet(line: Bad, fleet_name: str, near: redis.Redis) -> AsyncIterator[AsyncFleet]:
+    """A producer at the far end of the line. Redis knows the verbs: what is lost is no NOSCRIPT."""
+    for verb in scripts.load().values():
+        near.script_load(verb.source)
     async with opened(line.url, fleet_name) as fleet:
         yield fleet
         line.silent = False
@@ -135,8 +148,10 @@ async def test_an_end_that_was_missed_is_found_though_other_jobs_end_all_the_tim
         both.eval(cancel.source, 1, keys.prefix, packed).xtrim(keys.ends, maxlen=0, approximate=False)
         both.xadd(keys.ends, {"job": "another", "state": "done"})
         both.execute()
+    began = time.monotonic()
     with pytest.raises(JobCancelled):
         await heard
+    assert time.monotonic() - began < SOON_S, "it was found at the deadline only"
     others.cancel()
 
 
@@ -208,6 +223,18 @@ async def test_what_has_ended_is_handed_out_before_the_clock_is_looked_at(
             await late.result(timeout)
 
 
+async def test_what_has_ended_is_handed_out_however_many_they_are(
+    fleet: AsyncFleet, line: Bad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at all of them takes longer than the clock gives for one."""
+    monkeypatch.setattr("aios_dist.endings.LOOK_S", 1.0)
+    monkeypatch.setattr("aios_dist.endings.PAGE", 1)
+    monkeypatch.setattr("aios_dist.journal.connection.BATCH", 1)
+    jobs = await fleet.submit_many([echo.job(value=number) for number in range(8)])
+    line.delay = 0.2
+    assert len(await every(fleet.as_completed(jobs, timeout=0))) == 8
+
+
 async def test_an_end_whose_news_is_unread_at_the_deadline_counts(
     fleet: AsyncFleet, near: redis.Redis, fleet_name: str
 ) -> None:
@@ -272,15 +299,17 @@ SAID: dict[str, tuple[Made, Callable[[AsyncFleet, AsyncJob], Awaitable[Any]], An
 }
 
 
+@pytest.mark.parametrize("lost", ["losing", "losing_verbs"])
 @pytest.mark.parametrize(("made", "say", "answer"), SAID.values(), ids=SAID)
 async def test_a_verb_whose_answer_is_lost_is_said_again_and_answers_as_if_nothing_were(
-    fleet: AsyncFleet, line: Bad, made: Made, say: Callable[..., Awaitable[Any]], answer: Any
+    fleet: AsyncFleet, line: Bad, made: Made, say: Callable[..., Awaitable[Any]], answer: Any, lost: str
 ) -> None:
     job = await made(fleet)
     before = await job.steps()
-    line.losing = 1
+    setattr(line, lost, 1)
     assert await say(fleet, job) == answer
     assert line.losing == 0
+    line.losing_verbs = 0
     assert len(await job.steps()) == len(before)
     said = [event.what for event in await every_event(fleet, job)]
     for what in ("cancelled", "paused", "resumed", "retried", "reranked", "signal"):
@@ -289,6 +318,19 @@ async def test_a_verb_whose_answer_is_lost_is_said_again_and_answers_as_if_nothi
 
 async def every_event(fleet: AsyncFleet, job: AsyncJob) -> list[Any]:
     return await fleet.journal.events(job.id)
+
+
+async def test_a_job_that_ends_again_before_its_retry_is_answered_is_not_retried_twice(
+    fleet: AsyncFleet, line: Bad, near: redis.Redis, fleet_name: str
+) -> None:
+    keys, cancel = Keys(fleet_name), scripts.load()["cancel"]
+    job = await cancelled(fleet)
+    line.losing_verbs = 1
+    retried = asyncio.create_task(job.retry())
+    await until(lambda: any(b"retried" in event for event in near.lrange(keys.events(job.id), 0, -1)))
+    near.eval(cancel.source, 1, keys.prefix, cancel.pack({"job": job.id, "retention_ms": 60_000}))
+    await retried
+    assert [event.what for event in await every_event(fleet, job)].count("retried") == 1
 
 
 async def test_a_submission_a_fork_and_an_extension_whose_answer_is_lost_are_made_once(
@@ -305,6 +347,44 @@ async def test_a_submission_a_fork_and_an_extension_whose_answer_is_lost_are_mad
         await make()
         assert line.losing == 0
     assert len(await fleet.jobs()) == 2 + 3
+
+
+async def test_a_fork_or_a_signal_that_gives_up_says_under_which_id_it_is_the_same(
+    line: Bad, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.endings.PATIENCE_S", 0.4)
+    async with opened(line.url, fleet_name, redis_timeout=0.5) as fleet:
+        job = await waiting(fleet)
+        line.silent = True
+        with pytest.raises(FleetUnavailable, match="may be there all the same") as of_fork:
+            await job.fork(0)
+        line.silent = False
+        line.cut()
+        await job.status()
+        line.silent = True
+        with pytest.raises(FleetUnavailable, match="may have come") as of_signal:
+            await job.signal("go", 1)
+        line.silent = False
+        line.cut()
+        assert (await job.fork(0, id=of_fork.value.ids[0])).id == of_fork.value.ids[0]
+        assert len(await fleet.jobs()) == 2
+        assert await job.signal("go", 1, id=str(of_signal.value).split("'")[-2])
+        assert [event.what for event in await every_event(fleet, job)].count("signal") == 1
+
+
+async def test_dead_letters_that_were_dropped_are_counted_though_the_answer_is_lost(
+    fleet: AsyncFleet, line: Bad, near: redis.Redis, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near.zadd(Keys(fleet_name).dead, {"j/0": 1e6, "j/1": 2e6})
+    send = fleet.journal.connection.command
+
+    async def loses(*command: Any) -> Any:
+        line.losing = int(command[0] == "ZREM")
+        return await send(*command)
+
+    monkeypatch.setattr(fleet.journal.connection, "command", loses)
+    assert await fleet.drop_dead("j") == 2
+    assert await fleet.dead_letters() == []
 
 
 async def test_ids_on_the_error_of_a_conflict_are_those_that_were_submitted_before_it(
@@ -331,19 +411,55 @@ async def test_a_first_turn_that_cannot_be_leaves_nothing_of_the_jobs_before_it(
     assert await fleet.jobs() == []
 
 
+async def test_what_cannot_be_read_of_a_job_is_said_in_one_sentence(
+    fleet: AsyncFleet, near: redis.Redis, fleet_name: str
+) -> None:
+    keys = Keys(fleet_name)
+    job, other = await fleet.submit(echo, value=1), await fleet.submit(echo, value=2)
+    near.lset(keys.events(other.id), 0, b"junk")
+    with pytest.raises(JournalError, match="cannot be read"):
+        await every(other.events(timeout=1))
+    for damaged in (b"jgarbage{", b"zgarbage", b""):
+        near.hset(keys.job(job.id), "res", damaged)
+        with pytest.raises(JournalError, match="cannot be read"):
+            await job.result(1)
+
+
 # Large --------------------------------------------------------------------------------------------
 
 
-async def test_large_jobs_go_in_parts_with_time_by_their_size(line: Bad, fleet_name: str) -> None:
+async def test_large_jobs_go_in_parts_with_time_by_their_size(
+    line: Bad, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Megabytes over a line that takes seconds for them, where Redis is given up after half a second."""
+    sent: list[int] = []
     async with opened(line.url, fleet_name, redis_timeout=0.5) as fleet:
         await fleet.submit(echo, value=0)
-        line.rate = 2e6
-        large = "".join(f"{number:x}," for number in range(20_000))
-        jobs = await fleet.submit_many([ONE.job(large[number:]) for number in range(16)])
+        eval_ = fleet.journal.connection.eval
+
+        async def measured(script: Any, prefix: str, argument: bytes, *then: Any, **more: Any) -> Any:
+            sent.append(len(argument))
+            return await eval_(script, prefix, argument, *then, **more)
+
+        monkeypatch.setattr(fleet.journal.connection, "eval", measured)
+        line.rate = 1e6
+        large = random.Random(1).randbytes(400_000).hex()
+        jobs = await fleet.submit_many([ONE.job(large[number:]) for number in range(4)])
         line.rate = 0
-        assert len(jobs) == len({job.id for job in jobs}) == 16
-        assert len(await fleet.jobs()) == 17
+        assert len(jobs) == len({job.id for job in jobs}) == 4
+        assert len(await fleet.jobs()) == 5
+    assert max(sent) > 0.5 * 1e6, "one alone takes longer than a silence may"
+    assert len([size for size in sent if size > 100_000]) == 4, "each is more than half of a part"
+
+
+async def test_a_large_answer_has_its_time_as_long_as_some_of_it_comes(line: Bad, fleet_name: str) -> None:
+    async with opened(line.url, fleet_name, redis_timeout=0.5) as fleet:
+        large = "".join(f"{number * 7919 % 65537:x}," for number in range(120_000))
+        job = await fleet.submit(echo, value=large)
+        line.rate_back = 3e5
+        began = time.monotonic()
+        assert await job.result(30) == large
+        assert time.monotonic() - began > 0.5, "it took no longer than a silence may"
 
 
 async def test_a_flood_of_large_commands_goes_in_round_trips_of_bounded_size() -> None:

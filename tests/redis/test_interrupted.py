@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 import time
@@ -60,15 +61,21 @@ def test_what_a_signal_raises_in_a_wait_is_what_the_caller_gets_at_once(
     strike: Callable[[], None],
     wait: Callable[[Fleet, Job], Any],
     hangs: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Wire(redis_server.port) as wire:
         config = Config(fleet=FleetConfig(name=fleet_name, redis_url=wire.url), models={})
         with Fleet(config) as fleet:
             job = fleet.submit(ONE, input="x")
+            side = fleet._on()
             for _ in range(3):
                 began = time.monotonic()
                 strike()
                 with wire.silent() if hangs else contextlib.nullcontext(), pytest.raises(SoftTimeLimit):
                     wait(fleet, job)
                 assert time.monotonic() - began < 5
+                while side.fleet._endings._waiting:  # nothing of it is waited for any more, over there
+                    time.sleep(0.01)
             assert fleet.submit(ONE, input="x", id="after").view().id == "after"
+    gc.collect()
+    assert not [said.message for said in caplog.records if said.name == "asyncio"]
