@@ -65,7 +65,7 @@ class Slots:
         self.most = self.now = most
         self.why = ""
         self._set_limit = set_limit
-        self._changed = float("-inf")
+        self._halved = self._changed = float("-inf")
         self._answered = float("-inf")
 
     def of_files(self, limit: int) -> None:
@@ -99,21 +99,23 @@ class Slots:
         if number in OF_NETWORK and now - self._answered < NETWORK_S:
             return False
         self.why = OF_MACHINE.get(number) or OF_NETWORK.get(number) or ""
-        if now - self._changed >= INSTANT_S:
-            self._say(max(1, min(self.now, busy) // 2))
+        self._changed = now
+        fewer = max(1, min(self.now, busy) // 2)
+        if fewer < self.now and now - self._halved >= INSTANT_S:
+            self._halved = now
+            self._say(fewer)
             logger.warning(
                 "This machine does not give what a call needs (%s): %d of %d slots for now.",
                 self.why,
                 self.now,
                 self.most,
             )
-        self._changed = now
         return True
 
     def look(self) -> None:
         """Once in a while: a little more, where there was no trouble."""
         if self.now < self.most and time.monotonic() - self._changed >= REST_S:
-            self._changed = time.monotonic() - INSTANT_S
+            self._changed = time.monotonic()
             self._say(min(self.most, self.now + max(1, self.most // 10)))
             if self.now == self.most:
                 logger.warning("All %d slots again.", self.most)

@@ -55,7 +55,6 @@ STILL_S = 0.1
 RAW = 4000
 """Characters of an answer that cannot be kept, kept in its error."""
 
-
 ONE_INSTANT_S = 1.0
 """Time-outs of a model on one worker within this are one: what broke, broke for all of them."""
 
@@ -260,8 +259,10 @@ class Steps:
         if not isinstance(error, CallTimeout):
             return False
         now = time.monotonic()
-        last, self._timed_out[label] = self._timed_out.get(label, -math.inf), now
-        return now - last < ONE_INSTANT_S
+        if now - self._timed_out.get(label, -math.inf) < ONE_INSTANT_S:
+            return True
+        self._timed_out[label] = now  # of the one that counts: they may follow each other without an end
+        return False
 
     def _may_wait(self, claim: Claim, error: Exception, pause: float) -> bool:
         """Whether the step has patience for a pause; one that the provider names is not held against it."""

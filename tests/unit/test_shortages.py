@@ -96,6 +96,18 @@ def test_a_shortage_halves_the_slots_once_an_instant_and_they_come_back_by_and_b
     assert found.why == ""
 
 
+def test_trouble_without_an_end_halves_the_slots_again_and_is_said_as_often(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, told = slots()
+    for _ in range(100):
+        found.short(errno.EMFILE, busy=40)
+        clock.now += 0.5  # never a second without
+        found.look()
+    assert told == [20, 10, 5, 2, 1]
+    assert len(caplog.records) == len(told)
+
+
 def test_at_least_one_slot_is_left(clock: Clock) -> None:
     found, _ = slots(2)
     for _ in range(5):
@@ -227,6 +239,15 @@ async def test_calls_that_time_out_together_are_one_failure_of_their_model(clock
     said += [bench.steps.failed(claim(), CallTimeout("x")).refusal for _ in range(16)]
     assert sum(refusal is not None for refusal in said) == 2
     assert all(bench.steps.failed(claim(), ProviderBusy("x")).refusal for _ in range(3))
+
+
+async def test_time_outs_that_follow_each_other_without_an_end_are_many(clock: Clock) -> None:
+    bench = Bench()
+    said = []
+    for _ in range(40):
+        said.append(bench.steps.failed(claim(), CallTimeout("x")).refusal)
+        clock.now += 0.25
+    assert sum(refusal is not None for refusal in said) == 10
 
 
 async def test_nothing_is_begun_where_the_lease_may_have_ended() -> None:
