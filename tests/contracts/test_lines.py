@@ -17,7 +17,7 @@ import pytest
 
 from aios_dist.calls import LLMRequest
 from aios_dist.config import ModelConfig
-from aios_dist.errors import BadRequest, CallTimeout
+from aios_dist.errors import BadRequest, CallTimeout, ConnectionBroken
 from aios_dist.runtime.limits import Limit, Stillness
 from aios_dist.runtime.providers import Provider, open_provider
 
@@ -66,11 +66,13 @@ class Server:
         answer: what is sent for the request of that number.
         after: what is done to a connection behind its answer: ``"keep"``, ``"close"`` or ``"reset"``.
         wait: seconds before the answer.
+        then: what is sent a moment after it.
     """
 
     answer: Callable[[int], bytes]
     after: str = "keep"
     wait: float = 0.0
+    then: bytes = b""
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
 
@@ -88,6 +90,9 @@ class Server:
                 await asyncio.sleep(self.wait)
                 writer.write(self.answer(len(self.asked) - 1))
                 await writer.drain()
+                if self.then:
+                    await asyncio.sleep(0.1)
+                    writer.write(self.then)
                 if self.after == "close":
                     writer.close()
                 elif self.after == "reset":
@@ -207,6 +212,28 @@ async def test_a_stream_may_think_as_long_as_it_likes_before_its_first_piece() -
     server = Server(lambda _: STREAM + PIECE + b"data: [DONE]\n\n", "close", wait=0.5)
     async with server.up(), opened(server, stream=True, stream_pause=0.1) as provider:
         assert (await provider.call(HI)).text == "x"
+
+
+async def test_a_stream_that_is_whole_and_does_not_end_is_an_answer() -> None:
+    finished = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    server = Server(lambda _: STREAM + PIECE + finished)
+    async with server.up(), opened(server, stream=True, timeout=60.0, stream_pause=0.2) as provider:
+        assert (await provider.call(HI)).text == "x"
+
+
+async def test_an_answer_that_is_shorter_than_it_said_is_one_also_where_nothing_more_comes() -> None:
+    server = Server(lambda _: whole().replace(b"content-length: ", b"content-length: 1"))
+    async with server.up(), opened(server, timeout=0.3) as provider:
+        assert (await provider.call(HI)).text == "x"
+
+
+async def test_garbage_in_the_midst_of_an_answer_breaks_its_connection_at_once() -> None:
+    half = STREAM.replace(b"connection: close", b"transfer-encoding: chunked")
+    server = Server(lambda _: half + b"%x\r\n%s\r\n" % (len(PIECE), PIECE), then=b"zz\r\n")
+    async with server.up(), opened(server, stream=True, timeout=60.0) as provider:
+        with pytest.raises(ConnectionBroken):
+            async with asyncio.timeout(20):
+                await provider.call(HI)
 
 
 async def test_an_answer_that_came_while_the_worker_stood_still_is_kept() -> None:

@@ -9,15 +9,17 @@ keep-alive), also in the midst of an answer that may take for ever.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import httpx2
+from aiohttp.client_proto import ResponseHandler
 
 CONNECT_S = 10.0
 """Seconds for a connection to be made; all that follows counts against the model's ``timeout``."""
@@ -86,6 +88,8 @@ class Transport(httpx2.AsyncBaseTransport):
                 resolver=aiohttp.ThreadedResolver(),  # by the loop's getaddrinfo, which is ours on a worker
                 socket_factory=_kept_alive,
             )
+            make: Callable[..., ResponseHandler] = _Connection
+            connector._factory = functools.partial(make, asyncio.get_running_loop())
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_reused)
             self._session = aiohttp.ClientSession(
@@ -152,6 +156,25 @@ class Transport(httpx2.AsyncBaseTransport):
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+class _Connection(ResponseHandler):
+    """Keeps what came before garbage. Of a packet that ends in some, aiohttp drops all: so the head is read
+    apart. And who reads the body would wait for ever: so it is told. (There is no public way to this.)"""
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio's."""
+        head, gap, rest = data.partition(b"\r\n\r\n")
+        super().data_received(head + gap)
+        if rest:
+            super().data_received(rest)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """See aiohttp's."""
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError(f"what follows is no HTTP: {exc!r}"))
 
 
 class _Line:
