@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Callable
 
+from aios_dist.addresses import AWAY
 from aios_dist.config import FILES_BESIDE_CALLS
 
 logger = logging.getLogger("aios_dist.shortages")
@@ -23,7 +25,9 @@ OF_MACHINE = {
     errno.ENOBUFS: "no memory for sockets",
     errno.EADDRNOTAVAIL: "no local port is free",
 }
+NO_DNS = -1
 OF_NETWORK = {
+    NO_DNS: "DNS does not answer",
     errno.ENETUNREACH: "the network is unreachable",
     errno.ENETDOWN: "the network is down",
 }
@@ -35,7 +39,7 @@ INSTANT_S = 1.0
 """What fails within a second is one trouble."""
 
 NETWORK_S = 5.0
-"""Where another call was answered within so long, the network is there: it is that address."""
+"""Where another call was answered within so long, the network is there: it is that address, or that name."""
 
 
 def shortage(error: BaseException | None) -> int:
@@ -43,6 +47,8 @@ def shortage(error: BaseException | None) -> int:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
+        if isinstance(error, socket.gaierror):  # its numbers are others, and on some systems the same
+            return NO_DNS if error.errno in AWAY else 0
         if isinstance(error, OSError) and (error.errno in OF_MACHINE or error.errno in OF_NETWORK):
             return error.errno or 0
         error = error.__cause__ or error.__context__

@@ -40,7 +40,7 @@ from aios_dist.runtime.faults import point
 from aios_dist.runtime.limits import Stillness
 from aios_dist.runtime.programs import Live
 from aios_dist.runtime.providers import Provider
-from aios_dist.runtime.shortages import Slots, shortage
+from aios_dist.runtime.shortages import NO_DNS, Slots, shortage
 from aios_dist.runtime.work import Stopped, Work
 
 logger = logging.getLogger("aios_dist.steps")
@@ -232,7 +232,8 @@ class Steps:
             # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
             quiet = retries.backoff(error, claim.tries + 1, patience, draw)
-            if not self._same_instant(claim.label, error):
+            # A name that this worker's DNS does not answer for is no word on the model.
+            if shortage(error) != NO_DNS and not self._same_instant(claim.label, error):
                 refusal = Refusal(max(quiet, model.backoff / 2) if told else 0.0, model.breaker)
         pause = retries.pause(error, claim.tries + 1, patience, draw)
         if pause is not None and self._may_wait(claim, error, pause):

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import math
 import os
+import socket
 import time
 from typing import Any
 
@@ -25,7 +26,7 @@ from aios_dist.jobs import JobRecord, Kind, Outcome, encode
 from aios_dist.journal import Claim
 from aios_dist.runtime import shortages
 from aios_dist.runtime.limits import Stillness
-from aios_dist.runtime.shortages import Slots, open_files, shortage
+from aios_dist.runtime.shortages import NO_DNS, Slots, open_files, shortage
 from aios_dist.runtime.steps import Machine, Steps
 from aios_dist.runtime.threads import Threads
 from aios_dist.runtime.work import Origin, Stopped, Work
@@ -73,6 +74,17 @@ def test_a_shortage_is_found_below_whatever_was_raised_over_it(number: int) -> N
 @pytest.mark.parametrize("error", [None, ValueError(), OSError("x"), broken(errno.ECONNREFUSED)])
 def test_all_else_is_none(error: Exception | None) -> None:
     assert shortage(error) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "found"), [(socket.EAI_AGAIN, NO_DNS), (socket.EAI_FAIL, NO_DNS), (socket.EAI_NONAME, 0)]
+)
+def test_dns_that_does_not_answer_is_a_shortage_and_a_host_that_is_none_is_not(
+    number: int, found: int
+) -> None:
+    error = ConnectionBroken("x")
+    error.__cause__ = socket.gaierror(number, "said the resolver")
+    assert shortage(error) == found
 
 
 def test_errors_that_cause_each_other_in_a_ring_are_looked_at_once() -> None:
@@ -205,6 +217,19 @@ async def test_a_call_that_this_machine_could_not_make_is_no_try_and_no_word_on_
     assert again.ours.startswith("this worker: ")
     assert refusal is None
     assert bench.slots.now == 4
+
+
+async def test_a_name_that_dns_does_not_answer_for_is_never_held_against_its_model() -> None:
+    bench = Bench()
+    error = ConnectionBroken("x")
+    error.__cause__ = socket.gaierror(socket.EAI_AGAIN, "said the resolver")
+    again, refusal = bench.steps.failed(claim(), error)
+    assert again is not None
+    assert (again.ours, again.endless, refusal) == ("this worker: DNS does not answer", True, None)
+    bench.slots.answered()
+    again, refusal = bench.steps.failed(claim(), error)
+    assert again is not None
+    assert (again.ours, refusal) == ("", None), "a try: other names are answered"
 
 
 async def test_an_adapter_that_lets_the_shortage_through_is_not_broken() -> None:
