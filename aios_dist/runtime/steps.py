@@ -17,7 +17,7 @@ import msgspec
 from aios_dist import retries
 from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.commands import Tool
-from aios_dist.config import Config
+from aios_dist.config import Config, ModelConfig
 from aios_dist.errors import (
     BadReply,
     BadRequest,
@@ -170,7 +170,8 @@ class Steps:
     async def _key(self, claim: Claim) -> str:
         """Another one after each answered failure; the same where nobody saw how the last call ended."""
         fleet = self._config.fleet.name
-        names = (fleet, claim.incarnation, claim.step, claim.label, claim.digest)
+        model = as_sent(claim.label, self._config.models.get(claim.label))
+        names = (fleet, claim.incarnation, claim.step, model, claim.digest)
         if claim.tries:
             try:
                 last = await self._last_error(claim.job, claim.step)
@@ -282,13 +283,19 @@ class Steps:
         return chain[place] if place < len(chain) else None
 
 
-def idempotency_key(fleet: str, incarnation: str, step: str, label: str, digest: str, tries: int = 0) -> str:
+def as_sent(label: str, model: ModelConfig | None) -> str:
+    """What of a model's settings makes a request another one: the next worker may have others."""
+    said = [model.provider, model.model, model.stream, model.options] if model is not None else []
+    return msgspec.json.encode([label, *said], order="sorted").decode()
+
+
+def idempotency_key(fleet: str, incarnation: str, step: str, model: str, digest: str, tries: int = 0) -> str:
     """What providers and gateways tell calls apart by: the same for a call repeated whose end nobody saw.
 
-    Another one in another life of the job (a retry, an id that is used again), for another model, where the
-    step asks for something else, or after so many tries that failed.
+    Another one in another life of the job (a retry, an id that is used again), for another model or other
+    settings of it (``as_sent``), where the step asks for something else, or after so many tries that failed.
     """
-    parts = msgspec.json.encode([fleet, incarnation, step, label, digest, *([tries] if tries else [])])
+    parts = msgspec.json.encode([fleet, incarnation, step, model, digest, *([tries] if tries else [])])
     return hashlib.blake2b(parts, digest_size=24).hexdigest()
 
 

@@ -175,12 +175,14 @@ class Adapter:
 class Bench:
     """The steps of a worker without a fleet."""
 
-    def __init__(self, *errors: Exception, deadline: float = 3600.0, attempts: int = 6) -> None:
+    def __init__(
+        self, *errors: Exception, deadline: float = 3600.0, attempts: int = 6, **options: float
+    ) -> None:
         self.slots, _ = slots()
         self.stillness = Stillness()
         self.adapter = Adapter(*errors)
         self.left: Exception | None = None
-        models = {"a": ModelConfig(attempts=attempts)}
+        models = {"a": ModelConfig(attempts=attempts, options=options)}
         config = Config(fleet=FleetConfig(step_deadline=deadline), models=models)
         machine = Machine(self.slots, self.stillness, lambda: 8)
         self.steps = Steps(config, "a", {"a": self.adapter}, self._no_tool, machine, self._last)
@@ -309,6 +311,16 @@ async def test_what_an_earlier_life_has_left_is_no_key() -> None:
     bench.left = ConnectionBroken("?", idempotency_key="of another life")
     await bench.call(claim(tries=1))
     assert bench.adapter.keys != ["of another life"]
+
+
+async def test_a_repeat_by_a_worker_with_other_options_of_the_model_has_another_key() -> None:
+    before, after, again = Bench(temperature=0.1), Bench(temperature=0.2), Bench(temperature=0.1)
+    for bench in (before, after, again):
+        await bench.call(claim())
+    assert before.adapter.keys == again.adapter.keys != after.adapter.keys
+    bench.left = ConnectionBroken("?", idempotency_key=after.adapter.keys[0])
+    await again.call(claim(tries=1))
+    assert again.adapter.keys[1] not in (*before.adapter.keys, *after.adapter.keys)
 
 
 # Standstills --------------------------------------------------------------------------------------------
