@@ -67,12 +67,14 @@ class Server:
         after: what is done to a connection behind its answer: ``"keep"``, ``"close"`` or ``"reset"``.
         wait: seconds before the answer.
         then: what is sent a moment after it.
+        era: connections of an earlier one are reset when they are used, as those that a firewall forgot.
     """
 
     answer: Callable[[int], bytes]
     after: str = "keep"
     wait: float = 0.0
     then: bytes = b""
+    era: int = 0
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
 
@@ -81,11 +83,15 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        era = self.era
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in rest)}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
+                if era != self.era:
+                    _reset(writer)
+                    return
                 self.asked.append(Asked(first.split()[1], headers, body))
                 await asyncio.sleep(self.wait)
                 writer.write(self.answer(len(self.asked) - 1))
@@ -96,9 +102,7 @@ class Server:
                 if self.after == "close":
                     writer.close()
                 elif self.after == "reset":
-                    reset = struct.pack("ii", 1, 0)
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-                    writer.transport.abort()
+                    _reset(writer)
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[Server]:
@@ -116,6 +120,12 @@ class Server:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    reset = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -198,6 +208,15 @@ async def test_a_connection_that_ended_behind_its_answer_costs_the_next_call_not
         for _ in range(30):
             assert (await provider.call(HI)).text == "x"
     assert len(server.asked) == 30
+
+
+async def test_many_idle_connections_that_are_all_dead_cost_a_call_nothing() -> None:
+    server = Server(lambda _: whole(), wait=0.2)
+    async with server.up(), opened(server) as provider:
+        await asyncio.gather(*(provider.call(HI) for _ in range(10)))
+        server.wait, server.era = 0.0, 1
+        assert (await provider.call(HI)).text == "x"
+    assert len(server.asked) == 11
 
 
 async def test_a_stream_that_stands_still_is_given_up_long_before_its_timeout() -> None:
