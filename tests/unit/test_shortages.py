@@ -10,6 +10,7 @@ import socket
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from aios_dist.calls import LLMRequest, LLMResponse
@@ -257,6 +258,17 @@ async def test_what_fails_in_a_call_that_saw_this_worker_stand_still_is_no_try_a
         assert (again.ours, again.endless, refusal) == ("this worker stood still", False, None)
     assert bench.steps.failed(claim(tries=5), CallTimeout("x"), begun=101.0).refusal is not None
     assert bench.steps.failed(claim(), RateLimited("x"), begun=99.0).refusal is not None, "it answered"
+
+
+async def test_a_worker_that_stands_still_in_each_call_excuses_as_many_as_the_model_has_attempts() -> None:
+    bench = Bench(attempts=2)
+    bench.stillness.ended = math.inf
+    said = []
+    for attempt, tries in ((1, 0), (2, 0), (3, 0), (4, 1)):
+        tried = msgspec.structs.replace(claim(tries), attempt=attempt)
+        said.append(bench.steps.failed(tried, CallTimeout("x"), begun=0.0))
+    assert [again.ours != "" if again else None for again, _ in said] == [True, True, False, None]
+    assert [refusal is not None for _, refusal in said] == [False, False, True, False]
 
 
 async def test_calls_that_time_out_together_are_one_failure_of_their_model(clock: Clock) -> None:
