@@ -252,7 +252,7 @@ class Steps:
         number = shortage(error)
         if number and patient and self._machine.slots.short(number, self._machine.busy()):
             return Again(SHORT_S, ours=f"this worker: {self._machine.slots.why}", endless=True)
-        # As often as it may be tried: on a machine that stands still again and again, a model may hang as well.
+        # No oftener than it may be tried: where a machine stands still all the time, models may hang too.
         spared = claim.attempt - claim.tries <= self._config.models[claim.label].attempts
         if spared and self._machine.stillness.since(begun):
             return Again(STILL_S, ours="this worker stood still")
