@@ -13,6 +13,7 @@ from celery.app.amqp import AMQP
 from kombu import Connection
 from kombu.transport import redis as of_kombu
 
+from aios_dist.addresses import Tcp, Tls
 from aios_dist.messages import dropped, is_news, ticket, why
 
 LONGEST_PAUSE_S = 2
@@ -113,6 +114,8 @@ class _Message(of_kombu.Channel.Message):  # type: ignore[misc]
 
 class _Channel(_Guard, of_kombu.Channel):  # type: ignore[misc]
     Message = _Message
+    connection_class = Tcp
+    connection_class_ssl = Tls
 
 
 class _SentinelChannel(_Guard, of_kombu.SentinelChannel):  # type: ignore[misc]

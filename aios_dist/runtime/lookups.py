@@ -12,6 +12,8 @@ import socket
 import threading
 from typing import Any
 
+from aios_dist.addresses import AWAY
+
 logger = logging.getLogger("aios_dist.lookups")
 
 PATIENCE_S = 1.0
@@ -19,9 +21,6 @@ PATIENCE_S = 1.0
 
 LONGEST_S = 30.0
 """How long where none is known."""
-
-AWAY = {socket.EAI_AGAIN, socket.EAI_FAIL, getattr(socket, "EAI_SYSTEM", socket.EAI_FAIL)}
-"""Failures that say nothing of the host: DNS did not answer."""
 
 MOST_KNOWN = 1000
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Callable
 
+from aios_dist.addresses import AWAY
 from aios_dist.config import FILES_BESIDE_CALLS
 
 logger = logging.getLogger("aios_dist.shortages")
@@ -23,7 +25,9 @@ OF_MACHINE = {
     errno.ENOBUFS: "no memory for sockets",
     errno.EADDRNOTAVAIL: "no local port is free",
 }
+NO_DNS = -1
 OF_NETWORK = {
+    NO_DNS: "DNS does not answer",
     errno.ENETUNREACH: "the network is unreachable",
     errno.ENETDOWN: "the network is down",
 }
@@ -35,7 +39,7 @@ INSTANT_S = 1.0
 """What fails within a second is one trouble."""
 
 NETWORK_S = 5.0
-"""Where another call was answered within so long, the network is there: it is that address."""
+"""Where another call was answered within so long, the network is there: it is that address, or that name."""
 
 
 def shortage(error: BaseException | None) -> int:
@@ -43,6 +47,8 @@ def shortage(error: BaseException | None) -> int:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
+        if isinstance(error, socket.gaierror):  # its numbers are others, and on some systems the same
+            return NO_DNS if error.errno in AWAY else 0
         if isinstance(error, OSError) and (error.errno in OF_MACHINE or error.errno in OF_NETWORK):
             return error.errno or 0
         error = error.__cause__ or error.__context__
@@ -65,7 +71,7 @@ class Slots:
         self.most = self.now = most
         self.why = ""
         self._set_limit = set_limit
-        self._changed = float("-inf")
+        self._halved = self._changed = float("-inf")
         self._answered = float("-inf")
 
     def of_files(self, limit: int) -> None:
@@ -99,21 +105,23 @@ class Slots:
         if number in OF_NETWORK and now - self._answered < NETWORK_S:
             return False
         self.why = OF_MACHINE.get(number) or OF_NETWORK.get(number) or ""
-        if now - self._changed >= INSTANT_S:
-            self._say(max(1, min(self.now, busy) // 2))
+        self._changed = now
+        fewer = max(1, min(self.now, busy) // 2)
+        if fewer < self.now and now - self._halved >= INSTANT_S:
+            self._halved = now
+            self._say(fewer)
             logger.warning(
                 "This machine does not give what a call needs (%s): %d of %d slots for now.",
                 self.why,
                 self.now,
                 self.most,
             )
-        self._changed = now
         return True
 
     def look(self) -> None:
         """Once in a while: a little more, where there was no trouble."""
         if self.now < self.most and time.monotonic() - self._changed >= REST_S:
-            self._changed = time.monotonic() - INSTANT_S
+            self._changed = time.monotonic()
             self._say(min(self.most, self.now + max(1, self.most // 10)))
             if self.now == self.most:
                 logger.warning("All %d slots again.", self.most)

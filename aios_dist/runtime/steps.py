@@ -17,7 +17,7 @@ import msgspec
 from aios_dist import retries
 from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.commands import Tool
-from aios_dist.config import Config
+from aios_dist.config import Config, ModelConfig
 from aios_dist.errors import (
     BadReply,
     BadRequest,
@@ -40,7 +40,7 @@ from aios_dist.runtime.faults import point
 from aios_dist.runtime.limits import Stillness
 from aios_dist.runtime.programs import Live
 from aios_dist.runtime.providers import Provider
-from aios_dist.runtime.shortages import Slots, shortage
+from aios_dist.runtime.shortages import NO_DNS, Slots, shortage
 from aios_dist.runtime.work import Stopped, Work
 
 logger = logging.getLogger("aios_dist.steps")
@@ -54,7 +54,6 @@ STILL_S = 0.1
 
 RAW = 4000
 """Characters of an answer that cannot be kept, kept in its error."""
-
 
 ONE_INSTANT_S = 1.0
 """Time-outs of a model on one worker within this are one: what broke, broke for all of them."""
@@ -171,7 +170,8 @@ class Steps:
     async def _key(self, claim: Claim) -> str:
         """Another one after each answered failure; the same where nobody saw how the last call ended."""
         fleet = self._config.fleet.name
-        names = (fleet, claim.incarnation, claim.step, claim.label, claim.digest)
+        model = as_sent(claim.label, self._config.models.get(claim.label))
+        names = (fleet, claim.incarnation, claim.step, model, claim.digest)
         if claim.tries:
             try:
                 last = await self._last_error(claim.job, claim.step)
@@ -233,7 +233,8 @@ class Steps:
             # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
             quiet = retries.backoff(error, claim.tries + 1, patience, draw)
-            if not self._same_instant(claim.label, error):
+            # A name that this worker's DNS does not answer for is no word on the model.
+            if shortage(error) != NO_DNS and not self._same_instant(claim.label, error):
                 refusal = Refusal(max(quiet, model.backoff / 2) if told else 0.0, model.breaker)
         pause = retries.pause(error, claim.tries + 1, patience, draw)
         if pause is not None and self._may_wait(claim, error, pause):
@@ -251,7 +252,9 @@ class Steps:
         number = shortage(error)
         if number and patient and self._machine.slots.short(number, self._machine.busy()):
             return Again(SHORT_S, ours=f"this worker: {self._machine.slots.why}", endless=True)
-        if self._machine.stillness.since(begun):
+        # No oftener than it may be tried: where a machine stands still all the time, models may hang too.
+        spared = claim.attempt - claim.tries <= self._config.models[claim.label].attempts
+        if spared and self._machine.stillness.since(begun):
             return Again(STILL_S, ours="this worker stood still")
         return None
 
@@ -260,8 +263,10 @@ class Steps:
         if not isinstance(error, CallTimeout):
             return False
         now = time.monotonic()
-        last, self._timed_out[label] = self._timed_out.get(label, -math.inf), now
-        return now - last < ONE_INSTANT_S
+        if now - self._timed_out.get(label, -math.inf) < ONE_INSTANT_S:
+            return True
+        self._timed_out[label] = now  # of the one that counts: they may follow each other without an end
+        return False
 
     def _may_wait(self, claim: Claim, error: Exception, pause: float) -> bool:
         """Whether the step has patience for a pause; one that the provider names is not held against it."""
@@ -280,13 +285,19 @@ class Steps:
         return chain[place] if place < len(chain) else None
 
 
-def idempotency_key(fleet: str, incarnation: str, step: str, label: str, digest: str, tries: int = 0) -> str:
+def as_sent(label: str, model: ModelConfig | None) -> str:
+    """What of a model's settings makes a request another one: the next worker may have others."""
+    said = [model.provider, model.model, model.stream, model.options] if model is not None else []
+    return msgspec.json.encode([label, *said], order="sorted").decode()
+
+
+def idempotency_key(fleet: str, incarnation: str, step: str, model: str, digest: str, tries: int = 0) -> str:
     """What providers and gateways tell calls apart by: the same for a call repeated whose end nobody saw.
 
-    Another one in another life of the job (a retry, an id that is used again), for another model, where the
-    step asks for something else, or after so many tries that failed.
+    Another one in another life of the job (a retry, an id that is used again), for another model or other
+    settings of it (``as_sent``), where the step asks for something else, or after so many tries that failed.
     """
-    parts = msgspec.json.encode([fleet, incarnation, step, label, digest, *([tries] if tries else [])])
+    parts = msgspec.json.encode([fleet, incarnation, step, model, digest, *([tries] if tries else [])])
     return hashlib.blake2b(parts, digest_size=24).hexdigest()
 
 

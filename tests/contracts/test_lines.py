@@ -17,7 +17,7 @@ import pytest
 
 from aios_dist.calls import LLMRequest
 from aios_dist.config import ModelConfig
-from aios_dist.errors import BadRequest, CallTimeout
+from aios_dist.errors import BadRequest, CallTimeout, ConnectionBroken
 from aios_dist.runtime.limits import Limit, Stillness
 from aios_dist.runtime.providers import Provider, open_provider
 
@@ -66,11 +66,15 @@ class Server:
         answer: what is sent for the request of that number.
         after: what is done to a connection behind its answer: ``"keep"``, ``"close"`` or ``"reset"``.
         wait: seconds before the answer.
+        then: what is sent a moment after it.
+        era: connections of an earlier one are reset when they are used, as those that a firewall forgot.
     """
 
     answer: Callable[[int], bytes]
     after: str = "keep"
     wait: float = 0.0
+    then: bytes = b""
+    era: int = 0
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
 
@@ -79,21 +83,26 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        era = self.era
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in rest)}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
+                if era != self.era:
+                    _reset(writer)
+                    return
                 self.asked.append(Asked(first.split()[1], headers, body))
                 await asyncio.sleep(self.wait)
                 writer.write(self.answer(len(self.asked) - 1))
                 await writer.drain()
+                if self.then:
+                    await asyncio.sleep(0.1)
+                    writer.write(self.then)
                 if self.after == "close":
                     writer.close()
                 elif self.after == "reset":
-                    reset = struct.pack("ii", 1, 0)
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-                    writer.transport.abort()
+                    _reset(writer)
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[Server]:
@@ -111,6 +120,12 @@ class Server:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    reset = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -195,6 +210,15 @@ async def test_a_connection_that_ended_behind_its_answer_costs_the_next_call_not
     assert len(server.asked) == 30
 
 
+async def test_many_idle_connections_that_are_all_dead_cost_a_call_nothing() -> None:
+    server = Server(lambda _: whole(), wait=0.2)
+    async with server.up(), opened(server) as provider:
+        await asyncio.gather(*(provider.call(HI) for _ in range(10)))
+        server.wait, server.era = 0.0, 1
+        assert (await provider.call(HI)).text == "x"
+    assert len(server.asked) == 11
+
+
 async def test_a_stream_that_stands_still_is_given_up_long_before_its_timeout() -> None:
     server = Server(lambda _: STREAM + PIECE)
     async with server.up(), opened(server, stream=True, timeout=60.0, stream_pause=0.2) as provider:
@@ -207,6 +231,28 @@ async def test_a_stream_may_think_as_long_as_it_likes_before_its_first_piece() -
     server = Server(lambda _: STREAM + PIECE + b"data: [DONE]\n\n", "close", wait=0.5)
     async with server.up(), opened(server, stream=True, stream_pause=0.1) as provider:
         assert (await provider.call(HI)).text == "x"
+
+
+async def test_a_stream_that_is_whole_and_does_not_end_is_an_answer() -> None:
+    finished = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    server = Server(lambda _: STREAM + PIECE + finished)
+    async with server.up(), opened(server, stream=True, timeout=60.0, stream_pause=0.2) as provider:
+        assert (await provider.call(HI)).text == "x"
+
+
+async def test_an_answer_that_is_shorter_than_it_said_is_one_also_where_nothing_more_comes() -> None:
+    server = Server(lambda _: whole().replace(b"content-length: ", b"content-length: 1"))
+    async with server.up(), opened(server, timeout=0.3) as provider:
+        assert (await provider.call(HI)).text == "x"
+
+
+async def test_garbage_in_the_midst_of_an_answer_breaks_its_connection_at_once() -> None:
+    half = STREAM.replace(b"connection: close", b"transfer-encoding: chunked")
+    server = Server(lambda _: half + b"%x\r\n%s\r\n" % (len(PIECE), PIECE), then=b"zz\r\n")
+    async with server.up(), opened(server, stream=True, timeout=60.0) as provider:
+        with pytest.raises(ConnectionBroken):
+            async with asyncio.timeout(20):
+                await provider.call(HI)
 
 
 async def test_an_answer_that_came_while_the_worker_stood_still_is_kept() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,9 @@ from aios_dist.config import ModelConfig
 from aios_dist.errors import FinalLLMError, LLMError, RetryableLLMError
 from aios_dist.runtime.providers import RAW_LIMIT, open_provider
 from aios_dist.runtime.providers.lenient import MOST_TOKENS
+from aios_dist.runtime.providers.openai import CompletionReply
 from aios_dist.runtime.providers.refusals import bounded
+from aios_dist.runtime.providers.streams import read_stream
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
@@ -213,6 +216,64 @@ async def test_what_decodes_as_whole_is_the_answer(reply: bytes) -> None:
     assert isinstance(answer, LLMResponse), answer
     assert answer.text == "ok"
     assert len(connections) == 1
+
+
+FINISHED = 'data: {"choices":[{"delta":{"content":"ok"},"finish_reason":"stop"}]}'
+DELIVERED = (
+    'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"ok"}}\n\n'
+    'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7}}'
+)
+
+
+def chunked(body: str, end: bytes) -> bytes:
+    """A stream in one chunk, and what comes behind it in the same packet."""
+    head = OK + b"text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"%x\r\n%s\r\n%s" % (len(body), body.encode(), end)
+
+
+@pytest.mark.parametrize("how", ["cut", "closed", "garbage"])
+@pytest.mark.parametrize(
+    ("adapter", "body"),
+    [
+        ("openai", FINISHED + "\n\ndata: [DONE]\n\n"),
+        ("openai", FINISHED + "\n\ndata: [DO"),
+        ("openai", FINISHED + '\n\ndata: {"choices":[],"usa'),
+        ("openai", FINISHED + "\n\n<html><h1>502 Bad Gateway</h1>\n"),
+        ("openai", FINISHED),
+        ("anthropic", DELIVERED + '\n\ndata: {"type":"message_stop"}\n\n'),
+        ("anthropic", DELIVERED + '\n\nevent: message_stop\ndata: {"ty'),
+        ("anthropic", DELIVERED),
+    ],
+    ids=["all", "half an end", "half a usage", "a page", "no end", "all", "half an end", "no end"],
+)
+async def test_a_streamed_answer_that_is_whole_is_kept_whatever_its_end(
+    adapter: str, body: str, how: str
+) -> None:
+    reply = events(body) if how == "closed" else chunked(body, b"zz\r\n" if how == "garbage" else b"")
+    async with server([reply]) as (port, connections):
+        answer = await ask(port, stream=True, adapter=adapter)
+    assert isinstance(answer, LLMResponse), answer
+    assert (answer.text, answer.finish_reason, len(connections)) == ("ok", "stop", 1)
+
+
+async def test_a_line_of_many_megabytes_costs_linear_time() -> None:
+    text = "x" * 4096
+    pieces = ['data: {"choices":[{"delta":{"content":"', *[text] * 8000, '"},"finish_reason":"stop"}]}\n\n']
+
+    async def come() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece.encode()
+
+    reply, begun = CompletionReply(), time.process_time()
+    await read_stream(come(), reply)
+    assert len("".join(reply.text)) == 8000 * len(text)
+    assert time.process_time() - begun < 8, "half a second; joined anew with each piece it is a minute"
+
+
+async def test_an_answer_of_a_known_length_is_kept_though_garbage_follows_it() -> None:
+    async with server([whole(completion()) + b"\0garbage"]) as (port, _):
+        answer = await ask(port, stream=False)
+    assert isinstance(answer, LLMResponse), answer
 
 
 DEEP = "[" * 100_000

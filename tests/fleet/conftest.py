@@ -34,6 +34,14 @@ WORKERS = [
 ]
 
 
+def fleet_config(name: str, redis_url: str, lease: float = 1.0, **more: Any) -> FleetConfig:
+    """A fleet with the agents of this folder, whose leases are short: what is lost is soon ready again."""
+    short = {"renew": 0.3, "reconcile": 0.5, "shutdown_grace": 1.0}
+    return FleetConfig(
+        name=name, redis_url=redis_url, modules=["tests.fleet.agents"], lease=lease, **{**short, **more}
+    )
+
+
 @pytest.fixture(scope="session")
 def fake_llm() -> Iterator[FakeLLM]:
     with FakeLLM() as server:
@@ -52,15 +60,7 @@ def llm(fake_llm: FakeLLM) -> FakeLLM:
 def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iterator[LocalFleet]:
     """Two machines of eight slots, a pool of one slot, a pool for turns; ``frail`` is for faults."""
     config = Config(
-        fleet=FleetConfig(
-            name=fleets.new_name(),
-            redis_url=redis_server.url,
-            modules=["tests.fleet.agents"],
-            lease=1.0,
-            renew=0.3,
-            reconcile=0.5,
-            shutdown_grace=1.0,
-        ),
+        fleet=fleet_config(fleets.new_name(), redis_server.url),
         models={name: ModelConfig(base_url=fake_llm.url, **settings) for name, settings in MODELS.items()},
         pools={
             "llm": PoolConfig(lanes=["llm"], slots=8),

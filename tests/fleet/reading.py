@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from aios_dist import AsyncFleet, Job, Step
+from aios_dist.config import Config
 from aios_dist.journal import History
-from aios_dist.runtime.steps import idempotency_key
+from aios_dist.runtime.steps import as_sent, idempotency_key
 from aios_dist.testing import Call, FakeLLM
 
 MOST_TRIES = 12
@@ -54,15 +55,16 @@ def calls_of(llm: FakeLLM, *jobs: Job) -> list[tuple[str, Call]]:
     """The calls of these jobs, each with its ``JOB/STEP``, in the order in which they came."""
     steps: dict[str, str] = {}
     for job in jobs:
-        name, history = job._fleet._run(lambda fleet, id=job.id: _history(fleet, id))
+        config, history = job._fleet._run(lambda fleet, id=job.id: _history(fleet, id))
         life = history.basis.partition(".")[0]
         for step in history.steps:
+            model = as_sent(step.label, config.models.get(step.label))
             for tries in range(MOST_TRIES):
-                key = idempotency_key(name, life, str(step.number), step.label, step.digest, tries)
+                key = idempotency_key(config.fleet.name, life, str(step.number), model, step.digest, tries)
                 steps[key] = f"{job.id}/{step.number}"
     keys = [(call.headers["idempotency-key"], call) for call in llm.calls]
     return [(steps[key], call) for key, call in keys if key in steps]
 
 
-async def _history(fleet: AsyncFleet, id: str) -> tuple[str, History]:
-    return fleet.journal.config.name, await fleet.journal.load(id)
+async def _history(fleet: AsyncFleet, id: str) -> tuple[Config, History]:
+    return fleet.config, await fleet.journal.load(id)

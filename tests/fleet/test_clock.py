@@ -11,13 +11,14 @@ import pytest
 import redis
 
 from aios_dist import Fleet
-from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.config import Config, ModelConfig, PoolConfig
 from aios_dist.errors import ConfigError
 from aios_dist.journal.keys import Keys
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller, naps
+from tests.fleet.conftest import fleet_config
 from tests.fleet.reading import called, calls_of, wait_for
 
 KEYS = Keys("aios")
@@ -68,14 +69,7 @@ def clocked(clock: Clock, fake_llm: FakeLLM) -> Iterator[LocalFleet]:
     """Two workers on a Redis whose clock can be set."""
     with EmbeddedRedis(clock.server) as server:
         config = Config(
-            fleet=FleetConfig(
-                redis_url=server.url,
-                modules=["tests.fleet.agents"],
-                lease=LEASE_S,
-                renew=0.3,
-                reconcile=PERIOD_S,
-                shutdown_grace=1.0,
-            ),
+            fleet=fleet_config("aios", server.url, LEASE_S, reconcile=PERIOD_S),
             models={"small": ModelConfig(base_url=fake_llm.url)},
             pools={"llm": PoolConfig(lanes=["llm", "turns"], slots=SLOTS)},
         )

@@ -13,12 +13,13 @@ import pytest
 import redis
 
 from aios_dist import Fleet, Job, JobState
-from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.config import Config, ModelConfig, PoolConfig
 from aios_dist.errors import FleetUnavailable
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
+from tests.fleet.conftest import fleet_config
 from tests.fleet.reading import called, wait_for
 from tests.fleet.wire import Wire
 
@@ -143,15 +144,8 @@ def module_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         FakeLLM() as llm,
     ):
         config = Config(
-            fleet=FleetConfig(
-                name="outages",
-                redis_url=wire.url,
-                modules=["tests.fleet.agents"],
-                lease=LEASE_S,
-                renew=0.4,
-                reconcile=0.4,
-                shutdown_grace=1.0,
-                redis_timeout=TIMEOUT_S,
+            fleet=fleet_config(
+                "outages", wire.url, LEASE_S, renew=0.4, reconcile=0.4, redis_timeout=TIMEOUT_S
             ),
             models={"small": ModelConfig(base_url=llm.url)},
             pools={"all": PoolConfig(lanes=["llm", "turns"], slots=SLOTS)},

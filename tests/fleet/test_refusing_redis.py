@@ -13,11 +13,12 @@ import pytest
 import redis
 
 from aios_dist import Fleet
-from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.config import Config, ModelConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
+from tests.fleet.conftest import fleet_config
 from tests.fleet.reading import called, wait_for
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(90)]
@@ -42,13 +43,11 @@ def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(redis_of_ours: EmbeddedRedis, spool: Path, fake_llm: FakeLLM) -> Iterator[LocalFleet]:
     config = Config(
-        fleet=FleetConfig(
-            name="refused",
-            redis_url=redis_of_ours.url,
-            modules=["tests.fleet.agents"],
-            lease=LEASE_S,
+        fleet=fleet_config(
+            "refused",
+            redis_of_ours.url,
+            LEASE_S,
             renew=0.5,
-            reconcile=0.5,
             shutdown_grace=GRACE_S,
             redis_timeout=1.0,
             spool_dir=str(spool),

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from aios_dist import Fleet, Job
-from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
+from aios_dist.config import Config, ModelConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.members import Member
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller
+from tests.fleet.conftest import fleet_config
 from tests.fleet.hosts import Host, Network, NotAllowed, network
 from tests.fleet.reading import called, calls
 
@@ -76,12 +77,10 @@ def sites(hosts: Network) -> Iterator[Sites]:
     with EmbeddedRedis(settings=bound) as redis, FakeLLM(host=hosts.address, latency=REPLY_S) as llm:
         llm.script(reply=lambda call: f"answer {call.number}")
         config = Config(
-            fleet=FleetConfig(
-                name="hosts",
-                redis_url=f"redis://{hosts.address}:{redis.port}/0",
-                modules=["tests.fleet.agents"],
-                lease=LEASE_S,
-                renew=0.3,
+            fleet=fleet_config(
+                "hosts",
+                f"redis://{hosts.address}:{redis.port}/0",
+                LEASE_S,
                 reconcile=0.3,
                 shutdown_grace=2.0,
                 redis_timeout=1.0,

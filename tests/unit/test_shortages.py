@@ -6,9 +6,11 @@ import asyncio
 import errno
 import math
 import os
+import socket
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from aios_dist.calls import LLMRequest, LLMResponse
@@ -25,7 +27,7 @@ from aios_dist.jobs import JobRecord, Kind, Outcome, encode
 from aios_dist.journal import Claim
 from aios_dist.runtime import shortages
 from aios_dist.runtime.limits import Stillness
-from aios_dist.runtime.shortages import Slots, open_files, shortage
+from aios_dist.runtime.shortages import NO_DNS, Slots, open_files, shortage
 from aios_dist.runtime.steps import Machine, Steps
 from aios_dist.runtime.threads import Threads
 from aios_dist.runtime.work import Origin, Stopped, Work
@@ -75,6 +77,17 @@ def test_all_else_is_none(error: Exception | None) -> None:
     assert shortage(error) == 0
 
 
+@pytest.mark.parametrize(
+    ("number", "found"), [(socket.EAI_AGAIN, NO_DNS), (socket.EAI_FAIL, NO_DNS), (socket.EAI_NONAME, 0)]
+)
+def test_dns_that_does_not_answer_is_a_shortage_and_a_host_that_is_none_is_not(
+    number: int, found: int
+) -> None:
+    error = ConnectionBroken("x")
+    error.__cause__ = socket.gaierror(number, "said the resolver")
+    assert shortage(error) == found
+
+
 def test_errors_that_cause_each_other_in_a_ring_are_looked_at_once() -> None:
     one, two = ValueError(), ValueError()
     one.__cause__, two.__cause__ = two, one
@@ -94,6 +107,18 @@ def test_a_shortage_halves_the_slots_once_an_instant_and_they_come_back_by_and_b
         found.look()
     assert told == [15, 19, 23, 27, 31, 35, 39, 40]
     assert found.why == ""
+
+
+def test_trouble_without_an_end_halves_the_slots_again_and_is_said_as_often(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, told = slots()
+    for _ in range(100):
+        found.short(errno.EMFILE, busy=40)
+        clock.now += 0.5  # never a second without
+        found.look()
+    assert told == [20, 10, 5, 2, 1]
+    assert len(caplog.records) == len(told)
 
 
 def test_at_least_one_slot_is_left(clock: Clock) -> None:
@@ -151,12 +176,14 @@ class Adapter:
 class Bench:
     """The steps of a worker without a fleet."""
 
-    def __init__(self, *errors: Exception, deadline: float = 3600.0, attempts: int = 6) -> None:
+    def __init__(
+        self, *errors: Exception, deadline: float = 3600.0, attempts: int = 6, **options: float
+    ) -> None:
         self.slots, _ = slots()
         self.stillness = Stillness()
         self.adapter = Adapter(*errors)
         self.left: Exception | None = None
-        models = {"a": ModelConfig(attempts=attempts)}
+        models = {"a": ModelConfig(attempts=attempts, options=options)}
         config = Config(fleet=FleetConfig(step_deadline=deadline), models=models)
         machine = Machine(self.slots, self.stillness, lambda: 8)
         self.steps = Steps(config, "a", {"a": self.adapter}, self._no_tool, machine, self._last)
@@ -195,6 +222,19 @@ async def test_a_call_that_this_machine_could_not_make_is_no_try_and_no_word_on_
     assert bench.slots.now == 4
 
 
+async def test_a_name_that_dns_does_not_answer_for_is_never_held_against_its_model() -> None:
+    bench = Bench()
+    error = ConnectionBroken("x")
+    error.__cause__ = socket.gaierror(socket.EAI_AGAIN, "said the resolver")
+    again, refusal = bench.steps.failed(claim(), error)
+    assert again is not None
+    assert (again.ours, again.endless, refusal) == ("this worker: DNS does not answer", True, None)
+    bench.slots.answered()
+    again, refusal = bench.steps.failed(claim(), error)
+    assert again is not None
+    assert (again.ours, refusal) == ("", None), "a try: other names are answered"
+
+
 async def test_an_adapter_that_lets_the_shortage_through_is_not_broken() -> None:
     bench = Bench(OSError(errno.EMFILE, "too many"))
     error = await bench.call(claim())
@@ -220,6 +260,17 @@ async def test_what_fails_in_a_call_that_saw_this_worker_stand_still_is_no_try_a
     assert bench.steps.failed(claim(), RateLimited("x"), begun=99.0).refusal is not None, "it answered"
 
 
+async def test_a_worker_that_stands_still_in_each_call_excuses_as_many_as_the_model_has_attempts() -> None:
+    bench = Bench(attempts=2)
+    bench.stillness.ended = math.inf
+    said = []
+    for attempt, tries in ((1, 0), (2, 0), (3, 0), (4, 1)):
+        tried = msgspec.structs.replace(claim(tries), attempt=attempt)
+        said.append(bench.steps.failed(tried, CallTimeout("x"), begun=0.0))
+    assert [again.ours != "" if again else None for again, _ in said] == [True, True, False, None]
+    assert [refusal is not None for _, refusal in said] == [False, False, True, False]
+
+
 async def test_calls_that_time_out_together_are_one_failure_of_their_model(clock: Clock) -> None:
     bench = Bench()
     said = [bench.steps.failed(claim(), CallTimeout("x")).refusal for _ in range(16)]
@@ -227,6 +278,15 @@ async def test_calls_that_time_out_together_are_one_failure_of_their_model(clock
     said += [bench.steps.failed(claim(), CallTimeout("x")).refusal for _ in range(16)]
     assert sum(refusal is not None for refusal in said) == 2
     assert all(bench.steps.failed(claim(), ProviderBusy("x")).refusal for _ in range(3))
+
+
+async def test_time_outs_that_follow_each_other_without_an_end_are_many(clock: Clock) -> None:
+    bench = Bench()
+    said = []
+    for _ in range(40):
+        said.append(bench.steps.failed(claim(), CallTimeout("x")).refusal)
+        clock.now += 0.25
+    assert sum(refusal is not None for refusal in said) == 10
 
 
 async def test_nothing_is_begun_where_the_lease_may_have_ended() -> None:
@@ -263,6 +323,16 @@ async def test_what_an_earlier_life_has_left_is_no_key() -> None:
     bench.left = ConnectionBroken("?", idempotency_key="of another life")
     await bench.call(claim(tries=1))
     assert bench.adapter.keys != ["of another life"]
+
+
+async def test_a_repeat_by_a_worker_with_other_options_of_the_model_has_another_key() -> None:
+    before, after, again = Bench(temperature=0.1), Bench(temperature=0.2), Bench(temperature=0.1)
+    for bench in (before, after, again):
+        await bench.call(claim())
+    assert before.adapter.keys == again.adapter.keys != after.adapter.keys
+    bench.left = ConnectionBroken("?", idempotency_key=after.adapter.keys[0])
+    await again.call(claim(tries=1))
+    assert again.adapter.keys[1] not in (*before.adapter.keys, *after.adapter.keys)
 
 
 # Standstills --------------------------------------------------------------------------------------------

@@ -262,9 +262,14 @@ class SdkProvider(ABC):
         reply = self.reply()
         started = time.monotonic()
         limit = Limit(self.config.timeout, self.config.stream_pause)
+        first: float | None = None
         try:
-            async with limit:
-                first = await self._exchange(body, {"headers": headers, "params": query}, reply, limit)
+            try:
+                async with limit:
+                    first = await self._exchange(body, {"headers": headers, "params": query}, reply, limit)
+            except TimeoutError:
+                if not reply.complete:  # else it waited for the end of an answer that is there
+                    raise
             if reply.refused is not None:
                 raise errors.ContentRefused(
                     bounded(f"{self.name} refused to answer: {reply.refused}"), provider=self.name
@@ -272,7 +277,8 @@ class SdkProvider(ABC):
             return self._response(reply, started, first)
         except Exception as exc:
             # Never chained: the SDKs' exceptions carry the request with its key, and the provider's raw text.
-            error = self._timed_out(limit.expired) if limit.expired else self._error(exc, reply)
+            late = limit.expired and not reply.complete
+            error = self._timed_out(limit.expired) if late else self._error(exc, reply)
             if error is None:
                 raise
             raise error from None
@@ -326,12 +332,12 @@ class SdkProvider(ABC):
 
     async def _read_whole(self, response: Any, reply: Reply) -> None:
         pieces: list[bytes] = []
-        broke: Exception | None = None
+        broke: BaseException | None = None
         try:
             async for piece in response.aiter_bytes():
                 reply.keep(piece)
                 pieces.append(piece)
-        except Exception as exc:
+        except BaseException as exc:  # also that its time is over
             broke = exc
         data = b"".join(pieces)
         try:
@@ -343,6 +349,8 @@ class SdkProvider(ABC):
             if broke is not None:
                 raise broke from None
             raise
+        if not isinstance(broke, Exception | None):
+            raise broke
 
     def _error(self, exc: Exception, reply: Reply) -> LLMError | None:
         """The error of ours that stands for this one; None for a fault in the program, to be seen as such."""

@@ -90,9 +90,11 @@ class MessageReply(Reply):
             case "message_delta":
                 self._count(event.get("usage"))
                 self._end(table(delta).get("stop_reason"))
+                self.complete = self.finish_reason is not None
             case "message_stop":
                 self.complete = True
-        return self.complete
+                return True
+        return False
 
     def _checked(self, said: Any) -> dict[str, Any]:
         message = table(said)

@@ -71,11 +71,12 @@ async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | Non
         NoAnswer: it ended in good form and had nothing of an answer.
         ProviderSaid, msgspec.DecodeError: see :meth:`Reply.event`.
     """
-    from aios_dist.runtime.providers import NoAnswer
+    from aios_dist.runtime.providers import NoAnswer, ProviderSaid
 
     events = _Events(reply)
     first: float | None = None
     begun: list[bytes] = []  # of a line: joined once, so that a long one costs linear time
+    broke: Exception | None = None
     try:
         async for piece in pieces:
             reply.keep(piece)
@@ -91,16 +92,20 @@ async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | Non
             if events.ended:
                 await _drain(pieces)
                 break
-    except Exception as exc:
-        # A connection that breaks behind the end of the answer breaks nothing.
-        if isinstance(exc, msgspec.DecodeError) or not reply.complete:
+    except (msgspec.DecodeError, ProviderSaid):
+        if not reply.complete:
             raise
-    else:
-        if not events.ended:
+    except Exception as exc:
+        broke = exc
+    # Whatever comes behind the end of an answer, or does not come, breaks nothing.
+    try:
+        if not (events.ended or reply.complete):
             events.line(b"".join(begun))
             events.end()
+    except msgspec.DecodeError as exc:
+        raise broke or exc from None
     if not (events.ended or reply.complete):
-        raise EOFError("the stream ended before the answer did")
+        raise broke or EOFError("the stream ended before the answer did")
     if not (reply.complete or reply.text or reply.calls):
         raise NoAnswer(bytes(reply.raw))
     return first

@@ -9,15 +9,17 @@ keep-alive), also in the midst of an answer that may take for ever.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import httpx2
+from aiohttp.client_proto import ResponseHandler
 
 CONNECT_S = 10.0
 """Seconds for a connection to be made; all that follows counts against the model's ``timeout``."""
@@ -27,9 +29,6 @@ IDLE_S = 4.0
 sent on a connection that the server is just closing."""
 
 MOST_REDIRECTS = 3
-MOST_DEAD = 3
-"""Idle connections in a row that may turn out to be dead."""
-
 DEAD_S = 0.5
 """One that was dead says so within a round trip. What breaks later may have been at work on the request."""
 
@@ -75,23 +74,27 @@ class Transport(httpx2.AsyncBaseTransport):
         if proxy is not None:
             login = aiohttp.BasicAuth(*proxy.auth) if proxy.auth else None
             self._through = {"proxy": str(proxy.url), "proxy_auth": login, "proxy_headers": proxy.headers}
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _open(self, new: bool) -> aiohttp.ClientSession:
+        """What makes a new connection for each request, or takes an idle one where it can."""
+        if new not in self._sessions:
+            idle: dict[str, Any] = {"force_close": True} if new else {"keepalive_timeout": IDLE_S}
             connector = aiohttp.TCPConnector(
                 limit=0,
-                keepalive_timeout=IDLE_S,
+                **idle,
                 ssl=self._verify,
                 resolver=aiohttp.ThreadedResolver(),  # by the loop's getaddrinfo, which is ours on a worker
                 socket_factory=_kept_alive,
             )
+            make: Callable[..., ResponseHandler] = _Connection
+            connector._factory = functools.partial(make, asyncio.get_running_loop())
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_reused)
-            self._session = aiohttp.ClientSession(
+            self._sessions[new] = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace]
             )
-        return self._session
+        return self._sessions[new]
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it, and give what came back, whose body is read as it comes.
@@ -123,10 +126,10 @@ class Transport(httpx2.AsyncBaseTransport):
     async def _send(self, request: httpx2.Request, url: httpx2.URL) -> aiohttp.ClientResponse:
         timeout = request.extensions.get("timeout", {})
         limits = aiohttp.ClientTimeout(sock_connect=timeout.get("connect"), sock_read=timeout.get("read"))
-        for left in reversed(range(MOST_DEAD)):
+        for new in (False, True):  # where one idle connection was dead, all may be
             line = _Line()
             try:
-                return await self._open().request(
+                return await self._open(new).request(
                     request.method,
                     str(url),
                     headers=request.headers,
@@ -140,18 +143,37 @@ class Transport(httpx2.AsyncBaseTransport):
                     **self._through,
                 )
             except aiohttp.ClientConnectionResetError:  # while it was written: nobody has it whole
-                if not left:
+                if new:
                     raise
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not (left and line.was_dead()):
+                if new or not line.was_dead():
                     raise
         raise AssertionError
 
     async def aclose(self) -> None:
         """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             await session.close()
+
+
+class _Connection(ResponseHandler):
+    """Keeps what came before garbage. Of a packet that ends in some, aiohttp drops all: so the head is read
+    apart. And who reads the body would wait for ever: so it is told. (There is no public way to this.)"""
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio's."""
+        head, gap, rest = data.partition(b"\r\n\r\n")
+        super().data_received(head + gap)
+        if rest:
+            super().data_received(rest)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """See aiohttp's."""
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError(f"what follows is no HTTP: {exc!r}"))
 
 
 class _Line:
