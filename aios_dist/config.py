@@ -271,7 +271,7 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
         raise ConfigError(f"There is no configuration file {str(file)!r}; check AIOS_CONFIG or --config.")
     if there:
         data = read_toml(file)
-    return parse(data, source=str(file), env=env)
+    return parse(data, source=repr(str(file)), env=env)
 
 
 def _is_there(file: Path) -> bool:
@@ -300,13 +300,13 @@ def read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(file))
     except OSError as exc:
-        raise ConfigError(f"{file} cannot be read: {exc.strerror}.") from None
+        raise ConfigError(f"{str(file)!r} cannot be read: {exc.strerror}.") from None
     except InvalidInput as exc:
         raise ConfigError(str(exc)) from None
     except RecursionError:
-        raise ConfigError(f"{file} is nested too deeply.") from None
+        raise ConfigError(f"{str(file)!r} is nested too deeply.") from None
     except ValueError as exc:
-        raise ConfigError(f"{file} is not TOML: {exc}.") from None
+        raise ConfigError(f"{str(file)!r} is not TOML: {exc}.") from None
 
 
 def parse(

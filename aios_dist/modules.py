@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
@@ -17,9 +18,10 @@ def load(config: Config) -> None:
     Raises:
         ConfigError: one cannot be imported.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    with contextlib.suppress(OSError):  # the current folder was removed
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.insert(0, here)
     for name in config.fleet.modules:
         try:
             importlib.import_module(name)

@@ -25,7 +25,7 @@ def read_text(file: str | os.PathLike[str] | BinaryIO, name: str | None = None) 
     """
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as opened:
-            return read_text(opened, str(file))
+            return read_text(opened, repr(os.fspath(file)))
     data = file.read(MOST + 1)
     if len(data) > MOST:
         raise InvalidInput(f"{name or 'the file'} is larger than {MOST >> 20} MiB.")

@@ -75,7 +75,7 @@ def flower(
         bound = web.start_http_server()
     except OSError as exc:
         raise InvalidInput(
-            f"Flower cannot listen on {address} port {port}: {exc.strerror or exc}; choose another --port."
+            f"Flower cannot listen on {address} port {port}: {exc.strerror or exc}; choose another port."
         ) from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with_login = "without a login" if no_login else f"login from {LOGIN_ENV}"

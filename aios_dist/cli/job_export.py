@@ -51,7 +51,7 @@ def export(limit: int, out: str | None, as_json: bool) -> None:
     try:
         Path(out).write_text(text, encoding="utf-8")
     except OSError as exc:
-        raise InvalidInput(f"Cannot write {out}: {exc.strerror}.") from None
+        raise InvalidInput(f"Cannot write {out!r}: {exc.strerror}.") from None
     except ValueError:
         raise InvalidInput(f"Cannot write {out!r}: no file can have that name.") from None
     jobs = len({step.job for step in steps})

@@ -44,19 +44,28 @@ def console(stream: IO[str] | None = None) -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table for people; ``>`` before a column's name puts it to the right."""
+    """A table for people; ``>`` before a column's name puts it to the right.
+
+    On a narrow terminal texts are folded; where that is not enough the lines are as long as they are, for no
+    number is cut in two.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(
-            name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(Text(plain("" if cell is None else str(cell))) for cell in row))
+    shown = [[plain("" if cell is None else str(cell)) for cell in row] for row in rows]
+    for name, *cells in zip(columns, *shown, strict=True):
+        number = name.startswith(">")
+        title = name.lstrip(">")
+        words = [*title.split(), *cells] if number else [title]
+        least = max(map(len, words), default=0)
+        table.add_column(title, justify="right" if number else "left", overflow="fold", min_width=least)
+    for row in shown:
+        table.add_row(*map(Text, row))
     out = console()
-    out.print(table if table.row_count else Text(empty, style="dim"))
+    if sum(int(column.min_width or 0) + 2 for column in table.columns) > out.width:
+        out.width = PIPE_WIDTH
+    out.print(table if shown else Text(empty, style="dim"), crop=False)
 
 
 def of_most(count: float, most: float) -> str:

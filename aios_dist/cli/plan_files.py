@@ -122,21 +122,21 @@ def read_file(path: str) -> PlanFile:
     except InvalidInput:
         raise
     except OSError as exc:
-        raise InvalidInput(f"{path} cannot be read: {exc.strerror}.") from None
+        raise InvalidInput(f"{path!r} cannot be read: {exc.strerror}.") from None
     except RecursionError:
-        raise InvalidInput(f"{path} is nested too deeply.") from None
+        raise InvalidInput(f"{path!r} is nested too deeply.") from None
     except ValueError as exc:
         kind = "JSON" if path.endswith(".json") else "TOML"
-        raise InvalidInput(f"{path} is not {kind}: {exc}.") from None
-    with place(path):
+        raise InvalidInput(f"{path!r} is not {kind}: {exc}.") from None
+    with place(repr(path)):
         file = record(data, PlanFile)
     if file.jobs is None and (file.order or file.on_failure or file.id):
-        raise InvalidInput(f"{path} has no jobs = […] to go with order, on_failure or id.")
+        raise InvalidInput(f"{path!r} has no jobs = […] to go with order, on_failure or id.")
     if file.jobs is None and not file.agents:
-        raise InvalidInput(f'{path} has neither a plan (order = "fifo", jobs = […]) nor [agents.NAME].')
+        raise InvalidInput(f'{path!r} has neither a plan (order = "fifo", jobs = […]) nor [agents.NAME].')
     for name, agent in file.agents.items():
         if not agent.prompts:
-            raise InvalidInput(f"{path}: [agents.{name}] needs at least one prompt.")
+            raise InvalidInput(f"{path!r}: [agents.{name}] needs at least one prompt.")
     return file
 
 

@@ -45,7 +45,7 @@ def plan_of(file: PlanFile, agents: Agents, source: str) -> Plan:
         InvalidInput: one sentence that names the file, the place and what to write instead.
     """
     group = GroupEntry(order=file.order, jobs=file.jobs or [], on_failure=file.on_failure)
-    with place(source):
+    with place(repr(source)):
         return _Members(agents).plan(group, depth=1)
 
 

@@ -39,7 +39,8 @@ def every_end_is_ctrl_c() -> Iterator[Callable[[], bool]]:
         yield lambda: terminated
     finally:
         for number, action in before.items():
-            signal.signal(number, action)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # no_hang_up() is for the rest of our life
+                signal.signal(number, action)
 
 
 def no_hang_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,7 +99,7 @@ def submit(
     if texts and path:
         raise InvalidInput("Give --prompt or --file, not both.")
     if agent is not None and agent.endswith((".toml", ".json")):
-        raise InvalidInput(f"{agent!r} looks like a file; a plan is given as --file {agent}.")
+        raise InvalidInput(f"{agent!r} looks like a file; a plan is given as --file {shlex.quote(agent)}.")
     if given and not texts:
         raise InvalidInput(
             f"--{next(iter(given)).replace('_', '-')} goes with --prompt; agents name it themselves."
@@ -122,7 +123,7 @@ def submit(
             bound = any(value is not None for value in bounds.values())
             if agent or value is not None or tenant != "default" or bound:
                 raise InvalidInput(
-                    f"{path} is a plan: its jobs name their agents, inputs, tenants, deadlines, budgets, "
+                    f"{path!r} is a plan: its jobs name their agents, inputs, tenants, deadlines, budgets, "
                     "priorities and expected_steps themselves."
                 )
             what = plan_of(file, agents, str(path))
@@ -158,12 +159,12 @@ def submit(
 def _only(agent: str | None, file: PlanFile, path: str | None) -> str:
     if agent is not None:
         if file.agents and agent not in file.agents:
-            raise InvalidInput(f"{path} has no agent {agent!r}; it has {', '.join(sorted(file.agents))}.")
+            raise InvalidInput(f"{path!r} has no agent {agent!r}; it has {', '.join(sorted(file.agents))}.")
         return agent
     if len(file.agents) == 1:
         return next(iter(file.agents))
     if file.agents:
-        raise InvalidInput(f"{path} has several agents; name one: {', '.join(sorted(file.agents))}.")
+        raise InvalidInput(f"{path!r} has several agents; name one: {', '.join(sorted(file.agents))}.")
     raise InvalidInput(
         "Say what to submit: an agent's name, --prompt TEXT, or --file PLAN. See aios-dist submit --help."
     )
@@ -184,7 +185,8 @@ def _input(text: str | None, settings: tuple[str, ...]) -> Any:
         if text == "-":
             source, file = "standard input", sys.stdin.buffer
         elif text.startswith("@"):
-            source = file = text[1:]
+            file = text[1:]
+            source = repr(file)
         if file is not None:
             try:
                 text = read_text(file, source)
@@ -193,7 +195,7 @@ def _input(text: str | None, settings: tuple[str, ...]) -> Any:
             except OSError as exc:
                 raise InvalidInput(f"{source} cannot be read: {exc.strerror}.") from None
             except ValueError as exc:
-                raise InvalidInput(f"{source!r} cannot be read: {exc}.") from None
+                raise InvalidInput(f"{source} cannot be read: {exc}.") from None
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as exc:

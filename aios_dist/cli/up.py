@@ -20,6 +20,7 @@ from aios_dist.cli.streams import Lasting
 from aios_dist.cli.up_end import count_of, end
 from aios_dist.cli.up_news import follow
 from aios_dist.config import DEFAULT_POOLS, Config, load, read_toml
+from aios_dist.errors import InvalidInput
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.masking import masked
 
@@ -60,22 +61,31 @@ def up(
     redis_url names one.
     """
     config = load()
-    embedded = not _names_redis()
+    named = _names_redis()
+    embedded = not named
+    if data is not None and named:
+        raise InvalidInput(
+            f"--data is for an embedded Redis, but {named} names another one, which keeps its data itself: "
+            "leave one of them out."
+        )
     fake = latency if fake_llm or not config.models else None
     has_flower = not no_flower and importlib.util.find_spec("flower") is not None
     machine = LocalFleet(
         config,
         _workers(config, workers, slots),
         embedded_redis=embedded,
-        data=data if embedded else None,
+        data=data,
         fake_llm=fake,
         flower=flower_port if has_flower else None,
     )
     out = Console(file=cast(IO[str], Lasting(sys.stdout)), highlight=False, soft_wrap=True)
     interrupted, lost = False, ""
     with every_end_is_ctrl_c() as terminated:
-        with out.status("Starting …"):
-            machine.start()
+        try:
+            with out.status("Starting …"):
+                machine.start()
+        except KeyboardInterrupt:
+            context.exit(0 if terminated() else 130)
         with machine:
             try:
                 _introduce(out, machine)
@@ -85,21 +95,23 @@ def up(
                 out.print()
             no_hang_up()
             alive = [member for member in machine.workers if not member.ended]
-            if lost:  # with its data kept, what workers have in hand is worth their grace: they save it
+            if lost:
+                say(lost)
+                # With its data kept, what workers have in hand is worth their grace: they save it.
                 machine.stop(grace_s=None if machine.keeps_data else WITHOUT_REDIS_S)
             else:
                 out.print(end(out, machine, lost=embedded and data is None), soft_wrap=False)
-    if lost:
-        say(lost)
     context.exit(1 if lost or not alive else 130 if interrupted else 0)
 
 
-def _names_redis() -> bool:
-    """The user has said which Redis it is."""
+def _names_redis() -> str:
+    """By what the user has said which Redis it is; "" where by nothing."""
     if os.environ.get("AIOS_REDIS_URL"):
-        return True
+        return "AIOS_REDIS_URL"
     file = Path(os.environ.get("AIOS_CONFIG") or "aios.toml")
-    return file.is_file() and "redis_url" in read_toml(file).get("fleet", {})
+    if file.is_file() and "redis_url" in read_toml(file).get("fleet", {}):
+        return f"redis_url in {str(file)!r}"
+    return ""
 
 
 def _workers(config: Config, count: int, slots: int | None) -> list[WorkerSpec]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from aios_dist.cli.up_redis import kept_up
 from aios_dist.errors import AiosError
 from aios_dist.journal import Journal
 from aios_dist.local.machine import BEYOND_S, LocalFleet
@@ -23,6 +24,8 @@ ANSWER_S = 15.0
 def end(out: Console, machine: LocalFleet, *, lost: bool) -> str:
     """Warm shutdown of the workers; gives the last line: what they finished and what was handed back.
 
+    Ctrl-C ends them at once. The embedded Redis is looked after to the last, as they need it.
+
     Args:
         out: where it is said meanwhile.
         machine: the fleet; its Redis runs on.
@@ -32,14 +35,15 @@ def end(out: Console, machine: LocalFleet, *, lost: bool) -> str:
     async def before(journal: Journal) -> tuple[float, int]:
         return await journal.now(), (await journal.counts([]))["leased"]
 
-    known = _asked(machine, before)
-    since, in_flight = known or (0.0, 0)
-    if in_flight or known is None:
-        what = count_of(in_flight, "step") + " in flight" if known else "what is in flight"
-        grace = machine.config.fleet.shutdown_grace
-        out.print(f"Finishing {what}, at most {grace:g} s; Ctrl-C ends it at once …")
+    known, in_flight, since = None, 0, 0.0
     try:
-        machine.stop_workers(machine.workers, machine.config.fleet.shutdown_grace + BEYOND_S)
+        known = _asked(machine, before)
+        since, in_flight = known or (since, in_flight)
+        grace = machine.config.fleet.shutdown_grace
+        if in_flight or known is None:
+            what = count_of(in_flight, "step") + " in flight" if known else "what is in flight"
+            out.print(f"Finishing {what}, at most {grace:g} s; Ctrl-C ends it at once …")
+        asyncio.run(_finish(out, machine, grace + BEYOND_S))
     except KeyboardInterrupt:
         for member in machine.workers:
             member.kill()
@@ -63,6 +67,18 @@ def end(out: Console, machine: LocalFleet, *, lost: bool) -> str:
         return f"{line}; no job is open."
     line += f"; {count_of(waiting, 'step')} of {count_of(jobs, 'open job')} wait for the next worker"
     return f"{line}, and go with the embedded Redis (--data DIR keeps them)." if lost else f"{line}."
+
+
+async def _finish(out: Console, machine: LocalFleet, grace_s: float) -> None:
+    watch = asyncio.create_task(kept_up(out, machine))
+    try:
+        await asyncio.to_thread(machine.stop_workers, machine.workers, grace_s)
+    except asyncio.CancelledError:  # Ctrl-C; the thread is waited for
+        for member in machine.workers:
+            member.kill()
+        raise
+    finally:
+        watch.cancel()
 
 
 def _asked(machine: LocalFleet, question: Callable[[Journal], Awaitable[T]]) -> T | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.text import Text
 
+from aios_dist.cli.output import plain
 from aios_dist.cli.up_redis import kept_up
 from aios_dist.errors import AiosError
 from aios_dist.jobs import JobState
@@ -88,11 +90,15 @@ async def _tell_ends(out: Console, journal: Journal, last: str) -> None:
 
 
 async def _logs(out: Console, machine: LocalFleet) -> None:
-    read: dict[Path, int] = {member.log: member.log.stat().st_size for member in machine.members}
+    read: Counter[Path] = Counter()
+    for member in machine.members:
+        with contextlib.suppress(OSError):
+            read[member.log] = member.log.stat().st_size
     while machine.workers:
         await asyncio.sleep(LOOK_EVERY_S)
         for member in list(machine.members):
-            with member.log.open("rb") as log:
+            whole = b""
+            with contextlib.suppress(OSError), member.log.open("rb") as log:  # /tmp was tidied up
                 log.seek(read[member.log])
                 whole, _, _ = log.read().rpartition(b"\n")
             read[member.log] += len(whole) + bool(whole)
@@ -106,11 +112,11 @@ async def _logs(out: Console, machine: LocalFleet) -> None:
 
 
 def important(lines: list[str]) -> list[str]:
-    """Warnings and errors, with the tracebacks that follow them."""
+    """Warnings and errors, with the tracebacks that follow them; none of it commands a terminal."""
     kept, wanted = [], False
     for line in lines:
         found = _LEVEL.match(line)
         wanted = found[1] in ("WARNING", "ERROR", "CRITICAL") if found else wanted
         if wanted and line.strip():
-            kept.append(found[2] if found else line)
+            kept.append(plain(found[2] if found else line))
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -68,7 +69,8 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def ready(**_: Any) -> None:
         hang_up_is_sigterm(without_terminal)  # Celery's own: dies at once, or runs on without a terminal
-        print(ready_line(node, runtime), flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it, or it has no room: the worker works
+            print(ready_line(node, runtime), flush=True)
 
     by_ctrl_c = False
 

@@ -157,6 +157,8 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except OverflowError:  # no process: others wrote in the file
+        return False
     except OSError:  # it is another user's
         return True
     return True

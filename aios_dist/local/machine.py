@@ -89,7 +89,7 @@ class LocalFleet:
         after = After(ended, self._grace_s + BEYOND_S)
         self._launch = Launch(
             self._held.path,
-            environment(self.config_path),
+            environment(self.config_path, {model.api_key_env for model in self.config.models.values()}),
             self._cwd,
             keep=[self._held.lock],
             at_work=at_work,
@@ -171,7 +171,7 @@ class LocalFleet:
         return started
 
     def stop_workers(self, members: Sequence[Member], grace_s: float = 60.0) -> bool:
-        """SIGTERM, which is a warm shutdown, to several at once; SIGKILL after ``grace_s``.
+        """SIGTERM, which is a warm shutdown, to several at once; SIGKILL after ``grace_s``, or at Ctrl-C.
 
         Returns:
             True if each ended by itself.
@@ -179,7 +179,12 @@ class LocalFleet:
         for member in members:
             member.process.terminate()
         end = time.monotonic() + grace_s
-        well = [member.stop(max(0.1, end - time.monotonic())) for member in members]
+        try:
+            well = [member.stop(max(0.1, end - time.monotonic())) for member in members]
+        except KeyboardInterrupt:
+            for member in members:
+                member.kill()
+            raise
         self.members = [member for member in self.members if member not in members]
         return all(well)
 

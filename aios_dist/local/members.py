@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,12 +162,17 @@ class Launch:
         return self.start("flower", [*COMMAND, "flower", "--port", str(port)], FLOWER_BASIC_AUTH=login)
 
 
-def environment(config: Path) -> dict[str, str]:
-    """Ours, with the configuration file in the place of all other settings of a fleet."""
+def environment(config: Path, named: Collection[str | None] = ()) -> dict[str, str]:
+    """Ours, with the configuration file in the place of all other settings of a fleet.
+
+    Args:
+        config: the file.
+        named: variables that the configuration names: those go along also where they look like Flower's.
+    """
     env = {
         name: value
         for name, value in os.environ.items()
-        if name not in SETTINGS and not name.startswith("FLOWER_")
+        if name not in SETTINGS and (name in named or not name.startswith("FLOWER_"))
     }
     # Whatever the terminal's encoding is: we read what they write.
     return {**env, "AIOS_CONFIG": str(config), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 NOT_STARTED = 127
 """Exit code when the program could not be executed; the reason is on its stderr."""
+MOST_S = 2_000_000.0
+"""Seconds, about: the longest wait that the system has a number for."""
 
 
 class After(NamedTuple):
@@ -131,14 +133,22 @@ def _watch(watched: list[int], ended: int, grace_s: float, after: After) -> None
     for standard in (0, 1, 2):  # whoever reads the program's output must see it end with the program
         os.dup2(nowhere, standard)
     program = os.getppid()
-    ready, _, _ = select.select([*watched, ended], [], [])
+    ready = _first_of([*watched, ended])
     if after.pipe >= 0 and ended not in ready:
-        ready, _, _ = select.select([after.pipe, ended], [], [], after.most_s)
+        ready = _first_of([after.pipe, ended], after.most_s)
     if ended in ready or os.getppid() != program:
         return
     os.killpg(0, signal.SIGTERM)
-    select.select([ended], [], [], grace_s)
+    _first_of([ended], grace_s)
     os.killpg(0, signal.SIGKILL)  # what is left of the group, ourselves included
+
+
+def _first_of(numbers: list[int], most_s: float | None = None) -> list[int]:
+    """Those of these descriptors that have come to their end; none after ``most_s``."""
+    look = select.poll()  # not select: ours have the owner's numbers, and that takes none above 1023
+    for number in numbers:
+        look.register(number, select.POLLIN)
+    return [number for number, _ in look.poll(None if most_s is None else min(most_s, MOST_S) * 1000)]
 
 
 def _main(args: list[str]) -> int:

@@ -57,7 +57,7 @@ def find_server(kind: Literal["redis", "valkey"] | None = None) -> Path:
     if forced and kind is None:
         found = shutil.which(forced)
         if found is None:
-            raise ConfigError(f"{SERVER_ENV}={forced} is not a program that can be run.")
+            raise ConfigError(f"{SERVER_ENV}={forced!r} is not a program that can be run.")
         return Path(found)
     for name in [f"{kind}-server"] if kind else ["redis-server", "valkey-server"]:
         on_path = shutil.which(name)
@@ -271,7 +271,9 @@ class EmbeddedRedis:
                     after=self._after,
                 )
         except OSError as exc:
-            raise ConfigError(f"{self._binary} cannot run in {str(self._dir)!r}: {exc.strerror}.") from None
+            raise ConfigError(
+                f"{str(self._binary)!r} cannot run in {str(self._dir)!r}: {exc.strerror}."
+            ) from None
         self._held.note(process.pid)
         try:
             self._kind = self._wait_until_ready(process, port)
@@ -303,12 +305,13 @@ class EmbeddedRedis:
                     info["process_id"] == process.pid
                 ):  # else another server has the port, and ours is about to end
                     return _kind(info)
-        raise ConfigError(f"{self._binary} did not answer within {READY_S:.0f} s: {self._last_words()}")
+        said = self._last_words()
+        raise ConfigError(f"{str(self._binary)!r} did not answer within {READY_S:.0f} s: {said}")
 
     def _why_it_ended(self, code: int, port: int) -> ConfigError:
         if "Address already in use" in self.log.read_text(errors="replace"):
             return _PortTaken(f"Port {port} on {HOST} is taken: choose another one for the embedded Redis.")
-        return ConfigError(f"{self._binary} did not start (exit code {code}): {self._last_words()}")
+        return ConfigError(f"{str(self._binary)!r} did not start (exit code {code}): {self._last_words()}")
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()

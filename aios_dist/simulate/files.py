@@ -82,9 +82,9 @@ def read(path: str, latency: Latency) -> Workload:
     except InvalidInput:
         raise
     except OSError as exc:
-        raise InvalidInput(f"Cannot read the workload {path}: {exc.strerror}.") from None
+        raise InvalidInput(f"Cannot read the workload {path!r}: {exc.strerror}.") from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"Cannot read the workload {path}: it is no text in UTF-8.") from None
+        raise InvalidInput(f"Cannot read the workload {path!r}: it is no text in UTF-8.") from None
     except ValueError:
         raise InvalidInput(f"Cannot read the workload {path!r}: no file can have that name.") from None
     recorded = text.lstrip().startswith("{")
@@ -99,14 +99,14 @@ def _from_tokens(path: str, text: str, latency: Latency) -> tuple[Job, ...]:
     missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
     if missing:
         raise InvalidInput(
-            f"The workload {path} lacks the columns {', '.join(missing)}: a CSV has {', '.join(COLUMNS)}; "
+            f"The workload {path!r} lacks the columns {', '.join(missing)}: a CSV has {', '.join(COLUMNS)}; "
             "what `aios-dist job export` writes has one JSON object a line."
         )
     lines = ((table.line_num, {name: row[name] for name in COLUMNS}) for row in table)
     try:
         rows = [(row.agent, row) for row in _checked(path, lines, _Tokens)]
     except csv.Error as exc:
-        raise InvalidInput(f"The workload {path}, line {table.line_num}, is no CSV: {exc}.") from None
+        raise InvalidInput(f"The workload {path!r}, line {table.line_num}, is no CSV: {exc}.") from None
     jobs = []
     for agent, steps in _by_job(path, rows).items():
         before = (False, *(bool(row.calls_tool) for row in steps[:-1]))
@@ -158,7 +158,7 @@ def _json(path: str, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as exc:
-        raise InvalidInput(f"The workload {path}, line {number}, is not JSON: {exc}.") from None
+        raise InvalidInput(f"The workload {path!r}, line {number}, is not JSON: {exc}.") from None
 
 
 def _checked(path: str, lines: Iterable[tuple[int, Any]], kind: type[R]) -> Iterable[R]:
@@ -166,7 +166,7 @@ def _checked(path: str, lines: Iterable[tuple[int, Any]], kind: type[R]) -> Iter
         try:
             yield msgspec.convert(line, kind, strict=False)
         except msgspec.ValidationError as exc:
-            raise InvalidInput(f"The workload {path}, line {number}: {exc}.") from None
+            raise InvalidInput(f"The workload {path!r}, line {number}: {exc}.") from None
 
 
 def _by_job(path: str, rows: Iterable[tuple[str, R]]) -> Mapping[str, list[R]]:
@@ -174,9 +174,9 @@ def _by_job(path: str, rows: Iterable[tuple[str, R]]) -> Mapping[str, list[R]]:
     for job, row in rows:
         found[job].append(row)
     if not found:
-        raise InvalidInput(f"The workload {path} is empty: it needs at least one step.")
+        raise InvalidInput(f"The workload {path!r} is empty: it needs at least one step.")
     for job, steps in found.items():
         steps.sort(key=lambda row: row.step)
         if len({row.step for row in steps}) < len(steps):
-            raise InvalidInput(f"The workload {path} has a step of {job!r} twice.")
+            raise InvalidInput(f"The workload {path!r} has a step of {job!r} twice.")
     return found

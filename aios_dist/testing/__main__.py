@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import gc
 import json
@@ -80,8 +81,10 @@ async def _serve(llm: FakeLLM, parent: int | None) -> None:
     if parent is not None:
         _end_with(parent, ended)
     await llm.start()
-    sys.stdout.write(f"fake LLM on {llm.url}\n")
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it is not closed
+        with contextlib.suppress(OSError):  # nobody reads it, or it has no room: who knows the port can ask
+            sys.stdout.write(f"fake LLM on {llm.url}\n")
+            sys.stdout.flush()
     # Remembered calls are many and long-lived: looking through them for garbage again and again would cost
     # milliseconds in the middle of a measurement.
     gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from aios_dist.config import Config, FleetConfig, LaneConfig, ModelConfig, PoolConfig, PromptsConfig, load
 from aios_dist.errors import ConfigError
 from aios_dist.local.config_file import write_config
-from aios_dist.local.machine import LocalFleet, WorkerSpec
+from aios_dist.local.machine import BEYOND_S, LocalFleet, WorkerSpec
 
 
 def test_a_written_configuration_reads_as_the_same_configuration(tmp_path: Path) -> None:
@@ -39,3 +40,12 @@ def test_a_worker_that_cannot_start_says_why_in_one_sentence(machine: LocalFleet
         broken.start()
     assert "\n" not in str(error.value)
     assert not broken.dir.exists()
+
+
+def test_a_worker_whose_owner_is_killed_has_its_whole_grace(machine: LocalFleet) -> None:
+    grace_s = machine.config.fleet.shutdown_grace + BEYOND_S
+    assert machine.workers
+    for worker in machine.workers:
+        argv = worker.process.args
+        assert isinstance(argv, list)
+        assert argv[argv.index(str(os.getpid())) + 2] == str(grace_s)  # what its watcher is told

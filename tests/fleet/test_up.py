@@ -9,9 +9,11 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,49 +25,58 @@ from rich.console import Console
 
 from aios_dist import Fleet, prompts
 from aios_dist.cli.up_end import end
+from aios_dist.cli.up_news import important
 from aios_dist.cli.up_redis import kept_up
 from aios_dist.config import Config, FleetConfig, load
 from aios_dist.journal import Journal
 from aios_dist.local import folders
 from aios_dist.local.machine import LocalFleet
+from aios_dist.local.members import Member, WorkerSpec
+from aios_dist.local.owned_process import start_owned
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 
-WITHIN_S = 60.0
+WITHIN_S = 15.0
 """For what takes a second or two where nobody else is on the machine."""
 REPLY_S = 1.5
 JOBS = [f"j{number}" for number in range(4)]
 IN_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.{hang_up})
 os.execv(sys.executable, [sys.executable, "-m", "aios_dist.cli", *sys.argv[1:]])
 """
 TOML = """
 [fleet]
 shutdown_grace = 20.0
+default_model = "small"
 [models.small]
 model = "fake"
 base_url = "{url}"
 api_key_env = "AIOS_GATEWAY_KEY"
+[models.other]
+api_key_env = "FLOWER_SHOP_KEY"
 """
 
 
 class Up:
     """The command in a terminal of its own, and what it has written there so far."""
 
-    def __init__(self, folder: Path, *args: str) -> None:
+    def __init__(self, folder: Path, *args: str, nohup: bool = False) -> None:
         self.terminal, slave = os.openpty()
         os.set_blocking(self.terminal, False)
         self.wrote = ""
         self.argv = ["up", "--no-flower", *args]
         self._folder = folder
-        self.process = self.start(stdin=slave, stdout=slave, stderr=slave, argv=["-c", IN_TERMINAL])
+        in_terminal = IN_TERMINAL.format(hang_up="SIG_IGN" if nohup else "SIG_DFL")
+        self.process = self.start(stdin=slave, stdout=slave, stderr=slave, argv=["-c", in_terminal])
         os.close(slave)
 
     def start(self, argv: list[str], **streams: Any) -> subprocess.Popen[str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("AIOS_")}
         env |= {
             "AIOS_GATEWAY_KEY": "sk-1",
+            "FLOWER_SHOP_KEY": "sk-2",
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "TMPDIR": str(self._folder / "my tmp"),
         }
@@ -106,8 +117,8 @@ def up(tmp_path: Path, llm: FakeLLM) -> Iterator[Callable[..., Up]]:
     (tmp_path / "my tmp").mkdir()
     (tmp_path / "aios.toml").write_text(TOML.format(url=llm.url), encoding="utf-8")
 
-    def start(*args: str) -> Up:
-        started.append(Up(tmp_path, *args))
+    def start(*args: str, nohup: bool = False) -> Up:
+        started.append(Up(tmp_path, *args, nohup=nohup))
         return started[-1]
 
     yield start
@@ -119,14 +130,33 @@ def up(tmp_path: Path, llm: FakeLLM) -> Iterator[Callable[..., Up]]:
 
 def put_in_flight(config: Config, llm: FakeLLM) -> None:
     llm.script(latency=REPLY_S)
-    asked = prompts("asked", ["one call"])
-    with Fleet(config) as fleet:
-        fleet.submit_many([asked.job(id=id) for id in JOBS])
+    submit_jobs(config)
     llm.wait_until(lambda: llm.in_flight == len(JOBS), WITHIN_S)
 
 
-def check_nothing_was_cut(llm: FakeLLM, data: Path) -> None:
-    """Every call was answered, once, and every answer is in the data that the fleet leaves."""
+def submit_jobs(config: Config) -> None:
+    asked = prompts("asked", ["one call"])
+    with Fleet(config) as fleet:
+        fleet.submit_many([asked.job(id=id) for id in JOBS])
+
+
+def leased(config: Config) -> int:
+    async def count() -> int:
+        journal = Journal(config.fleet)
+        counts = await journal.counts([])
+        await journal.close()
+        return counts["leased"]
+
+    return asyncio.run(count())
+
+
+def kill_redis(config: Config) -> None:
+    with redis.Redis.from_url(config.fleet.redis_url) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+
+
+def check_nothing_was_cut(data: Path, llm: FakeLLM | None = None) -> None:
+    """Every call was answered, ``llm``'s once, and every answer is in the data that the fleet leaves."""
 
     async def committed(url: str) -> list[int]:
         journal = Journal(FleetConfig(redis_url=url))
@@ -136,7 +166,7 @@ def check_nothing_was_cut(llm: FakeLLM, data: Path) -> None:
 
     with EmbeddedRedis().start(data, appendonly=True) as server:
         assert asyncio.run(committed(server.url)) == [1] * len(JOBS)
-    assert [call.status for call in llm.calls] == [200] * len(JOBS)
+    assert llm is None or [call.status for call in llm.calls] == [200] * len(JOBS)
 
 
 def test_its_redis_comes_back_a_second_one_is_refused_and_a_closed_window_cuts_nothing(
@@ -144,8 +174,9 @@ def test_its_redis_comes_back_a_second_one_is_refused_and_a_closed_window_cuts_n
 ) -> None:
     first = up("--data", "data")
     config = first.config()
-    with redis.Redis.from_url(config.fleet.redis_url) as client:
-        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    for log in (tmp_path / "my tmp").glob("aios-fleet-*/*.log"):
+        log.unlink()  # as whatever tidies up /tmp does after some days
+    kill_redis(config)
     first.says("(has ended by SIGKILL .*; it runs again, with its data)")
 
     put_in_flight(config, llm)
@@ -157,31 +188,71 @@ def test_its_redis_comes_back_a_second_one_is_refused_and_a_closed_window_cuts_n
     )
 
     first.close()
-    os.kill(first.process.pid, signal.SIGHUP)  # the shell sends it, and so does the kernel
-    assert first.process.wait(WITHIN_S) == 130
-    check_nothing_was_cut(llm, tmp_path / "data")
+    while first.process.poll() is None:
+        os.kill(first.process.pid, signal.SIGHUP)  # the shell sends it, and so does the kernel, in any order
+        time.sleep(0.05)
+    assert first.process.returncode == 130
+    check_nothing_was_cut(tmp_path / "data", llm)
     assert not list((tmp_path / "my tmp").iterdir())
 
 
 def test_killed_it_cuts_nothing_and_the_next_one_sweeps_what_is_left(
-    up: Callable[..., Up], llm: FakeLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    up: Callable[..., Up], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "my tmp"))
-    killed = up("--data", "data")
-    put_in_flight(killed.config(), llm)
+    killed = up("--data", "data", "--fake-llm", "--latency", str(REPLY_S))  # which is needed to the last, too
+    submit_jobs(config := killed.config())
+    while leased(config) < len(JOBS):
+        time.sleep(0.02)
     killed.process.kill()
     killed.process.wait()
     folders.sweep()
     assert list((tmp_path / "my tmp").glob("aios-fleet-*"))  # its workers are still at work
-    check_nothing_was_cut(llm, tmp_path / "data")  # waits for what it left
-    folders.sweep()
+    check_nothing_was_cut(tmp_path / "data")  # waits for what it left
+    with LocalFleet(Config(), embedded_redis=False):
+        pass
     assert not list((tmp_path / "my tmp").iterdir())
+
+
+def test_a_redis_that_dies_while_calls_are_finished_runs_again_for_them(
+    up: Callable[..., Up], llm: FakeLLM, tmp_path: Path
+) -> None:
+    ending = up("--data", "data")
+    config = ending.config()
+    put_in_flight(config, llm)
+    ending.process.send_signal(signal.SIGINT)
+    ending.says("(Finishing 4 steps in flight)")
+    kill_redis(config)
+    ending.says("(it runs again, with its data)")
+    ending.close()  # it ends already: no other end is wanted
+    os.kill(ending.process.pid, signal.SIGHUP)
+    assert ending.process.wait(WITHIN_S) == 130
+    check_nothing_was_cut(tmp_path / "data", llm)
+
+
+def test_under_nohup_a_closed_window_ends_nothing_and_sigterm_does_at_any_time(
+    up: Callable[..., Up], llm: FakeLLM, tmp_path: Path
+) -> None:
+    starting = up("--data", "other")
+    starting.says("(Starting)")
+    starting.process.terminate()
+    assert starting.process.wait(WITHIN_S) == 0
+
+    lasting = up("--data", "data", nohup=True)
+    config = lasting.config()
+    lasting.close()
+    os.kill(lasting.process.pid, signal.SIGHUP)
+    put_in_flight(config, llm)
+    llm.wait_until(lambda: len(llm.calls) == len(JOBS), WITHIN_S)
+    assert lasting.process.poll() is None
+    lasting.process.terminate()
+    assert lasting.process.wait(WITHIN_S) == 0
+    check_nothing_was_cut(tmp_path / "data", llm)
 
 
 def test_a_redis_that_kept_nothing_and_dies_is_one_sentence_and_exit_1(up: Callable[..., Up]) -> None:
     lost = up()
-    with redis.Redis.from_url(lost.config().fleet.redis_url) as client:
-        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    kill_redis(lost.config())
     lost.says(
         r"(aios-dist: The embedded Redis has ended by SIGKILL .*, and with it all jobs: .* --data DIR\.)"
     )
@@ -221,3 +292,41 @@ def test_the_end_needs_no_redis_that_answers() -> None:
     last = end(Console(file=out, width=200), machine, lost=False)
     assert last == "Stopped; Redis does not say what is open: it cannot be reached."
     assert out.getvalue().startswith("Finishing what is in flight, at most 30 s")
+
+
+STUBBORN = "trap 'touch told' TERM; echo ready; while :; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize("when", ["Redis is asked", "workers end", "without a last line"])
+def test_ctrl_c_once_more_ends_it_at_once(when: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = start_owned(["sh", "-c", STUBBORN], cwd=tmp_path, stdout=out)
+    while "ready" not in log.read_text():
+        time.sleep(0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if when == "Redis is asked" else 1
+        redis_url = f"redis://127.0.0.1:{port}/0"
+        machine = LocalFleet(Config(fleet=FleetConfig(redis_url=redis_url)), embedded_redis=False)
+        machine.members.append(Member("stubborn", process, log, WorkerSpec("stubborn", "llm")))
+
+        def press() -> None:
+            if when == "Redis is asked":
+                silent.accept()
+            else:
+                while not (tmp_path / "told").exists():
+                    time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press).start()
+        if when == "without a last line":
+            with pytest.raises(KeyboardInterrupt):
+                machine.stop()
+        else:
+            end(Console(file=io.StringIO()), machine, lost=False)
+        assert process.poll() == -signal.SIGKILL
+
+
+def test_what_it_shows_of_the_logs_cannot_command_a_terminal() -> None:
+    lines = ["2026-01-01 10:00:00,000 WARNING mine: \x1b]0;owned\x07\x1b[2J", "more \x9b2J"]
+    assert important(lines) == ["mine: \ufffd]0;owned\ufffd\ufffd[2J", "more \ufffd2J"]

@@ -154,6 +154,27 @@ def test_no_call_ends_in_a_traceback_without_a_redis(
     check(cli, hostile_calls()[::3])
 
 
+def test_a_worker_whose_output_takes_nothing_works(
+    cli: Callable[..., Done], folder: Path, tmp_path: Path
+) -> None:
+    cli("submit", "greet", "--input", '"x"', "--id", "j")
+    command = [sys.executable, "-m", "aios_dist.cli", "worker", "llm"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with open("/dev/full", "w") as full, (tmp_path / "log").open("w") as log:
+        worker = subprocess.Popen(command, env=env, cwd=folder, stdout=full, stderr=log)
+    try:
+        end = time.monotonic() + 60
+        while not cli("job", "show", "j", "--json").json["steps"][0]["attempt"]:
+            assert worker.poll() is None
+            assert time.monotonic() < end
+        worker.terminate()
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 # Ctrl-C ----------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from aios_dist.cli import entry, groups
 from aios_dist.cli.checks import lanes, rights
 from aios_dist.cli.flower import check_login
-from aios_dist.cli.output import iso, plain
+from aios_dist.cli.output import iso, plain, print_table
 from aios_dist.config import Config, TenantConfig
 from aios_dist.errors import InvalidInput
 from aios_dist.journal import LaneRules
@@ -115,7 +116,7 @@ def test_without_a_command_the_help_is_shown(cli: Callable[..., Done]) -> None:
         (["--redis-url", "http://x", "fleet"], "must start with redis://"),
         (["submit"], "Say what to submit"),
         (["submit", "a", "--input", "{"], "--input is not JSON"),
-        (["submit", "a", "--input", "@gone.json"], "gone.json cannot be read: No such file or directory"),
+        (["submit", "a", "--input", "@gone.json"], "'gone.json' cannot be read: No such file or directory"),
         (["submit", "a", "--input", "1", "--set", "b=2"], "--input or --set, not both"),
         (["submit", "a", "--set", "b"], "--set takes KEY=VALUE, not 'b'"),
         (["submit", "a", "--set", "b=1", "--set", "b=2"], "--set b is given twice"),
@@ -124,7 +125,7 @@ def test_without_a_command_the_help_is_shown(cli: Callable[..., Done]) -> None:
         (["submit", "--prompt", "{nope}"], "there is no 'nope'"),
         (["submit", "--prompt", "x", "--file", "f.toml"], "--prompt or --file, not both"),
         (["submit", "--prompt", "x", "--id", "a b"], "Job id 'a b' must be letters"),
-        (["submit", "--file", "gone.toml"], "gone.toml cannot be read"),
+        (["submit", "--file", "gone.toml"], "'gone.toml' cannot be read"),
         (["submit", "--prompt", "x", "--deadline", "0"], "--deadline"),
         (["submit", "--prompt", "x", "--on-budget", "fail"], "--on-budget goes with --budget-tokens"),
         (["submit", "--prompt", "x", "--budget-tokens", "1", "--on-budget", "cry"], "--on-budget"),
@@ -188,6 +189,19 @@ def test_a_redis_that_is_not_there_is_one_sentence_and_exit_code_2(
     assert done.code == 2
     assert done.err.startswith(f"aios-dist: Redis at {NOBODY} cannot be reached")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("named", ["AIOS_REDIS_URL", "redis_url in 'aios.toml'"])
+def test_data_of_a_redis_that_is_none_of_ours_is_refused(
+    named: str, cli: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if named != "AIOS_REDIS_URL":
+        monkeypatch.delenv("AIOS_REDIS_URL")
+        Path("aios.toml").write_text(f'[fleet]\nredis_url = "{NOBODY}"\n', encoding="utf-8")
+    done = cli("up", "--no-flower", "--data", "data")
+    assert done.code == 2
+    assert done.err.startswith(f"aios-dist: --data is for an embedded Redis, but {named} names another one")
+    assert not Path("data").exists()
 
 
 def test_a_password_in_the_address_is_not_shown(cli: Callable[..., Done]) -> None:
@@ -263,6 +277,22 @@ def test_a_login_is_taken_and_none_is_on_the_loopback_address(login: str, no_log
 
 def test_texts_of_others_cannot_command_a_terminal() -> None:
     assert plain("a\x1b]0;owned\x07b\tc\nd") == "a�]0;owned�b\tc\nd"
+
+
+@pytest.mark.parametrize("width", [8, 20, 40, 80])
+def test_a_narrow_terminal_folds_texts_and_no_number(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    numbers = [f"{n}.{n}5*" for n in range(10, 18)]
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    print_table(("NAME", *(f">OF {n}" for n in numbers[:4])), [("a-name" * 9, *numbers[:4])], empty="")
+    print_table(("NAME", *(f">OF {n}" for n in numbers)), [("a-name" * 9, *numbers)], empty="")
+    first, second = terminal.getvalue().split("NAME")[1:]
+    assert {*numbers[:4]} <= {*first.split()}
+    assert {*numbers} <= {*second.split()}
 
 
 def test_times_are_iso_8601_in_utc_and_null_before_they_come() -> None:

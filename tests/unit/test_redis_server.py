@@ -181,7 +181,7 @@ def test_the_environment_can_name_the_server(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_named_server_that_is_not_there_is_a_clear_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(module.SERVER_ENV, "/nowhere/redis-server")
-    with pytest.raises(ConfigError, match="AIOS_REDIS_SERVER=/nowhere/redis-server is not a program"):
+    with pytest.raises(ConfigError, match="AIOS_REDIS_SERVER='/nowhere/redis-server' is not a program"):
         find_server()
 
 
@@ -227,6 +227,32 @@ def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
             EmbeddedRedis().start(tmp_path / name)
 
 
+AS_ANOTHER_USER = """
+import os, sys
+from aios_dist.errors import ConfigError
+from aios_dist.local import folders
+if os.geteuid() == 0:
+    os.setuid(65534)
+for name in sys.argv[1:]:
+    try:
+        folders.take(name)
+    except ConfigError as exc:
+        print(exc)
+"""
+
+
+def test_a_folder_or_lock_of_another_user_is_one_sentence(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as ours:  # not in a folder that is all closed
+        folder = Path(ours)
+        (folder / folders.LOCK).touch(mode=0o000)
+        folder.chmod(0o755)
+        (folder / "below").mkdir(mode=0o555)
+        names = [ours, f"{ours}/below", f"{ours}/below/new"]
+        with run_owner(tmp_path, AS_ANOTHER_USER, *names) as run:
+            said, _ = run.communicate(timeout=DEADLINE_S)
+    assert said.splitlines() == [f"The folder {name!r} cannot be used: Permission denied." for name in names]
+
+
 DYING = """
 import os, sys
 from pathlib import Path
@@ -260,7 +286,7 @@ def test_what_needs_the_server_ends_first_and_the_folder_is_its_own_until_then(t
             assert client.get("last") == "words"
 
 
-@pytest.mark.parametrize("note", ["server", "none"])
+@pytest.mark.parametrize("note", ["server", "none", "odd"])
 def test_a_folder_whose_dead_owner_left_something_running_is_refused(
     note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +295,8 @@ def test_a_folder_whose_dead_owner_left_something_running_is_refused(
     dead.wait()
     lock = os.open(tmp_path / folders.LOCK, os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    os.write(lock, f"{dead.pid}\n{'77' if note == 'server' else ''}\n".encode())
+    owner = "9" * 30 if note == "odd" else str(dead.pid)
+    os.write(lock, f"{owner}\n{'77' if note == 'server' else ''}\n".encode())
     said = "its server, process 77, has" if note == "server" else "what it started, has"
     with pytest.raises(ConfigError, match=f"its owner is gone, but {said}"):
         EmbeddedRedis().start(tmp_path)
@@ -301,10 +328,14 @@ def test_temporary_folders_of_the_dead_are_swept_and_those_of_the_living_stay(
 # -- it dies with us -----------------------------------------------------------------------------
 
 OWNER = """
-import os, sys, threading
+import os, resource, sys, threading
 from pathlib import Path
 from aios_dist.local.redis_server import EmbeddedRedis
 
+if sys.argv[2] == "files":
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files = [open(os.devnull) for _ in range(1100)]  # more than select() knows
 server = EmbeddedRedis(Path(sys.argv[1]))
 starter = threading.Thread(target=server.start)
 starter.start()
@@ -320,7 +351,7 @@ sys.stdin.read()
 
 
 @needs_pidfd
-@pytest.mark.parametrize("also", ["nothing", "fork"])
+@pytest.mark.parametrize("also", ["nothing", "fork", "files"])
 def test_it_dies_with_its_owner_even_when_that_is_killed(binary: Path, also: str, tmp_path: Path) -> None:
     with run_owner(tmp_path, OWNER, binary, also) as owner:
         pid, port, forked = map(int, line_from(owner))

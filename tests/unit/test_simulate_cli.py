@@ -146,7 +146,7 @@ def test_known_history_changes_what_remaining_does_from_the_start(cli: Cli) -> N
         (("--cap", "a=0"), "from 1"),
         (("--decode", "0"), "more than 0"),
         (("--history", "all"), "--history"),
-        (("--workload", "nowhere.csv"), "Cannot read the workload nowhere.csv"),
+        (("--workload", "nowhere.csv"), "Cannot read the workload 'nowhere.csv'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_2(cli: Cli, args: tuple[str, ...], says: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,43 @@ def test_an_encoding_that_has_not_all_signs_gets_their_numbers(encoding: str, tm
     done = shell("aios_dist doctor", tmp_path, PYTHONIOENCODING=encoding, AIOS_REDIS_URL=nobody)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith("\\u2713 configuration: ")
+
+
+def test_a_folder_that_is_gone_is_no_matter_to_what_needs_none(tmp_path: Path) -> None:
+    nobody = "redis://127.0.0.1:1/0"
+    done = shell("mkdir d; cd d; rmdir ../d; aios_dist doctor", tmp_path, AIOS_REDIS_URL=nobody)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "✗ redis" in done.stdout
+
+
+def test_what_a_command_starts_has_the_streams_that_were_closed() -> None:
+    for closed in ("<&-", ">&-", "2>&-"):
+        program = (
+            "import subprocess, sys; from aios_dist.cli import streams; streams.prepare(); "
+            "sys.exit(subprocess.call([sys.executable, '-c', "
+            "'import sys; sys.exit(None in (sys.stdin, sys.stdout, sys.stderr))']))"
+        )
+        assert (
+            subprocess.run(
+                ["sh", "-c", f'"$0" -c "{program}" {closed}', sys.executable], cwd=ROOT, check=False
+            ).returncode
+            == 0
+        )
+
+
+@pytest.mark.parametrize("stream", [">&-", ">/dev/full"])
+def test_a_fake_llm_serves_though_it_cannot_say_where(stream: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = f'exec "$0" -m aios_dist.testing --port {port} {stream}'
+    with subprocess.Popen(["sh", "-c", command, sys.executable], cwd=ROOT, stderr=subprocess.PIPE) as llm:
+        while llm.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
+                break
+            time.sleep(0.05)
+        llm.terminate()
+        _, said = llm.communicate(timeout=60)
+    assert (llm.returncode, said) == (0, b"")
 
 
 def test_json_stays_the_same_text_in_every_encoding(tmp_path: Path) -> None:
