@@ -35,7 +35,7 @@ MOST_PAGES = 50
 MOST_SLICES = 100
 """Of plans, some milliseconds of Redis each, in one pass."""
 
-WALK_S = 1700.0
+WALK_S = 1740.0
 """In this time every open job is looked at, whether a broken verb has left it aside."""
 
 MATCH_S = 0.25

@@ -151,18 +151,16 @@ end
 forget_tenants()   -- at each look, not each round: there may come more of them than a page in that time
 local cursor, looked = '0', 0
 if string.sub(A.cursor, 1, 1) ~= '/' then
-  local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', 'WITHSCORES', 'LIMIT', 0, A.page)
-  local all = true
-  for i = 1, #jobs, 2 do
-    cursor = jobs[i + 1]
-    look(jobs[i], false)
-    looked = looked + 1
-    if heads > MOST_HEADS and i + 2 < #jobs then
-      all = false
-      break
-    end
+  local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', 'LIMIT', 0, A.page)
+  local function score(job) return redis.call('ZSCORE', P .. 'open', job) end   -- (as text, which takes as long as a look)
+  local last = #jobs == A.page and score(jobs[#jobs])
+  for i, job in ipairs(jobs) do
+    local at = heads > MOST_HEADS and i < #jobs and score(job)
+    look(job, false)
+    looked = i
+    if at then last = at break end
   end
-  if all and #jobs < 2 * A.page then cursor = '/' end
+  cursor = last or '/'
 else
   local from = string.sub(A.cursor, 2)
   if from == '' then count_lanes() end
