@@ -106,6 +106,7 @@ class Catalog(msgspec.Struct, frozen=True):
     def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
         """A step of the program in the journal's words; ``request`` where it is JSON already."""
         command = asked.command
+        assert command is not None, "it is written already"
         data = encode(command.request) if request is None else packed(request)
         if isinstance(command, LLM):
             model = self.model_of(command)
@@ -168,6 +169,8 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         rested()
         replay.deliver(number, outcome)
     replay.check_complete()
+    if not isinstance(replay.error, ProgramChanged):
+        replay.written(len(history.steps))
     return replay
 
 

@@ -11,6 +11,7 @@ from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
 from aios_dist.jobs import Kind, Outcome, encode
+from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
@@ -56,7 +57,7 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Ordering, Office, Submitting):
+class Journal(Reading, Following, Ordering, Office, Submitting):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
