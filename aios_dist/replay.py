@@ -168,8 +168,8 @@ class Replay:
         error: what it raised.
         closed: it was dropped; whoever wants to go on replays the journal.
         refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
-        encoded: new steps' requests as JSON, as they were when asked for, by number; whoever writes them
-            takes them out. The agent may have changed its own since.
+        encoded: requests of steps that are not written yet as JSON, as they were when asked for, by number.
+            The agent may have changed its own since.
         awaited: bytes of the requests that it waits for.
     """
 

@@ -189,7 +189,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             calls=bounded(usage.calls),
             micros=micros(money),
             refusal=refusal.plain() if refusal else None,
-            decision=decision.plain() if decision else None,
+            decision=decision.plain(self.config.reconcile) if decision else None,
             turn_here=int(turn_here),
             grace_us=int(self.config.reconcile * 1e6),
         )
@@ -204,7 +204,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             "advance",
             *then,
             job=job,
-            decision=decision.plain(),
+            decision=decision.plain(self.config.reconcile),
             token=token,
         )
         return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())

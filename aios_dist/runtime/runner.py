@@ -244,6 +244,8 @@ class Runner:
         self._late(work, done)
         if done.status in ("turn", "mine"):
             await self._go_on(work, shared=turn.decision is not None)
+        elif done.status == "advanced" and turn.decision is not None and turn.decision.more:
+            await self._go_on(work, shared=False)
 
     async def _go_on(self, work: Work, shared: bool) -> None:
         try:

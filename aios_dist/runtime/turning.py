@@ -225,9 +225,9 @@ class Turns:
         live = turn.live
         if live is None:
             return
-        if done.status == "advanced" and not live.replay.finished:
+        if done.status == "advanced" and not live.replay.finished and turn.decision is not None:
             live.replay.basis = done.basis
-            live.replay.written(len(live.replay.asked))
+            live.replay.written(turn.decision.first + len(turn.decision.steps))
             self.programs.keep(work.claim.job, live)
         else:
             self.programs.drop(live)  # over, or it has been told what the journal does not hold
@@ -252,8 +252,9 @@ class Turns:
             self._shared[claim.job] = None
             while len(self._shared) > MOST_SHARED:
                 self._shared.popitem(last=False)
+        served, asked = None, None
         while True:
-            turn = await self._after_news(work)
+            turn = await self._after_news(work) if served is None else self._rest(work, served)
             history = None
             if turn is None:
                 self.programs.drop(self.programs.take(claim.job))
@@ -272,6 +273,7 @@ class Turns:
             point("turn")
             decision = turn.decision
             assert decision is not None
+            asked = decision.first if asked is None else asked
             advance = functools.partial(
                 self._journal.advance,
                 claim.job,
@@ -283,14 +285,22 @@ class Turns:
             await self._writer.sent(done, decision, work.origin)
             if turn.live is None or turn.live.replay.finished or turn.live.replay.waits() < 2:
                 self._shared.pop(claim.job, None)  # nobody else can write of it just now
-            if done.status == "stale" and turn.live is not None and not decision.steps and not decision.ends:
+            served = None
+            if done.status == "stale" and turn.live is not None:
                 self.programs.keep(claim.job, turn.live)  # it has been told nothing but what is there
-                if not token:
+                if not token and not decision.steps and not decision.ends:
                     return "another outcome came: whoever wrote it goes on"
                 continue
             self.settle(work, turn, done)
-            if done.status != "stale":
-                return f"asked for {len(decision.steps)} steps"
+            if done.status == "advanced" and decision.more:
+                served = turn.served
+            elif done.status != "stale":
+                return f"asked for {decision.first + len(decision.steps) - asked} steps"
+
+    def _rest(self, work: Work, served: float) -> Turn | None:
+        """The turn goes on with what it could not write at a time; None: the journal is to be replayed."""
+        live = self.programs.take(work.claim.job)
+        return self._decided(work, live, served) if live is not None else None
 
     async def _after_news(self, work: Work) -> Turn | None:
         """The turn of the program that is kept; None: the journal is to be replayed."""
@@ -300,14 +310,17 @@ class Turns:
         if not news.open:
             self.programs.drop(live)
             return None
+        return self._decided(work, live, news.served)
+
+    def _decided(self, work: Work, live: Live, served: float) -> Turn:
+        replay = live.replay
         try:
-            decision = turns.decide(
-                live.replay, work.claim.record, self.catalog, live.replay.held, news.served
-            )
+            decision = turns.decide(replay, work.claim.record, self.catalog, replay.held, served)
+            _say(work.claim, replay)
         except BaseException:
             self.programs.drop(live)
             raise
-        return Turn(live, decision)
+        return Turn(live, decision, served)
 
     async def _over(self, work: Work, token: str) -> str:
         """There is nothing to run: the job has ended, or it is paused, and its end runs the turn."""
@@ -324,7 +337,7 @@ class Turns:
             live = await self._rebuilt(work, history)
             decision = turns.decide(live.replay, history.record, self.catalog, first, history.view.served)
             _say(work.claim, live.replay)
-            return Turn(live, decision), live.replay.undone() if history.retried else []
+            return Turn(live, decision, history.view.served), live.replay.undone() if history.retried else []
         except Stopped:
             raise
         except Late as exc:
@@ -396,13 +409,14 @@ class Turns:
 
 
 class Turn:
-    """What a turn came to: the program as it stands, and what is to be written."""
+    """What a turn came to: the program as it stands, what is to be written, seconds of the job's in calls."""
 
-    __slots__ = ("decision", "live")
+    __slots__ = ("decision", "live", "served")
 
-    def __init__(self, live: Live | None, decision: Decision | None) -> None:
+    def __init__(self, live: Live | None, decision: Decision | None, served: float = 0.0) -> None:
         self.live = live
         self.decision = decision
+        self.served = served
 
 
 def _failed(error: Exception, basis: str, first: int) -> Decision:
