@@ -29,9 +29,13 @@ from aios_dist.tracebacks import traceback_of
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A step that the program asked for, in the order of asking; its place in the list is its number."""
+    """A step that the program asked for, in the order of asking; its place in the list is its number.
 
-    command: Leaf
+    Attributes:
+        command: None where it is written and nobody asks for it any more: all but tools, see ``written``.
+    """
+
+    command: Leaf | None
     kind: Kind
     digest: str
 
@@ -157,14 +161,16 @@ class Replay:
     Attributes:
         asked: every step that was asked for so far.
         version: how many outcomes were delivered.
+        held: how many of these steps the journal holds, as far as it was said: see ``written``.
         basis: what it has seen, as the journal calls it; whoever feeds it with outcomes says it.
         finished: the program returned or raised.
         result: what it returned, as JSON gives it back.
         error: what it raised.
         closed: it was dropped; whoever wants to go on replays the journal.
         refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
-        encoded: new steps' requests as JSON, as they were when asked for, by number; whoever writes them
-            takes them out. The agent may have changed its own since.
+        encoded: requests of steps that are not written yet as JSON, as they were when asked for, by number.
+            The agent may have changed its own since.
+        awaited: bytes of the requests that it waits for.
     """
 
     def __init__(
@@ -184,6 +190,7 @@ class Replay:
         """
         self.asked: list[Asked] = []
         self.version = 0
+        self.held = 0
         self.basis = ""
         self.finished = False
         self.closed = False
@@ -191,10 +198,13 @@ class Replay:
         self.error: BaseException | None = None
         self.refused: UsageError | None = None
         self.encoded: dict[int, bytes] = {}
+        self.awaited = 0
         self._admit = admit
         self._passes = passes
-        self._journaled = journaled
+        self._journaled = {step.number: step for step in journaled}
+        self._count = len(self._journaled)  # steps that the journal holds
         self._waiting: dict[int, _Branch] = {}
+        self._sizes: dict[int, int] = {}
         self._runnable: deque[tuple[_Branch, Any]] = deque()
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
@@ -226,6 +236,7 @@ class Replay:
         if self.finished:
             return
         branch = self._waiting.pop(number, None)
+        self.awaited -= self._sizes.pop(number, 0)
         if branch is None:
             self._diverge(number, "nothing; the program no longer asks for it")
             return
@@ -240,9 +251,28 @@ class Replay:
         with foreign.Turn():
             self._run(branch, answer)
 
+    def told(self, step: Step) -> None:
+        """What the journal holds besides: a step that the program is going to ask for."""
+        self._journaled[step.number] = step
+        self._count = max(self._count, step.number + 1)
+        if step.number < len(self.asked):  # it has asked already, and was not written
+            asked = self.asked[step.number]
+            if (asked.kind, asked.digest) != (step.kind, step.digest):
+                self._diverge(step.number, f"another {asked.kind.value}")
+
+    def written(self, count: int) -> None:
+        """So many steps are in the journal: a long conversation is not kept once more for each of them."""
+        for number in range(self.held, min(count, len(self.asked))):
+            asked = self.asked[number]
+            if not isinstance(asked.command, Tool):
+                self.asked[number] = Asked(command=None, kind=asked.kind, digest=asked.digest)
+            self.encoded.pop(number, None)
+            self._journaled.pop(number, None)
+        self.held = max(self.held, count)
+
     def check_complete(self) -> None:
         """After the whole journal was delivered: every journaled step must have been asked for."""
-        if self._broken is None and len(self.asked) < len(self._journaled):
+        if self._broken is None and len(self.asked) < self._count:
             does = "has ended" if self.finished else "waits for something else"
             self._diverge(len(self.asked), f"nothing; the program {does}")
 
@@ -255,9 +285,9 @@ class Replay:
             return []
         return sorted({*self._ending, *(n for b in self._open for n in (*b.failures, *b.pending))})
 
-    def waits(self) -> bool:
-        """Some branch waits for an outcome."""
-        return bool(self._waiting)
+    def waits(self) -> int:
+        """How many branches wait for an outcome."""
+        return len(self._waiting)
 
     def end(self, error: BaseException) -> None:
         """The program cannot go on, for a reason that it did not give itself."""
@@ -373,9 +403,10 @@ class Replay:
     def _ask(self, branch: _Branch, command: Leaf) -> int:
         data, mark = encoded(command)
         kind, number = _KINDS[command.kind], len(self.asked)
-        known = self._journaled[number] if number < len(self._journaled) else None
+        known = self._journaled.get(number)
         if known is not None and (known.kind, known.digest) == (kind, mark):
-            check_same(command.request, known.request)  # what was refused then never became a step
+            if known.request is not None:
+                check_same(command.request, known.request)  # what was refused then never became a step
         else:
             check_same(command.request, check_new(command.request, data))
             self._admit(command, data)
@@ -386,6 +417,8 @@ class Replay:
         if isinstance(command, Tool):
             command = command.within(branch.context.copy())
         self.asked.append(Asked(command=command, kind=kind, digest=mark))
+        self._sizes[number] = len(data)
+        self.awaited += len(data)
         return number
 
     def _split(self, branch: _Branch, command: Gather) -> None:
@@ -461,8 +494,8 @@ class Replay:
 
     def _diverge(self, number: int, now: str) -> None:
         journaled = "nothing"
-        if number < len(self._journaled):
-            step = self._journaled[number]
+        step = self._journaled.get(number)
+        if step is not None:
             journaled = f"{step.kind.value} {brief(step.request)}"
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "

@@ -32,6 +32,11 @@ TURNS_LANE = "turns"
 """Where tools and turns run: on workers that have the agents' code."""
 
 
+MOST_STEPS = 40
+MOST_BYTES = 1024 * 1024
+"""Steps of one job that are written at a time, and their bytes, but for one alone: milliseconds of Redis."""
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """What a turn must know of the fleet: which models there are, and what a request may weigh.
 
@@ -106,6 +111,7 @@ class Catalog(msgspec.Struct, frozen=True):
     def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
         """A step of the program in the journal's words; ``request`` where it is JSON already."""
         command = asked.command
+        assert command is not None, "it is written already"
         data = encode(command.request) if request is None else packed(request)
         if isinstance(command, LLM):
             model = self.model_of(command)
@@ -168,6 +174,8 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         rested()
         replay.deliver(number, outcome)
     replay.check_complete()
+    if not isinstance(replay.error, ProgramChanged):
+        replay.written(len(history.steps))
     return replay
 
 
@@ -191,7 +199,14 @@ def undone(history: History) -> list[int] | None:
     return None if isinstance(replay.error, ProgramChanged) else found
 
 
-def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, served: float = 0.0) -> Decision:
+def decide(
+    replay: Replay,
+    record: JobRecord,
+    catalog: Catalog,
+    first: int,
+    served: float = 0.0,
+    whole: bool = False,
+) -> Decision:
     """What the turn came to. What the program asked for and cannot be written fails the job, in a sentence.
 
     Args:
@@ -200,19 +215,23 @@ def decide(replay: Replay, record: JobRecord, catalog: Catalog, first: int, serv
         catalog: the fleet's models and limits.
         first: how many of its steps the journal holds already.
         served: seconds that the job has spent in calls.
+        whole: all that it asks for, however much.
 
     Raises:
         ConfigError: a lane has a policy that this process does not know.
     """
     if not replay.finished:
         try:
-            steps = [
-                _ranked(
-                    catalog.step(asked, replay.encoded.pop(number, None)), number, record, catalog, served
-                )
-                for number, asked in enumerate(replay.asked[first:], start=first)
-            ]
-            return Decision(version=replay.version, first=first, basis=replay.basis, steps=steps)
+            steps: list[RankedStep] = []
+            size = 0
+            for number in range(first, len(replay.asked)):
+                step = catalog.step(replay.asked[number], replay.encoded.get(number))
+                size += len(step.request)
+                if steps and not whole and (len(steps) == MOST_STEPS or size > MOST_BYTES):
+                    break
+                steps.append(_ranked(step, number, record, catalog, served))
+            more = first + len(steps) < len(replay.asked)
+            return Decision(replay.version, first, steps, basis=replay.basis, more=more)
         except ConfigError:
             raise  # the fleet's, not the program's
         except UsageError as error:

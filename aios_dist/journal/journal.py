@@ -11,6 +11,7 @@ from aios_dist.agents import Budget
 from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
 from aios_dist.jobs import Kind, Outcome, encode
+from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import Reading
@@ -56,7 +57,7 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Ordering, Office, Submitting):
+class Journal(Reading, Following, Ordering, Office, Submitting):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ class Journal(Reading, Ordering, Office, Submitting):
             calls=bounded(usage.calls),
             micros=micros(money),
             refusal=refusal.plain() if refusal else None,
-            decision=decision.plain() if decision else None,
+            decision=decision.plain(self.config.reconcile) if decision else None,
             turn_here=int(turn_here),
             grace_us=int(self.config.reconcile * 1e6),
         )
@@ -203,7 +204,7 @@ class Journal(Reading, Ordering, Office, Submitting):
             "advance",
             *then,
             job=job,
-            decision=decision.plain(),
+            decision=decision.plain(self.config.reconcile),
             token=token,
         )
         return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())

@@ -40,6 +40,10 @@ MOST_PAGES = 50
 MOST_TENANTS = 100
 """Tenants of a lane that are named with their steps, where nobody asks for others."""
 
+MOST_TRIES = 5
+FIELDS_AT_ONCE = 2_000
+"""Tries to read a job in pieces that belong together, and fields in one of them."""
+
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
 
@@ -147,13 +151,20 @@ class Reading(Access):
         known = {state.value.encode(): state for state in JobState}
         return [known.get(state or b"") for state, *_ in await self._seen(jobs, ("st", "hp", "pl", "half"))]
 
-    async def load(self, job: str) -> History:
+    async def load(self, job: str, *, requests: bool = True) -> History:
         """All of a job.
+
+        Args:
+            requests: False: without what was asked for, which a replay tells by its digest. Of a long
+                conversation that is nearly all there is.
 
         Raises:
             UnknownName: no such job.
         """
-        facts = _mapping(await self.connection.command("HGETALL", self.keys.job(job)))
+        events, facts = await asyncio.gather(
+            self.connection.command("LLEN", self.keys.events(job)),
+            self._all(job) if requests else self._without_requests(job),
+        )
         if facts.keys() & {b"half", b"hp"}:
             ((state, *_),) = await self._seen([job], ("st", "hp", "pl", "half"))
             facts = {} if state is None else facts
@@ -182,7 +193,30 @@ class Reading(Access):
             facts.get(b"res") or b"",
             basis=(facts.get(b"dg") or b"").decode(),
             retried=b"rt" in facts,
+            events=events,
         )
+
+    async def _all(self, job: str) -> dict[bytes, bytes]:
+        return _mapping(await self.connection.command("HGETALL", self.keys.job(job)))
+
+    async def _without_requests(self, job: str) -> dict[bytes, bytes]:
+        """What a replay looks at, as it is at one moment: the proof is the same before and after."""
+        key = self.keys.job(job)
+        fields = (*VIEWED, "rec", "res", "dg", "rt")
+        for _ in range(MOST_TRIES):
+            found = dict(zip(fields, await self.connection.command("HMGET", key, *fields), strict=True))
+            if not (found["n"] or b"").isdigit():
+                break
+            heads = [f"{kind}{step}" for step in range(int(found["n"])) for kind in "ho"]
+            pages = [heads[at : at + FIELDS_AT_ONCE] for at in range(0, len(heads), FIELDS_AT_ONCE)]
+            values = await self._gather(("HMGET", key, "dg", *page) for page in pages)
+            for page, (proof, *told) in zip(pages, values, strict=True):
+                if proof != found["dg"]:
+                    break
+                found.update(zip(page, told, strict=True))
+            else:
+                return {name.encode(): value for name, value in found.items() if value is not None}
+        return await self._all(job)  # others write all the time: in one piece, then
 
     async def plan(self, plan: str) -> PlanView:
         """A plan as it stands.

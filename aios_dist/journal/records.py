@@ -83,6 +83,7 @@ class Decision(msgspec.Struct, frozen=True):
         result: the encoded result or error, at the end.
         basis: what the program had seen, as ``claim``, ``load`` or the write before gave it: the decision
             holds only where the job stands just there. With a commit: before the outcome that it writes.
+        more: the program asks for more steps than are written at a time: who writes these goes on.
     """
 
     version: int
@@ -91,11 +92,13 @@ class Decision(msgspec.Struct, frozen=True):
     ends: JobState | None = None
     result: bytes = b""
     basis: str = ""
+    more: bool = False
 
-    def plain(self) -> dict[str, Any]:
-        """As the verbs take it."""
+    def plain(self, patience: float = 0.0) -> dict[str, Any]:
+        """As the verbs take it. ``patience``: seconds until somebody else goes on with what is left of it."""
         return {
             "basis": self.basis,
+            "more": int(patience * 1e6) if self.more else 0,
             "first": self.first,
             "steps": [s.plain() for s in self.steps],
             "ends": self.ends.value if self.ends else "",

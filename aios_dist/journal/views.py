@@ -56,6 +56,7 @@ class History(msgspec.Struct, frozen=True):
     Attributes:
         basis: what a program has seen that was brought to this; see :class:`Decision`.
         retried: the next turn says which failures are run again (``redo``).
+        events: as many of the job had been told before it was read.
     """
 
     view: JobView
@@ -64,6 +65,7 @@ class History(msgspec.Struct, frozen=True):
     result: bytes = b""
     basis: str = ""
     retried: bool = False
+    events: int = 0
 
     def retried_with(self, salt: str) -> bool:
         """Whether the last retry of the job is the one of this ``salt``: see ``Journal.retry``."""

@@ -12,7 +12,8 @@ import msgspec
 from aios_dist.replay import Replay
 
 MOST_BYTES = 48 * 1024 * 1024
-"""Of requests and outcomes that live programs have seen, together; beyond, those that rested longest go."""
+"""Of outcomes that live programs have seen and of requests that they wait for, together; beyond, those that
+rested longest go."""
 
 MOST = 4096
 IDLE_S = 600.0
@@ -21,9 +22,6 @@ IDLE_S = 600.0
 FRAME = 8 * 1024
 """Bytes of a program that has seen nothing."""
 
-SMALL = 256
-"""Characters of a text above which it is counted once, however often it is seen."""
-
 
 class Live:
     """A live program and what it weighs.
@@ -31,25 +29,27 @@ class Live:
     Attributes:
         gone: it was dropped, or a thread that nobody waits for has it: whoever wants to go on replays.
         models: those that it may ask for.
+        events: events of its job that it need not look at, see ``Journal.news``.
     """
 
-    __slots__ = ("bytes", "gone", "models", "replay", "seen", "used", "weighed")
+    __slots__ = ("_seen", "events", "gone", "models", "replay", "used")
 
-    def __init__(self, replay: Replay, models: Mapping[str, str]) -> None:
+    def __init__(self, replay: Replay, models: Mapping[str, str], events: int) -> None:
         self.replay = replay
         self.models = models
-        self.bytes = FRAME
+        self.events = events
         self.gone = False
         self.used = time.monotonic()
-        self.seen: set[int] = set()  # long texts, by identity: the program holds them, so no other gets it
-        self.weighed = 0  # steps whose request was
+        self._seen = FRAME
+
+    @property
+    def bytes(self) -> int:
+        """About what it takes: a conversation stands in its last request."""
+        return self._seen + self.replay.awaited
 
     def weigh(self, more: Iterable[Any]) -> None:
-        """Add what it has seen since: outcomes, and the requests that it made."""
-        asked = self.replay.asked
-        new = [asked[place].command.request for place in range(self.weighed, len(asked))]
-        self.weighed = len(asked)
-        self.bytes += _size([*new, *more], self.seen)
+        """Add what it has seen since."""
+        self._seen += _size(more)
 
 
 class Programs:
@@ -61,6 +61,7 @@ class Programs:
 
     def __init__(self, dispose: Callable[[Callable[[], None]], object]) -> None:
         self._live: OrderedDict[str, Live] = OrderedDict()
+        self._weights: dict[str, int] = {}
         self._bytes = 0
         self._dispose = dispose
 
@@ -79,8 +80,7 @@ class Programs:
     def take(self, job: str) -> Live | None:
         """The same, taken out: whoever has it keeps it or drops it."""
         live = self._live.pop(job, None)
-        if live is not None:
-            self._bytes -= live.bytes
+        self._bytes -= self._weights.pop(job, 0)
         return live
 
     def keep(self, job: str, live: Live) -> None:
@@ -90,6 +90,7 @@ class Programs:
             self.drop(before)
         live.used = time.monotonic()
         self._live[job] = live
+        self._weights[job] = live.bytes
         self._bytes += live.bytes
         while len(self._live) > 1 and (self._bytes > MOST_BYTES or len(self._live) > MOST):
             self.drop(self.take(next(iter(self._live))))
@@ -108,17 +109,13 @@ class Programs:
             self.drop(self.take(first[0]))
 
 
-def _size(values: Iterable[Any], seen: set[int]) -> int:
+def _size(values: Iterable[Any]) -> int:
     """About how many bytes the values take in memory."""
     total, todo = 0, list(values)
     while todo:
         value = todo.pop()
         if isinstance(value, (str, bytes)):
-            if len(value) <= SMALL:
-                total += 64 + len(value)
-            elif id(value) not in seen:
-                seen.add(id(value))
-                total += value.__sizeof__()
+            total += value.__sizeof__()
         elif isinstance(value, dict):
             total += 64 + 100 * len(value)
             todo += value.keys()

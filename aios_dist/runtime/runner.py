@@ -14,7 +14,7 @@ from aios_dist.agents import registered
 from aios_dist.calls import Usage
 from aios_dist.errors import JournalError, LLMError, ToolError, UnknownName
 from aios_dist.jobs import Kind, Outcome
-from aios_dist.journal import Claim, Nothing, Refusal
+from aios_dist.journal import Advance, Claim, Nothing, Refusal
 from aios_dist.journal.records import random_name
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.leases import Leases
@@ -187,15 +187,37 @@ class Runner:
         outcome, data = kept(outcome)
         if ready is not None:
             try:
-                async with self.turns.alone(work):
-                    await self._write_with_turn(work, outcome, data, usage, ready, served, refusal)
-                    return
+                await work.wait(ready)
+                if not ready.done():
+                    work.check()
+                if not self.turns.shared(work.claim.job):
+                    async with self.turns.alone(work):
+                        await self._write_with_turn(work, outcome, data, usage, ready, served, refusal)
+                        return
             except Stopped as stopped:
                 logger.info(
                     "%s/%s is written without its turn: %s.", work.claim.job, work.claim.step, stopped
                 )
                 _forget(ready)
+            else:
+                await self._write_first(work, outcome, data, usage, refusal)
+                return
         await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=False, refusal=refusal)
+
+    async def _write_first(
+        self, work: Work, outcome: Outcome, data: bytes, usage: Usage, refusal: Refusal | None
+    ) -> None:
+        """The outcome, and then its turn, which may be one for several: other workers write as well."""
+        done = await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=True, refusal=refusal)
+        self._late(work, done)
+        if done.status not in ("turn", "mine"):
+            return
+        try:
+            async with self.turns.alone(work):
+                if not self.turns.has_seen(work, done):
+                    await self._go_on(work, shared=True)
+        except Stopped:
+            return  # the reconciler asks for the turn
 
     async def _write_with_turn(
         self,
@@ -219,15 +241,25 @@ class Runner:
             work, data, outcome.ok, usage, turn.decision, turn_here=True, refusal=refusal
         )
         self.turns.settle(work, turn, done)
+        self._late(work, done)
+        if done.status in ("turn", "mine"):
+            await self._go_on(work, shared=turn.decision is not None)
+        elif done.status == "advanced" and turn.decision is not None and turn.decision.more:
+            await self._go_on(work, shared=False)
+
+    async def _go_on(self, work: Work, shared: bool) -> None:
+        try:
+            await self.turns.catch_up(work, "", shared)
+        except (Stopped, UnknownName):
+            return  # the reconciler asks for the turn
+        except Exception:
+            logger.exception("The turn of job %s broke; another worker runs it.", work.claim.job)
+
+    def _late(self, work: Work, done: Advance) -> None:
         if done.status in ("fenced", "gone", "written"):
-            logger.warning("The outcome of %s/%s came too late (%s).", claim.job, claim.step, done.status)
-        elif done.status in ("turn", "mine"):
-            try:
-                await self.turns.catch_up(work, token="")
-            except (Stopped, UnknownName):
-                return  # the reconciler asks for the turn
-            except Exception:
-                logger.exception("The turn of job %s broke; another worker runs it.", claim.job)
+            logger.warning(
+                "The outcome of %s/%s came too late (%s).", work.claim.job, work.claim.step, done.status
+            )
 
     async def _try_again(self, work: Work, error: Exception, again: Again, refusal: Refusal | None) -> str:
         """The call failed and may succeed later: the step waits for that without a slot (invariant 7)."""

@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import functools
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from aios_dist import turns
 from aios_dist.agents import find
-from aios_dist.errors import UnknownName, describe
+from aios_dist.errors import ProgramChanged, UnknownName, describe
 from aios_dist.jobs import JobState, Outcome, encode
 from aios_dist.journal import Advance, Claim, Decision, History, Journal
+from aios_dist.journal.news import News
 from aios_dist.replay import Replay
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.programs import Live, Programs
@@ -30,6 +32,13 @@ from aios_dist.tracebacks import user_traceback
 logger = logging.getLogger("aios_dist.turns")
 
 T = TypeVar("T")
+
+
+SHORT = 20
+"""Outcomes of a job that is read with all its requests: one round trip less."""
+
+MOST_SHARED = 4096
+"""Jobs that are known to be written by other workers too; those beyond are found out anew."""
 
 
 class Late(Exception):
@@ -67,7 +76,19 @@ class Turns:
         self._closing = closing
         self._limit = limit
         self._fresh = fresh
+        self._shared: OrderedDict[str, None] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def shared(self, job: str) -> bool:
+        """Others write outcomes of the job all the time: ours is written first, the program told after it."""
+        return job in self._shared
+
+    def has_seen(self, work: Work, done: Advance) -> bool:
+        """The program was told the outcome by whoever went on meanwhile."""
+        live = self.programs.get(work.claim.job)
+        if live is None or _life(live.replay.basis) != work.claim.incarnation:
+            return False
+        return live.replay.version >= done.version > 0
 
     def here(self, claim: Claim) -> bool:
         """The job's program can be run in this process."""
@@ -95,26 +116,74 @@ class Turns:
             lock.release()
 
     async def program(self, work: Work) -> Live | None:
-        """The job's program as of the claim: kept from the last turn, or replayed; None: the job has expired.
+        """The job's program, no earlier than the claim; None: the job has expired.
 
-        It stays among :attr:`programs`, so that somebody closes it.
+        It was kept from the last turn, or goes on from there, or is replayed: once, however many of the job's
+        steps are served here. It stays among :attr:`programs`, so that somebody closes it.
 
         Raises:
             Stopped, Late, or whatever is wrong with the program.
         """
         claim = work.claim
-        live = self.programs.get(claim.job)
-        if live is not None and live.replay.basis == claim.basis:
+        async with self.alone(work):
+            live = self.programs.get(claim.job)
+            if live is not None and self._is_as_new(live, claim):
+                return live
+            try:
+                live, _ = await self._onward(work)
+                if live is None:
+                    live = await self._rebuilt(work, await self._load(work))
+            except UnknownName:
+                return None
+            self.programs.keep(claim.job, live)
             return live
-        self.programs.drop(self.programs.take(claim.job))  # it stands where the job stood before
+
+    def _is_as_new(self, live: Live, claim: Claim) -> bool:
+        """It has seen at least what was there at the claim, and asked for the step."""
+        replay, number = live.replay, int(claim.step)
+        if _life(replay.basis) != claim.incarnation or number >= len(replay.asked):
+            return False
+        if replay.asked[number].digest != claim.digest:
+            return False
+        return replay.basis == claim.basis or replay.version > claim.version
+
+    async def _load(self, work: Work) -> History:
+        claim = work.claim
+        load = functools.partial(self._journal.load, claim.job, requests=claim.version < SHORT)
+        return await self._writer.insist(load, work, paid=False)
+
+    async def _onward(self, work: Work) -> tuple[Live | None, News | None]:
+        """The kept program, brought to where its job stands now; None where it has to be replayed.
+
+        Raises:
+            Stopped: the work is to stop.
+        """
+        job = work.claim.job
+        live = self.programs.take(job)
+        if live is None:
+            return None, None
+        replay = live.replay
+        ask = functools.partial(
+            self._journal.news, job, replay.basis, replay.version, replay.held, live.events
+        )
         try:
-            load = functools.partial(self._journal.load, claim.job)
-            history = await self._writer.insist(load, work, paid=False)
-        except UnknownName:
-            return None
-        live = await self._rebuilt(work, history)
-        self.programs.keep(claim.job, live)
-        return live
+            news = await self._writer.insist(ask, work, paid=False)
+            if news is not None and news.written:
+                await self._drive(work, live, functools.partial(_follow, replay, news))
+        except Stopped:
+            self.programs.drop(live)
+            raise
+        except Exception:  # the program's, or its computing for too long: the replay says which
+            self.programs.drop(live)
+            return None, None
+        if news is None or isinstance(replay.error, ProgramChanged) or await self._lacks(live):
+            self.programs.drop(live)  # where it has changed, all of its journal says how
+            return None, None
+        live.weigh(step.outcome for step in news.written)
+        live.events = news.events
+        replay.basis = news.basis
+        replay.written(replay.held + sum(step.outcome is None for step in news.written))
+        return live, news
 
     async def after(
         self, work: Work, ready: asyncio.Task[Live | None], outcome: Outcome, served: float
@@ -128,18 +197,13 @@ class Turns:
             Stopped: the work is to stop; the program, where it computes, is lost.
         """
         claim = work.claim
-        await work.wait(ready)
-        if not ready.done():
-            work.check()
         ready.result()
-        live = self.programs.take(
-            claim.job
-        )  # as it was then, or as another step of the job has left it since
+        live = self.programs.take(claim.job)  # as it was then, or as others of the job's steps have left it
         if live is None or _life(live.replay.basis) != claim.incarnation:
             self.programs.drop(live)
             return Turn(None, None)
         replay = live.replay
-        first, basis = len(replay.asked), replay.basis
+        first, basis = replay.held, replay.basis
         try:
             await self._drive(work, live, functools.partial(replay.deliver, int(claim.step), outcome))
         except Late as late:
@@ -161,32 +225,44 @@ class Turns:
         live = turn.live
         if live is None:
             return
-        if done.status == "advanced" and not live.replay.finished:
+        if done.status == "advanced" and not live.replay.finished and turn.decision is not None:
             live.replay.basis = done.basis
+            live.replay.written(turn.decision.first + len(turn.decision.steps))
             self.programs.keep(work.claim.job, live)
         else:
             self.programs.drop(live)  # over, or it has been told what the journal does not hold
 
-    async def catch_up(self, work: Work, token: str) -> str:
-        """Replay the whole journal and write what the program asks for, until nothing comes between.
+    async def catch_up(self, work: Work, token: str, shared: bool = False) -> str:
+        """Let the program go on from its journal and write what it asks for, until nothing comes between.
+
+        A program that is kept goes on with what it has missed; else the whole journal is replayed. Where
+        others write meanwhile and it asks for nothing, they go on with it.
 
         Args:
             work: whose job.
             token: of the turn's own claim, "" where it follows a commit.
+            shared: another worker wrote outcomes of the job while this one did.
 
         Raises:
             Stopped: nothing was written.
             UnknownName: the job has expired.
         """
         claim = work.claim
+        if shared:
+            self._shared[claim.job] = None
+            while len(self._shared) > MOST_SHARED:
+                self._shared.popitem(last=False)
+        served, asked = None, None
         while True:
-            self.programs.drop(self.programs.take(claim.job))
-            load = functools.partial(self._journal.load, claim.job)
-            history = await self._writer.insist(load, work, paid=False)
-            if history.view.state.ended:
-                return await self._over(work, token)
-            turn, undone = await self._anew(work, history)
-            if history.retried:
+            turn = await self._after_news(work) if served is None else self._rest(work, served)
+            history = None
+            if turn is None:
+                self.programs.drop(self.programs.take(claim.job))
+                history = await self._load(work)
+                if history.view.state.ended:
+                    return await self._over(work, token)
+                turn, undone = await self._anew(work, history)
+            if history is not None and history.retried:
                 self.programs.drop(turn.live)
                 redo = functools.partial(self._journal.redo, claim.job, history.basis, undone)
                 status, tickets = await self._writer.insist(redo, work)
@@ -197,6 +273,7 @@ class Turns:
             point("turn")
             decision = turn.decision
             assert decision is not None
+            asked = decision.first if asked is None else asked
             advance = functools.partial(
                 self._journal.advance,
                 claim.job,
@@ -206,9 +283,44 @@ class Turns:
             )
             done = await self._writer.insist(advance)
             await self._writer.sent(done, decision, work.origin)
+            if turn.live is None or turn.live.replay.finished or turn.live.replay.waits() < 2:
+                self._shared.pop(claim.job, None)  # nobody else can write of it just now
+            served = None
+            if done.status == "stale" and turn.live is not None:
+                self.programs.keep(claim.job, turn.live)  # it has been told nothing but what is there
+                if not token and not decision.steps and not decision.ends:
+                    return "another outcome came: whoever wrote it goes on"
+                continue
             self.settle(work, turn, done)
-            if done.status != "stale":
-                return f"asked for {len(decision.steps)} steps"
+            if done.status == "advanced" and decision.more:
+                served = turn.served
+            elif done.status != "stale":
+                return f"asked for {decision.first + len(decision.steps) - asked} steps"
+
+    def _rest(self, work: Work, served: float) -> Turn | None:
+        """The turn goes on with what it could not write at a time; None: the journal is to be replayed."""
+        live = self.programs.take(work.claim.job)
+        return self._decided(work, live, served) if live is not None else None
+
+    async def _after_news(self, work: Work) -> Turn | None:
+        """The turn of the program that is kept; None: the journal is to be replayed."""
+        live, news = await self._onward(work)
+        if live is None or news is None:
+            return None
+        if not news.open:
+            self.programs.drop(live)
+            return None
+        return self._decided(work, live, news.served)
+
+    def _decided(self, work: Work, live: Live, served: float) -> Turn:
+        replay = live.replay
+        try:
+            decision = turns.decide(replay, work.claim.record, self.catalog, replay.held, served)
+            _say(work.claim, replay)
+        except BaseException:
+            self.programs.drop(live)
+            raise
+        return Turn(live, decision, served)
 
     async def _over(self, work: Work, token: str) -> str:
         """There is nothing to run: the job has ended, or it is paused, and its end runs the turn."""
@@ -225,7 +337,7 @@ class Turns:
             live = await self._rebuilt(work, history)
             decision = turns.decide(live.replay, history.record, self.catalog, first, history.view.served)
             _say(work.claim, live.replay)
-            return Turn(live, decision), live.replay.undone() if history.retried else []
+            return Turn(live, decision, history.view.served), live.replay.undone() if history.retried else []
         except Stopped:
             raise
         except Late as exc:
@@ -240,11 +352,18 @@ class Turns:
         while True:
             catalog = self.catalog
             rebuild = functools.partial(turns.rebuild, history, catalog, rested)
-            live = Live(await self._run(work, rebuild), catalog.models)
+            live = Live(await self._run(work, rebuild), catalog.models, history.events)
+            if isinstance(live.replay.error, ProgramChanged) and any(
+                s.request is None for s in history.steps
+            ):
+                self.programs.drop(live)  # which step it was, and what it asked for, is said to its author
+                load = functools.partial(self._journal.load, work.claim.job)
+                history = await self._writer.insist(load, work, paid=False)
+                continue
             if not await self._lacks(live):
                 break
             self.programs.drop(live)
-        live.weigh([history.record.input, history.steps])
+        live.weigh([history.record.input, *(step.outcome for step in history.steps)])
         return live
 
     async def _lacks(self, live: Live) -> bool:
@@ -290,13 +409,14 @@ class Turns:
 
 
 class Turn:
-    """What a turn came to: the program as it stands, and what is to be written."""
+    """What a turn came to: the program as it stands, what is to be written, seconds of the job's in calls."""
 
-    __slots__ = ("decision", "live")
+    __slots__ = ("decision", "live", "served")
 
-    def __init__(self, live: Live | None, decision: Decision | None) -> None:
+    def __init__(self, live: Live | None, decision: Decision | None, served: float = 0.0) -> None:
         self.live = live
         self.decision = decision
+        self.served = served
 
 
 def _failed(error: Exception, basis: str, first: int) -> Decision:
@@ -318,6 +438,17 @@ def _say(claim: Claim, replay: Replay) -> None:
             type(replay.error).__name__,
             f"\n{where}" if where else "",
         )
+
+
+def _follow(replay: Replay, news: News) -> None:
+    """Hand the program what it has missed."""
+    for step in news.written:
+        if step.outcome is None:
+            replay.told(step)
+        else:
+            rested()
+            replay.deliver(step.number, step.outcome)
+    replay.check_complete()
 
 
 def _life(basis: str) -> str:

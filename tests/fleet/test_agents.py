@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from aios_dist import Fleet, JobCancelled, JobState, UsageError
+from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import CLIENT_LEFT, FakeLLM
 from tests.fleet.agents import caller, careful, fan_out, tool_user
 from tests.fleet.reading import calls
@@ -76,3 +77,15 @@ def test_hundreds_of_jobs_are_awaited_over_two_connections(
             most = max(most, len(redis_client.client_list()))
     assert seen == {job.id for job in jobs}
     assert most <= before
+
+
+def test_a_wide_gather_is_not_read_again_for_each_of_its_branches(
+    fleet: Fleet, llm: FakeLLM, redis_server: EmbeddedRedis
+) -> None:
+    """Its program is one for a worker and follows the journal: each reading would be 100 kB."""
+    branches = 300
+    with redis.Redis.from_url(redis_server.url) as client:
+        before = client.info("stats")["total_net_output_bytes"]
+        assert len(fleet.submit(fan_out, branches=branches).result(timeout=60)) == branches
+        sent = client.info("stats")["total_net_output_bytes"] - before
+    assert sent < 3_000_000

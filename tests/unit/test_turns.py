@@ -339,7 +339,7 @@ def journaled(replay: Replay, outcomes: Mapping[int, tuple[int, Outcome]]) -> li
             lane="llm",
             state=StepState.DONE if number in outcomes else StepState.READY,
             digest=asked.digest,
-            request=asked.command.request,
+            request=asked.command.request if asked.command is not None else None,
             order=outcomes[number][0] if number in outcomes else 0,
             outcome=outcomes[number][1] if number in outcomes else None,
         )

@@ -204,10 +204,10 @@ async def remembers(size: int) -> int:
 
 
 def living(size: int) -> Live:
-    live = Live(Replay(remembers.program({"size": size})), {})
+    live = Live(Replay(remembers.program({"size": size})), {}, 0)
     answer = Outcome(response=LLMResponse(text="y" * size))
     live.replay.deliver(0, answer)
-    live.replay.encoded.clear()  # as the decision takes them
+    live.replay.written(2)  # as the turn's decision was
     live.weigh([answer])
     return live
 
@@ -217,7 +217,7 @@ def test_live_programs_are_bounded_in_bytes() -> None:
     kept_alive = Programs(closed.append)
     before = resident_bytes()
     for number in range(5000):
-        kept_alive.keep(f"job-{number}", living(100_000))  # two texts of that size
+        kept_alive.keep(f"job-{number}", living(200_000))  # the answer; what was asked for is in the journal
         while closed:
             closed.pop()()
     assert kept_alive.bytes <= programs.MOST_BYTES
@@ -227,11 +227,28 @@ def test_live_programs_are_bounded_in_bytes() -> None:
     assert kept_alive.get("job-0") is None
 
 
-def test_a_text_that_is_seen_twice_weighs_once() -> None:
-    live = living(100_000)
-    weight = live.bytes
-    live.weigh([live.replay.asked[0].command.request])
-    assert live.bytes - weight < 2000
+@agent
+async def chats(turns: int, size: int) -> int:
+    """A conversation: each request is the one before and two messages."""
+    messages: list[Any] = []
+    for _ in range(turns):
+        messages.append({"role": "user", "content": "x" * size})
+        messages.append({"role": "assistant", "content": (await llm(messages=messages)).text})
+    return len(messages)
+
+
+def test_a_long_conversation_weighs_and_takes_what_it_holds_and_not_its_square() -> None:
+    turns, size = 300, 2_000
+    before = resident_bytes()
+    live = Live(Replay(chats.program({"turns": turns, "size": size})), {}, 0)
+    for number in range(turns - 1):
+        answer = Outcome(response=LLMResponse(text=f"{number} " + "y" * size))
+        live.replay.deliver(number, answer)
+        live.replay.written(number + 2)
+        live.weigh([answer])
+    holds = 2 * turns * size
+    assert holds <= live.bytes < 2 * holds
+    assert resident_bytes() - before < 20 * MB  # all requests together are 180 MB
 
 
 def test_live_programs_that_rest_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ local function apply_turn(job, decision, state)
       for i, h in ipairs(heads) do begin(job, int(first + i - 1), h) end
     end
   end
-  redis.call('ZREM', P .. 'due', job)
+  if decision.more > 0 then due_later(job, decision.more)   -- should nobody go on with it
+  else redis.call('ZREM', P .. 'due', job) end
   if decision.ends ~= '' then
     if state == 'running' then
       end_job(job, decision.ends, decision.result)

@@ -1,6 +1,7 @@
 -- advance: what a turn decided, where it ran apart from a commit.
 -- ARGV 1: job, decision, token, retention_ms
---   decision: {basis: what the program had seen, first: steps it knew of, steps, ends, result}
+--   decision: {basis: what the program had seen, first: steps it knew of, steps, more, ends, result}
+--     more: 0, or it is not all that the program asks for, and the caller goes on: µs until somebody else does
 --   token: of the turn's own lease, '' when it runs without one
 -- returns: {status, version, tickets, basis}: "advanced", "stale" (the job is not where the program was: replay
 --   and ask again), "ended" (the job has ended, or is paused: its end runs the turn), "gone"
@@ -32,6 +33,6 @@ end
 if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or facts[5] then
   return { 'stale', version, {}, '' }
 end
-turn_over()
+if A.decision.more == 0 then turn_over() end
 apply_turn(A.job, A.decision, 'running')
 return { 'advanced', version, tickets, basis(A.job) }

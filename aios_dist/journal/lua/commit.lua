@@ -2,7 +2,7 @@
 -- ARGV 1: job, step, token, incarnation, digest, ok, outcome, prompt_tokens, output_tokens, calls, micros, refusal, decision, turn_here, grace_us, retention_ms
 --   incarnation, digest: of the job and of the request, as the claim gave them
 --   refusal: nil, or what a failed call says of its model: {hold_us, breaker}, see hold in _limits.lua
---   decision: nil, or {basis: what the program had seen before this outcome, first: steps it knew of, steps, ends, result}
+--   decision: nil, or {basis: what the program had seen before this outcome, first: steps it knew of, steps, more, ends, result}
 --   turn_here: 1 when the caller can run the turn itself after this
 -- returns: {status, version, tickets, basis}: "advanced" (the decision holds), "turn" (the outcome is written, a
 --   turn is due), "ended" (written, but the job has ended), "paused" (written; the turn waits for the end of the pause),
