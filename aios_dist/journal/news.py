@@ -67,7 +67,7 @@ class Following(Access):
         """
         facts, said = await self._gather(
             [
-                ("HMGET", self.keys.job(job), "dg", "st", "rt", "us", "half", "hp"),
+                ("HMGET", self.keys.job(job), "dg", "st", "rt", "us", "half", "hp", "v", "n"),
                 ("LRANGE", self.keys.events(job), events, events + MOST - 1),
             ]
         )
@@ -94,10 +94,16 @@ class Following(Access):
                 place = seen.place
         except UNREADABLE:
             return None
-        if basis != proof:
+        version += sum(step.outcome is not None for step in written)
+        steps += sum(step.outcome is None for step in written)
+        if (basis, version, steps) != (proof, _number(facts[6]), _number(facts[7])):
             return None
         served = int(float(facts[3] or 0)) / 1e6
         return News(proof, written, events + place + 1, served, facts[1] == b"running" and facts[2] is None)
+
+
+def _number(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() else 0
 
 
 class _Seen(NamedTuple):

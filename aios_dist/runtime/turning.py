@@ -225,7 +225,8 @@ class Turns:
         live = turn.live
         if live is None:
             return
-        if done.status == "advanced" and not live.replay.finished and turn.decision is not None:
+        told = done.version == live.replay.version  # else a signal was there that it has just asked for
+        if done.status == "advanced" and told and not live.replay.finished and turn.decision is not None:
             live.replay.basis = done.basis
             live.replay.written(turn.decision.first + len(turn.decision.steps))
             self.programs.keep(work.claim.job, live)

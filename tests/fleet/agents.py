@@ -70,6 +70,13 @@ async def waits_for_a_word() -> str:
 
 
 @agent
+async def hears(words: int) -> str:
+    """Waits for as many words, one after the other, and says them."""
+    await llm("begin", model="small")
+    return " ".join([await signal(f"word-{n}") for n in range(words)])
+
+
+@agent
 async def naps(seconds: float) -> str:
     """Waits between two calls, at no cost in processes."""
     await llm("before", model="small")

@@ -10,7 +10,7 @@ import pytest
 from aios_dist import Budget, Fleet, JobCancelled, JobFailed, JobState
 from aios_dist.errors import BudgetReached, DeadlineExceeded, NotAllowed, ProviderBusy
 from aios_dist.testing import FakeLLM, Fault
-from tests.fleet.agents import caller, naps, waits_for_a_word
+from tests.fleet.agents import caller, hears, naps, waits_for_a_word
 from tests.fleet.reading import called, calls
 
 
@@ -106,6 +106,17 @@ def test_a_signal_lets_a_waiting_agent_go_on(fleet: Fleet, llm: FakeLLM) -> None
     assert early.result(timeout=20).startswith("good: ")
     assert late.result(timeout=20).startswith("bad: ")
     assert not late.signal("review", "too late")
+
+
+def test_signals_that_are_there_before_they_are_asked_for_are_heard_one_after_the_other(
+    fleet: Fleet, llm: FakeLLM
+) -> None:
+    """Each is written with what asks for it: a program that is kept has not heard it."""
+    words = [f"w{n}" for n in range(6)]
+    job = fleet.submit(hears, words=len(words))
+    for n, word in enumerate(words):
+        assert job.signal(f"word-{n}", word)
+    assert job.result(timeout=20) == " ".join(words)
 
 
 def test_an_agent_that_sleeps_holds_no_slot(fleet: Fleet, llm: FakeLLM) -> None:

@@ -271,10 +271,10 @@ def test_in_an_agent_first_plan_of_a_file_what_stands_first_goes_first(
 @pytest.mark.parametrize(
     ("plan", "sentence"),
     [
-        ({"order": "hybird", "jobs": [[greet("a")]]}, "plan.json: there is no order 'hybird'; did you mean"),
-        ({"order": "hybrid", "jobs": [[greet("a")], []]}, "plan.json: jobs[1]: a plan needs at least one"),
-        ({"order": "fifo", "jobs": [greet("a"), greet("a")]}, "plan.json: jobs[1]: the id 'a' stands"),
-        ({"order": "fifo", "jobs": [greet("a"), greet("b", priority=10)]}, "plan.json: jobs[1]: A priority"),
+        ({"order": "hybird", "jobs": [[greet("a")]]}, "'plan.json': there is no order 'hybird'; did you mean"),
+        ({"order": "hybrid", "jobs": [[greet("a")], []]}, "'plan.json': jobs[1]: a plan needs at least one"),
+        ({"order": "fifo", "jobs": [greet("a"), greet("a")]}, "'plan.json': jobs[1]: the id 'a' stands"),
+        ({"order": "fifo", "jobs": [greet("a"), greet("b", priority=10)]}, "'plan.json': jobs[1]: A priority"),
     ],
     ids=str,
 )
@@ -291,4 +291,4 @@ def test_a_plan_takes_no_priority_from_the_outside(cli: Cli, folder: Path) -> No
     path = plan_file(folder, order="fifo", jobs=[greet("a")])
     refused = cli("submit", "-f", path, "--priority", "0")
     assert (refused.code, refused.out) == (2, "")
-    assert "plan.json is a plan: its jobs name their agents" in refused.err
+    assert "'plan.json' is a plan: its jobs name their agents" in refused.err

@@ -297,7 +297,9 @@ def test_a_request_is_written_as_it_was_when_it_was_asked_for() -> None:
     (step,) = turns.decide(replay, RECORD, CATALOG, first=0).steps
     assert decode(step.step.request, LLMRequest).messages == [{"role": "user", "content": ["a"]}]
     assert step.step.digest == replay.asked[0].digest
-    assert replay.encoded == {}, "and then not kept"
+    assert replay.encoded, "kept as it was, until it is written"
+    replay.written(1)
+    assert (replay.encoded, replay.asked[0].command) == ({}, None), "and then not"
     replay.close()
 
 

@@ -35,4 +35,4 @@ if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]
 end
 if A.decision.more == 0 then turn_over() end
 apply_turn(A.job, A.decision, 'running')
-return { 'advanced', version, tickets, basis(A.job) }
+return { 'advanced', seen(A.job), tickets, basis(A.job) }
