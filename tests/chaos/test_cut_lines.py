@@ -95,7 +95,10 @@ def test_a_commit_whose_tickets_and_answer_are_lost_repeats_no_call(
     line.cut_behind(VERBS["commit"].sha)
     job = near.submit(calling, name="commit", calls=3, model="small")
     assert job.result(timeout=SOON_S) == 3
-    assert (line.cuts, line.lost) == (1, ["LPUSH"])
+    assert (line.cuts, line.lost[:1]) == (
+        1,
+        ["LPUSH"],
+    )  # (what else the worker asked just then may be lost too)
     assert [step.attempt for step in job.steps()] == [1, 1, 1]
     assert called(llm, job) == once_each(job)
 
@@ -107,7 +110,10 @@ def test_a_turn_whose_tickets_and_answer_are_lost_asks_for_nothing_twice(
     by_name = JobSpec(agent=calling.name, input={"name": "turn", "calls": 2, "model": "small"})
     (job,) = near.submit_many([by_name])  # turn 0 is the worker's
     assert job.result(timeout=LEASE_S + SOON_S) == 2
-    assert (line.cuts, line.lost) == (1, ["LPUSH"])
+    assert (line.cuts, line.lost[:1]) == (
+        1,
+        ["LPUSH"],
+    )  # (what else the worker asked just then may be lost too)
     assert called(llm, job) == once_each(job)
 
 

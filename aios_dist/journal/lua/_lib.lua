@@ -105,6 +105,8 @@ end
 
 -- Written out, and each field compared: every verb reads heads, and a loop over types takes twice as long. (What is no number
 -- cannot be compared with one, and pcall says so.)
+local unpacked
+do   -- (a chunk of Lua has 200 locals at the most)
 local open_pack, type, INF = cmsgpack.unpack, type, math.huge
 local function sound(packed)
   local h = open_pack(packed)
@@ -116,10 +118,11 @@ local function sound(packed)
     and type(h[21]) == 'string' and type(h[22]) == 'string' and h[23] < INF and h[24] < INF and h[25] < INF
     and type(h[26]) == 'string' and h[27] < INF and h[28] < INF then return h end
 end
-local function unpacked(packed)
+function unpacked(packed)
   if not packed then return nil end
   local ok, h = pcall(sound, packed)
   return ok and h or nil
+end
 end
 
 -- How many steps a job can have, whatever its hash says: no loop is longer.

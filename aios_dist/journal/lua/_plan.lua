@@ -98,9 +98,6 @@ local function apply_turn(job, decision, state)
   end
 end
 
--- How many outcomes there are now: one more than the program knows of where it asked for a signal that had come.
-local function seen(job) return number(redis.call('HGET', key('job', job), 'v')) end
-
 -- A step that nobody brings to an end goes to the dead letters, and its outcome says so; with a turn the job ends.
 local function give_up(job, step, h, blob, due_us)
   h[H.token] = ''   -- this is nobody's answer: on a Redis that was put back the same claim may have had another

@@ -35,4 +35,5 @@ if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]
 end
 if A.decision.more == 0 then turn_over() end
 apply_turn(A.job, A.decision, 'running')
-return { 'advanced', seen(A.job), tickets, basis(A.job) }
+-- A signal that had come is an outcome of this very write, which the program has not seen.
+return { 'advanced', number(redis.call('HGET', k, 'v')), tickets, basis(A.job) }

@@ -87,7 +87,8 @@ if facts[1] ~= 'running' then return { 'ended', version, tickets, '' } end
 local right = A.decision and A.decision.basis == (facts[5] or '') and A.decision.first == tonumber(facts[3])
 if right and not facts[12] then
   apply_turn(A.job, A.decision, 'running')
-  return { 'advanced', seen(A.job), tickets, basis(A.job) }
+  -- A signal that had come is an outcome of this very write, which the program has not seen.
+  return { 'advanced', number(redis.call('HGET', k, 'v')), tickets, basis(A.job) }
 end
 due_later(A.job, A.grace_us)
 if A.turn_here ~= 1 then need_turn(A.job) end
