@@ -19,6 +19,7 @@ from rich.table import Table
 from aios_dist import Fleet, prompts
 from aios_dist.config import Config, FleetConfig
 from aios_dist.local.machine import LocalFleet
+from benchmarks.growth import growth
 from benchmarks.limits import limits
 from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
 from benchmarks.memory import memory
@@ -122,6 +123,7 @@ PARTS = {
     "waiting": waiting,
     "verbs": verbs,
     "walk": walk,
+    "growth": growth,
     "memory": memory,
 }
 
