@@ -94,7 +94,8 @@ def test_no_ticket_ends_a_worker_holds_it_up_or_makes_it_do_anything(
     assert llm.count == 40
     assert not touched.exists()
     watch.check()
-    assert len(malformed()) * 2 <= watch.dropped() < len(tickets) * 2
+    wait_for(lambda: len(malformed()) * 2 <= watch.dropped())  # the last one may be in hand still
+    assert watch.dropped() < len(tickets) * 2
 
 
 def test_no_message_of_remote_control_or_events_ends_a_worker(
