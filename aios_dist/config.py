@@ -251,6 +251,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.lanes.get(name, LaneConfig())
 
 
+msgspec.json.Decoder(Config)  # its classes are known to msgspec from here on: see aios_dist.jobs
+
+
 def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Config:
     """Read the configuration.
 

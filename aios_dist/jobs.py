@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import typing
 import zlib
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -225,6 +226,12 @@ def packed(data: bytes) -> bytes:
 
 
 T = TypeVar("T")
+
+
+# What msgspec knows of a class it finds out when that is first read; two threads that do so at once end the
+# process (msgspec 0.22). So it is done here, while one thread imports: whatever is read has been seen.
+for _kind in (Outcome, JobRecord, *typing.get_args(Request)):
+    msgspec.json.Decoder(_kind)
 
 
 def decode(data: bytes, kind: type[T]) -> T:

@@ -106,6 +106,9 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     files: int = 0
 
 
+msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.jobs
+
+
 class Registry(msgspec.Struct, frozen=True):
     """What the workers of a fleet said of themselves. ``models`` gives each model's lane, ``odd`` names
     entries that this version does not understand."""
