@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import redis
+
 from aios_dist import Fleet, Step, prompts
 from aios_dist.config import Config, FleetConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
@@ -123,3 +125,9 @@ def best_and_median(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, fl
 def _in_reply(step: Step) -> float:
     outcome = step.outcome
     return outcome.response.timings.call_s if outcome is not None and outcome.response is not None else 0.0
+
+
+def redis_cpu_s(client: redis.Redis) -> float:
+    """Seconds of processor time that Redis' main thread has taken so far."""
+    used = client.info("cpu")
+    return float(used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"])

@@ -23,6 +23,7 @@ from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal import Decision, Journal, NewJob, RankedStep
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.plans import Shape
+from benchmarks.measures import redis_cpu_s
 
 MEMBERS = 100_000
 EVERY_S = 0.005
@@ -54,9 +55,9 @@ def _same(url: str, client: redis.Redis, times: int) -> dict[str, Any]:
     took: list[float] = []
     with _part(rows, "always the same, for comparison", url, client, took):
         for _ in range(times):
-            before = _cpu_s(client)
+            before = redis_cpu_s(client)
             client.eval(SAME, 0)
-            took.append(_cpu_s(client) - before)
+            took.append(redis_cpu_s(client) - before)
     return rows[0]
 
 
@@ -144,15 +145,10 @@ class _Verbs:
         run = journal.connection.eval
 
         async def measured(*args: Any, **named: Any) -> Any:
-            before = _cpu_s(client)
+            before = redis_cpu_s(client)
             try:
                 return await run(*args, **named)
             finally:
-                self.took.append(_cpu_s(client) - before)
+                self.took.append(redis_cpu_s(client) - before)
 
         journal.connection.eval = measured  # type: ignore[method-assign, assignment]
-
-
-def _cpu_s(client: redis.Redis) -> float:
-    used = client.info("cpu")
-    return float(used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"])

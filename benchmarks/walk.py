@@ -17,6 +17,7 @@ from aios_dist.jobs import JobRecord, Kind, NewStep, Outcome, encode
 from aios_dist.journal import Decision, Journal, NewJob, RankedStep
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.runtime.reconciler import WALK_S
+from benchmarks.measures import redis_cpu_s
 
 JOBS = 20_000
 ROUNDS = 5
@@ -76,15 +77,10 @@ async def _submit(journal: Journal, steps: int) -> None:
 
 async def _round(journal: Journal, client: redis.Redis) -> tuple[float, int]:
     """µs of Redis a job, and calls, of one round over all."""
-    before, cursor, calls = _cpu_s(client), "0", 0
+    before, cursor, calls = redis_cpu_s(client), "0", 0
     while calls == 0 or cursor != "0":
         walked = await journal.walk(cursor)
         assert not walked.found, walked.found
         cursor = walked.cursor
         calls += 1
-    return 1e6 * (_cpu_s(client) - before) / JOBS, calls
-
-
-def _cpu_s(client: redis.Redis) -> float:
-    used = client.info("cpu")
-    return float(used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"])
+    return 1e6 * (redis_cpu_s(client) - before) / JOBS, calls
