@@ -20,7 +20,7 @@ from aios_dist.journal.records import (
 )
 from aios_dist.plans import Shape
 
-MOST_STEPS = 45
+MOST_STEPS = 30
 """Jobs and steps of one slice, which takes Redis some milliseconds."""
 MOST_BYTES = 256 * 1024
 """… and their bytes, but for one job that alone has more."""
