@@ -27,10 +27,9 @@ end
 
 local mend
 do   -- (a chunk of Lua has 200 locals at the most)
--- On how many sets the step waits. `quick`: where it is to be is enough.
-local function places_of(job, step, h, quick)
+-- On how many sets the step waits.
+local function places_of(job, step, h)
   local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
-  if quick and redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant or nil)), m) then return 1 end
   local count = 0
   local function look(set) if redis.call('ZSCORE', set, m) then count = count + 1 end end
   local function shelf(kind, name)
@@ -68,18 +67,27 @@ end
 
 local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
 
--- Whether a packed head is of a step that has its outcome, and waits nowhere: most of those that the slow walk meets, which
--- need not be unpacked. (A lease that such a step has left ends by itself.) The state is the third entry, behind two short texts.
-local byte = string.byte
-local function over(packed)
-  if not packed then return false end
+-- A packed head, not unpacked: most of those that the slow walk meets. Its state is the third entry, behind two short texts: kind and lane.
+local byte, sub = string.byte, string.sub
+local function state_at(packed)
   local array, _, _, kind = byte(packed, 1, 4)
   local at = array == 220 and kind and kind - 160 + 5   -- a text of up to 31 bytes
   local lane = at and byte(packed, at)
-  if not lane or kind < 160 or kind > 191 or lane < 160 or lane > 191 then return false end
-  at = at + lane - 159
+  if not lane or kind < 160 or kind > 191 or lane < 160 or lane > 191 then return nil end
+  return at + lane - 159, at
+end
+
+-- Whether nothing of it need be looked at: of a step that has its outcome, which waits nowhere, and of one that is ready and in
+-- line, where a claim finds what is wrong with it. (A lease that such a step has left ends by itself.)
+local function well(job, step, packed, running)
+  if not packed then return false end
+  local at, lane = state_at(packed)
+  if not at then return false end
   local size, first = byte(packed, at, at + 1)
-  return size == 164 and first == 100 or size == 166 and first == 102   -- the states of four letters with a d, of six with an f
+  if size == 164 and first == 100 or size == 166 and first == 102 then return true end   -- the states of four letters with a d, of six with an f
+  if not running or size ~= 165 or sub(packed, at + 1, at + 5) ~= 'ready' then return false end
+  lane = sub(packed, lane + 1, at - 1)
+  return redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant_of(job) or nil)), member(job, step)) and 'in line'
 end
 
 local FIRST = 8   -- heads that are read with the record: most jobs have no more
@@ -119,22 +127,22 @@ mend = function(job, touched)
   if count > MOST_AT_ONCE and count > redis.call('HLEN', k) then corrupt('it has not as many steps as it says') end
   if not f[6] then corrupt('what its program has seen is not known') end
   whos[job] = f[8] or nil
-  local heads = {}
-  for step = 0, math.min(FIRST, count) - 1 do
-    local packed = f[9 + 1 + step]
-    if touched or not over(packed) then read(heads, step, packed) end
+  local heads, open = {}, false
+  local function meet(step, packed)
+    local so = not touched and well(job, step, packed, state == 'running')
+    if not so then read(heads, step, packed) elseif so == 'in line' then open = true end
   end
+  for step = 0, math.min(FIRST, count) - 1 do meet(step, f[9 + 1 + step]) end
   for from = FIRST, count - 1, MOST_AT_ONCE do   -- one reply a page: the slow walk comes by every head there is
     local fields = {}
     for step = from, math.min(from + MOST_AT_ONCE, count) - 1 do fields[#fields + 1] = field_of[step] end
     for at, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do
-      if touched or not over(packed) then read(heads, from + at - 1, packed) end
+      meet(from + at - 1, packed)
     end
   end
   if f[7] then read(heads, TURN, f[7]) end
 
   local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
-  local open = false
   local function look(step)
     local h = touched and head(job, step) or heads[step]   -- (its order may be another now)
     if not h then return end
@@ -160,7 +168,7 @@ mend = function(job, touched)
       step_is(s .. ' with a lease', step)
     end
     local waits = s == 'ready' and state == 'running'
-    local on = (s == 'ready' or s == 'timed') and places_of(job, step, h, not touched) or 0
+    local on = (s == 'ready' or s == 'timed') and places_of(job, step, h) or 0
     if state == 'running' then
       if waits and (on ~= 1 or touched) then
         local later = redis.call('ZSCORE', P .. 'timers', member(job, step))
