@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aios_dist import policies
@@ -174,6 +174,7 @@ moves = st.lists(st.none() | st.tuples(steps, st.integers(0, 9)), max_size=60)
 @EACH
 @pytest.mark.parametrize("every", [None, 2])
 @pytest.mark.parametrize("fair", [False, True])
+@settings(max_examples=25)
 @given(moves=moves)
 def test_a_slot_that_is_free_gets_a_step_as_long_as_one_waits(
     name: str, every: int | None, fair: bool, moves: list[tuple[Waiting, int] | None]

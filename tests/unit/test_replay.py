@@ -29,6 +29,15 @@ from aios_dist.replay import Asked, Replay
 Body = Callable[..., Coroutine[Any, Any, Any]]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def young_garbage() -> Iterator[None]:
+    """Only what these tests leave is looked through, each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def no_noise() -> Iterator[None]:
     """Whatever happens to a program, nobody is told that a coroutine "was never awaited"."""
