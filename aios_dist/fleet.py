@@ -346,7 +346,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         if spec.program is None:
             return NewJob(id, record, budget=spec.budget, priority=spec.priority, size=size)
         replay = turns.start(spec.program, self._catalog)
-        decision = turns.decide(replay, record, self._catalog, first=0, whole=True)
+        decision = turns.decide(replay, record, self._catalog, first=0, checked=True)
         replay.close()
         size += sum(len(ranked.step.request) for ranked in decision.steps)
         return NewJob(id, record, decision, budget=spec.budget, priority=spec.priority, size=size)

@@ -205,7 +205,7 @@ def decide(
     catalog: Catalog,
     first: int,
     served: float = 0.0,
-    whole: bool = False,
+    checked: bool = False,
 ) -> Decision:
     """What the turn came to. What the program asked for and cannot be written fails the job, in a sentence.
 
@@ -215,7 +215,7 @@ def decide(
         catalog: the fleet's models and limits.
         first: how many of its steps the journal holds already.
         served: seconds that the job has spent in calls.
-        whole: all that it asks for, however much.
+        checked: all that it asks for is, and not only what is written now.
 
     Raises:
         ConfigError: a lane has a policy that this process does not know.
@@ -223,14 +223,15 @@ def decide(
     if not replay.finished:
         try:
             steps: list[RankedStep] = []
-            size = 0
+            size, more = 0, False
             for number in range(first, len(replay.asked)):
                 step = catalog.step(replay.asked[number], replay.encoded.get(number))
                 size += len(step.request)
-                if steps and not whole and (len(steps) == MOST_STEPS or size > MOST_BYTES):
+                more = more or bool(steps and (len(steps) == MOST_STEPS or size > MOST_BYTES))
+                if not more:
+                    steps.append(_ranked(step, number, record, catalog, served))
+                elif not checked:
                     break
-                steps.append(_ranked(step, number, record, catalog, served))
-            more = first + len(steps) < len(replay.asked)
             return Decision(replay.version, first, steps, basis=replay.basis, more=more)
         except ConfigError:
             raise  # the fleet's, not the program's

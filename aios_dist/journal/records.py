@@ -98,7 +98,7 @@ class Decision(msgspec.Struct, frozen=True):
         """As the verbs take it. ``patience``: seconds until somebody else goes on with what is left of it."""
         return {
             "basis": self.basis,
-            "more": int(patience * 1e6) if self.more else 0,
+            "more": max(1, int(patience * 1e6)) if self.more else 0,
             "first": self.first,
             "steps": [s.plain() for s in self.steps],
             "ends": self.ends.value if self.ends else "",

@@ -65,7 +65,7 @@ end
 -- as failed, whatever has become of it since: retried, it is no member any more.
 local function admit_job(plan, job)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp', 'wake')
   if facts[5] ~= plan then return true end
   if facts[1] == 'running' or facts[1] == 'paused' then return nil end   -- by a verb that broke then
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end
@@ -80,7 +80,9 @@ local function admit_job(plan, job)
   end
   local count = steps_of(job, facts[2])
   left = left - count
-  if count == 0 or number(facts[6]) > 0 then need_turn(job) end   -- (answers to claims that Redis has lost may be there)
+  -- (Answers to claims that Redis has lost may be there.)
+  if count == 0 or number(facts[6]) > 0 or facts[8] then need_turn(job) end
+  if facts[8] then redis.call('HDEL', k, 'wake') end
   for step = 0, count - 1 do
     local h = head(job, step)
     if h[H.state] == 'pending' then begin(job, int(step), h) end

@@ -87,7 +87,8 @@ local function apply_turn(job, decision, state)
       for i, h in ipairs(heads) do begin(job, int(first + i - 1), h) end
     end
   end
-  if decision.more > 0 then due_later(job, decision.more)   -- should nobody go on with it
+  if decision.more > 0 and state ~= 'running' then redis.call('HSET', k, 'wake', 1)
+  elseif decision.more > 0 then due_later(job, decision.more)   -- should nobody go on with it
   else redis.call('ZREM', P .. 'due', job) end
   if decision.ends ~= '' then
     if state == 'running' then

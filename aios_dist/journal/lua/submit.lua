@@ -47,7 +47,8 @@ if not plan then
     if fresh[i] then
       create(j, 'running', nil, {})
       event(j.id, stamp(), 'submitted', '')
-      if j.decision then apply_turn(j.id, j.decision, 'running') else need_turn(j.id) end
+      if j.decision then apply_turn(j.id, j.decision, 'running') end
+      if not j.decision or j.decision.more > 0 then need_turn(j.id) end
       whole(j.id)
     end
   end
