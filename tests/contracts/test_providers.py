@@ -343,11 +343,14 @@ def test_a_wait_is_read_as_seconds_milliseconds_or_a_date(
 
 
 async def test_no_answer_in_time_is_a_time_out(adapter: Adapter, stream: bool) -> None:
-    async with FakeLLM(faults="hang@0") as llm:
-        error = await adapter.error(llm, stream=stream, timeout=0.1)
-        await llm.until(lambda: llm.in_flight == 0)
+    for timeout in (0.1, 1.0, 10.0):  # one that is long enough for this machine to begin the call
+        async with FakeLLM(faults="hang@0") as llm:
+            error = await adapter.error(llm, stream=stream, timeout=timeout)
+            await llm.until(lambda: llm.in_flight == 0)  # noqa: B023
+        if llm.calls:
+            break
     assert type(error) is errors.CallTimeout
-    assert "0.1 s" in str(error)
+    assert f"{timeout:g} s" in str(error)
     assert llm.calls[0].status == CLIENT_LEFT
 
 
