@@ -346,7 +346,7 @@ async def test_no_answer_in_time_is_a_time_out(adapter: Adapter, stream: bool) -
     for timeout in (0.1, 1.0, 10.0):  # one that is long enough for this machine to begin the call
         async with FakeLLM(faults="hang@0") as llm:
             error = await adapter.error(llm, stream=stream, timeout=timeout)
-            await llm.until(lambda: llm.in_flight == 0)  # noqa: B023
+            await llm.until(lambda: llm.in_flight == 0)
         if llm.calls:
             break
     assert type(error) is errors.CallTimeout
