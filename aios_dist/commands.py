@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import Context
 from typing import Any, ClassVar
 
+from aios_dist.arguments import Taken
 from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.errors import InvalidInput
 from aios_dist.given import named
@@ -120,9 +120,16 @@ class Tool(Leaf):
         self.context = context
         self.timeout = timeout
 
-    def within(self, context: Context) -> Tool:
-        """The same tool, asked for by a branch with these context variables."""
-        return Tool(self.request, _InContext(self.call, context), context, self.timeout)
+    def taken(self, data: bytes, context: Context) -> Tool:
+        """The same tool as it is now, which is what its function gets, whatever becomes of the arguments.
+
+        Args:
+            data: its request in JSON, as the journal has it.
+            context: the context variables of the branch that asks for it.
+        """
+        return Tool(
+            self.request, _InContext(Taken(self.call, self.request, data), context), context, self.timeout
+        )
 
 
 class _InContext:
@@ -249,7 +256,7 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     Args:
         function: plain or ``async``; a plain one runs in a thread. It may be run again when its worker
             is lost before the outcome is written, so make what it does repeatable.
-        args, kwargs: JSON values.
+        args, kwargs: JSON values, as they are when the tool is awaited; the function gets its own copies.
 
     Returns:
         Something to await: what the function returned, as JSON gives it back (tuples become lists).
@@ -260,13 +267,9 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     if not callable(function):
         raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    try:
-        # What the function does to its arguments must not reach the program: a replay would not see it.
-        own = copy.deepcopy((args, kwargs))
-    except Exception:
-        own = (args, kwargs)  # not JSON: refused when awaited
+    # Taken at the await, where the journal takes it: see Tool.taken.
     return Tool(
-        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *own[0], **own[1])
+        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *args, **kwargs)
     )
 
 

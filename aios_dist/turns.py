@@ -167,7 +167,7 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         UnknownName: the agent's code is not in this process.
     """
     record = history.record
-    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
+    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
     replay = Replay(program, history.steps, admit=catalog.admit)
     replay.basis = history.basis
     for number, outcome in history.outcomes():
@@ -187,7 +187,7 @@ def undone(history: History) -> list[int] | None:
     """
     record = history.record
     try:
-        program = program_of(record.agent, record.input, record.prompts)
+        program = program_of(record.agent, record.input, record.prompts, defaults=record.defaults)
     except UnknownName:
         return None
     replay = Replay(program, history.steps)
