@@ -166,6 +166,7 @@ def llm(
     max_tokens: int | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
     response_format: dict[str, Any] | None = None,
+    timeout: float | None = None,
     **extra: Any,
 ) -> LLM:
     """Ask a language model; await the result inside an agent.
@@ -176,13 +177,15 @@ def llm(
         system: a system message put before ``prompt``.
         model: a name from ``[models.*]`` in aios.toml; the fleet's default model when left out.
         temperature, max_tokens, tools, response_format: passed on where given.
-        extra: any other provider option, passed on untouched.
+        timeout: seconds that one try of the call may take, where that is less than its model's ``timeout``.
+        extra: any other provider option, passed on; those that are widely known are checked at the await.
 
     Returns:
-        Something to await: an :class:`LLMResponse`.
+        Something to await: an :class:`LLMResponse`. What is sent and journaled is what the arguments hold
+        when it is awaited.
 
     Raises:
-        InvalidInput: neither or both of ``prompt`` and ``messages``.
+        InvalidInput: neither or both of ``prompt`` and ``messages``; from the await, what cannot be asked.
         LLMError: from the await, when the call brought no answer.
     """
     if (prompt is None) == (messages is None):
@@ -199,6 +202,8 @@ def llm(
             raise InvalidInput(f"llm() takes its prompt as text, not {type(prompt).__name__}.")
         conversation = [{"role": "system", "content": system}] if system is not None else []
         conversation.append({"role": "user", "content": prompt})
+    if timeout is not None:
+        extra["timeout"] = timeout  # where journals of before have it
     return LLM(
         LLMRequest(
             messages=conversation,

@@ -409,7 +409,6 @@ class Replay:
                 check_same(command.request, known.request)  # what was refused then never became a step
         else:
             read = check_new(command.request, data)
-            check_same(command.request, read)
             self._admit(command, data)
             if known is not None:
                 self._diverge(number, f"{kind.value} {brief(command.request)}")

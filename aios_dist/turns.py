@@ -11,7 +11,7 @@ import msgspec
 
 from aios_dist import policies
 from aios_dist.agents import Program, PromptsProgram, program_of
-from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
+from aios_dist.calls import INPUT_COST, OUTPUT_COST
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import POLICIES, Config
 from aios_dist.errors import (
@@ -22,6 +22,7 @@ from aios_dist.errors import (
     UsageError,
     describe,
 )
+from aios_dist.estimates import estimate
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode, packed
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
@@ -123,16 +124,6 @@ class Catalog(msgspec.Struct, frozen=True):
             seconds = command.request.seconds
             return NewStep(asked.kind, TURNS_LANE, data, asked.digest, f"{seconds:g} s", after=seconds)
         return NewStep(asked.kind, TURNS_LANE, data, asked.digest, _name(command))
-
-
-CHARS_PER_TOKEN = 4
-"""A rule of thumb for English (OpenAI, "What are tokens and how to count them?")."""
-
-
-def estimate(request: LLMRequest) -> tuple[int, int]:
-    """Prompt and output tokens that a call may take: what limits and shares reserve before it."""
-    text = sum(len(str(message.get("content", ""))) for message in request.messages)
-    return text // CHARS_PER_TOKEN, request.max_tokens or OUTPUT_GUESS
 
 
 def _name(command: Leaf) -> str:
