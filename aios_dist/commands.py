@@ -127,9 +127,9 @@ class Tool(Leaf):
             data: its request in JSON, as the journal has it.
             context: the context variables of the branch that asks for it.
         """
-        return Tool(
-            self.request, _InContext(Taken(self.call, self.request, data), context), context, self.timeout
-        )
+        assert isinstance(self.call, functools.partial), "it was taken before"
+        taken = Taken(self.call, self.request, data)
+        return Tool(self.request, _InContext(taken, context), context, self.timeout)
 
 
 class _InContext:

@@ -41,9 +41,10 @@ def closed(kind: str, base_url: str | None = "http://127.0.0.1:1") -> SdkProvide
 
 def asked(kind: str, request: LLMRequest, **settings: Any) -> tuple[dict[str, Any], list[str]]:
     """The body without what is in all of them, and what was left out."""
-    left_out: list[str] = []
-    body = closed(kind, **settings).body(request, left_out)
-    return {k: v for k, v in body.items() if k not in ("model", "stream")}, left_out
+    provider = closed(kind, **settings)
+    provider.left_out = []
+    body = provider.body(request)
+    return {k: v for k, v in body.items() if k not in ("model", "stream")}, provider.left_out
 
 
 def options(kind: str, **given: Any) -> tuple[dict[str, Any], list[str]]:
