@@ -224,7 +224,9 @@ class Replay:
                     raise InvalidInput(f"An agent is an async def; this one gave {what} and no coroutine.")
             except BaseException as error:
                 self._let_pass(error)
-                self._settle(None, _Raised(_without_us(error)))
+                self._end_misused()
+                if not self.finished:
+                    self._settle(None, _Raised(_without_us(error)))
                 return
             self._run(self._begin(coroutine, context, None, 0), None)
 
@@ -369,6 +371,11 @@ class Replay:
                 how, command = go_on((run, coroutine.throw, answer.error))
             else:
                 how, command = go_on((run, coroutine.send, answer))
+            if foreign.misused() is not None:
+                if how is _RAISED:
+                    self._let_pass(command)
+                self._end_misused()
+                return
             if how is _RETURNED:
                 self._settle(branch, command)
                 return
@@ -393,7 +400,16 @@ class Replay:
                     continue
                 self._split(branch, command)
                 return
-            answer = _Raised(self._refuse(InvalidInput(str(foreign.sentence(command)))))
+            answer = _Raised(foreign.misuse(command))  # there: its author is to see the line
+
+    def _end_misused(self) -> None:
+        """It has used what is asyncio's: that is its end, whoever of its own has caught it."""
+        said = foreign.misused()
+        if said is not None and not self.finished:
+            place = foreign.where_misused()
+            while place is not None and place.tb_frame.f_globals.get("__name__") == __name__:
+                place = place.tb_next
+            self._finish(_Raised(self._refuse(_at(InvalidInput(str(said)), place))))
 
     def _refuse(self, error: BaseException) -> BaseException:
         if issubclass(type(error), UsageError) and isinstance(error, UsageError):
