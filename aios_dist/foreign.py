@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from aios_dist.commands import Refused, in_turn
+from aios_dist.generators import Generators
 from aios_dist.tracebacks import related, text_of, traceback_of
 
 FRAMEWORKS = frozenset({"asyncio", "anyio", "sniffio", "greenback", "trio"})
@@ -151,6 +152,7 @@ _NO_TASK: Any = _NoTask()
 
 _running, _run_on = asyncio._get_running_loop, asyncio._set_running_loop
 _hooks, _hook = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
+_here = threading.get_ident
 _swap: Callable[[Any, Any], Any] | None = (
     getattr(asyncio.tasks, "_swap_current_task") if sys.version_info >= (3, 14) else None  # noqa: B009
 )
@@ -176,9 +178,16 @@ def _install() -> None:
 
 
 class Turn:
-    """Around agents' code: llm() and tool() mean something here, and asyncio nothing, on every machine."""
+    """Around agents' code: llm() and tool() mean something here, and asyncio nothing, on every machine.
 
-    __slots__ = ("_before", "_hooks", "_loop", "_misuse", "_task")
+    Args:
+        generators: the program's; else a loop's own hooks would finish them as its tasks.
+    """
+
+    __slots__ = ("_before", "_generators", "_hooks", "_loop", "_misuse", "_task")
+
+    def __init__(self, generators: Generators) -> None:
+        self._generators = generators
 
     def __enter__(self) -> None:
         _install()
@@ -190,12 +199,12 @@ class Turn:
         _run_on(_NO_LOOP)
         if _swap is not None:
             _swap(_NO_LOOP, _NO_TASK)
-        if self._hooks != (None, None):  # a loop's own would finish generators as its tasks
-            _hook(None, None)
+        _hook(self._generators.begun, self._generators.left)
+        self._generators.thread = _here()
 
     def __exit__(self, *_: object) -> None:
-        if _hooks() != self._hooks:
-            _hook(*self._hooks)
+        self._generators.thread = 0
+        _hook(*self._hooks)
         if _swap is not None:
             _swap(_NO_LOOP, None)
         _run_on(self._loop)
