@@ -20,13 +20,13 @@ import msgspec
 
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
-from aios_dist.calls import LLMResponse
+from aios_dist.calls import LLMResponse, Request
 from aios_dist.commands import Gather, Leaf, Refused, Tool
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.generators import Generators, unheard
 from aios_dist.jobs import Kind, Outcome, Step
-from aios_dist.requests import brief, check_new, check_same, encoded
-from aios_dist.tracebacks import traceback_of
+from aios_dist.requests import brief, briefs, check_new, check_same, encoded
+from aios_dist.tracebacks import traceback_of, waits_at
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -472,7 +472,7 @@ class Replay:
             check_same(command.request, check_new(command.request, data))
             self._admit(command, data)
             if known is not None:
-                self._diverge(number, f"{kind.value} {brief(command.request)}")
+                self._diverge(number, kind.value, command.request, waits_at(branch.coroutine))
                 return -1
             self.encoded[number] = data
         if isinstance(command, Tool):
@@ -558,15 +558,18 @@ class Replay:
             self._let_pass(error)
             self.error = _bare(error)
 
-    def _diverge(self, number: int, now: str) -> None:
+    def _diverge(self, number: int, now: str, request: Request | None = None, place: str = "") -> None:
         journaled = "nothing"
         step = self._journaled.get(number)
         if step is not None:
-            journaled = f"{step.kind.value} {brief(step.request)}"
+            was, is_ = brief(step.request), ""
+            if request is not None:
+                was, is_ = briefs(step.request, request)
+            journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
             f"it asked for {now}. Between its awaits an agent must do the same each time it runs: put time, "
-            "randomness and input/output into tool().",
+            "randomness and input/output into tool()." + (f" Here:\n{place}" if place else ""),
             step=number,
         )
         self._finish(_Raised(self._broken))

@@ -5,7 +5,7 @@ Turn 0 runs in the producer, all others in workers. No I/O here: in goes a histo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -22,7 +22,17 @@ from aios_dist.errors import (
     UsageError,
     describe,
 )
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode, packed
+from aios_dist.jobs import (
+    JobRecord,
+    JobState,
+    Kind,
+    NewStep,
+    Outcome,
+    Step,
+    StepState,
+    encode,
+    packed,
+)
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
 from aios_dist.replay import Asked, Replay
@@ -177,6 +187,40 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     if not isinstance(replay.error, ProgramChanged):
         replay.written(len(history.steps))
     return replay
+
+
+def repeats(
+    replay: Replay,
+    record: JobRecord,
+    outcomes: Sequence[tuple[int, Outcome]],
+    catalog: Catalog,
+    rested: Callable[[], None] = lambda: None,
+) -> bool:
+    """Whether a live program does the same again. Compared is what it has asked for and is written.
+
+    Args:
+        replay: the program.
+        record: its job.
+        outcomes: all that it was told.
+        catalog: the fleet's models and limits.
+        rested: called whenever the other has come to an await.
+
+    Raises:
+        UnknownName: the agent's code is not in this process.
+    """
+    written = [
+        Step(job="", number=number, kind=asked.kind, lane="", state=StepState.READY, digest=asked.digest)
+        for number, asked in enumerate(replay.asked[: replay.held])
+    ]
+    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
+    other = Replay(program, written, admit=catalog.admit)
+    for number, outcome in outcomes:
+        rested()
+        other.deliver(number, outcome)
+    other.check_complete()
+    same = not isinstance(other.error, ProgramChanged)
+    other.close()
+    return same
 
 
 def undone(history: History) -> list[int] | None:
