@@ -32,9 +32,7 @@ def test_a_tool_runs_once_however_often_the_program_is_replayed(fleet: Fleet, tm
 def test_on_one_worker_too_an_agent_that_does_not_repeat_itself_fails_and_its_author_sees_the_line(
     fleet: Fleet,
 ) -> None:
-    with pytest.raises(
-        JobFailed, match="does not repeat its own steps. Step 1 was journaled as llm"
-    ) as failed:
+    with pytest.raises(JobFailed, match="does not repeat its own steps") as failed:
         fleet.submit(draws).result(timeout=20)
     assert 'await llm(f"draft {tag}", model="one")' in str(failed.value)
 
