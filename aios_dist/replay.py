@@ -21,6 +21,7 @@ import msgspec
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
 from aios_dist.calls import LLMResponse, Request
+from aios_dist.chance import Known
 from aios_dist.commands import Gather, Leaf, Refused, Tool
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.generators import Generators, unheard
@@ -175,6 +176,7 @@ class Replay:
         encoded: requests of steps that are not written yet as JSON, as they were when asked for, by number.
             The agent may have changed its own since.
         awaited: bytes of the requests that it waits for.
+        known: what it knows of time and chance.
     """
 
     def __init__(
@@ -183,6 +185,7 @@ class Replay:
         journaled: Sequence[Step] = (),
         admit: Callable[[Leaf, bytes], None] = lambda command, data: None,
         passes: tuple[type[BaseException], ...] = (),
+        known: Known | None = None,
     ) -> None:
         """Start the program and run it until it waits.
 
@@ -191,6 +194,7 @@ class Replay:
             journaled: the steps that the journal holds, by number.
             admit: raises a UsageError for a request that can never be served.
             passes: what is the caller's and not the program's: a KeyboardInterrupt in the main thread.
+            known: what it knows of time and chance at its start.
         """
         self.asked: list[Asked] = []
         self.version = 0
@@ -203,6 +207,7 @@ class Replay:
         self.refused: UsageError | None = None
         self.encoded: dict[int, bytes] = {}
         self.awaited = 0
+        self.known = known or Known()
         self._admit = admit
         self._passes = passes
         self._journaled = {step.number: step for step in journaled}
@@ -223,7 +228,7 @@ class Replay:
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
         # (the precision of decimal's context) would reach whoever uses the thread next.
         context = Context()
-        with foreign.Turn(self._generators):
+        with foreign.Turn(self._generators, self.known):
             try:
                 coroutine: Any = context.run(program)
                 if not isinstance(coroutine, Coroutine):
@@ -243,6 +248,7 @@ class Replay:
         if self.closed:
             raise RuntimeError("This program was dropped: replay the journal.")
         self.version += 1
+        self.known.told(number, outcome.at)
         if self.finished:
             return
         branch = self._waiting.pop(number, None)
@@ -258,7 +264,7 @@ class Replay:
         except Exception as error:
             text = f"The outcome of step {number} cannot be read: {describe(error)}."
             answer = _Raised(StepError(text))
-        with foreign.Turn(self._generators):
+        with foreign.Turn(self._generators, self.known):
             self._run(branch, answer)
 
     def told(self, step: Step) -> None:
@@ -317,7 +323,7 @@ class Replay:
         self._waiting.clear()
         self._runnable.clear()
         generator = None
-        with foreign.Turn(self._generators):
+        with foreign.Turn(self._generators, self.known):
             while True:
                 while self._drop_one(mine):
                     pass
@@ -566,10 +572,11 @@ class Replay:
             if request is not None:
                 was, is_ = briefs(step.request, request)
             journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
+        here = f" Here:\n{place}" if place else ""
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
-            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: put time, "
-            "randomness and input/output into tool()." + (f" Here:\n{place}" if place else ""),
+            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
+            f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
             step=number,
         )
         self._finish(_Raised(self._broken))

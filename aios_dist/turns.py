@@ -12,6 +12,7 @@ import msgspec
 from aios_dist import policies
 from aios_dist.agents import Program, PromptsProgram, program_of
 from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
+from aios_dist.chance import Known
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import POLICIES, Config
 from aios_dist.errors import (
@@ -149,8 +150,12 @@ def _name(command: Leaf) -> str:
     return command.request.name if isinstance(command, (Tool, Signal)) else ""
 
 
-def start(program: Program, catalog: Catalog) -> Replay:
+def start(program: Program, catalog: Catalog, known: Known | None = None) -> Replay:
     """Turn 0 of a new job.
+
+    Args:
+        program, catalog: the agent with its input, the fleet's models and limits.
+        known: what it knows of time and chance.
 
     Raises:
         InvalidInput, UnknownName: the first requests cannot be served.
@@ -158,7 +163,7 @@ def start(program: Program, catalog: Catalog) -> Replay:
     """
     if isinstance(program, PromptsProgram):
         program = program.within(catalog.prompt_limit)
-    replay = Replay(program, admit=catalog.admit, passes=(KeyboardInterrupt,))
+    replay = Replay(program, admit=catalog.admit, passes=(KeyboardInterrupt,), known=known)
     if replay.refused is not None:
         replay.close()
         raise replay.refused
@@ -178,7 +183,7 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     """
     record = history.record
     program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
-    replay = Replay(program, history.steps, admit=catalog.admit)
+    replay = Replay(program, history.steps, admit=catalog.admit, known=history.known())
     replay.basis = history.basis
     for number, outcome in history.outcomes():
         rested()
@@ -213,7 +218,7 @@ def repeats(
         for number, asked in enumerate(replay.asked[: replay.held])
     ]
     program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
-    other = Replay(program, written, admit=catalog.admit)
+    other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
     for number, outcome in outcomes:
         rested()
         other.deliver(number, outcome)
@@ -234,7 +239,7 @@ def undone(history: History) -> list[int] | None:
         program = program_of(record.agent, record.input, record.prompts)
     except UnknownName:
         return None
-    replay = Replay(program, history.steps)
+    replay = Replay(program, history.steps, known=history.known())
     for number, outcome in history.outcomes():
         replay.deliver(number, outcome)
     replay.check_complete()

@@ -180,7 +180,7 @@ class Turns:
         except Exception:  # the program's, or its computing for too long: the replay says which
             self.programs.drop(live)
             return None, None
-        told = [] if news is None else [(s.number, s.outcome) for s in news.written if s.outcome is not None]
+        told = [] if news is None else [(s.number, o) for s in news.written if (o := s.told()) is not None]
         if (
             news is None
             or isinstance(replay.error, ProgramChanged)
@@ -473,11 +473,12 @@ def _say(claim: Claim, replay: Replay) -> None:
 def _follow(replay: Replay, news: News) -> None:
     """Hand the program what it has missed."""
     for step in news.written:
-        if step.outcome is None:
+        outcome = step.told()
+        if outcome is None:
             replay.told(step)
         else:
             rested()
-            replay.deliver(step.number, step.outcome)
+            replay.deliver(step.number, outcome)
     replay.check_complete()
 
 
