@@ -327,9 +327,9 @@ class AsyncFleet(forks.OfThisProcess, Steering):
     def _new_job(self, spec: JobSpec, id: str) -> NewJob:
         assert self._catalog is not None
         record = JobRecord(
-            agent=spec.agent,
+            agent=named("Agent name", spec.agent),
             input=spec.input,
-            tenant=spec.tenant,
+            tenant=named("Tenant", spec.tenant),
             prompts=spec.prompts,
             deadline=spec.deadline,
             expected_steps=spec.expected_steps,

@@ -20,6 +20,10 @@ COMPRESS_ABOVE = 1024
 DIGEST = 24
 """Characters of a digest; ``_lib.lua`` has the same."""
 
+MOST_SAID = 2_000
+MOST_REJECTED = 50
+"""Characters of a refusal, and refusals before one step, that are kept."""
+
 TURN = "t"
 """The number of a turn that runs as a step of its own, on the lane ``turns``."""
 
@@ -151,6 +155,29 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         return digest(msgspec.json.encode(what, order="sorted"))
 
 
+class Rejection(msgspec.Struct, frozen=True):
+    """A request that an agent was refused, and went on from: it is refused at every replay, in these words.
+
+    Attributes:
+        type, message: of the error.
+        digest: of the request; "" where it had none, since it was not JSON.
+    """
+
+    type: str
+    message: str
+    digest: str = ""
+
+    @classmethod
+    def of(cls, error: Exception, digest: str) -> Rejection:
+        """What is kept of a refusal."""
+        record = to_record(error)
+        return cls(record["type"], record["message"][:MOST_SAID], digest)
+
+    def error(self) -> Exception:
+        """The error, raised now as at every replay."""
+        return from_record({"type": self.type, "message": self.message})
+
+
 class NewStep(msgspec.Struct, frozen=True):
     """A step that a turn asked for.
 
@@ -163,6 +190,7 @@ class NewStep(msgspec.Struct, frozen=True):
         estimate: tokens that an LLM call may take.
         after: seconds of a sleep.
         cost: what an LLM call may take of its tenant's share.
+        rejected: what the agent had asked for since the step before, and was refused.
     """
 
     kind: Kind
@@ -173,6 +201,7 @@ class NewStep(msgspec.Struct, frozen=True):
     estimate: int = 0
     after: float = 0.0
     cost: int = 0
+    rejected: tuple[Rejection, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +214,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         attempt: how often it was claimed.
         order: the how-manieth outcome of its job it brought (from 1); 0 while there is none.
         worker: who claimed it last.
+        rejected: what the agent had asked for since the step before, and was refused.
     """
 
     job: str
@@ -203,6 +233,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     request: Request | None = None
     outcome: Outcome | None = None
+    rejected: tuple[Rejection, ...] = ()
 
 
 def digest(data: bytes) -> str:
@@ -230,7 +261,7 @@ T = TypeVar("T")
 
 # What msgspec knows of a class it finds out when that is first read; two threads that do so at once end the
 # process (msgspec 0.22). So it is done here, while one thread imports: whatever is read has been seen.
-for _kind in (Outcome, JobRecord, *typing.get_args(Request)):
+for _kind in (Outcome, JobRecord, tuple[Rejection, ...], *typing.get_args(Request)):
     msgspec.json.Decoder(_kind)
 
 

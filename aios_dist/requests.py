@@ -18,11 +18,13 @@ from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, To
 from aios_dist.commands import Leaf, Tool
 from aios_dist.config import odd_option
 from aios_dist.errors import InvalidInput
+from aios_dist.given import plain
 from aios_dist.jobs import digest
 from aios_dist.tracebacks import text_of
 
-_JSON, _SORTED = msgspec.json.Encoder(), msgspec.json.Encoder(order="deterministic")
-_64_BITS = msgspec.msgpack.Encoder()
+_JSON = msgspec.json.Encoder(enc_hook=plain)
+_SORTED = msgspec.json.Encoder(enc_hook=plain, order="deterministic")
+_64_BITS = msgspec.msgpack.Encoder(enc_hook=plain)
 _READ: dict[type, Any] = {
     kind: msgspec.json.Decoder(kind).decode for kind in (LLMRequest, ToolRequest, SleepRequest, SignalRequest)
 }

@@ -94,7 +94,7 @@ class Catalog(msgspec.Struct, frozen=True):
             raise UnknownName(
                 f"There is no model {name!r}; known are {known}. Add [models.{name}] to aios.toml."
             )
-        return name
+        return str.__str__(name)
 
     def admit(self, command: Leaf, data: bytes) -> None:
         """Refuse a request that can never be served.
@@ -110,6 +110,10 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
         """A step of the program in the journal's words; ``request`` where it is JSON already."""
+        step = self._step(asked, request)
+        return msgspec.structs.replace(step, rejected=asked.rejected) if asked.rejected else step
+
+    def _step(self, asked: Asked, request: bytes | None) -> NewStep:
         command = asked.command
         assert command is not None, "it is written already"
         data = encode(command.request) if request is None else packed(request)
@@ -168,6 +172,8 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     """
     record = history.record
     program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
+    if isinstance(program, PromptsProgram):
+        program = program.within(catalog.prompt_limit, asked=len(history.steps))
     replay = Replay(program, history.steps, admit=catalog.admit)
     replay.basis = history.basis
     for number, outcome in history.outcomes():

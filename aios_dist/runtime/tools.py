@@ -235,7 +235,8 @@ def _late(limit: float) -> _Raised:
 
 
 def _is_async(call: Any) -> bool:
+    """By what it is, and not by what it wraps: a plain function around an async one may run a loop itself."""
     try:
-        return inspect.iscoroutinefunction(inspect.unwrap(getattr(call, "func", call)))
-    except Exception:  # a function that has itself as its own __wrapped__
+        return inspect.iscoroutinefunction(getattr(call, "func", call))
+    except Exception:  # an object of the user's
         return False

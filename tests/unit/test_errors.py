@@ -220,7 +220,9 @@ class _Ends(StepError):
         raise SystemExit(3)
 
 
-@pytest.mark.parametrize("make", [lambda: _Without("no"), lambda: _Strange("no"), lambda: _Ends.__new__(_Ends)])
+@pytest.mark.parametrize(
+    "make", [lambda: _Without("no"), lambda: _Strange("no"), lambda: _Ends.__new__(_Ends)]
+)
 def test_no_error_costs_an_answer_because_it_cannot_be_recorded(make: Any) -> None:
     record = to_record(make())
     assert record["type"].startswith("_")
