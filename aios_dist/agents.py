@@ -323,8 +323,8 @@ def _as_function(function: Any, name: str | None) -> Any:
     if inspect.isroutine(function) or isinstance(function, type) or not inspect.iscoroutinefunction(inner):
         return function
     if name is None:
-        what = "A partial" if partial else f"An object of {type(function).__name__}"
-        raise InvalidInput(f"{what} has no name of its own: give it one, agent({short(function)}, name=…).")
+        kind = "partial" if partial else type(function).__name__
+        raise InvalidInput(f"A {kind} has no name of its own; give it one: agent({kind}(…), name=…).")
 
     async def called(*args: Any, **kwargs: Any) -> Any:
         return await function(*args, **kwargs)

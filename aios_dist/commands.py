@@ -6,7 +6,7 @@ import copy
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any, ClassVar
 
 from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
@@ -33,6 +33,10 @@ class _InTurn(threading.local):
 
 in_turn = _InTurn()
 """True while an agent's program runs in a turn: the only place where its awaits mean anything."""
+
+
+in_tool: ContextVar[bool] = ContextVar("aios_in_tool", default=False)
+"""True while a tool runs, in its threads and tasks that take their context along."""
 
 
 class Command:
@@ -122,6 +126,7 @@ class Tool(Leaf):
 
     def within(self, context: Context) -> Tool:
         """The same tool, asked for by a branch with these context variables."""
+        context.run(in_tool.set, True)
         return Tool(self.request, _InContext(self.call, context), context, self.timeout)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import forks, modules, policies, turns
+from aios_dist import forks, modules, policies, turns, waits
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given_json, specs_of
 from aios_dist.broker import Tickets
 from aios_dist.config import Config, load
@@ -378,6 +378,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             ResultTimeout: some have not ended in time, and what has ended was handed out; they go on.
         """
         handles = {job.id: job for job in handles_of(jobs, AsyncJob)}
+        waits.check("as_completed()", self.config.fleet, seconds("timeout", timeout))
         still_here = forks.begun()
         async for id in self._endings.in_order(list(handles), seconds("timeout", timeout)):
             yield handles[id]

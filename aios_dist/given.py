@@ -66,7 +66,7 @@ def looked_up(what: str, value: Any) -> str:
 
 
 def plain(value: Any) -> str | int | float:
-    """A text or number of somebody's own class (markup, a currency) as plain text or number: an encoder's hook.
+    """A text or number of somebody's own class (markup, a currency) as a plain one: an encoder's hook.
 
     Raises:
         TypeError: it is something else.

@@ -27,17 +27,27 @@ def load(config: Config) -> None:
         if here not in sys.path:
             sys.path.insert(0, here)
     for name in config.fleet.modules:
-        with _noting_ctrl_c() as pressed:
-            try:
-                importlib.import_module(name)
-            except BaseException as exc:
-                if pressed and isinstance(exc, KeyboardInterrupt):
-                    raise
-                raise ConfigError(
-                    f"The module {name!r} of [fleet] modules cannot be imported: {describe(exc)}."
-                ) from exc
+        with importing(f"The module {name!r} of [fleet] modules"):
+            importlib.import_module(name)
     for name, prompts in config.agents.items():
         register(PromptsAgent(name, prompts))
+
+
+@contextlib.contextmanager
+def importing(what: str) -> Iterator[None]:
+    """Around the import of users' code, which may raise anything.
+
+    Raises:
+        ConfigError: it did; ``what`` begins the sentence.
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile.
+    """
+    with _noting_ctrl_c() as pressed:
+        try:
+            yield
+        except BaseException as exc:
+            if pressed and isinstance(exc, KeyboardInterrupt):
+                raise
+            raise ConfigError(f"{what} cannot be imported: {describe(exc)}.") from exc
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A refusal that an agent goes on from is a fact of its job: the same at every replay, whatever the fleet has by then."""
+"""A refusal that an agent goes on from is a fact of its job: the same at every replay, in every fleet."""
 
 from __future__ import annotations
 
