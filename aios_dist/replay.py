@@ -23,6 +23,7 @@ from aios_dist.agents import Program, as_json
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import Gather, Leaf, Refused, Tool
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
+from aios_dist.generators import Generators, unheard
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
 from aios_dist.requests import brief, check_new, check_same, encoded
 from aios_dist.tracebacks import traceback_of
@@ -108,6 +109,9 @@ class _Raised:
 class _Dropped(BaseException):
     """Thrown into a program that is dropped: a GeneratorExit leaves behind what a ``finally`` awaits."""
 
+
+_WAITS: Any = object()
+"""In the place of an answer: there is none yet."""
 
 _KINDS = {kind.value: kind for kind in Kind}
 
@@ -214,6 +218,9 @@ class Replay:
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
         self._running = False
+        self._root: _Branch | None = None
+        self._answer: Any = None  # what the root came to, while closings go on
+        self._generators = Generators()
         self._stack = _stack()
         next(self._stack)
         self._open: dict[_Branch, None] = {}  # begun and not ended, in the order of beginning
@@ -221,7 +228,7 @@ class Replay:
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
         # (the precision of decimal's context) would reach whoever uses the thread next.
         context = Context()
-        with foreign.Turn():
+        with foreign.Turn(self._generators):
             try:
                 coroutine: Any = context.run(program)
                 if not isinstance(coroutine, Coroutine):
@@ -229,9 +236,12 @@ class Replay:
                     raise InvalidInput(f"An agent is an async def; this one gave {what} and no coroutine.")
             except BaseException as error:
                 self._let_pass(error)
-                self._settle(None, _Raised(_without_us(error)))
+                self._end_misused()
+                if not self.finished:
+                    self._settle(None, _Raised(_without_us(error)))
                 return
-            self._run(self._begin(coroutine, context, None, 0), None)
+            self._root = self._begin(coroutine, context, None, 0)
+            self._run(self._root, None)
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
@@ -253,7 +263,7 @@ class Replay:
         except Exception as error:
             text = f"The outcome of step {number} cannot be read: {describe(error)}."
             answer = _Raised(StepError(text))
-        with foreign.Turn():
+        with foreign.Turn(self._generators):
             self._run(branch, answer)
 
     def told(self, step: Step) -> None:
@@ -310,27 +320,42 @@ class Replay:
             self._drop_all()
 
     def _drop_all(self) -> None:
-        mine: BaseException | None = None
+        mine: list[BaseException] = []
         self._waiting.clear()
         self._runnable.clear()
-        with foreign.Turn():
-            while self._open:
-                try:
-                    branch, _ = self._open.popitem()  # the last one first; each by one thread
-                except KeyError:
+        generator = None
+        with foreign.Turn(self._generators):
+            while True:
+                while self._drop_one(mine):
+                    pass
+                if (generator := self._generators.next_open()) is None:
                     break
-                for _ in range(STUBBORN):
-                    try:
-                        # Where it awaits again, in a finally, that is not done.
-                        _drop(branch.context.run(branch.coroutine.throw, _Dropped()))
-                    except BaseException as error:
-                        mine = mine or (error if issubclass(type(error), self._passes) else None)
-                        break
-                if branch.wants is not branch.source:  # else its branches have begun themselves
-                    _drop(branch.source)
+                self._generators.close(generator)
         _held.pop(id(self), None)
-        if mine is not None:
-            raise mine
+        if mine:
+            raise mine[0]
+
+    def _drop_one(self, mine: list[BaseException]) -> bool:
+        """Drop the branch that was begun last; ``mine`` gets what is the caller's."""
+        while self._generators.closing:
+            run, context, command = self._generators.closing.pop()
+            _drop(command)
+            self._begin(run, context, None, 0)
+        try:
+            branch, _ = self._open.popitem()  # each by one thread
+        except KeyError:
+            return False
+        for _ in range(STUBBORN):
+            try:
+                # Where it awaits again, in a finally, that is not done.
+                _drop(branch.context.run(branch.coroutine.throw, _Dropped()))
+            except BaseException as error:
+                if issubclass(type(error), self._passes):
+                    mine.append(error)
+                break
+        if branch.wants is not branch.source:  # else its branches have begun themselves
+            _drop(branch.source)
+        return True
 
     def __del__(self) -> None:
         if getattr(self, "_open", None):
@@ -376,6 +401,12 @@ class Replay:
                 how, command = go_on((run, coroutine.throw, answer.error))
             else:
                 how, command = go_on((run, coroutine.send, answer))
+            if foreign.misused() is not None:
+                if how is _RAISED:
+                    self._let_pass(command)
+                self._end_misused()
+                return
+            self._go_on_closing()
             if how is _RETURNED:
                 self._settle(branch, command)
                 return
@@ -383,24 +414,54 @@ class Replay:
                 self._let_pass(command)
                 self._settle(branch, _Raised(_without_us(command)))
                 return
-            if isinstance(command, Leaf):
-                try:
-                    number = self._ask(branch, command)
-                except BaseException as error:
-                    self._let_pass(error)
-                    answer = _Raised(_bare(error))
-                    continue
-                if number >= 0:
-                    self._waiting[number] = branch
-                    branch.went_on()
+            answer = _WAITS if self.finished else self._asks(branch, command)
+            if answer is _WAITS:
                 return
-            if isinstance(command, Gather):
-                if not command.branches:
-                    answer = []
-                    continue
-                self._split(branch, command)
-                return
-            answer = _Raised(self._refuse(InvalidInput(str(foreign.sentence(command)))))
+
+    def _asks(self, branch: _Branch, command: Any) -> Any:
+        """Ask for what a branch awaits: ``_WAITS``, or what it gives where that needs no waiting."""
+        if isinstance(command, Leaf):
+            try:
+                number = self._ask(branch, command)
+            except BaseException as error:
+                self._let_pass(error)
+                return _Raised(_bare(error))
+            if number >= 0:
+                self._waiting[number] = branch
+                branch.went_on()
+            return _WAITS
+        if isinstance(command, Gather):
+            if not command.branches:
+                return []
+            self._split(branch, command)
+            return _WAITS
+        return _Raised(foreign.misuse(command))  # there: its author is to see the line
+
+    def _go_on_closing(self) -> None:
+        """Where closing a generator that was just left awaits something: a branch that nobody waits for."""
+        closing = self._generators.closing
+        while closing and not self.finished:
+            run, context, command = closing.pop(0)
+            branch = self._begin(run, context, None, 0)
+            if (answer := self._asks(branch, command)) is not _WAITS:
+                self._advance(branch, answer)
+
+    def _wind_up(self) -> None:
+        """The program itself is over. It ends when what it leaves open is closed."""
+        while (generator := self._generators.next_open()) is not None:
+            self._generators.close(generator)
+            self._go_on_closing()
+        if not self._open and not self.finished:
+            self._finish(self._answer)
+
+    def _end_misused(self) -> None:
+        """It has used what is asyncio's: that is its end, whoever of its own has caught it."""
+        said = foreign.misused()
+        if said is not None and not self.finished:
+            place = foreign.where_misused()
+            while place is not None and place.tb_frame.f_globals.get("__name__") == __name__:
+                place = place.tb_next
+            self._finish(_Raised(self._refuse(_at(InvalidInput(str(said)), place))))
 
     def _refuse(self, error: BaseException) -> BaseException:
         if issubclass(type(error), UsageError) and isinstance(error, UsageError):
@@ -469,8 +530,13 @@ class Replay:
             self._open.pop(branch, None)
             parent = branch.parent
         if branch is None or parent is None:
-            self._ending = branch.failures if branch is not None else []
-            self._finish(answer)
+            if branch is self._root:
+                self._ending = branch.failures if branch is not None else []
+                self._answer, self._root = answer, None
+            elif isinstance(answer, _Raised):  # of a generator's closing
+                unheard(answer.error)
+            if self._root is None:
+                self._wind_up()
             return
         if isinstance(answer, _Raised):
             parent.pending += branch.failures
