@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import Context, ContextVar
 from typing import Any, ClassVar
 
+from aios_dist.arguments import Taken
 from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.errors import InvalidInput
 from aios_dist.given import named
@@ -124,10 +124,31 @@ class Tool(Leaf):
         self.context = context
         self.timeout = timeout
 
-    def within(self, context: Context) -> Tool:
-        """The same tool, asked for by a branch with these context variables."""
+    def taken(self, data: bytes, context: Context) -> Tool:
+        """The same tool as it is now, which is what its function gets, whatever becomes of the arguments.
+
+        Args:
+            data: its request in JSON, as the journal has it.
+            context: the context variables of the branch that asks for it.
+        """
         context.run(in_tool.set, True)
-        return Tool(self.request, _InContext(self.call, context), context, self.timeout)
+        return Tool(
+            self.request, _InContext(Taken(self.call, self.request, data), context), context, self.timeout
+        )
+
+
+class _Call:
+    """A function and what it is called with. Not a partial: one of a partial forgets what that holds."""
+
+    __slots__ = ("_args", "_kwargs", "func")
+
+    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.func = func
+        self._args = args
+        self._kwargs = kwargs
+
+    def __call__(self) -> Any:
+        return self.func(*self._args, **self._kwargs)
 
 
 class _InContext:
@@ -164,6 +185,7 @@ def llm(
     max_tokens: int | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
     response_format: dict[str, Any] | None = None,
+    timeout: float | None = None,
     **extra: Any,
 ) -> LLM:
     """Ask a language model; await the result inside an agent.
@@ -174,13 +196,15 @@ def llm(
         system: a system message put before ``prompt``.
         model: a name from ``[models.*]`` in aios.toml; the fleet's default model when left out.
         temperature, max_tokens, tools, response_format: passed on where given.
-        extra: any other provider option, passed on untouched.
+        timeout: seconds that one try of the call may take, where that is less than its model's ``timeout``.
+        extra: any other provider option, passed on; those that are widely known are checked at the await.
 
     Returns:
-        Something to await: an :class:`LLMResponse`.
+        Something to await: an :class:`LLMResponse`. What is sent and journaled is what the arguments hold
+        when it is awaited.
 
     Raises:
-        InvalidInput: neither or both of ``prompt`` and ``messages``.
+        InvalidInput: neither or both of ``prompt`` and ``messages``; from the await, what cannot be asked.
         LLMError: from the await, when the call brought no answer.
     """
     if (prompt is None) == (messages is None):
@@ -197,6 +221,8 @@ def llm(
             raise InvalidInput(f"llm() takes its prompt as text, not {type(prompt).__name__}.")
         conversation = [{"role": "system", "content": system}] if system is not None else []
         conversation.append({"role": "user", "content": prompt})
+    if timeout is not None:
+        extra["timeout"] = timeout  # where journals of before have it
     return LLM(
         LLMRequest(
             messages=conversation,
@@ -254,7 +280,7 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     Args:
         function: plain or ``async``; a plain one runs in a thread. It may be run again when its worker
             is lost before the outcome is written, so make what it does repeatable.
-        args, kwargs: JSON values.
+        args, kwargs: JSON values, as they are when the tool is awaited; the function gets its own copies.
 
     Returns:
         Something to await: what the function returned, as JSON gives it back (tuples become lists).
@@ -265,14 +291,8 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     if not callable(function):
         raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    try:
-        # What the function does to its arguments must not reach the program: a replay would not see it.
-        own = copy.deepcopy((args, kwargs))
-    except Exception:
-        own = (args, kwargs)  # not JSON: refused when awaited
-    return Tool(
-        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *own[0], **own[1])
-    )
+    # Taken at the await, where the journal takes it: see Tool.taken.
+    return Tool(ToolRequest(name=name, args=list(args), kwargs=kwargs), _Call(function, args, kwargs))
 
 
 def sleep(seconds: float) -> Sleep:

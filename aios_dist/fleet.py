@@ -261,6 +261,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         for place, spec in enumerate(specs):
             named("Agent name", spec.agent)
             named("Tenant", spec.tenant)
+            if spec.prompts is None:
+                modules.check_one(self.config, spec.agent)
             id = spec.id
             if id is None:
                 id = f"{within}.{place}" if within else f"{spec.agent[:100]}-{uuid.uuid4().hex[:12]}"
@@ -333,6 +335,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             prompts=spec.prompts,
             deadline=spec.deadline,
             expected_steps=spec.expected_steps,
+            defaults=spec.defaults,
         )
         try:
             size, limit = len(msgspec.json.encode(record)), self.config.fleet.prompt_limit

@@ -140,6 +140,7 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         deadline: seconds from the submission.
         expected_steps: how many steps the caller thinks it will have, for the policy ``remaining``.
+        defaults: of the agent's arguments that were not given, as they were then.
     """
 
     agent: str
@@ -148,10 +149,12 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     prompts: PromptsConfig | None = None
     deadline: float | None = None
     expected_steps: int | None = None
+    defaults: dict[str, Any] = {}
 
     def digest(self) -> str:
-        """Tells two submissions of the same id apart: by what they ask for, not by how soon."""
-        what = msgspec.structs.replace(self, deadline=None, expected_steps=None)
+        """Tells two submissions of the same id apart: by what they ask for, not by how soon, nor by defaults
+        (who submits by name knows none)."""
+        what = msgspec.structs.replace(self, deadline=None, expected_steps=None, defaults={})
         return digest(msgspec.json.encode(what, order="sorted"))
 
 

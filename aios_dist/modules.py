@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from aios_dist.agents import Agent, PromptsAgent, find, register
+from aios_dist.agents import Agent, PromptsAgent, find, place_of, register, two_of
 from aios_dist.config import Config
-from aios_dist.errors import ConfigError, describe
+from aios_dist.errors import ConfigError, InvalidInput, describe
 
 
 def load(config: Config) -> None:
     """Import every module of ``[fleet] modules``, also from the current folder.
 
     Raises:
-        ConfigError: one cannot be imported, whatever it raises.
+        ConfigError: one cannot be imported, whatever it raises; or two agents have one name.
         KeyboardInterrupt: Ctrl-C was pressed meanwhile.
     """
     with contextlib.suppress(OSError):  # the current folder was removed
@@ -30,7 +30,10 @@ def load(config: Config) -> None:
         with importing(f"The module {name!r} of [fleet] modules"):
             importlib.import_module(name)
     for name, prompts in config.agents.items():
-        register(PromptsAgent(name, prompts))
+        try:
+            register(PromptsAgent(name, prompts), place=_place(name))
+        except InvalidInput as exc:
+            raise ConfigError(str(exc)) from None
 
 
 @contextlib.contextmanager
@@ -75,6 +78,24 @@ def _noting_ctrl_c() -> Iterator[list[int]]:
 
 
 def agent(config: Config, name: str) -> Agent | PromptsAgent | None:
-    """The agent of that name, from the code of this process or from ``aios.toml``; None elsewhere."""
-    prompts = config.agents.get(name)
-    return PromptsAgent(name, prompts) if prompts is not None else find(name)
+    """The agent of that name, from the code of this process or from ``aios.toml``; None elsewhere.
+
+    Raises:
+        InvalidInput: it is in both.
+    """
+    known, prompts = find(name), config.agents.get(name)
+    if prompts is None:
+        return known
+    check_one(config, name)
+    return PromptsAgent(name, prompts)
+
+
+def check_one(config: Config, name: str) -> None:
+    """Raises InvalidInput: an agent of this name is in the code of this process, and one in ``aios.toml``."""
+    known = find(name)
+    if name in config.agents and isinstance(known, Agent):
+        raise InvalidInput(two_of(name, place_of(known), _place(name)))
+
+
+def _place(name: str) -> str:
+    return f"[agents.{name}] of aios.toml"

@@ -20,8 +20,8 @@ import msgspec
 
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import Gather, Leaf, Refused, Tool
+from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.commands import LLM, Gather, Leaf, Refused, Tool
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.generators import Generators, unheard
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
@@ -494,14 +494,16 @@ class Replay:
             if known.request is not None:
                 check_same(command.request, known.request)  # what was refused then never became a step
         else:
-            check_same(command.request, check_new(command.request, data))
+            read = check_new(command.request, data)
             self._admit(command, data)
             if known is not None:
                 self._diverge(number, f"{kind.value} {brief(command.request)}")
                 return -1
             self.encoded[number] = data
+            if isinstance(read, LLMRequest):  # the agent may go on changing its own
+                command = LLM(read)
         if isinstance(command, Tool):
-            command = command.within(branch.context.copy())
+            command = command.taken(data, branch.context.copy())
         rejected, self._rejected = tuple(self._rejected[:MOST_REJECTED]), []
         self.asked.append(Asked(command=command, kind=kind, digest=mark, rejected=rejected))
         self._sizes[number] = len(data)

@@ -11,7 +11,7 @@ import msgspec
 
 from aios_dist import policies
 from aios_dist.agents import Program, PromptsProgram, program_of
-from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
+from aios_dist.calls import INPUT_COST, OUTPUT_COST
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import POLICIES, Config
 from aios_dist.errors import (
@@ -22,6 +22,7 @@ from aios_dist.errors import (
     UsageError,
     describe,
 )
+from aios_dist.estimates import estimate
 from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode, packed
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
@@ -129,16 +130,6 @@ class Catalog(msgspec.Struct, frozen=True):
         return NewStep(asked.kind, TURNS_LANE, data, asked.digest, _name(command))
 
 
-CHARS_PER_TOKEN = 4
-"""A rule of thumb for English (OpenAI, "What are tokens and how to count them?")."""
-
-
-def estimate(request: LLMRequest) -> tuple[int, int]:
-    """Prompt and output tokens that a call may take: what limits and shares reserve before it."""
-    text = sum(len(str(message.get("content", ""))) for message in request.messages)
-    return text // CHARS_PER_TOKEN, request.max_tokens or OUTPUT_GUESS
-
-
 def _name(command: Leaf) -> str:
     return command.request.name if isinstance(command, (Tool, Signal)) else ""
 
@@ -171,7 +162,7 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         UnknownName: the agent's code is not in this process.
     """
     record = history.record
-    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
+    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
     if isinstance(program, PromptsProgram):
         program = program.within(catalog.prompt_limit, asked=len(history.steps))
     replay = Replay(program, history.steps, admit=catalog.admit)
@@ -193,7 +184,7 @@ def undone(history: History) -> list[int] | None:
     """
     record = history.record
     try:
-        program = program_of(record.agent, record.input, record.prompts)
+        program = program_of(record.agent, record.input, record.prompts, defaults=record.defaults)
     except UnknownName:
         return None
     replay = Replay(program, history.steps)

@@ -72,6 +72,11 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
             failed = tries[step.number]
             text = f"failed tries so far: {len(failed)}, the last: {failed[-1]}."
             console().print(plain(f"\nStep {step.number} is tried again; {text}"))
+        if left_out := _left_out(step):
+            response = step.outcome.response if step.outcome is not None else None
+            who = response.provider if response is not None else ""
+            text = f"was asked without {', '.join(left_out)}: {who or 'the provider'} has no word for that."
+            console().print(plain(f"\nStep {step.number} {text}"))
         if step.outcome is not None and step.outcome.error is not None:
             error = step.outcome.error
             console().print(plain(f"\nStep {step.number} failed: {error['type']}: {error['message']}"))
@@ -134,6 +139,12 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
             out.print(plain(frames))
 
 
+def _left_out(step: Step) -> list[str]:
+    """Options that the provider had no word for."""
+    response = step.outcome.response if step.outcome is not None else None
+    return list(response.left_out) if response is not None else []
+
+
 def _traceback(outcome: Outcome | None) -> str:
     """Where in the user's code a failure was raised; "" where nothing is known."""
     return str(outcome.error.get("traceback", "")) if outcome is not None and outcome.error else ""
@@ -187,6 +198,7 @@ def _step_record(step: Step, now: float, prompts: bool, failed: Sequence[str]) -
         "wait_s": waited,
         "run_s": ran,
         "error": outcome.error if outcome else None,
+        "left_out": _left_out(step),
     }
     if prompts:
         record["request"] = msgspec.to_builtins(step.request)

@@ -44,6 +44,14 @@ async def doubled(x: int) -> int:
     return 2 * x
 
 
+async def doubled_less(x: int, *, less: int) -> int:
+    return 2 * x - less
+
+
+async def doubled_plus(more: int, x: int = 2) -> int:
+    return 2 * x + more - 3
+
+
 def synced(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -91,6 +99,8 @@ FORMS: dict[str, Callable[..., Any]] = {
     "partial of async": functools.partial(doubled),
     "partial of a sync wrapper": functools.partial(synced(doubled)),
     "partial of a partial": functools.partial(functools.partial(passed_on(doubled))),
+    "partial with an argument": functools.partial(doubled_plus, 3),
+    "partial with a keyword": functools.partial(doubled_less, less=0),
     "cached": functools.lru_cache(Doubles.static),
     "method": Doubles().method,
     "class method": Doubles.of_the_class,
@@ -155,6 +165,13 @@ def test_partials_methods_and_objects_are_agents_under_a_name_of_their_own() -> 
     assert (prompt_of(called, name="Ada"), prompt_of(method, name="Ada")) == ("hey Ada", "ho Ada")
     with pytest.raises(InvalidInput, match="cannot take this input"):
         polite.job(town="Lima")
+
+
+def test_two_partials_of_one_function_are_two_agents() -> None:
+    agent(functools.partial(told, "please"), name="forms-twice")
+    agent(functools.partial(told, "please"), name="forms-twice")
+    with pytest.raises(InvalidInput, match="Two agents are called 'forms-twice'"):
+        agent(functools.partial(told, "now!"), name="forms-twice")
 
 
 @pytest.mark.parametrize("form", [functools.partial(told, "x"), Teller("x")], ids=["partial", "object"])
