@@ -23,7 +23,7 @@ from aios_dist.calls import LLMResponse
 from aios_dist.commands import llm
 from aios_dist.config import FOREVER, PromptsConfig, odd_option
 from aios_dist.definitions import definition, same
-from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.errors import InvalidInput, UnknownName, describe
 from aios_dist.given import named as checked_name
 from aios_dist.given import plain, short, without_order
 from aios_dist.templates import ANYTHING, PROMPT_BOUND, fill, pieces
@@ -266,13 +266,16 @@ def _agent_there(name: str, module: str) -> Agent | PromptsAgent:
     Raises:
         UnknownName: it is not there.
     """
+    why = ""
     if name not in _registry:
         try:
             importlib.import_module(module)
         except ImportError:
             pass
+        except Exception as exc:  # users' code
+            why = f", which cannot be imported: {describe(exc)}"
     if (found := _registry.get(name)) is None:
-        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}.")
+        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}{why}.")
     return found
 
 

@@ -20,8 +20,8 @@ COMPRESS_ABOVE = 1024
 DIGEST = 24
 """Characters of a digest; ``_lib.lua`` has the same."""
 
-MOST_SAID = 2_000
-MOST_REJECTED = 50
+MOST_SAID = 1_000
+MOST_REJECTED = 20
 """Characters of a refusal, and refusals before one step, that are kept."""
 
 TURN = "t"

@@ -68,6 +68,15 @@ def passed_on(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+def tasked(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return loop.create_task(function(*args, **kwargs))
+
+    return called
+
+
 class Doubles:
     async def method(self, x: int) -> int:
         return await doubled(x)
@@ -96,6 +105,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "sync wrapper": synced(doubled),
     "sync wrapper of a wrapper": synced(passed_on(doubled)),
     "wrapper that hands on": passed_on(doubled),
+    "wrapper that makes a task": tasked(doubled),
     "partial of async": functools.partial(doubled),
     "partial of a sync wrapper": functools.partial(synced(doubled)),
     "partial of a partial": functools.partial(functools.partial(passed_on(doubled))),

@@ -149,7 +149,6 @@ def comes_to_be(code: str, page: ModuleType) -> str:
     return ""
 
 
-@pytest.mark.filterwarnings("ignore:coroutine 'sleep' was never awaited")  # the page's, on purpose
 @pytest.mark.parametrize(
     ("code", "said"), parts(), ids=[re.findall(r"def (\w+)", code)[-1] for code, _ in parts()]
 )
