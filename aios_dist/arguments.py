@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,27 +26,31 @@ class Taken:
     """A tool's call with the arguments as they are now; ``func`` is the function itself.
 
     Args:
-        call: the function, with the program's own arguments bound.
-        request: the same arguments.
+        call: the function with the program's own arguments bound, and with what a ``partial`` of the agent's
+            holds, which is the program's as well.
+        request: the arguments alone.
         data: the request in JSON.
     """
 
-    __slots__ = ("_data", "_own", "func")
+    __slots__ = ("_call", "_data", "_own", "func")
 
-    def __init__(self, call: Callable[[], Any], request: ToolRequest, data: bytes) -> None:
-        self.func = getattr(call, "func", call)
+    def __init__(self, call: functools.partial[Any], request: ToolRequest, data: bytes) -> None:
+        self.func = call.func
         self._data = data
-        self._own: tuple[list[Any], dict[str, Any]] | None = None
-        if not (is_plain(request.args) and is_plain(request.kwargs)):
+        self._own: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        held = call.args[: len(call.args) - len(request.args)]
+        named = {name: value for name, value in call.keywords.items() if name not in request.kwargs}
+        self._call = functools.partial(call.func, *held, **named)
+        if held or named or not (is_plain(request.args) and is_plain(request.kwargs)):
             try:
-                self._own = copy.deepcopy((request.args, request.kwargs))
+                self._own = copy.deepcopy((call.args, call.keywords))
             except Exception:
                 pass  # an object that cannot be copied: never the program's own, so as JSON has it
 
     def __call__(self) -> Any:
         if self._own is None:
             asked = _read(self._data)
-            return self.func(*asked.args, **asked.kwargs)
+            return self._call(*asked.args, **asked.kwargs)
         args, kwargs = copy.deepcopy(self._own)
         return self.func(*args, **kwargs)
 

@@ -132,23 +132,9 @@ class Tool(Leaf):
             context: the context variables of the branch that asks for it.
         """
         context.run(in_tool.set, True)
-        return Tool(
-            self.request, _InContext(Taken(self.call, self.request, data), context), context, self.timeout
-        )
-
-
-class _Call:
-    """A function and what it is called with. Not a partial: one of a partial forgets what that holds."""
-
-    __slots__ = ("_args", "_kwargs", "func")
-
-    def __init__(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.func = func
-        self._args = args
-        self._kwargs = kwargs
-
-    def __call__(self) -> Any:
-        return self.func(*self._args, **self._kwargs)
+        assert isinstance(self.call, functools.partial), "it was taken before"
+        taken = Taken(self.call, self.request, data)
+        return Tool(self.request, _InContext(taken, context), context, self.timeout)
 
 
 class _InContext:
@@ -292,7 +278,9 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
         raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     # Taken at the await, where the journal takes it: see Tool.taken.
-    return Tool(ToolRequest(name=name, args=list(args), kwargs=kwargs), _Call(function, args, kwargs))
+    return Tool(
+        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *args, **kwargs)
+    )
 
 
 def sleep(seconds: float) -> Sleep:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,8 @@ def same(one: Definition, other: Definition) -> bool:
         return _alike(one.function, other.function)
     if f.__qualname__ != g.__qualname__:
         return False
-    if f.__code__.co_filename != g.__code__.co_filename and f.__module__ != g.__module__:
+    files = {os.path.realpath(code.co_filename) for code in (f.__code__, g.__code__)}
+    if len(files) > 1 and f.__module__ != g.__module__:
         return False
     if f.__code__ is g.__code__:
         return _alike(one.function, other.function)

@@ -60,7 +60,9 @@ def _headers(value: Any) -> bool:
 
 
 def _body(value: Any) -> bool:
-    return isinstance(value, Mapping) and not {"model", "messages"} & set(value)
+    if not isinstance(value, Mapping) or {"model", "messages"} & set(value):
+        return False
+    return isinstance(value.get("stream"), (bool, type(None)))
 
 
 _BOOL = (_is(bool), "True or False")

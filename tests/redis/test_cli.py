@@ -386,6 +386,27 @@ def test_doctor_names_a_model_on_hold(cli: Callable[..., Done], redis_url: str, 
     assert view["hold_until"] is not None
 
 
+def test_options_that_a_provider_has_no_word_for_are_named(
+    cli: Callable[..., Done], redis_url: str, fleet_name: str
+) -> None:
+    cli("submit", "greet", "--input", '"Ada"', "--id", "j1")
+    assert cli("job", "show", "j1", "--json").json["steps"][0]["left_out"] == []
+
+    async def answer() -> None:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
+        claim = await journal.claim("llm", "w")
+        assert claim is not None
+        said = LLMResponse("hi", usage=Usage(1, 1, 1), provider="anthropic", left_out=("logit_bias", "seed"))
+        await journal.commit(claim, encode(Outcome(response=said)), ok=True, usage=said.usage)
+        await journal.close()
+
+    asyncio.run(answer())
+    assert "Step 0 was asked without logit_bias, seed: anthropic has no word for that." in (
+        cli("job", "show", "j1").out
+    )
+    assert cli("job", "show", "j1", "--json").json["steps"][0]["left_out"] == ["logit_bias", "seed"]
+
+
 def test_a_provider_that_reports_no_usage_is_named_and_what_is_estimated_is_said(
     cli: Callable[..., Done], redis_url: str, fleet_name: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -148,6 +149,18 @@ def test_what_has_a_type_of_its_own_keeps_it_and_is_no_object_of_the_programs() 
     assert order.nights == [1]
 
 
+def test_what_a_partial_holds_is_taken_at_the_await_too() -> None:
+    cart = ["hotel"]
+
+    async def body() -> None:
+        await tool(functools.partial(count, cart, more=1), other=2)
+
+    call = the_tool(body).call
+    cart.clear()
+    assert [call(), call()] == [[2, {"more": 1, "other": 2}]] * 2
+    assert cart == []
+
+
 @dataclasses.dataclass
 class Stays:
     city: str
@@ -190,6 +203,7 @@ def test_what_cannot_be_copied_comes_as_the_journal_has_it() -> None:
         ({"extra_headers": {"Content-Length": "3"}}, "extra_headers must be"),
         ({"extra_body": [1]}, "extra_body must be a dict without model"),
         ({"extra_body": {"model": "dear"}}, "extra_body must be a dict without model"),
+        ({"extra_body": {"stream": "yes"}}, "extra_body must be"),
         ({"extra_query": "a=b"}, "extra_query must be a dict"),
         ({"extra": {"seed": 1}}, "options are given by name, as seed=1"),
         ({"messages_": 1}, "no option 'messages_'; did you mean messages?"),

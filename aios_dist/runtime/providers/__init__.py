@@ -255,17 +255,15 @@ class SdkProvider(ABC):
         self.label = name
         self.model = model.model or name
         self.config = model
+        self.left_out: list[str] = []
         self._said: set[str] = set()
         self._post = post
         self._close = close
 
     @abstractmethod
-    def body(self, request: LLMRequest, left_out: list[str] | None = None) -> dict[str, Any]:
-        """The request as the provider's JSON, with ``stream`` set.
-
-        Args:
-            request: what is asked, in OpenAI's words.
-            left_out: gets the names of options that the provider has no word for, and that are not sent.
+    def body(self, request: LLMRequest) -> dict[str, Any]:
+        """The request as the provider's JSON, with ``stream`` set. ``self.left_out`` gets the names of
+        options that the provider has no word for, and that are not sent.
 
         Raises:
             BadRequest: the provider cannot be asked that; ``detail["unsayable"]`` is set.
@@ -274,7 +272,8 @@ class SdkProvider(ABC):
     async def call(self, request: LLMRequest, *, idempotency_key: str | None = None) -> LLMResponse:
         """See :meth:`Provider.call`."""
         left_out: list[str] = []
-        body = self.body(replace(request, extra=given(request.extra)), left_out)
+        self.left_out = left_out  # nothing is awaited until it is full
+        body = self.body(replace(request, extra=given(request.extra)))
         self._say(left_out)
         # The three arguments that every method of the SDKs takes beside the provider's own options.
         headers, query = body.pop("extra_headers", {}), body.pop("extra_query", {})

@@ -164,17 +164,16 @@ class AnthropicProvider(SdkProvider):
         post = partial(client.post, stream_cls=anthropic.AsyncStream[Any])
         super().__init__(name, model, post, client.close, key)
 
-    def body(self, request: LLMRequest, left_out: list[str] | None = None) -> dict[str, Any]:
+    def body(self, request: LLMRequest) -> dict[str, Any]:
         """The request in Anthropic's form; options that are Anthropic's own pass untouched.
 
         Raises:
             BadRequest: content that has no counterpart there, the ``response_format`` ``json_object``, or a
                 tool call in the conversation whose arguments are not a JSON object.
         """
-        unsaid = left_out if left_out is not None else []
         body: dict[str, Any] = {"max_tokens": MAX_TOKENS, "stream": self.config.stream, **self.config.options}
         body["model"] = self.model
-        body["messages"], system = to_anthropic.messages(request.messages, unsaid)
+        body["messages"], system = to_anthropic.messages(request.messages, self.left_out)
         for field in ("temperature", "max_tokens", "tools"):
             value = getattr(request, field)
             if value is not None:
@@ -182,7 +181,7 @@ class AnthropicProvider(SdkProvider):
         if system:
             body["system"] = system
         body.update(request.extra)
-        to_anthropic.options(body, unsaid)
+        to_anthropic.options(body, self.left_out)
         if "tools" not in body and (called := to_anthropic.tools_of(body["messages"])):
             body["tools"], body["tool_choice"] = called, {"type": "none"}
         form = to_anthropic.answer_form(request.response_format or {"type": "text"})

@@ -151,18 +151,17 @@ class OpenAIProvider(SdkProvider):
         post = partial(client.post, stream_cls=openai.AsyncStream[Any])
         super().__init__(name, model, post, client.close, key)
 
-    def body(self, request: LLMRequest, left_out: list[str] | None = None) -> dict[str, Any]:
+    def body(self, request: LLMRequest) -> dict[str, Any]:
         """The model's options, over them the request's fields, over them its ``extra``, all untouched but for
         what only Anthropic has."""
-        unsaid = left_out if left_out is not None else []
         body = {"stream": self.config.stream, **self.config.options}
-        body |= {"model": self.model, "messages": to_openai.messages(request.messages, unsaid)}
+        body |= {"model": self.model, "messages": to_openai.messages(request.messages, self.left_out)}
         for field in ("temperature", "max_tokens", "tools", "response_format"):
             value = getattr(request, field)
             if value is not None:
                 body[field] = value
         body.update(request.extra)
-        to_openai.options(body, self.config.base_url is None, unsaid)
+        to_openai.options(body, self.config.base_url is None, self.left_out)
         if body["stream"]:
             body.setdefault("stream_options", {"include_usage": True})
         return body
