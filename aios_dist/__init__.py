@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ToolError,
         UsageError,
     )
+    from aios_dist.facts import now, random, uuid
     from aios_dist.fleet import AsyncFleet
     from aios_dist.handles import AsyncJob, AsyncPlan
     from aios_dist.jobs import JobState, Outcome, Step, StepState
@@ -44,6 +45,7 @@ _HOMES = {
         "ToolError",
         "UsageError",
     ),
+    "facts": ("now", "random", "uuid"),
     "fleet": ("AsyncFleet",),
     "handles": ("AsyncJob", "AsyncPlan"),
     "jobs": ("JobState", "Outcome", "Step", "StepState"),
@@ -87,10 +89,13 @@ __all__ = [
     "gather",
     "hybrid",
     "llm",
+    "now",
     "prompts",
+    "random",
     "signal",
     "sleep",
     "tool",
+    "uuid",
 ]
 
 

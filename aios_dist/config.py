@@ -172,6 +172,8 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shutdown_grace: how long a warm shutdown waits for calls in flight before handing them back.
         tool_timeout: seconds for a tool that says nothing else; then its step fails. 0: no limit.
         turn_timeout: seconds that an agent may compute between two awaits; then its job fails. 0: no limit.
+        check_replays: workers run agents' programs again beside the live ones, and fail the job of one that
+            does not repeat itself, at once and not by chance. None: in a ``LocalFleet`` and ``aios-dist up``.
         spool_dir: where a worker that must end saves the answers that Redis does not take; its next life
             writes them. Empty: nowhere.
         redis_timeout: how long a Redis that says nothing is waited for before the connection is
@@ -193,6 +195,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown_grace: float = 30.0
     tool_timeout: float = 3600.0
     turn_timeout: float = 60.0
+    check_replays: bool | None = None
     spool_dir: str = ""
     redis_timeout: float = 5.0
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import secrets
+import time
 import uuid
 import warnings
 import weakref
@@ -17,6 +19,7 @@ import msgspec
 from aios_dist import forks, modules, policies, turns, waits
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given_json, specs_of
 from aios_dist.broker import Tickets
+from aios_dist.chance import Known
 from aios_dist.config import Config, load
 from aios_dist.endings import Endings
 from aios_dist.errands import users_code
@@ -346,9 +349,11 @@ class AsyncFleet(forks.OfThisProcess, Steering):
                 f"The input of job {id!r} has {size:,} bytes, more than prompt_limit ({limit:,}); "
                 "shorten it, or raise prompt_limit in [fleet]."
             )
+        known = Known(secrets.token_hex(16), round(time.time(), 6))
+        record = msgspec.structs.replace(record, seed=known.origin[0], submitted_at=known.now)
         if spec.program is None:
             return NewJob(id, record, budget=spec.budget, priority=spec.priority, size=size)
-        replay = turns.start(spec.program, self._catalog)
+        replay = turns.start(spec.program, self._catalog, known)
         decision = turns.decide(replay, record, self._catalog, first=0, whole=True)
         replay.close()
         size += sum(len(ranked.step.request) for ranked in decision.steps)

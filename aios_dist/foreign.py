@@ -19,6 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
+from aios_dist.chance import Known, here
 from aios_dist.commands import Refused, in_turn
 from aios_dist.generators import Generators
 from aios_dist.tracebacks import related, text_of, traceback_of
@@ -182,16 +183,19 @@ class Turn:
 
     Args:
         generators: the program's; else a loop's own hooks would finish them as its tasks.
+        known: what it knows of time and chance.
     """
 
-    __slots__ = ("_before", "_generators", "_hooks", "_loop", "_misuse", "_task")
+    __slots__ = ("_before", "_generators", "_hooks", "_known", "_known_before", "_loop", "_misuse", "_task")
 
-    def __init__(self, generators: Generators) -> None:
+    def __init__(self, generators: Generators, known: Known) -> None:
         self._generators = generators
+        self._known = known
 
     def __enter__(self) -> None:
         _install()
         self._before, in_turn.value = in_turn.value, True
+        self._known_before, here.known = here.known, self._known
         self._misuse, _noted.misuse = _noted.misuse, None
         self._loop = _running()
         self._task = _swap(self._loop, None) if _swap is not None and self._loop is not None else None
@@ -211,6 +215,7 @@ class Turn:
         if _swap is not None and self._loop is not None:
             _swap(self._loop, self._task)
         _noted.misuse, _noted.place = self._misuse, None
+        here.known = self._known_before
         in_turn.value = self._before
 
 

@@ -102,11 +102,16 @@ its job ended: both are paid for, so both are kept. FAILED → READY and DROPPED
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a step left behind: a response, a tool's value, or an error; once, for ever."""
+    """What a step left behind: a response, a tool's value, or an error; once, for ever.
+
+    Attributes:
+        at: when it came, seconds since the epoch on Redis' clock, as the program was told; 0.0: see the step.
+    """
 
     response: LLMResponse | None = None
     value: Any = None
     error: dict[str, Any] | None = None
+    at: float = 0.0
 
     @classmethod
     def failed(cls, error: BaseException) -> Outcome:
@@ -141,6 +146,8 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         deadline: seconds from the submission.
         expected_steps: how many steps the caller thinks it will have, for the policy ``remaining``.
         defaults: of the agent's arguments that were not given, as they were then.
+        seed: random: what the program's ``uuid()`` and ``random()`` come from.
+        submitted_at: seconds since the epoch, on the producer's clock: where the program's ``now()`` begins.
     """
 
     agent: str
@@ -150,11 +157,15 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline: float | None = None
     expected_steps: int | None = None
     defaults: dict[str, Any] = {}
+    seed: str = ""
+    submitted_at: float = 0.0
 
     def digest(self) -> str:
         """Tells two submissions of the same id apart: by what they ask for, not by how soon, nor by defaults
         (who submits by name knows none)."""
-        what = msgspec.structs.replace(self, deadline=None, expected_steps=None, defaults={})
+        what = msgspec.structs.replace(
+            self, deadline=None, expected_steps=None, defaults={}, seed="", submitted_at=0.0
+        )
         return digest(msgspec.json.encode(what, order="sorted"))
 
 
@@ -237,6 +248,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     request: Request | None = None
     outcome: Outcome | None = None
     rejected: tuple[Rejection, ...] = ()
+
+    def told(self) -> Outcome | None:
+        """The outcome as the program hears it: with its time."""
+        outcome = self.outcome
+        if outcome is None or outcome.at:
+            return outcome
+        return msgspec.structs.replace(outcome, at=self.ended_at)
 
 
 def digest(data: bytes) -> str:

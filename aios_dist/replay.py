@@ -20,13 +20,14 @@ import msgspec
 
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
-from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.calls import LLMRequest, LLMResponse, Request
+from aios_dist.chance import Known
 from aios_dist.commands import LLM, Gather, Leaf, Refused, Tool
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.generators import Generators, unheard
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
-from aios_dist.requests import brief, check_new, check_same, encoded
-from aios_dist.tracebacks import traceback_of
+from aios_dist.requests import brief, briefs, check_new, check_same, encoded
+from aios_dist.tracebacks import traceback_of, waits_at
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -178,6 +179,7 @@ class Replay:
         encoded: requests of steps that are not written yet as JSON, as they were when asked for, by number.
             The agent may have changed its own since.
         awaited: bytes of the requests that it waits for.
+        known: what it knows of time and chance.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class Replay:
         journaled: Sequence[Step] = (),
         admit: Callable[[Leaf, bytes], None] = lambda command, data: None,
         passes: tuple[type[BaseException], ...] = (),
+        known: Known | None = None,
     ) -> None:
         """Start the program and run it until it waits.
 
@@ -194,6 +197,7 @@ class Replay:
             journaled: the steps that the journal holds, by number.
             admit: raises a UsageError for a request that can never be served.
             passes: what is the caller's and not the program's: a KeyboardInterrupt in the main thread.
+            known: what it knows of time and chance at its start.
         """
         self.asked: list[Asked] = []
         self.version = 0
@@ -208,6 +212,7 @@ class Replay:
         self._rejected: list[Rejection] = []  # since the last step that was asked for
         self.encoded: dict[int, bytes] = {}
         self.awaited = 0
+        self.known = known or Known()
         self._admit = admit
         self._passes = passes
         self._journaled = {step.number: step for step in journaled}
@@ -228,7 +233,7 @@ class Replay:
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
         # (the precision of decimal's context) would reach whoever uses the thread next.
         context = Context()
-        with foreign.Turn(self._generators):
+        with foreign.Turn(self._generators, self.known):
             try:
                 coroutine: Any = context.run(program)
                 if not isinstance(coroutine, Coroutine):
@@ -248,6 +253,7 @@ class Replay:
         if self.closed:
             raise RuntimeError("This program was dropped: replay the journal.")
         self.version += 1
+        self.known.told(number, outcome.at)
         if self.finished:
             return
         branch = self._waiting.pop(number, None)
@@ -263,7 +269,7 @@ class Replay:
         except Exception as error:
             text = f"The outcome of step {number} cannot be read: {describe(error)}."
             answer = _Raised(StepError(text))
-        with foreign.Turn(self._generators):
+        with foreign.Turn(self._generators, self.known):
             self._run(branch, answer)
 
     def told(self, step: Step) -> None:
@@ -280,7 +286,7 @@ class Replay:
         for number in range(self.held, min(count, len(self.asked))):
             asked = self.asked[number]
             if not isinstance(asked.command, Tool):
-                self.asked[number] = Asked(command=None, kind=asked.kind, digest=asked.digest)
+                self.asked[number] = msgspec.structs.replace(asked, command=None)
             self.encoded.pop(number, None)
             self._journaled.pop(number, None)
         self.held = max(self.held, count)
@@ -324,7 +330,7 @@ class Replay:
         self._waiting.clear()
         self._runnable.clear()
         generator = None
-        with foreign.Turn(self._generators):
+        with foreign.Turn(self._generators, self.known):
             while True:
                 while self._drop_one(mine):
                     pass
@@ -497,7 +503,7 @@ class Replay:
             read = check_new(command.request, data)
             self._admit(command, data)
             if known is not None:
-                self._diverge(number, f"{kind.value} {brief(command.request)}")
+                self._diverge(number, kind.value, command.request, waits_at(branch.coroutine))
                 return -1
             self.encoded[number] = data
             if isinstance(read, LLMRequest):  # the agent may go on changing its own
@@ -586,15 +592,19 @@ class Replay:
             self._let_pass(error)
             self.error = _bare(error)
 
-    def _diverge(self, number: int, now: str) -> None:
+    def _diverge(self, number: int, now: str, request: Request | None = None, place: str = "") -> None:
         journaled = "nothing"
         step = self._journaled.get(number)
         if step is not None:
-            journaled = f"{step.kind.value} {brief(step.request)}"
+            was, is_ = brief(step.request), ""
+            if request is not None:
+                was, is_ = briefs(step.request, request)
+            journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
+        here = f" Here:\n{place}" if place else ""
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
-            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: put time, "
-            "randomness and input/output into tool().",
+            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
+            f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
             step=number,
         )
         self._finish(_Raised(self._broken))

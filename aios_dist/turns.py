@@ -5,13 +5,14 @@ Turn 0 runs in the producer, all others in workers. No I/O here: in goes a histo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from aios_dist import policies
 from aios_dist.agents import Program, PromptsProgram, program_of
 from aios_dist.calls import INPUT_COST, OUTPUT_COST
+from aios_dist.chance import Known
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import POLICIES, Config
 from aios_dist.errors import (
@@ -23,7 +24,17 @@ from aios_dist.errors import (
     describe,
 )
 from aios_dist.estimates import estimate
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode, packed
+from aios_dist.jobs import (
+    JobRecord,
+    JobState,
+    Kind,
+    NewStep,
+    Outcome,
+    Step,
+    StepState,
+    encode,
+    packed,
+)
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
 from aios_dist.replay import Asked, Replay
@@ -134,8 +145,12 @@ def _name(command: Leaf) -> str:
     return command.request.name if isinstance(command, (Tool, Signal)) else ""
 
 
-def start(program: Program, catalog: Catalog) -> Replay:
+def start(program: Program, catalog: Catalog, known: Known | None = None) -> Replay:
     """Turn 0 of a new job.
+
+    Args:
+        program, catalog: the agent with its input, the fleet's models and limits.
+        known: what it knows of time and chance.
 
     Raises:
         InvalidInput, UnknownName: the first requests cannot be served.
@@ -143,7 +158,7 @@ def start(program: Program, catalog: Catalog) -> Replay:
     """
     if isinstance(program, PromptsProgram):
         program = program.within(catalog.prompt_limit)
-    replay = Replay(program, admit=catalog.admit, passes=(KeyboardInterrupt,))
+    replay = Replay(program, admit=catalog.admit, passes=(KeyboardInterrupt,), known=known)
     if replay.refused is not None:
         replay.close()
         raise replay.refused
@@ -162,10 +177,8 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         UnknownName: the agent's code is not in this process.
     """
     record = history.record
-    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
-    if isinstance(program, PromptsProgram):
-        program = program.within(catalog.prompt_limit, asked=len(history.steps))
-    replay = Replay(program, history.steps, admit=catalog.admit)
+    program = _program(record, catalog, asked=len(history.steps))
+    replay = Replay(program, history.steps, admit=catalog.admit, known=history.known())
     replay.basis = history.basis
     for number, outcome in history.outcomes():
         rested()
@@ -174,6 +187,56 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     if not isinstance(replay.error, ProgramChanged):
         replay.written(len(history.steps))
     return replay
+
+
+def repeats(
+    replay: Replay,
+    record: JobRecord,
+    outcomes: Sequence[tuple[int, Outcome]],
+    catalog: Catalog,
+    rested: Callable[[], None] = lambda: None,
+) -> bool:
+    """Whether a live program does the same again. Compared is what it has asked for and is written.
+
+    Args:
+        replay: the program.
+        record: its job.
+        outcomes: all that it was told.
+        catalog: the fleet's models and limits.
+        rested: called whenever the other has come to an await.
+
+    Raises:
+        UnknownName: the agent's code is not in this process.
+    """
+    written = [
+        Step(
+            job="",
+            number=number,
+            kind=asked.kind,
+            lane="",
+            state=StepState.READY,
+            digest=asked.digest,
+            rejected=asked.rejected,
+        )
+        for number, asked in enumerate(replay.asked[: replay.held])
+    ]
+    program = _program(record, catalog, asked=len(written))
+    other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
+    for number, outcome in outcomes:
+        rested()
+        other.deliver(number, outcome)
+    other.check_complete()
+    same = not isinstance(other.error, ProgramChanged)
+    other.close()
+    return same
+
+
+def _program(record: JobRecord, catalog: Catalog, asked: int) -> Program:
+    """The program of a job with so many steps in its journal. Raises UnknownName."""
+    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
+    if isinstance(program, PromptsProgram):
+        return program.within(catalog.prompt_limit, asked)
+    return program
 
 
 def undone(history: History) -> list[int] | None:
@@ -187,7 +250,7 @@ def undone(history: History) -> list[int] | None:
         program = program_of(record.agent, record.input, record.prompts, defaults=record.defaults)
     except UnknownName:
         return None
-    replay = Replay(program, history.steps)
+    replay = Replay(program, history.steps, known=history.known())
     for number, outcome in history.outcomes():
         replay.deliver(number, outcome)
     replay.check_complete()

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
+from aios_dist.chance import Known
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
 
 
@@ -74,7 +75,12 @@ class History(msgspec.Struct, frozen=True):
     def outcomes(self) -> list[tuple[int, Outcome]]:
         """Number and outcome, in the order in which they were written."""
         done = sorted((s for s in self.steps if s.order), key=lambda s: s.order)
-        return [(s.number, s.outcome) for s in done if s.outcome is not None]
+        return [(s.number, outcome) for s in done if (outcome := s.told()) is not None]
+
+    def known(self) -> Known:
+        """What its program knows of time and chance at its start."""
+        record = self.record  # of an older version: without
+        return Known(record.seed or self.view.id, record.submitted_at or self.view.submitted_at)
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

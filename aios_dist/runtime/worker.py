@@ -145,7 +145,14 @@ class Runtime:
         replay.dispose = self._closing.soon
         catalog = turns.Catalog.of(self.config)
         self._turns = Turns(
-            self.journal, self._writer, self._threads, self._closing, fleet.turn_timeout, catalog, self._fresh
+            self.journal,
+            self._writer,
+            self._threads,
+            self._closing,
+            fleet.turn_timeout,
+            catalog,
+            self._fresh,
+            check=bool(fleet.check_replays),
         )
         self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
         self._slots = Slots(self.slots, set_slots)

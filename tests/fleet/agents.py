@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from pathlib import Path
 
 from aios_dist import LLMError, agent, gather, llm, signal, sleep, tool
@@ -99,3 +100,13 @@ async def careful() -> str:
 async def careless() -> str:
     """Catches nothing."""
     return (await llm("this fails", model="one")).text
+
+
+@agent
+async def draws() -> str:
+    """Lets chance into a prompt; its calls go to the one worker that keeps it alive."""
+    await llm("plan", model="one")
+    tag = uuid.uuid4().hex
+    await llm(f"draft {tag}", model="one")
+    await llm("review", model="one")
+    return "done"

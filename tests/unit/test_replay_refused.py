@@ -261,3 +261,11 @@ def test_a_step_of_the_release_before_has_no_refusals() -> None:
     assert head_to_step("j", 0, head, None, None).rejected == ()
     program: Program = ask.program({})
     assert Replay(program).asked[0].rejected == ()
+
+
+def test_a_program_that_was_refused_is_the_same_when_it_is_compared_with_itself() -> None:
+    story = Story(JobRecord("refused-ask", {}))
+    for _ in range(2):
+        story.turn(SMALL)
+    live = story.replay(SMALL)
+    assert turns.repeats(live, story.record, story.history.outcomes(), BIG)

@@ -1,0 +1,52 @@
+"""Time and chance as a program's journal gives them: the same on every replay, and no steps of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+
+class Known:
+    """What a program can know of time and chance where it stands.
+
+    Time stands still between its awaits: it is that of the last outcome. Chance is a chain of digests over
+    the job's seed and all outcomes: where a fork and its original part, so do their numbers.
+
+    Args:
+        seed: random, of the job.
+        submitted_at: when it was submitted, seconds since the epoch.
+
+    Attributes:
+        origin: these two.
+        now: seconds since the epoch; it never goes back.
+    """
+
+    __slots__ = ("_chain", "_drawn", "now", "origin")
+
+    def __init__(self, seed: str = "", submitted_at: float = 0.0) -> None:
+        self.origin = (seed, submitted_at)
+        self.now = submitted_at
+        self._chain = seed.encode()
+        self._drawn = 0
+
+    def told(self, number: int, at: float) -> None:
+        """The program has an outcome: of which step, and when it came, seconds since the epoch."""
+        self.now = max(self.now, at)
+        self._chain = _digest(self._chain, f"told {number} {at!r}")
+
+    def draw(self) -> bytes:
+        """Sixteen random bytes, others each time."""
+        self._drawn += 1
+        return _digest(self._chain, f"draw {self._drawn}")
+
+
+def _digest(chain: bytes, what: str) -> bytes:
+    return hashlib.blake2b(chain + b" " + what.encode(), digest_size=16).digest()
+
+
+class _Here(threading.local):
+    known: Known | None = None
+
+
+here = _Here()
+"""What the program knows whose turn runs on this thread."""
