@@ -31,6 +31,8 @@ PAGE = Path(__file__).parents[2] / "docs/what-you-may-write.md"
 FLEET = Catalog({"small": "llm", "down": "llm"}, "small", 10_000, 10_000)
 SIGNALS = {"review": {"ok": True}}
 MOST_TURNS = 100
+NOON = 1767268800.0
+"""When each job is submitted: 1 January 2026, 12:00. An answer takes a minute."""
 
 
 def parts() -> list[tuple[str, str]]:
@@ -85,10 +87,11 @@ async def answer(step: Step, asked: Asked) -> Outcome:
 
 async def end_of(spec: JobSpec) -> str:
     """The job's result as JSON, or its error; each turn is run from the journal alone."""
-    record = JobRecord(spec.agent, spec.input, defaults=spec.defaults)
+    record = JobRecord(spec.agent, spec.input, defaults=spec.defaults, seed="page", submitted_at=NOON)
+    view = JobView(id="j", state=JobState.RUNNING, agent=record.agent)
     assert spec.program is not None
     try:
-        replay = turns.start(spec.program, FLEET)
+        replay = turns.start(spec.program, FLEET, History(view, record, []).known())
     except AiosError as error:
         return describe(error)
     steps: list[Step] = []
@@ -109,10 +112,13 @@ async def end_of(spec: JobSpec) -> str:
         step = waiting[0]
         outcome = await answer(step, replay.asked[step.number])
         steps[step.number] = msgspec.structs.replace(
-            step, state=StepState.DONE, outcome=decode(encode(outcome), Outcome), order=turn + 1
+            step,
+            state=StepState.DONE,
+            ended_at=NOON + 60 * (turn + 1),
+            outcome=decode(encode(outcome), Outcome),
+            order=turn + 1,
         )
         replay.close()
-        view = JobView(id="j", state=JobState.RUNNING, agent=record.agent)
         replay = turns.rebuild(History(view, record, steps), FLEET)
     raise AssertionError("it does not end")
 
