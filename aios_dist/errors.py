@@ -303,6 +303,12 @@ def _words(text: str) -> str:
     return hide(str.encode(text, "utf-8", "backslashreplace").decode())
 
 
+def class_of(record: dict[str, Any]) -> str:
+    """The class of a journaled error, for people: one that is not ours, nor Python's, with its module."""
+    name, module = str(record.get("type", "Error")), record.get("module")
+    return f"{module}.{name}" if module not in (None, "builtins") else name
+
+
 def from_record(record: dict[str, Any]) -> Exception:
     """The error of a journaled record, of the class that the agent saw at its await.
 
@@ -316,7 +322,7 @@ def from_record(record: dict[str, Any]) -> Exception:
         cls = _BY_NAME.get(name)
     else:  # one of the same name, elsewhere
         cls = _BY_NAME.get(str(record.get("kind")), StepError)
-        known.setdefault("error", name if module == "builtins" else f"{module}.{name}")
+        known.setdefault("error", class_of(record))
     if module is not None or cls is None:
         message = f"{name}: {message}" if message else name
     if cls is JobFailed and isinstance(known.get("error"), dict):
