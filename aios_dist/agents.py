@@ -18,12 +18,14 @@ from typing import Any, Literal, overload
 
 import msgspec
 
+from aios_dist.arguments import Defaults
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import llm
 from aios_dist.config import FOREVER, PromptsConfig, odd_option
-from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.definitions import definition, same
+from aios_dist.errors import InvalidInput, UnknownName, describe
 from aios_dist.given import named as checked_name
-from aios_dist.given import short, without_order
+from aios_dist.given import plain, short, without_order
 from aios_dist.templates import ANYTHING, PROMPT_BOUND, fill, pieces
 from aios_dist.tracebacks import text_of
 
@@ -81,6 +83,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         id: the job's id; one is made up when None.
         tenant: on whose behalf it runs.
         prompts: the definition, for an agent that is data.
+        defaults: of the arguments that were not given, as far as they are JSON: a job keeps those that it was
+            submitted with.
         program: starts the agent, where the submitting process has its code.
         deadline: seconds from the submission; then the job fails with ``DeadlineExceeded``.
         budget: what it may cost; see :class:`Budget`.
@@ -98,6 +102,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     budget: Budget | None = None
     priority: int = 0
     expected_steps: int | None = None
+    defaults: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         if type(self.input) is not dict:
@@ -174,10 +179,15 @@ class Agent:
         self.function = function
         self.name = name
         self.signature = inspect.signature(function)
+        self.definition = definition(function)
+        self._defaults = Defaults(self.signature)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        """The plain coroutine: an agent may await another agent as a part of itself."""
-        return self.function(*args, **kwargs)
+        """The plain coroutine: an agent may await another agent as a part of itself.
+
+        Each has its own copy of a default that it could change (``history: list = []``).
+        """
+        return self.function(*args, **self._defaults.fresh(args, kwargs))
 
     def __repr__(self) -> str:
         return f"<agent {self.name}{self.signature}>"
@@ -211,11 +221,21 @@ class Agent:
         if any(p.kind is p.VAR_KEYWORD for p in names):
             extra = next(p.name for p in names if p.kind is p.VAR_KEYWORD)
             given = {**{k: v for k, v in given.items() if k != extra}, **given.get(extra, {})}
-        return JobSpec(agent=self.name, input=given, id=id, tenant=tenant, program=self.program(given))
+        defaults = self._defaults.journaled(given)
+        program = self.program(given, defaults)
+        return JobSpec(agent=self.name, input=given, id=id, tenant=tenant, program=program, defaults=defaults)
 
-    def program(self, input: dict[str, Any]) -> Program:
-        """The agent with its input bound: each start has its own copy, since an agent may change it."""
-        return _Bound(self, input)
+    def program(self, input: dict[str, Any], defaults: dict[str, Any] | None = None) -> Program:
+        """The agent with its input bound: each start has its own copy, since an agent may change it.
+
+        Args:
+            input: the arguments that were given.
+            defaults: those that were not, as the job was submitted with them; what the agent's code has no
+                parameter for any more is left out.
+        """
+        known = self.signature.parameters
+        kept = {name: value for name, value in (defaults or {}).items() if name in known}
+        return _Bound(self, {**kept, **input})
 
 
 class _Bound:
@@ -230,7 +250,7 @@ class _Bound:
     def __call__(self) -> Coroutine[Any, Any, Any]:
         agent = self._agent
         try:
-            return agent.function(**copy.deepcopy(self._input))
+            return agent(**copy.deepcopy(self._input))
         except TypeError as exc:  # submitted by name, or by other code than this
             raise InvalidInput(
                 f"Agent {agent.name}{agent.signature} cannot take this input: {exc}."
@@ -246,13 +266,16 @@ def _agent_there(name: str, module: str) -> Agent | PromptsAgent:
     Raises:
         UnknownName: it is not there.
     """
+    why = ""
     if name not in _registry:
         try:
             importlib.import_module(module)
         except ImportError:
             pass
+        except Exception as exc:  # users' code
+            why = f", which cannot be imported: {describe(exc)}"
     if (found := _registry.get(name)) is None:
-        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}.")
+        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}{why}.")
     return found
 
 
@@ -284,14 +307,16 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
         name: what the agent is called on the wire, on every machine; the function's name when left out.
 
     Raises:
-        InvalidInput: not an ``async def``; or the name is taken by another function.
+        InvalidInput: not an ``async def``; or the name is taken by another agent, which only its module,
+            executed again, can replace.
     """
     if function is None:
         return functools.partial(agent, name=name)
+    function = _as_function(function, name)
     if not inspect.iscoroutinefunction(function):
         raise InvalidInput(f"An agent must be an async def, not {short(function)}.")
     label = getattr(function, "__name__", "") if name is None else name
-    checked_name("Agent name", label)
+    label = checked_name("Agent name", label)
     parameters = inspect.signature(function).parameters
     if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters.values()):
         raise InvalidInput(f"Agent {label!r} has positional-only parameters; its input is given by name.")
@@ -301,26 +326,72 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
                 f"Agent {label!r} has a parameter {reserved!r}, a name that submitting it needs itself; "
                 "give it another."
             )
+    made = Agent(function, label)
     known = _registry.get(label)
-    if isinstance(known, Agent) and not _same(known.function, function):
-        raise InvalidInput(
-            f"Two agents are called {label!r} ({known.function.__module__} and {function.__module__}); "
-            "give one of them another name: @agent(name=…)."
-        )
-    made = _registry[label] = Agent(function, label)
+    if isinstance(known, PromptsAgent) or (known is not None and not same(known.definition, made.definition)):
+        raise InvalidInput(two_of(label, place_of(known), made.definition.place))
+    _registry[label] = made
     return made
 
 
-def _same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    """The same function, imported again: by its module, or by its file (a script that is imported too)."""
-    files = {inspect.unwrap(f).__code__.co_filename for f in (one, other)}
-    modules = {f.__module__ for f in (one, other)}
-    return one.__qualname__ == other.__qualname__ and (len(files) == 1 or len(modules) == 1)
+def _as_function(function: Any, name: str | None) -> Any:
+    """A partial, or an object whose ``__call__`` is an async def, as a function; others as they are.
+
+    Raises:
+        InvalidInput: it has no name of its own, and is given none.
+    """
+    partial = isinstance(function, functools.partial)
+    inner = function.func if partial else getattr(type(function), "__call__", None)  # noqa: B004
+    if inspect.isroutine(function) or isinstance(function, type) or not inspect.iscoroutinefunction(inner):
+        return function
+    if name is None:
+        kind = "partial" if partial else type(function).__name__
+        raise InvalidInput(f"A {kind} has no name of its own; give it one: agent({kind}(…), name=…).")
+
+    async def called(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    functools.update_wrapper(called, inner)
+    called.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return called
 
 
-def register(made: Agent | PromptsAgent) -> None:
-    """Let jobs name the agent on the wire; ``@agent`` does it by itself."""
+def register(made: Agent | PromptsAgent, place: str = "") -> None:
+    """Let jobs name the agent on the wire; ``@agent`` does it by itself.
+
+    Args:
+        made: the agent; a list of prompts replaces one of the same ``place``.
+        place: where it is defined, for people.
+
+    Raises:
+        InvalidInput: another agent has its name.
+    """
+    known = _registry.get(made.name)
+    if isinstance(made, PromptsAgent):
+        made.place = place or made.place
+    again = (
+        isinstance(known, PromptsAgent)
+        and isinstance(made, PromptsAgent)
+        and (made.place == known.place or made.config == known.config)
+    )
+    if known is not None and known is not made and not again:
+        raise InvalidInput(two_of(made.name, place_of(known), place_of(made)))
     _registry[made.name] = made
+
+
+def place_of(made: Agent | PromptsAgent) -> str:
+    """Where an agent is defined, for people."""
+    return made.place if isinstance(made, PromptsAgent) else made.definition.place
+
+
+def two_of(name: str, one: str, other: str) -> str:
+    """The sentence that refuses two agents of one name. ``one``, ``other``: where they are defined."""
+    if one == other:
+        return (
+            f"Two agents are called {name!r}: {one} makes both, with other values around them; "
+            "give each a name of its own: @agent(name=…)."
+        )
+    return f"Two agents are called {name!r}: {one} and {other}; give one of them another name."
 
 
 def registered() -> dict[str, Agent | PromptsAgent]:
@@ -362,13 +433,14 @@ class PromptsAgent:
     """An agent that is data. Made by :func:`prompts` or by ``[agents.NAME]`` in aios.toml."""
 
     def __init__(self, name: str, config: PromptsConfig) -> None:
-        checked_name("Agent name", name)
+        name = checked_name("Agent name", name)
         if not config.prompts:
             raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
         if odd := odd_option(config.max_tokens, config.temperature):
             raise InvalidInput(f"Agent {name!r}: {odd}")
         self.name = name
         self.config = config
+        self.place = "prompts()"
         for number, prompt in enumerate(config.prompts):
             pieces(name, number, prompt, ANYTHING, ["x"] * number)
 
@@ -397,8 +469,8 @@ class PromptsAgent:
             program=prompts_program(self.name, self.config, value),
         )
 
-    def program(self, input: dict[str, Any]) -> Program:
-        """The agent with the input of a job: ``{"input": value}``."""
+    def program(self, input: dict[str, Any], defaults: dict[str, Any] | None = None) -> Program:
+        """The agent with the input of a job: ``{"input": value}``; there are no defaults."""
         return prompts_program(self.name, self.config, input.get("input"))
 
 
@@ -412,20 +484,24 @@ def prompts_program(
 class PromptsProgram:
     """The program of an agent that is data."""
 
-    __slots__ = ("_config", "_limit", "_name", "_value")
+    __slots__ = ("_asked", "_config", "_limit", "_name", "_value")
 
-    def __init__(self, name: str, config: PromptsConfig, value: Any, limit: int) -> None:
+    def __init__(self, name: str, config: PromptsConfig, value: Any, limit: int, asked: int = 0) -> None:
         self._name = name
         self._config = config
         self._value = value
         self._limit = limit
+        self._asked = asked
 
     def __repr__(self) -> str:
         return f"<program of {self._name!r}>"
 
-    def within(self, limit: int) -> PromptsProgram:
-        """The same where a filled-in prompt may have ``limit`` bytes."""
-        return PromptsProgram(self._name, self._config, self._value, limit)
+    def within(self, limit: int, asked: int = 0) -> PromptsProgram:
+        """The same where a filled-in prompt may have ``limit`` bytes, but for the first ``asked`` of them.
+
+        Those are in the journal: they were within the limit that held when they were asked.
+        """
+        return PromptsProgram(self._name, self._config, self._value, limit, asked)
 
     async def __call__(self) -> str:
         """Ask the prompts one after another; gives the last answer."""
@@ -433,7 +509,7 @@ class PromptsProgram:
         config = self._config
         for number, prompt in enumerate(config.prompts):
             answer: LLMResponse = await llm(
-                fill(self._name, number, prompt, self._value, answers, self._limit),
+                fill(self._name, number, prompt, self._value, answers, self._most(number)),
                 system=config.system,
                 model=config.model,
                 temperature=config.temperature,
@@ -441,6 +517,9 @@ class PromptsProgram:
             )
             answers.append(answer.text)
         return answers[-1]
+
+    def _most(self, number: int) -> int:
+        return max(self._limit, PROMPT_BOUND) if number < self._asked else self._limit
 
 
 def as_json(value: Any, what: str) -> Any:
@@ -450,9 +529,9 @@ def as_json(value: Any, what: str) -> Any:
         InvalidInput: it is not JSON.
     """
     try:
-        data = msgspec.json.encode(value, enc_hook=_refuse)
+        data = msgspec.json.encode(value, enc_hook=plain)
         if b"null" in data:  # what msgspec makes of NaN and infinity
-            json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=_refuse), allow_nan=False)
+            json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=plain), allow_nan=False)
         return msgspec.json.decode(data)
     except Exception as exc:  # also what a user's own objects raise while they are looked at
         raise InvalidInput(f"The {what} is not JSON: {text_of(exc)}.") from None
@@ -473,14 +552,18 @@ def given_json(value: Any, what: str) -> Any:
     return as_json(value, what)
 
 
-def _refuse(value: Any) -> Any:
-    raise TypeError(f"{type(value).__name__} values have no JSON form")
-
-
 def program_of(
-    name: str, input: dict[str, Any], definition: PromptsConfig | None, limit: int = PROMPT_BOUND
+    name: str,
+    input: dict[str, Any],
+    definition: PromptsConfig | None,
+    limit: int = PROMPT_BOUND,
+    defaults: dict[str, Any] | None = None,
 ) -> Program:
-    """The program of a journaled job; ``limit``: the bytes that a request may have.
+    """The program of a journaled job.
+
+    Args:
+        name, input, definition, defaults: as it was submitted.
+        limit: the bytes that a request may have.
 
     Raises:
         UnknownName: its code is not in this process.
@@ -490,4 +573,4 @@ def program_of(
     known = find(name)
     if known is None:
         raise UnknownName(f"Agent {name!r} is not in this process; import its module.")
-    return known.program(input)
+    return known.program(input, defaults)

@@ -30,7 +30,7 @@ class LLMRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         max_tokens: the most output tokens; passed on where given.
         tools: tool definitions in OpenAI's form.
         response_format: OpenAI's ``response_format``.
-        extra: provider options, passed on untouched (``{"seed": 1, "top_p": 0.5}``).
+        extra: provider options, passed on untouched (``{"seed": 1, "top_p": 0.5}``), and ``timeout``.
     """
 
     messages: list[dict[str, Any]]
@@ -40,6 +40,14 @@ class LLMRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     tools: list[dict[str, Any]] | None = None
     response_format: dict[str, Any] | None = None
     extra: dict[str, Any] = {}
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one try of this call may take; None: as long as its model's."""
+        said = self.extra.get("timeout")
+        if isinstance(said, bool) or not isinstance(said, (int, float)) or not said > 0:
+            return None
+        return float(said)
 
 
 class ToolRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -105,6 +113,7 @@ class LLMResponse(msgspec.Struct, frozen=True, omit_defaults=True):
         model: the model's name at the provider.
         provider: the name of the provider's adapter.
         timings: how long it took.
+        left_out: options of the request that the provider has no word for: they were not sent.
     """
 
     text: str
@@ -114,3 +123,4 @@ class LLMResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
     provider: str = ""
     timings: Timings = Timings()
+    left_out: tuple[str, ...] = ()

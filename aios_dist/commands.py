@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any, ClassVar
 
+from aios_dist.arguments import Taken
 from aios_dist.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.errors import InvalidInput
 from aios_dist.given import named
@@ -33,6 +33,10 @@ class _InTurn(threading.local):
 
 in_turn = _InTurn()
 """True while an agent's program runs in a turn: the only place where its awaits mean anything."""
+
+
+in_tool: ContextVar[bool] = ContextVar("aios_in_tool", default=False)
+"""True while a tool runs, in its threads and tasks that take their context along."""
 
 
 class Command:
@@ -125,9 +129,17 @@ class Tool(Leaf):
         self.context = context
         self.timeout = timeout
 
-    def within(self, context: Context) -> Tool:
-        """The same tool, asked for by a branch with these context variables."""
-        return Tool(self.request, _InContext(self.call, context), context, self.timeout)
+    def taken(self, data: bytes, context: Context) -> Tool:
+        """The same tool as it is now, which is what its function gets, whatever becomes of the arguments.
+
+        Args:
+            data: its request in JSON, as the journal has it.
+            context: the context variables of the branch that asks for it.
+        """
+        context.run(in_tool.set, True)
+        assert isinstance(self.call, functools.partial), "it was taken before"
+        taken = Taken(self.call, self.request, data)
+        return Tool(self.request, _InContext(taken, context), context, self.timeout)
 
 
 class _InContext:
@@ -167,6 +179,7 @@ def llm(
     max_tokens: int | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
     response_format: dict[str, Any] | None = None,
+    timeout: float | None = None,
     **extra: Any,
 ) -> LLM:
     """Ask a language model; await the result inside an agent.
@@ -177,13 +190,15 @@ def llm(
         system: a system message put before ``prompt``.
         model: a name from ``[models.*]`` in aios.toml; the fleet's default model when left out.
         temperature, max_tokens, tools, response_format: passed on where given.
-        extra: any other provider option, passed on untouched.
+        timeout: seconds that one try of the call may take, where that is less than its model's ``timeout``.
+        extra: any other provider option, passed on; those that are widely known are checked at the await.
 
     Returns:
-        Something to await: an :class:`LLMResponse`.
+        Something to await: an :class:`LLMResponse`. What is sent and journaled is what the arguments hold
+        when it is awaited.
 
     Raises:
-        InvalidInput: neither or both of ``prompt`` and ``messages``.
+        InvalidInput: neither or both of ``prompt`` and ``messages``; from the await, what cannot be asked.
         LLMError: from the await, when the call brought no answer.
     """
     if (prompt is None) == (messages is None):
@@ -200,6 +215,8 @@ def llm(
             raise InvalidInput(f"llm() takes its prompt as text, not {type(prompt).__name__}.")
         conversation = [{"role": "system", "content": system}] if system is not None else []
         conversation.append({"role": "user", "content": prompt})
+    if timeout is not None:
+        extra["timeout"] = timeout  # where journals of before have it
     return LLM(
         LLMRequest(
             messages=conversation,
@@ -257,7 +274,7 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     Args:
         function: plain or ``async``; a plain one runs in a thread. It may be run again when its worker
             is lost before the outcome is written, so make what it does repeatable.
-        args, kwargs: JSON values.
+        args, kwargs: JSON values, as they are when the tool is awaited; the function gets its own copies.
 
     Returns:
         Something to await: what the function returned, as JSON gives it back (tuples become lists).
@@ -268,13 +285,9 @@ def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
     if not callable(function):
         raise InvalidInput("tool() takes a function and its arguments: tool(f, x), not tool(f(x)).")
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    try:
-        # What the function does to its arguments must not reach the program: a replay would not see it.
-        own = copy.deepcopy((args, kwargs))
-    except Exception:
-        own = (args, kwargs)  # not JSON: refused when awaited
+    # Taken at the await, where the journal takes it: see Tool.taken.
     return Tool(
-        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *own[0], **own[1])
+        ToolRequest(name=name, args=list(args), kwargs=kwargs), functools.partial(function, *args, **kwargs)
     )
 
 

@@ -438,7 +438,8 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
 
 def odd_option(max_tokens: Any, temperature: Any) -> str:
     """What is wrong with the options of a call, as a sentence; "" where nothing is. None is "not given"."""
-    if max_tokens is not None and not (type(max_tokens) is int and 0 < max_tokens <= 10**9):
+    whole = isinstance(max_tokens, int) and not isinstance(max_tokens, bool)
+    if max_tokens is not None and not (whole and 0 < max_tokens <= 10**9):
         return "max_tokens must be a whole number from 1 to 1,000,000,000."
     number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     if temperature is not None and not (number and 0 <= temperature <= 1e3):

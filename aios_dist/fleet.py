@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import forks, modules, policies, turns
+from aios_dist import forks, modules, policies, turns, waits
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given_json, specs_of
 from aios_dist.broker import Tickets
 from aios_dist.chance import Known
@@ -264,6 +264,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         for place, spec in enumerate(specs):
             named("Agent name", spec.agent)
             named("Tenant", spec.tenant)
+            if spec.prompts is None:
+                modules.check_one(self.config, spec.agent)
             id = spec.id
             if id is None:
                 id = f"{within}.{place}" if within else f"{spec.agent[:100]}-{uuid.uuid4().hex[:12]}"
@@ -330,12 +332,13 @@ class AsyncFleet(forks.OfThisProcess, Steering):
     def _new_job(self, spec: JobSpec, id: str) -> NewJob:
         assert self._catalog is not None
         record = JobRecord(
-            agent=spec.agent,
+            agent=named("Agent name", spec.agent),
             input=spec.input,
-            tenant=spec.tenant,
+            tenant=named("Tenant", spec.tenant),
             prompts=spec.prompts,
             deadline=spec.deadline,
             expected_steps=spec.expected_steps,
+            defaults=spec.defaults,
         )
         try:
             size, limit = len(msgspec.json.encode(record)), self.config.fleet.prompt_limit
@@ -383,6 +386,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             ResultTimeout: some have not ended in time, and what has ended was handed out; they go on.
         """
         handles = {job.id: job for job in handles_of(jobs, AsyncJob)}
+        waits.check("as_completed()", self.config.fleet, seconds("timeout", timeout))
         still_here = forks.begun()
         async for id in self._endings.in_order(list(handles), seconds("timeout", timeout)):
             yield handles[id]

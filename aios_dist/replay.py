@@ -21,13 +21,13 @@ import msgspec
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
 from aios_dist.bounds import NONE_LEFT, Enter, Leave, Next, Start
-from aios_dist.calls import LLMResponse, Request
+from aios_dist.calls import LLMRequest, LLMResponse, Request
 from aios_dist.chance import Known
-from aios_dist.commands import Gather, Leaf, Refused, Signal, Sleep, Tool
+from aios_dist.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
 from aios_dist.crowds import Crowd, Ended, Member, Scope
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.generators import Generators, unheard
-from aios_dist.jobs import Kind, Outcome, Step
+from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
 from aios_dist.requests import brief, briefs, check_new, check_same, encoded
 from aios_dist.tracebacks import traceback_of, waits_at
 
@@ -37,11 +37,13 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         command: None where it is written and nobody asks for it any more: all but tools, see ``written``.
+        rejected: what the program had asked for since the step before, and was refused.
     """
 
     command: Leaf | None
     kind: Kind
     digest: str
+    rejected: tuple[Rejection, ...] = ()
 
 
 STUBBORN = 16
@@ -195,7 +197,8 @@ class Replay:
         result: what it returned, as JSON gives it back.
         error: what it raised.
         closed: it was dropped; whoever wants to go on replays the journal.
-        refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
+        refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await. None
+            where the journal holds that it was: it will be again, whatever the fleet has by then.
         encoded: requests of steps that are not written yet as JSON, as they were when asked for, by number.
             The agent may have changed its own since.
         awaited: bytes of the requests that it waits for.
@@ -228,6 +231,8 @@ class Replay:
         self.result: Any = None
         self.error: BaseException | None = None
         self.refused: UsageError | None = None
+        self._refused_at = 0  # the number that the last refused request would have had
+        self._rejected: list[Rejection] = []  # since the last step that was asked for
         self.encoded: dict[int, bytes] = {}
         self.awaited = 0
         self.known = known or Known()
@@ -340,10 +345,12 @@ class Replay:
         for number in range(self.held, min(count, len(self.asked))):
             asked = self.asked[number]
             if not isinstance(asked.command, Tool):
-                self.asked[number] = Asked(command=None, kind=asked.kind, digest=asked.digest)
+                self.asked[number] = msgspec.structs.replace(asked, command=None)
             self.encoded.pop(number, None)
             self._journaled.pop(number, None)
         self.held = max(self.held, count)
+        if self.refused is not None and self._refused_at < self.held:
+            self.refused = None
 
     def check_complete(self) -> None:
         """After the whole journal was delivered: every journaled step must have been asked for."""
@@ -534,7 +541,7 @@ class Replay:
             number = self._ask(branch, command)
         except BaseException as error:
             self._let_pass(error)
-            return _Raised(self._refuse(_bare(error)))
+            return _Raised(_bare(error))
         if number < 0:
             return _WAITS
         if isinstance(command, Signal):
@@ -641,25 +648,46 @@ class Replay:
     def _refuse(self, error: BaseException) -> BaseException:
         if issubclass(type(error), UsageError) and isinstance(error, UsageError):
             self.refused = self.refused or error
+            self._refused_at = len(self.asked)
         return error
 
     def _ask(self, branch: _Branch, command: Leaf) -> int:
-        data, mark = encoded(command)
+        """Ask for a step; its number, or -1 where the program has changed.
+
+        Raises:
+            UsageError: it is refused, in the words in which every replay refuses it.
+        """
+        known, mark = self._journaled.get(len(self.asked)), ""
+        then = known.rejected[len(self._rejected) :] if known is not None else ()
+        try:
+            data, mark = encoded(command)
+            if not then or then[0].digest not in ("", mark):
+                return self._ask_now(branch, command, data, mark, known)
+        except UsageError as error:
+            if not then or then[0].digest:  # else it was refused then too
+                self._rejected.append(Rejection.of(error, mark))
+                raise self._refuse(self._rejected[-1].error()) from None
+        self._rejected.append(then[0])
+        raise then[0].error()
+
+    def _ask_now(self, branch: _Branch, command: Leaf, data: bytes, mark: str, known: Step | None) -> int:
         kind, number = _KINDS[command.kind], len(self.asked)
-        known = self._journaled.get(number)
         if known is not None and (known.kind, known.digest) == (kind, mark):
             if known.request is not None:
                 check_same(command.request, known.request)  # what was refused then never became a step
         else:
-            check_same(command.request, check_new(command.request, data))
+            read = check_new(command.request, data)
             self._admit(command, data)
             if known is not None:
                 self._diverge(number, kind.value, command.request, waits_at(branch.coroutine))
                 return -1
             self.encoded[number] = data
+            if isinstance(read, LLMRequest):  # the agent may go on changing its own
+                command = LLM(read)
         if isinstance(command, Tool):
-            command = command.within(branch.context.copy())
-        self.asked.append(Asked(command=command, kind=kind, digest=mark))
+            command = command.taken(data, branch.context.copy())
+        rejected, self._rejected = tuple(self._rejected[:MOST_REJECTED]), []
+        self.asked.append(Asked(command=command, kind=kind, digest=mark, rejected=rejected))
         self._sizes[number] = len(data)
         self.awaited += len(data)
         return number

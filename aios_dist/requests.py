@@ -18,11 +18,14 @@ from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, To
 from aios_dist.commands import Leaf, Tool
 from aios_dist.config import odd_option
 from aios_dist.errors import InvalidInput
+from aios_dist.given import plain
 from aios_dist.jobs import digest
+from aios_dist.options import odd_extra
 from aios_dist.tracebacks import text_of
 
-_JSON, _SORTED = msgspec.json.Encoder(), msgspec.json.Encoder(order="deterministic")
-_64_BITS = msgspec.msgpack.Encoder()
+_JSON = msgspec.json.Encoder(enc_hook=plain)
+_SORTED = msgspec.json.Encoder(enc_hook=plain, order="deterministic")
+_64_BITS = msgspec.msgpack.Encoder(enc_hook=plain)
 _READ: dict[type, Any] = {
     kind: msgspec.json.Decoder(kind).decode for kind in (LLMRequest, ToolRequest, SleepRequest, SignalRequest)
 }
@@ -51,7 +54,7 @@ def check_new(request: Request, data: bytes) -> Request:
     """The request as the journal will give it back.
 
     Raises:
-        InvalidInput: it will not, or its numbers are absurd.
+        InvalidInput: it will not, or its options cannot be.
     """
     if isinstance(request, LLMRequest):
         if request.model is not None and not isinstance(request.model, str):
@@ -59,17 +62,24 @@ def check_new(request: Request, data: bytes) -> Request:
                 "The request cannot be used: a model is named by text, "
                 f"not by a {type(request.model).__name__}."
             )
+        if not request.messages:
+            raise InvalidInput(
+                "llm(messages=…) is an empty conversation; an iterator gives its messages once."
+            )
         most, temperature = request.max_tokens, request.temperature
         if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
             raise InvalidInput(f"llm(): {odd}")
     try:
         _64_BITS.encode(request)  # knows no integers beyond, as other programs that read JSON
         read: Request = _READ[type(request)](data)
-        return read
     except OverflowError:
         raise InvalidInput("The request holds a whole number beyond 64 bits; give it as text.") from None
     except Exception as exc:
         raise InvalidInput(f"The request cannot be used: {text_of(exc)}.") from None
+    check_same(request, read)
+    if isinstance(read, LLMRequest) and read.extra and (odd := odd_extra(read.extra)):
+        raise InvalidInput(f"llm(): {odd}")
+    return read
 
 
 def check_same(request: Request, read: Request | None) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from aios_dist import policies
 from aios_dist.agents import Program, PromptsProgram, program_of
-from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS, LLMRequest
+from aios_dist.calls import INPUT_COST, OUTPUT_COST
 from aios_dist.chance import Known
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import POLICIES, Config
@@ -23,6 +23,7 @@ from aios_dist.errors import (
     UsageError,
     describe,
 )
+from aios_dist.estimates import estimate
 from aios_dist.jobs import (
     JobRecord,
     JobState,
@@ -105,7 +106,7 @@ class Catalog(msgspec.Struct, frozen=True):
             raise UnknownName(
                 f"There is no model {name!r}; known are {known}. Add [models.{name}] to aios.toml."
             )
-        return name
+        return str.__str__(name)
 
     def admit(self, command: Leaf, data: bytes) -> None:
         """Refuse a request that can never be served.
@@ -121,6 +122,10 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
         """A step of the program in the journal's words; ``request`` where it is JSON already."""
+        step = self._step(asked, request)
+        return msgspec.structs.replace(step, rejected=asked.rejected) if asked.rejected else step
+
+    def _step(self, asked: Asked, request: bytes | None) -> NewStep:
         command = asked.command
         assert command is not None, "it is written already"
         data = encode(command.request) if request is None else packed(request)
@@ -134,16 +139,6 @@ class Catalog(msgspec.Struct, frozen=True):
             seconds = command.request.seconds
             return NewStep(asked.kind, TURNS_LANE, data, asked.digest, f"{seconds:g} s", after=seconds)
         return NewStep(asked.kind, TURNS_LANE, data, asked.digest, _name(command))
-
-
-CHARS_PER_TOKEN = 4
-"""A rule of thumb for English (OpenAI, "What are tokens and how to count them?")."""
-
-
-def estimate(request: LLMRequest) -> tuple[int, int]:
-    """Prompt and output tokens that a call may take: what limits and shares reserve before it."""
-    text = sum(len(str(message.get("content", ""))) for message in request.messages)
-    return text // CHARS_PER_TOKEN, request.max_tokens or OUTPUT_GUESS
 
 
 def _name(command: Leaf) -> str:
@@ -182,7 +177,7 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         UnknownName: the agent's code is not in this process.
     """
     record = history.record
-    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
+    program = _program(record, catalog, asked=len(history.steps))
     replay = Replay(program, history.steps, admit=catalog.admit, known=history.known())
     replay.basis = history.basis
     for number, outcome in history.outcomes():
@@ -214,10 +209,18 @@ def repeats(
         UnknownName: the agent's code is not in this process.
     """
     written = [
-        Step(job="", number=number, kind=asked.kind, lane="", state=StepState.READY, digest=asked.digest)
+        Step(
+            job="",
+            number=number,
+            kind=asked.kind,
+            lane="",
+            state=StepState.READY,
+            digest=asked.digest,
+            rejected=asked.rejected,
+        )
         for number, asked in enumerate(replay.asked[: replay.held])
     ]
-    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit)
+    program = _program(record, catalog, asked=len(written))
     other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
     for number, outcome in outcomes:
         rested()
@@ -228,6 +231,14 @@ def repeats(
     return same
 
 
+def _program(record: JobRecord, catalog: Catalog, asked: int) -> Program:
+    """The program of a job with so many steps in its journal. Raises UnknownName."""
+    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
+    if isinstance(program, PromptsProgram):
+        return program.within(catalog.prompt_limit, asked)
+    return program
+
+
 def undone(history: History) -> list[int] | None:
     """The steps that a retry runs again, as far as this process can say it: it runs the agent's program.
 
@@ -236,7 +247,7 @@ def undone(history: History) -> list[int] | None:
     """
     record = history.record
     try:
-        program = program_of(record.agent, record.input, record.prompts)
+        program = program_of(record.agent, record.input, record.prompts, defaults=record.defaults)
     except UnknownName:
         return None
     replay = Replay(program, history.steps, known=history.known())

@@ -9,7 +9,7 @@ import msgspec
 
 from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.chance import Known
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
+from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -276,6 +276,9 @@ REQUESTS: dict[Kind, type[Any]] = {
 }
 
 
+_REJECTED = msgspec.json.Decoder(tuple[Rejection, ...])
+
+
 def model_view(
     name: str, now: float, facts: list[Any], in_flight: int, held: int, window: list[bytes]
 ) -> ModelView:
@@ -321,4 +324,5 @@ def head_to_step(
         label=head[13],
         request=record,
         outcome=decode(outcome, Outcome) if outcome else None,
+        rejected=_REJECTED.decode(head[28]) if len(head) > 28 and head[28] else (),
     )

@@ -38,9 +38,9 @@ from aios_dist.jobs import Outcome, decode, encode
 from aios_dist.journal import Claim, Refusal
 from aios_dist.journal.records import bounded
 from aios_dist.runtime.faults import point
-from aios_dist.runtime.limits import Stillness
+from aios_dist.runtime.limits import Limit, Stillness
 from aios_dist.runtime.programs import Live
-from aios_dist.runtime.providers import Provider
+from aios_dist.runtime.providers import Provider, SdkProvider, call_timeout
 from aios_dist.runtime.shortages import NO_DNS, Slots, shortage
 from aios_dist.runtime.work import Stopped, Work
 
@@ -146,7 +146,10 @@ class Steps:
         point("call")
         key = await self._key(claim)
         self._still_ours(work)
-        call = asyncio.create_task(_guarded(functools.partial(provider.call, request, idempotency_key=key)))
+        ask = functools.partial(provider.call, request, idempotency_key=key)
+        if request.timeout is not None and not isinstance(provider, SdkProvider):
+            ask = functools.partial(_bounded, ask, provider, request.timeout)
+        call = asyncio.create_task(_guarded(ask))
         await work.wait(call)
         if not call.done():
             call.cancel()
@@ -230,7 +233,10 @@ class Steps:
             return Failed(ours)
         patience = retries.Patience(model.attempts, model.backoff, model.backoff_max)
         refusal, draw = None, random.random()
-        if isinstance(error, RetryableLLMError):  # the model's other calls would have met it too
+        own_bound = isinstance(error, CallTimeout) and error.detail.get("own")
+        if (
+            isinstance(error, RetryableLLMError) and not own_bound
+        ):  # the model's other calls would have met it too
             # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
             quiet = retries.backoff(error, claim.tries + 1, patience, draw)
@@ -240,7 +246,7 @@ class Steps:
         pause = retries.pause(error, claim.tries + 1, patience, draw)
         if pause is not None and self._may_wait(claim, error, pause):
             return Failed(Again(max(pause, 0.001)), refusal)
-        if isinstance(error, (BadRequest, ContentRefused)):
+        if isinstance(error, (BadRequest, ContentRefused)) and not error.detail.get("unsayable"):
             return Failed(None, refusal)
         other = self._next_model(claim)
         return Failed(Again(0.0, other) if other is not None else None, refusal)
@@ -353,6 +359,8 @@ def _sound(response: LLMResponse) -> bool:
         and (response.finish_reason is None or isinstance(response.finish_reason, str))
         and all(isinstance(text, str) for call in calls for text in (call.id, call.name, call.arguments))
         and all(isinstance(text, str) for text in texts)
+        and isinstance(response.left_out, tuple)
+        and all(isinstance(text, str) for text in response.left_out)
     )
 
 
@@ -369,6 +377,7 @@ def _lenient(response: LLMResponse) -> LLMResponse:
         model=_text(response.model),
         provider=_text(response.provider),
         timings=response.timings if isinstance(response.timings, Timings) else Timings(),
+        left_out=tuple(_text(name) for name in response.left_out or ()),
     )
 
 
@@ -376,6 +385,25 @@ def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str("" if value is None else value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+async def _bounded(
+    call: Callable[[], Awaitable[LLMResponse]], provider: Provider, seconds: float
+) -> LLMResponse:
+    """A call of an adapter that is not ours, ended when the call's own time is over.
+
+    Raises:
+        CallTimeout: it was.
+    """
+    limit = Limit(seconds)
+    try:
+        async with limit:
+            return await call()
+    except TimeoutError:
+        if limit.expired:
+            raise call_timeout(str(getattr(provider, "name", "the provider")), seconds) from None
+        raise
+    raise AssertionError
 
 
 async def _guarded(call: Callable[[], Awaitable[object]]) -> object:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.jobs import JobState
+from aios_dist.jobs import JobState, Rejection
 from aios_dist.journal.news import MOST
+from aios_dist.journal.records import Decision
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:
@@ -134,3 +135,23 @@ async def test_without_its_requests_a_job_is_read_as_it_is_at_one_moment(hand: H
     assert [s.outcome for s in brief.steps] == [s.outcome for s in whole.steps]
     assert [s.digest for s in brief.steps] == [s.digest for s in whole.steps]
     assert (brief.basis, brief.record, brief.view) == (whole.basis, whole.record, whole.view)
+
+
+async def test_what_was_refused_before_a_step_stays_with_it_whatever_becomes_of_it(hand: Hand) -> None:
+    await hand.submit(starts("j", "a"))
+    stood = await hand.journal.load("j")
+    refused = (Rejection("UnknownName", "There is no model 'big'.", "d"), Rejection("InvalidInput", "ä", ""))
+    ranked = decides(1, 1, "b").steps[0]
+    asked = msgspec.structs.replace(ranked, step=msgspec.structs.replace(ranked.step, rejected=refused))
+    await hand.commit(await hand.claim(), decision=Decision(1, 1, [asked]))
+    missed = await since(hand, stood)
+    assert missed is not None
+    assert [step.rejected for step in missed.written if step.outcome is None] == [refused]
+    await hand.commit(await hand.claim(), ok=False, decision=decides(2, 2, ends=JobState.FAILED))
+    await hand.journal.retry("j")
+    await hand.journal.fork("j", "f", 2)
+    for job in ("j", "f"):
+        for requests in (True, False):
+            history = await hand.journal.load(job, requests=requests)
+            assert [step.rejected for step in history.steps] == [(), refused]
+    await hand.look()

@@ -211,6 +211,19 @@ def test_a_request_that_is_wrong_itself_goes_to_no_other_model_and_says_nothing_
     assert steps(a=model("b"), b=model()).failed(claim(), kind("x")) == Failed(None, None)
 
 
+def test_a_request_that_one_protocol_has_no_words_for_goes_to_the_next_model() -> None:
+    fleet = steps(a=model("b"), b=model())
+    assert fleet.failed(claim(), BadRequest("x", unsayable=True)) == Failed(Again(0.0, "b"), None)
+    assert fleet.failed(claim("b"), BadRequest("x", unsayable=True)) == Failed(None, None)
+
+
+def test_a_call_that_ran_into_its_own_timeout_is_tried_again_and_says_nothing_of_the_model() -> None:
+    again, refusal = steps(a=model()).failed(claim(), CallTimeout("x", own=True))
+    assert again is not None
+    assert refusal is None
+    assert steps(a=model()).failed(claim(), CallTimeout("x")).refusal == Refusal(0.0, 7)
+
+
 def test_a_tool_that_raised_and_a_model_that_nobody_knows_are_not_tried_again() -> None:
     assert steps(a=model()).failed(claim(), ToolError("x")) == Failed()
     assert steps(a=model()).failed(claim("gone"), ProviderBusy("x")) == Failed()

@@ -165,6 +165,8 @@ class Adapter:
 
     async def call(self, request: LLMRequest, *, idempotency_key: str | None = None) -> LLMResponse:
         self.keys.append(str(idempotency_key))
+        if request.timeout is not None:
+            await asyncio.Event().wait()
         if self.errors:
             raise self.errors.pop(0)
         return LLMResponse("well")
@@ -207,6 +209,14 @@ def claim(tries: int = 0, tried: float = 0.0) -> Claim:
     return Claim(
         "j", "0", 1, Kind.LLM, "a", JobRecord("x", {}), REQUEST, 0, 0, int(tried * 1e6) + 1, tries, first_us=1
     )
+
+
+async def test_the_timeout_of_a_call_ends_it_whoever_has_written_the_adapter() -> None:
+    asked = encode(LLMRequest([{"role": "user", "content": "x"}], extra={"timeout": 0.05}))
+    error = await Bench().call(msgspec.structs.replace(claim(), request=asked))
+    assert isinstance(error, CallTimeout)
+    assert str(error) == "anybody gave no whole answer within the call's own timeout of 0.05 s"
+    assert {"own", "idempotency_key"} <= set(error.detail)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.ENETUNREACH])

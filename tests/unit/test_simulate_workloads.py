@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import turns
+from aios_dist import estimates, turns
 from aios_dist.agents import JobSpec
 from aios_dist.calls import LLMResponse, Usage
 from aios_dist.cli.job_export import calls_of
@@ -96,7 +96,7 @@ def test_a_model_of_latency_that_cannot_be_is_refused(wrong: dict[str, float]) -
 
 def test_what_the_simulator_charges_and_remembers_is_what_the_fleet_does() -> None:
     ours = (latency.INPUT_COST, latency.OUTPUT_COST, latency.OUTPUT_GUESS)
-    assert ours == (turns.INPUT_COST, turns.OUTPUT_COST, turns.OUTPUT_GUESS)
+    assert ours == (turns.INPUT_COST, turns.OUTPUT_COST, estimates.OUTPUT_GUESS)
     lua = resources.files("aios_dist.journal").joinpath("lua/_order.lua").read_text("utf-8")
     assert re.search(r"MOST_PAST, \w+ = (\d+)", lua)[1] == str(MOST)  # type: ignore[index]
 

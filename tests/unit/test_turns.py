@@ -12,7 +12,7 @@ import pytest
 
 from aios_dist import policies, turns
 from aios_dist.agents import agent, prompts
-from aios_dist.calls import LLMRequest, LLMResponse, ToolRequest
+from aios_dist.calls import OUTPUT_GUESS, LLMRequest, LLMResponse, ToolRequest
 from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
@@ -530,8 +530,8 @@ def test_a_sleep_and_a_signal_are_steps_without_a_ticket() -> None:
 
 
 def test_the_estimate_of_a_call_grows_with_its_prompt_and_knows_its_most_tokens() -> None:
-    assert turns.estimate(llm("x" * 4).request) == (1, turns.OUTPUT_GUESS)
-    assert turns.estimate(llm("x" * 4000).request) == (1000, turns.OUTPUT_GUESS)
+    assert turns.estimate(llm("x" * 4).request) == (1, OUTPUT_GUESS)
+    assert turns.estimate(llm("x" * 4000).request) == (1000, OUTPUT_GUESS)
     assert turns.estimate(llm("xxxx", max_tokens=7).request) == (1, 7)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
 import secrets
 import time
@@ -21,16 +22,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from aios_dist import errors
 from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.config import ModelConfig
 from aios_dist.errors import ConfigError, LLMError
 from aios_dist.masking import learn, masked
+from aios_dist.modules import importing
+from aios_dist.options import given, odd
 from aios_dist.runtime.limits import Limit
 from aios_dist.runtime.providers.lenient import clean
 from aios_dist.runtime.providers.refusals import bounded, refusal
 from aios_dist.runtime.providers.streams import read_stream
+
+logger = logging.getLogger("aios_dist.providers")
 
 
 class Provider(Protocol):
@@ -47,6 +53,8 @@ class Provider(Protocol):
         Args:
             request: what is asked. ``request.model`` is not looked at: the provider was opened for one model.
             idempotency_key: sent as the header ``Idempotency-Key``, for gateways that heed it.
+
+        ``request.timeout`` need not be looked at: whoever calls ends the call then.
 
         Raises:
             LLMError: one of its classes; nothing else that a provider or a network can cause.
@@ -115,6 +123,12 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         raise ConfigError(
             f"Model {name!r}: base_url {masked(model.base_url)!r} must start with http:// or https://."
         )
+    if "timeout" in model.options:
+        raise ConfigError(
+            f"Model {name!r}: timeout is a setting of the model itself, and none of its options."
+        )
+    if said := odd(model.options):
+        raise ConfigError(f"Model {name!r}: of its options, {said}")
     key_of(name, model, env)
 
 
@@ -162,12 +176,8 @@ def _load(name: str, model: ModelConfig) -> Any:
             f"Model {name!r}: there is no provider {model.provider!r}; known are {known}, "
             f'or name a class of yours as "my_pkg.my_module:MyProvider".'
         )
-    try:
+    with importing(f"Model {name!r}: the provider {model.provider!r}"):
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as exc:
-        raise ConfigError(
-            f"Model {name!r}: the provider {model.provider!r} cannot be imported: {exc}."
-        ) from exc
 
 
 class Reply(ABC):
@@ -242,18 +252,29 @@ class SdkProvider(ABC):
     connection_error: type[Exception]
 
     def __init__(self, name: str, model: ModelConfig, post: _Post, close: _Close, key: str | None) -> None:
+        self.label = name
         self.model = model.model or name
         self.config = model
+        self.left_out: list[str] = []
+        self._said: set[str] = set()
         self._post = post
         self._close = close
 
     @abstractmethod
     def body(self, request: LLMRequest) -> dict[str, Any]:
-        """The request as the provider's JSON, with ``stream`` set."""
+        """The request as the provider's JSON, with ``stream`` set. ``self.left_out`` gets the names of
+        options that the provider has no word for, and that are not sent.
+
+        Raises:
+            BadRequest: the provider cannot be asked that; ``detail["unsayable"]`` is set.
+        """
 
     async def call(self, request: LLMRequest, *, idempotency_key: str | None = None) -> LLMResponse:
         """See :meth:`Provider.call`."""
-        body = self.body(request)
+        left_out: list[str] = []
+        self.left_out = left_out  # nothing is awaited until it is full
+        body = self.body(replace(request, extra=given(request.extra)))
+        self._say(left_out)
         # The three arguments that every method of the SDKs takes beside the provider's own options.
         headers, query = body.pop("extra_headers", {}), body.pop("extra_query", {})
         body.update(body.pop("extra_body", {}))
@@ -261,7 +282,9 @@ class SdkProvider(ABC):
             headers = {"Idempotency-Key": idempotency_key, **headers}
         reply = self.reply()
         started = time.monotonic()
-        limit = Limit(self.config.timeout, self.config.stream_pause)
+        bound = request.timeout
+        own = bound is not None and bound < self.config.timeout
+        limit = Limit(bound if bound is not None and own else self.config.timeout, self.config.stream_pause)
         first: float | None = None
         try:
             try:
@@ -274,16 +297,30 @@ class SdkProvider(ABC):
                 raise errors.ContentRefused(
                     bounded(f"{self.name} refused to answer: {reply.refused}"), provider=self.name
                 )
-            return self._response(reply, started, first)
+            return self._response(reply, started, first, tuple(left_out))
         except Exception as exc:
             # Never chained: the SDKs' exceptions carry the request with its key, and the provider's raw text.
             late = limit.expired and not reply.complete
-            error = self._timed_out(limit.expired) if late else self._error(exc, reply)
+            error = (
+                self._timed_out(limit.expired, bound if own else None) if late else self._error(exc, reply)
+            )
             if error is None:
                 raise
             raise error from None
 
-    def _response(self, reply: Reply, started: float, first: float | None) -> LLMResponse:
+    def _say(self, left_out: list[str]) -> None:
+        new = [name for name in left_out if name not in self._said]
+        if new:
+            self._said.update(new)
+            logger.warning(
+                "Model %s is asked without %s: %s has no word for that. (Said once; each answer has it in "
+                "left_out, and so does `aios-dist job show`.)",
+                *(self.label, ", ".join(new), self.name),
+            )
+
+    def _response(
+        self, reply: Reply, started: float, first: float | None, left_out: tuple[str, ...]
+    ) -> LLMResponse:
         return LLMResponse(
             text=clean("".join(reply.text)),
             tool_calls=[
@@ -297,6 +334,7 @@ class SdkProvider(ABC):
             model=reply.model or self.model,
             provider=self.name,
             timings=Timings(time.monotonic() - started, None if first is None else first - started),
+            left_out=left_out,
         )
 
     async def aclose(self) -> None:
@@ -393,12 +431,21 @@ class SdkProvider(ABC):
         kept = bounded(raw, RAW_LIMIT) if raw else None
         return errors.BadReply(bounded(text), provider=self.name, raw=kept)
 
-    def _timed_out(self, what: str) -> LLMError:
+    def _timed_out(self, what: str, bound: float | None) -> LLMError:
+        """``bound``: the call's own, where that is what is over."""
+        if what == "timeout" and bound is not None:
+            return call_timeout(self.name, bound)
         text = f"{self.name} gave no whole answer within the model's timeout of {self.config.timeout:g} s"
         if what == "pause":
             pause = self.config.stream_pause
             text = f"the answer of {self.name} stood still for the model's stream_pause of {pause:g} s"
         return errors.CallTimeout(text, provider=self.name)
+
+
+def call_timeout(name: str, seconds: float) -> errors.CallTimeout:
+    """A call that took all the time its agent gave it (``llm(…, timeout=…)``): no word on the model."""
+    text = f"{name} gave no whole answer within the call's own timeout of {seconds:g} s"
+    return errors.CallTimeout(text, provider=name, own=True)
 
 
 async def _heard(pieces: AsyncIterator[bytes], reply: Reply, limit: Limit) -> AsyncIterator[bytes]:

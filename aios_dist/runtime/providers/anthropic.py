@@ -6,7 +6,6 @@ https://platform.claude.com/docs/en/build-with-claude/streaming
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -16,8 +15,7 @@ import msgspec
 
 from aios_dist.calls import LLMRequest, ToolCall
 from aios_dist.config import ModelConfig
-from aios_dist.errors import BadRequest
-from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of
+from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of, to_anthropic
 from aios_dist.runtime.providers.lenient import arguments_of, count, decode, table, tables, usage, word
 from aios_dist.runtime.providers.transport import open_client
 
@@ -170,12 +168,12 @@ class AnthropicProvider(SdkProvider):
         """The request in Anthropic's form; options that are Anthropic's own pass untouched.
 
         Raises:
-            BadRequest: what has no counterpart there: the ``response_format`` ``json_object``, or a tool call
-                in the conversation whose arguments are not a JSON object.
+            BadRequest: content that has no counterpart there, the ``response_format`` ``json_object``, or a
+                tool call in the conversation whose arguments are not a JSON object.
         """
         body: dict[str, Any] = {"max_tokens": MAX_TOKENS, "stream": self.config.stream, **self.config.options}
         body["model"] = self.model
-        body["messages"], system = messages(request.messages)
+        body["messages"], system = to_anthropic.messages(request.messages, self.left_out)
         for field in ("temperature", "max_tokens", "tools"):
             value = getattr(request, field)
             if value is not None:
@@ -183,97 +181,13 @@ class AnthropicProvider(SdkProvider):
         if system:
             body["system"] = system
         body.update(request.extra)
-        if "tools" in body:
-            body["tools"] = [tool(definition) for definition in body["tools"]]
-        if "tool_choice" in body:
-            body["tool_choice"] = tool_choice(body["tool_choice"])
-        wanted = request.response_format or {"type": "text"}
-        if wanted.get("type") == "json_schema":
-            form = {"type": "json_schema", "schema": wanted.get("json_schema", {}).get("schema", {})}
+        to_anthropic.options(body, self.left_out)
+        if "tools" not in body and (called := to_anthropic.tools_of(body["messages"])):
+            body["tools"], body["tool_choice"] = called, {"type": "none"}
+        form = to_anthropic.answer_form(request.response_format or {"type": "text"})
+        if form is not None:
             body["output_config"] = {**body.get("output_config", {}), "format": form}
-        elif wanted.get("type") != "text":
-            raise BadRequest(f"anthropic has no response_format {wanted.get('type')!r}; use json_schema.")
         if any(option in body for option in SAMPLING):
             version = {"anthropic-version": SAMPLING_VERSION}
             body["extra_headers"] = {**version, **body.get("extra_headers", {})}
         return body
-
-
-def messages(conversation: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | list[dict[str, Any]]]:
-    """OpenAI's messages as Anthropic's, and the system prompt, which Anthropic has beside them."""
-    out: list[dict[str, Any]] = []
-    system: list[dict[str, Any]] = []
-    for message in conversation:
-        role, content = message.get("role"), message.get("content")
-        if role in ("system", "developer"):
-            system += _parts(content)
-        elif role == "tool":
-            told = content if isinstance(content, str) else _parts(content)
-            result = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": told}
-            # The results of calls that were made together must come back in one message.
-            if out and out[-1]["role"] == "user" and _is_results(out[-1]["content"]):
-                out[-1]["content"].append(result)
-            else:
-                out.append({"role": "user", "content": [result]})
-        elif role == "assistant" and message.get("tool_calls"):
-            uses = [_tool_use(call) for call in message["tool_calls"]]
-            out.append({"role": "assistant", "content": [*_parts(content), *uses]})
-        else:
-            out.append({"role": role, "content": content if isinstance(content, str) else _parts(content)})
-    if all(set(part) == {"type", "text"} for part in system):
-        return out, "\n\n".join(part["text"] for part in system)
-    return out, system
-
-
-def tool(definition: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's definition of a tool as Anthropic's; one that is Anthropic's own passes untouched."""
-    function = definition.get("function")
-    if definition.get("type") != "function" or not isinstance(function, dict):
-        return definition
-    kept = {key: function[key] for key in ("name", "description", "strict") if function.get(key) is not None}
-    return {**kept, "input_schema": function.get("parameters") or {"type": "object", "properties": {}}}
-
-
-def tool_choice(choice: Any) -> Any:
-    """OpenAI's ``tool_choice`` as Anthropic's; one that is Anthropic's own passes untouched."""
-    if isinstance(choice, str):
-        return {"type": {"required": "any"}.get(choice, choice)}
-    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        return {"type": "tool", "name": choice["function"].get("name")}
-    return choice
-
-
-_DATA_URL = re.compile(r"data:(?P<media>[\w.+-]+/[\w.+-]+);base64,(?P<data>.*)", re.DOTALL)
-
-
-def _parts(content: Any) -> list[dict[str, Any]]:
-    """A message's content as Anthropic's blocks; images are translated, all else passes untouched."""
-    if not content:
-        return []
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    return [_image(part) if part.get("type") == "image_url" else part for part in content]
-
-
-def _image(part: dict[str, Any]) -> dict[str, Any]:
-    url = part["image_url"]["url"] if isinstance(part.get("image_url"), dict) else part.get("image_url")
-    inline = _DATA_URL.fullmatch(str(url))
-    if inline is None:
-        return {"type": "image", "source": {"type": "url", "url": url}}
-    source = {"type": "base64", "media_type": inline["media"], "data": inline["data"]}
-    return {"type": "image", "source": source}
-
-
-def _is_results(content: Any) -> bool:
-    return isinstance(content, list) and bool(content) and content[0].get("type") == "tool_result"
-
-
-def _tool_use(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function") or {}
-    try:
-        arguments = msgspec.json.decode(function.get("arguments") or "{}", type=dict[str, Any])
-    except msgspec.DecodeError:
-        raise BadRequest(
-            f"the arguments of the tool call {call.get('id')!r} are not a JSON object, as anthropic insists."
-        ) from None
-    return {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}

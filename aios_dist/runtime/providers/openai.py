@@ -14,7 +14,7 @@ import openai
 
 from aios_dist.calls import LLMRequest, ToolCall
 from aios_dist.config import ModelConfig
-from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of
+from aios_dist.runtime.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of, to_openai
 from aios_dist.runtime.providers.lenient import (
     arguments_of,
     count,
@@ -152,14 +152,16 @@ class OpenAIProvider(SdkProvider):
         super().__init__(name, model, post, client.close, key)
 
     def body(self, request: LLMRequest) -> dict[str, Any]:
-        """The model's options, over them the request's fields, over them its ``extra``, all untouched."""
+        """The model's options, over them the request's fields, over them its ``extra``, all untouched but for
+        what only Anthropic has."""
         body = {"stream": self.config.stream, **self.config.options}
-        body |= {"model": self.model, "messages": request.messages}
+        body |= {"model": self.model, "messages": to_openai.messages(request.messages, self.left_out)}
         for field in ("temperature", "max_tokens", "tools", "response_format"):
             value = getattr(request, field)
             if value is not None:
                 body[field] = value
         body.update(request.extra)
+        to_openai.options(body, self.config.base_url is None, self.left_out)
         if body["stream"]:
             body.setdefault("stream_options", {"include_usage": True})
         return body

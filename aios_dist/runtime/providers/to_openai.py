@@ -1,0 +1,121 @@
+"""Anthropic's words in OpenAI's, for a request that was written for Claude and goes elsewhere.
+
+Only what OpenAI's protocol cannot be: servers that speak it know many an option that OpenAI does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+Json = dict[str, Any]
+
+ONLY_ANTHROPIC = ("container", "context_management", "mcp_servers", "output_config", "thinking", "top_k")
+"""Options that OpenAI itself answers with 400; gateways may take them."""
+
+_FOREIGN = frozenset(
+    {"document", "image", "redacted_thinking", "thinking", "tool_result", "tool_use"}
+)  # types of blocks
+
+
+def options(body: Json, itself: bool, left_out: list[str]) -> None:
+    """Translate a body's options, in place.
+
+    Args:
+        body: the request so far.
+        itself: it goes to OpenAI, and not to another server that speaks its protocol.
+        left_out: gets what is not sent.
+    """
+    if itself:
+        left_out += [name for name in ONLY_ANTHROPIC if body.pop(name, None) is not None]
+    stops = body.pop("stop_sequences", None)
+    if stops:
+        body.setdefault("stop", stops)
+    if body.get("tools"):
+        body["tools"] = [made for one in body["tools"] if (made := _tool(one, left_out)) is not None]
+    choice = body.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") in ("any", "auto", "none", "tool"):
+        if choice.get("disable_parallel_tool_use"):
+            body["parallel_tool_calls"] = False
+        kind = choice["type"]
+        named = {"type": "function", "function": {"name": choice.get("name")}}
+        body["tool_choice"] = named if kind == "tool" else {"any": "required"}.get(kind, kind)
+
+
+def _tool(definition: Any, left_out: list[str]) -> Any:
+    if not isinstance(definition, Mapping) or "function" in definition:
+        return definition
+    if "input_schema" in definition:
+        kept = {k: definition[k] for k in ("name", "description", "strict") if k in definition}
+        return {"type": "function", "function": {**kept, "parameters": definition["input_schema"]}}
+    if str(definition.get("type")).rpartition("_")[2].isdigit():  # web_search_20250305: Anthropic runs it
+        left_out.append(f"tool {definition.get('name')}")
+        return None
+    return definition
+
+
+def messages(conversation: list[Json], left_out: list[str]) -> list[Json]:
+    """A conversation with Anthropic's blocks in OpenAI's form; messages without any pass untouched."""
+    out: list[Json] = []
+    for message in conversation:
+        content = message.get("content")
+        if isinstance(content, list) and any(_type(part) in _FOREIGN for part in content):
+            out += _translated(message, content, left_out)
+        else:
+            out.append(message)
+    return out
+
+
+def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[Json]:
+    out: list[Json] = []
+    parts: list[Any] = []
+    calls: list[Json] = []
+    for part in content:
+        match _type(part):
+            case "tool_use":
+                arguments = msgspec.json.encode(part.get("input") or {}).decode()
+                function = {"name": part.get("name"), "arguments": arguments}
+                calls.append({"id": part.get("id"), "type": "function", "function": function})
+            case "tool_result":
+                told, shown = _result(part.get("content"))
+                out.append({"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": told})
+                parts += shown
+            case "thinking" | "redacted_thinking":
+                if "thinking of earlier answers" not in left_out:
+                    left_out.append("thinking of earlier answers")
+            case _:
+                parts.append(_part(part))
+    if parts or calls:
+        text = all(_type(part) == "text" and set(part) == {"type", "text"} for part in parts)
+        said: Any = parts
+        if message.get("role") == "assistant" and text:  # which has text only, with most servers
+            said = "".join(part["text"] for part in parts) or None
+        made = {**message, "content": said}
+        out.append({**made, "tool_calls": calls} if calls else made)
+    return out
+
+
+def _result(content: Any) -> tuple[str, list[Json]]:
+    """A tool's result as text, and its pictures, which only a user's message can have."""
+    if not isinstance(content, list):
+        return str(content or ""), []
+    text = [str(part.get("text", "")) for part in content if _type(part) == "text"]
+    return "\n".join(text), [_part(part) for part in content if _type(part) in ("image", "document")]
+
+
+def _part(part: Any) -> Any:
+    source = part.get("source") if isinstance(part, Mapping) else None
+    if not isinstance(source, Mapping):
+        return part
+    url = source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}"
+    if part.get("type") == "image":
+        return {"type": "image_url", "image_url": {"url": url}}
+    if source.get("type") == "text":
+        return {"type": "text", "text": str(source.get("data", ""))}
+    return {"type": "file", "file": {"filename": part.get("title") or "document", "file_data": url}}
+
+
+def _type(part: Any) -> Any:
+    return part.get("type") if isinstance(part, Mapping) else None

@@ -1,0 +1,298 @@
+"""A request goes to either protocol, as its author or a fallback wants: translated, or left out and said."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from typing import Any
+
+import pytest
+
+from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.commands import llm
+from aios_dist.config import ModelConfig
+from aios_dist.errors import BadRequest, CallTimeout, ConfigError
+from aios_dist.runtime.providers import SdkProvider, check_model, open_provider
+from aios_dist.testing import FakeLLM
+
+pytest.importorskip("anthropic")
+
+FUNCTION = {"name": "now", "parameters": {"type": "object"}}
+TOOLS = [{"type": "function", "function": FUNCTION}]
+ANTHROPICS = {"name": "now", "input_schema": {"type": "object"}}
+PICTURE = "data:image/png;base64,AAAA"
+INLINE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+PDF = "data:application/pdf;base64,AAAA"
+
+
+def opened(kind: str, **settings: Any) -> SdkProvider:
+    model = ModelConfig(**{"provider": kind, "model": "m", "base_url": "http://127.0.0.1:1", **settings})
+    made = open_provider("small", model, {"THE_KEY": "sk-test-0123456789"})
+    assert isinstance(made, SdkProvider)
+    return made
+
+
+@functools.cache
+def closed(kind: str, base_url: str | None = "http://127.0.0.1:1") -> SdkProvider:
+    """One that calls nobody: to make one costs an SDK's client."""
+    return opened(kind, base_url=base_url, api_key_env="THE_KEY")
+
+
+def asked(kind: str, request: LLMRequest, **settings: Any) -> tuple[dict[str, Any], list[str]]:
+    """The body without what is in all of them, and what was left out."""
+    provider = closed(kind, **settings)
+    provider.left_out = []
+    body = provider.body(request)
+    return {k: v for k, v in body.items() if k not in ("model", "stream")}, provider.left_out
+
+
+def options(kind: str, **given: Any) -> tuple[dict[str, Any], list[str]]:
+    body, left_out = asked(kind, llm("q", **given).request)
+    return {k: v for k, v in body.items() if k not in ("messages", "extra_headers")}, left_out
+
+
+def talk(kind: str, *messages: dict[str, Any]) -> Any:
+    return asked(kind, LLMRequest(list(messages)))[0]["messages"]
+
+
+# OpenAI's words for Anthropic -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "sent", "left_out"),
+    [
+        ({"stop": "END"}, {"stop_sequences": ["END"]}, []),
+        ({"stop": ["a", "\n"]}, {"stop_sequences": ["a"]}, ["stop at white space"]),
+        ({"stop_sequences": ["b"], "stop": ["a"]}, {"stop_sequences": ["b", "a"]}, []),
+        ({"max_completion_tokens": 5}, {"max_tokens": 5}, []),
+        ({"seed": 1, "logprobs": True, "top_p": 0.5}, {"top_p": 0.5}, ["logprobs", "seed"]),
+        ({"logprobs": False, "n": 1, "stream_options": {}}, {}, []),
+        ({"user": "u"}, {"metadata": {"user_id": "u"}}, []),
+        ({"user": "u", "metadata": {"a": "b"}}, {"metadata": {"user_id": "u"}}, ["metadata"]),
+        ({"temperature": 1.5}, {"temperature": 1.0}, ["temperature above 1"]),
+        ({"service_tier": "default"}, {"service_tier": "standard_only"}, []),
+        ({"service_tier": "flex"}, {}, ["service_tier"]),
+        ({"reasoning_effort": "low"}, {}, ["reasoning_effort"]),
+        ({"thinking": {"type": "enabled"}, "top_k": 5}, {"thinking": {"type": "enabled"}, "top_k": 5}, []),
+        (
+            {"tools": TOOLS, "tool_choice": "auto"},
+            {"tools": [ANTHROPICS], "tool_choice": {"type": "auto"}},
+            [],
+        ),
+        (
+            {"tools": TOOLS, "parallel_tool_calls": False},
+            {"tools": [ANTHROPICS], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+            [],
+        ),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "now"}}},
+            {"tools": [ANTHROPICS], "tool_choice": {"type": "tool", "name": "now"}},
+            [],
+        ),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "allowed_tools"}},
+            {"tools": [ANTHROPICS]},
+            ["tool_choice allowed_tools"],
+        ),
+        ({"tools": [], "tool_choice": "none", "parallel_tool_calls": False}, {}, []),
+        (
+            {"functions": [FUNCTION], "function_call": {"name": "now"}},
+            {"tools": [ANTHROPICS], "tool_choice": {"type": "tool", "name": "now"}},
+            [],
+        ),
+    ],
+    ids=str,
+)
+def test_anthropic_is_asked_in_its_own_words_and_what_it_has_none_for_is_left_out_and_said(
+    given: dict[str, Any], sent: dict[str, Any], left_out: list[str]
+) -> None:
+    assert options("anthropic", **given) == ({"max_tokens": 4096, **sent}, left_out)
+
+
+def test_a_conversation_in_all_of_openais_words_is_one_that_anthropic_takes() -> None:
+    call = {"name": "now", "arguments": '{"zone":"PET"}'}
+    request = LLMRequest(
+        [
+            {"role": "user", "content": "hi", "name": "ann"},
+            {"role": "assistant", "content": None},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            {
+                "role": "user",
+                "content": [
+                    "plain",
+                    {"type": "text", "text": ""},
+                    {"type": "image_url", "image_url": {"url": PICTURE, "detail": "high"}},
+                    {"type": "file", "file": {"file_data": PDF, "filename": "a.pdf"}},
+                ],
+            },
+            {"role": "assistant", "content": "", "function_call": call},
+            {"role": "function", "name": "now", "content": "noon"},
+        ]
+    )
+    body, left_out = asked("anthropic", request)
+    source = {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}
+    assert body["messages"] == [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [{"type": "text", "text": "No."}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "plain"},
+                {"type": "image", "source": INLINE},
+                {"type": "document", "source": source, "title": "a.pdf"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "call_3", "name": "now", "input": {"zone": "PET"}}],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_3", "content": "noon"}]},
+    ]
+    assert left_out == ["names of speakers", "detail of pictures"]
+    assert (body["tools"], body["tool_choice"]) == (
+        [{"name": "now", "input_schema": {"type": "object", "properties": {}}}],
+        {"type": "none"},
+    ), "Anthropic insists on the tools that a conversation has called; OpenAI may not call them"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        LLMRequest([{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]),
+        LLMRequest([{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]),
+        LLMRequest([{"role": "user", "content": "q"}], response_format={"type": "json_object"}),
+        LLMRequest([{"role": "user", "content": "q"}], tools=[{"type": "custom", "custom": {"name": "x"}}]),
+    ],
+    ids=range(4),
+)
+def test_a_question_that_anthropic_cannot_be_asked_is_refused_and_may_go_to_another_model(
+    request_: LLMRequest,
+) -> None:
+    with pytest.raises(BadRequest, match="anthropic has no") as caught:
+        asked("anthropic", request_)
+    assert caught.value.detail["unsayable"] is True
+
+
+# Anthropic's words for OpenAI -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"stop_sequences": ["b"]}, {"stop": ["b"]}),
+        (
+            {"tools": [ANTHROPICS], "tool_choice": {"type": "any"}},
+            {"tools": TOOLS, "tool_choice": "required"},
+        ),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+            {"tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False},
+        ),
+        (
+            {"tool_choice": {"type": "tool", "name": "now"}},
+            {"tool_choice": {"type": "function", "function": {"name": "now"}}},
+        ),
+        ({"top_k": 5, "thinking": {"type": "enabled"}}, {"top_k": 5, "thinking": {"type": "enabled"}}),
+    ],
+    ids=str,
+)
+def test_what_openais_protocol_cannot_be_is_translated_and_the_rest_passes(
+    given: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    assert options("openai", **given) == (sent, [])
+
+
+def test_openai_itself_gets_no_options_of_anthropics_and_no_tools_that_anthropic_runs() -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    request = llm("q", top_k=5, thinking={"type": "enabled"}, tools=[search, *TOOLS]).request
+    body, left_out = asked("openai", request, base_url=None)
+    assert {k: v for k, v in body.items() if k != "messages"} == {"tools": TOOLS}
+    assert left_out == ["thinking", "top_k", "tool web_search"]
+
+
+def test_a_conversation_with_anthropics_blocks_is_one_that_openai_takes() -> None:
+    user: dict[str, Any] = {"role": "user", "content": [{"type": "image", "source": INLINE}]}
+    uses = {"type": "tool_use", "id": "c1", "name": "now", "input": {"zone": "PET"}}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "c1",
+        "content": [{"type": "text", "text": "noon"}, {"type": "image", "source": INLINE}],
+    }
+    shown = {"type": "image_url", "image_url": {"url": PICTURE}}
+    plain = {"role": "user", "content": [{"type": "text", "text": "hi", "cache_control": {}}]}
+    assert talk(
+        "openai",
+        plain,
+        user,
+        {"role": "assistant", "content": [{"type": "thinking"}, {"type": "text", "text": "Let me."}, uses]},
+        {"role": "user", "content": [result, {"type": "text", "text": "So?"}]},
+    ) == [
+        plain,
+        {"role": "user", "content": [shown]},
+        {
+            "role": "assistant",
+            "content": "Let me.",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "now", "arguments": '{"zone":"PET"}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+        {"role": "user", "content": [shown, {"type": "text", "text": "So?"}]},
+    ]
+
+
+# What is said, and what bounds a call -----------------------------------------------------------------
+
+
+async def test_what_is_left_out_stands_in_the_answer_and_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    request = llm("q", seed=1, logit_bias={"1": 2}).request
+    async with FakeLLM() as server:
+        provider = opened("anthropic", base_url=server.root)
+        with caplog.at_level(logging.WARNING, "aios_dist"):
+            answers = [await provider.call(request) for _ in range(2)]
+        await provider.aclose()
+    assert [answer.left_out for answer in answers] == [("logit_bias", "seed")] * 2
+    (said,) = [record.getMessage() for record in caplog.records if "is asked without" in record.getMessage()]
+    assert "Model small is asked without logit_bias, seed: anthropic has no word for that." in said
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+async def test_the_timeout_of_a_call_bounds_it_and_is_not_sent(kind: str) -> None:
+    async with FakeLLM() as server:
+        where = server.url if kind == "openai" else server.root
+        provider = opened(kind, base_url=where, timeout=20.0, options={"user": "u"})
+        answer: LLMResponse = await provider.call(llm("q", timeout=20, user=None).request)
+        assert answer.text
+        assert "timeout" not in server.calls[0].body
+        assert server.calls[0].body.get("user", server.calls[0].body.get("metadata")) in (
+            "u",
+            {"user_id": "u"},
+        )
+        server.script(latency=30.0)
+        with pytest.raises(CallTimeout, match=r"within the call's own timeout of 0\.2 s") as caught:
+            async with asyncio.timeout(10):
+                await provider.call(llm("q", timeout=0.2).request)
+        assert caught.value.detail["own"] is True
+        await provider.aclose()
+        hasty = opened(kind, base_url=where, timeout=0.2)
+        with pytest.raises(CallTimeout, match=r"the model's timeout of 0\.2 s") as caught:
+            await hasty.call(llm("q", timeout=20).request)
+        assert "own" not in caught.value.detail
+        await hasty.aclose()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"timeout": 5}, "timeout is a setting of the model itself"),
+        ({"stream": "yes"}, "of its options, stream must be True or False"),
+        ({"extra_body": [1]}, "of its options, extra_body must be a dict"),
+    ],
+    ids=str,
+)
+def test_options_in_the_file_are_checked_as_those_of_a_call(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_model("small", ModelConfig(base_url="http://127.0.0.1:1", options=settings), {})
