@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from aios_dist.facts import now, random, uuid
     from aios_dist.fleet import AsyncFleet
     from aios_dist.handles import AsyncJob, AsyncPlan
+    from aios_dist.handovers import HandOver, handed_over
     from aios_dist.jobs import JobState, Outcome, Step, StepState
     from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
     from aios_dist.sync import Fleet, Job
@@ -49,6 +50,7 @@ _HOMES = {
     ),
     "facts": ("now", "random", "uuid"),
     "fleet": ("AsyncFleet",),
+    "handovers": ("HandOver", "handed_over"),
     "handles": ("AsyncJob", "AsyncPlan"),
     "jobs": ("JobState", "Outcome", "Step", "StepState"),
     "plans": ("Plan", "agent_first", "fifo", "fixed", "hybrid"),
@@ -66,6 +68,7 @@ __all__ = [
     "AsyncPlan",
     "Budget",
     "Fleet",
+    "HandOver",
     "Job",
     "JobCancelled",
     "JobFailed",
@@ -90,6 +93,7 @@ __all__ = [
     "fifo",
     "fixed",
     "gather",
+    "handed_over",
     "hybrid",
     "llm",
     "now",

@@ -22,10 +22,14 @@ from typing import Any, NoReturn
 from aios_dist.chance import Known, here
 from aios_dist.commands import Refused, in_turn
 from aios_dist.generators import Generators
+from aios_dist.handovers import dropping
 from aios_dist.tracebacks import related, text_of, traceback_of
 
 FRAMEWORKS = frozenset({"asyncio", "anyio", "sniffio", "greenback", "trio"})
 """What these say about loops and tasks in a turn means always the same."""
+
+OURS = ("aios_dist.branches", "aios_dist.replay")
+"""Where agents' coroutines are run from."""
 
 LOOPS = (
     "no running event loop",
@@ -69,7 +73,7 @@ def misuse(awaited: Any = None) -> Misused:
     error = Misused(str(sentence(awaited)))
     if _noted.misuse is None:
         place, frame = None, sys._getframe(1)
-        while frame.f_back is not None and frame.f_globals.get("__name__") != "aios_dist.replay":
+        while frame.f_back is not None and frame.f_globals.get("__name__") not in OURS:
             if frame.f_code.co_name == "__del__":
                 return error  # garbage is put away in the middle of anything: it is not the agent's doing
             place = TracebackType(place, frame, frame.f_lasti, frame.f_lineno)
@@ -184,11 +188,24 @@ class Turn:
     Args:
         generators: the program's; else a loop's own hooks would finish them as its tasks.
         known: what it knows of time and chance.
+        drops: the program is dropped.
     """
 
-    __slots__ = ("_before", "_generators", "_hooks", "_known", "_known_before", "_loop", "_misuse", "_task")
+    __slots__ = (
+        "_before",
+        "_dropped",
+        "_drops",
+        "_generators",
+        "_hooks",
+        "_known",
+        "_known_before",
+        "_loop",
+        "_misuse",
+        "_task",
+    )
 
-    def __init__(self, generators: Generators, known: Known) -> None:
+    def __init__(self, generators: Generators, known: Known, drops: bool = False) -> None:
+        self._drops = drops
         self._generators = generators
         self._known = known
 
@@ -196,6 +213,7 @@ class Turn:
         _install()
         self._before, in_turn.value = in_turn.value, True
         self._known_before, here.known = here.known, self._known
+        self._dropped, dropping.value = dropping.value, self._drops
         self._misuse, _noted.misuse = _noted.misuse, None
         self._loop = _running()
         self._task = _swap(self._loop, None) if _swap is not None and self._loop is not None else None
@@ -216,6 +234,7 @@ class Turn:
             _swap(self._loop, self._task)
         _noted.misuse, _noted.place = self._misuse, None
         here.known = self._known_before
+        dropping.value = self._dropped
         in_turn.value = self._before
 
 

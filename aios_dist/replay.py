@@ -9,26 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
-from types import TracebackType
 from typing import Any
 
 import msgspec
 
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
-from aios_dist.bounds import NONE_LEFT, Enter, Leave, Next, Start
+from aios_dist.bounds import Enter, Leave, Next, Start
+from aios_dist.branches import (
+    RAISED,
+    RETURNED,
+    STUBBORN,
+    Branch,
+    Raised,
+    bare,
+    drop,
+    members,
+    placed,
+    stack,
+    without_us,
+)
 from aios_dist.calls import LLMRequest, LLMResponse, Request
 from aios_dist.chance import Known
 from aios_dist.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
-from aios_dist.crowds import Crowd, Ended, Member, Scope
+from aios_dist.crowds import Crowd, Scope, Waiting
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.generators import Generators, unheard
+from aios_dist.handovers import HandOver
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
 from aios_dist.requests import brief, briefs, check_new, check_same, encoded
+from aios_dist.tending import WAITS, Tending
 from aios_dist.tracebacks import traceback_of, waits_at
 
 
@@ -46,10 +58,6 @@ class Asked(msgspec.Struct, frozen=True):
     rejected: tuple[Rejection, ...] = ()
 
 
-STUBBORN = 16
-"""How often a program that is dropped may await again before it is left alone."""
-
-
 def _at_once(close: Callable[[], None]) -> None:
     close()
 
@@ -59,130 +67,15 @@ dispose: Callable[[Callable[[], None]], object] = _at_once
 another function here, which has users' ``finally`` blocks run on a turns' thread. The garbage collector calls
 it in the middle of anything, so it takes no lock: ``queue.SimpleQueue.put`` does not, an executor does."""
 
-_held: dict[int, dict[_Branch, None]] = {}
+_held: dict[int, dict[Branch, None]] = {}
 """The branches of every program that is not closed. A coroutine that is garbage runs its ``finally`` blocks
 where the garbage is collected; held here, it is not garbage before its program was disposed of."""
 
 
-class _Branch:
-    """One coroutine of the program, and whom it reports to."""
-
-    __slots__ = (
-        *("awaits", "begun", "caught", "children", "context", "coroutine", "crowd", "failures", "gone"),
-        *("index", "interrupted", "later", "left", "number", "parent", "pending", "queued", "results"),
-        *("source", "wants"),
-    )
-
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        context: Context,
-        parent: _Branch | None,
-        index: int,
-        source: Any = None,
-    ) -> None:
-        self.coroutine = coroutine
-        self.context = context  # its own context variables, as each of asyncio's tasks has them
-        self.source = source  # what it awaits, where that is all it does
-        self.parent = parent
-        self.index = index
-        self.crowd: Crowd | None = None  # whose member it is, where it has no parent
-        self.begun = self.queued = self.interrupted = self.gone = False
-        self.number: int | None = None  # of the step that it waits for
-        self.awaits: Crowd | None = None  # whose next member it waits for
-        self.wants: Gather | None = None
-        self.children: dict[_Branch, None] = {}  # of what it wants: those that go on
-        self.later: deque[Member] = deque()  # … and those that have not begun
-        self.results: list[Any] = []
-        self.left = 0
-        self.failures: list[int] = []  # steps whose failure it has got and not gone on from
-        self.pending: list[int] = []  # … those of its branches that have ended, while others go on
-        self.caught: list[int] = []  # … of those that ended well: they may have returned the error
-
-    def went_on(self) -> None:
-        """It asked for a step: what failed before is history, for those that began it too."""
-        branch: _Branch | None = self
-        while branch is not None:
-            branch.failures.clear()
-            branch = branch.parent
-
-
-class _Raised:
-    """An exception on its way to the branch that will see it."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-class _Dropped(BaseException):
-    """Thrown into a program that is dropped: a GeneratorExit leaves behind what a ``finally`` awaits."""
-
-
-_WAITS: Any = object()
-"""In the place of an answer: there is none yet."""
-
 _KINDS = {kind.value: kind for kind in Kind}
 
-_AWAITS, _RETURNED, _RAISED = "awaits", "returned", "raised"
 
-
-def _stack() -> Generator[Any, tuple[Callable[..., Any], Callable[[Any], Any], Any], None]:
-    """Where coroutines go on from: is sent how to run which method with what, yields how that ended.
-
-    A function's frame keeps the frame that called it, and an exception that an agent keeps those of the
-    functions it came through: up to ours, with the program in them, which would never be garbage. A generator
-    that waits has no caller, so the chain ends here.
-    """
-    ended: list[Any] = [None]  # emptied as it yields: what waits here holds nothing
-    while True:
-        run, method, value = yield ended.pop()
-        try:
-            ended.append((_AWAITS, run(method, value)))
-        except StopIteration as stop:
-            ended.append((_RETURNED, stop.value))
-        except BaseException as error:
-            ended.append((_RAISED, error))
-        del run, method, value
-
-
-def _unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
-    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
-
-
-def _drop(awaitable: Any) -> None:
-    """Nobody will await this: say so to what it holds, or Python does."""
-    todo, seen = [awaitable], set()  # they may be nested as deep as a program likes, and in each other
-    while todo:
-        one = todo.pop()
-        if isinstance(one, (Gather, Start)):
-            if id(one) not in seen:
-                seen.add(id(one))
-                todo.extend(one.branches)
-        elif isinstance(one, Leave):
-            if isinstance(one.what, Crowd):
-                todo += (member.child for member in one.what.later)
-        elif inspect.iscoroutine(one) and _unbegun(one):
-            one.close()
-
-
-async def _just(command: Any) -> Any:
-    return await command
-
-
-def _members(children: Sequence[Any]) -> deque[Member]:
-    members: deque[Member] = deque()
-    seen: set[int] = set()
-    for index, child in enumerate(children):
-        # One that was begun, or comes twice, is awaited in the plain way: Python then says what is wrong.
-        fresh = asyncio.iscoroutine(child) and _unbegun(child) and id(child) not in seen
-        seen.add(id(child))
-        members.append(Member(index, child, fresh))
-    return members
-
-
-class Replay:
+class Replay(Tending):
     """One run of a program, fed with outcomes.
 
     Whatever the program raises ends it, and is its ``error``: nothing of a user's comes out of here but what
@@ -222,6 +115,7 @@ class Replay:
             passes: what is the caller's and not the program's: a KeyboardInterrupt in the main thread.
             known: what it knows of time and chance at its start.
         """
+        super().__init__()
         self.asked: list[Asked] = []
         self.version = 0
         self.held = 0
@@ -240,22 +134,15 @@ class Replay:
         self._passes = passes
         self._journaled = {step.number: step for step in journaled}
         self._count = len(self._journaled)  # steps that the journal holds
-        self._waiting: dict[int, _Branch] = {}
         self._sizes: dict[int, int] = {}
-        self._runnable: deque[tuple[_Branch, Any]] = deque()
-        self._scopes: dict[int, Scope] = {}  # of times that run, by their steps
-        self._abandoned: set[int] = set()  # steps that were asked for, and that nobody waits for any more
-        self._signals: dict[int, str] = {}  # what the open waits for signals wait for, by their steps
-        self._mail: dict[str, deque[Outcome]] = {}  # signals that came to waits that were abandoned
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
         self._running = False
-        self._root: _Branch | None = None
+        self._root: Branch | None = None
         self._answer: Any = None  # what the root came to, while closings go on
         self._generators = Generators()
-        self._stack = _stack()
+        self._stack = stack()
         next(self._stack)
-        self._open: dict[_Branch, None] = {}  # begun and not ended, in the order of beginning
         _held[id(self)] = self._open
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
         # (the precision of decimal's context) would reach whoever uses the thread next.
@@ -270,7 +157,7 @@ class Replay:
                 self._let_pass(error)
                 self._end_misused()
                 if not self.finished:
-                    self._settle(None, _Raised(_without_us(error)))
+                    self._settle(None, Raised(without_us(error)))
                 return
             self._root = self._begin(coroutine, context, None, 0)
             self._wake(self._root, None)
@@ -294,42 +181,25 @@ class Replay:
                 self._interrupt(scope.branch)
                 self._run()
             return
-        branch = self._whose(number, outcome)
-        if branch is None:
+        if number not in self._waiting:
+            self._diverge(number, "nothing; the program no longer asks for it")
             return
-        branch.number = None
+        branch = self._waiting.ended(number, outcome)
+        if branch is None:  # nobody's any more
+            return
         with foreign.Turn(self._generators, self.known):
             self._wake(branch, self._answer_of(branch, number, outcome))
             self._run()
 
-    def _whose(self, number: int, outcome: Outcome) -> _Branch | None:
-        """Who waits for a step. A signal whose wait was abandoned is for the next wait, or kept for it."""
-        name = self._signals.pop(number, None)
-        branch = self._waiting.pop(number, None)
-        if branch is not None:
-            return branch
-        if number not in self._abandoned:
-            self._diverge(number, "nothing; the program no longer asks for it")
-            return None
-        self._abandoned.discard(number)
-        if name is None:
-            return None
-        other = min((n for n in self._waiting if self._signals.get(n) == name), default=None)
-        if other is None:
-            self._mail.setdefault(name, deque()).append(outcome)
-            return None
-        self._abandoned.add(other)
-        return self._waiting.pop(other)
-
-    def _answer_of(self, branch: _Branch, number: int, outcome: Outcome) -> Any:
+    def _answer_of(self, branch: Branch, number: int, outcome: Outcome) -> Any:
         try:
             return _own(outcome.result())
         except StepError as error:
             branch.failures.append(number)
-            return _Raised(_bare(error))
+            return Raised(bare(error))
         except Exception as error:
             text = f"The outcome of step {number} cannot be read: {describe(error)}."
-            return _Raised(StepError(text))
+            return Raised(StepError(text))
 
     def told(self, step: Step) -> None:
         """What the journal holds besides: a step that the program is going to ask for."""
@@ -369,11 +239,11 @@ class Replay:
 
     def waits(self) -> int:
         """How many branches wait for an outcome."""
-        return len(self._waiting)
+        return len(self._waiting.branches)
 
     def end(self, error: BaseException) -> None:
         """The program cannot go on, for a reason that it did not give itself."""
-        self._finish(_Raised(error))
+        self._finish(Raised(error))
 
     def close(self) -> None:
         """Drop the program where it stands; its ``finally`` blocks run, but what they await is not done.
@@ -386,10 +256,9 @@ class Replay:
 
     def _drop_all(self) -> None:
         mine: list[BaseException] = []
-        self._waiting.clear()
+        self._waiting = Waiting()
         self._runnable.clear()
-        generator = None
-        with foreign.Turn(self._generators, self.known):
+        with foreign.Turn(self._generators, self.known, drops=True):
             while True:
                 while self._drop_one(mine):
                     pass
@@ -404,7 +273,7 @@ class Replay:
         """Drop the branch that was begun last; ``mine`` gets what is the caller's."""
         while self._generators.closing:
             run, context, command = self._generators.closing.pop()
-            _drop(command)
+            drop(command)
             self._begin(run, context, None, 0)
         try:
             branch, _ = self._open.popitem()  # each by one thread
@@ -413,15 +282,15 @@ class Replay:
         for _ in range(STUBBORN):
             try:
                 # Where it awaits again, in a finally, that is not done.
-                _drop(branch.context.run(branch.coroutine.throw, _Dropped()))
+                drop(branch.context.run(branch.coroutine.throw, HandOver()))
             except BaseException as error:
                 if issubclass(type(error), self._passes):
                     mine.append(error)
                 break
         if branch.wants is not branch.source:  # else its branches have begun themselves
-            _drop(branch.source)
+            drop(branch.source)
         while branch.later:
-            _drop(branch.later.popleft().child)
+            drop(branch.later.popleft().child)
         branch.parent = branch.crowd = branch.awaits = None  # no circles
         return True
 
@@ -438,22 +307,6 @@ class Replay:
         if issubclass(type(error), self._passes):  # not isinstance: that asks the error itself
             raise error
 
-    def _begin(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        context: Context,
-        parent: _Branch | None,
-        index: int,
-        source: Any = None,
-    ) -> _Branch:
-        branch = _Branch(coroutine, context, parent, index, source)
-        self._open[branch] = None
-        return branch
-
-    def _wake(self, branch: _Branch, answer: Any) -> None:
-        branch.queued = True
-        self._runnable.append((branch, answer))
-
     def _run(self) -> None:
         self._running = True
         try:
@@ -461,7 +314,7 @@ class Replay:
                 branch, answer = self._runnable.popleft()
                 branch.queued = False
                 if branch.interrupted:
-                    branch.interrupted, answer = False, _Raised(asyncio.CancelledError())
+                    branch.interrupted, answer = False, Raised(asyncio.CancelledError())
                 if not branch.gone:
                     self._advance(branch, answer)
         finally:
@@ -469,34 +322,34 @@ class Replay:
             if self.closed:
                 self._drop_all()
 
-    def _advance(self, branch: _Branch, answer: Any) -> None:
+    def _advance(self, branch: Branch, answer: Any) -> None:
         """Run one branch to its next await, or to its end."""
         run, coroutine, go_on = branch.context.run, branch.coroutine, self._stack.send
         branch.begun = True
         while True:
-            if isinstance(answer, _Raised):
+            if isinstance(answer, Raised):
                 how, command = go_on((run, coroutine.throw, answer.error))
             else:
                 how, command = go_on((run, coroutine.send, answer))
             if foreign.misused() is not None:
-                if how is _RAISED:
+                if how is RAISED:
                     self._let_pass(command)
                 self._end_misused()
                 return
             self._go_on_closing()
-            if how is _RETURNED:
+            if how is RETURNED:
                 self._settle(branch, command)
                 return
-            if how is _RAISED:
+            if how is RAISED:
                 self._let_pass(command)
-                self._settle(branch, _Raised(_without_us(command)))
+                self._settle(branch, Raised(without_us(command)))
                 return
-            answer = _WAITS if self.finished else self._asks(branch, command)
-            if answer is _WAITS:
+            answer = WAITS if self.finished else self._asks(branch, command)
+            if answer is WAITS:
                 return
 
-    def _asks(self, branch: _Branch, command: Any) -> Any:
-        """Ask for what a branch awaits: ``_WAITS``, or what it gives where that needs no waiting."""
+    def _asks(self, branch: Branch, command: Any) -> Any:
+        """Ask for what a branch awaits: ``WAITS``, or what it gives where that needs no waiting."""
         if isinstance(command, Leaf):
             return self._asks_step(branch, command)
         if isinstance(command, Gather):
@@ -505,12 +358,12 @@ class Replay:
             branch.wants = command
             branch.left = len(command.branches)
             branch.results = [None] * branch.left
-            branch.later = _members(command.branches)
+            branch.later = members(command.branches)
             for _ in range(min(branch.left, command.limit or branch.left)):
                 self._begin_later(branch)
-            return _WAITS
+            return WAITS
         if isinstance(command, Start):
-            crowd = Crowd(branch, _members(command.branches))
+            crowd = Crowd(branch, members(command.branches))
             for _ in range(min(len(crowd.later), command.limit or len(crowd.later))):
                 self._begin_later(crowd)
             return crowd
@@ -525,99 +378,28 @@ class Replay:
             )
         if isinstance(command, Leave):
             return self._leave(command.what)
-        return _Raised(foreign.misuse(command))  # there: its author is to see the line
+        return Raised(foreign.misuse(command))  # there: its author is to see the line
 
-    def _asks_step(self, branch: _Branch, command: Leaf, entered: bool = False) -> Any:
+    def _asks_step(self, branch: Branch, command: Leaf, entered: bool = False) -> Any:
         if isinstance(command, Signal):
             name = command.request.name
-            if mail := self._mail.get(name):
-                return self._answer_of(branch, -1, mail.popleft())
-            left = min((n for n in self._abandoned if self._signals.get(n) == name), default=None)
-            if left is not None:  # the same request: it has not come to an end
-                self._abandoned.discard(left)
-                self._wait(branch, left)
-                return _WAITS
+            if (kept := self._waiting.kept(name)) is not None:
+                return self._answer_of(branch, -1, kept)
+            if self._waiting.takes_over(branch, name):
+                branch.went_on()
+                return WAITS
         try:
             number = self._ask(branch, command)
         except BaseException as error:
             self._let_pass(error)
-            return _Raised(_bare(error))
+            return Raised(bare(error))
         if number < 0:
-            return _WAITS
-        if isinstance(command, Signal):
-            self._signals[number] = command.request.name
-        if entered:
-            branch.went_on()
-            return number
-        self._wait(branch, number)
-        return _WAITS
-
-    def _wait(self, branch: _Branch, number: int) -> None:
-        self._waiting[number] = branch
-        branch.number = number
+            return WAITS
         branch.went_on()
-
-    def _begin_later(self, whose: _Branch | Crowd) -> None:
-        """Begin the next branch of what a branch wants, or of a crowd."""
-        place, child, fresh = whose.later.popleft()
-        coroutine = child if fresh else _just(child)
-        if isinstance(whose, Crowd):
-            begun = self._begin(coroutine, whose.owner.context.copy(), None, place, child)
-            begun.crowd = whose
-            whose.members[begun] = None
-        else:
-            begun = self._begin(coroutine, whose.context.copy(), whose, place, child)
-            whose.children[begun] = None
-        self._wake(begun, None)
-
-    def _next_of(self, crowd: Crowd, branch: _Branch) -> Any:
-        if crowd.ended:
-            ended = crowd.ended.popleft()
-            branch.failures += ended.failures
-            return ended
-        if not crowd.members:
-            return NONE_LEFT
-        crowd.waiter, branch.awaits = branch, crowd
-        return _WAITS
-
-    def _leave(self, what: Crowd | Scope) -> bool:
-        if isinstance(what, Scope):
-            if self._scopes.pop(what.number, None) is not None:
-                self._abandoned.add(what.number)
-            return what.expired
-        self._stop_all(what.members, what.later)
-        return False
-
-    def _interrupt(self, branch: _Branch) -> None:
-        """End what a branch awaits, whatever it is: with a CancelledError there."""
-        if branch.queued:  # its answer is lost
-            branch.interrupted = True
-            return
-        if branch.number is not None:
-            del self._waiting[branch.number]
-            self._abandoned.add(branch.number)
-            branch.number = None
-        if branch.awaits is not None:
-            branch.awaits.waiter = branch.awaits = None
-        self._stop_all(branch.children, branch.later)
-        branch.left, branch.results = 0, []
-        branch.pending, branch.caught = [], []
-        self._wake(branch, _Raised(asyncio.CancelledError()))
-
-    def _stop_all(self, begun: dict[Any, None], later: deque[Any]) -> None:
-        """Nobody waits for these branches any more: each ends, or goes on by itself where it does not."""
-        while later:
-            _drop(later.popleft().child)
-        for branch in [*begun]:
-            branch.parent = branch.crowd = None
-            if branch.begun:
-                self._interrupt(branch)
-            else:
-                branch.gone = True
-                self._open.pop(branch, None)
-                branch.coroutine.close()
-                _drop(branch.source)
-        begun.clear()
+        if entered:
+            return number
+        self._waiting.begin(branch, number, command.request.name if isinstance(command, Signal) else None)
+        return WAITS
 
     def _go_on_closing(self) -> None:
         """Where closing a generator that was just left awaits something: a branch that nobody waits for."""
@@ -625,7 +407,7 @@ class Replay:
         while closing and not self.finished:
             run, context, command = closing.pop(0)
             branch = self._begin(run, context, None, 0)
-            if (answer := self._asks(branch, command)) is not _WAITS:
+            if (answer := self._asks(branch, command)) is not WAITS:
                 self._advance(branch, answer)
 
     def _wind_up(self) -> None:
@@ -641,9 +423,9 @@ class Replay:
         said = foreign.misused()
         if said is not None and not self.finished:
             place = foreign.where_misused()
-            while place is not None and place.tb_frame.f_globals.get("__name__") == __name__:
+            while place is not None and place.tb_frame.f_globals.get("__name__") in foreign.OURS:
                 place = place.tb_next
-            self._finish(_Raised(self._refuse(_at(InvalidInput(str(said)), place))))
+            self._finish(Raised(self._refuse(placed(InvalidInput(str(said)), place))))
 
     def _refuse(self, error: BaseException) -> BaseException:
         if issubclass(type(error), UsageError) and isinstance(error, UsageError):
@@ -651,7 +433,7 @@ class Replay:
             self._refused_at = len(self.asked)
         return error
 
-    def _ask(self, branch: _Branch, command: Leaf) -> int:
+    def _ask(self, branch: Branch, command: Leaf) -> int:
         """Ask for a step; its number, or -1 where the program has changed.
 
         Raises:
@@ -670,7 +452,7 @@ class Replay:
         self._rejected.append(then[0])
         raise then[0].error()
 
-    def _ask_now(self, branch: _Branch, command: Leaf, data: bytes, mark: str, known: Step | None) -> int:
+    def _ask_now(self, branch: Branch, command: Leaf, data: bytes, mark: str, known: Step | None) -> int:
         kind, number = _KINDS[command.kind], len(self.asked)
         if known is not None and (known.kind, known.digest) == (kind, mark):
             if known.request is not None:
@@ -692,10 +474,10 @@ class Replay:
         self.awaited += len(data)
         return number
 
-    def _settle(self, branch: _Branch | None, answer: Any) -> None:
+    def _settle(self, branch: Branch | None, answer: Any) -> None:
         """A branch came to its end: tell its parent, or end the program."""
-        if isinstance(answer, _Raised):
-            answer = _Raised(self._in_our_words(answer.error))
+        if isinstance(answer, Raised):
+            answer = Raised(self._in_our_words(answer.error))
         parent = None
         if branch is not None:
             self._open.pop(branch, None)
@@ -706,50 +488,17 @@ class Replay:
                 self._answer, self._root = answer, None
             elif branch is not None and branch.crowd is not None:
                 self._ended_in(branch.crowd, branch, answer)
-            elif isinstance(answer, _Raised) and not isinstance(answer.error, asyncio.CancelledError):
+            elif isinstance(answer, Raised) and not isinstance(answer.error, asyncio.CancelledError):
                 unheard(answer.error)  # of a generator's closing, of what was interrupted
             if self._root is None:
                 self._wind_up()
             return
-        parent.children.pop(branch, None)
-        if isinstance(answer, _Raised):
-            parent.pending += branch.failures
-        else:
-            parent.caught += branch.failures
-        parent.results[branch.index] = answer
-        parent.left -= 1
-        wants = parent.wants
-        raises = wants is not None and not wants.return_exceptions
-        if raises and isinstance(answer, _Raised):
-            parent.left -= len(parent.later)
-            self._stop_all({}, parent.later)
+        if parent.has_ended(branch, answer):
+            self._forget(parent.later)
         elif parent.later:
             self._begin_later(parent)
-        if parent.left:
-            return
-        results = parent.results
-        parent.results, parent.wants = [], None
-        parent.failures += parent.pending + parent.caught
-        parent.pending, parent.caught = [], []
-        failures = [r for r in results if isinstance(r, _Raised)]
-        if raises and failures:
-            self._wake(parent, failures[0])
-        else:
-            plain = [r.error if isinstance(r, _Raised) else r for r in results]
-            self._wake(parent, plain)
-
-    def _ended_in(self, crowd: Crowd, branch: _Branch, answer: Any) -> None:
-        crowd.members.pop(branch, None)
-        if isinstance(answer, _Raised):
-            crowd.ended.append(Ended(None, answer.error, branch.failures))
-        else:
-            crowd.ended.append(Ended(answer, None, branch.failures))
-        if crowd.later:
-            self._begin_later(crowd)
-        waiter = crowd.waiter
-        if waiter is not None:
-            crowd.waiter = waiter.awaits = None
-            self._wake(waiter, self._next_of(crowd, waiter))
+        if not parent.left:
+            self._wake(parent, parent.gathered())
 
     def _in_our_words(self, error: BaseException) -> BaseException:
         """A refusal is said in its own sentence, whoever made what of it on its way up."""
@@ -762,21 +511,21 @@ class Replay:
             return error
         if refusal is None:
             return error
-        said = _at(InvalidInput(str(refusal)), traceback_of(error))
+        said = placed(InvalidInput(str(refusal)), traceback_of(error))
         return self._refuse(said)
 
     def _finish(self, answer: Any) -> None:
         self.finished = True
         if self._broken is not None:
-            answer = _Raised(self._broken)
-        if isinstance(answer, _Raised):
+            answer = Raised(self._broken)
+        if isinstance(answer, Raised):
             self.error = answer.error
             return
         try:
             self.result = as_json(answer, "agent's result")
         except BaseException as error:  # also of the agent's own objects
             self._let_pass(error)
-            self.error = _bare(error)
+            self.error = bare(error)
 
     def _diverge(self, number: int, now: str, request: Request | None = None, place: str = "") -> None:
         journaled = "nothing"
@@ -793,26 +542,10 @@ class Replay:
             f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
             step=number,
         )
-        self._finish(_Raised(self._broken))
+        self._finish(Raised(self._broken))
 
 
 def _own(answer: Any) -> Any:
     """What the agent may change without changing the outcome, which is still to be written, or kept."""
     changeable = isinstance(answer, (list, dict)) or (isinstance(answer, LLMResponse) and answer.tool_calls)
     return copy.deepcopy(answer) if changeable else answer
-
-
-def _without_us(error: BaseException) -> BaseException:
-    """The error without our own frame."""
-    place = traceback_of(error)
-    return _at(error, place.tb_next if place is not None else None)
-
-
-def _bare(error: BaseException) -> BaseException:
-    """An error that arose in our frames, without them."""
-    BaseException.__dict__["__context__"].__set__(error, None)  # whatever its class makes of it
-    return _at(error, None)
-
-
-def _at(error: BaseException, place: TracebackType | None) -> BaseException:
-    return BaseException.with_traceback(error, place)  # whatever the user's class calls so

@@ -6,7 +6,7 @@ import time
 import uuid
 from pathlib import Path
 
-from aios_dist import LLMError, agent, gather, llm, signal, sleep, tool
+from aios_dist import LLMError, agent, as_done, gather, llm, signal, sleep, tool, within
 
 
 def work(seconds: float) -> float:
@@ -110,3 +110,19 @@ async def draws() -> str:
     await llm(f"draft {tag}", model="one")
     await llm("review", model="one")
     return "done"
+
+
+@agent
+async def hurried() -> list[str]:
+    """Gives up a wait, takes the first of two answers, and gets what it had waited for after all."""
+    heard = []
+    try:
+        async with within(0.2):
+            await signal("review")
+    except TimeoutError as error:
+        heard.append(str(error))
+    async for answer in as_done(llm("first", model="one"), llm("second", model="one")):
+        heard.append("an answer" if answer.text else "nothing")
+        break
+    heard.append(str(await signal("review")))
+    return heard

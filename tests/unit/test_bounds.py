@@ -440,4 +440,21 @@ def test_every_replay_does_the_same_whatever_ends_first(shape: Shape, data: st.D
             assert other.waits() == live.waits()
             other.close()
     assert not live._open
-    assert not live._waiting
+    assert not live._waiting.branches
+
+
+def test_gathers_in_a_time_may_be_nested_as_deep_as_one_likes() -> None:
+    async def body() -> str:
+        inner = gather(llm("x"), ask("y"))
+        for _ in range(20_000):
+            inner = gather(inner)
+        try:
+            async with within(5):
+                await inner
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    replay = Replay(body)
+    replay.deliver(0, Outcome())
+    assert replay.result == "late"
