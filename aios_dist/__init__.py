@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, agent, prompts
+    from aios_dist.bounds import as_done, within
     from aios_dist.calls import LLMRequest, LLMResponse, Usage
     from aios_dist.commands import gather, llm, signal, sleep, tool
     from aios_dist.errors import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "agents": ("Agent", "Budget", "JobSpec", "PromptsAgent", "agent", "prompts"),
+    "bounds": ("as_done", "within"),
     "commands": ("gather", "llm", "signal", "sleep", "tool"),
     "calls": ("LLMRequest", "LLMResponse", "Usage"),
     "errors": (
@@ -84,6 +86,7 @@ __all__ = [
     "UsageError",
     "agent",
     "agent_first",
+    "as_done",
     "fifo",
     "fixed",
     "gather",
@@ -96,6 +99,7 @@ __all__ = [
     "sleep",
     "tool",
     "uuid",
+    "within",
 ]
 
 

@@ -40,13 +40,18 @@ in_tool: ContextVar[bool] = ContextVar("aios_in_tool", default=False)
 
 
 class Command:
-    """What an agent awaits. Created freely; asked for only when awaited."""
+    """What an agent awaits. Created freely; asked for only when awaited.
+
+    Attributes:
+        called: the function that made it, where the class has not its name.
+    """
 
     __slots__ = ()
+    called: ClassVar[str] = ""
 
     def __await__(self) -> Generator[Command, Any, Any]:
         if not in_turn.value:
-            what = type(self).__name__.lower()
+            what = self.called or type(self).__name__.lower()
             raise RuntimeError(
                 f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."
             )
@@ -152,13 +157,16 @@ class _InContext:
 
 
 class Gather(Command):
-    """Several awaitables at once."""
+    """Several awaitables at once, ``limit`` of them at a time."""
 
-    __slots__ = ("branches", "return_exceptions")
+    __slots__ = ("branches", "limit", "return_exceptions")
 
-    def __init__(self, branches: Sequence[Awaitable[Any]], return_exceptions: bool) -> None:
+    def __init__(
+        self, branches: Sequence[Awaitable[Any]], return_exceptions: bool, limit: int | None = None
+    ) -> None:
         self.branches = branches
         self.return_exceptions = return_exceptions
+        self.limit = limit
 
 
 def llm(
@@ -309,13 +317,33 @@ def signal(name: str) -> Signal:
     return Signal(SignalRequest(named("Signal name", name)))
 
 
-def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather:
+def gather(*branches: Awaitable[Any], limit: int | None = None, return_exceptions: bool = False) -> Gather:
     """Wait for several at once: ``await gather(llm("a"), llm("b"), other_async_function(x))``.
 
     All branches are waited for, also when one fails: what is asked for is paid for. Then the first
     failure in the order of the arguments is raised, or, with ``return_exceptions``, put in its place.
 
+    Args:
+        branches: what is to be awaited.
+        limit: so many at a time, in the order of the arguments; None: all. After a failure that is going to
+            be raised, those that have not begun do not begin.
+        return_exceptions: failures are results.
+
     Returns:
         Something to await: the list of results in the order of the arguments.
+
+    Raises:
+        InvalidInput: a limit that is no whole number from 1.
     """
-    return Gather(branches, return_exceptions)
+    return Gather(branches, return_exceptions, limited("gather", limit))
+
+
+def limited(what: str, limit: int | None) -> int | None:
+    """The limit of ``gather()`` or ``as_done()``.
+
+    Raises:
+        InvalidInput: it is no whole number from 1.
+    """
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InvalidInput(f"{what}(limit=…) takes a whole number from 1, not {limit!r}.")
+    return limit

@@ -20,9 +20,11 @@ import msgspec
 
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
+from aios_dist.bounds import NONE_LEFT, Enter, Leave, Next, Start
 from aios_dist.calls import LLMRequest, LLMResponse, Request
 from aios_dist.chance import Known
-from aios_dist.commands import LLM, Gather, Leaf, Refused, Tool
+from aios_dist.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
+from aios_dist.crowds import Crowd, Ended, Member, Scope
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
 from aios_dist.generators import Generators, unheard
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
@@ -66,7 +68,8 @@ class _Branch:
     """One coroutine of the program, and whom it reports to."""
 
     __slots__ = (
-        *("caught", "context", "coroutine", "failures", "index", "left", "parent", "pending", "results"),
+        *("awaits", "begun", "caught", "children", "context", "coroutine", "crowd", "failures", "gone"),
+        *("index", "interrupted", "later", "left", "number", "parent", "pending", "queued", "results"),
         *("source", "wants"),
     )
 
@@ -83,7 +86,13 @@ class _Branch:
         self.source = source  # what it awaits, where that is all it does
         self.parent = parent
         self.index = index
+        self.crowd: Crowd | None = None  # whose member it is, where it has no parent
+        self.begun = self.queued = self.interrupted = self.gone = False
+        self.number: int | None = None  # of the step that it waits for
+        self.awaits: Crowd | None = None  # whose next member it waits for
         self.wants: Gather | None = None
+        self.children: dict[_Branch, None] = {}  # of what it wants: those that go on
+        self.later: deque[Member] = deque()  # … and those that have not begun
         self.results: list[Any] = []
         self.left = 0
         self.failures: list[int] = []  # steps whose failure it has got and not gone on from
@@ -147,16 +156,30 @@ def _drop(awaitable: Any) -> None:
     todo, seen = [awaitable], set()  # they may be nested as deep as a program likes, and in each other
     while todo:
         one = todo.pop()
-        if isinstance(one, Gather):
+        if isinstance(one, (Gather, Start)):
             if id(one) not in seen:
                 seen.add(id(one))
                 todo.extend(one.branches)
+        elif isinstance(one, Leave):
+            if isinstance(one.what, Crowd):
+                todo += (member.child for member in one.what.later)
         elif inspect.iscoroutine(one) and _unbegun(one):
             one.close()
 
 
 async def _just(command: Any) -> Any:
     return await command
+
+
+def _members(children: Sequence[Any]) -> deque[Member]:
+    members: deque[Member] = deque()
+    seen: set[int] = set()
+    for index, child in enumerate(children):
+        # One that was begun, or comes twice, is awaited in the plain way: Python then says what is wrong.
+        fresh = asyncio.iscoroutine(child) and _unbegun(child) and id(child) not in seen
+        seen.add(id(child))
+        members.append(Member(index, child, fresh))
+    return members
 
 
 class Replay:
@@ -220,6 +243,10 @@ class Replay:
         self._waiting: dict[int, _Branch] = {}
         self._sizes: dict[int, int] = {}
         self._runnable: deque[tuple[_Branch, Any]] = deque()
+        self._scopes: dict[int, Scope] = {}  # of times that run, by their steps
+        self._abandoned: set[int] = set()  # steps that were asked for, and that nobody waits for any more
+        self._signals: dict[int, str] = {}  # what the open waits for signals wait for, by their steps
+        self._mail: dict[str, deque[Outcome]] = {}  # signals that came to waits that were abandoned
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
         self._running = False
@@ -246,7 +273,8 @@ class Replay:
                     self._settle(None, _Raised(_without_us(error)))
                 return
             self._root = self._begin(coroutine, context, None, 0)
-            self._run(self._root, None)
+            self._wake(self._root, None)
+            self._run()
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
@@ -256,21 +284,52 @@ class Replay:
         self.known.told(number, outcome.at)
         if self.finished:
             return
-        branch = self._waiting.pop(number, None)
         self.awaited -= self._sizes.pop(number, 0)
-        if branch is None:
-            self._diverge(number, "nothing; the program no longer asks for it")
+        scope = self._scopes.pop(number, None)
+        if scope is not None:
+            scope.expired = True
+            if scope.branch not in self._open:
+                return
+            with foreign.Turn(self._generators, self.known):
+                self._interrupt(scope.branch)
+                self._run()
             return
+        branch = self._whose(number, outcome)
+        if branch is None:
+            return
+        branch.number = None
+        with foreign.Turn(self._generators, self.known):
+            self._wake(branch, self._answer_of(branch, number, outcome))
+            self._run()
+
+    def _whose(self, number: int, outcome: Outcome) -> _Branch | None:
+        """Who waits for a step. A signal whose wait was abandoned is for the next wait, or kept for it."""
+        name = self._signals.pop(number, None)
+        branch = self._waiting.pop(number, None)
+        if branch is not None:
+            return branch
+        if number not in self._abandoned:
+            self._diverge(number, "nothing; the program no longer asks for it")
+            return None
+        self._abandoned.discard(number)
+        if name is None:
+            return None
+        other = min((n for n in self._waiting if self._signals.get(n) == name), default=None)
+        if other is None:
+            self._mail.setdefault(name, deque()).append(outcome)
+            return None
+        self._abandoned.add(other)
+        return self._waiting.pop(other)
+
+    def _answer_of(self, branch: _Branch, number: int, outcome: Outcome) -> Any:
         try:
-            answer = _own(outcome.result())
+            return _own(outcome.result())
         except StepError as error:
-            answer = _Raised(_bare(error))
             branch.failures.append(number)
+            return _Raised(_bare(error))
         except Exception as error:
             text = f"The outcome of step {number} cannot be read: {describe(error)}."
-            answer = _Raised(StepError(text))
-        with foreign.Turn(self._generators, self.known):
-            self._run(branch, answer)
+            return _Raised(StepError(text))
 
     def told(self, step: Step) -> None:
         """What the journal holds besides: a step that the program is going to ask for."""
@@ -363,6 +422,9 @@ class Replay:
                 break
         if branch.wants is not branch.source:  # else its branches have begun themselves
             _drop(branch.source)
+        while branch.later:
+            _drop(branch.later.popleft().child)
+        branch.parent = branch.crowd = branch.awaits = None  # no circles
         return True
 
     def __del__(self) -> None:
@@ -390,12 +452,20 @@ class Replay:
         self._open[branch] = None
         return branch
 
-    def _run(self, branch: _Branch, answer: Any) -> None:
+    def _wake(self, branch: _Branch, answer: Any) -> None:
+        branch.queued = True
         self._runnable.append((branch, answer))
+
+    def _run(self) -> None:
         self._running = True
         try:
             while self._runnable and not self.finished and not self.closed:
-                self._advance(*self._runnable.popleft())
+                branch, answer = self._runnable.popleft()
+                branch.queued = False
+                if branch.interrupted:
+                    branch.interrupted, answer = False, _Raised(asyncio.CancelledError())
+                if not branch.gone:
+                    self._advance(branch, answer)
         finally:
             self._running = False
             if self.closed:
@@ -404,6 +474,7 @@ class Replay:
     def _advance(self, branch: _Branch, answer: Any) -> None:
         """Run one branch to its next await, or to its end."""
         run, coroutine, go_on = branch.context.run, branch.coroutine, self._stack.send
+        branch.begun = True
         while True:
             if isinstance(answer, _Raised):
                 how, command = go_on((run, coroutine.throw, answer.error))
@@ -429,21 +500,126 @@ class Replay:
     def _asks(self, branch: _Branch, command: Any) -> Any:
         """Ask for what a branch awaits: ``_WAITS``, or what it gives where that needs no waiting."""
         if isinstance(command, Leaf):
-            try:
-                number = self._ask(branch, command)
-            except BaseException as error:
-                self._let_pass(error)
-                return _Raised(_bare(error))
-            if number >= 0:
-                self._waiting[number] = branch
-                branch.went_on()
-            return _WAITS
+            return self._asks_step(branch, command)
         if isinstance(command, Gather):
             if not command.branches:
                 return []
-            self._split(branch, command)
+            branch.wants = command
+            branch.left = len(command.branches)
+            branch.results = [None] * branch.left
+            branch.later = _members(command.branches)
+            for _ in range(min(branch.left, command.limit or branch.left)):
+                self._begin_later(branch)
             return _WAITS
+        if isinstance(command, Start):
+            crowd = Crowd(branch, _members(command.branches))
+            for _ in range(min(len(crowd.later), command.limit or len(crowd.later))):
+                self._begin_later(crowd)
+            return crowd
+        if isinstance(command, Next):
+            return self._next_of(command.crowd, branch)
+        if isinstance(command, Enter):
+            number = self._asks_step(branch, Sleep(command.request), entered=True)
+            return (
+                number
+                if not isinstance(number, int)
+                else self._scopes.setdefault(number, Scope(branch, number))
+            )
+        if isinstance(command, Leave):
+            return self._leave(command.what)
         return _Raised(foreign.misuse(command))  # there: its author is to see the line
+
+    def _asks_step(self, branch: _Branch, command: Leaf, entered: bool = False) -> Any:
+        if isinstance(command, Signal):
+            name = command.request.name
+            if mail := self._mail.get(name):
+                return self._answer_of(branch, -1, mail.popleft())
+            left = min((n for n in self._abandoned if self._signals.get(n) == name), default=None)
+            if left is not None:  # the same request: it has not come to an end
+                self._abandoned.discard(left)
+                self._wait(branch, left)
+                return _WAITS
+        try:
+            number = self._ask(branch, command)
+        except BaseException as error:
+            self._let_pass(error)
+            return _Raised(_bare(error))
+        if number < 0:
+            return _WAITS
+        if isinstance(command, Signal):
+            self._signals[number] = command.request.name
+        if entered:
+            branch.went_on()
+            return number
+        self._wait(branch, number)
+        return _WAITS
+
+    def _wait(self, branch: _Branch, number: int) -> None:
+        self._waiting[number] = branch
+        branch.number = number
+        branch.went_on()
+
+    def _begin_later(self, whose: _Branch | Crowd) -> None:
+        """Begin the next branch of what a branch wants, or of a crowd."""
+        place, child, fresh = whose.later.popleft()
+        coroutine = child if fresh else _just(child)
+        if isinstance(whose, Crowd):
+            begun = self._begin(coroutine, whose.owner.context.copy(), None, place, child)
+            begun.crowd = whose
+            whose.members[begun] = None
+        else:
+            begun = self._begin(coroutine, whose.context.copy(), whose, place, child)
+            whose.children[begun] = None
+        self._wake(begun, None)
+
+    def _next_of(self, crowd: Crowd, branch: _Branch) -> Any:
+        if crowd.ended:
+            ended = crowd.ended.popleft()
+            branch.failures += ended.failures
+            return ended
+        if not crowd.members:
+            return NONE_LEFT
+        crowd.waiter, branch.awaits = branch, crowd
+        return _WAITS
+
+    def _leave(self, what: Crowd | Scope) -> bool:
+        if isinstance(what, Scope):
+            if self._scopes.pop(what.number, None) is not None:
+                self._abandoned.add(what.number)
+            return what.expired
+        self._stop_all(what.members, what.later)
+        return False
+
+    def _interrupt(self, branch: _Branch) -> None:
+        """End what a branch awaits, whatever it is: with a CancelledError there."""
+        if branch.queued:  # its answer is lost
+            branch.interrupted = True
+            return
+        if branch.number is not None:
+            del self._waiting[branch.number]
+            self._abandoned.add(branch.number)
+            branch.number = None
+        if branch.awaits is not None:
+            branch.awaits.waiter = branch.awaits = None
+        self._stop_all(branch.children, branch.later)
+        branch.left, branch.results = 0, []
+        branch.pending, branch.caught = [], []
+        self._wake(branch, _Raised(asyncio.CancelledError()))
+
+    def _stop_all(self, begun: dict[Any, None], later: deque[Any]) -> None:
+        """Nobody waits for these branches any more: each ends, or goes on by itself where it does not."""
+        while later:
+            _drop(later.popleft().child)
+        for branch in [*begun]:
+            branch.parent = branch.crowd = None
+            if branch.begun:
+                self._interrupt(branch)
+            else:
+                branch.gone = True
+                self._open.pop(branch, None)
+                branch.coroutine.close()
+                _drop(branch.source)
+        begun.clear()
 
     def _go_on_closing(self) -> None:
         """Where closing a generator that was just left awaits something: a branch that nobody waits for."""
@@ -518,19 +694,6 @@ class Replay:
         self.awaited += len(data)
         return number
 
-    def _split(self, branch: _Branch, command: Gather) -> None:
-        branch.wants = command
-        branch.left = len(command.branches)
-        branch.results = [None] * branch.left
-        seen: set[int] = set()
-        for index, child in enumerate(command.branches):
-            # One that was begun, or comes twice, is awaited in the plain way: Python then says what is wrong.
-            fresh = asyncio.iscoroutine(child) and _unbegun(child) and id(child) not in seen
-            seen.add(id(child))
-            whole = child if fresh and asyncio.iscoroutine(child) else _just(child)
-            begun = self._begin(whole, branch.context.copy(), branch, index, child)
-            self._runnable.append((begun, None))
-
     def _settle(self, branch: _Branch | None, answer: Any) -> None:
         """A branch came to its end: tell its parent, or end the program."""
         if isinstance(answer, _Raised):
@@ -543,29 +706,52 @@ class Replay:
             if branch is self._root:
                 self._ending = branch.failures if branch is not None else []
                 self._answer, self._root = answer, None
-            elif isinstance(answer, _Raised):  # of a generator's closing
-                unheard(answer.error)
+            elif branch is not None and branch.crowd is not None:
+                self._ended_in(branch.crowd, branch, answer)
+            elif isinstance(answer, _Raised) and not isinstance(answer.error, asyncio.CancelledError):
+                unheard(answer.error)  # of a generator's closing, of what was interrupted
             if self._root is None:
                 self._wind_up()
             return
+        parent.children.pop(branch, None)
         if isinstance(answer, _Raised):
             parent.pending += branch.failures
         else:
             parent.caught += branch.failures
         parent.results[branch.index] = answer
         parent.left -= 1
+        wants = parent.wants
+        raises = wants is not None and not wants.return_exceptions
+        if raises and isinstance(answer, _Raised):
+            parent.left -= len(parent.later)
+            self._stop_all({}, parent.later)
+        elif parent.later:
+            self._begin_later(parent)
         if parent.left:
             return
-        results, wants = parent.results, parent.wants
+        results = parent.results
         parent.results, parent.wants = [], None
         parent.failures += parent.pending + parent.caught
         parent.pending, parent.caught = [], []
         failures = [r for r in results if isinstance(r, _Raised)]
-        if wants is not None and not wants.return_exceptions and failures:
-            self._runnable.append((parent, failures[0]))
+        if raises and failures:
+            self._wake(parent, failures[0])
         else:
             plain = [r.error if isinstance(r, _Raised) else r for r in results]
-            self._runnable.append((parent, plain))
+            self._wake(parent, plain)
+
+    def _ended_in(self, crowd: Crowd, branch: _Branch, answer: Any) -> None:
+        crowd.members.pop(branch, None)
+        if isinstance(answer, _Raised):
+            crowd.ended.append(Ended(None, answer.error, branch.failures))
+        else:
+            crowd.ended.append(Ended(answer, None, branch.failures))
+        if crowd.later:
+            self._begin_later(crowd)
+        waiter = crowd.waiter
+        if waiter is not None:
+            crowd.waiter = waiter.awaits = None
+            self._wake(waiter, self._next_of(crowd, waiter))
 
     def _in_our_words(self, error: BaseException) -> BaseException:
         """A refusal is said in its own sentence, whoever made what of it on its way up."""
