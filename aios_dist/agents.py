@@ -342,6 +342,7 @@ def _as_function(function: Any, name: str | None) -> Any:
     """
     partial = isinstance(function, functools.partial)
     inner = function.func if partial else getattr(type(function), "__call__", None)  # noqa: B004
+    inner = inner.function if isinstance(inner, Agent) else inner
     if inspect.isroutine(function) or isinstance(function, type) or not inspect.iscoroutinefunction(inner):
         return function
     if name is None:

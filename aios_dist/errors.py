@@ -43,8 +43,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aios_dist.masking import hide
+from aios_dist.tracebacks import MESSAGE_LIMIT, name_of, text_of, user_traceback
 from aios_dist.tracebacks import describe as describe
-from aios_dist.tracebacks import name_of, text_of, user_traceback
 
 
 class AiosError(Exception):
@@ -281,7 +281,13 @@ def _detail(error: BaseException) -> dict[str, Any]:
             return {"job": _plain(error.job_id), "error": to_record(error.error)}
         if not isinstance(error, StepError):
             return {}
-        return {_words(str(k)): _plain(v) for k, v in error.detail.items()}
+        found, room = {_words(str(k)): _plain(v) for k, v in error.detail.items()}, MESSAGE_LIMIT
+        for name, value in list(found.items()):
+            room -= len(repr(value))
+            if room < 0:  # the error itself must stay within what is kept of a job
+                room += len(repr(value))
+                found[name] = "(too long to be kept)"
+        return found
     except BaseException:  # the user's own objects, or a class that leaves its detail out
         return {}
 

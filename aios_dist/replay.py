@@ -207,8 +207,10 @@ class Replay(Tending):
         self._count = max(self._count, step.number + 1)
         if step.number < len(self.asked):  # it has asked already, and was not written
             asked = self.asked[step.number]
-            if (asked.kind, asked.digest) != (step.kind, step.digest):
+            if (asked.kind, asked.digest, asked.rejected) != (step.kind, step.digest, step.rejected):
                 self._diverge(step.number, f"another {asked.kind.value}")
+        elif step.number == len(self.asked) and tuple(self._rejected) != step.rejected[: len(self._rejected)]:
+            self._diverge(step.number, "it after refusals in other words")
 
     def written(self, count: int) -> None:
         """So many steps are in the journal: a long conversation is not kept once more for each of them."""

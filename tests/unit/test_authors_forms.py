@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from aios_dist import (
+    AsyncFleet,
     Fleet,
     ToolError,
     agent,
@@ -169,6 +170,8 @@ def test_partials_methods_and_objects_are_agents_under_a_name_of_their_own() -> 
         agent(Teller("hey"), name="forms-object"),
         agent(Teller("ho").method, name="forms-method"),
     )
+    again = agent(functools.partial(keyword, name="Bo"), name="forms-again")
+    assert prompt_of(again) == "well Bo"
     assert prompt_of(polite) == "please you"
     assert prompt_of(polite, name="Ada") == "please Ada"
     assert prompt_of(keyword, name="Ada") == "well Ada"
@@ -356,7 +359,17 @@ async def test_a_tool_does_not_wait_for_a_job_of_its_own_fleet(here: Fleet, call
     async def in_a_task() -> Any:
         return await asyncio.to_thread(WAITS[call], here)
 
-    for function in (functools.partial(WAITS[call], here), in_a_task):
+    async def without_threads() -> Any:
+        async with AsyncFleet(Config(fleet=NOWHERE)) as fleet:
+            child = fleet.job("child")
+            if call == "result()":
+                return await child.result(timeout=5)
+            waiting = (
+                child.events(timeout=5) if call == "events()" else fleet.as_completed([child], timeout=5)
+            )
+            return [one async for one in waiting]
+
+    for function in (functools.partial(WAITS[call], here), in_a_task, without_threads):
 
         async def asks(function: Any = function) -> Any:
             return await tool(function)

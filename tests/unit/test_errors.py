@@ -193,6 +193,13 @@ def test_a_record_of_the_release_before_comes_back_as_it_did() -> None:
     assert str(from_record({"type": "HotelFull", "message": "no room"})) == "HotelFull: no room"
 
 
+def test_a_detail_of_any_size_does_not_take_the_place_of_the_error() -> None:
+    back = journaled(ToolError("too much", status=1, body="x" * 10**6, parts=list(range(10**5)), last="y"))
+    assert isinstance(back, ToolError)
+    cut = "(too long to be kept)"
+    assert back.detail == {"status": 1, "body": cut, "parts": cut, "last": "y"}
+
+
 class _Without(StepError):
     def __init__(self, reason: str) -> None:  # no super().__init__: there is no detail
         self.reason = reason

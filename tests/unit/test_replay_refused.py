@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,9 @@ async def ask(question: str = "q") -> str:
 class Story:
     """A job whose turns run one by one, each from its journal alone, each in a fleet of its own."""
 
-    def __init__(self, record: JobRecord) -> None:
+    def __init__(self, record: JobRecord, pick: Callable[[list[Step]], Step] = lambda open: open[0]) -> None:
         self.record = record
+        self.pick = pick
         self.steps: list[Step] = []
         self.answered = 0
 
@@ -50,7 +52,7 @@ class Story:
         return turns.rebuild(self.history, fleet)
 
     def turn(self, fleet: Catalog) -> Decision:
-        """Run a turn, write what it asks for as the journal keeps it, and answer the oldest open step."""
+        """Run a turn, write what it asks for as the journal keeps it, and answer an open step."""
         decision = turns.decide(self.replay(fleet), self.record, fleet, first=len(self.steps))
         assert not decision.ends or decision.ends is JobState.DONE, decision.result
         for number, ranked in enumerate(decision.steps, len(self.steps)):
@@ -67,8 +69,8 @@ class Story:
             head += [0] * 14 + ([plain["rejected"]] if "rejected" in plain else [])
             self.steps.append(head_to_step("j", number, head, None, None))
         if not decision.ends:
-            step = self.steps[self.answered]
-            said = Outcome(response=LLMResponse(text=f"answer {self.answered}"))
+            step = self.pick([step for step in self.steps if step.outcome is None])
+            said = Outcome(response=LLMResponse(text=f"{self.answered}"))
             self.answered += 1
             state, order = StepState.DONE, self.answered
             changed = msgspec.structs.replace(step, state=state, outcome=said, order=order)
@@ -187,6 +189,32 @@ def test_a_live_program_that_was_refused_goes_on_beside_one_that_asked_elsewhere
     assert story.turn(SMALL).steps[0].step.label == "small"
 
 
+def test_a_live_program_that_was_refused_in_other_words_goes_on_with_those_of_the_journal() -> None:
+    @agent(name="refused-told")
+    async def told() -> str:
+        await llm("start")
+
+        async def tries() -> str:
+            try:
+                return (await llm("x", model="big")).text
+            except UsageError as error:
+                return str(error)
+
+        words, _ = await gather(tries(), llm("beside"))
+        await llm("between")
+        return (await llm(words)).text
+
+    other = msgspec.structs.replace(SMALL, models={"small": "llm", "tiny": "llm"})
+    story = Story(JobRecord("refused-told", {}))
+    for fleet in (SMALL, SMALL):
+        story.turn(fleet)
+    live = story.replay(other)  # before the step is written that says what it was refused
+    assert live.asked[1].rejected == story.steps[1].rejected
+    early = turns.rebuild(History(story.history.view, story.record, story.steps[:1]), other)
+    early.told(story.steps[1])
+    assert isinstance(early.error, ProgramChanged)
+
+
 def test_a_request_that_was_no_json_is_refused_then_and_by_a_later_release() -> None:
     class Currency(float):
         pass
@@ -269,3 +297,31 @@ def test_a_program_that_was_refused_is_the_same_when_it_is_compared_with_itself(
         story.turn(SMALL)
     live = story.replay(SMALL)
     assert turns.repeats(live, story.record, story.history.outcomes(), BIG)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_models_come_and_go_every_turn_repeats_the_ones_before(seed: int) -> None:
+    dice = random.Random(seed)
+    tree = [[dice.choice("abc") for _ in range(dice.randint(1, 4))] for _ in range(dice.randint(1, 4))]
+    again = [dice.random() < 0.5 for _ in tree]
+
+    async def one(models: list[str], more: bool) -> str:
+        said = ""
+        for model in models:
+            try:
+                said += (await llm(said, model=model)).text
+            except UsageError as error:
+                said += str(error)
+        return said if not more else (await gather(one(models[1:], False), llm("last")))[0]
+
+    async def wild() -> Any:
+        await llm("start")
+        return await gather(*map(one, tree, again), llm(f"{len(tree)}"))
+
+    agent(wild, name=f"refused-wild-{seed}")
+    story = Story(JobRecord(f"refused-wild-{seed}", {}), pick=dice.choice)
+    for _ in range(60):
+        some = {"small": "llm", **{name: "llm" for name in "abc" if dice.random() < 0.5}}
+        if story.turn(Catalog(some, "small", 100_000, 100_000)).ends:
+            return
+    raise AssertionError("it does not end")

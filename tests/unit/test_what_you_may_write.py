@@ -18,7 +18,7 @@ from aios_dist.agents import Agent, JobSpec
 from aios_dist.calls import LLMRequest, LLMResponse, ToolCall
 from aios_dist.commands import Tool
 from aios_dist.errors import AiosError, ProviderBusy, describe, from_record
-from aios_dist.jobs import JobRecord, JobState, Outcome, Step, StepState, decode, encode
+from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
 from aios_dist.journal.views import History, JobView, head_to_step
 from aios_dist.replay import Asked
 from aios_dist.runtime.tools import Tools
@@ -107,7 +107,10 @@ async def end_of(spec: JobSpec) -> str:
             head = [plain["kind"], plain["lane"], "ready", *[0] * 8, "", plain["digest"], plain["label"]]
             head += [0] * 14 + [plain.get("rejected", b"")]
             steps.append(head_to_step("j", number, head, plain["request"], None))
-        waiting = [step for step in steps if step.outcome is None]
+        open_ = [step for step in steps if step.outcome is None]
+        signals = [step for step in open_ if step.kind is Kind.SIGNAL and step.label in SIGNALS]
+        calls = [step for step in open_ if step.kind in (Kind.LLM, Kind.TOOL)]
+        waiting = [*calls, *signals, *(step for step in open_ if step.kind is Kind.SLEEP)]  # the longest last
         assert waiting, "it waits for nothing"
         step = waiting[0]
         outcome = await answer(step, replay.asked[step.number])
