@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aios_dist.handles import AsyncJob, AsyncPlan
     from aios_dist.handovers import HandOver, handed_over
     from aios_dist.jobs import JobState, Outcome, Step, StepState
+    from aios_dist.onces import once
     from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
     from aios_dist.sync import Fleet, Job
 
@@ -53,6 +54,7 @@ _HOMES = {
     "handovers": ("HandOver", "handed_over"),
     "handles": ("AsyncJob", "AsyncPlan"),
     "jobs": ("JobState", "Outcome", "Step", "StepState"),
+    "onces": ("once",),
     "plans": ("Plan", "agent_first", "fifo", "fixed", "hybrid"),
     "sync": ("Fleet", "Job"),
 }
@@ -97,6 +99,7 @@ __all__ = [
     "hybrid",
     "llm",
     "now",
+    "once",
     "prompts",
     "random",
     "signal",

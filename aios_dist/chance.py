@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from typing import Any
 
 
 class Known:
@@ -19,13 +20,17 @@ class Known:
     Attributes:
         origin: these two.
         now: seconds since the epoch; it never goes back.
+        given: what ``once()`` gave since the last step that was asked for.
+        then: what it gave before the next one, where the journal holds that.
     """
 
-    __slots__ = ("_chain", "_drawn", "now", "origin")
+    __slots__ = ("_chain", "_drawn", "given", "now", "origin", "then")
 
     def __init__(self, seed: str = "", submitted_at: float = 0.0) -> None:
         self.origin = (seed, submitted_at)
         self.now = submitted_at
+        self.given: list[Any] = []
+        self.then: tuple[Any, ...] = ()
         self._chain = seed.encode()
         self._drawn = 0
 

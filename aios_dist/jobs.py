@@ -205,6 +205,7 @@ class NewStep(msgspec.Struct, frozen=True):
         after: seconds of a sleep.
         cost: what an LLM call may take of its tenant's share.
         rejected: what the agent had asked for since the step before, and was refused.
+        once: what ``once()`` gave it since then.
     """
 
     kind: Kind
@@ -216,6 +217,7 @@ class NewStep(msgspec.Struct, frozen=True):
     after: float = 0.0
     cost: int = 0
     rejected: tuple[Rejection, ...] = ()
+    once: tuple[Outcome, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +231,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         order: the how-manieth outcome of its job it brought (from 1); 0 while there is none.
         worker: who claimed it last.
         rejected: what the agent had asked for since the step before, and was refused.
+        once: what ``once()`` gave it since then.
     """
 
     job: str
@@ -248,6 +251,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     request: Request | None = None
     outcome: Outcome | None = None
     rejected: tuple[Rejection, ...] = ()
+    once: tuple[Outcome, ...] = ()
 
     def told(self) -> Outcome | None:
         """The outcome as the program hears it: with its time."""
@@ -282,7 +286,7 @@ T = TypeVar("T")
 
 # What msgspec knows of a class it finds out when that is first read; two threads that do so at once end the
 # process (msgspec 0.22). So it is done here, while one thread imports: whatever is read has been seen.
-for _kind in (Outcome, JobRecord, tuple[Rejection, ...], *typing.get_args(Request)):
+for _kind in (Outcome, JobRecord, tuple[Rejection, ...], tuple[Outcome, ...], *typing.get_args(Request)):
     msgspec.json.Decoder(_kind)
 
 

@@ -50,12 +50,14 @@ class Asked(msgspec.Struct, frozen=True):
     Attributes:
         command: None where it is written and nobody asks for it any more: all but tools, see ``written``.
         rejected: what the program had asked for since the step before, and was refused.
+        once: what ``once()`` gave it since the step before.
     """
 
     command: Leaf | None
     kind: Kind
     digest: str
     rejected: tuple[Rejection, ...] = ()
+    once: tuple[Outcome, ...] = ()
 
 
 def _at_once(close: Callable[[], None]) -> None:
@@ -134,6 +136,7 @@ class Replay(Tending):
         self._passes = passes
         self._journaled = {step.number: step for step in journaled}
         self._count = len(self._journaled)  # steps that the journal holds
+        self._looks_ahead()
         self._sizes: dict[int, int] = {}
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
@@ -207,10 +210,18 @@ class Replay(Tending):
         self._count = max(self._count, step.number + 1)
         if step.number < len(self.asked):  # it has asked already, and was not written
             asked = self.asked[step.number]
-            if (asked.kind, asked.digest, asked.rejected) != (step.kind, step.digest, step.rejected):
+            mine = (asked.kind, asked.digest, asked.rejected, asked.once)
+            if mine != (step.kind, step.digest, step.rejected, step.once):
                 self._diverge(step.number, f"another {asked.kind.value}")
-        elif step.number == len(self.asked) and tuple(self._rejected) != step.rejected[: len(self._rejected)]:
-            self._diverge(step.number, "it after refusals in other words")
+        elif step.number == len(self.asked):
+            self._looks_ahead()
+            if tuple(self._rejected) != step.rejected[: len(self._rejected)]:
+                self._diverge(step.number, "it after refusals in other words")
+
+    def _looks_ahead(self) -> None:
+        """What the journal says of the next step is what its program is given before it."""
+        step = self._journaled.get(len(self.asked))
+        self.known.then = step.once if step is not None else ()
 
     def written(self, count: int) -> None:
         """So many steps are in the journal: a long conversation is not kept once more for each of them."""
@@ -456,6 +467,10 @@ class Replay(Tending):
 
     def _ask_now(self, branch: Branch, command: Leaf, data: bytes, mark: str, known: Step | None) -> int:
         kind, number = _KINDS[command.kind], len(self.asked)
+        once = tuple(self.known.given)
+        if known is not None and once != known.once[: len(once)]:
+            self._diverge(number, f"it after another once(), {kind.value}", command.request)
+            return -1
         if known is not None and (known.kind, known.digest) == (kind, mark):
             if known.request is not None:
                 check_same(command.request, known.request)  # what was refused then never became a step
@@ -471,7 +486,9 @@ class Replay(Tending):
         if isinstance(command, Tool):
             command = command.taken(data, branch.context.copy())
         rejected, self._rejected = tuple(self._rejected[:MOST_REJECTED]), []
-        self.asked.append(Asked(command=command, kind=kind, digest=mark, rejected=rejected))
+        self.asked.append(Asked(command=command, kind=kind, digest=mark, rejected=rejected, once=once))
+        self.known.given.clear()
+        self._looks_ahead()
         self._sizes[number] = len(data)
         self.awaited += len(data)
         return number

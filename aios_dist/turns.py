@@ -123,7 +123,9 @@ class Catalog(msgspec.Struct, frozen=True):
     def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
         """A step of the program in the journal's words; ``request`` where it is JSON already."""
         step = self._step(asked, request)
-        return msgspec.structs.replace(step, rejected=asked.rejected) if asked.rejected else step
+        if not asked.rejected and not asked.once:
+            return step
+        return msgspec.structs.replace(step, rejected=asked.rejected, once=asked.once)
 
     def _step(self, asked: Asked, request: bytes | None) -> NewStep:
         command = asked.command
@@ -217,6 +219,7 @@ def repeats(
             state=StepState.READY,
             digest=asked.digest,
             rejected=asked.rejected,
+            once=asked.once,
         )
         for number, asked in enumerate(replay.asked[: replay.held])
     ]

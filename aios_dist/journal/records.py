@@ -70,6 +70,7 @@ class RankedStep(msgspec.Struct, frozen=True):
             "group": self.rank.group,
             "policy": self.policy,
             **({"rejected": msgspec.json.encode(step.rejected)} if step.rejected else {}),
+            **({"once": msgspec.json.encode(step.once)} if step.once else {}),
         }
 
 

@@ -277,6 +277,7 @@ REQUESTS: dict[Kind, type[Any]] = {
 
 
 _REJECTED = msgspec.json.Decoder(tuple[Rejection, ...])
+_ONCE = msgspec.json.Decoder(tuple[Outcome, ...])
 
 
 def model_view(
@@ -325,4 +326,5 @@ def head_to_step(
         request=record,
         outcome=decode(outcome, Outcome) if outcome else None,
         rejected=_REJECTED.decode(head[28]) if len(head) > 28 and head[28] else (),
+        once=_ONCE.decode(head[29]) if len(head) > 29 and head[29] else (),
     )

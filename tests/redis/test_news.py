@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.jobs import JobState, Rejection
+from aios_dist.errors import ToolError
+from aios_dist.jobs import JobState, Outcome, Rejection
 from aios_dist.journal.news import MOST
 from aios_dist.journal.records import Decision
 from tests.redis.conftest import decides, starts
@@ -137,21 +138,25 @@ async def test_without_its_requests_a_job_is_read_as_it_is_at_one_moment(hand: H
     assert (brief.basis, brief.record, brief.view) == (whole.basis, whole.record, whole.view)
 
 
-async def test_what_was_refused_before_a_step_stays_with_it_whatever_becomes_of_it(hand: Hand) -> None:
+async def test_what_was_refused_or_looked_up_before_a_step_stays_with_it_for_good(
+    hand: Hand,
+) -> None:
     await hand.submit(starts("j", "a"))
     stood = await hand.journal.load("j")
     refused = (Rejection("UnknownName", "There is no model 'big'.", "d"), Rejection("InvalidInput", "ä", ""))
+    looked_up = (Outcome(value={"region": "eu"}), Outcome.failed(ToolError("x")))
     ranked = decides(1, 1, "b").steps[0]
-    asked = msgspec.structs.replace(ranked, step=msgspec.structs.replace(ranked.step, rejected=refused))
+    step = msgspec.structs.replace(ranked.step, rejected=refused, once=looked_up)
+    asked = msgspec.structs.replace(ranked, step=step)
     await hand.commit(await hand.claim(), decision=Decision(1, 1, [asked]))
     missed = await since(hand, stood)
     assert missed is not None
-    assert [step.rejected for step in missed.written if step.outcome is None] == [refused]
+    assert [(s.rejected, s.once) for s in missed.written if s.outcome is None] == [(refused, looked_up)]
     await hand.commit(await hand.claim(), ok=False, decision=decides(2, 2, ends=JobState.FAILED))
     await hand.journal.retry("j")
     await hand.journal.fork("j", "f", 2)
     for job in ("j", "f"):
         for requests in (True, False):
             history = await hand.journal.load(job, requests=requests)
-            assert [step.rejected for step in history.steps] == [(), refused]
+            assert [(step.rejected, step.once) for step in history.steps] == [((), ()), (refused, looked_up)]
     await hand.look()

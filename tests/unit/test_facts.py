@@ -10,12 +10,14 @@ from uuid import UUID
 
 import pytest
 
-from aios_dist import now, random, uuid
+from aios_dist import now, once, random, uuid
 from aios_dist.calls import LLMResponse
 from aios_dist.chance import Known
 from aios_dist.commands import gather, llm
+from aios_dist.errors import InvalidInput, ProgramChanged, ToolError
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
 from aios_dist.journal.views import History, JobView
+from aios_dist.onces import MOST_BYTES
 from aios_dist.replay import Replay
 
 AT = 1_800_000_000.25
@@ -98,3 +100,105 @@ def test_a_job_of_an_older_version_has_its_id_and_the_times_of_its_steps() -> No
     assert history(JobRecord("a", {}), step).known().origin == ("j", AT - 5)
     assert history(JobRecord("a", {}, seed="s", submitted_at=AT)).known().origin == ("s", AT)
     assert history(JobRecord("a", {}), step).outcomes() == [(0, Outcome(at=AT))]
+
+
+# once() -------------------------------------------------------------------------------------------------
+
+CALLS: list[str] = []
+
+
+def look_up(what: str) -> Any:
+    """Gives something else each time."""
+    CALLS.append(what)
+    if what == "breaks":
+        raise KeyError("not there")
+    return {"what": what, "call": len(CALLS)}
+
+
+def as_journaled(live: Replay, count: int | None = None) -> list[Step]:
+    return [
+        Step(
+            job="j", number=n, kind=a.kind, lane="llm", state=StepState.READY,
+            digest=a.digest, rejected=a.rejected, once=a.once,
+        )
+        for n, a in enumerate(live.asked[:count])
+    ]  # fmt: skip
+
+
+async def looks_up() -> list[Any]:
+    first = once(look_up, "a")
+    try:
+        once(look_up, "breaks")
+    except ToolError as error:
+        await llm(f"{first} {error}")
+    first["call"] = "mine now"
+    second = once(look_up, "b")
+    await llm(f"{second}")
+    return [first, second, once(look_up, "at the end")["what"]]
+
+
+def told(replay: Replay, *numbers: int) -> Replay:
+    for number in numbers:
+        replay.deliver(number, yes(AT))
+    return replay
+
+
+def test_what_is_looked_up_once_is_kept_with_the_next_step_and_never_looked_up_again() -> None:
+    CALLS.clear()
+    live = told(Replay(looks_up), 0)
+    assert CALLS == ["a", "breaks", "b"]
+    assert [len(asked.once) for asked in live.asked] == [2, 1]
+    for count in (2, 1):  # … and before the second step was written
+        other = told(Replay(looks_up, as_journaled(live, count)), 0)
+        assert other.error is None
+        assert len(CALLS) == (3 if count == 2 else 4)
+        assert (other.asked[1].digest == live.asked[1].digest) == (count == 2)
+    assert told(live, 1).result[0] == {"what": "a", "call": "mine now"}
+    assert live.result[1:] == [{"what": "b", "call": 3}, "at the end"]
+
+
+def test_a_live_program_that_looked_up_something_else_is_replayed() -> None:
+    live, other = told(Replay(looks_up)), told(Replay(looks_up))
+    live.deliver(0, yes(AT))
+    for step in as_journaled(live):
+        other.told(step)
+    assert isinstance(other.error, ProgramChanged), "its journal, and not it, says what was looked up"
+    assert told(Replay(looks_up, as_journaled(live)), 0, 1).error is None
+
+
+def test_a_look_up_that_came_too_early_for_the_journal_is_seen_at_the_next_step() -> None:
+    gate = {"open": False}
+
+    async def waits() -> str:
+        await llm("a")
+        value = once(look_up, "b")
+        if gate["open"]:
+            await llm("b")
+        return str((await gather(llm("c"), llm(str(value))))[0].text)
+
+    live = told(Replay(waits), 0)
+    other = Replay(waits, as_journaled(live))
+    other.deliver(0, yes(AT))
+    assert other.error is None
+    assert [a.digest for a in other.asked] == [a.digest for a in live.asked]
+
+
+def test_what_once_takes_and_keeps() -> None:
+    async def body(function: Any, *args: Any) -> str:
+        try:
+            return str(once(function, *args))
+        except (InvalidInput, ToolError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def said(function: Any, *args: Any) -> str:
+        return str(Replay(lambda: body(function, *args)).result)
+
+    assert said(max, 1, 2) == "2"
+    assert said(lambda: (1, 2)) == "[1, 2]"
+    assert said(facts).startswith("InvalidInput: once() takes a plain function")
+    assert said(3).startswith("InvalidInput: once() takes a plain function")
+    assert said(object).startswith("InvalidInput: The value of once() is not JSON")
+    assert said("x".__mul__, MOST_BYTES).startswith("InvalidInput: once() keeps up to 16,384 bytes")
+    assert said(look_up, "breaks") == "ToolError: look_up: KeyError: 'not there'"
+    with pytest.raises(RuntimeError, match="call the function"):
+        once(max, 1, 2)
