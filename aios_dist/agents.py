@@ -361,8 +361,8 @@ def register(made: Agent | PromptsAgent, place: str = "") -> None:
     """Let jobs name the agent on the wire; ``@agent`` does it by itself.
 
     Args:
-        made: the agent; a list of prompts replaces one of the same ``place``.
-        place: where it is defined, for people.
+        made: the agent.
+        place: where a list of prompts is defined, for people; it replaces what was read from there before.
 
     Raises:
         InvalidInput: another agent has its name.
@@ -370,12 +370,9 @@ def register(made: Agent | PromptsAgent, place: str = "") -> None:
     known = _registry.get(made.name)
     if isinstance(made, PromptsAgent):
         made.place = place or made.place
-    again = (
-        isinstance(known, PromptsAgent)
-        and isinstance(made, PromptsAgent)
-        and (made.place == known.place or made.config == known.config)
-    )
-    if known is not None and known is not made and not again:
+        if isinstance(known, PromptsAgent) and (made.config == known.config or place == known.place):
+            known = None
+    if known is not None and known is not made:
         raise InvalidInput(two_of(made.name, place_of(known), place_of(made)))
     _registry[made.name] = made
 
@@ -441,7 +438,7 @@ class PromptsAgent:
             raise InvalidInput(f"Agent {name!r}: {odd}")
         self.name = name
         self.config = config
-        self.place = "prompts()"
+        self.place = f"prompts({name!r}, …)"
         for number, prompt in enumerate(config.prompts):
             pieces(name, number, prompt, ANYTHING, ["x"] * number)
 

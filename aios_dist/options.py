@@ -73,7 +73,10 @@ _ANY_NUMBER = (_number(-math.inf, math.inf), "a number")
 _SHARE = (_number(0, 1), "a number from 0 to 1")
 
 CHECKS: dict[str, tuple[Check, str]] = {
-    "timeout": (_number(1e-3, LONGEST_S), "seconds, more than 0, that each try of this call may take"),
+    "timeout": (
+        _number(1e-3, LONGEST_S),
+        "seconds, more than 0 and at most ten years, that each try of this call may take",
+    ),
     "stream": _BOOL,
     "stop": (lambda value: isinstance(value, str) or _texts(value), "text or a list of texts"),
     "stop_sequences": (_texts, "a list of texts"),

@@ -53,6 +53,7 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         record["waits_for"] = lacking
         if prompts:
             record["input"] = history.record.input
+            record["defaults"] = history.record.defaults
             record["result"] = outcome.value if outcome is not None else None
         record["steps"] = [
             _step_record(step, now, prompts, tries.get(step.number, [])) for step in history.steps
@@ -218,6 +219,8 @@ def _print_texts(history: History, outcome: Outcome | None) -> None:
         out.print(plain(body))
 
     text("input", history.record.input)
+    if history.record.defaults:
+        text("defaults of what was not given", history.record.defaults)
     for step in history.steps:
         if step.request is not None:
             asked = getattr(step.request, "messages", None)

@@ -377,7 +377,7 @@ def _lenient(response: LLMResponse) -> LLMResponse:
         model=_text(response.model),
         provider=_text(response.provider),
         timings=response.timings if isinstance(response.timings, Timings) else Timings(),
-        left_out=tuple(_text(name) for name in response.left_out or ()),
+        left_out=tuple(map(_text, said)) if isinstance(said := response.left_out, (list, tuple)) else (),
     )
 
 

@@ -174,6 +174,18 @@ def test_a_question_that_anthropic_cannot_be_asked_is_refused_and_may_go_to_anot
     assert caught.value.detail["unsayable"] is True
 
 
+@pytest.mark.parametrize(
+    "odd", [{"tool_calls": "x"}, {"tool_calls": [None]}, {"content": [{"type": "file"}]}]
+)
+async def test_a_message_of_no_known_form_is_one_sentence_and_no_fault_of_the_adapter(odd: Any) -> None:
+    with pytest.raises(BadRequest, match=r"^anthropic (cannot be asked this: a message|has no file)"):
+        await closed("anthropic").call(LLMRequest([{"role": "assistant", **odd}]))
+
+
+def test_content_that_is_neither_text_nor_a_list_is_passed_for_the_provider_to_refuse() -> None:
+    assert talk("anthropic", {"role": "user", "content": {"a": 1}})[0]["content"] == [{"a": 1}]
+
+
 # Anthropic's words for OpenAI -------------------------------------------------------------------------
 
 

@@ -156,6 +156,13 @@ def test_nor_where_the_code_comes_later_and_the_file_may_be_read_again(module: M
         register(prompts("ask", ["another"]))
 
 
+def test_lists_of_prompts_that_code_registers_are_one_or_refused() -> None:
+    for _ in range(2):
+        register(prompts("ask", ["one"]))
+    with pytest.raises(InvalidInput, match="Two agents are called 'ask'"):
+        register(prompts("ask", ["another"]))
+
+
 # Defaults -----------------------------------------------------------------------------------------------
 
 

@@ -182,7 +182,7 @@ def test_what_cannot_be_copied_comes_as_the_journal_has_it() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"timeout": 0}, "timeout must be seconds, more than 0"),
+        ({"timeout": 0}, "timeout must be seconds, more than 0 and at most ten years"),
         ({"timeout": "5"}, "timeout must be seconds"),
         ({"timeout": True}, "timeout must be"),
         ({"stream": "yes"}, "stream must be True or False, not 'yes'"),

@@ -273,7 +273,11 @@ class SdkProvider(ABC):
         """See :meth:`Provider.call`."""
         left_out: list[str] = []
         self.left_out = left_out  # nothing is awaited until it is full
-        body = self.body(replace(request, extra=given(request.extra)))
+        try:
+            body = self.body(replace(request, extra=given(request.extra)))
+        except (AttributeError, KeyError, TypeError) as exc:  # of a conversation of another form
+            text = f"{self.name} cannot be asked this: a message, tool or option is not of OpenAI's form"
+            raise errors.BadRequest(f"{text} ({errors.describe(exc)}).", provider=self.name) from None
         self._say(left_out)
         # The three arguments that every method of the SDKs takes beside the provider's own options.
         headers, query = body.pop("extra_headers", {}), body.pop("extra_query", {})

@@ -235,7 +235,7 @@ class _Talk:
             return []
         if isinstance(content, str):
             return [{"type": "text", "text": content}]
-        made = [self._part(part) for part in content]
+        made = [self._part(part) for part in (content if isinstance(content, list) else [content])]
         return [part for part in made if part != {"type": "text", "text": ""}]  # which answers 400
 
     def _part(self, part: Any) -> Any:

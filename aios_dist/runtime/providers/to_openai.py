@@ -114,6 +114,8 @@ def _part(part: Any) -> Any:
         return {"type": "image_url", "image_url": {"url": url}}
     if source.get("type") == "text":
         return {"type": "text", "text": str(source.get("data", ""))}
+    if source.get("data") is None:  # a page of the web, which it does not fetch: it says so itself
+        return part
     return {"type": "file", "file": {"filename": part.get("title") or "document", "file_data": url}}
 
 
