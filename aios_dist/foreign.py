@@ -68,9 +68,9 @@ def sentence(awaited: Any = None) -> Refused:
     )
 
 
-def misuse(awaited: Any = None) -> Misused:
+def misuse(awaited: Any = None, said: str = "") -> Misused:
     """The same, to be raised in the agent, and noted: see :func:`misused`."""
-    error = Misused(str(sentence(awaited)))
+    error = Misused(said or str(sentence(awaited)))
     if _noted.misuse is None:
         place, frame = None, sys._getframe(1)
         while frame.f_back is not None and frame.f_globals.get("__name__") not in OURS:

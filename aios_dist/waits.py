@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from aios_dist.commands import Refused, in_tool, in_turn
+from aios_dist.commands import in_tool, in_turn
 from aios_dist.config import FleetConfig
 from aios_dist.errors import UsageError
+from aios_dist.foreign import misuse
 
 SENTENCE = (
     "{who} cannot wait for a job ({what}): it would hold the slot that the job may need. Await the other "
@@ -36,11 +37,11 @@ def check(what: str, fleet: FleetConfig, timeout: float = 1.0) -> None:
         timeout: seconds; with 0 nobody waits.
 
     Raises:
-        Refused: an agent's program asks, in whatever process it runs.
+        Misused: an agent's program asks, in whatever process it runs: it fails, whoever catches this.
         UsageError: a tool asks.
     """
     if in_turn.value:
-        raise Refused(SENTENCE.format(who="An agent", what=what))
+        raise misuse(said=SENTENCE.format(who="An agent", what=what))
     if timeout != 0 and in_tool.get() and _fleet(fleet) in _served:
         raise UsageError(SENTENCE.format(who="A tool", what=what))
 

@@ -34,6 +34,7 @@ from aios_dist.jobs import JobRecord, decode
 from aios_dist.replay import Replay
 from aios_dist.runtime.providers import _load
 from aios_dist.runtime.tools import Tools
+from aios_dist.tracebacks import user_traceback
 from aios_dist.turns import Catalog
 from tests.unit.test_worker_parts import work
 
@@ -391,9 +392,17 @@ def test_an_agent_does_not_wait_for_a_job_anywhere(
     async def asks() -> Any:
         return WAITS[call](here)
 
-    error = Replay(asks).error
-    assert isinstance(error, InvalidInput)
-    assert str(error).startswith(f"An agent cannot wait for a job ({call})")
+    async def catches() -> Any:
+        try:
+            return WAITS[call](here)
+        except Exception:
+            return "never mind"
+
+    for body in (asks, catches):
+        error = Replay(body).error
+        assert isinstance(error, InvalidInput)
+        assert str(error).startswith(f"An agent cannot wait for a job ({call})")
+        assert "test_authors_forms.py" in user_traceback(error)
 
 
 async def test_whoever_is_no_tool_of_this_fleet_may_wait(here: Fleet) -> None:
