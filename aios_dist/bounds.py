@@ -58,16 +58,16 @@ class Within:
 
     def __init__(self, seconds: float) -> None:
         self._request = sleep(seconds).request
-        self._scope: Any = None
+        self._scopes: list[Any] = []  # entered again within itself, it is two times
 
     async def __aenter__(self) -> Self:
-        self._scope = await Enter(self._request)
+        self._scopes.append(await Enter(self._request))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
     ) -> None:
-        expired = await Leave(self._scope)
+        expired = await Leave(self._scopes.pop())
         if expired and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise TimeoutError(f"It was not done within {self._request.seconds:g} s.") from error
 

@@ -10,8 +10,8 @@ from typing import Any
 class Known:
     """What a program can know of time and chance where it stands.
 
-    Time stands still between its awaits: it is that of the last outcome. Chance is a chain of digests over
-    the job's seed and all outcomes: where a fork and its original part, so do their numbers.
+    Time stands still between its awaits: it is that of the last outcome. Chance is a digest over the
+    job's seed and all outcomes: where a fork and its original part, so do their numbers.
 
     Args:
         seed: random, of the job.
@@ -31,22 +31,21 @@ class Known:
         self.now = submitted_at
         self.given: list[Any] = []
         self.then: tuple[Any, ...] = ()
-        self._chain = seed.encode()
+        self._chain = hashlib.blake2b(seed.encode(), digest_size=16)
         self._drawn = 0
 
     def told(self, number: int, at: float) -> None:
         """The program has an outcome: of which step, and when it came, seconds since the epoch."""
-        self.now = max(self.now, at)
-        self._chain = _digest(self._chain, f"told {number} {at!r}")
+        if at > self.now:
+            self.now = at
+        self._chain.update(f" told {number} {at!r}".encode())
 
     def draw(self) -> bytes:
         """Sixteen random bytes, others each time."""
         self._drawn += 1
-        return _digest(self._chain, f"draw {self._drawn}")
-
-
-def _digest(chain: bytes, what: str) -> bytes:
-    return hashlib.blake2b(chain + b" " + what.encode(), digest_size=16).digest()
+        chain = self._chain.copy()
+        chain.update(f" draw {self._drawn}".encode())
+        return chain.digest()
 
 
 class _Here(threading.local):

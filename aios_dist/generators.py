@@ -83,8 +83,10 @@ class Generators:
             command = context.run(run.send, None)
         except StopIteration:
             return
-        except BaseException as error:
+        except Exception as error:
             unheard(error)
+            return
+        except BaseException:  # it was noted, where it means anything
             return
         self.closing.append(Closing(run, context, command))
 

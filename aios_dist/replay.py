@@ -427,6 +427,7 @@ class Replay(Tending):
         """The program itself is over. It ends when what it leaves open is closed."""
         while (generator := self._generators.next_open()) is not None:
             self._generators.close(generator)
+            self._end_misused()
             self._go_on_closing()
         if not self._open and not self.finished:
             self._finish(self._answer)

@@ -229,9 +229,7 @@ def repeats(
         rested()
         other.deliver(number, outcome)
     other.check_complete()
-    same = not isinstance(other.error, ProgramChanged)
-    other.close()
-    return same
+    return not isinstance(other.error, ProgramChanged)  # it is closed where forgotten programs are
 
 
 def _program(record: JobRecord, catalog: Catalog, asked: int) -> Program:

@@ -194,6 +194,22 @@ def test_of_two_blocks_the_one_whose_time_is_over_raises() -> None:
     assert run(body, 2).result == "none"
 
 
+def test_one_bound_may_be_used_again_also_within_itself() -> None:
+    async def body() -> list[str]:
+        heard = []
+        bound = within(5)
+        for name in "ab":
+            try:
+                async with bound, bound:
+                    heard.append(await ask(name))
+            except TimeoutError:
+                heard.append("late")
+        return heard
+
+    assert run(body, 0, 5).result == ["late", "r5"]
+    assert run(body, 1, 5).result == ["late", "r5"]
+
+
 def test_only_the_branch_whose_time_is_over_is_stopped() -> None:
     async def body() -> list[str]:
         async def bounded() -> str:

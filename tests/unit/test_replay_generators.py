@@ -229,7 +229,8 @@ def test_what_a_closing_raises_is_said_in_the_log(caplog: pytest.LogCaptureFixtu
         assert 'raise KeyError("secret")' in message
 
 
-def test_asyncio_in_a_closing_fails_the_job() -> None:
+@pytest.mark.parametrize("left", [True, False], ids=["when it is left", "at the end"])
+def test_asyncio_in_a_closing_fails_the_job(left: bool) -> None:
     async def sleeps() -> AsyncIterator[int]:
         try:
             yield 1
@@ -237,8 +238,10 @@ def test_asyncio_in_a_closing_fails_the_job() -> None:
             await asyncio.sleep(1)
 
     async def body() -> str:
-        async for _ in sleeps():
-            break
+        generator = sleeps()
+        await anext(generator)
+        if left:
+            del generator
         return "done"
 
     assert isinstance(Replay(body).error, InvalidInput)
