@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, agent, prompts
+    from aios_dist.bounds import as_done, within
     from aios_dist.calls import LLMRequest, LLMResponse, Usage
     from aios_dist.commands import gather, llm, signal, sleep, tool
     from aios_dist.errors import (
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
         ToolError,
         UsageError,
     )
+    from aios_dist.facts import now, random, uuid
     from aios_dist.fleet import AsyncFleet
     from aios_dist.handles import AsyncJob, AsyncPlan
+    from aios_dist.handovers import HandOver, handed_over
     from aios_dist.jobs import JobState, Outcome, Step, StepState
+    from aios_dist.onces import once
     from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
     from aios_dist.sync import Fleet, Job
 
 _HOMES = {
     "agents": ("Agent", "Budget", "JobSpec", "PromptsAgent", "agent", "prompts"),
+    "bounds": ("as_done", "within"),
     "commands": ("gather", "llm", "signal", "sleep", "tool"),
     "calls": ("LLMRequest", "LLMResponse", "Usage"),
     "errors": (
@@ -44,9 +49,12 @@ _HOMES = {
         "ToolError",
         "UsageError",
     ),
+    "facts": ("now", "random", "uuid"),
     "fleet": ("AsyncFleet",),
+    "handovers": ("HandOver", "handed_over"),
     "handles": ("AsyncJob", "AsyncPlan"),
     "jobs": ("JobState", "Outcome", "Step", "StepState"),
+    "onces": ("once",),
     "plans": ("Plan", "agent_first", "fifo", "fixed", "hybrid"),
     "sync": ("Fleet", "Job"),
 }
@@ -62,6 +70,7 @@ __all__ = [
     "AsyncPlan",
     "Budget",
     "Fleet",
+    "HandOver",
     "Job",
     "JobCancelled",
     "JobFailed",
@@ -82,15 +91,22 @@ __all__ = [
     "UsageError",
     "agent",
     "agent_first",
+    "as_done",
     "fifo",
     "fixed",
     "gather",
+    "handed_over",
     "hybrid",
     "llm",
+    "now",
+    "once",
     "prompts",
+    "random",
     "signal",
     "sleep",
     "tool",
+    "uuid",
+    "within",
 ]
 
 

@@ -23,9 +23,9 @@ from aios_dist.calls import LLMResponse
 from aios_dist.commands import llm
 from aios_dist.config import FOREVER, PromptsConfig, odd_option
 from aios_dist.definitions import definition, same
-from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.errors import InvalidInput, UnknownName, describe
 from aios_dist.given import named as checked_name
-from aios_dist.given import short, without_order
+from aios_dist.given import plain, short, without_order
 from aios_dist.templates import ANYTHING, PROMPT_BOUND, fill, pieces
 from aios_dist.tracebacks import text_of
 
@@ -266,13 +266,16 @@ def _agent_there(name: str, module: str) -> Agent | PromptsAgent:
     Raises:
         UnknownName: it is not there.
     """
+    why = ""
     if name not in _registry:
         try:
             importlib.import_module(module)
         except ImportError:
             pass
+        except Exception as exc:  # users' code
+            why = f", which cannot be imported: {describe(exc)}"
     if (found := _registry.get(name)) is None:
-        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}.")
+        raise UnknownName(f"There is no agent {name!r} in this process, nor in its module {module!r}{why}.")
     return found
 
 
@@ -309,10 +312,11 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
     """
     if function is None:
         return functools.partial(agent, name=name)
+    function = _as_function(function, name)
     if not inspect.iscoroutinefunction(function):
         raise InvalidInput(f"An agent must be an async def, not {short(function)}.")
     label = getattr(function, "__name__", "") if name is None else name
-    checked_name("Agent name", label)
+    label = checked_name("Agent name", label)
     parameters = inspect.signature(function).parameters
     if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters.values()):
         raise InvalidInput(f"Agent {label!r} has positional-only parameters; its input is given by name.")
@@ -328,6 +332,29 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
         raise InvalidInput(two_of(label, place_of(known), made.definition.place))
     _registry[label] = made
     return made
+
+
+def _as_function(function: Any, name: str | None) -> Any:
+    """A partial, or an object whose ``__call__`` is an async def, as a function; others as they are.
+
+    Raises:
+        InvalidInput: it has no name of its own, and is given none.
+    """
+    partial = isinstance(function, functools.partial)
+    inner = function.func if partial else getattr(type(function), "__call__", None)  # noqa: B004
+    inner = inner.function if isinstance(inner, Agent) else inner
+    if inspect.isroutine(function) or isinstance(function, type) or not inspect.iscoroutinefunction(inner):
+        return function
+    if name is None:
+        kind = "partial" if partial else type(function).__name__
+        raise InvalidInput(f"A {kind} has no name of its own; give it one: agent({kind}(…), name=…).")
+
+    async def called(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    functools.update_wrapper(called, inner)
+    called.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return called
 
 
 def register(made: Agent | PromptsAgent, place: str = "") -> None:
@@ -404,7 +431,7 @@ class PromptsAgent:
     """An agent that is data. Made by :func:`prompts` or by ``[agents.NAME]`` in aios.toml."""
 
     def __init__(self, name: str, config: PromptsConfig) -> None:
-        checked_name("Agent name", name)
+        name = checked_name("Agent name", name)
         if not config.prompts:
             raise InvalidInput(f"Agent {name!r} needs a list of at least one prompt.")
         if odd := odd_option(config.max_tokens, config.temperature):
@@ -455,20 +482,24 @@ def prompts_program(
 class PromptsProgram:
     """The program of an agent that is data."""
 
-    __slots__ = ("_config", "_limit", "_name", "_value")
+    __slots__ = ("_asked", "_config", "_limit", "_name", "_value")
 
-    def __init__(self, name: str, config: PromptsConfig, value: Any, limit: int) -> None:
+    def __init__(self, name: str, config: PromptsConfig, value: Any, limit: int, asked: int = 0) -> None:
         self._name = name
         self._config = config
         self._value = value
         self._limit = limit
+        self._asked = asked
 
     def __repr__(self) -> str:
         return f"<program of {self._name!r}>"
 
-    def within(self, limit: int) -> PromptsProgram:
-        """The same where a filled-in prompt may have ``limit`` bytes."""
-        return PromptsProgram(self._name, self._config, self._value, limit)
+    def within(self, limit: int, asked: int = 0) -> PromptsProgram:
+        """The same where a filled-in prompt may have ``limit`` bytes, but for the first ``asked`` of them.
+
+        Those are in the journal: they were within the limit that held when they were asked.
+        """
+        return PromptsProgram(self._name, self._config, self._value, limit, asked)
 
     async def __call__(self) -> str:
         """Ask the prompts one after another; gives the last answer."""
@@ -476,7 +507,7 @@ class PromptsProgram:
         config = self._config
         for number, prompt in enumerate(config.prompts):
             answer: LLMResponse = await llm(
-                fill(self._name, number, prompt, self._value, answers, self._limit),
+                fill(self._name, number, prompt, self._value, answers, self._most(number)),
                 system=config.system,
                 model=config.model,
                 temperature=config.temperature,
@@ -484,6 +515,9 @@ class PromptsProgram:
             )
             answers.append(answer.text)
         return answers[-1]
+
+    def _most(self, number: int) -> int:
+        return max(self._limit, PROMPT_BOUND) if number < self._asked else self._limit
 
 
 def as_json(value: Any, what: str) -> Any:
@@ -493,9 +527,9 @@ def as_json(value: Any, what: str) -> Any:
         InvalidInput: it is not JSON.
     """
     try:
-        data = msgspec.json.encode(value, enc_hook=_refuse)
+        data = msgspec.json.encode(value, enc_hook=plain)
         if b"null" in data:  # what msgspec makes of NaN and infinity
-            json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=_refuse), allow_nan=False)
+            json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=plain), allow_nan=False)
         return msgspec.json.decode(data)
     except Exception as exc:  # also what a user's own objects raise while they are looked at
         raise InvalidInput(f"The {what} is not JSON: {text_of(exc)}.") from None
@@ -514,10 +548,6 @@ def given_json(value: Any, what: str) -> Any:
     if odd:
         raise InvalidInput(f"The {what} is not JSON: {odd}.")
     return as_json(value, what)
-
-
-def _refuse(value: Any) -> Any:
-    raise TypeError(f"{type(value).__name__} values have no JSON form")
 
 
 def program_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any, ClassVar
 
 from aios_dist.arguments import Taken
@@ -35,14 +35,23 @@ in_turn = _InTurn()
 """True while an agent's program runs in a turn: the only place where its awaits mean anything."""
 
 
+in_tool: ContextVar[bool] = ContextVar("aios_in_tool", default=False)
+"""True while a tool runs, in its threads and tasks that take their context along."""
+
+
 class Command:
-    """What an agent awaits. Created freely; asked for only when awaited."""
+    """What an agent awaits. Created freely; asked for only when awaited.
+
+    Attributes:
+        called: the function that made it, where the class has not its name.
+    """
 
     __slots__ = ()
+    called: ClassVar[str] = ""
 
     def __await__(self) -> Generator[Command, Any, Any]:
         if not in_turn.value:
-            what = type(self).__name__.lower()
+            what = self.called or type(self).__name__.lower()
             raise RuntimeError(
                 f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."
             )
@@ -127,6 +136,7 @@ class Tool(Leaf):
             data: its request in JSON, as the journal has it.
             context: the context variables of the branch that asks for it.
         """
+        context.run(in_tool.set, True)
         assert isinstance(self.call, functools.partial), "it was taken before"
         taken = Taken(self.call, self.request, data)
         return Tool(self.request, _InContext(taken, context), context, self.timeout)
@@ -147,13 +157,16 @@ class _InContext:
 
 
 class Gather(Command):
-    """Several awaitables at once."""
+    """Several awaitables at once, ``limit`` of them at a time."""
 
-    __slots__ = ("branches", "return_exceptions")
+    __slots__ = ("branches", "limit", "return_exceptions")
 
-    def __init__(self, branches: Sequence[Awaitable[Any]], return_exceptions: bool) -> None:
+    def __init__(
+        self, branches: Sequence[Awaitable[Any]], return_exceptions: bool, limit: int | None = None
+    ) -> None:
         self.branches = branches
         self.return_exceptions = return_exceptions
+        self.limit = limit
 
 
 def llm(
@@ -304,13 +317,33 @@ def signal(name: str) -> Signal:
     return Signal(SignalRequest(named("Signal name", name)))
 
 
-def gather(*branches: Awaitable[Any], return_exceptions: bool = False) -> Gather:
+def gather(*branches: Awaitable[Any], limit: int | None = None, return_exceptions: bool = False) -> Gather:
     """Wait for several at once: ``await gather(llm("a"), llm("b"), other_async_function(x))``.
 
     All branches are waited for, also when one fails: what is asked for is paid for. Then the first
     failure in the order of the arguments is raised, or, with ``return_exceptions``, put in its place.
 
+    Args:
+        branches: what is to be awaited.
+        limit: so many at a time, in the order of the arguments; None: all. After a failure that is going to
+            be raised, those that have not begun do not begin.
+        return_exceptions: failures are results.
+
     Returns:
         Something to await: the list of results in the order of the arguments.
+
+    Raises:
+        InvalidInput: a limit that is no whole number from 1.
     """
-    return Gather(branches, return_exceptions)
+    return Gather(branches, return_exceptions, limited("gather", limit))
+
+
+def limited(what: str, limit: int | None) -> int | None:
+    """The limit of ``gather()`` or ``as_done()``.
+
+    Raises:
+        InvalidInput: it is no whole number from 1.
+    """
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InvalidInput(f"{what}(limit=…) takes a whole number from 1, not {limit!r}.")
+    return limit

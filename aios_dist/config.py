@@ -172,6 +172,8 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shutdown_grace: how long a warm shutdown waits for calls in flight before handing them back.
         tool_timeout: seconds for a tool that says nothing else; then its step fails. 0: no limit.
         turn_timeout: seconds that an agent may compute between two awaits; then its job fails. 0: no limit.
+        check_replays: workers run agents' programs again beside the live ones, and fail the job of one that
+            does not repeat itself, at once and not by chance. None: in a ``LocalFleet`` and ``aios-dist up``.
         spool_dir: where a worker that must end saves the answers that Redis does not take; its next life
             writes them. Empty: nowhere.
         redis_timeout: how long a Redis that says nothing is waited for before the connection is
@@ -193,6 +195,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown_grace: float = 30.0
     tool_timeout: float = 3600.0
     turn_timeout: float = 60.0
+    check_replays: bool | None = None
     spool_dir: str = ""
     redis_timeout: float = 5.0
 
@@ -435,7 +438,8 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
 
 def odd_option(max_tokens: Any, temperature: Any) -> str:
     """What is wrong with the options of a call, as a sentence; "" where nothing is. None is "not given"."""
-    if max_tokens is not None and not (type(max_tokens) is int and 0 < max_tokens <= 10**9):
+    whole = isinstance(max_tokens, int) and not isinstance(max_tokens, bool)
+    if max_tokens is not None and not (whole and 0 < max_tokens <= 10**9):
         return "max_tokens must be a whole number from 1 to 1,000,000,000."
     number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     if temperature is not None and not (number and 0 <= temperature <= 1e3):

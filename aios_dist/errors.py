@@ -43,8 +43,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aios_dist.masking import hide
+from aios_dist.tracebacks import MESSAGE_LIMIT, name_of, text_of, user_traceback
 from aios_dist.tracebacks import describe as describe
-from aios_dist.tracebacks import name_of, text_of, user_traceback
 
 
 class AiosError(Exception):
@@ -223,35 +223,71 @@ class ProgramChanged(StepError):
     """On replay the agent asked for something else than what its journal holds."""
 
 
-_BY_NAME: dict[str, type[StepError]] = {}
+_BY_NAME: dict[str, type[AiosError]] = {}
 
 
-def _register(cls: type[StepError]) -> None:
+def _register(cls: type[AiosError]) -> None:
     _BY_NAME[cls.__name__] = cls
     for sub in cls.__subclasses__():
         _register(sub)
 
 
-_register(StepError)
+_register(AiosError)
 
 
 def to_record(error: BaseException) -> dict[str, Any]:
-    """The error as plain data for the journal: ``{"type", "message", "detail"}``, if any ``traceback``."""
+    """The error as plain data for the journal; whatever the user's class does, there is a record.
+
+    Returns:
+        ``{"type", "message", "detail"}``, with ``traceback`` where there are frames; of a class that is not
+        ours also the ``module``, and as ``kind`` the class of ours that it is derived from.
+    """
+    try:
+        return _record(error)
+    except BaseException as exc:  # not even a MemoryError here may cost an outcome that is paid for
+        return {
+            "type": name_of(type(error)),
+            "message": f"(it cannot be written: {name_of(type(exc))})",
+            "detail": {},
+        }
+
+
+def _record(error: BaseException) -> dict[str, Any]:
     # What is below a provider's error is the SDK's business, and may hold what the provider sent.
     frames = user_traceback(error, causes=not issubclass(type(error), LLMError))
     return {
-        "type": name_of(type(error)),
+        "type": _words(name_of(type(error))),
         "message": hide(text_of(error)),
         "detail": _detail(error),
+        **_origin(type(error)),
         **({"traceback": hide(frames)} if frames else {}),
     }
 
 
+def _origin(kind: type) -> dict[str, str]:
+    """Where a class that is not ours comes from, and which of ours stands behind it."""
+    line = type.__dict__["__mro__"].__get__(kind)
+    ours = next((name for cls in line for name, known in _BY_NAME.items() if known is cls), "")
+    if ours and _BY_NAME[ours] is kind:
+        return {}
+    module = type.__dict__["__dict__"].__get__(kind).get("__module__")  # whatever its metaclass says
+    where = {"module": _words(module) if isinstance(module, str) else "builtins"}
+    return where | ({"kind": ours} if ours not in ("", "AiosError") else {})
+
+
 def _detail(error: BaseException) -> dict[str, Any]:
     try:
+        if isinstance(error, JobFailed):
+            return {"job": _plain(error.job_id), "error": to_record(error.error)}
         if not isinstance(error, StepError):
             return {}
-        return {_words(str(k)): _plain(v) for k, v in error.detail.items()}
+        found, room = {_words(str(k)): _plain(v) for k, v in error.detail.items()}, MESSAGE_LIMIT
+        for name, value in list(found.items()):
+            room -= len(repr(value))
+            if room < 0:  # the error itself must stay within what is kept of a job
+                room += len(repr(value))
+                found[name] = "(too long to be kept)"
+        return found
     except BaseException:  # the user's own objects, or a class that leaves its detail out
         return {}
 
@@ -270,18 +306,35 @@ def _plain(value: Any, depth: int = 4) -> Any:
 
 
 def _words(text: str) -> str:
-    return hide(text.encode("utf-8", "backslashreplace").decode())
+    return hide(str.encode(text, "utf-8", "backslashreplace").decode())
+
+
+def class_of(record: dict[str, Any]) -> str:
+    """The class of a journaled error, for people: one that is not ours, nor Python's, with its module."""
+    name, module = str(record.get("type", "Error")), record.get("module")
+    return f"{module}.{name}" if module not in (None, "builtins") else name
 
 
 def from_record(record: dict[str, Any]) -> Exception:
-    """The error of a journaled record; one of the agent's own classes comes back as ``StepError``."""
+    """The error of a journaled record, of the class that the agent saw at its await.
+
+    A class of the agent's own comes back as the one of ours that it is derived from, else as ``StepError``;
+    ``detail["error"]`` is its name, with its module.
+    """
     name, message = str(record.get("type", "Error")), str(record.get("message", ""))
-    detail = record.get("detail")
+    detail, module = record.get("detail"), record.get("module")
     known = {str(k): v for k, v in detail.items()} if isinstance(detail, dict) else {}
-    cls = _BY_NAME.get(name)
-    if cls is None:
-        error = StepError(f"{name}: {message}" if message else name, **known)
-    else:
-        error = cls(message, **known)
-    error.traceback = str(record.get("traceback") or "")
+    if module is None:
+        cls = _BY_NAME.get(name)
+    else:  # one of the same name, elsewhere
+        cls = _BY_NAME.get(str(record.get("kind")), StepError)
+        known.setdefault("error", class_of(record))
+    if module is not None or cls is None:
+        message = f"{name}: {message}" if message else name
+    if cls is JobFailed and isinstance(known.get("error"), dict):
+        return JobFailed(str(known.get("job")), from_record(known["error"]))
+    if cls is None or cls is JobFailed:
+        cls = StepError
+    error = cls(message, **known) if issubclass(cls, StepError) else cls(message)
+    vars(error)["traceback"] = str(record.get("traceback") or "")
     return error

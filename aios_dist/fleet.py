@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import secrets
+import time
 import uuid
 import warnings
 import weakref
@@ -14,9 +16,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import forks, modules, policies, turns
+from aios_dist import forks, modules, policies, turns, waits
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given_json, specs_of
 from aios_dist.broker import Tickets
+from aios_dist.chance import Known
 from aios_dist.config import Config, load
 from aios_dist.endings import Endings
 from aios_dist.errands import users_code
@@ -329,9 +332,9 @@ class AsyncFleet(forks.OfThisProcess, Steering):
     def _new_job(self, spec: JobSpec, id: str) -> NewJob:
         assert self._catalog is not None
         record = JobRecord(
-            agent=spec.agent,
+            agent=named("Agent name", spec.agent),
             input=spec.input,
-            tenant=spec.tenant,
+            tenant=named("Tenant", spec.tenant),
             prompts=spec.prompts,
             deadline=spec.deadline,
             expected_steps=spec.expected_steps,
@@ -346,9 +349,11 @@ class AsyncFleet(forks.OfThisProcess, Steering):
                 f"The input of job {id!r} has {size:,} bytes, more than prompt_limit ({limit:,}); "
                 "shorten it, or raise prompt_limit in [fleet]."
             )
+        known = Known(secrets.token_hex(16), round(time.time(), 6))
+        record = msgspec.structs.replace(record, seed=known.origin[0], submitted_at=known.now)
         if spec.program is None:
             return NewJob(id, record, budget=spec.budget, priority=spec.priority, size=size)
-        replay = turns.start(spec.program, self._catalog)
+        replay = turns.start(spec.program, self._catalog, known)
         decision = turns.decide(replay, record, self._catalog, first=0, checked=True)
         replay.close()
         size += sum(len(ranked.step.request) for ranked in decision.steps)
@@ -381,6 +386,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             ResultTimeout: some have not ended in time, and what has ended was handed out; they go on.
         """
         handles = {job.id: job for job in handles_of(jobs, AsyncJob)}
+        waits.check("as_completed()", self.config.fleet, seconds("timeout", timeout))
         still_here = forks.begun()
         async for id in self._endings.in_order(list(handles), seconds("timeout", timeout)):
             yield handles[id]

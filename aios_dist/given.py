@@ -45,7 +45,7 @@ def named(what: str, value: Any) -> str:
             f"{what} {short(value)} must be letters, digits and . _ : - (at most 128), "
             "and begin with a letter or digit."
         )
-    return value
+    return str.__str__(value)
 
 
 def looked_up(what: str, value: Any) -> str:
@@ -62,7 +62,20 @@ def looked_up(what: str, value: Any) -> str:
         raise InvalidInput(
             f"{what} {short(value)} is not text that can be sent (half a character)."
         ) from None
-    return str(value)
+    return str.__str__(value)
+
+
+def plain(value: Any) -> str | int | float:
+    """A text or number of somebody's own class (markup, a currency) as a plain one: an encoder's hook.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    for kind, to_plain in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
+        if issubclass(type(value), kind):
+            found: str | int | float = to_plain(value)
+            return found
+    raise TypeError(f"{type(value).__name__} values have no JSON form")
 
 
 def seconds(what: str, value: Any) -> float:

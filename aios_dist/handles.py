@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from aios_dist import forks, turns
+from aios_dist import forks, turns, waits
 from aios_dist.agents import Budget, JobSpec, checked_priority, given_json
 from aios_dist.calls import Usage
 from aios_dist.config import FleetConfig
@@ -57,12 +57,12 @@ class Lines:
     ) -> None:
         self.publish = publish
         self.extend = extend
-        self._config = config
+        self.config = config
         self._closed = False
         self._begin()
 
     def _begin(self) -> None:
-        self._journal = Journal(self._config)
+        self._journal = Journal(self.config)
         self._endings = Endings(self._journal)
         self.connection = self._journal.connection
 
@@ -145,6 +145,7 @@ class AsyncJob(OfThisProcess):
             JournalError: what Redis holds of it cannot be read.
         """
         timeout = seconds("timeout", timeout)
+        waits.check("result()", self._lines.config, timeout)
         endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
@@ -339,6 +340,7 @@ class AsyncJob(OfThisProcess):
         """
         journal, endings = self._lines.journal, self._lines.endings
         after, timeout = whole("after", after, least=-1), seconds("timeout", timeout)
+        waits.check("events()", self._lines.config, timeout)
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
         look = functools.partial(journal.state, self.id)

@@ -20,6 +20,10 @@ COMPRESS_ABOVE = 1024
 DIGEST = 24
 """Characters of a digest; ``_lib.lua`` has the same."""
 
+MOST_SAID = 1_000
+MOST_REJECTED = 20
+"""Characters of a refusal, and refusals before one step, that are kept."""
+
 TURN = "t"
 """The number of a turn that runs as a step of its own, on the lane ``turns``."""
 
@@ -98,11 +102,16 @@ its job ended: both are paid for, so both are kept. FAILED → READY and DROPPED
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a step left behind: a response, a tool's value, or an error; once, for ever."""
+    """What a step left behind: a response, a tool's value, or an error; once, for ever.
+
+    Attributes:
+        at: when it came, seconds since the epoch on Redis' clock, as the program was told; 0.0: see the step.
+    """
 
     response: LLMResponse | None = None
     value: Any = None
     error: dict[str, Any] | None = None
+    at: float = 0.0
 
     @classmethod
     def failed(cls, error: BaseException) -> Outcome:
@@ -137,6 +146,8 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         deadline: seconds from the submission.
         expected_steps: how many steps the caller thinks it will have, for the policy ``remaining``.
         defaults: of the agent's arguments that were not given, as they were then.
+        seed: random: what the program's ``uuid()`` and ``random()`` come from.
+        submitted_at: seconds since the epoch, on the producer's clock: where the program's ``now()`` begins.
     """
 
     agent: str
@@ -146,12 +157,39 @@ class JobRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline: float | None = None
     expected_steps: int | None = None
     defaults: dict[str, Any] = {}
+    seed: str = ""
+    submitted_at: float = 0.0
 
     def digest(self) -> str:
         """Tells two submissions of the same id apart: by what they ask for, not by how soon, nor by defaults
         (who submits by name knows none)."""
-        what = msgspec.structs.replace(self, deadline=None, expected_steps=None, defaults={})
+        what = msgspec.structs.replace(
+            self, deadline=None, expected_steps=None, defaults={}, seed="", submitted_at=0.0
+        )
         return digest(msgspec.json.encode(what, order="sorted"))
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A request that an agent was refused, and went on from: it is refused at every replay, in these words.
+
+    Attributes:
+        type, message: of the error.
+        digest: of the request; "" where it had none, since it was not JSON.
+    """
+
+    type: str
+    message: str
+    digest: str = ""
+
+    @classmethod
+    def of(cls, error: Exception, digest: str) -> Rejection:
+        """What is kept of a refusal."""
+        record = to_record(error)
+        return cls(record["type"], record["message"][:MOST_SAID], digest)
+
+    def error(self) -> Exception:
+        """The error, raised now as at every replay."""
+        return from_record({"type": self.type, "message": self.message})
 
 
 class NewStep(msgspec.Struct, frozen=True):
@@ -166,6 +204,8 @@ class NewStep(msgspec.Struct, frozen=True):
         estimate: tokens that an LLM call may take.
         after: seconds of a sleep.
         cost: what an LLM call may take of its tenant's share.
+        rejected: what the agent had asked for since the step before, and was refused.
+        once: what ``once()`` gave it since then.
     """
 
     kind: Kind
@@ -176,6 +216,8 @@ class NewStep(msgspec.Struct, frozen=True):
     estimate: int = 0
     after: float = 0.0
     cost: int = 0
+    rejected: tuple[Rejection, ...] = ()
+    once: tuple[Outcome, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +230,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         attempt: how often it was claimed.
         order: the how-manieth outcome of its job it brought (from 1); 0 while there is none.
         worker: who claimed it last.
+        rejected: what the agent had asked for since the step before, and was refused.
+        once: what ``once()`` gave it since then.
     """
 
     job: str
@@ -206,6 +250,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     request: Request | None = None
     outcome: Outcome | None = None
+    rejected: tuple[Rejection, ...] = ()
+    once: tuple[Outcome, ...] = ()
+
+    def told(self) -> Outcome | None:
+        """The outcome as the program hears it: with its time."""
+        outcome = self.outcome
+        if outcome is None or outcome.at:
+            return outcome
+        return msgspec.structs.replace(outcome, at=self.ended_at)
 
 
 def digest(data: bytes) -> str:
@@ -233,7 +286,7 @@ T = TypeVar("T")
 
 # What msgspec knows of a class it finds out when that is first read; two threads that do so at once end the
 # process (msgspec 0.22). So it is done here, while one thread imports: whatever is read has been seen.
-for _kind in (Outcome, JobRecord, *typing.get_args(Request)):
+for _kind in (Outcome, JobRecord, tuple[Rejection, ...], tuple[Outcome, ...], *typing.get_args(Request)):
     msgspec.json.Decoder(_kind)
 
 

@@ -4,36 +4,77 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from aios_dist.agents import Agent, PromptsAgent, find, place_of, register, two_of
 from aios_dist.config import Config
-from aios_dist.errors import ConfigError, InvalidInput
+from aios_dist.errors import ConfigError, InvalidInput, describe
 
 
 def load(config: Config) -> None:
     """Import every module of ``[fleet] modules``, also from the current folder.
 
     Raises:
-        ConfigError: one cannot be imported, or two agents have one name.
+        ConfigError: one cannot be imported, whatever it raises; or two agents have one name.
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile.
     """
     with contextlib.suppress(OSError):  # the current folder was removed
         here = str(Path.cwd())
         if here not in sys.path:
             sys.path.insert(0, here)
     for name in config.fleet.modules:
-        try:
+        with importing(f"The module {name!r} of [fleet] modules"):
             importlib.import_module(name)
-        except (Exception, SystemExit) as exc:
-            raise ConfigError(
-                f"The module {name!r} of [fleet] modules cannot be imported: {type(exc).__name__}: {exc}."
-            ) from exc
     for name, prompts in config.agents.items():
         try:
             register(PromptsAgent(name, prompts), place=_place(name))
         except InvalidInput as exc:
             raise ConfigError(str(exc)) from None
+
+
+@contextlib.contextmanager
+def importing(what: str) -> Iterator[None]:
+    """Around the import of users' code, which may raise anything.
+
+    Raises:
+        ConfigError: it did; ``what`` begins the sentence.
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile.
+    """
+    with _noting_ctrl_c() as pressed:
+        try:
+            yield
+        except BaseException as exc:
+            if pressed and isinstance(exc, KeyboardInterrupt):
+                raise
+            raise ConfigError(f"{what} cannot be imported: {describe(exc)}.") from exc
+
+
+@contextlib.contextmanager
+def _noting_ctrl_c() -> Iterator[list[int]]:
+    """Whether a KeyboardInterrupt is the user's, or a module has raised it by itself."""
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        assert callable(before)
+        before(number, frame)
+
+    try:
+        if callable(before):
+            signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: no signal comes here
+        before = None
+    try:
+        yield pressed
+    finally:
+        # A module may have put a handler of its own there: that one stays.
+        if callable(before) and signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
 
 
 def agent(config: Config, name: str) -> Agent | PromptsAgent | None:

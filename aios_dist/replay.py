@@ -9,23 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
-from types import TracebackType
 from typing import Any
 
 import msgspec
 
 from aios_dist import foreign
 from aios_dist.agents import Program, as_json
-from aios_dist.calls import LLMRequest, LLMResponse
-from aios_dist.commands import LLM, Gather, Leaf, Refused, Tool
+from aios_dist.bounds import Enter, Leave, Next, Start
+from aios_dist.branches import (
+    RAISED,
+    RETURNED,
+    STUBBORN,
+    Branch,
+    Raised,
+    bare,
+    drop,
+    members,
+    placed,
+    stack,
+    without_us,
+)
+from aios_dist.calls import LLMRequest, LLMResponse, Request
+from aios_dist.chance import Known
+from aios_dist.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
+from aios_dist.crowds import Crowd, Scope, Waiting
 from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError, UsageError, describe
-from aios_dist.jobs import Kind, Outcome, Step
-from aios_dist.requests import brief, check_new, check_same, encoded
-from aios_dist.tracebacks import traceback_of
+from aios_dist.generators import Generators, unheard
+from aios_dist.handovers import HandOver
+from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
+from aios_dist.requests import brief, briefs, check_new, check_same, encoded
+from aios_dist.tending import WAITS, Tending
+from aios_dist.tracebacks import traceback_of, waits_at
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -33,15 +49,15 @@ class Asked(msgspec.Struct, frozen=True):
 
     Attributes:
         command: None where it is written and nobody asks for it any more: all but tools, see ``written``.
+        rejected: what the program had asked for since the step before, and was refused.
+        once: what ``once()`` gave it since the step before.
     """
 
     command: Leaf | None
     kind: Kind
     digest: str
-
-
-STUBBORN = 16
-"""How often a program that is dropped may await again before it is left alone."""
+    rejected: tuple[Rejection, ...] = ()
+    once: tuple[Outcome, ...] = ()
 
 
 def _at_once(close: Callable[[], None]) -> None:
@@ -53,106 +69,15 @@ dispose: Callable[[Callable[[], None]], object] = _at_once
 another function here, which has users' ``finally`` blocks run on a turns' thread. The garbage collector calls
 it in the middle of anything, so it takes no lock: ``queue.SimpleQueue.put`` does not, an executor does."""
 
-_held: dict[int, dict[_Branch, None]] = {}
+_held: dict[int, dict[Branch, None]] = {}
 """The branches of every program that is not closed. A coroutine that is garbage runs its ``finally`` blocks
 where the garbage is collected; held here, it is not garbage before its program was disposed of."""
 
 
-class _Branch:
-    """One coroutine of the program, and whom it reports to."""
-
-    __slots__ = (
-        *("caught", "context", "coroutine", "failures", "index", "left", "parent", "pending", "results"),
-        *("source", "wants"),
-    )
-
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        context: Context,
-        parent: _Branch | None,
-        index: int,
-        source: Any = None,
-    ) -> None:
-        self.coroutine = coroutine
-        self.context = context  # its own context variables, as each of asyncio's tasks has them
-        self.source = source  # what it awaits, where that is all it does
-        self.parent = parent
-        self.index = index
-        self.wants: Gather | None = None
-        self.results: list[Any] = []
-        self.left = 0
-        self.failures: list[int] = []  # steps whose failure it has got and not gone on from
-        self.pending: list[int] = []  # … those of its branches that have ended, while others go on
-        self.caught: list[int] = []  # … of those that ended well: they may have returned the error
-
-    def went_on(self) -> None:
-        """It asked for a step: what failed before is history, for those that began it too."""
-        branch: _Branch | None = self
-        while branch is not None:
-            branch.failures.clear()
-            branch = branch.parent
-
-
-class _Raised:
-    """An exception on its way to the branch that will see it."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-class _Dropped(BaseException):
-    """Thrown into a program that is dropped: a GeneratorExit leaves behind what a ``finally`` awaits."""
-
-
 _KINDS = {kind.value: kind for kind in Kind}
 
-_AWAITS, _RETURNED, _RAISED = "awaits", "returned", "raised"
 
-
-def _stack() -> Generator[Any, tuple[Callable[..., Any], Callable[[Any], Any], Any], None]:
-    """Where coroutines go on from: is sent how to run which method with what, yields how that ended.
-
-    A function's frame keeps the frame that called it, and an exception that an agent keeps those of the
-    functions it came through: up to ours, with the program in them, which would never be garbage. A generator
-    that waits has no caller, so the chain ends here.
-    """
-    ended: list[Any] = [None]  # emptied as it yields: what waits here holds nothing
-    while True:
-        run, method, value = yield ended.pop()
-        try:
-            ended.append((_AWAITS, run(method, value)))
-        except StopIteration as stop:
-            ended.append((_RETURNED, stop.value))
-        except BaseException as error:
-            ended.append((_RAISED, error))
-        del run, method, value
-
-
-def _unbegun(coroutine: Coroutine[Any, Any, Any]) -> bool:
-    return not inspect.iscoroutine(coroutine) or inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
-
-
-def _drop(awaitable: Any) -> None:
-    """Nobody will await this: say so to what it holds, or Python does."""
-    todo, seen = [awaitable], set()  # they may be nested as deep as a program likes, and in each other
-    while todo:
-        one = todo.pop()
-        if isinstance(one, Gather):
-            if id(one) not in seen:
-                seen.add(id(one))
-                todo.extend(one.branches)
-        elif inspect.iscoroutine(one) and _unbegun(one):
-            one.close()
-
-
-async def _just(command: Any) -> Any:
-    return await command
-
-
-class Replay:
+class Replay(Tending):
     """One run of a program, fed with outcomes.
 
     Whatever the program raises ends it, and is its ``error``: nothing of a user's comes out of here but what
@@ -167,10 +92,12 @@ class Replay:
         result: what it returned, as JSON gives it back.
         error: what it raised.
         closed: it was dropped; whoever wants to go on replays the journal.
-        refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await.
+        refused: the first request that ``admit`` refused, if any; the agent saw it raised by its await. None
+            where the journal holds that it was: it will be again, whatever the fleet has by then.
         encoded: requests of steps that are not written yet as JSON, as they were when asked for, by number.
             The agent may have changed its own since.
         awaited: bytes of the requests that it waits for.
+        known: what it knows of time and chance.
     """
 
     def __init__(
@@ -179,6 +106,7 @@ class Replay:
         journaled: Sequence[Step] = (),
         admit: Callable[[Leaf, bytes], None] = lambda command, data: None,
         passes: tuple[type[BaseException], ...] = (),
+        known: Known | None = None,
     ) -> None:
         """Start the program and run it until it waits.
 
@@ -187,7 +115,9 @@ class Replay:
             journaled: the steps that the journal holds, by number.
             admit: raises a UsageError for a request that can never be served.
             passes: what is the caller's and not the program's: a KeyboardInterrupt in the main thread.
+            known: what it knows of time and chance at its start.
         """
+        super().__init__()
         self.asked: list[Asked] = []
         self.version = 0
         self.held = 0
@@ -197,26 +127,30 @@ class Replay:
         self.result: Any = None
         self.error: BaseException | None = None
         self.refused: UsageError | None = None
+        self._refused_at = 0  # the number that the last refused request would have had
+        self._rejected: list[Rejection] = []  # since the last step that was asked for
         self.encoded: dict[int, bytes] = {}
         self.awaited = 0
+        self.known = known or Known()
         self._admit = admit
         self._passes = passes
         self._journaled = {step.number: step for step in journaled}
         self._count = len(self._journaled)  # steps that the journal holds
-        self._waiting: dict[int, _Branch] = {}
+        self._looks_ahead()
         self._sizes: dict[int, int] = {}
-        self._runnable: deque[tuple[_Branch, Any]] = deque()
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
         self._running = False
-        self._stack = _stack()
+        self._root: Branch | None = None
+        self._answer: Any = None  # what the root came to, while closings go on
+        self._generators = Generators()
+        self._stack = stack()
         next(self._stack)
-        self._open: dict[_Branch, None] = {}  # begun and not ended, in the order of beginning
         _held[id(self)] = self._open
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
         # (the precision of decimal's context) would reach whoever uses the thread next.
         context = Context()
-        with foreign.Turn():
+        with foreign.Turn(self._generators, self.known):
             try:
                 coroutine: Any = context.run(program)
                 if not isinstance(coroutine, Coroutine):
@@ -224,32 +158,51 @@ class Replay:
                     raise InvalidInput(f"An agent is an async def; this one gave {what} and no coroutine.")
             except BaseException as error:
                 self._let_pass(error)
-                self._settle(None, _Raised(_without_us(error)))
+                self._end_misused()
+                if not self.finished:
+                    self._settle(None, Raised(without_us(error)))
                 return
-            self._run(self._begin(coroutine, context, None, 0), None)
+            self._root = self._begin(coroutine, context, None, 0)
+            self._wake(self._root, None)
+            self._run()
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
         if self.closed:
             raise RuntimeError("This program was dropped: replay the journal.")
         self.version += 1
+        self.known.told(number, outcome.at)
         if self.finished:
             return
-        branch = self._waiting.pop(number, None)
         self.awaited -= self._sizes.pop(number, 0)
-        if branch is None:
+        scope = self._scopes.pop(number, None)
+        if scope is not None:
+            scope.expired = True
+            if scope.branch not in self._open:
+                return
+            with foreign.Turn(self._generators, self.known):
+                self._interrupt(scope.branch)
+                self._run()
+            return
+        if number not in self._waiting:
             self._diverge(number, "nothing; the program no longer asks for it")
             return
+        branch = self._waiting.ended(number, outcome)
+        if branch is None:  # nobody's any more
+            return
+        with foreign.Turn(self._generators, self.known):
+            self._wake(branch, self._answer_of(branch, number, outcome))
+            self._run()
+
+    def _answer_of(self, branch: Branch, number: int, outcome: Outcome) -> Any:
         try:
-            answer = _own(outcome.result())
+            return _own(outcome.result())
         except StepError as error:
-            answer = _Raised(_bare(error))
             branch.failures.append(number)
+            return Raised(bare(error))
         except Exception as error:
             text = f"The outcome of step {number} cannot be read: {describe(error)}."
-            answer = _Raised(StepError(text))
-        with foreign.Turn():
-            self._run(branch, answer)
+            return Raised(StepError(text))
 
     def told(self, step: Step) -> None:
         """What the journal holds besides: a step that the program is going to ask for."""
@@ -257,18 +210,30 @@ class Replay:
         self._count = max(self._count, step.number + 1)
         if step.number < len(self.asked):  # it has asked already, and was not written
             asked = self.asked[step.number]
-            if (asked.kind, asked.digest) != (step.kind, step.digest):
+            mine = (asked.kind, asked.digest, asked.rejected, asked.once)
+            if mine != (step.kind, step.digest, step.rejected, step.once):
                 self._diverge(step.number, f"another {asked.kind.value}")
+        elif step.number == len(self.asked):
+            self._looks_ahead()
+            if tuple(self._rejected) != step.rejected[: len(self._rejected)]:
+                self._diverge(step.number, "it after refusals in other words")
+
+    def _looks_ahead(self) -> None:
+        """What the journal says of the next step is what its program is given before it."""
+        step = self._journaled.get(len(self.asked))
+        self.known.then = step.once if step is not None else ()
 
     def written(self, count: int) -> None:
         """So many steps are in the journal: a long conversation is not kept once more for each of them."""
         for number in range(self.held, min(count, len(self.asked))):
             asked = self.asked[number]
             if not isinstance(asked.command, Tool):
-                self.asked[number] = Asked(command=None, kind=asked.kind, digest=asked.digest)
+                self.asked[number] = msgspec.structs.replace(asked, command=None)
             self.encoded.pop(number, None)
             self._journaled.pop(number, None)
         self.held = max(self.held, count)
+        if self.refused is not None and self._refused_at < self.held:
+            self.refused = None
 
     def check_complete(self) -> None:
         """After the whole journal was delivered: every journaled step must have been asked for."""
@@ -287,11 +252,11 @@ class Replay:
 
     def waits(self) -> int:
         """How many branches wait for an outcome."""
-        return len(self._waiting)
+        return len(self._waiting.branches)
 
     def end(self, error: BaseException) -> None:
         """The program cannot go on, for a reason that it did not give itself."""
-        self._finish(_Raised(error))
+        self._finish(Raised(error))
 
     def close(self) -> None:
         """Drop the program where it stands; its ``finally`` blocks run, but what they await is not done.
@@ -303,27 +268,44 @@ class Replay:
             self._drop_all()
 
     def _drop_all(self) -> None:
-        mine: BaseException | None = None
-        self._waiting.clear()
+        mine: list[BaseException] = []
+        self._waiting = Waiting()
         self._runnable.clear()
-        with foreign.Turn():
-            while self._open:
-                try:
-                    branch, _ = self._open.popitem()  # the last one first; each by one thread
-                except KeyError:
+        with foreign.Turn(self._generators, self.known, drops=True):
+            while True:
+                while self._drop_one(mine):
+                    pass
+                if (generator := self._generators.next_open()) is None:
                     break
-                for _ in range(STUBBORN):
-                    try:
-                        # Where it awaits again, in a finally, that is not done.
-                        _drop(branch.context.run(branch.coroutine.throw, _Dropped()))
-                    except BaseException as error:
-                        mine = mine or (error if issubclass(type(error), self._passes) else None)
-                        break
-                if branch.wants is not branch.source:  # else its branches have begun themselves
-                    _drop(branch.source)
+                self._generators.close(generator)
         _held.pop(id(self), None)
-        if mine is not None:
-            raise mine
+        if mine:
+            raise mine[0]
+
+    def _drop_one(self, mine: list[BaseException]) -> bool:
+        """Drop the branch that was begun last; ``mine`` gets what is the caller's."""
+        while self._generators.closing:
+            run, context, command = self._generators.closing.pop()
+            drop(command)
+            self._begin(run, context, None, 0)
+        try:
+            branch, _ = self._open.popitem()  # each by one thread
+        except KeyError:
+            return False
+        for _ in range(STUBBORN):
+            try:
+                # Where it awaits again, in a finally, that is not done.
+                drop(branch.context.run(branch.coroutine.throw, HandOver()))
+            except BaseException as error:
+                if issubclass(type(error), self._passes):
+                    mine.append(error)
+                break
+        if branch.wants is not branch.source:  # else its branches have begun themselves
+            drop(branch.source)
+        while branch.later:
+            drop(branch.later.popleft().child)
+        branch.parent = branch.crowd = branch.awaits = None  # no circles
+        return True
 
     def __del__(self) -> None:
         if getattr(self, "_open", None):
@@ -338,72 +320,158 @@ class Replay:
         if issubclass(type(error), self._passes):  # not isinstance: that asks the error itself
             raise error
 
-    def _begin(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        context: Context,
-        parent: _Branch | None,
-        index: int,
-        source: Any = None,
-    ) -> _Branch:
-        branch = _Branch(coroutine, context, parent, index, source)
-        self._open[branch] = None
-        return branch
-
-    def _run(self, branch: _Branch, answer: Any) -> None:
-        self._runnable.append((branch, answer))
+    def _run(self) -> None:
         self._running = True
         try:
             while self._runnable and not self.finished and not self.closed:
-                self._advance(*self._runnable.popleft())
+                branch, answer = self._runnable.popleft()
+                branch.queued = False
+                if branch.interrupted:
+                    branch.interrupted, answer = False, Raised(asyncio.CancelledError())
+                if not branch.gone:
+                    self._advance(branch, answer)
         finally:
             self._running = False
             if self.closed:
                 self._drop_all()
 
-    def _advance(self, branch: _Branch, answer: Any) -> None:
+    def _advance(self, branch: Branch, answer: Any) -> None:
         """Run one branch to its next await, or to its end."""
         run, coroutine, go_on = branch.context.run, branch.coroutine, self._stack.send
+        branch.begun = True
         while True:
-            if isinstance(answer, _Raised):
+            if isinstance(answer, Raised):
                 how, command = go_on((run, coroutine.throw, answer.error))
             else:
                 how, command = go_on((run, coroutine.send, answer))
-            if how is _RETURNED:
+            if foreign.misused() is not None:
+                if how is RAISED:
+                    self._let_pass(command)
+                self._end_misused()
+                return
+            self._go_on_closing()
+            if how is RETURNED:
                 self._settle(branch, command)
                 return
-            if how is _RAISED:
+            if how is RAISED:
                 self._let_pass(command)
-                self._settle(branch, _Raised(_without_us(command)))
+                self._settle(branch, Raised(without_us(command)))
                 return
-            if isinstance(command, Leaf):
-                try:
-                    number = self._ask(branch, command)
-                except BaseException as error:
-                    self._let_pass(error)
-                    answer = _Raised(self._refuse(_bare(error)))
-                    continue
-                if number >= 0:
-                    self._waiting[number] = branch
-                    branch.went_on()
+            answer = WAITS if self.finished else self._asks(branch, command)
+            if answer is WAITS:
                 return
-            if isinstance(command, Gather):
-                if not command.branches:
-                    answer = []
-                    continue
-                self._split(branch, command)
-                return
-            answer = _Raised(self._refuse(InvalidInput(str(foreign.sentence(command)))))
+
+    def _asks(self, branch: Branch, command: Any) -> Any:
+        """Ask for what a branch awaits: ``WAITS``, or what it gives where that needs no waiting."""
+        if isinstance(command, Leaf):
+            return self._asks_step(branch, command)
+        if isinstance(command, Gather):
+            if not command.branches:
+                return []
+            branch.wants = command
+            branch.left = len(command.branches)
+            branch.results = [None] * branch.left
+            branch.later = members(command.branches)
+            for _ in range(min(branch.left, command.limit or branch.left)):
+                self._begin_later(branch)
+            return WAITS
+        if isinstance(command, Start):
+            crowd = Crowd(branch, members(command.branches))
+            for _ in range(min(len(crowd.later), command.limit or len(crowd.later))):
+                self._begin_later(crowd)
+            return crowd
+        if isinstance(command, Next):
+            return self._next_of(command.crowd, branch)
+        if isinstance(command, Enter):
+            number = self._asks_step(branch, Sleep(command.request), entered=True)
+            return (
+                number
+                if not isinstance(number, int)
+                else self._scopes.setdefault(number, Scope(branch, number))
+            )
+        if isinstance(command, Leave):
+            return self._leave(command.what)
+        return Raised(foreign.misuse(command))  # there: its author is to see the line
+
+    def _asks_step(self, branch: Branch, command: Leaf, entered: bool = False) -> Any:
+        if isinstance(command, Signal):
+            name = command.request.name
+            if (kept := self._waiting.kept(name)) is not None:
+                return self._answer_of(branch, -1, kept)
+            if self._waiting.takes_over(branch, name):
+                branch.went_on()
+                return WAITS
+        try:
+            number = self._ask(branch, command)
+        except BaseException as error:
+            self._let_pass(error)
+            return Raised(bare(error))
+        if number < 0:
+            return WAITS
+        branch.went_on()
+        if entered:
+            return number
+        self._waiting.begin(branch, number, command.request.name if isinstance(command, Signal) else None)
+        return WAITS
+
+    def _go_on_closing(self) -> None:
+        """Where closing a generator that was just left awaits something: a branch that nobody waits for."""
+        closing = self._generators.closing
+        while closing and not self.finished:
+            run, context, command = closing.pop(0)
+            branch = self._begin(run, context, None, 0)
+            if (answer := self._asks(branch, command)) is not WAITS:
+                self._advance(branch, answer)
+
+    def _wind_up(self) -> None:
+        """The program itself is over. It ends when what it leaves open is closed."""
+        while (generator := self._generators.next_open()) is not None:
+            self._generators.close(generator)
+            self._end_misused()
+            self._go_on_closing()
+        if not self._open and not self.finished:
+            self._finish(self._answer)
+
+    def _end_misused(self) -> None:
+        """It has used what is asyncio's: that is its end, whoever of its own has caught it."""
+        said = foreign.misused()
+        if said is not None and not self.finished:
+            place = foreign.where_misused()
+            while place is not None and place.tb_frame.f_globals.get("__name__") in foreign.OURS:
+                place = place.tb_next
+            self._finish(Raised(self._refuse(placed(InvalidInput(str(said)), place))))
 
     def _refuse(self, error: BaseException) -> BaseException:
         if issubclass(type(error), UsageError) and isinstance(error, UsageError):
             self.refused = self.refused or error
+            self._refused_at = len(self.asked)
         return error
 
-    def _ask(self, branch: _Branch, command: Leaf) -> int:
-        data, mark = encoded(command)
+    def _ask(self, branch: Branch, command: Leaf) -> int:
+        """Ask for a step; its number, or -1 where the program has changed.
+
+        Raises:
+            UsageError: it is refused, in the words in which every replay refuses it.
+        """
+        known, mark = self._journaled.get(len(self.asked)), ""
+        then = known.rejected[len(self._rejected) :] if known is not None else ()
+        try:
+            data, mark = encoded(command)
+            if not then or then[0].digest not in ("", mark):
+                return self._ask_now(branch, command, data, mark, known)
+        except UsageError as error:
+            if not then or then[0].digest:  # else it was refused then too
+                self._rejected.append(Rejection.of(error, mark))
+                raise self._refuse(self._rejected[-1].error()) from None
+        self._rejected.append(then[0])
+        raise then[0].error()
+
+    def _ask_now(self, branch: Branch, command: Leaf, data: bytes, mark: str, known: Step | None) -> int:
         kind, number = _KINDS[command.kind], len(self.asked)
-        known = self._journaled.get(number)
+        once = tuple(self.known.given)
+        if known is not None and once != known.once[: len(once)]:
+            self._diverge(number, f"it after another once(), {kind.value}", command.request)
+            return -1
         if known is not None and (known.kind, known.digest) == (kind, mark):
             if known.request is not None:
                 check_same(command.request, known.request)  # what was refused then never became a step
@@ -411,61 +479,46 @@ class Replay:
             read = check_new(command.request, data)
             self._admit(command, data)
             if known is not None:
-                self._diverge(number, f"{kind.value} {brief(command.request)}")
+                self._diverge(number, kind.value, command.request, waits_at(branch.coroutine))
                 return -1
             self.encoded[number] = data
             if isinstance(read, LLMRequest):  # the agent may go on changing its own
                 command = LLM(read)
         if isinstance(command, Tool):
             command = command.taken(data, branch.context.copy())
-        self.asked.append(Asked(command=command, kind=kind, digest=mark))
+        rejected, self._rejected = tuple(self._rejected[:MOST_REJECTED]), []
+        self.asked.append(Asked(command=command, kind=kind, digest=mark, rejected=rejected, once=once))
+        self.known.given.clear()
+        self._looks_ahead()
         self._sizes[number] = len(data)
         self.awaited += len(data)
         return number
 
-    def _split(self, branch: _Branch, command: Gather) -> None:
-        branch.wants = command
-        branch.left = len(command.branches)
-        branch.results = [None] * branch.left
-        seen: set[int] = set()
-        for index, child in enumerate(command.branches):
-            # One that was begun, or comes twice, is awaited in the plain way: Python then says what is wrong.
-            fresh = asyncio.iscoroutine(child) and _unbegun(child) and id(child) not in seen
-            seen.add(id(child))
-            whole = child if fresh and asyncio.iscoroutine(child) else _just(child)
-            begun = self._begin(whole, branch.context.copy(), branch, index, child)
-            self._runnable.append((begun, None))
-
-    def _settle(self, branch: _Branch | None, answer: Any) -> None:
+    def _settle(self, branch: Branch | None, answer: Any) -> None:
         """A branch came to its end: tell its parent, or end the program."""
-        if isinstance(answer, _Raised):
-            answer = _Raised(self._in_our_words(answer.error))
+        if isinstance(answer, Raised):
+            answer = Raised(self._in_our_words(answer.error))
         parent = None
         if branch is not None:
             self._open.pop(branch, None)
             parent = branch.parent
         if branch is None or parent is None:
-            self._ending = branch.failures if branch is not None else []
-            self._finish(answer)
+            if branch is self._root:
+                self._ending = branch.failures if branch is not None else []
+                self._answer, self._root = answer, None
+            elif branch is not None and branch.crowd is not None:
+                self._ended_in(branch.crowd, branch, answer)
+            elif isinstance(answer, Raised) and not isinstance(answer.error, asyncio.CancelledError):
+                unheard(answer.error)  # of a generator's closing, of what was interrupted
+            if self._root is None:
+                self._wind_up()
             return
-        if isinstance(answer, _Raised):
-            parent.pending += branch.failures
-        else:
-            parent.caught += branch.failures
-        parent.results[branch.index] = answer
-        parent.left -= 1
-        if parent.left:
-            return
-        results, wants = parent.results, parent.wants
-        parent.results, parent.wants = [], None
-        parent.failures += parent.pending + parent.caught
-        parent.pending, parent.caught = [], []
-        failures = [r for r in results if isinstance(r, _Raised)]
-        if wants is not None and not wants.return_exceptions and failures:
-            self._runnable.append((parent, failures[0]))
-        else:
-            plain = [r.error if isinstance(r, _Raised) else r for r in results]
-            self._runnable.append((parent, plain))
+        if parent.has_ended(branch, answer):
+            self._forget(parent.later)
+        elif parent.later:
+            self._begin_later(parent)
+        if not parent.left:
+            self._wake(parent, parent.gathered())
 
     def _in_our_words(self, error: BaseException) -> BaseException:
         """A refusal is said in its own sentence, whoever made what of it on its way up."""
@@ -478,53 +531,41 @@ class Replay:
             return error
         if refusal is None:
             return error
-        said = _at(InvalidInput(str(refusal)), traceback_of(error))
+        said = placed(InvalidInput(str(refusal)), traceback_of(error))
         return self._refuse(said)
 
     def _finish(self, answer: Any) -> None:
         self.finished = True
         if self._broken is not None:
-            answer = _Raised(self._broken)
-        if isinstance(answer, _Raised):
+            answer = Raised(self._broken)
+        if isinstance(answer, Raised):
             self.error = answer.error
             return
         try:
             self.result = as_json(answer, "agent's result")
         except BaseException as error:  # also of the agent's own objects
             self._let_pass(error)
-            self.error = _bare(error)
+            self.error = bare(error)
 
-    def _diverge(self, number: int, now: str) -> None:
+    def _diverge(self, number: int, now: str, request: Request | None = None, place: str = "") -> None:
         journaled = "nothing"
         step = self._journaled.get(number)
         if step is not None:
-            journaled = f"{step.kind.value} {brief(step.request)}"
+            was, is_ = brief(step.request), ""
+            if request is not None:
+                was, is_ = briefs(step.request, request)
+            journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
+        here = f" Here:\n{place}" if place else ""
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
-            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: put time, "
-            "randomness and input/output into tool().",
+            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
+            f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
             step=number,
         )
-        self._finish(_Raised(self._broken))
+        self._finish(Raised(self._broken))
 
 
 def _own(answer: Any) -> Any:
     """What the agent may change without changing the outcome, which is still to be written, or kept."""
     changeable = isinstance(answer, (list, dict)) or (isinstance(answer, LLMResponse) and answer.tool_calls)
     return copy.deepcopy(answer) if changeable else answer
-
-
-def _without_us(error: BaseException) -> BaseException:
-    """The error without our own frame."""
-    place = traceback_of(error)
-    return _at(error, place.tb_next if place is not None else None)
-
-
-def _bare(error: BaseException) -> BaseException:
-    """An error that arose in our frames, without them."""
-    BaseException.__dict__["__context__"].__set__(error, None)  # whatever its class makes of it
-    return _at(error, None)
-
-
-def _at(error: BaseException, place: TracebackType | None) -> BaseException:
-    return BaseException.with_traceback(error, place)  # whatever the user's class calls so

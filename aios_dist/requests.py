@@ -18,12 +18,14 @@ from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, To
 from aios_dist.commands import Leaf, Tool
 from aios_dist.config import odd_option
 from aios_dist.errors import InvalidInput
+from aios_dist.given import plain
 from aios_dist.jobs import digest
 from aios_dist.options import odd_extra
 from aios_dist.tracebacks import text_of
 
-_JSON, _SORTED = msgspec.json.Encoder(), msgspec.json.Encoder(order="deterministic")
-_64_BITS = msgspec.msgpack.Encoder()
+_JSON = msgspec.json.Encoder(enc_hook=plain)
+_SORTED = msgspec.json.Encoder(enc_hook=plain, order="deterministic")
+_64_BITS = msgspec.msgpack.Encoder(enc_hook=plain)
 _READ: dict[type, Any] = {
     kind: msgspec.json.Decoder(kind).decode for kind in (LLMRequest, ToolRequest, SleepRequest, SignalRequest)
 }
@@ -135,16 +137,41 @@ def _odd(value: Any, at: str) -> str:
 
 def brief(request: Request | None) -> str:
     """The request in a few words, for the job's owner (the error goes into the journal, not into logs)."""
+    return _cut(_text(request))
+
+
+def briefs(one: Request | None, other: Request | None) -> tuple[str, str]:
+    """Both in a few words each, in which they differ where the requests do."""
+    texts = _text(one), _text(other)
+    if texts[0] == texts[1]:  # the models, say, or what was said before
+        try:
+            texts = (_SORTED.encode(one).decode(), _SORTED.encode(other).decode())
+        except Exception:  # an object of the agent's
+            pass
+    same = next((n for n, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    if same < WORDS // 2 or texts[0] == texts[1]:
+        return _cut(texts[0]), _cut(texts[1])
+    start = same - WORDS // 4
+    return _cut("…" + texts[0][start:]), _cut("…" + texts[1][start:])
+
+
+WORDS = 80
+"""Characters of a request in a few words."""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WORDS else text[: WORDS - 3] + "…"
+
+
+def _text(request: Request | None) -> str:
     try:
         if isinstance(request, ToolRequest):
-            text = f"{request.name}({', '.join(map(repr, request.args))})"
-        elif request is not None and not isinstance(request, LLMRequest):
-            text = repr(request)
-        elif request is not None:
+            return f"{request.name}({', '.join(map(repr, request.args))})"
+        if request is not None and not isinstance(request, LLMRequest):
+            return repr(request)
+        if request is not None:
             asked = request.messages
-            text = repr(asked[-1].get("content", "")) if asked else "an empty conversation"
-        else:
-            text = "an unknown request"
+            return repr(asked[-1].get("content", "")) if asked else "an empty conversation"
+        return "an unknown request"
     except Exception:  # an object of the agent's
-        text = "a request that cannot be shown"
-    return text if len(text) <= 80 else text[:77] + "…"
+        return "a request that cannot be shown"

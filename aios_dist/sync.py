@@ -9,13 +9,14 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
-from aios_dist import forks
+from aios_dist import forks, waits
 from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, given_json, specs_of
 from aios_dist.calls import Usage
 from aios_dist.config import Config, load
 from aios_dist.errands import CLOSED
 from aios_dist.errors import FleetUnavailable
 from aios_dist.fleet import AsyncFleet, handles_of
+from aios_dist.given import seconds
 from aios_dist.handles import RESULT_TIMEOUT_S
 from aios_dist.jobs import JobState, Step
 from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
@@ -205,6 +206,7 @@ class Fleet(forks.OfThisProcess):
     def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
         """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
         handles = {job.id: job for job in handles_of(jobs, Job)}
+        waits.check("as_completed()", self.config.fleet, seconds("timeout", timeout))
         for ended in self._iterate(
             lambda fleet: fleet.as_completed([fleet.job(id) for id in handles], timeout)
         ):
@@ -237,6 +239,7 @@ class Job(forks.OfThisProcess):
 
     def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
         """What the agent returned, when it has, within ``timeout`` seconds; see :meth:`AsyncJob.result`."""
+        waits.check("result()", self._fleet.config.fleet, seconds("timeout", timeout))
         return self._run("result", timeout)
 
     def steps(self) -> list[Step]:
@@ -281,6 +284,7 @@ class Job(forks.OfThisProcess):
 
     def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
         """What happens to the job, as it happens, until it has ended; see :meth:`AsyncJob.events`."""
+        waits.check("events()", self._fleet.config.fleet, seconds("timeout", timeout))
         yield from self._fleet._iterate(lambda fleet: fleet.job(self.id).events(after, timeout))
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Iterator
-from types import TracebackType
+from types import CodeType, TracebackType
+from typing import Any
 
 FRAMES = 20
 """Of one error, at the most; the innermost are kept, and where it began."""
@@ -93,6 +94,24 @@ def user_traceback(error: BaseException, *, causes: bool = True) -> str:
     return text if len(text) <= LIMIT else f"{text[:half]}\n…\n{text[-half:]}"
 
 
+def waits_at(awaiting: object) -> str:
+    """Where in the user's code a coroutine (or what else can be awaited) waits: its innermost line, or ""."""
+    found = ""
+    for _ in range(1000):  # of awaits in each other
+        frame = None
+        for kind in ("cr_frame", "gi_frame", "ag_frame"):
+            frame = frame or getattr(awaiting, kind, None)
+        if frame is not None and frame.f_lineno is not None and not _ours(frame.f_globals):
+            found = _line(frame.f_code, frame.f_lineno, frame.f_globals)
+        for inner in ("cr_await", "gi_yieldfrom", "ag_await"):
+            if (next_ := getattr(awaiting, inner, None)) is not None:
+                break
+        else:
+            return found
+        awaiting = next_
+    return found
+
+
 def _lines(error: BaseException, links: int, seen: set[int]) -> list[str]:
     seen.add(id(error))
     lines = _frames(traceback_of(error))
@@ -122,8 +141,7 @@ def _before(error: BaseException) -> tuple[str, BaseException | None]:
 def _frames(traceback: TracebackType | None) -> list[str]:
     places: list[TracebackType] = []
     while traceback is not None:
-        module = traceback.tb_frame.f_globals.get("__name__")
-        if not isinstance(module, str) or module.partition(".")[0] not in OURS:
+        if not _ours(traceback.tb_frame.f_globals):
             places.append(traceback)
         traceback = traceback.tb_next
     head, tail = FRAMES // 4, FRAMES - FRAMES // 4
@@ -133,10 +151,18 @@ def _frames(traceback: TracebackType | None) -> list[str]:
     return [*map(_frame, places[:head]), between, *map(_frame, places[-tail:])]
 
 
+def _ours(names: dict[str, Any]) -> bool:
+    module = names.get("__name__")
+    return isinstance(module, str) and module.partition(".")[0] in OURS
+
+
 def _frame(place: TracebackType) -> str:
-    code, number = place.tb_frame.f_code, place.tb_lineno or 0
+    return _line(place.tb_frame.f_code, place.tb_lineno or 0, place.tb_frame.f_globals)
+
+
+def _line(code: CodeType, number: int, names: dict[str, Any]) -> str:
     try:
-        source = linecache.getline(code.co_filename, number, place.tb_frame.f_globals).strip()
+        source = linecache.getline(code.co_filename, number, names).strip()
     except Exception:  # a loader of the user's
         source = ""
     where = f'  File "{code.co_filename[-120:]}", line {number}, in {code.co_qualname[-80:]}'

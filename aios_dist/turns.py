@@ -5,13 +5,14 @@ Turn 0 runs in the producer, all others in workers. No I/O here: in goes a histo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from aios_dist import policies
 from aios_dist.agents import Program, PromptsProgram, program_of
 from aios_dist.calls import INPUT_COST, OUTPUT_COST
+from aios_dist.chance import Known
 from aios_dist.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.config import POLICIES, Config
 from aios_dist.errors import (
@@ -23,7 +24,17 @@ from aios_dist.errors import (
     describe,
 )
 from aios_dist.estimates import estimate
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode, packed
+from aios_dist.jobs import (
+    JobRecord,
+    JobState,
+    Kind,
+    NewStep,
+    Outcome,
+    Step,
+    StepState,
+    encode,
+    packed,
+)
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
 from aios_dist.replay import Asked, Replay
@@ -95,7 +106,7 @@ class Catalog(msgspec.Struct, frozen=True):
             raise UnknownName(
                 f"There is no model {name!r}; known are {known}. Add [models.{name}] to aios.toml."
             )
-        return name
+        return str.__str__(name)
 
     def admit(self, command: Leaf, data: bytes) -> None:
         """Refuse a request that can never be served.
@@ -111,6 +122,12 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def step(self, asked: Asked, request: bytes | None = None) -> NewStep:
         """A step of the program in the journal's words; ``request`` where it is JSON already."""
+        step = self._step(asked, request)
+        if not asked.rejected and not asked.once:
+            return step
+        return msgspec.structs.replace(step, rejected=asked.rejected, once=asked.once)
+
+    def _step(self, asked: Asked, request: bytes | None) -> NewStep:
         command = asked.command
         assert command is not None, "it is written already"
         data = encode(command.request) if request is None else packed(request)
@@ -130,8 +147,12 @@ def _name(command: Leaf) -> str:
     return command.request.name if isinstance(command, (Tool, Signal)) else ""
 
 
-def start(program: Program, catalog: Catalog) -> Replay:
+def start(program: Program, catalog: Catalog, known: Known | None = None) -> Replay:
     """Turn 0 of a new job.
+
+    Args:
+        program, catalog: the agent with its input, the fleet's models and limits.
+        known: what it knows of time and chance.
 
     Raises:
         InvalidInput, UnknownName: the first requests cannot be served.
@@ -139,7 +160,7 @@ def start(program: Program, catalog: Catalog) -> Replay:
     """
     if isinstance(program, PromptsProgram):
         program = program.within(catalog.prompt_limit)
-    replay = Replay(program, admit=catalog.admit, passes=(KeyboardInterrupt,))
+    replay = Replay(program, admit=catalog.admit, passes=(KeyboardInterrupt,), known=known)
     if replay.refused is not None:
         replay.close()
         raise replay.refused
@@ -158,8 +179,8 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         UnknownName: the agent's code is not in this process.
     """
     record = history.record
-    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
-    replay = Replay(program, history.steps, admit=catalog.admit)
+    program = _program(record, catalog, asked=len(history.steps))
+    replay = Replay(program, history.steps, admit=catalog.admit, known=history.known())
     replay.basis = history.basis
     for number, outcome in history.outcomes():
         rested()
@@ -168,6 +189,55 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     if not isinstance(replay.error, ProgramChanged):
         replay.written(len(history.steps))
     return replay
+
+
+def repeats(
+    replay: Replay,
+    record: JobRecord,
+    outcomes: Sequence[tuple[int, Outcome]],
+    catalog: Catalog,
+    rested: Callable[[], None] = lambda: None,
+) -> bool:
+    """Whether a live program does the same again. Compared is what it has asked for and is written.
+
+    Args:
+        replay: the program.
+        record: its job.
+        outcomes: all that it was told.
+        catalog: the fleet's models and limits.
+        rested: called whenever the other has come to an await.
+
+    Raises:
+        UnknownName: the agent's code is not in this process.
+    """
+    written = [
+        Step(
+            job="",
+            number=number,
+            kind=asked.kind,
+            lane="",
+            state=StepState.READY,
+            digest=asked.digest,
+            rejected=asked.rejected,
+            once=asked.once,
+        )
+        for number, asked in enumerate(replay.asked[: replay.held])
+    ]
+    program = _program(record, catalog, asked=len(written))
+    other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
+    for number, outcome in outcomes:
+        rested()
+        other.deliver(number, outcome)
+    other.check_complete()
+    return not isinstance(other.error, ProgramChanged)  # it is closed where forgotten programs are
+
+
+def _program(record: JobRecord, catalog: Catalog, asked: int) -> Program:
+    """The program of a job with so many steps in its journal. Raises UnknownName."""
+    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
+    if isinstance(program, PromptsProgram):
+        return program.within(catalog.prompt_limit, asked)
+    return program
 
 
 def undone(history: History) -> list[int] | None:
@@ -181,7 +251,7 @@ def undone(history: History) -> list[int] | None:
         program = program_of(record.agent, record.input, record.prompts, defaults=record.defaults)
     except UnknownName:
         return None
-    replay = Replay(program, history.steps)
+    replay = Replay(program, history.steps, known=history.known())
     for number, outcome in history.outcomes():
         replay.deliver(number, outcome)
     replay.check_complete()

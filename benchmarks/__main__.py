@@ -85,7 +85,7 @@ def enqueue() -> list[dict[str, Any]]:
     """Ten thousand jobs from one producer, then all of them awaited at once over one connection."""
     count = 10_000
     chat = prompts("bench", ["{input}"])
-    config = Config(fleet=FleetConfig(name="bench"))
+    config = Config(fleet=FleetConfig(name="bench", check_replays=False))
     with LocalFleet(config, [], fake_llm="0.1") as local, Fleet(local.config) as fleet:
         fleet.submit(chat.job("first"))
         specs = [chat.job(f"job {n}") for n in range(count)]

@@ -24,7 +24,7 @@ TURNS, BRANCHES = 400, 1_000
 SLOTS = 48
 WORKERS = (1, 3)
 CONFIG = Config(
-    fleet=FleetConfig(name="bench", modules=["benchmarks.growth"]),
+    fleet=FleetConfig(name="bench", check_replays=False, modules=["benchmarks.growth"]),
     pools={"both": PoolConfig(lanes=["llm", "turns"])},
 )
 

@@ -35,7 +35,7 @@ def limits() -> list[dict[str, Any]]:
 def _machine(workers: int = 2, **limited: Any) -> Iterator[tuple[LocalFleet, Fleet]]:
     """Two models on one lane, one of them limited."""
     config = Config(
-        fleet=FleetConfig(name="bench", default_model="free"),
+        fleet=FleetConfig(name="bench", check_replays=False, default_model="free"),
         models={"free": ModelConfig(), "limited": ModelConfig(**limited)},
         pools={"llm": PoolConfig(lanes=["llm"], slots=SLOTS // 2)},
     )

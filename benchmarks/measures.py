@@ -47,7 +47,8 @@ class Load:
 def machine(load: Load) -> Iterator[tuple[LocalFleet, Fleet]]:
     """Redis, the fake LLM and the workers, as processes of their own; and a producer's fleet."""
     config = Config(
-        fleet=FleetConfig(name="bench"), pools={"llm": PoolConfig(lanes=["llm"], slots=load.slots)}
+        fleet=FleetConfig(name="bench", check_replays=False),
+        pools={"llm": PoolConfig(lanes=["llm"], slots=load.slots)},
     )
     each = load.slots // load.workers
     specs = [WorkerSpec(f"machine-{n + 1}", "llm", each) for n in range(load.workers)]

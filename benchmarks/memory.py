@@ -19,7 +19,7 @@ LOOKS = 5
 SLOTS = 16
 BOUND_MB = 30.0
 CONFIG = Config(
-    fleet=FleetConfig(name="bench", modules=["benchmarks.memory"], retention=60.0),
+    fleet=FleetConfig(name="bench", check_replays=False, modules=["benchmarks.memory"], retention=60.0),
     pools={"both": PoolConfig(lanes=["llm", "turns"], slots=SLOTS)},
 )
 

@@ -23,6 +23,7 @@ from aios_dist.cli.output import (
     took,
 )
 from aios_dist.cli.session import on_journal
+from aios_dist.errors import class_of
 
 if TYPE_CHECKING:
     from aios_dist.jobs import Outcome, Step
@@ -69,6 +70,8 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
     for need in lacking:
         console().print(plain(f"\nIt waits for a worker with {needed(need)}: none that runs has it."))
     for step in history.steps:
+        for no in step.rejected:
+            console().print(plain(f"\nBefore step {step.number} it was refused: {no.type}: {no.message}"))
         if step.outcome is None and not history.view.state.ended and tries.get(step.number):
             failed = tries[step.number]
             text = f"failed tries so far: {len(failed)}, the last: {failed[-1]}."
@@ -80,7 +83,7 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
             console().print(plain(f"\nStep {step.number} {text}"))
         if step.outcome is not None and step.outcome.error is not None:
             error = step.outcome.error
-            console().print(plain(f"\nStep {step.number} failed: {error['type']}: {error['message']}"))
+            console().print(plain(f"\nStep {step.number} failed: {class_of(error)}: {error['message']}"))
             frames = _traceback(step.outcome)
             if frames not in _traceback(outcome):  # it stands above
                 console().print(plain(frames))
@@ -135,7 +138,7 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
     if view.state == "paused":
         out.print(plain(f"Paused: {view.why}. Go on: {resume_command(view)}"))
     if outcome is not None and outcome.error is not None:
-        out.print(plain(f"Failed: {outcome.error['type']}: {outcome.error['message']}"))
+        out.print(plain(f"Failed: {class_of(outcome.error)}: {outcome.error['message']}"))
         if frames := _traceback(outcome):
             out.print(plain(frames))
 

@@ -69,6 +69,8 @@ class RankedStep(msgspec.Struct, frozen=True):
             "level": self.rank.per_priority,
             "group": self.rank.group,
             "policy": self.policy,
+            **({"rejected": msgspec.json.encode(step.rejected)} if step.rejected else {}),
+            **({"once": msgspec.json.encode(step.once)} if step.once else {}),
         }
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
+from aios_dist.chance import Known
+from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -74,7 +75,12 @@ class History(msgspec.Struct, frozen=True):
     def outcomes(self) -> list[tuple[int, Outcome]]:
         """Number and outcome, in the order in which they were written."""
         done = sorted((s for s in self.steps if s.order), key=lambda s: s.order)
-        return [(s.number, s.outcome) for s in done if s.outcome is not None]
+        return [(s.number, outcome) for s in done if (outcome := s.told()) is not None]
+
+    def known(self) -> Known:
+        """What its program knows of time and chance at its start."""
+        record = self.record  # of an older version: without
+        return Known(record.seed or self.view.id, record.submitted_at or self.view.submitted_at)
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,6 +276,10 @@ REQUESTS: dict[Kind, type[Any]] = {
 }
 
 
+_REJECTED = msgspec.json.Decoder(tuple[Rejection, ...])
+_ONCE = msgspec.json.Decoder(tuple[Outcome, ...])
+
+
 def model_view(
     name: str, now: float, facts: list[Any], in_flight: int, held: int, window: list[bytes]
 ) -> ModelView:
@@ -315,4 +325,6 @@ def head_to_step(
         label=head[13],
         request=record,
         outcome=decode(outcome, Outcome) if outcome else None,
+        rejected=_REJECTED.decode(head[28]) if len(head) > 28 and head[28] else (),
+        once=_ONCE.decode(head[29]) if len(head) > 29 and head[29] else (),
     )

@@ -40,7 +40,8 @@ class LocalFleet:
             fleet = Fleet(machine.config)
 
     Args:
-        config: the fleet; what the processes get is this with the addresses filled in (``.config``).
+        config: the fleet; what the processes get is this with the addresses filled in (``.config``), and
+            with ``check_replays`` where it says nothing of that.
         workers: the worker processes to start.
         embedded_redis: start a Redis of our own instead of using ``redis_url``.
         data: a folder in which the embedded Redis keeps its data; without one they go when it stops.
@@ -61,6 +62,8 @@ class LocalFleet:
         cwd: Path | None = None,
     ) -> None:
         self.config = config
+        if config.fleet.check_replays is None:
+            self._change(check_replays=True)
         self.redis: EmbeddedRedis | None = EmbeddedRedis() if embedded_redis else None
         self.llm_url: str | None = None
         self.flower_url: str | None = None

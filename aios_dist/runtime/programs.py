@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from aios_dist.replay import Replay
+from aios_dist.runtime.repeating import Seen
 
 MOST_BYTES = 48 * 1024 * 1024
 """Of outcomes that live programs have seen and of requests that they wait for, together; beyond, those that
@@ -29,15 +30,19 @@ class Live:
     Attributes:
         gone: it was dropped, or a thread that nobody waits for has it: whoever wants to go on replays.
         models: those that it may ask for.
+        seen: the outcomes that it was told, where it is run again beside; else None.
         events: events of its job that it need not look at, see ``Journal.news``.
     """
 
-    __slots__ = ("_seen", "events", "gone", "models", "replay", "used")
+    __slots__ = ("_seen", "events", "gone", "models", "replay", "seen", "used")
 
-    def __init__(self, replay: Replay, models: Mapping[str, str], events: int) -> None:
+    def __init__(
+        self, replay: Replay, models: Mapping[str, str], events: int, seen: Seen | None = None
+    ) -> None:
         self.replay = replay
         self.models = models
         self.events = events
+        self.seen = seen
         self.gone = False
         self.used = time.monotonic()
         self._seen = FRAME

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from aios_dist.agents import registered
 from aios_dist.calls import Usage
 from aios_dist.errors import JournalError, LLMError, ToolError, UnknownName
@@ -184,7 +186,7 @@ class Runner:
         From here on the outcome is paid for: whatever stops or breaks the turn, the outcome is written.
         """
         usage = billed(outcome)
-        outcome, data = kept(outcome)
+        outcome, data = kept(msgspec.structs.replace(outcome, at=work.now()))
         if ready is not None:
             try:
                 await work.wait(ready)

@@ -32,6 +32,7 @@ from aios_dist.errors import (
     RetryableLLMError,
     ToolError,
     describe,
+    to_record,
 )
 from aios_dist.jobs import Outcome, decode, encode
 from aios_dist.journal import Claim, Refusal
@@ -321,12 +322,13 @@ def kept(outcome: Outcome) -> tuple[Outcome, bytes]:
         why = describe(exc)
     if outcome.response is not None:
         try:
-            plain = Outcome(response=_lenient(outcome.response))
+            plain = Outcome(response=_lenient(outcome.response), at=outcome.at)
             return plain, encode(plain)
         except Exception as exc:
             why = describe(exc)
     raw = repr(outcome.response if outcome.response is not None else outcome.value)[:RAW]
-    failed = Outcome.failed(BadReply(f"The answer cannot be kept: {why}.", raw=raw))
+    error = to_record(BadReply(f"The answer cannot be kept: {why}.", raw=raw))
+    failed = Outcome(error=error, at=outcome.at)
     return failed, encode(failed)
 
 

@@ -78,13 +78,15 @@ class Tools:
     async def _call(self, work: Work, name: str, call: Callable[[], Any], limit: float) -> Any:
         def whole() -> Any:
             value = call()
-            return _Later(value) if inspect.isawaitable(value) else self._kept(value)
+            return _Later(lambda: value) if inspect.isawaitable(value) else self._kept(value)
 
         run = self._threads.start(name, whole)
         if not await self._threads.attend(run, work, limit):
             work.hung = run if run.begun is not None else None
             work.check()
             raise _late(limit)
+        if run.error is not None and _wants_a_loop(call, run.error):
+            return _Later(call)
         return _result(run)
 
     async def _await(
@@ -204,16 +206,12 @@ class ToolLoop:
 
 
 class _Later:
-    """What a plain function returned: something to await."""
+    """What a plain function returned: something to await. Or the function, where that needs a loop."""
 
-    __slots__ = ("_awaitable",)
+    __slots__ = ("get",)
 
-    def __init__(self, awaitable: Awaitable[Any]) -> None:
-        self._awaitable = awaitable
-
-    def get(self) -> Awaitable[Any]:
-        """The awaitable."""
-        return self._awaitable
+    def __init__(self, get: Callable[[], Any]) -> None:
+        self.get = get
 
 
 class _Raised(Exception):
@@ -234,8 +232,21 @@ def _late(limit: float) -> _Raised:
     return _Raised(TimeoutError(f"it had not ended within its timeout of {limit:g} s"))
 
 
-def _is_async(call: Any) -> bool:
+def _wants_a_loop(call: Any, error: BaseException) -> bool:
+    """A plain function around an async one has asked for the running loop (to make a task of it, say)."""
     try:
-        return inspect.iscoroutinefunction(inspect.unwrap(getattr(call, "func", call)))
-    except Exception:  # a function that has itself as its own __wrapped__
+        return (
+            isinstance(error, RuntimeError)
+            and str(error).startswith(("no running event loop", "There is no current event loop"))
+            and inspect.iscoroutinefunction(inspect.unwrap(getattr(call, "func", call)))
+        )
+    except Exception:  # an object of the user's
+        return False
+
+
+def _is_async(call: Any) -> bool:
+    """By what it is, and not by what it wraps: a plain function around an async one may run a loop itself."""
+    try:
+        return inspect.iscoroutinefunction(getattr(call, "func", call))
+    except Exception:  # an object of the user's
         return False

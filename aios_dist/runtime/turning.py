@@ -24,6 +24,7 @@ from aios_dist.journal.news import News
 from aios_dist.replay import Replay
 from aios_dist.runtime.faults import point
 from aios_dist.runtime.programs import Live, Programs
+from aios_dist.runtime.repeating import Seen
 from aios_dist.runtime.threads import Threads, rested
 from aios_dist.runtime.work import Stopped, Work
 from aios_dist.runtime.writing import Writer
@@ -52,6 +53,7 @@ class Turns:
         threads, closing: where programs run, and where they are closed.
         limit: seconds for each turn; 0: no limit.
         fresh: asks the fleet which models there are, for the catalogue.
+        check: programs are run again beside, to see whether they repeat themselves.
 
     Attributes:
         catalog: what is known of the fleet.
@@ -67,6 +69,7 @@ class Turns:
         limit: float,
         catalog: turns.Catalog,
         fresh: Callable[[], Awaitable[None]],
+        check: bool = False,
     ) -> None:
         self.catalog = catalog
         self.programs = Programs(closing.soon)
@@ -76,6 +79,7 @@ class Turns:
         self._closing = closing
         self._limit = limit
         self._fresh = fresh
+        self._check = check
         self._shared: OrderedDict[str, None] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -176,7 +180,13 @@ class Turns:
         except Exception:  # the program's, or its computing for too long: the replay says which
             self.programs.drop(live)
             return None, None
-        if news is None or isinstance(replay.error, ProgramChanged) or await self._lacks(live):
+        told = [] if news is None else [(s.number, o) for s in news.written if (o := s.told()) is not None]
+        if (
+            news is None
+            or isinstance(replay.error, ProgramChanged)
+            or await self._lacks(live)
+            or not await self._repeats(work, live, told)
+        ):
             self.programs.drop(live)  # where it has changed, all of its journal says how
             return None, None
         live.weigh(step.outcome for step in news.written)
@@ -208,7 +218,7 @@ class Turns:
             await self._drive(work, live, functools.partial(replay.deliver, int(claim.step), outcome))
         except Late as late:
             return Turn(None, _failed(late, basis, first))
-        if await self._lacks(live):
+        if await self._lacks(live) or not await self._repeats(work, live, [(int(claim.step), outcome)]):
             self.programs.drop(live)
             return Turn(None, None)
         live.weigh([outcome])
@@ -353,7 +363,8 @@ class Turns:
         while True:
             catalog = self.catalog
             rebuild = functools.partial(turns.rebuild, history, catalog, rested)
-            live = Live(await self._run(work, rebuild), catalog.models, history.events)
+            seen = Seen(history.outcomes()) if self._check else None
+            live = Live(await self._run(work, rebuild), catalog.models, history.events, seen)
             if isinstance(live.replay.error, ProgramChanged) and any(
                 s.request is None for s in history.steps
             ):
@@ -373,6 +384,24 @@ class Turns:
             return False
         await self._fresh()
         return self.catalog.models != live.models
+
+    async def _repeats(self, work: Work, live: Live, told: list[tuple[int, Outcome]]) -> bool:
+        """Where that is looked at, the program does the same again; if not, its replay will say what."""
+        seen = live.seen
+        if seen is None or work.claim.record.prompts is not None:
+            return True
+        seen.outcomes += told
+        if not seen.due(live.replay.finished):
+            return True
+        run = functools.partial(
+            turns.repeats, live.replay, work.claim.record, seen.outcomes, self.catalog, rested
+        )
+        try:
+            same = await self._run(work, run)
+        except Late:
+            same = False
+        seen.ran()
+        return same
 
     async def _drive(self, work: Work, live: Live, run: Callable[[], None]) -> None:
         """Let the program go on. Until that is over nobody else may have it, perhaps for ever."""
@@ -444,11 +473,12 @@ def _say(claim: Claim, replay: Replay) -> None:
 def _follow(replay: Replay, news: News) -> None:
     """Hand the program what it has missed."""
     for step in news.written:
-        if step.outcome is None:
+        outcome = step.told()
+        if outcome is None:
             replay.told(step)
         else:
             rested()
-            replay.deliver(step.number, step.outcome)
+            replay.deliver(step.number, outcome)
     replay.check_complete()
 
 

@@ -47,6 +47,10 @@ class Work:
         self.hung: Run | None = None
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
+    def now(self) -> float:
+        """Seconds since the epoch, on Redis' clock as it was at the claim."""
+        return round(self.claim.started_us / 1e6 + time.monotonic() - self.asked, 6)
+
     @property
     def stopped(self) -> str:
         """Why it is to stop, or ""."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 from celery.platforms import EX_OK
 from celery.worker import state
 
-from aios_dist import costs, messages, modules, policies, replay, turns
+from aios_dist import costs, messages, modules, policies, replay, turns, waits
 from aios_dist.agents import registered
 from aios_dist.broker import Tickets
 from aios_dist.calls import Usage
@@ -73,6 +73,7 @@ class Runtime:
         self, config: Config, pool: str, settings: PoolConfig, env: Mapping[str, str] = os.environ
     ) -> None:
         self.config = config
+        waits.serves(config.fleet)
         self.pool = pool
         self.settings = settings
         self.env = env
@@ -144,7 +145,14 @@ class Runtime:
         replay.dispose = self._closing.soon
         catalog = turns.Catalog.of(self.config)
         self._turns = Turns(
-            self.journal, self._writer, self._threads, self._closing, fleet.turn_timeout, catalog, self._fresh
+            self.journal,
+            self._writer,
+            self._threads,
+            self._closing,
+            fleet.turn_timeout,
+            catalog,
+            self._fresh,
+            check=bool(fleet.check_replays),
         )
         self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
         self._slots = Slots(self.slots, set_slots)

@@ -35,7 +35,12 @@ Runs = dict[str, dict[str, list[Observed]]]
 def machine(scenarios: Sequence[Scenario]) -> Iterator[LocalFleet]:
     """Redis, the fake LLM with the seconds of every reply, and the workers."""
     config = Config(
-        fleet=FleetConfig(name="experiment", modules=["benchmarks.experiment.agents"], shutdown_grace=1.0),
+        fleet=FleetConfig(
+            name="experiment",
+            check_replays=False,
+            modules=["benchmarks.experiment.agents"],
+            shutdown_grace=1.0,
+        ),
         models={scenario.name: ModelConfig(lane=scenario.name) for scenario in scenarios},
         pools={
             "turns": PoolConfig(lanes=["turns"], slots=TOOLS),

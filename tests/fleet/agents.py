@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+import uuid
 from pathlib import Path
 
-from aios_dist import LLMError, agent, gather, llm, signal, sleep, tool
+from aios_dist import LLMError, agent, as_done, gather, llm, signal, sleep, tool, within
 
 
 def work(seconds: float) -> float:
@@ -99,3 +100,29 @@ async def careful() -> str:
 async def careless() -> str:
     """Catches nothing."""
     return (await llm("this fails", model="one")).text
+
+
+@agent
+async def draws() -> str:
+    """Lets chance into a prompt; its calls go to the one worker that keeps it alive."""
+    await llm("plan", model="one")
+    tag = uuid.uuid4().hex
+    await llm(f"draft {tag}", model="one")
+    await llm("review", model="one")
+    return "done"
+
+
+@agent
+async def hurried() -> list[str]:
+    """Gives up a wait, takes the first of two answers, and gets what it had waited for after all."""
+    heard = []
+    try:
+        async with within(0.2):
+            await signal("review")
+    except TimeoutError as error:
+        heard.append(str(error))
+    async for answer in as_done(llm("first", model="one"), llm("second", model="one")):
+        heard.append("an answer" if answer.text else "nothing")
+        break
+    heard.append(str(await signal("review")))
+    return heard

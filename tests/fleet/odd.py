@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aios_dist import ToolError, agent, gather, llm, tool
+from aios_dist import Fleet, ToolError, agent, gather, llm, tool
 from aios_dist.calls import LLMRequest, LLMResponse, Usage
 
 
@@ -83,6 +83,13 @@ def gives_a_future(path: str) -> Any:
     return cancels_itself(path + ".inner")
 
 
+def waits_for_a_job(path: str) -> int:
+    """Holds the slot that the job needs, if nobody stops it."""
+    ran(path)
+    with Fleet.from_env() as fleet:
+        return int(fleet.job("child").result(timeout=30))
+
+
 ERRORS: dict[str, BaseException] = {
     "CancelledError": asyncio.CancelledError(),
     "KeyboardInterrupt": KeyboardInterrupt(),
@@ -98,6 +105,7 @@ ERRORS: dict[str, BaseException] = {
 TOOLS: dict[str, Callable[[str], Any]] = {
     **{name: _raises(error) for name, error in ERRORS.items()},
     **{f"async {name}": _raises_later(error) for name, error in ERRORS.items()},
+    "UsageError": waits_for_a_job,
     "cancels itself": cancels_itself,
     "cancels all": cancels_all,
     "gives a future": gives_a_future,

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from aios_dist import Fleet, JobCancelled, JobState, UsageError
+from aios_dist import Fleet, JobCancelled, JobFailed, JobState, UsageError
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import CLIENT_LEFT, FakeLLM
-from tests.fleet.agents import caller, careful, fan_out, tool_user
-from tests.fleet.reading import calls
+from tests.fleet.agents import caller, careful, draws, fan_out, hurried, tool_user
+from tests.fleet.reading import calls, wait_for
 
 MANY = 500
 
@@ -27,6 +27,22 @@ def test_a_tool_runs_once_however_often_the_program_is_replayed(fleet: Fleet, tm
     trace = tmp_path / "trace"
     assert fleet.submit(tool_user, path=str(trace)).result(timeout=20) == [1]
     assert trace.read_text() == "ran\n"
+
+
+def test_on_one_worker_too_an_agent_that_does_not_repeat_itself_fails_and_its_author_sees_the_line(
+    fleet: Fleet,
+) -> None:
+    with pytest.raises(JobFailed, match="does not repeat its own steps") as failed:
+        fleet.submit(draws).result(timeout=20)
+    assert 'await llm(f"draft {tag}", model="one")' in str(failed.value)
+
+
+def test_a_wait_may_be_given_up_and_the_first_answer_taken(fleet: Fleet) -> None:
+    job = fleet.submit(hurried)
+    wait_for(lambda: any(step.outcome for step in calls(job)))
+    job.signal("review", "fine")
+    assert job.result(timeout=20) == ["It was not done within 0.2 s.", "an answer", "fine"]
+    assert [step.kind for step in job.steps()] == ["sleep", "signal", "llm", "llm"]
 
 
 def test_an_agent_may_catch_the_failure_of_a_call_and_go_on(fleet: Fleet, llm: FakeLLM) -> None:

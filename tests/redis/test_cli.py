@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from aios_dist import turns
-from aios_dist.calls import LLMResponse, Usage
+from aios_dist.calls import LLMRequest, LLMResponse, Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import NotAllowed, ProviderBusy, RateLimited
-from aios_dist.jobs import Outcome, encode
+from aios_dist.jobs import JobState, Kind, NewStep, Outcome, Rejection, encode
 from aios_dist.journal import Journal, Refusal
+from aios_dist.journal.records import Decision, RankedStep
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
 
@@ -506,3 +507,31 @@ def test_doctor_says_which_rights_an_account_lacks(
     assert "ZUNIONSTORE" in found["what"]
     assert "BRPOP" in found["what"]
     assert "pw" not in done.out
+
+
+def test_what_an_agent_was_refused_and_a_class_of_its_own_are_named(
+    cli: Callable[..., Done], redis_url: str, fleet_name: str
+) -> None:
+    cli("submit", "greet", "--input", '"Ada"', "--id", "j1")
+    own = type("RateLimited", (Exception,), {"__module__": "shop"})
+    refused = (Rejection("UnknownName", "There is no model 'big'."),)
+
+    async def refuse() -> None:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
+        claim = await journal.claim("llm", "w")
+        assert claim is not None
+        step = NewStep(Kind.LLM, "llm", encode(LLMRequest([])), "d", "small", rejected=refused)
+        decision = Decision(1, 1, [RankedStep(step)], basis=claim.basis)
+        done = await journal.commit(
+            claim, encode(Outcome(value=1)), ok=True, usage=Usage(), decision=decision
+        )
+        over = Decision(
+            1, 2, ends=JobState.FAILED, result=encode(Outcome.failed(own("too many"))), basis=done.basis
+        )
+        await journal.advance("j1", over)
+        await journal.close()
+
+    asyncio.run(refuse())
+    shown = cli("job", "show", "j1").out
+    assert "Failed: shop.RateLimited: too many" in shown
+    assert "Before step 1 it was refused: UnknownName: There is no model 'big'." in shown

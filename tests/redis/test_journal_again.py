@@ -119,7 +119,7 @@ async def test_all_failed_branches_of_a_gather_are_tried_again_and_no_other(hand
     await answer(hand, three, ends="failed", ok=False)
     assert await retry(hand, 1, 2) == ["j/1", "j/2"]
     history = await hand.journal.load("j")
-    assert history.outcomes() == [(0, Outcome(response=LLMResponse("answer")))]
+    assert [(n, o.response) for n, o in history.outcomes()] == [(0, LLMResponse("answer"))]
 
 
 async def test_a_branch_that_failed_while_others_went_on_is_tried_again(hand: Hand) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.jobs import JobState
+from aios_dist.errors import ToolError
+from aios_dist.jobs import JobState, Outcome, Rejection
 from aios_dist.journal.news import MOST
+from aios_dist.journal.records import Decision
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:
@@ -134,3 +136,27 @@ async def test_without_its_requests_a_job_is_read_as_it_is_at_one_moment(hand: H
     assert [s.outcome for s in brief.steps] == [s.outcome for s in whole.steps]
     assert [s.digest for s in brief.steps] == [s.digest for s in whole.steps]
     assert (brief.basis, brief.record, brief.view) == (whole.basis, whole.record, whole.view)
+
+
+async def test_what_was_refused_or_looked_up_before_a_step_stays_with_it_for_good(
+    hand: Hand,
+) -> None:
+    await hand.submit(starts("j", "a"))
+    stood = await hand.journal.load("j")
+    refused = (Rejection("UnknownName", "There is no model 'big'.", "d"), Rejection("InvalidInput", "ä", ""))
+    looked_up = (Outcome(value={"region": "eu"}), Outcome.failed(ToolError("x")))
+    ranked = decides(1, 1, "b").steps[0]
+    step = msgspec.structs.replace(ranked.step, rejected=refused, once=looked_up)
+    asked = msgspec.structs.replace(ranked, step=step)
+    await hand.commit(await hand.claim(), decision=Decision(1, 1, [asked]))
+    missed = await since(hand, stood)
+    assert missed is not None
+    assert [(s.rejected, s.once) for s in missed.written if s.outcome is None] == [(refused, looked_up)]
+    await hand.commit(await hand.claim(), ok=False, decision=decides(2, 2, ends=JobState.FAILED))
+    await hand.journal.retry("j")
+    await hand.journal.fork("j", "f", 2)
+    for job in ("j", "f"):
+        for requests in (True, False):
+            history = await hand.journal.load(job, requests=requests)
+            assert [(step.rejected, step.once) for step in history.steps] == [((), ()), (refused, looked_up)]
+    await hand.look()

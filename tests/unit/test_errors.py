@@ -156,3 +156,93 @@ def test_a_message_of_any_size_is_cut_in_its_middle_and_is_text() -> None:
     assert message.startswith("aaa")
     assert message.endswith("zzz")
     assert "1,934,464 characters" in message
+
+
+def test_a_class_of_the_agents_own_that_is_called_as_one_of_ours_is_not_taken_for_it() -> None:
+    Twin = type("RateLimited", (Exception,), {"__module__": "shop.orders"})
+    back = journaled(Twin("too many orders of this customer"))
+    assert type(back) is StepError
+    assert str(back) == "RateLimited: too many orders of this customer"
+    assert back.detail == {"error": "shop.orders.RateLimited"}
+    assert type(journaled(RateLimited("x"))) is RateLimited
+
+
+def test_a_class_derived_from_one_of_ours_comes_back_as_that_one() -> None:
+    Rejected = type("Rejected", (RateLimited,), {"__module__": "shop"})
+    back = journaled(Rejected("no", status=429))
+    assert type(back) is RateLimited
+    assert (str(back), back.detail) == ("Rejected: no", {"status": 429, "error": "shop.Rejected"})
+
+
+@pytest.mark.parametrize("cls", [c for c in ALL if c is not JobFailed], ids=lambda c: c.__name__)
+def test_whatever_of_ours_ends_a_job_is_the_error_of_its_result(cls: type[AiosError]) -> None:
+    back = journaled(cls("what happened"))
+    assert (type(back), str(back)) == (cls, "what happened")
+
+
+def test_a_failure_of_another_job_keeps_what_that_one_failed_with() -> None:
+    back = journaled(JobFailed("child-1", RateLimited("slow down", status=429)))
+    assert isinstance(back, JobFailed)
+    assert (back.job_id, type(back.error)) == ("child-1", RateLimited)
+    assert type(from_record({"type": "JobFailed", "message": "damaged"})) is StepError
+
+
+def test_a_record_of_the_release_before_comes_back_as_it_did() -> None:
+    back = from_record({"type": "RateLimited", "message": "x", "detail": {"status": 429}})
+    assert (type(back), str(back)) == (RateLimited, "x")
+    assert str(from_record({"type": "HotelFull", "message": "no room"})) == "HotelFull: no room"
+
+
+def test_a_detail_of_any_size_does_not_take_the_place_of_the_error() -> None:
+    back = journaled(ToolError("too much", status=1, body="x" * 10**6, parts=list(range(10**5)), last="y"))
+    assert isinstance(back, ToolError)
+    cut = "(too long to be kept)"
+    assert back.detail == {"status": 1, "body": cut, "parts": cut, "last": "y"}
+
+
+class _Without(StepError):
+    def __init__(self, reason: str) -> None:  # no super().__init__: there is no detail
+        self.reason = reason
+
+
+class _Meta(type):
+    def __hash__(cls) -> int:
+        raise ValueError("no hash")
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise MemoryError(name)
+
+    def __instancecheck__(cls, other: object) -> bool:
+        raise ValueError("no")
+
+
+class _Strange(Exception, metaclass=_Meta):
+    def __getattribute__(self, name: str) -> Any:
+        raise MemoryError(name)
+
+
+class _Ends(StepError):
+    @property
+    def detail(self) -> Any:  # type: ignore[override]
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: _Without("no"), lambda: _Strange("no"), lambda: _Ends.__new__(_Ends)]
+)
+def test_no_error_costs_an_answer_because_it_cannot_be_recorded(make: Any) -> None:
+    record = to_record(make())
+    assert record["type"].startswith("_")
+    assert isinstance(from_record(msgspec.json.decode(msgspec.json.encode(record))), StepError)
+
+
+def test_what_breaks_the_recording_itself_leaves_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(errors, "hide", no_room)
+    assert to_record(ValueError("x")) == {
+        "type": "ValueError",
+        "message": "(it cannot be written: MemoryError)",
+        "detail": {},
+    }

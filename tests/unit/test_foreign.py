@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import re
 import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -16,9 +18,10 @@ from aios_dist import turns
 from aios_dist.agents import as_json
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import gather, llm
-from aios_dist.errors import InvalidInput, RateLimited
+from aios_dist.errors import InvalidInput
 from aios_dist.jobs import Outcome
 from aios_dist.replay import Replay
+from aios_dist.tracebacks import user_traceback
 
 anthropic = pytest.importorskip("anthropic")
 anyio = pytest.importorskip("anyio")
@@ -325,39 +328,104 @@ async def test_at_submit_it_is_raised_to_the_producer() -> None:
         turns.start(openais_client, turns.Catalog({}, None, 1000, 1000))
 
 
-def test_a_branch_that_awaits_asyncio_is_told_so_too() -> None:
+THEIR_OWN = {"anyio_run", "asyncio_wait", "greenback_await", "greenback_portal"}
+"""What refuses its arguments, or to run, by itself, and asks neither a loop nor a task."""
+
+CAUGHT = [body for body in BODIES if body.__name__ not in THEIR_OWN]
+
+
+@pytest.mark.parametrize("clause", [Exception, BaseException], ids=lambda c: c.__name__)
+def test_the_agents_own_except_does_not_hide_it(clause: type[BaseException]) -> None:
+    async def sorry(body: Body) -> str:
+        try:
+            await body()
+        except clause:
+            await llm("something else")
+        return "sorry, the model is not there"
+
+    for body in CAUGHT:
+        replay = Replay(lambda body=body: sorry(body))  # type: ignore[misc]
+        error = replay.error
+        assert type(error) is InvalidInput, body.__name__
+        assert re.search(SENTENCE, str(error)), body.__name__
+        assert replay.refused is error, "turn 0 says so at submit"
+        assert not replay.asked, "nothing was paid for"
+        assert f", in {body.__name__}" in user_traceback(error), "its author sees the line"
+        replay.close()
+
+
+@pytest.mark.parametrize("made", [asyncio.Semaphore, asyncio.Lock], ids=lambda m: m.__name__)
+def test_a_lock_that_somebody_waits_for_fails_the_job_at_the_first_wait(made: Any) -> None:
+    async def one(lock: Any, name: str) -> str:
+        try:
+            async with lock:
+                return str((await llm(name)).text)
+        except Exception:
+            return "sorry"
+
+    async def body() -> list[str]:
+        lock = made()
+        return list(await gather(one(lock, "a"), one(lock, "b")))
+
+    with pytest.raises(InvalidInput, match=r"gather\(…, limit=n\)"):
+        raise Replay(body).error or AssertionError
+
+
+def test_it_is_the_job_that_fails_also_in_a_branch_whose_errors_are_kept() -> None:
     async def body() -> list[str]:
         both = await gather(llm("a"), anyio_event(), return_exceptions=True)
         return [type(one).__name__ for one in both]
 
+    with pytest.raises(InvalidInput, match=SENTENCE):
+        raise Replay(body).error or AssertionError
+
+
+def test_a_loop_that_tries_again_for_ever_ends() -> None:
+    async def body() -> None:
+        while True:
+            try:
+                await asyncio.sleep(1)
+            except Exception:
+                continue
+
+    assert isinstance(Replay(body).error, InvalidInput)
+
+
+def test_who_only_asks_uses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> str:
+        logging.getLogger("mine").warning("hello")
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[int]()
+        queue.put_nowait(1)
+        return f"{loop.is_running()} {loop.is_closed()} {await queue.get()} {(await llm('a')).text}"
+
     replay = Replay(body)
     replay.deliver(0, Outcome(response=LLMResponse(text="yes")))
-    assert replay.result == ["LLMResponse", "InvalidInput"]
+    assert replay.result == "True False 1 yes"
+    assert caplog.messages == ["hello"]
 
 
-def test_what_an_agent_caught_and_went_on_from_is_not_its_end() -> None:
-    async def body() -> None:
-        try:
-            await asyncio.sleep(1)
-        except InvalidInput:
-            pass
-        raise KeyError("mine")
+def test_what_garbage_tries_is_not_the_agents_doing() -> None:
+    class Client:
+        def __del__(self) -> None:
+            asyncio.get_running_loop().create_task(soon())
 
-    assert isinstance(Replay(body).error, KeyError)
-
-
-@pytest.mark.parametrize("instead", [llm("b"), llm("b", max_tokens=-1)], ids=["fails", "is refused"])
-def test_a_step_asked_for_instead_fails_with_its_own_error(instead: Any) -> None:
-    async def body() -> None:
-        try:
-            await anyio.sleep(1)
-        except Exception:
-            await instead
+    async def body() -> str:
+        Client()
+        return str((await llm("a")).text)
 
     replay = Replay(body)
-    if not replay.finished:
-        replay.deliver(0, Outcome.failed(RateLimited("slow down")))
-    assert str(replay.error).startswith(("slow down", "llm(): max_tokens"))
+    replay.deliver(0, Outcome(response=LLMResponse(text="yes")))
+    assert replay.result == "yes"
+
+
+async def test_outside_of_turns_asyncio_is_as_it_was() -> None:
+    Replay(asyncio_sleep)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(soon())
+    await asyncio.to_thread(asyncio.run, asyncio.wait_for(soon(), 5))
+    with pytest.raises(RuntimeError, match="cannot be called from a running event loop"):
+        asyncio.run(soon())
+    assert isinstance(asyncio.current_task(), asyncio.Task)
 
 
 def test_errors_of_an_agents_own_stay_its_own() -> None:

@@ -558,10 +558,8 @@ async def _in_a_gather() -> None:
     await gather(llm("a"), _never())
 
 
-def test_a_foreign_await_in_a_branch_waits_for_the_other_branches() -> None:
+def test_a_foreign_await_in_a_branch_ends_the_program_at_once() -> None:
     replay = Replay(_in_a_gather)
-    assert not replay.finished
-    replay.deliver(0, answer())
     assert isinstance(replay.error, InvalidInput)
 
 
@@ -606,6 +604,29 @@ def test_a_changed_program_gets_the_step_what_was_journaled_and_what_was_asked_n
     for part in ("Step 1", "journaled as llm 'about Lima'", "asked for llm 'about Rome'", "tool()"):
         assert part in text
     assert other.error.detail == {"step": 1}
+
+
+def test_the_authors_line_is_named_and_the_place_where_long_requests_differ() -> None:
+    def body(tag: str, temperature: float) -> Body:
+        async def inner() -> None:
+            await llm("word " * 50 + tag + " word" * 50, temperature=temperature)
+
+        async def outer() -> None:
+            await gather(llm("same"), inner())
+
+        return outer
+
+    live = Replay(body("Lima", 0.5))
+    other = replayed(body("Rome", 0.5), as_journaled(live.asked), [])
+    text = str(other.error)
+    assert "journaled as llm …word word" in text
+    assert "word Lima word" in text
+    assert "word Rome word" in text
+    assert text.endswith('await llm("word " * 50 + tag + " word" * 50, temperature=temperature)')
+    assert f'{__file__}", line ' in text
+    other = replayed(body("Lima", 0.25), as_journaled(live.asked), [])
+    assert '"temperature":0.5' in str(other.error)
+    assert '"temperature":0.25' in str(other.error)
 
 
 def test_a_program_that_asks_for_another_kind_of_step_has_changed() -> None:

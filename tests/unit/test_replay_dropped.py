@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from aios_dist import replay as replays
+from aios_dist.branches import drop
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import gather, llm
 from aios_dist.errors import ProgramChanged, RateLimited
+from aios_dist.handovers import handed_over
 from aios_dist.jobs import Outcome
 from aios_dist.replay import Replay
 
@@ -112,6 +114,52 @@ def test_errors_that_an_agent_keeps_do_not_keep_the_program(given: list[Callable
         gc.enable()
 
 
+def test_a_finally_can_tell_a_hand_over_from_the_programs_end() -> None:
+    seen: list[str] = []
+
+    async def tells() -> str:
+        try:
+            return str((await llm("a")).text)
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+        finally:
+            seen.append("handed over" if handed_over() else "over")
+            await llm("and what it awaits")
+
+    async def both() -> None:
+        await gather(tells(), llm("b"), return_exceptions=True)
+
+    replay = Replay(both)
+    replay.close()
+    assert seen == ["HandOver", "handed over"]
+    assert len(replay.asked) == 2, "what it awaits then is not done"
+    seen.clear()
+    replay = Replay(both)
+    replay.deliver(0, Outcome.failed(RateLimited("x")))
+    assert seen == ["RateLimited", "over"]
+    assert len(replay.asked) == 3
+    replay.close()
+    assert not handed_over()
+
+
+def test_a_programs_turn_in_the_midst_of_a_hand_over_is_no_hand_over() -> None:
+    seen: list[bool] = []
+
+    async def inner() -> None:
+        seen.append(handed_over())
+
+    async def outer() -> None:
+        try:
+            await llm("a")
+        finally:
+            Replay(inner)
+            seen.append(handed_over())
+
+    Replay(outer).close()
+    assert seen == [False, True]
+
+
 def test_without_a_thread_it_is_closed_at_once() -> None:
     CLOSED_ON.clear()
     Replay(body)
@@ -196,5 +244,5 @@ def test_gathers_nested_as_deep_as_one_likes_are_dropped_without_a_word() -> Non
             once = twice = gather(branch)
             for _ in range(20_000):
                 once = twice = gather(once, twice)
-            replays._drop(once)
+            drop(once)
             assert inspect.getcoroutinestate(branch) == inspect.CORO_CLOSED

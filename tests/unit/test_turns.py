@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from aios_dist.journal.records import Claim, Decision
 from aios_dist.journal.views import History, JobView
 from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.replay import Replay
+from aios_dist.runtime.repeating import ALWAYS, Seen
 from aios_dist.runtime.threads import Threads
 from aios_dist.runtime.turning import Turns
 from aios_dist.runtime.work import Origin, Work
@@ -54,6 +56,73 @@ def decided(body: Any, *outcomes: Outcome, catalog: Catalog) -> Decision:
 
 def result_of(decision: Decision) -> Outcome:
     return decode(decision.result, Outcome)
+
+
+# Programs that repeat themselves, or not ---------------------------------------------------------------
+
+YES = Outcome(response=LLMResponse(text="yes"))
+
+
+def repeats(body: Any, *, told: int) -> bool:
+    """Whether the agent that has seen so many answers does the same again."""
+
+    made = agent(body, name=f"{body.__name__}-{time.monotonic_ns()}")
+    live = Replay(made.program({}))
+    outcomes = []
+    for number in range(told):
+        live.deliver(number, YES)
+        outcomes.append((number, YES))
+    live.written(len(live.asked))
+    return turns.repeats(live, JobRecord(made.name, {}), outcomes, catalog())
+
+
+def test_a_live_program_is_compared_with_itself_run_again() -> None:
+    async def same() -> None:
+        for step in range(4):
+            await llm(f"{step}")
+
+    async def chance() -> None:
+        await llm("plan")
+        await llm(uuid.uuid4().hex)
+
+    async def remembers() -> None:
+        for _ in range(4):
+            CALLS.append("called")
+            await llm(f"{len(CALLS)}")
+
+    assert repeats(same, told=2)
+    assert not repeats(chance, told=1)
+    assert not repeats(remembers, told=0), "a step that the journal holds already"
+
+
+CALLS: list[str] = []
+
+
+def test_what_is_not_written_yet_is_compared_when_it_is() -> None:
+    async def chance() -> str:
+        await llm("plan")
+        return (await llm(uuid.uuid4().hex)).text
+
+    made = agent(chance, name=f"chance-{time.monotonic_ns()}")
+    live = Replay(made.program({}))
+    live.written(1)
+    live.deliver(0, YES)
+    record = JobRecord(made.name, {})
+    assert turns.repeats(live, record, [(0, YES)], catalog())
+    live.written(2)
+    assert not turns.repeats(live, record, [(0, YES)], catalog())
+
+
+def test_a_long_job_is_run_again_ever_more_seldom_and_at_its_end() -> None:
+    seen, ran = Seen([]), []
+    for count in range(1000):
+        seen.outcomes.append((count, YES))
+        if seen.due(finished=False):
+            ran.append(count + 1)
+            seen.ran()
+    assert ran[: ALWAYS - 1] == [*range(1, ALWAYS)]
+    assert len(ran) < ALWAYS + 15
+    assert seen.due(finished=True)
 
 
 # The catalogue ---------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
 from aios_dist.config import ModelConfig
 from aios_dist.errors import ConfigError, LLMError
 from aios_dist.masking import learn, masked
+from aios_dist.modules import importing
 from aios_dist.options import given, odd
 from aios_dist.runtime.limits import Limit
 from aios_dist.runtime.providers.lenient import clean
@@ -175,12 +176,8 @@ def _load(name: str, model: ModelConfig) -> Any:
             f"Model {name!r}: there is no provider {model.provider!r}; known are {known}, "
             f'or name a class of yours as "my_pkg.my_module:MyProvider".'
         )
-    try:
+    with importing(f"Model {name!r}: the provider {model.provider!r}"):
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as exc:
-        raise ConfigError(
-            f"Model {name!r}: the provider {model.provider!r} cannot be imported: {exc}."
-        ) from exc
 
 
 class Reply(ABC):

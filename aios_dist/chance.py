@@ -1,0 +1,56 @@
+"""Time and chance as a program's journal gives them: the same on every replay, and no steps of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import Any
+
+
+class Known:
+    """What a program can know of time and chance where it stands.
+
+    Time stands still between its awaits: it is that of the last outcome. Chance is a digest over the
+    job's seed and all outcomes: where a fork and its original part, so do their numbers.
+
+    Args:
+        seed: random, of the job.
+        submitted_at: when it was submitted, seconds since the epoch.
+
+    Attributes:
+        origin: these two.
+        now: seconds since the epoch; it never goes back.
+        given: what ``once()`` gave since the last step that was asked for.
+        then: what it gave before the next one, where the journal holds that.
+    """
+
+    __slots__ = ("_chain", "_drawn", "given", "now", "origin", "then")
+
+    def __init__(self, seed: str = "", submitted_at: float = 0.0) -> None:
+        self.origin = (seed, submitted_at)
+        self.now = submitted_at
+        self.given: list[Any] = []
+        self.then: tuple[Any, ...] = ()
+        self._chain = hashlib.blake2b(seed.encode(), digest_size=16)
+        self._drawn = 0
+
+    def told(self, number: int, at: float) -> None:
+        """The program has an outcome: of which step, and when it came, seconds since the epoch."""
+        if at > self.now:
+            self.now = at
+        self._chain.update(f" told {number} {at!r}".encode())
+
+    def draw(self) -> bytes:
+        """Sixteen random bytes, others each time."""
+        self._drawn += 1
+        chain = self._chain.copy()
+        chain.update(f" draw {self._drawn}".encode())
+        return chain.digest()
+
+
+class _Here(threading.local):
+    known: Known | None = None
+
+
+here = _Here()
+"""What the program knows whose turn runs on this thread."""

@@ -1,0 +1,120 @@
+"""``aios_dist.testing.rehearse``: an agent run in a test, replayed at every turn."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import uuid as chance
+from typing import Any
+
+import pytest
+
+from aios_dist import agent, as_done, gather, llm, now, once, prompts, signal, sleep, tool, uuid, within
+from aios_dist.agents import JobSpec
+from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, ToolError
+from aios_dist.testing import rehearse
+
+COUNT = itertools.count()
+
+
+async def weather(city: str) -> str:
+    return f"sun in {city}"
+
+
+def breaks() -> None:
+    raise KeyError("x")
+
+
+@agent
+async def rehearsed_trip(city: str, days: int = 2) -> dict[str, Any]:
+    plan, sky = await gather(llm(f"{days} days in {city}"), tool(weather, city))
+    begun = now()
+    try:
+        await tool(breaks)
+    except ToolError as error:
+        said = str(error)
+    try:
+        async with within(3600):
+            review = await signal("review")
+    except TimeoutError:
+        review = "none"
+    await sleep(60)
+    return {
+        "plan": plan.text, "sky": sky, "said": said, "review": review,
+        "took": (now() - begun).total_seconds(), "ids": len({uuid(), uuid(), once(str, "a")}),
+    }  # fmt: skip
+
+
+@agent
+async def rehearsed_draw() -> str:
+    await llm("plan")
+    return str((await llm(f"draft {chance.uuid4()}")).text)
+
+
+@agent
+async def rehearsed_count() -> str:
+    seen: list[int] = []
+
+    def remember(n: int) -> None:
+        seen.append(n)
+
+    await tool(remember, 1)
+    return str((await llm(f"seen {seen}")).text)
+
+
+@agent
+async def rehearsed_race() -> str:
+    async for answer in as_done(sleep(1), llm("a")):
+        return str(answer.text)
+    return ""
+
+
+def shout(request: LLMRequest) -> str:
+    return str(request.messages[-1]["content"]).upper()
+
+
+def test_an_agent_runs_to_its_end_with_its_tools_signals_and_times() -> None:
+    job = rehearsed_trip.job(city="Lima")
+    expected = {
+        "plan": "2 DAYS IN LIMA",
+        "sky": "sun in Lima",
+        "said": "breaks: KeyError: 'x'",
+        "ids": 3,
+    }
+    assert rehearse(job, shout, {"review": ["fine"]}) == {**expected, "review": "fine", "took": 60.0}
+    assert rehearse(job, shout) == {**expected, "review": "none", "took": 3660.0}
+    assert rehearse(rehearsed_race.job(), "first") == "first"
+    assert rehearse(prompts("rehearsed", ["{input}", "{previous}!"]).job("a"), shout) == "A!"
+
+
+@pytest.mark.parametrize("made", [rehearsed_draw, rehearsed_count], ids=lambda m: m.name)
+def test_one_that_does_not_repeat_itself_fails_and_its_author_sees_the_line(made: Any) -> None:
+    with pytest.raises(ProgramChanged, match=r'await llm\(f"(draft|seen) \{'):
+        rehearse(made.job())
+
+
+def test_errors_are_raised_as_the_agent_raised_them() -> None:
+    def busy(_: LLMRequest) -> LLMResponse:
+        raise RateLimited("slow down")
+
+    with pytest.raises(RateLimited, match="slow down"):
+        rehearse(rehearsed_race.job(), busy)
+    with pytest.raises(ZeroDivisionError):  # a fault of the test's own
+        rehearse(rehearsed_race.job(), lambda _: str(1 // 0))
+
+
+def test_what_it_cannot_run_it_says() -> None:
+    async def waits() -> Any:
+        return await signal("go")
+
+    with pytest.raises(InvalidInput, match="a signal that never comes: go"):
+        rehearse(agent(waits, name="rehearsed_wait").job())
+    with pytest.raises(InvalidInput, match="takes a job with its agent"):
+        rehearse(JobSpec(agent="by name", input={}))
+
+
+def test_the_fake_llm_alone_needs_nothing_of_it() -> None:
+    code = "import sys, aios_dist.testing; sys.exit('aios_dist.replay' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
