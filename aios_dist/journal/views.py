@@ -325,6 +325,6 @@ def head_to_step(
         label=head[13],
         request=record,
         outcome=decode(outcome, Outcome) if outcome else None,
-        rejected=_REJECTED.decode(head[28]) if len(head) > 28 and head[28] else (),
-        once=_ONCE.decode(head[29]) if len(head) > 29 and head[29] else (),
+        rejected=_REJECTED.decode(head[29]) if len(head) > 29 and head[29] else (),
+        once=_ONCE.decode(head[30]) if len(head) > 30 and head[30] else (),
     )

@@ -66,7 +66,7 @@ class Story:
                 plain["digest"],
                 plain["label"],
             ]
-            head += [0] * 14 + ([plain["rejected"]] if "rejected" in plain else [])
+            head += [0] * 15 + ([plain["rejected"]] if "rejected" in plain else [])
             self.steps.append(head_to_step("j", number, head, None, None))
         if not decision.ends:
             step = self.pick([step for step in self.steps if step.outcome is None])

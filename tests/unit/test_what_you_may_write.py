@@ -105,7 +105,7 @@ async def end_of(spec: JobSpec) -> str:
         for number, ranked in enumerate(decision.steps, len(steps)):
             plain = ranked.plain()
             head = [plain["kind"], plain["lane"], "ready", *[0] * 8, "", plain["digest"], plain["label"]]
-            head += [0] * 14 + [plain.get("rejected", b""), plain.get("once", b"")]
+            head += [0] * 15 + [plain.get("rejected", b""), plain.get("once", b"")]
             steps.append(head_to_step("j", number, head, plain["request"], None))
         open_ = [step for step in steps if step.outcome is None]
         signals = [step for step in open_ if step.kind is Kind.SIGNAL and step.label in SIGNALS]

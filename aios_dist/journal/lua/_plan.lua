@@ -51,9 +51,10 @@ local function begin(job, step, h)
 end
 
 local function head_of(s)
+  local kept = (s.rejected or s.once) and 0 or nil   -- an array has no holes
   return { s.kind, s.lane, 'pending', 0, s.base, SINCE[s.since], 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
            0, bounded(s.est), s.after, 0, s.level, s.group, s.policy, bounded(s.cost), 0, 0, '', 0, 0,
-           s.rejected or s.once and '', s.once }
+           kept, s.rejected or s.once and '', s.once }
 end
 
 local MOST_AT_ONCE = 1000   -- steps in one HSET: as many as Lua can hand over
