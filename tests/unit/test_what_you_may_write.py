@@ -96,7 +96,7 @@ async def end_of(spec: JobSpec) -> str:
         return describe(error)
     steps: list[Step] = []
     for turn in range(MOST_TURNS):
-        decision = turns.decide(replay, record, FLEET, first=len(steps), whole=True)
+        decision = turns.decide(replay, record, FLEET, first=len(steps), checked=True)
         if decision.ends is not None:
             outcome = decode(decision.result, Outcome)
             if outcome.ok:
