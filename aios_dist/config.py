@@ -175,7 +175,8 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spool_dir: where a worker that must end saves the answers that Redis does not take; its next life
             writes them. Empty: nowhere.
         redis_timeout: how long a Redis that says nothing is waited for before the connection is
-            made anew; less than ``lease - renew``, so that a dead connection costs no lease.
+            made anew; less than ``lease - renew``, so that a dead connection costs no lease. Where it is not
+            given in aios.toml, it is 5 s, or less where those are closer together.
     """
 
     name: str = "aios"
@@ -196,6 +197,9 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spool_dir: str = ""
     redis_timeout: float = 5.0
 
+
+LEAST_REDIS_TIMEOUT_S = 1.0
+"""No Redis is given up sooner, however short leases are."""
 
 DEFAULT_POOLS = {
     "llm": PoolConfig(lanes=["llm"], slots=64),
@@ -339,7 +343,22 @@ def parse(
     config = Config(fleet=_convert(fleet, FleetConfig, f"{source}: [fleet]"), **tables)
     config.hide_secrets(env)
     _check(config, source, named)
-    return config
+    return _with_redis_timeout(config, source, given="redis_timeout" in fleet)
+
+
+def _with_redis_timeout(config: Config, source: str, given: bool) -> Config:
+    """``redis_timeout`` is less than ``lease - renew``: what somebody wrote is refused, else it is shorter."""
+    fleet = config.fleet
+    spare = fleet.lease - fleet.renew
+    if fleet.redis_timeout < spare or (given and fleet.redis_timeout <= LEAST_REDIS_TIMEOUT_S):
+        return config
+    if given:
+        raise ConfigError(
+            f"{source}: [fleet] redis_timeout ({fleet.redis_timeout:g} s) must be less than lease - renew "
+            f"({spare:g} s): else a dead connection costs leases."
+        )
+    shorter = max(LEAST_REDIS_TIMEOUT_S, 0.7 * spare)
+    return msgspec.structs.replace(config, fleet=msgspec.structs.replace(fleet, redis_timeout=shorter))
 
 
 _VARIABLES = {"redis_url": "AIOS_REDIS_URL", "name": "AIOS_FLEET"}
@@ -510,6 +529,10 @@ def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> 
     check_limits(place, **{field: getattr(model, field) for field in fields})
     if not 0 <= model.fallback_after < FOREVER:
         raise ConfigError(f"{place} fallback_after must be 0 or more seconds (and finite).")
+    for field in ("input_price", "output_price"):
+        price = getattr(model, field)
+        if price is not None and not 0 <= price < FOREVER:
+            raise ConfigError(f"{place} {field} must be 0 (free) or more, for a million tokens (and finite).")
     for other in model.fallback:
         if other not in config.models or other == name:
             known = ", ".join(sorted(set(config.models) - {name})) or "none"

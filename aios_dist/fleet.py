@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import uuid
 import warnings
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import forks, modules, policies, turns
+from aios_dist import costs, forks, modules, policies, turns
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given_json, specs_of
 from aios_dist.broker import Tickets
 from aios_dist.config import Config, load
@@ -29,6 +30,8 @@ from aios_dist.journal.connection import Connection
 from aios_dist.plans import Plan, shape
 from aios_dist.steering import Steering
 from aios_dist.tracebacks import text_of
+
+logger = logging.getLogger("aios_dist.fleet")
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         self._tickets = Tickets(config)
         self._catalog: turns.Catalog | None = None
         self._agents: set[str] = set()
+        self._unpriced: set[str] = set()
+        self._prices_until = 0.0
         self._unclosed = self._watch_over()
         forks.note(self)
 
@@ -275,6 +280,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         unknown = {s.agent for s in specs if s.program is None} - self._agents
         if unknown:
             await self._endings.ask(self._learn)
+        await self._endings.ask(functools.partial(self._look_at_prices, specs))
         for name in sorted(unknown - self._agents):
             known = ", ".join(sorted(self._agents)) or "none"
             raise UnknownName(
@@ -282,6 +288,17 @@ class AsyncFleet(forks.OfThisProcess, Steering):
                 f"(workers have: {known}). Import its module here, or add it to [fleet] modules of the "
                 "workers."
             )
+
+    async def _look_at_prices(self, specs: Sequence[JobSpec]) -> None:
+        """A budget of money that does not see all calls is said, once for the same models."""
+        now = asyncio.get_running_loop().time()
+        if now < self._prices_until or not any(s.budget and s.budget.money is not None for s in specs):
+            return
+        self._prices_until = now + RULES_S
+        unpriced = (await self.journal.registry()).unpriced()
+        if unpriced - self._unpriced:
+            self._unpriced |= unpriced
+            logger.warning("%s", costs.without_price(unpriced))
 
     async def _learn(self) -> None:
         registry = await self.journal.registry()

@@ -87,6 +87,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         slots: as many as it takes now.
         short: why these are fewer than it was told, or "".
         files: its limit of open files; 0: none.
+        unpriced: those of its models of which no price is known.
     """
 
     id: str
@@ -104,6 +105,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     short: str = ""
     files: int = 0
+    unpriced: list[str] = []
 
 
 msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.jobs
@@ -117,6 +119,10 @@ class Registry(msgspec.Struct, frozen=True):
     models: dict[str, str] = {}
     agents: list[str] = []
     odd: list[str] = []
+
+    def unpriced(self) -> set[str]:
+        """Models of whose calls no price is known: no budget of money sees them."""
+        return {model for worker in self.workers for model in worker.unpriced}
 
     def lanes(self, configured: Iterable[str]) -> list[str]:
         """Every lane, sorted: those of aios.toml, and what workers serve besides."""

@@ -138,6 +138,8 @@ class Steps:
             Stopped: the work was stopped before there was one; or this worker does not have the model.
         """
         claim = work.claim
+        if claim.over:
+            raise BadRequest(_too_large(claim), code="over_limit")
         request = _request(claim)
         provider = self._providers.get(claim.label)
         if provider is None:
@@ -239,7 +241,7 @@ class Steps:
         pause = retries.pause(error, claim.tries + 1, patience, draw)
         if pause is not None and self._may_wait(claim, error, pause):
             return Failed(Again(max(pause, 0.001)), refusal)
-        if isinstance(error, (BadRequest, ContentRefused)):
+        if isinstance(error, (BadRequest, ContentRefused)) and not claim.over:
             return Failed(None, refusal)
         other = self._next_model(claim)
         return Failed(Again(0.0, other) if other is not None else None, refusal)
@@ -283,6 +285,14 @@ class Steps:
         chain = list(dict.fromkeys([first, *self._config.models[first].fallback]))
         place = chain.index(claim.label) + 1 if claim.label in chain else len(chain)
         return chain[place] if place < len(chain) else None
+
+
+def _too_large(claim: Claim) -> str:
+    return (
+        f"This call is taken to need {claim.estimate:,} tokens, and all calls of model {claim.label!r} may take "
+        f"{claim.over:,} in a minute: it is not made. A shorter prompt, a smaller max_tokens (500 are taken "
+        "where there is none), or a higher tokens_per_minute let it go."
+    )
 
 
 def as_sent(label: str, model: ModelConfig | None) -> str:
