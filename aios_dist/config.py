@@ -347,7 +347,7 @@ def parse(
 
 
 def _with_redis_timeout(config: Config, source: str, given: bool) -> Config:
-    """``redis_timeout`` is less than ``lease - renew``: what somebody wrote is refused, else it is shorter."""
+    """``redis_timeout`` is less than ``lease - renew``: one that is given is refused, else it is shorter."""
     fleet = config.fleet
     spare = fleet.lease - fleet.renew
     if fleet.redis_timeout < spare or (given and fleet.redis_timeout <= LEAST_REDIS_TIMEOUT_S):
@@ -379,7 +379,8 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
             if not NAME.fullmatch(name):
                 place = named.get("name", source) if kind == "fleet" else source
                 raise ConfigError(
-                    f"{place}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128)."
+                    f"{place}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128), "
+                    "and begin with a letter or digit."
                 )
     for lane in config.lane_names():
         if lane in RESERVED_LANES:

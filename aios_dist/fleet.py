@@ -431,7 +431,9 @@ def _lanes(job: NewJob) -> list[str]:
 def _conflict(id: str, plan: str | None = None, before: Sequence[str] = ()) -> JobConflict:
     if id == plan:
         return JobConflict(f"Plan id {id!r} is taken by another plan (other jobs or order); choose another.")
-    error = JobConflict(f"Job id {id!r} is taken by another job (other agent or input); choose another id.")
+    error = JobConflict(
+        f"Job id {id!r} is taken by another job (other agent, input or tenant); choose another id."
+    )
     if before:
         error.broke_off(before)
     return error

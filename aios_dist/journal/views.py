@@ -308,7 +308,7 @@ def head_to_step(
         job=job,
         number=number,
         kind=kind,
-        lane=head[1],
+        lane="" if kind in (Kind.SLEEP, Kind.SIGNAL) else head[1],  # those wait on none
         state=StepState(head[2]),
         attempt=head[3],
         rank=head[6],

@@ -174,7 +174,7 @@ class Workers(Producers):
                 kind == "ready" or (kind == "held" and name[0] != "?") for kind, name in where
             )
             same = o.label == h.label and its.tenant == job.tenant
-            if 0 < before.model(h.label, "l_tpm") and not allowed(before, h.label, o.est, self.fleet.now):
+            if before.model(h.label, "l_tpm") > 0 and not allowed(before, h.label, o.est, self.fleet.now):
                 continue  # what fits into the tokens that are left passes it
             if waits and same and not self.spent(before, other.rpartition("/")[0]):
                 others[other] = float(o.ready) if aged else o.rank

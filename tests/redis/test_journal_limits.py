@@ -327,7 +327,9 @@ async def test_an_estimate_that_cannot_be_breaks_no_claim(hand: Hand, tokens: in
 async def test_a_call_over_the_whole_limit_waits_for_nothing_and_counts_for_nothing(hand: Hand) -> None:
     """It is never made: its worker refuses it."""
     await hand.limit(rpm=3, tpm=100)
-    await hand.submit(*(starts(job, "x", tokens=n) for job, n in {"a": 90, "b": 900, "c": 10, "d": 1}.items()))
+    await hand.submit(
+        *(starts(job, "x", tokens=n) for job, n in {"a": 90, "b": 900, "c": 10, "d": 1}.items())
+    )
     assert [(c.job, c.over) for c in await hand.drain()] == [("a", 0), ("b", 100), ("c", 0)]
     assert len(await hand.members(hand.keys.window("small"))) == 2
     await hand.minute()
@@ -339,7 +341,8 @@ async def test_a_claim_that_is_asked_for_again_is_over_the_limit_as_before(hand:
     await hand.submit(starts("a", "x", tokens=900))
     for again in (False, True):
         got = await hand.journal.take("llm", "w1", "token", again=again)
-        assert isinstance(got, Claim) and got.over == 100
+        assert isinstance(got, Claim)
+        assert got.over == 100
 
 
 async def test_what_fits_passes_a_call_that_does_not_and_was_held_before_it(hand: Hand) -> None:

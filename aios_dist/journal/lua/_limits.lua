@@ -148,6 +148,20 @@ local function may_pass(job, step, h)
   return clock() - h[H.passed] < MINUTE
 end
 
+-- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that
+-- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest.
+local function fitting(model, left, of, aged)
+  local parts, shelf = of and { of } or redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES'), aged and 'heldold' or 'held'
+  for i = of and 1 or -1, #parts, 2 do
+    local part = i > 0 and parts[i] ~= '' and parts[i] or nil
+    for _, m in ipairs(redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, part and not of and 4 or 19)) do
+      local job, step = split(m)
+      local h = job and head(job, step)
+      if h and h[H.state] == 'ready' and bounded(h[H.est]) <= left then return m, h, part, part and tonumber(parts[i + 1] or '') end
+    end
+  end
+end
+
 local let_in
 local letting = {}
 local freed = {}   -- names that have room or another first, in their order: looked at when the verb has done the rest
@@ -213,19 +227,6 @@ local function makes_way(model, h, rank, part)
 end
 
 local MOST_MOVED = 20   -- in one call; the reconciler goes on at once
-
--- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that stands.
-local function fitting(model, left)
-  local parts = redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES')
-  for i = -1, #parts - 1, 2 do
-    local part = i > 0 and parts[i] or nil
-    for _, m in ipairs(redis.call('ZRANGE', key('held', compartment(model, part)), 0, part and 4 or 19)) do
-      local job, step = split(m)
-      local h = job and head(job, step)
-      if h and h[H.state] == 'ready' and bounded(h[H.est]) <= left then return m, h, part, part and tonumber(parts[i + 1]) end
-    end
-  end
-end
 
 local function let_in_on(model, on)
   local ahead, moved, made_way = {}, 0, false

@@ -185,6 +185,11 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
             elseif left and may_pass(job1, step1, h1) then
               look_at_held(model, again)
               yes = true
+              local m2, h2, of = fitting(model, left, rules(h[H.lane]).fair and tenant or '', aged)
+              if m2 and h2[aged and H.ready or H.rank] < (aged and h[H.ready] or h[H.rank]) then   -- among those that pass it the order holds
+                swap(model, m2, of, of and tonumber(redis.call('ZSCORE', key('heldby', model), of)), job, step, h)
+                may = false
+              end
             end
           end
           if not yes then
