@@ -290,8 +290,8 @@ class Steps:
 def _too_large(claim: Claim) -> str:
     return (
         f"This call is taken to need {claim.estimate:,} tokens, and all calls of model {claim.label!r} may "
-        f"take {claim.over:,} in a minute: it is not made. A shorter prompt, a smaller max_tokens (else 500 are "
-        "taken), or a higher tokens_per_minute let it go."
+        f"take {claim.over:,} in a minute: it is not made. A shorter prompt, a smaller max_tokens (else 500 "
+        "are taken), or a higher tokens_per_minute let it go."
     )
 
 

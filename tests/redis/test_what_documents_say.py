@@ -15,8 +15,9 @@ from aios_dist import Budget, Fleet, agent, gather, llm, prompts, signal, sleep
 from aios_dist.agents import JobSpec
 from aios_dist.calls import Usage
 from aios_dist.config import Config, FleetConfig
-from aios_dist.errors import InvalidInput, JobConflict, UnknownName
-from aios_dist.journal import Limits
+from aios_dist.errors import InvalidInput, JobConflict, ProviderBusy, UnknownName
+from aios_dist.journal import Limits, Said
+from aios_dist.journal.journal import MOST_BACK
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
 from tests.redis.conftest import starts
@@ -122,12 +123,37 @@ def test_a_fork_takes_all_of_a_history_and_nothing_beyond_it(fleet: Fleet) -> No
         job.fork(2)
 
 
+# Failing --------------------------------------------------------------------------------------------------
+
+
+async def test_a_step_that_is_given_back_again_and_again_is_a_dead_letter(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    for times in range(MOST_BACK):
+        assert await hand.journal.dead_letters() == [], times
+        await hand.journal.release(await hand.claim(), "nobody knows why", counted=True)
+    (letter,) = await hand.journal.dead_letters()
+    assert (letter.job, letter.step) == ("j", "0")
+
+
+async def test_a_fallback_counts_against_its_own_model_and_one_at_its_limit_puts_steps_aside_there(
+    hand: Hand,
+) -> None:
+    await hand.limit("big", flight=1)
+    await hand.submit(starts("a", "x"), starts("b", "x"))
+    for claim in await hand.drain():
+        await hand.journal.release(claim, "next", error=ProviderBusy("x"), to=("big", "llm"))
+    moved = await hand.drain()
+    assert [(c.job, c.label) for c in moved] == [("a", "big")]
+    assert (await hand.by_model("held"))["big"] == ["b/0"]
+    assert len(await hand.members(hand.keys.inflight("big"))) == 1
+
+
 # Settings -----------------------------------------------------------------------------------------------
 
 
 async def test_a_large_limit_that_changes_by_one_is_something_new(hand: Hand) -> None:
     for limit in (1_234_567, 1_234_568):
-        await hand.journal.set_limits("small", Limits(tokens_per_minute=limit), source="file")
+        await hand.journal.say(Said(models={"small": Limits(tokens_per_minute=limit)}), "file")
         (view,) = await hand.journal.model_views(["small"])
         assert view.limits.tokens_per_minute == limit
 
