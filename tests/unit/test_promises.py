@@ -44,7 +44,8 @@ def test_what_is_promised_stands_in_its_document_and_its_test_is_there(document:
     assert not gone, f"{document} says otherwise by now: look at the tests that tests/promises.toml names"
     for said, test in PROMISES[document].items():
         file, _, name = test.partition("::")
-        assert (ROOT / file).is_file() and name in names_in(file), f"{said!r}: there is no {test}"
+        assert (ROOT / file).is_file(), f"{said!r}: there is no {file}"
+        assert name in names_in(file), f"{said!r}: there is no {test}"
 
 
 def test_every_page_that_promises_something_is_in_the_list() -> None:
