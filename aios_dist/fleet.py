@@ -280,7 +280,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         unknown = {s.agent for s in specs if s.program is None} - self._agents
         if unknown:
             await self._endings.ask(self._learn)
-        await self._endings.ask(functools.partial(self._look_at_prices, specs))
+        if any(s.budget is not None and s.budget.money is not None for s in specs):
+            await self._endings.ask(self._look_at_prices)
         for name in sorted(unknown - self._agents):
             known = ", ".join(sorted(self._agents)) or "none"
             raise UnknownName(
@@ -289,10 +290,10 @@ class AsyncFleet(forks.OfThisProcess, Steering):
                 "workers."
             )
 
-    async def _look_at_prices(self, specs: Sequence[JobSpec]) -> None:
+    async def _look_at_prices(self) -> None:
         """A budget of money that does not see all calls is said, once for the same models."""
         now = asyncio.get_running_loop().time()
-        if now < self._prices_until or not any(s.budget and s.budget.money is not None for s in specs):
+        if now < self._prices_until:
             return
         self._prices_until = now + RULES_S
         unpriced = (await self.journal.registry()).unpriced()
