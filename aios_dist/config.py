@@ -15,12 +15,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from aios_dist.errors import ConfigError, InvalidInput
-from aios_dist.masking import learn, learn_url, masked
+from aios_dist.masking import learn, learn_url
+from aios_dist.redis_urls import check_url
 from aios_dist.texts import read_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -385,32 +385,7 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
     for lane in config.lane_names():
         if lane in RESERVED_LANES:
             raise ConfigError(f"{source}: lane name {lane!r} is kombu's own; choose another.")
-    place = named.get("redis_url", source)
-    if not fleet.redis_url.startswith(("redis://", "rediss://", "sentinel://", "unix://")):
-        raise ConfigError(
-            f"{place}: redis_url {masked(fleet.redis_url)!r} must start with redis://, rediss:// or sentinel://."
-        )
-    try:
-        parts = urlsplit(fleet.redis_url)
-        if "," not in parts.netloc:
-            _ = parts.port
-    except ValueError:
-        # Not in the words of urllib, which repeat a piece of a password that holds a `/`, `?` or `#`.
-        raise ConfigError(
-            f"{place}: redis_url {masked(fleet.redis_url)!r} is not a URL; in a password, every "
-            "character but letters and digits is written as % and two digits (@ is %40, / is %2F)."
-        ) from None
-    if fleet.redis_url.startswith("sentinel://") and "master=" not in urlsplit(fleet.redis_url).query:
-        raise ConfigError(
-            f"{place}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
-        )
-    tls = dict(parse_qsl(urlsplit(fleet.redis_url).query))
-    if tls.get("ssl_cert_reqs", "required") not in ("none", "optional", "required"):
-        raise ConfigError(f"{place}: ssl_cert_reqs of redis_url is none, optional or required.")
-    if fleet.redis_url.startswith("sentinel://") and any(name.startswith("ssl_") for name in tls):
-        raise ConfigError(
-            f"{place}: TLS with sentinel:// is not there yet; take the ssl_… fields out of redis_url."
-        )
+    check_url(named.get("redis_url", source), fleet.redis_url)
     positive = ("prompt_limit", "result_limit", "retention", "lease", "renew", "reconcile", "attempts")
     for field in (*positive, "step_deadline", "redis_timeout"):
         if not 0 < getattr(fleet, field) < FOREVER:
