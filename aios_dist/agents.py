@@ -3,7 +3,7 @@
 An agent is a plain ``async def``. It is not kept in memory while it waits: after each outcome it is run
 again from its start, and what it had asked for before is answered from the journal (as Temporal and DBOS
 do). So between its awaits an agent must do the same each time it is run; time, randomness, files and the
-network belong in ``tool()``, which is journaled and runs once.
+network belong in ``tool()``, whose outcome is journaled once; the function itself runs at least once.
 """
 
 from __future__ import annotations

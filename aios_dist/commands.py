@@ -269,11 +269,11 @@ class ToolMaker:
 
 @ToolMaker
 def tool(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Tool:
-    """Run ``function(*args, **kwargs)`` once and journal what it returned; await the result in an agent.
+    """Run ``function(*args, **kwargs)`` and journal once what it returned; await the result in an agent.
 
     Args:
         function: plain or ``async``; a plain one runs in a thread. It may be run again when its worker
-            is lost before the outcome is written, so make what it does repeatable.
+            is lost before the outcome is written: give what it does an id of your own, and look there first.
         args, kwargs: JSON values, as they are when the tool is awaited; the function gets its own copies.
 
     Returns:

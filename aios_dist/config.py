@@ -15,12 +15,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from aios_dist.errors import ConfigError, InvalidInput
-from aios_dist.masking import learn, learn_url, masked
+from aios_dist.masking import learn, learn_url
+from aios_dist.redis_urls import check_url
 from aios_dist.texts import read_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -177,7 +177,8 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spool_dir: where a worker that must end saves the answers that Redis does not take; its next life
             writes them. Empty: nowhere.
         redis_timeout: how long a Redis that says nothing is waited for before the connection is
-            made anew; less than ``lease - renew``, so that a dead connection costs no lease.
+            made anew; less than ``lease - renew``, so that a dead connection costs no lease. Where it is not
+            given in aios.toml, it is 5 s, or less where those are closer together.
     """
 
     name: str = "aios"
@@ -199,6 +200,9 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spool_dir: str = ""
     redis_timeout: float = 5.0
 
+
+LEAST_REDIS_TIMEOUT_S = 1.0
+"""No Redis is given up sooner, however short leases are."""
 
 DEFAULT_POOLS = {
     "llm": PoolConfig(lanes=["llm"], slots=64),
@@ -342,7 +346,22 @@ def parse(
     config = Config(fleet=_convert(fleet, FleetConfig, f"{source}: [fleet]"), **tables)
     config.hide_secrets(env)
     _check(config, source, named)
-    return config
+    return _with_redis_timeout(config, source, given="redis_timeout" in fleet)
+
+
+def _with_redis_timeout(config: Config, source: str, given: bool) -> Config:
+    """``redis_timeout`` is less than ``lease - renew``: one that is given is refused, else it is shorter."""
+    fleet = config.fleet
+    spare = fleet.lease - fleet.renew
+    if fleet.redis_timeout < spare or (given and fleet.redis_timeout <= LEAST_REDIS_TIMEOUT_S):
+        return config
+    if given:
+        raise ConfigError(
+            f"{source}: [fleet] redis_timeout ({fleet.redis_timeout:g} s) must be less than lease - renew "
+            f"({spare:g} s): else a dead connection costs leases."
+        )
+    shorter = max(LEAST_REDIS_TIMEOUT_S, 0.7 * spare)
+    return msgspec.structs.replace(config, fleet=msgspec.structs.replace(fleet, redis_timeout=shorter))
 
 
 _VARIABLES = {"redis_url": "AIOS_REDIS_URL", "name": "AIOS_FLEET"}
@@ -363,37 +382,13 @@ def _check(config: Config, source: str, named: Mapping[str, str]) -> None:
             if not NAME.fullmatch(name):
                 place = named.get("name", source) if kind == "fleet" else source
                 raise ConfigError(
-                    f"{place}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128)."
+                    f"{place}: {kind} name {name!r} must be letters, digits and . _ : - (at most 128), "
+                    "and begin with a letter or digit."
                 )
     for lane in config.lane_names():
         if lane in RESERVED_LANES:
             raise ConfigError(f"{source}: lane name {lane!r} is kombu's own; choose another.")
-    place = named.get("redis_url", source)
-    if not fleet.redis_url.startswith(("redis://", "rediss://", "sentinel://", "unix://")):
-        raise ConfigError(
-            f"{place}: redis_url {masked(fleet.redis_url)!r} must start with redis://, rediss:// or sentinel://."
-        )
-    try:
-        parts = urlsplit(fleet.redis_url)
-        if "," not in parts.netloc:
-            _ = parts.port
-    except ValueError:
-        # Not in the words of urllib, which repeat a piece of a password that holds a `/`, `?` or `#`.
-        raise ConfigError(
-            f"{place}: redis_url {masked(fleet.redis_url)!r} is not a URL; in a password, every "
-            "character but letters and digits is written as % and two digits (@ is %40, / is %2F)."
-        ) from None
-    if fleet.redis_url.startswith("sentinel://") and "master=" not in urlsplit(fleet.redis_url).query:
-        raise ConfigError(
-            f"{place}: a sentinel:// URL names the master that it watches: sentinel://a:26379,b:26379/0?master=NAME."
-        )
-    tls = dict(parse_qsl(urlsplit(fleet.redis_url).query))
-    if tls.get("ssl_cert_reqs", "required") not in ("none", "optional", "required"):
-        raise ConfigError(f"{place}: ssl_cert_reqs of redis_url is none, optional or required.")
-    if fleet.redis_url.startswith("sentinel://") and any(name.startswith("ssl_") for name in tls):
-        raise ConfigError(
-            f"{place}: TLS with sentinel:// is not there yet; take the ssl_… fields out of redis_url."
-        )
+    check_url(named.get("redis_url", source), fleet.redis_url)
     positive = ("prompt_limit", "result_limit", "retention", "lease", "renew", "reconcile", "attempts")
     for field in (*positive, "step_deadline", "redis_timeout"):
         if not 0 < getattr(fleet, field) < FOREVER:
@@ -514,6 +509,10 @@ def _check_model(name: str, model: ModelConfig, config: Config, source: str) -> 
     check_limits(place, **{field: getattr(model, field) for field in fields})
     if not 0 <= model.fallback_after < FOREVER:
         raise ConfigError(f"{place} fallback_after must be 0 or more seconds (and finite).")
+    for field in ("input_price", "output_price"):
+        price = getattr(model, field)
+        if price is not None and not 0 <= price < FOREVER:
+            raise ConfigError(f"{place} {field} must be 0 (free) or more, for a million tokens (and finite).")
     for other in model.fallback:
         if other not in config.models or other == name:
             known = ", ".join(sorted(set(config.models) - {name})) or "none"

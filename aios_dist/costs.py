@@ -6,7 +6,7 @@ https://pypi.org/project/genai-prices/ (pydantic): an extra, since it brings its
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aios_dist.calls import Usage
 from aios_dist.config import ModelConfig
@@ -29,6 +29,21 @@ def money(name: str, model: ModelConfig, usage: Usage) -> float:
         return 0.0
     found = _listed(model.model or name, model.provider)
     return found(usage) if found is not None else 0.0
+
+
+def known(name: str, model: ModelConfig) -> bool:
+    """Whether a call of the model has a price, be it 0: else its calls cost nothing in a budget of money."""
+    given = model.input_price is not None or model.output_price is not None
+    return given or _listed(model.model or name, model.provider) is not None
+
+
+def without_price(models: Iterable[str]) -> str:
+    """A sentence of models whose calls no budget of money sees, and what to do about it."""
+    names = ", ".join(sorted(models))
+    return (
+        f"No price is known of {names}: in a budget of money such calls cost nothing. Give input_price and "
+        "output_price in [models.NAME] (0 where they are free), or install the extra `prices` on the workers."
+    )
 
 
 @functools.cache

@@ -53,7 +53,8 @@ class Endings:
             FleetUnavailable: it was not there the first time, is away for longer than ``PATIENCE_S``, or the
                 fleet was closed.
         """
-        deadline = _clock() + PATIENCE_S
+        begun = _clock()
+        deadline = begun + PATIENCE_S
         away: FleetUnavailable | None = None
         while not self._closing.is_set():
             try:
@@ -64,8 +65,10 @@ class Endings:
             except TimeoutError:
                 if not limit.expired() or away is None:
                     raise
-            if not self._journal.connection.met or _clock() >= deadline:
+            if not self._journal.connection.met:
                 raise away
+            if _clock() >= deadline:
+                raise FleetUnavailable(f"{away} It was asked for {_clock() - begun:.0f} s.") from None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), 0.25)
         raise FleetUnavailable(CLOSED_MEANWHILE)

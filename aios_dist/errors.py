@@ -7,7 +7,7 @@
     │   ├── ConfigError           aios.toml, the environment, or a missing package
     │   ├── InvalidInput          arguments, prompts, ids, plans
     │   ├── UnknownName           an agent, model, lane, pool or job that does not exist
-    │   └── JobConflict           the id belongs to another job already
+    │   └── JobConflict           the id belongs to another job already; jobs before it: ``.ids``
     ├── FleetUnavailable          Redis cannot be reached, or refuses to serve us
     ├── JournalError              a write stopped in its middle; what it left is put right
     ├── JobError                  raised by ``Job.result()``

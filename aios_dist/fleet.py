@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import secrets
 import time
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist import forks, modules, policies, turns, waits
+from aios_dist import costs, forks, modules, policies, turns, waits
 from aios_dist.agents import Agent, JobSpec, PromptsAgent, PromptsProgram, given_json, specs_of
 from aios_dist.broker import Tickets
 from aios_dist.chance import Known
@@ -32,6 +33,8 @@ from aios_dist.journal.connection import Connection
 from aios_dist.plans import Plan, shape
 from aios_dist.steering import Steering
 from aios_dist.tracebacks import text_of
+
+logger = logging.getLogger("aios_dist.fleet")
 
 T = TypeVar("T")
 
@@ -55,6 +58,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         self._tickets = Tickets(config)
         self._catalog: turns.Catalog | None = None
         self._agents: set[str] = set()
+        self._unpriced: set[str] = set()
+        self._prices_until = 0.0
         self._unclosed = self._watch_over()
         forks.note(self)
 
@@ -280,6 +285,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         unknown = {s.agent for s in specs if s.program is None} - self._agents
         if unknown:
             await self._endings.ask(self._learn)
+        if any(s.budget is not None and s.budget.money is not None for s in specs):
+            await self._endings.ask(self._look_at_prices)
         for name in sorted(unknown - self._agents):
             known = ", ".join(sorted(self._agents)) or "none"
             raise UnknownName(
@@ -287,6 +294,17 @@ class AsyncFleet(forks.OfThisProcess, Steering):
                 f"(workers have: {known}). Import its module here, or add it to [fleet] modules of the "
                 "workers."
             )
+
+    async def _look_at_prices(self) -> None:
+        """A budget of money that does not see all calls is said, once for the same models."""
+        now = asyncio.get_running_loop().time()
+        if now < self._prices_until:
+            return
+        self._prices_until = now + RULES_S
+        unpriced = (await self.journal.registry()).unpriced()
+        if unpriced - self._unpriced:
+            self._unpriced |= unpriced
+            logger.warning("%s", costs.without_price(unpriced))
 
     async def _learn(self) -> None:
         registry = await self.journal.registry()
@@ -423,7 +441,9 @@ def _lanes(job: NewJob) -> list[str]:
 def _conflict(id: str, plan: str | None = None, before: Sequence[str] = ()) -> JobConflict:
     if id == plan:
         return JobConflict(f"Plan id {id!r} is taken by another plan (other jobs or order); choose another.")
-    error = JobConflict(f"Job id {id!r} is taken by another job (other agent or input); choose another id.")
+    error = JobConflict(
+        f"Job id {id!r} is taken by another job (other agent, input or tenant); choose another id."
+    )
     if before:
         error.broke_off(before)
     return error

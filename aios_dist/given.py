@@ -89,6 +89,14 @@ def seconds(what: str, value: Any) -> float:
     return float(max(0, min(LONGEST_S, value)))
 
 
+def span(time: float) -> str:
+    """So many seconds in words, in the largest unit that they are some of: 7 days, 90 minutes, 4 s."""
+    for unit, long in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if time >= long and time % long == 0:
+            return f"{time // long:.0f} {unit}{'' if time == long else 's'}"
+    return f"{time:.3f}".rstrip("0").rstrip(".") + " s"
+
+
 def whole(what: str, value: Any, least: int = 0) -> int:
     """A whole number from ``least`` on.
 

@@ -4,7 +4,10 @@ In this folder `aios-dist up --fake-llm`, then `python approval.py`. While the j
 Redis: no process, no slot. This program and the workers may be stopped and started meanwhile: the same id is
 the same job. The word may also come from elsewhere:
 
-    aios-dist job signal letter-1 review --value '{"ok": true}'
+    aios-dist job signal letter-1 review-1 --value '{"ok": true}'
+
+Each draft has a signal of its own, so nobody lets go a letter that he has not seen: not with a word that was
+meant for the draft before it.
 """
 
 from __future__ import annotations
@@ -18,29 +21,32 @@ WEEK = 7 * 24 * 3600.0
 ROUNDS = 3
 
 
-def send(to: str, text: str) -> str:
-    """Stands for sending a mail: what must not be done twice belongs in a tool."""
-    return f"sent to {to}: {text}"
+def send(to: str, text: str, id: str) -> str:
+    """Stands for sending a mail. It may run again if its worker is lost: the mail's own id tells."""
+    return f"sent to {to} as {id}: {text}"
 
 
 @agent
 async def letter(to: str, about: str) -> str:
     """Drafts until somebody is content, then sends."""
     draft = await llm(f"A short letter to {to} about {about}.", model="small")
-    for _ in range(ROUNDS):
-        review: dict[str, Any] = await signal("review")  # {"ok": true}, or {"ok": false, "wish": "…"}
+    for number in range(1, ROUNDS + 1):
+        review: dict[str, Any] = await signal(
+            f"review-{number}"
+        )  # {"ok": true}, or {"ok": false, "wish": "…"}
         if review["ok"]:
-            return str(await tool(send, to, draft.text))
+            return str(await tool(send, to, draft.text, id=f"{to}/{about}/{number}"))
         draft = await llm(f"Rewrite this letter, {review['wish']}: {draft.text}", model="small")
     return "given up: nobody was content"
 
 
 def ask(job: Job, step: int) -> None:
-    """Show the draft before the step that waits, and send the job what the reader says to it."""
-    drafts = [s.outcome.response.text for s in job.steps()[:step] if s.outcome and s.outcome.response]
+    """Show the draft before the step that waits, and send the job what the reader says to this one."""
+    steps = job.steps()
+    drafts = [s.outcome.response.text for s in steps[:step] if s.outcome and s.outcome.response]
     print(f"\n{drafts[-1]}\n")
     wish = input("Enter sends it; or what shall be different? ")
-    job.signal("review", {"ok": not wish, "wish": wish})
+    job.signal(steps[step].label, {"ok": not wish, "wish": wish})
 
 
 def main(id: str) -> None:

@@ -8,7 +8,7 @@ from aios_dist import Fleet, agent, fixed, llm, tool
 
 
 def find_hotel(city: str) -> str:
-    """Stands for a search of your own: anything that must not be done twice belongs in a tool."""
+    """Stands for a search of your own; it may run again, so a booking needs an id of its own to look for."""
     return f"Hotel {city} Central"
 
 
@@ -16,7 +16,7 @@ def find_hotel(city: str) -> str:
 async def trip(city: str) -> str:
     """Sights, a hotel, and a plan around both."""
     sights = await llm(f"Three sights in {city}?", model="small")
-    hotel = await tool(find_hotel, city)  # journaled: runs once
+    hotel = await tool(find_hotel, city)  # its answer is journaled
     return (await llm(f"A day plan around {sights.text} from {hotel}")).text
 
 

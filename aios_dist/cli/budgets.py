@@ -10,15 +10,17 @@ import click
 from aios_dist.agents import Budget
 from aios_dist.errors import InvalidInput
 
+on_budget_option = click.option(
+    "--on-budget",
+    type=click.Choice(["pause", "fail"]),
+    help="What becomes of the job when its budget is used up  [default: pause]",
+)
+"""At the submission only: the job keeps it."""
+
 
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--budget-tokens``, ``--budget-money`` and ``--on-budget``."""
+    """``--budget-tokens`` and ``--budget-money``."""
     for option in (
-        click.option(
-            "--on-budget",
-            type=click.Choice(["pause", "fail"]),
-            help="What becomes of the job when its budget is used up  [default: pause]",
-        ),
         click.option(
             "--budget-money",
             metavar="X",
@@ -37,7 +39,7 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def budget_of(
-    tokens: int | None, money: float | None, on_budget: Literal["pause", "fail"] | None
+    tokens: int | None, money: float | None, on_budget: Literal["pause", "fail"] | None = None
 ) -> Budget | None:
     """What the options say; None when they say nothing.
 

@@ -84,6 +84,7 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         findings += lanes.lanes(config, views)
         findings += repairs.needs(await journal.needs([view.name for view in views]))
         findings += repairs.repairs(await journal.repairs())
+        findings += held.prices(registry, await fleet.tenants())
         names = sorted({*config.models, *registry.models})
         findings += held.models(await journal.model_views(names))
         findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -84,15 +84,14 @@ def resume(
     ids: tuple[str, ...],
     budget_tokens: int | None,
     budget_money: float | None,
-    on_budget: Literal["pause", "fail"] | None,
     as_json: bool,
 ) -> None:
     """Let paused jobs go on, with the rank that their steps had.
 
     A budget counts all that the job has spent: one that paused at 1000 tokens goes on to 2000 with
-    --budget-tokens 2000.
+    --budget-tokens 2000. What is not named of it, and what is done when it is used up, stay as they were.
     """
-    budget = budget_of(budget_tokens, budget_money, on_budget)
+    budget = budget_of(budget_tokens, budget_money)
     steer(
         ids,
         lambda job: job.resume(budget),

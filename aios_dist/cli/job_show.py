@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from aios_dist.cli.output import (
+    amount,
     clock,
     console,
     iso,
@@ -133,7 +134,7 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
     out.print(
         f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens"
         + (f" (≈ {view.estimated} of them estimated: no usage came)" if view.estimated else "")
-        + (f", {view.money:.6g} in money" if view.money else "")
+        + (f", {amount(view.money)} in money" if view.money else "")
     )
     if view.state == "paused":
         out.print(plain(f"Paused: {view.why}. Go on: {resume_command(view)}"))

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
 from aios_dist.masking import hide
@@ -102,6 +103,11 @@ def short(seconds: float | None) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def amount(money: float) -> str:
+    """A sum in plain digits, six of them that say something: 0.0000608, not 6.08e-05."""
+    return format(Decimal(f"{money:.6g}"), "f")
 
 
 def resume_command(view: JobView) -> str:

@@ -11,7 +11,7 @@ import click
 
 from aios_dist.agents import JobSpec, prompts
 from aios_dist.cli.agents_by_name import Agents
-from aios_dist.cli.budgets import budget_of, budget_options
+from aios_dist.cli.budgets import budget_of, budget_options, on_budget_option
 from aios_dist.cli.output import job_record, print_json
 from aios_dist.cli.plan_files import PlanFile, read_file
 from aios_dist.cli.plan_of_file import plan_of
@@ -51,6 +51,7 @@ FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
     help="Seconds from now; then the job fails, wherever it stands.",
 )
 @budget_options
+@on_budget_option
 @click.option(
     "--priority",
     metavar="N",

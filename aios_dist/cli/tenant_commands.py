@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist.cli.job_commands import as_json_option
-from aios_dist.cli.output import of_most, print_json, print_table
+from aios_dist.cli.output import amount, of_most, print_json, print_table
 from aios_dist.cli.session import on_fleet
 from aios_dist.errors import InvalidInput
 
@@ -103,7 +103,7 @@ def set_(
         f"weight {view.weight:g}",
         f"{view.max_in_flight} calls in flight" if view.max_in_flight else "",
         f"{view.tokens_per_day} tokens a day" if view.tokens_per_day else "",
-        f"{view.money_per_day:g} in money a day" if view.money_per_day else "",
+        f"{amount(view.money_per_day)} in money a day" if view.money_per_day else "",
     ]
     print(f"{name}: {', '.join(filter(None, parts))}")
 

@@ -120,7 +120,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             why,
             got,
         )
-        first, estimate, cost = map(int, est)
+        first, estimate, cost, over = map(int, est)
         return Claim(
             job=job.decode(),
             step=step.decode(),
@@ -142,6 +142,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             first_us=first,
             estimate=estimate,
             cost=cost,
+            over=over,
         )
 
     async def claim(self, lane: str, worker: str) -> Claim | None:

@@ -212,7 +212,12 @@ class Ordering(Access):
 
 def _says(fields: dict[str, Any]) -> str:
     """What aios.toml says (without what it leaves out), to see later whether it says something new."""
-    return " ".join(f"{f}={v:g}" for f, v in fields.items() if v not in (None, 1.0 if f == "w" else 0))
+    return " ".join(f"{f}={_exact(v)}" for f, v in fields.items() if v not in (None, 1.0 if f == "w" else 0))
+
+
+def _exact(value: float) -> str:
+    """The short form (what stands in Redis has it) where that is the number itself."""
+    return short if float(short := f"{value:g}") == value else repr(value)
 
 
 def _model(name: str, limits: Limits, source: Source) -> dict[str, Any]:
@@ -222,7 +227,7 @@ def _model(name: str, limits: Limits, source: Source) -> dict[str, Any]:
         "l_tpm": limits.tokens_per_minute,
     }
     chain = " ".join(f"{lane}|{model}" for lane, model in limits.fallback)
-    after = "" if limits.fallback_after == FALLBACK_AFTER_S else f"{limits.fallback_after:g}"
+    after = "" if limits.fallback_after == FALLBACK_AFTER_S else f"{_exact(limits.fallback_after)}"
     says = [_says(fields), chain and f"fallback={chain}", after and f"fallback_after={after}"]
     of_file = _flat({"fb": chain, "fba": int(limits.fallback_after * 1e6)})
     return {

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from aios_dist.calls import Usage
 from aios_dist.errors import FleetUnavailable, JournalError, UnknownName
+from aios_dist.given import span
 from aios_dist.jobs import JobState, Outcome, decode
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
@@ -142,8 +143,8 @@ class Reading(Access):
             raise _damaged(job, exc) from None
 
     def _no_job(self, job: str) -> UnknownName:
-        days = self.config.retention / 86400
-        return UnknownName(f"There is no job {job!r} (a finished job is kept for {days:g} days).")
+        kept = span(self.config.retention)
+        return UnknownName(f"There is no job {job!r} (a finished job is kept for {kept}).")
 
     async def states(self, jobs: Sequence[str]) -> list[JobState | None]:
         """The state of each job; None for an id that is unknown or expired, or whose record cannot be read:

@@ -154,6 +154,7 @@ class Claim(msgspec.Struct, frozen=True):
         digest: of the request.
         first_us: when the step was first tried since it was asked for, or retried.
         estimate, cost: tokens that limits and shares have reserved for it.
+        over: the tokens a minute of its model, where the estimate alone is more: it is refused; else 0.
     """
 
     job: str
@@ -176,6 +177,7 @@ class Claim(msgspec.Struct, frozen=True):
     first_us: int = 0
     estimate: int = 0
     cost: int = 0
+    over: int = 0
 
     @property
     def estimated(self) -> Usage:

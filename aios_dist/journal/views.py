@@ -93,6 +93,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         slots: as many as it takes now.
         short: why these are fewer than it was told, or "".
         files: its limit of open files; 0: none.
+        unpriced: those of its models of which no price is known.
     """
 
     id: str
@@ -110,6 +111,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     short: str = ""
     files: int = 0
+    unpriced: list[str] = []
 
 
 msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.jobs
@@ -123,6 +125,10 @@ class Registry(msgspec.Struct, frozen=True):
     models: dict[str, str] = {}
     agents: list[str] = []
     odd: list[str] = []
+
+    def unpriced(self) -> set[str]:
+        """Models of whose calls no price is known: no budget of money sees them."""
+        return {model for worker in self.workers for model in worker.unpriced}
 
     def lanes(self, configured: Iterable[str]) -> list[str]:
         """Every lane, sorted: those of aios.toml, and what workers serve besides."""
@@ -312,7 +318,7 @@ def head_to_step(
         job=job,
         number=number,
         kind=kind,
-        lane=head[1],
+        lane="" if kind in (Kind.SLEEP, Kind.SIGNAL) else head[1],  # those wait on none
         state=StepState(head[2]),
         attempt=head[3],
         rank=head[6],

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.config import Config
+from aios_dist.config import Config, FleetConfig
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -23,6 +23,8 @@ def to_toml(config: Config) -> str:
     data = msgspec.to_builtins(config)
     for section in Config.__struct_fields__:
         tables = {section: data[section]} if section == "fleet" else _named(section, data[section])
+        if config.fleet.redis_timeout == FleetConfig().redis_timeout:
+            tables.get("fleet", {}).pop("redis_timeout", None)  # not chosen: it may be shorter, as leases are
         for name, table in tables.items():
             lines += [
                 f"[{name}]",

@@ -173,12 +173,20 @@ class LocalFleet:
         self._wait(lambda: all(member.is_ready for member in started))
         return started
 
-    def stop_workers(self, members: Sequence[Member], grace_s: float = 60.0) -> bool:
+    def stop_workers(self, workers: Sequence[Member | str], grace_s: float = 60.0) -> bool:
         """SIGTERM, which is a warm shutdown, to several at once; SIGKILL after ``grace_s``, or at Ctrl-C.
+
+        Args:
+            workers: their names, or what ``start_workers`` gave.
+            grace_s: seconds.
 
         Returns:
             True if each ended by itself.
+
+        Raises:
+            UnknownName: there is none of that name.
         """
+        members = [self.worker(worker) if isinstance(worker, str) else worker for worker in workers]
         for member in members:
             member.process.terminate()
         end = time.monotonic() + grace_s
@@ -191,9 +199,16 @@ class LocalFleet:
         self.members = [member for member in self.members if member not in members]
         return all(well)
 
-    def kill(self, name: str) -> None:
-        """``kill -9`` of a worker, as a crash of its machine; the registry forgets it after a while."""
-        member = self.worker(name)
+    def kill(self, worker: Member | str) -> None:
+        """``kill -9`` of a worker, as a crash of its machine; the registry forgets it after a while.
+
+        Args:
+            worker: its name, or what ``start_workers`` gave.
+
+        Raises:
+            UnknownName: there is none of that name.
+        """
+        member = self.worker(worker) if isinstance(worker, str) else worker
         member.kill()
         self.members.remove(member)
 

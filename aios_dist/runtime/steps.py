@@ -139,6 +139,8 @@ class Steps:
             Stopped: the work was stopped before there was one; or this worker does not have the model.
         """
         claim = work.claim
+        if claim.over:
+            raise BadRequest(_too_large(claim), code="over_limit")
         request = _request(claim)
         provider = self._providers.get(claim.label)
         if provider is None:
@@ -246,7 +248,8 @@ class Steps:
         pause = retries.pause(error, claim.tries + 1, patience, draw)
         if pause is not None and self._may_wait(claim, error, pause):
             return Failed(Again(max(pause, 0.001)), refusal)
-        if isinstance(error, (BadRequest, ContentRefused)) and not error.detail.get("unsayable"):
+        asked_wrong = isinstance(error, (BadRequest, ContentRefused))
+        if asked_wrong and not claim.over and not error.detail.get("unsayable"):
             return Failed(None, refusal)
         other = self._next_model(claim)
         return Failed(Again(0.0, other) if other is not None else None, refusal)
@@ -290,6 +293,14 @@ class Steps:
         chain = list(dict.fromkeys([first, *self._config.models[first].fallback]))
         place = chain.index(claim.label) + 1 if claim.label in chain else len(chain)
         return chain[place] if place < len(chain) else None
+
+
+def _too_large(claim: Claim) -> str:
+    return (
+        f"This call is taken to need {claim.estimate:,} tokens, and all calls of model {claim.label!r} may "
+        f"take {claim.over:,} in a minute: it is not made. A shorter prompt, a smaller max_tokens (else 500 "
+        "are taken), or a higher tokens_per_minute let it go."
+    )
 
 
 def as_sent(label: str, model: ModelConfig | None) -> str:

@@ -130,8 +130,7 @@ class Runtime:
         self.leases = Leases(self.journal)
         tickets = Tickets(self.config)
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
-        for model in self._providers:  # the list of prices is read now, while there are files for it
-            self._price(model, Usage(1, 1, 1))
+        self._unpriced = [model for model in self._providers if not self._has_price(model)]
         self.started_at = await _patiently(self.journal.now)
         self._reconciler = reconciler = Reconciler(
             self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
@@ -197,6 +196,14 @@ class Runtime:
             logger.exception("The price of a call of %s is not known now: 0.", model)
             return 0.0
 
+    def _has_price(self, model: str) -> bool:
+        """Asked at the start: the list of prices is read then, while there are files for it."""
+        try:
+            return costs.known(model, self.config.models[model])
+        except Exception:
+            logger.exception("The price of a call of %s is not known now.", model)
+            return False
+
     async def _rank_anew(self, lane: str) -> bool:
         return await self._rules.rank_anew(lane)
 
@@ -248,6 +255,7 @@ class Runtime:
             dropped=self.dropped,
             short=self._slots.why,
             files=open_files(),
+            unpriced=self._unpriced,
         )
         await self.journal.announce(info, self.models())
 

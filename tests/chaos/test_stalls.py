@@ -112,14 +112,14 @@ def test_a_stopped_workers_step_is_taken_over_and_its_late_answer_is_not_written
     job = fleet.submit(calling, name="taken", calls=2, model="small")
     llm.wait_until(lambda: llm.in_flight == 1)
     frozen(one)
-    (other,) = machine.start_workers([WorkerSpec("other", "llm")])
+    (_other,) = machine.start_workers([WorkerSpec("other", "llm")])
     heir = machine.registered("other").id
     try:
         assert job.result(timeout=TAKEN_S + 2.0) == 2
         go_on(one)
         until(lambda: _came_too_late(machine, f"{job.id}/0"), 5.0)
     finally:
-        machine.stop_workers([other], grace_s=10)
+        machine.stop_workers(["other"], grace_s=10)
     assert [(step.worker, step.attempt) for step in job.steps()] == [(heir, 2), (heir, 1)]
     assert called(llm, job) == Counter({f"{job.id}/0": 2, f"{job.id}/1": 1})
     assert happened(job, "done") == 3  # two steps and the job

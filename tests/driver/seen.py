@@ -51,6 +51,7 @@ class Head(NamedTuple):
     token: str
     back: int
     first: int
+    passed: int
 
     def lease(self, job: str, step: str) -> str:
         """What its lease is called while it is held."""

@@ -9,7 +9,7 @@ from aios_dist.journal import Claim, Decision, Nothing, Refusal
 from aios_dist.journal.records import random_name
 from tests.driver.core import Held
 from tests.driver.producers import Producers
-from tests.driver.promises import steps_on
+from tests.driver.promises import allowed, steps_on
 from tests.driver.seen import TURN, Seen
 from tests.driver.sending import LANES, MODELS, decided, lane_sets, send_advance, send_commit, send_release
 
@@ -174,6 +174,8 @@ class Workers(Producers):
                 kind == "ready" or (kind == "held" and name[0] != "?") for kind, name in where
             )
             same = o.label == h.label and its.tenant == job.tenant
+            if before.model(h.label, "l_tpm") > 0 and not allowed(before, h.label, o.est, self.fleet.now):
+                continue  # what fits into the tokens that are left passes it
             if waits and same and not self.spent(before, other.rpartition("/")[0]):
                 others[other] = float(o.ready) if aged else o.rank
         best = min(others, key=lambda o: (others[o], o), default=m)

@@ -338,6 +338,14 @@ class Hand:
         await self.redis("ZADD", self.keys.timers, "XX", 1, f"model:{model}/!")
         await self.reap()
 
+    async def passed_long_ago(self, job: str, step: int = 0) -> None:
+        """The step has waited for tokens, and been passed by smaller ones, for a minute more."""
+        key, field = self.keys.job(job), f"h{step}"
+        head = msgspec.msgpack.decode(await self.redis("HGET", key, field))
+        since = head[28] if len(head) > 28 else head[7]
+        head[7:] = [head[7] - 61e6, *head[8:28], since - 61e6]
+        await self.redis("HSET", key, field, msgspec.msgpack.encode(head))
+
     # Looking ---------------------------------------------------------------------------------------
 
     async def state(self, job: str) -> str:

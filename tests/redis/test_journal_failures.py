@@ -366,9 +366,19 @@ async def test_failures_in_a_row_hold_the_model(hand: Hand) -> None:
     assert len(await hand.drain()) == 1
 
 
-async def test_a_success_between_failures_keeps_the_breaker_closed(hand: Hand) -> None:
+@pytest.mark.parametrize("begun", ["after the first failure", "before it, of a model without limits"])
+async def test_a_success_between_failures_keeps_the_breaker_closed(hand: Hand, begun: str) -> None:
+    await hand.submit(*(starts(name, "x") for name in "abc"))
+    if begun.startswith("before"):
+        flying = await hand.drain()
+        for claim in flying[:2]:
+            await hand.fail(claim, breaker=3)
+        await hand.finish(flying[2])
+        for _ in range(2):
+            await hand.fail(await hand.claim(), breaker=3)
+        assert len(await hand.drain()) == 2
+        return
     await hand.limit(flight=5)
-    await hand.submit(starts("a", "x"), starts("b", "x"), starts("c", "x"))
     for _ in range(2):
         await hand.fail(await hand.claim(), breaker=3)
     await hand.finish(await hand.claim())
@@ -401,8 +411,12 @@ async def test_the_call_that_tries_the_model_again_and_fails_holds_it_for_longer
     assert lasted == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-async def test_calls_that_one_fault_fails_together_are_one_failure_of_the_breaker(hand: Hand) -> None:
-    await hand.limit(flight=50)
+@pytest.mark.parametrize("most", [50, 0], ids=["limited", "without limits"])
+async def test_calls_that_one_fault_fails_together_are_one_failure_of_the_breaker(
+    hand: Hand, most: int
+) -> None:
+    if most:
+        await hand.limit(flight=most)
     await hand.submit(*(starts(f"j{i}", "x") for i in range(50)))
     for claim in await hand.drain():
         await hand.fail(claim, after=1, breaker=3)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aios_dist.calls import Usage
-from aios_dist.journal import Nothing
+from aios_dist.journal import Claim, Nothing
 from aios_dist.policies import Rank
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Claim, Ticket
+    from aios_dist.journal import Ticket
     from tests.redis.conftest import Hand
 
 
@@ -147,12 +147,14 @@ async def test_a_limit_that_is_taken_away_in_a_hold_waits_for_its_end(hand: Hand
 
 
 async def behind_a_large_one(hand: Hand, **more: Any) -> None:
-    """700 of 1,000 tokens are free; a held step of 900 keeps five of 10 waiting."""
+    """700 of 1,000 tokens are free; a held step of 900, passed for long enough, keeps five of 10 waiting."""
     await hand.limit(tpm=1000)
     await hand.reap()
     await hand.submit(starts("first", "x", tokens=300))
     await hand.commit(await hand.claim(), usage=Usage(300, 0, 1))
     await hand.submit(starts("large", "x", tokens=900, **more))
+    assert await hand.drain() == []
+    await hand.passed_long_ago("large")
     await hand.submit(*(starts(f"s{i}", "x", tokens=10, **more) for i in range(5)))
     assert await hand.drain() == []
     assert len((await hand.by_model("held"))["small"]) == 6
@@ -322,22 +324,70 @@ async def test_an_estimate_that_cannot_be_breaks_no_claim(hand: Hand, tokens: in
     assert await hand.states("j0", "j1", "j2") == ["done"] * 3
 
 
-async def test_a_call_over_the_whole_limit_goes_alone(hand: Hand) -> None:
-    await hand.limit(tpm=100)
-    await hand.submit(starts("a", "x", tokens=900), starts("b", "x", tokens=1))
-    assert [c.job for c in await hand.drain()] == ["a"]
-
-
-async def test_a_small_call_does_not_pass_a_large_one_that_was_held_before_it(hand: Hand) -> None:
-    await hand.limit(tpm=1000)
-    sizes = {"a": 800, "b": 500, "c": 100, "d": 100}
-    await hand.submit(*(starts(job, "x", tokens=size) for job, size in sizes.items()))
-    assert [c.job for c in await hand.drain()] == ["a"]
-    await hand.submit(starts("e", "x", tokens=1))
-    assert await hand.drain() == []
-    assert (await hand.names(), (await hand.by_model("held"))["small"]) == ([], ["b/0", "c/0", "d/0", "e/0"])
+async def test_a_call_over_the_whole_limit_waits_for_nothing_and_counts_for_nothing(hand: Hand) -> None:
+    """It is never made: its worker refuses it."""
+    await hand.limit(rpm=3, tpm=100)
+    await hand.submit(
+        *(starts(job, "x", tokens=n) for job, n in {"a": 90, "b": 900, "c": 10, "d": 1}.items())
+    )
+    assert [(c.job, c.over) for c in await hand.drain()] == [("a", 0), ("b", 100), ("c", 0)]
+    assert len(await hand.members(hand.keys.window("small"))) == 2
     await hand.minute()
-    assert [c.job for c in await hand.drain()] == ["b", "c", "d", "e"]
+    assert [c.job for c in await hand.drain()] == ["d"]
+
+
+async def test_a_claim_that_is_asked_for_again_is_over_the_limit_as_before(hand: Hand) -> None:
+    await hand.limit(tpm=100)
+    await hand.submit(starts("a", "x", tokens=900))
+    for again in (False, True):
+        got = await hand.journal.take("llm", "w1", "token", again=again)
+        assert isinstance(got, Claim)
+        assert got.over == 100
+
+
+async def test_what_fits_passes_a_call_that_does_not_and_was_held_before_it(hand: Hand) -> None:
+    await hand.limit(tpm=1000)
+    sizes = {"a": 800, "b": 500, "c": 100, "d": 150}
+    await hand.submit(*(starts(job, "x", tokens=size) for job, size in sizes.items()))
+    assert [c.job for c in await hand.drain()] == ["a", "c"]
+    await hand.submit(starts("e", "x", tokens=1))
+    assert [c.job for c in await hand.drain()] == ["e"]
+    assert (await hand.names(), (await hand.by_model("held"))["small"]) == ([], ["b/0", "d/0"])
+    await hand.minute()
+    assert [c.job for c in await hand.drain()] == ["b", "d"]
+
+
+async def test_for_a_minute_only_a_call_is_passed(hand: Hand) -> None:
+    await hand.limit(tpm=1000)
+    await hand.submit(starts("a", "x", tokens=800), starts("b", "x", tokens=500))
+    assert [c.job for c in await hand.drain()] == ["a"]
+    await hand.submit(starts("c", "x", tokens=10))
+    assert await hand.names() == ["c/0"], "it has passed"
+    await hand.passed_long_ago("b")
+    assert await hand.drain() == [], "also one that stands on the lane already is put aside"
+    await hand.submit(starts("d", "x", tokens=10))
+    assert await hand.drain() == []
+    await hand.minute()
+    assert [c.job for c in await hand.drain()] == ["b", "c", "d"]
+
+
+async def test_on_a_shared_lane_one_tenants_large_call_keeps_nobodys_small_ones(hand: Hand) -> None:
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.limit(tpm=1000)
+    await hand.submit(starts("a", "x", tokens=800, tenant="acme"))
+    await hand.drain()
+    await hand.submit(*(starts(f"big{i}", "x", tokens=500, tenant="acme") for i in range(6)))
+    await hand.submit(starts("own", "x", tokens=10, tenant="acme"), starts("bo", "x", tokens=10, tenant="bo"))
+    assert [c.job for c in await hand.drain()] == ["bo"]
+    for i in range(3):
+        await hand.journal.cancel(f"big{i}")
+    assert [c.job for c in await hand.drain()] == ["own"]
+
+
+async def test_requests_that_are_used_up_let_nobody_pass(hand: Hand) -> None:
+    await hand.limit(rpm=1, tpm=1000)
+    await hand.submit(*(starts(job, "x", tokens=n) for job, n in {"a": 800, "b": 500, "c": 10}.items()))
+    assert [c.job for c in await hand.drain()] == ["a"]
 
 
 async def test_the_sum_of_a_window_that_expired_unseen_is_forgotten(hand: Hand) -> None:
@@ -493,6 +543,7 @@ async def test_a_stray_and_a_held_step_do_not_fetch_each_other_for_ever(
     await hand.submit(starts("first", "x", tokens=300, policy="priority"))
     await hand.commit(await hand.claim(), usage=Usage(300, 0, 1))  # the next dispatch is the oldest one's
     await hand.submit(starts("large", "x", tokens=300, policy="priority", rank=Rank(5e12)))
+    await hand.passed_long_ago("large")
     await hand.submit(starts("small", "x", tokens=10, policy="priority"))
     assert await hand.drain() == []
     await hand.submit(starts("stray", "x", tokens=10, policy="fifo", rank=Rank(9e12)))

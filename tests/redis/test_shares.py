@@ -183,7 +183,7 @@ async def test_a_tenant_at_its_cap_pulls_no_newcomer_down(hand: Hand) -> None:
     assert (got.count("acme"), got.count("beta"), got.count("corp")) in ((15, 1, 14), (14, 1, 15))
 
 
-async def test_a_small_call_does_not_pass_its_tenants_large_one_among_equals(hand: Hand) -> None:
+async def test_a_small_call_does_not_pass_its_tenants_large_one_for_ever_among_equals(hand: Hand) -> None:
     """Another tenant that has had as much, and stands before it by name, hides no order."""
     await hand.journal.set_lane("llm", fair="tenant")
     await hand.limit(tpm=1000)
@@ -191,6 +191,8 @@ async def test_a_small_call_does_not_pass_its_tenants_large_one_among_equals(han
     assert [c.job for c in await hand.drain()] == ["first"]
     await hand.submit(ranked("a", Rank(), tenant="a", tokens=600))
     await hand.submit(ranked("z-large", Rank(), tenant="z", tokens=500))
+    for large in ("a", "z-large"):
+        await hand.passed_long_ago(large)
     await hand.submit(ranked("z-small", Rank(), tenant="z", tokens=1))
     assert await hand.drain() == []
     await hand.minute()

@@ -131,7 +131,7 @@ def test_without_a_command_the_help_is_shown(cli: Callable[..., Done]) -> None:
         (["submit", "--prompt", "x", "--budget-tokens", "1", "--on-budget", "cry"], "--on-budget"),
         (["submit", "--prompt", "x", "--budget-money", "-1"], "--budget-money"),
         (["job", "pause"], "Missing argument 'ID...'"),
-        (["job", "resume", "j", "--on-budget", "fail"], "--on-budget goes with --budget-tokens"),
+        (["job", "resume", "j", "--on-budget", "fail"], "No such option"),
         (["job", "signal", "j", "go", "--value", "yes"], "--value is not JSON"),
         (["job", "fork", "j"], "Missing option '--step'"),
         (["submit", "--prompt", "x", "--priority", "10"], "10 is not in the range 0<=x<=9"),

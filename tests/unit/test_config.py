@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aios_dist import policies
-from aios_dist.config import DEFAULT_REDIS_URL, POLICIES, Config, load, parse
+from aios_dist.config import DEFAULT_REDIS_URL, POLICIES, Config, FleetConfig, load, parse
 from aios_dist.errors import ConfigError
+from aios_dist.local.config_file import to_toml
 
 JARGON = ("`", "$", "[...]", "msgspec", "Struct", "object", "Traceback", "NoneType", "<class")
 
@@ -75,6 +77,9 @@ MISTAKES = [
     ("[fleet]\nshutdown_grace = -1", "[fleet] shutdown_grace"),
     ("[fleet]\nshutdown_grace = nan", "[fleet] shutdown_grace"),
     ("[fleet]\nlease = 4", "[fleet] renew (3.0 s) must be at most half of lease (4.0 s)."),
+    ("[fleet]\nredis_timeout = 7", "[fleet] redis_timeout (7 s) must be less than lease - renew (7 s)"),
+    ("[models.a]\ninput_price = -1", "[models.a] input_price must be 0 (free) or more"),
+    ("[models.a]\noutput_price = nan", "[models.a] output_price must be 0 (free) or more"),
     ("[models.small]\ntimeout = 0", "[models.small] timeout must be more than 0"),
     ("[models.small]\ntimeout = inf", "[models.small] timeout must be more than 0 seconds (and finite)"),
     ("[pools.x]\nlanes = []", "[pools.x] needs at least one slot and one lane"),
@@ -114,6 +119,7 @@ MISTAKES = [
     ("[pools.x]\nlanes = ['']", "lane name ''"),
     ("[pools.'ä']\nlanes = ['a']", "pool name 'ä'"),
     ("[agents.'a b']\nprompts = ['hi']", "agent name 'a b'"),
+    ("[tenants._x]", "tenant name '_x' must be letters, digits and . _ : - (at most 128), and begin with a"),
     # what must fit together
     ("[fleet]\ndefault_model = 'b'\n[models.a]", "default_model 'b' is not one of the models (a)."),
     ("[agents.x]\nprompts = []", "[agents.x] needs at least one prompt."),
@@ -335,3 +341,14 @@ def test_a_configuration_is_never_changed() -> None:
     assert config.models["a"].timeout == 5.0
     with pytest.raises(AttributeError):
         config.fleet = None  # type: ignore[misc,assignment]
+
+
+@pytest.mark.parametrize(
+    ("lease", "renew", "timeout"), [(10.0, 3.0, 5.0), (3.0, 1.0, 1.4), (1.0, 0.3, 1.0), (600.0, 3.0, 5.0)]
+)
+def test_a_redis_timeout_that_nobody_chose_is_shorter_than_what_a_lease_can_spare(
+    lease: float, renew: float, timeout: float
+) -> None:
+    chosen = Config(fleet=FleetConfig(lease=lease, renew=renew))
+    for data in ({"fleet": {"lease": lease, "renew": renew}}, tomllib.loads(to_toml(chosen))):
+        assert parse(data).fleet.redis_timeout == pytest.approx(timeout)

@@ -56,6 +56,15 @@ def test_without_the_list_only_own_prices_count(monkeypatch: pytest.MonkeyPatch)
     assert money("gpt-4o", model(input_price=1.0), Usage(1_000_000, 0, 1)) == 1.0
 
 
+def test_a_price_is_known_where_it_is_given_or_listed_and_nothing_is_a_price(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert costs.known("small", model(input_price=0.0))
+    assert not costs.known("small", model())
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    assert not costs.known("gpt-4o", model())
+
+
 # With the list -----------------------------------------------------------------------------------------
 
 

@@ -194,6 +194,10 @@ def test_the_image_installs_what_the_project_was_tested_with() -> None:
         assert text.count("--hash=sha256:") >= len(pins)
 
 
+def test_the_image_knows_what_models_cost() -> None:
+    assert "\ngenai-prices==" in (ROOT / "deploy/docker/requirements.lock").read_text(encoding="utf-8")
+
+
 def test_secrets_beside_the_code_do_not_reach_the_engine() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]

@@ -241,6 +241,39 @@ def test_the_program_in_the_readme_is_the_one_in_examples() -> None:
     assert missing is None, f"examples/trip.py has no {missing!r} here"
 
 
+@each_page
+def test_no_page_has_two_agents_of_one_name(page: Path) -> None:
+    """All of a page may be pasted into one fleet."""
+    made: list[str] = []
+    for text in blocks(page, "python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.AsyncFunctionDef) and "agent" in map(_called, node.decorator_list):
+                made.append(node.name)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("examples."):
+                made.append(f"{node.module}.{node.names[0].name}")
+    names = [name.rpartition(".")[2] for name in dict.fromkeys(made) if name.startswith("examples.")]
+    names += [name for name in made if not name.startswith("examples.")]
+    assert len(set(names)) == len(names), names
+
+
+def _called(decorator: ast.expr) -> str:
+    node = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def test_nobody_says_that_a_tool_runs_once() -> None:
+    """It runs at least once (docs/agents.md)."""
+    files = [
+        *PAGES,
+        *(ROOT / "examples").glob("*.py"),
+        ROOT / "aios_dist/agents.py",
+        ROOT / "aios_dist/commands.py",
+    ]
+    for file in files:
+        said = re.findall(r".*\bruns? once\b.*", file.read_text("utf-8"))
+        assert [line for line in said if "Not" not in line and "CHANGELOG" not in file.name] == [], file
+
+
 # Commands --------------------------------------------------------------------------------------------------
 
 

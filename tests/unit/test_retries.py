@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from aios_dist.retries import Patience, pause
 from aios_dist.runtime.limits import Stillness
 from aios_dist.runtime.shortages import Slots
 from aios_dist.runtime.steps import Again, Failed, Machine, Steps
+from aios_dist.runtime.work import Origin, Work
 
 PASSING = [ProviderBusy, ConnectionBroken, CallTimeout, RateLimited]
 FINAL = [BadRequest, NotAllowed, ModelNotFound, ContentRefused, BadReply, ToolError, WorkerLost]
@@ -156,6 +158,17 @@ def test_the_last_try_holds_the_model_as_any_other(last: Claim, fallback: tuple[
     assert refusal is not None
     assert 5 <= refusal.hold < 6
     assert fleet.failed(last, CallTimeout("x")).refusal == Refusal(0.0, 7)
+
+
+@pytest.mark.parametrize("fallback", [(), ("b",)])
+async def test_a_call_over_its_models_tokens_a_minute_is_not_made_and_goes_to_a_fallback_if_it_has_one(
+    fallback: tuple[str, ...],
+) -> None:
+    large = msgspec.structs.replace(claim(), estimate=2500, over=1000)
+    fleet = steps(a=model(*fallback), b=model())
+    with pytest.raises(BadRequest, match=r"2,500 tokens, and all calls of model 'a' may take 1,000") as said:
+        await fleet.call(Work(large, Origin()))
+    assert fleet.failed(large, said.value) == (Again(0.0, "b") if fallback else None, None)
 
 
 @pytest.mark.parametrize(("tried", "again"), [(0.0, True), (8.9, True), (10.1, False)])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from aios_dist import costs
 from aios_dist.cli.checks.finding import Finding, ok, warning
 from aios_dist.cli.output import clock, resume_command, steps_wait, without_usage
 
 if TYPE_CHECKING:
-    from aios_dist.journal import DeadLetter, JobView, ModelView
+    from aios_dist.journal import DeadLetter, JobView, ModelView, Registry, TenantView
 
 SOME = 20
 """One answer in so many without usage is worth a word."""
@@ -39,6 +40,19 @@ def models(views: Sequence[ModelView]) -> Iterator[Finding]:
                 "They are as good as max_tokens says. Perhaps the provider counts if it is asked to "
                 "(options in [models.NAME]), or a proxy between takes the counts away.",
             )
+
+
+def prices(registry: Registry, tenants: Sequence[TenantView]) -> Iterator[Finding]:
+    """Budgets of money see every call."""
+    unpriced = registry.unpriced()
+    if not unpriced:
+        return
+    said, _, fix = costs.without_price(unpriced).partition(". ")
+    limited = [tenant.name for tenant in tenants if tenant.money_per_day]
+    if limited:
+        yield warning("prices", f"{said}; tenant {limited[0]!r} has one.", fix)
+    else:
+        yield ok("prices", f"{said}.")
 
 
 def jobs(views: Sequence[JobView]) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, since = 6, ran
             started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15,
             tries = 16, est = 17, after = 18, counted = 19, level = 20,
             group = 21, policy = 22, cost = 23, charged = 24, capped = 25, token = 26, back = 27, first = 28,
-            rejected = 30, once = 31 }   -- (29 is taken)
+            passed = 29, rejected = 30, once = 31 }   -- (those from `first` on may be absent)
 local TURN = 't'
 
 local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish

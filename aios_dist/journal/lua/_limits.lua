@@ -48,11 +48,13 @@ local function other_model(job, step, h, now)
   end
 end
 
--- Whether one more call of this model may start now; if not, when to look again (nil: when one ends). If so, how many may
--- (MOST_LET_IN at the most; where nothing binds, any number), and whether a call that starts leaves as many places on the lane as there were.
+-- Whether one more call of this model may start now; if not, when to look again (nil: when one ends), and how many tokens are left
+-- where it is only these. If so, how many may (MOST_LET_IN at the most; where nothing binds, any number), whether a call that starts
+-- leaves as many places on the lane as there were, and the limit where it can never fit: it needs no room, its worker refuses it.
 local function allowed(model, est, now)
   local m = redis.call('HMGET', key('model', model), 'l_if', 'l_rpm', 'l_tpm', 'hold', 'win', 'tok')
   local most, rpm, tpm, held, window = number(m[1]), number(m[2]), number(m[3]), number(m[4]), number(m[5])
+  if tpm > 0 and est > tpm then return true, nil, MOST_LET_IN, false, tpm end
   if held > now then return false, held end
   local busy = redis.call('ZCARD', key('inflight', model))
   if most > 0 and busy >= most then return false end
@@ -77,7 +79,7 @@ local function allowed(model, est, now)
     end
     if count > 0 and ((rpm > 0 and count >= rpm) or (tpm > 0 and used + est > tpm)) then
       local first = redis.call('ZRANGE', w, 0, 0, 'WITHSCORES')
-      return false, tonumber(first[2]) + MINUTE + 1
+      return false, tonumber(first[2]) + MINUTE + 1, (rpm == 0 or count < rpm) and math.max(0, tpm - used) or nil
     end
     if rpm > 0 then free = math.min(free, rpm - count) end
     if tpm > 0 then free = math.min(free, MOST_LET_IN) end
@@ -134,6 +136,30 @@ local function first_held(model, aged, lane)
   end
   local top = redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, 0, 'WITHSCORES')
   return top[1], tonumber(top[2]), part, has
+end
+
+-- What does not fit into the tokens that are left makes way for what does, for a minute from when it was first met so. Then
+-- nothing passes it any more, and the window is empty after another one at the latest. Gives whether it may be passed.
+local function may_pass(job, step, h)
+  if (h[H.passed] or 0) < h[H.ready] then
+    h[H.passed] = clock()
+    put(job, step, h)
+  end
+  return clock() - h[H.passed] < MINUTE
+end
+
+-- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that
+-- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest.
+local function fitting(model, left, of, aged)
+  local parts, shelf = of and { of } or redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES'), aged and 'heldold' or 'held'
+  for i = of and 1 or -1, #parts, 2 do
+    local part = i > 0 and parts[i] ~= '' and parts[i] or nil
+    for _, m in ipairs(redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, part and not of and 4 or 19)) do
+      local job, step = split(m)
+      local h = job and head(job, step)
+      if h and h[H.state] == 'ready' and bounded(h[H.est]) <= left then return m, h, part, part and tonumber(parts[i + 1] or '') end
+    end
+  end
 end
 
 local let_in
@@ -227,7 +253,12 @@ local function let_in_on(model, on)
       local yes, again, free = allowed(model, h and not of_tenant(model) and bounded(h[H.est]) or 0, clock())
       if not yes then
         look_at_held(model, again)
-        return
+        if not free or not may_pass(job, step, h) then return end
+        top, h, part, has = fitting(model, free)
+        if not top then return end
+        job, step = split(top)
+        lane, by_turn = h[H.lane], true
+        yes, again, free = allowed(model, bounded(h[H.est]), clock())
       end
       free = free - redis.call('ZCARD', in_set(lane, model))
       if free <= 0 then
@@ -346,10 +377,10 @@ local function estimated(h)
   return est - output, output
 end
 
--- A claimed step counts against its model's limits from now on. Its head is written before what counts it, so that
+-- A claimed step counts against its model's limits from now on (but one that is never called, since it is `over`). Its head is written before what counts it, so that
 -- nothing is counted that no head knows of.
-local function enter(h, job, step, now)
-  h[H.capped], h[H.counted] = 0, 0
+local function enter(h, job, step, now, over)
+  h[H.capped], h[H.counted], h[H.passed] = 0, 0, h[H.passed] and 0   -- (an array has no holes)
   if h[H.kind] ~= 'llm' then
     put(job, step, h)
     return
@@ -357,6 +388,7 @@ local function enter(h, job, step, now)
   local own = '@' .. tenant_of(job)
   h[H.capped] = redis.call('EXISTS', key('model', own))
   local limited = redis.call('EXISTS', key('model', h[H.label])) == 1
+  limited = limited and not over
   if limited then h[H.counted] = now end
   put(job, step, h)
   if h[H.capped] == 1 then redis.call('ZADD', key('inflight', own), int(now), lease_of(job, step, h)) end
@@ -380,6 +412,9 @@ local function leave(h, job, step, tokens, worked)
     redis.call('ZREM', key('inflight', own), lease)
   end
   if not h[H.counted] or h[H.counted] == 0 then
+    if worked and h[H.kind] == 'llm' and number(redis.call('HGET', key('model', model), 'fails')) > 0 then   -- it began before the first failure
+      redis.call('HSET', key('model', model), 'fails', 0)
+    end
     if own then later(own) end
     return
   end

@@ -5,12 +5,13 @@
 --   budget_outcome: the encoded error of a job that ends because its budget is used up
 -- returns: {tickets, why}: nothing may run here ("", or "others": what waits is for workers that serve more, "more":
 --   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record,
---   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost}
+--   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost, over}
+--   over: the tokens a minute that its model may have, where the step's estimate alone is more; else 0
 -- include: limits
-local function claimed(job, step, h, facts)
+local function claimed(job, step, h, facts, over)
   return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', number(facts[3]),
            int(h[H.ready]), int(h[H.started]), h[H.tries] or 0, facts[8] or '0', facts[9] or '', h[H.digest],
-           int(h[H.first]), h[H.est], h[H.cost] }
+           int(h[H.first]), h[H.est], h[H.cost], over or 0 }
 end
 local function facts_of(job, step)
   return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg')
@@ -23,7 +24,10 @@ if A.again == 1 then   -- rare: a look at all leases is cheaper than a book of c
       local facts = facts_of(job, step)
       local h = unpacked(facts[4])
       local goes_on = facts[1] == 'running' or facts[1] == 'paused'
-      if goes_on and h and h[H.state] == 'leased' and h[H.token] == token then return claimed(job, step, h, facts) end
+      if goes_on and h and h[H.state] == 'leased' and h[H.token] == token then
+        local _, _, _, _, over = allowed(h[H.label], h[H.kind] == 'llm' and bounded(h[H.est]) or 0, clock())
+        return claimed(job, step, h, facts, over)
+      end
     end
   end
 end
@@ -70,10 +74,12 @@ local function bring()
 end
 bring()
 
+local over   -- the limit that the step at hand can never keep to
 local function may_start(name, est, now, steady)
-  local yes, again, _, as_before = allowed(name, est, now)
+  local yes, again, left, as_before, most = allowed(name, est, now)
   steady[name] = as_before
-  return yes, again
+  over = most
+  return yes, again, not yes and left
 end
 
 local MOST_DIVERTED = 20   -- by one claim; the reconciler sees to the rest
@@ -137,6 +143,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
   if facts[1] == 'running' and not h then kept[job] = true end   -- it cannot be read: `walk` sets its job aside
   if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may, limits = clock(), true, limits_of(job, h)
+    over = nil
     local limited, steady = {}, {}
     for _, name in ipairs(limits) do
       limited[name] = true
@@ -165,16 +172,24 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
           swap(own, first, part, nil, job, step, h)
           may = false
         elseif limited[model] then
-          local yes, again = may_start(model, bounded(h[H.est]), now, steady)
+          local yes, again, left = may_start(model, bounded(h[H.est]), now, steady)
           local first, other, has_had
           if yes and not swapped[top] then first, other, has_had = goes_before(model, job, h, aged) end
           if first then   -- where it needs more room, we wait with it
             local job1, step1 = split(first)
             local h1 = head(job1, step1)
-            yes, again = allowed(model, h1 and bounded(h1[H.est]) or 0, now)
+            yes, again, left = allowed(model, h1 and bounded(h1[H.est]) or 0, now)
             if yes then
               swap(model, first, other, has_had, job, step, h)
               may = false
+            elseif left and may_pass(job1, step1, h1) then
+              look_at_held(model, again)
+              yes = true
+              local m2, h2, of = fitting(model, left, rules(h[H.lane]).fair and tenant or '', aged)
+              if m2 and h2[aged and H.ready or H.rank] < (aged and h[H.ready] or h[H.rank]) then   -- among those that pass it the order holds
+                swap(model, m2, of, of and tonumber(redis.call('ZSCORE', key('heldby', model), of)), job, step, h)
+                may = false
+              end
             end
           end
           if not yes then
@@ -184,6 +199,7 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
             else
               hold_back(model, job, step, h)
               look_at_held(model, again)
+              if left then later(model) end   -- what is held and fits passes it
             end
             if limited[own] then let_in(own) end   -- its tenant's place, if it has one, is for another step
           end
@@ -199,13 +215,13 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
       if h[H.first] == 0 then h[H.first] = at end
       h[H.worker] = A.worker
       dispatch(job, h, aged)
-      enter(h, job, step, now)
+      enter(h, job, step, now, over)
       redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h))
       event(job, at, 'started', step, A.worker)
       for _, name in ipairs(limits) do
         if not steady[name] and has_held(name, A.lane) then let_in(name) end
       end
-      return claimed(job, step, h, facts)
+      return claimed(job, step, h, facts, over)
     end
   end
 end

@@ -69,7 +69,7 @@ if h[H.state] == 'ready' or h[H.state] == 'parked' then
 end
 settle(A.job, h, not unknown and INPUT_COST * prompt + OUTPUT_COST * output or nil)
 if label and answered and (unknown or began ~= 0) then answers(label, unknown) end
-if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, began, clock()) end   -- before others are let in
+if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, h[H.started], clock()) end   -- before others are let in
 leave(h, A.job, A.step, prompt + output, A.ok == 1)
 if h[H.kind] == 'llm' and h[H.started] > 0 then add_used('us', facts[10], bounded(at - h[H.started])) end
 local pay = calls > 0 and spending(tenant, prompt + output, micros) or function() end

@@ -12,7 +12,7 @@ local h = head(A.job, A.step)
 if not h or h[H.state] ~= 'leased' or h[H.token] ~= A.token then return { 'fenced', {} } end
 mark(A.job)
 redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, h))
-local began = h[H.counted] or 0
+local began = h[H.started]
 local at, now = stamp(), clock()   -- one time for the hold and the step's own: it goes before those that are held
 settle(A.job, h, 0)
 if A.refusal then hold(h[H.label], A.refusal, began, now) end
