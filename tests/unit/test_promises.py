@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aios_dist import endings, fleet, handles, messages, turns
+from aios_dist import endings, estimates, fleet, handles, messages, turns
 from aios_dist.calls import OUTPUT_GUESS
 from aios_dist.jobs import COMPRESS_ABOVE
 from aios_dist.journal import connection
@@ -105,7 +105,7 @@ NUMBERS: list[tuple[str, str, Any, Any]] = [
     ("docs/policies.md", "`rank = ready − priority × 60 s`", LEVEL_S, 60),
     ("docs/redis.md", "zlib (above 1 KiB)", COMPRESS_ABOVE, 1024),
     ("docs/reliability.md", "or 500 where the call sets none", OUTPUT_GUESS, 500),
-    ("docs/reliability.md", "a token for each four characters", turns.CHARS_PER_TOKEN, 4),
+    ("docs/reliability.md", "a token for each four characters", estimates.CHARS_PER_TOKEN, 4),
     ("docs/reliability.md", "until the bound is gone at 1,024", lua("_limits", "OPEN_WINDOW"), 1024),
     ("docs/reliability.md", "(20 times in a row)", verbs.MOST_BACK, 20),
     ("docs/reliability.md", "keeps 1,000 signals of a name", verbs.MOST_SIGNALS, 1000),

@@ -128,13 +128,14 @@ async def end_of(spec: JobSpec) -> str:
 
 @pytest.fixture
 def page() -> Iterator[ModuleType]:
-    """A module for a block, as a file of the author's would be one; its agents are forgotten afterwards."""
+    """A module for a block, as a file of the author's would be one, with no agents besides."""
     before = agents.registered()
+    agents._registry.clear()
     module = sys.modules["page"] = ModuleType("page")
     yield module
     del sys.modules["page"]
-    for name in agents.registered().keys() - before.keys():
-        del agents._registry[name]
+    agents._registry.clear()
+    agents._registry.update(before)
 
 
 async def comes_to(call: str, page: ModuleType) -> str:
