@@ -40,6 +40,8 @@ class Producers(Core):
             lane = MODELS[model]
             policy = R.choice([*[self.policy[lane]] * 6, *RANKS])
             size = R.choice([0, 10, 300])
+            if self.texts % 23 == 0:
+                size = 400  # more than any limit of tokens here
             step = NewStep(
                 kind, lane, request, _digest(request), model, estimate=size, cost=R.choice([0, 5, 100])
             )

@@ -40,7 +40,7 @@ def allowed(seen: Seen, name: str, est: int, now: int) -> bool:
         return False
     calls = {m: at for m, at in seen.sets["window"].get(name, {}).items() if at > now - MINUTE}
     tokens = sum(int(m.rpartition("|")[2]) for m in calls)
-    return not calls or not (0 < rpm <= len(calls) or 0 < tpm < tokens + est)
+    return not calls or not (0 < rpm <= len(calls) or max(1, est) <= tpm < tokens + est)
 
 
 def free(seen: Seen, name: str, now: int) -> float:

@@ -131,9 +131,14 @@ class Workers(Producers):
         lines, now, model = [], self.fleet.now, claim.label
         if self.spent(before, claim.job):
             lines.append(f"{claim.lease} runs, and a budget of it is used up")
+        h = before.jobs[claim.job].heads[claim.step]
+        most_tokens = before.model(model, "l_tpm") if model in before.hashes["model"] else 0
+        never = 0 < most_tokens < h.est
+        if claim.over != (most_tokens if never else 0):
+            lines.append(f"{claim.lease} is over {claim.over}, with {h.est} of {most_tokens:.0f} tokens")
         for name in (model, f"@{job.tenant}"):
-            if name not in before.hashes["model"]:
-                continue
+            if name not in before.hashes["model"] or (never and name == model):
+                continue  # what can never fit is given out, to be refused
             most, busy = before.model(name, "l_if"), len(before.sets["inflight"].get(name, ()))
             if before.model(name, "hold") > now:
                 lines.append(f"{claim.lease} runs, and {name} is on hold")
@@ -142,7 +147,6 @@ class Workers(Producers):
             rpm, tpm = before.model(name, "l_rpm"), before.model(name, "l_tpm")
             window = {m: at for m, at in before.sets["window"].get(name, {}).items() if at > now - 60_000_000}
             tokens = sum(int(m.rpartition("|")[2]) for m in window)
-            h = before.jobs[claim.job].heads[claim.step]
             if 0 < rpm <= len(window):
                 lines.append(
                     f"{claim.lease} runs, and {len(window)} of {rpm:.0f} requests a minute were made"
