@@ -318,6 +318,7 @@ FOUND_BY: dict[str, int] = {
     "a fork begins with somebody's claim": 12,
     "a retried job has no deadline": 24,
     "an outcome leaves the proof as it is": 0,
+    "who answered does not matter to the proof": 64,
     "new steps leave the proof as it is": 0,
     "a mark stays": 0,
     "what others can serve is forgotten": 0,
