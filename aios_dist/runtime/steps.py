@@ -235,9 +235,8 @@ class Steps:
             return Failed(ours)
         patience = retries.Patience(model.attempts, model.backoff, model.backoff_max)
         refusal, draw = None, random.random()
-        # What the model's other calls would have met too; the time that this call alone was given says nothing.
-        theirs = isinstance(error, RetryableLLMError) and not error.detail.get("own")
-        if theirs:
+        # The model's other calls would have met it too; not so a time that this call alone was given.
+        if isinstance(error, RetryableLLMError) and not error.detail.get("own"):
             # 429 is the provider's word to all of us, also where it names no time; so is a time with a 503.
             told = isinstance(error, RateLimited) or bool(error.detail.get("retry_after_s"))
             quiet = retries.backoff(error, claim.tries + 1, patience, draw)
