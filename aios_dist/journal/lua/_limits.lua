@@ -148,19 +148,24 @@ local function may_pass(job, step, h)
   return clock() - h[H.passed] < MINUTE
 end
 
-local MOST_SEEN = 50   -- held steps that are looked at for one that fits: some tenths of a millisecond
+local MOST_SEEN, MOST_BEFORE = 50, 4   -- held steps that are looked at for one that fits; and when one has just come
 
 -- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that
--- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest; `come`: else that
--- one, which has come just now.
+-- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest; `come`: nothing is new
+-- but that one, so it goes if it fits, behind those in front that do by now.
 local function fitting(model, left, of, aged, come)
-  local parts, shelf = of and { of } or redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES'), aged and 'heldold' or 'held'
-  local most = math.floor(MOST_SEEN / math.max(1, #parts / 2))   -- of each tenant
   local function fits(m)
     local job, step = split(m)
     local h = job and head(job, step)
     return h and h[H.state] == 'ready' and bounded(h[H.est]) <= left and h, job
   end
+  local its, job
+  if come then
+    its, job = fits(come)
+    if not its then return end
+  end
+  local parts, shelf = of and { of } or redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES'), aged and 'heldold' or 'held'
+  local most = math.floor((come and MOST_BEFORE or MOST_SEEN) / math.max(1, #parts / 2))   -- of each tenant
   for i = of and 1 or -1, #parts, 2 do
     local part = i > 0 and parts[i] ~= '' and parts[i] or nil
     for _, m in ipairs(redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, most - 1)) do
@@ -168,10 +173,8 @@ local function fitting(model, left, of, aged, come)
       if h then return m, h, part, part and tonumber(parts[i + 1] or '') end
     end
   end
-  if not come then return end
-  local h, job = fits(come)
-  local part = h and rules(h[H.lane]).fair and tenant_of(job) or nil
-  if h then return come, h, part, part and tonumber(redis.call('ZSCORE', key('heldby', model), part) or '') end
+  local part = its and rules(its[H.lane]).fair and tenant_of(job) or nil
+  if its then return come, its, part, part and tonumber(redis.call('ZSCORE', key('heldby', model), part) or '') end
 end
 
 local let_in
@@ -266,8 +269,9 @@ local function let_in_on(model, on, come)
       if not yes then
         look_at_held(model, again)
         if not free or not may_pass(job, step, h) then return end
+        if come == false then return end   -- it alone was new, and has gone
         top, h, part, has = fitting(model, free, nil, false, come)
-        come = nil
+        if come and top == come then come = false end
         if not top then return end
         job, step = split(top)
         lane, by_turn = h[H.lane], true
