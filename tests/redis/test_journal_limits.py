@@ -389,11 +389,12 @@ async def test_what_fits_passes_however_many_stand_before_it_as_it_comes_and_50_
     await hand.limit(tpm=1000)
     await hand.submit(starts("a", "x", tokens=1000))
     full = await hand.claim()
-    await hand.submit(*(starts(f"big{i}", "x", tokens=600) for i in range(49)), starts("waits", "x", tokens=10))
+    large = [starts(f"big{i}", "x", tokens=600) for i in range(70)]
+    await hand.submit(*large[:49], starts("waits", "x", tokens=10))
     assert await hand.names() == []
     await hand.commit(full, usage=Usage(500, 0, 1))
     assert [c.job for c in await hand.drain()] == ["waits"]
-    await hand.submit(*(starts(f"more{i}", "x", tokens=600) for i in range(20)), starts("comes", "x", tokens=10))
+    await hand.submit(*large[49:], starts("comes", "x", tokens=10))
     assert [c.job for c in await hand.drain()] == ["comes"]
 
 
