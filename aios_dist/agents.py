@@ -1,9 +1,10 @@
 """The programming model: ``@agent``, ``llm()``, ``tool()``, ``gather()``.
 
-An agent is a plain ``async def``. It is not kept in memory while it waits: after each outcome it is run
+An agent is a plain ``async def``. It needs no memory while it waits: after any outcome it may be run
 again from its start, and what it had asked for before is answered from the journal (as Temporal and DBOS
-do). So between its awaits an agent must do the same each time it is run; time, randomness, files and the
-network belong in ``tool()``, whose outcome is journaled once; the function itself runs at least once.
+do). So between its awaits an agent must do the same each time it is run; time and chance come from
+``now()``, ``uuid()`` and ``random()``; files and the network belong in ``tool()``, whose outcome is journaled
+once; the function itself runs at least once.
 """
 
 from __future__ import annotations

@@ -302,6 +302,10 @@ async def test_the_timeout_of_a_call_bounds_it_and_is_not_sent(kind: str) -> Non
         ({"timeout": 5}, "timeout is a setting of the model itself"),
         ({"stream": "yes"}, "of its options, stream must be True or False"),
         ({"extra_body": [1]}, "of its options, extra_body must be a dict"),
+        ({"temperature": 9e9}, "of its options, temperature must be a number from 0 to 1000"),
+        ({"max_tokens": -4}, "of its options, max_tokens must be a whole number from 1"),
+        ({"max_token": 5}, "of its options, there is no option 'max_token'; did you mean max_tokens?"),
+        ({"messages": []}, "of its options, messages is the call's own"),
     ],
     ids=str,
 )

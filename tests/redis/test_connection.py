@@ -14,7 +14,8 @@ import pytest_asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ResponseError
 
-from aios_dist.config import FleetConfig
+from aios_dist import AsyncFleet, prompts
+from aios_dist.config import Config, FleetConfig
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError
 from aios_dist.jobs import JobState
 from aios_dist.journal import Journal, scripts
@@ -513,6 +514,10 @@ async def test_an_evicting_redis_is_refused(alone: Hand) -> None:
     await alone.redis("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     with pytest.raises(FleetUnavailable, match="noeviction"):
         await alone.journal.check()
+    async with AsyncFleet(Config(fleet=alone.config)) as producer:
+        with pytest.raises(FleetUnavailable, match="noeviction"):
+            await producer.submit(prompts("one-of-evicting", ["say {input}"], model="small"), input="a")
+    assert await alone.names() == []
 
 
 @pytest.mark.parametrize(

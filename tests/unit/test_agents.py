@@ -64,7 +64,7 @@ class _Callable:
     async def __call__(self) -> None: ...
 
 
-@pytest.mark.parametrize("function", [_plain, _generator, lambda: None, print])
+@pytest.mark.parametrize("function", [_plain, _generator, _Callable, lambda: None, print])
 def test_what_is_no_async_def_is_no_agent(function: Any) -> None:
     with pytest.raises(InvalidInput, match="must be an async def"):
         agent(function)

@@ -22,7 +22,7 @@ from aios_dist.runtime import ending, office, reconciler, steps
 
 ROOT = Path(__file__).parents[2]
 PROMISES: dict[str, dict[str, str]] = tomllib.loads((ROOT / "tests/promises.toml").read_text("utf-8"))
-LEAST = 300
+LEAST = 400
 
 
 @functools.cache
@@ -50,7 +50,7 @@ def test_what_is_promised_stands_in_its_document_and_its_test_is_there(document:
 
 def test_every_page_that_promises_something_is_in_the_list() -> None:
     pages = {"README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))}
-    assert pages - set(PROMISES) <= {"docs/glossary.md", "docs/what-you-may-write.md"}
+    assert pages - set(PROMISES) <= {"docs/glossary.md"}
     assert sum(map(len, PROMISES.values())) >= LEAST
 
 

@@ -148,18 +148,33 @@ local function may_pass(job, step, h)
   return clock() - h[H.passed] < MINUTE
 end
 
+local MOST_SEEN, MOST_BEFORE = 50, 4   -- held steps that are looked at for one that fits; and when one has just come
+
 -- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that
--- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest.
-local function fitting(model, left, of, aged)
+-- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest; `come`: nothing is new
+-- but that one, so it goes if it fits, behind those in front that do by now.
+local function fitting(model, left, of, aged, come)
+  local function fits(m)
+    local job, step = split(m)
+    local h = job and head(job, step)
+    return h and h[H.state] == 'ready' and bounded(h[H.est]) <= left and h, job
+  end
+  local its, job
+  if come then
+    its, job = fits(come)
+    if not its then return end
+  end
   local parts, shelf = of and { of } or redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES'), aged and 'heldold' or 'held'
+  local most = math.floor((come and MOST_BEFORE or MOST_SEEN) / math.max(1, #parts / 2))   -- of each tenant
   for i = of and 1 or -1, #parts, 2 do
     local part = i > 0 and parts[i] ~= '' and parts[i] or nil
-    for _, m in ipairs(redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, part and not of and 4 or 19)) do
-      local job, step = split(m)
-      local h = job and head(job, step)
-      if h and h[H.state] == 'ready' and bounded(h[H.est]) <= left then return m, h, part, part and tonumber(parts[i + 1] or '') end
+    for _, m in ipairs(redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, most - 1)) do
+      local h = fits(m)
+      if h then return m, h, part, part and tonumber(parts[i + 1] or '') end
     end
   end
+  local part = its and rules(its[H.lane]).fair and tenant_of(job) or nil
+  if its then return come, its, part, part and tonumber(redis.call('ZSCORE', key('heldby', model), part) or '') end
 end
 
 local let_in
@@ -194,7 +209,7 @@ kept_off = function(limits, job, step, h, past, kept, new)
         end
         if not yes and name == h[H.label] and keeps_waiting(name, clock()) and divert(job, step, h, clock(), kept) then return true end
         hold_back(name, job, step, h, new)
-        if waits or yes then let_in(name) else look_at_held(name, again) end
+        if waits or yes then let_in(name, member(job, step)) else look_at_held(name, again) end
         return true
       end
     end
@@ -228,7 +243,7 @@ end
 
 local MOST_MOVED = 20   -- in one call; the reconciler goes on at once
 
-local function let_in_on(model, on)
+local function let_in_on(model, on, come)
   local ahead, moved, made_way = {}, 0, false
   while true do
     local top, rank, part, has = first_held(model, false, on)
@@ -254,7 +269,9 @@ local function let_in_on(model, on)
       if not yes then
         look_at_held(model, again)
         if not free or not may_pass(job, step, h) then return end
-        top, h, part, has = fitting(model, free)
+        if come == false then return end   -- it alone was new, and has gone
+        top, h, part, has = fitting(model, free, nil, false, come)
+        if come and top == come then come = false end
         if not top then return end
         job, step = split(top)
         lane, by_turn = h[H.lane], true
@@ -281,8 +298,8 @@ local function let_in_on(model, on)
   end
 end
 
--- Held steps of a model (or tenant) go back to their lane, as many as may start.
-let_in = function(model)
+-- Held steps of a model (or tenant) go back to their lane, as many as may start. `come`: one of them that has come just now.
+let_in = function(model, come)
   freed[model] = nil
   local lanes = of_tenant(model) and redis.call('ZRANGE', key('heldby', model), 0, -1) or { '' }
   if of_tenant(model) and redis.call('EXISTS', key('held', model)) == 1 then lanes[#lanes + 1] = '' end
@@ -290,7 +307,7 @@ let_in = function(model)
     local name = model .. '|' .. lane
     if not letting[name] then
       letting[name] = true
-      let_in_on(model, lane)
+      let_in_on(model, lane, come)
       letting[name] = nil
     end
   end

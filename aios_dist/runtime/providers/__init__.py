@@ -26,11 +26,11 @@ from msgspec.structs import replace
 
 from aios_dist import errors
 from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
-from aios_dist.config import ModelConfig
+from aios_dist.config import ModelConfig, odd_option
 from aios_dist.errors import ConfigError, LLMError
 from aios_dist.masking import learn, masked
 from aios_dist.modules import importing
-from aios_dist.options import given, odd
+from aios_dist.options import OURS, given, odd_extra
 from aios_dist.runtime.limits import Limit
 from aios_dist.runtime.providers.lenient import clean
 from aios_dist.runtime.providers.refusals import bounded, refusal
@@ -127,9 +127,18 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         raise ConfigError(
             f"Model {name!r}: timeout is a setting of the model itself, and none of its options."
         )
-    if said := odd(model.options):
+    if said := _odd_options(model.options):
         raise ConfigError(f"Model {name!r}: of its options, {said}")
     key_of(name, model, env)
+
+
+def _odd_options(options: Mapping[str, Any]) -> str:
+    """What is wrong with options that every call of a model gets, as a sentence; "" where nothing is."""
+    for name in ("messages", "model", "prompt", "system"):
+        if name in options:
+            return f"{name} is the call's own."
+    own = odd_option(options.get("max_tokens"), options.get("temperature"))
+    return own or odd_extra({name: value for name, value in options.items() if name not in OURS})
 
 
 def key_of(name: str, model: ModelConfig, env: Mapping[str, str]) -> str | None:
