@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
+import functools
 import importlib
+import random
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,6 +198,74 @@ def test_a_default_that_a_job_changes_is_as_new_for_the_next() -> None:
         by_name = program_of("chat", {"q": who}, None)
         for program in (spec.program, spec.program, by_name):
             assert Replay(program).result == [[who], [who], [who], ["x", who], True]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    seen: list[str] = dataclasses.field(default_factory=list)
+
+
+class Memory:
+    """Compares by what it is; holds what can be changed."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+
+class Slotted:
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+
+class Missing:
+    """A sentinel with a name."""
+
+    def __init__(self) -> None:
+        self.name = "missing"
+
+
+MISSING = Missing()
+
+
+@pytest.mark.parametrize("make", [Notes, Frozen, Memory, Slotted], ids=lambda make: make.__name__)
+def test_a_default_is_as_new_whatever_class_it_is_of(make: Any) -> None:
+    @agent
+    async def chat(q: str, memory: Any = make(), missing: Any = MISSING) -> Any:
+        memory.seen.append(q)
+        return [memory.seen, missing is MISSING]
+
+    for who in ("alice", "bob"):
+        assert Replay(chat.program({"q": who})).result == [[who], True]
+
+
+@pytest.mark.parametrize(
+    ("value", "use"),
+    [
+        (collections.UserList("x"), lambda v: (v.append("y"), len(v))),
+        (array.array("i"), lambda v: (v.append(1), len(v))),
+        (iter("xyz"), next),
+        (SimpleNamespace(n=0), lambda v: (vars(v).update(n=v.n + 1), v.n)),
+        (random.Random(1), lambda v: v.random()),
+    ],
+    ids=["UserList", "array", "iterator", "SimpleNamespace", "Random"],
+)
+def test_the_librarys_changeable_things_are_as_new_too(value: Any, use: Any) -> None:
+    @agent
+    async def chat(q: str, value: Any = value) -> Any:
+        return use(value)
+
+    assert Replay(chat.program({"q": "a"})).result == Replay(chat.program({"q": "b"})).result
+
+
+def test_what_a_partial_holds_is_as_new_too() -> None:
+    async def chat(history: list[str], q: str) -> Any:
+        history.append(q)
+        return history
+
+    made = agent(functools.partial(chat, []), name="chat")
+    assert [Replay(made.program({"q": who})).result for who in "ab"] == [["a"], ["b"]]
 
 
 async def test_an_agent_that_is_a_part_of_another_has_its_own_default_too() -> None:

@@ -293,10 +293,15 @@ def picture(size: int, **more: Any) -> dict[str, Any]:
         ([{"type": "input_audio", "input_audio": {"data": "A" * 1_000_000, "format": "mp3"}}], 1000),
         ([{"type": "file", "file": {"file_data": "A" * 64_000}}], 2000),
         ([{"type": "document", "source": {"type": "text", "data": "x" * 400}}], 101),
+        ([{"type": "document", "source": {"type": "content", "content": [picture(700_000)]}}], PICTURE),
+        (picture(700_000), PICTURE),
+        ([{"type": "audio_url", "audio_url": {"url": "data:audio/mp3;base64," + "A" * 1_000_000}}], 1000),
+        ([{"type": "document_url", "document_url": "data:application/pdf;base64," + "A" * 64_000}], 2000),
+        ([{"type": "a gateway's own", "is": "data:application/pdf;base64," + "A" * 64_000}], 2000),
         (None, 0),
         (["xxxx", 5], 1),
     ],
-    ids=range(12),
+    ids=range(17),
 )
 def test_a_picture_is_reserved_by_what_it_counts_and_not_by_the_length_of_its_base64(
     content: Any, tokens: int
