@@ -130,6 +130,16 @@ def test_a_decorated_agent_is_replaced_too(module: Modules) -> None:
     assert find("ask") is second
 
 
+def test_a_module_that_runs_again_replaces_what_a_factory_elsewhere_makes_for_it(module: Modules) -> None:
+    module("maker", "def make(style):\n    @agent\n    async def ask(q): return style\n    return ask\n")
+    module("user", "import maker\nask = maker.make('politely')\n")
+    second = module("user", "import maker\nask = maker.make('rudely')\n").ask
+    assert find("ask") is second
+    for name in ("user", "another"):
+        with pytest.raises(InvalidInput, match="makes both"):
+            module(name, "import maker\nmaker.make('a')\nmaker.make('b')\n")
+
+
 def test_a_notebooks_cell_may_run_again() -> None:
     for number in range(2):
         names: dict[str, Any] = {"__name__": "__main__", "agent": agent}

@@ -209,6 +209,10 @@ def test_what_cannot_be_copied_comes_as_the_journal_has_it() -> None:
         ({"messages_": 1}, "no option 'messages_'; did you mean messages?"),
         ({"max_token": 5}, "did you mean max_tokens?"),
         ({"temprature": 0.5}, "did you mean temperature?"),
+        ({"request_timeout": 5}, "no option 'request_timeout'; what it is for is timeout."),
+        ({"api_key": "sk"}, "what it is for is api_key_env of its model in aios.toml"),
+        ({"max_retries": 5}, "what it is for is attempts of its model"),
+        ({"system": {"a": 1}}, "system must be text, not {'a': 1}"),
     ],
     ids=str,
 )
