@@ -118,33 +118,39 @@ def _comes_back(value: Any) -> bool:
         return False
 
 
-def _changeable(default: Any, seen: frozenset[int] = frozenset()) -> bool:
+def _changeable(default: Any, seen: set[int] | None = None) -> bool:
     """Whether a start could change it. What else there is, is the module's own, as its globals are.
 
     An object that compares by what it holds is a value; one that does not may be a sentinel, of which a copy
     would be another one: it is copied only where it holds what could be changed.
     """
     kind: Any = type(default)
+    seen = set() if seen is None else seen
     if kind in PLAIN or isinstance(default, (type, FunctionType, ModuleType)) or id(default) in seen:
         return False
-    if isinstance(default, MUTABLE):
+    seen.add(id(default))
+    if isinstance(default, MUTABLE) or hasattr(kind, "__attrs_attrs__"):
         return True
+    if isinstance(default, (tuple, frozenset)):
+        return any(_changeable(one, seen) for one in default)
+    held = _held(default)
     said = getattr(kind, "__dataclass_params__", None) or getattr(kind, "__struct_config__", None)
-    held = [*default] if isinstance(default, (tuple, frozenset)) else _held(default)
-    if said is not None and not said.frozen:  # of a dataclass, or of msgspec's
-        return True
-    if said is None and held and not isinstance(default, (tuple, frozenset, str, int, float)):
-        if kind.__eq__ is not object.__eq__:
-            return True
-    inside = seen | {id(default)}
-    return any(_changeable(one, inside) for one in held)
+    if said is not None:  # of a dataclass, or of msgspec's
+        value = not said.frozen
+    else:
+        value = bool(held) and kind.__eq__ is not object.__eq__ and not isinstance(default, (str, int, float))
+    return value or any(_changeable(one, seen) for one in held)
 
 
 def _held(value: Any) -> list[Any]:
     """What an object holds, by its attributes."""
-    slots = [getattr(kind, "__slots__", ()) for kind in type(value).__mro__]
+    kinds = type(value).__mro__
+    slots = [getattr(kind, name, ()) for kind in kinds for name in ("__slots__", "__struct_fields__")]
     names = [n for one in slots for n in ([one] if isinstance(one, str) else one)]
-    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
+    try:
+        return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
+    except Exception:  # an object that does not want to be looked at
+        return []
 
 
 def _copied(default: Any) -> Any:

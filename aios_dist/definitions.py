@@ -25,7 +25,7 @@ class Definition(NamedTuple):
     Attributes:
         spec: of the module; a reload makes another. None for a program and a notebook.
         run: the code of the module, made anew for each run; None where its functions are called later.
-        caller: where the function is made by a call from another module: its name and its code, as of ``run``.
+        caller: the module whose run has called for it, where that is another: its name and its code.
     """
 
     function: Callable[..., Any]

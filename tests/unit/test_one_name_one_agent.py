@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from aios_dist import agents, modules
@@ -216,6 +217,10 @@ class Frozen:
     seen: list[str] = dataclasses.field(default_factory=list)
 
 
+class FrozenStruct(msgspec.Struct, frozen=True):
+    seen: list[str] = msgspec.field(default_factory=list)
+
+
 class Memory:
     """Compares by what it is; holds what can be changed."""
 
@@ -240,10 +245,10 @@ class Missing:
 MISSING = Missing()
 
 
-@pytest.mark.parametrize("make", [Notes, Frozen, Memory, Slotted], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [Notes, Frozen, FrozenStruct, Memory, Slotted], ids=lambda make: make.__name__)
 def test_a_default_is_as_new_whatever_class_it_is_of(make: Any) -> None:
     @agent
-    async def chat(q: str, memory: Any = make(), missing: Any = MISSING) -> Any:
+    async def chat(q: str, memory: Any = make(), missing: Any = MISSING) -> Any:  # noqa: B008
         memory.seen.append(q)
         return [memory.seen, missing is MISSING]
 
@@ -268,6 +273,24 @@ def test_the_librarys_changeable_things_are_as_new_too(value: Any, use: Any) -> 
         return use(value)
 
     assert Replay(chat.program({"q": "a"})).result == Replay(chat.program({"q": "b"})).result
+
+
+@pytest.mark.timeout(20)
+def test_defaults_that_hold_each_other_or_do_not_want_to_be_looked_at_are_taken_as_they_are() -> None:
+    class Odd:
+        @property
+        def __dict__(self) -> Any:  # type: ignore[override]
+            raise ValueError("no")
+
+    crowd = [Missing() for _ in range(14)]
+    for one in crowd:
+        vars(one).update((f"n{n}", other) for n, other in enumerate(crowd))
+
+    @agent
+    async def chat(one: Any = crowd[0], odd: Any = Odd()) -> Any:  # noqa: B008
+        return one is crowd[0]
+
+    assert Replay(chat.program({})).result is True
 
 
 def test_what_a_partial_holds_is_as_new_too() -> None:
