@@ -144,10 +144,11 @@ def _changeable(default: Any, seen: set[int] | None = None) -> bool:
 
 def _held(value: Any) -> list[Any]:
     """What an object holds, by its attributes."""
-    kinds = type(value).__mro__
-    slots = [getattr(kind, name, ()) for kind in kinds for name in ("__slots__", "__struct_fields__")]
-    names = [n for one in slots for n in ([one] if isinstance(one, str) else one)]
     try:
+        names: list[str] = [*getattr(type(value), "__struct_fields__", ())]
+        for kind in type(value).__mro__:
+            slots = kind.__dict__.get("__slots__", ())
+            names += [slots] if isinstance(slots, str) else slots
         return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
     except Exception:  # an object that does not want to be looked at
         return []

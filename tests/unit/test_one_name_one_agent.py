@@ -245,7 +245,9 @@ class Missing:
 MISSING = Missing()
 
 
-@pytest.mark.parametrize("make", [Notes, Frozen, FrozenStruct, Memory, Slotted], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [Notes, Frozen, FrozenStruct, Memory, Slotted], ids=lambda make: make.__name__
+)
 def test_a_default_is_as_new_whatever_class_it_is_of(make: Any) -> None:
     @agent
     async def chat(q: str, memory: Any = make(), missing: Any = MISSING) -> Any:  # noqa: B008
