@@ -19,7 +19,7 @@ from typing import Any, Literal, overload
 
 import msgspec
 
-from aios_dist.arguments import Defaults
+from aios_dist.arguments import Defaults, renewed
 from aios_dist.calls import LLMResponse
 from aios_dist.commands import llm
 from aios_dist.config import FOREVER, PromptsConfig, odd_option
@@ -351,7 +351,7 @@ def _as_function(function: Any, name: str | None) -> Any:
         raise InvalidInput(f"A {kind} has no name of its own; give it one: agent({kind}(…), name=…).")
 
     async def called(*args: Any, **kwargs: Any) -> Any:
-        return await function(*args, **kwargs)
+        return await (renewed(function) if partial else function)(*args, **kwargs)
 
     functools.update_wrapper(called, inner)
     called.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]

@@ -6,10 +6,15 @@ dataclass, a date, a tuple) is copied when the journal takes it, so that the fun
 
 from __future__ import annotations
 
+import array
 import collections
 import copy
 import functools
 import inspect
+import io
+import random
+from collections.abc import Iterator
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,7 +24,10 @@ from aios_dist.given import PLAIN
 
 _read = msgspec.json.Decoder(ToolRequest).decode
 
-MUTABLE = (list, dict, set, bytearray, collections.deque)
+MUTABLE = (
+    *(list, dict, set, bytearray, collections.deque, array.array, io.StringIO, io.BytesIO),
+    *(random.Random, SimpleNamespace, Iterator),
+)
 
 
 class Taken:
@@ -110,15 +118,40 @@ def _comes_back(value: Any) -> bool:
         return False
 
 
-def _changeable(default: Any) -> bool:
-    """Whether a start could change it. What else there is, is the module's own, as its globals are."""
-    if isinstance(default, tuple):
-        return any(map(_changeable, default))
+def _changeable(default: Any, seen: set[int] | None = None) -> bool:
+    """Whether a start could change it. What else there is, is the module's own, as its globals are.
+
+    An object that compares by what it holds is a value; one that does not may be a sentinel, of which a copy
+    would be another one: it is copied only where it holds what could be changed.
+    """
     kind: Any = type(default)
+    seen = set() if seen is None else seen
+    if kind in PLAIN or isinstance(default, (type, FunctionType, ModuleType)) or id(default) in seen:
+        return False
+    seen.add(id(default))
+    if isinstance(default, MUTABLE) or hasattr(kind, "__attrs_attrs__"):
+        return True
+    if isinstance(default, (tuple, frozenset)):
+        return any(_changeable(one, seen) for one in default)
+    held = _held(default)
     said = getattr(kind, "__dataclass_params__", None) or getattr(kind, "__struct_config__", None)
     if said is not None:  # of a dataclass, or of msgspec's
-        return not said.frozen
-    return isinstance(default, MUTABLE) or hasattr(kind, "__attrs_attrs__")
+        value = not said.frozen
+    else:
+        value = bool(held) and kind.__eq__ is not object.__eq__ and not isinstance(default, (str, int, float))
+    return value or any(_changeable(one, seen) for one in held)
+
+
+def _held(value: Any) -> list[Any]:
+    """What an object holds, by its attributes."""
+    try:
+        names: list[str] = [*getattr(type(value), "__struct_fields__", ())]
+        for kind in type(value).__mro__:
+            slots = kind.__dict__.get("__slots__", ())
+            names += [slots] if isinstance(slots, str) else slots
+        return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
+    except Exception:  # an object that does not want to be looked at
+        return []
 
 
 def _copied(default: Any) -> Any:
@@ -126,3 +159,10 @@ def _copied(default: Any) -> Any:
         return copy.deepcopy(default)
     except Exception:  # it holds what cannot be copied: the module's own, as a global is
         return default
+
+
+def renewed(call: functools.partial[Any]) -> functools.partial[Any]:
+    """The same call, with copies of what it holds by place and a start could change."""
+    if not any(map(_changeable, call.args)):
+        return call
+    return functools.partial(call.func, *map(_copied, call.args), **call.keywords)

@@ -22,7 +22,8 @@ class Enter(Command):
 
 
 class Leave(Command):
-    """A scope, or a crowd of branches, is left; the answer: whether its time was over."""
+    """A crowd of branches is left, or the last of these scopes that the branch has entered; the answer:
+    whether its time was over."""
 
     __slots__ = ("what",)
 
@@ -58,7 +59,7 @@ class Within:
 
     def __init__(self, seconds: float) -> None:
         self._request = sleep(seconds).request
-        self._scopes: list[Any] = []  # entered again within itself, it is two times
+        self._scopes: list[Any] = []  # entered again, within itself or in another branch, it is two times
 
     async def __aenter__(self) -> Self:
         self._scopes.append(await Enter(self._request))
@@ -67,7 +68,7 @@ class Within:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
     ) -> None:
-        expired = await Leave(self._scopes.pop())
+        expired = await Leave(self._scopes)
         if expired and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise TimeoutError(f"It was not done within {self._request.seconds:g} s.") from error
 

@@ -194,8 +194,8 @@ def llm(
         extra: any other provider option, passed on; those that are widely known are checked at the await.
 
     Returns:
-        Something to await: an :class:`LLMResponse`. What is sent and journaled is what the arguments hold
-        when it is awaited.
+        Something to await: an :class:`LLMResponse`. Which messages and tools there are is taken here, what
+        stands in them when it is awaited.
 
     Raises:
         InvalidInput: neither or both of ``prompt`` and ``messages``; from the await, what cannot be asked.

@@ -46,7 +46,7 @@ def _content(content: Any) -> int:
     if content is None:
         return 0
     if not isinstance(content, (list, tuple)):
-        return len(str(content))
+        return _part(content)
     return sum(_part(part) for part in content)
 
 
@@ -63,14 +63,18 @@ def _part(part: Any) -> int:
             return (SMALL_PICTURE if small else PICTURE) * CHARS_PER_TOKEN
         case "tool_result":
             return _content(part.get("content", ""))
-        case "input_audio":
+        case "audio_url" | "input_audio":
             return _length(part) * CHARS_PER_TOKEN // SOUND_CHARS
-        case "file" | "document" | "input_file" | "video_url":
+        case "document" | "document_url" | "file" | "input_file" | "video" | "video_url":
             source = part.get("source")
             if isinstance(source, Mapping) and source.get("type") == "text":
                 return _length(source)
+            if isinstance(source, Mapping) and source.get("type") == "content":
+                return _content(source.get("content"))
             return _length(part) * CHARS_PER_TOKEN // FILE_CHARS
-    return len(str(part))
+    if ";base64," in (text := str(part)):  # of a gateway's own
+        return len(text) * CHARS_PER_TOKEN // FILE_CHARS
+    return len(text)
 
 
 def _length(value: Any, depth: int = 20) -> int:

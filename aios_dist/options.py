@@ -21,6 +21,18 @@ OURS = ("prompt", "messages", "system", "model", "temperature", "max_tokens", "t
 NOT_MISSPELT = ("models", "tool")
 """Options of gateways that read so."""
 
+ELSEWHERE = {
+    "api_base": "base_url of its model in aios.toml",
+    "api_key": "api_key_env of its model in aios.toml (a request is journaled)",
+    "base_url": "base_url of its model in aios.toml",
+    "headers": "extra_headers",
+    "max_output_tokens": "max_tokens",
+    "max_retries": "attempts of its model in aios.toml",
+    "num_retries": "attempts of its model in aios.toml",
+    "request_timeout": "timeout",
+}
+"""Options of SDKs' clients and of other protocols, which no body of a request has: what there is instead."""
+
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING = frozenset(
     {"host", "content-length", "transfer-encoding", "content-type", "content-encoding", "connection"}
@@ -132,6 +144,8 @@ def odd_extra(extra: Mapping[str, Any]) -> str:
     for name in extra:
         if name == "extra":
             return "options are given by name, as seed=1; there is no extra=."
+        if name in ELSEWHERE:
+            return f"there is no option {name!r}; what it is for is {ELSEWHERE[name]}."
         if name in CHECKS or name in NOT_MISSPELT:
             continue
         if near := difflib.get_close_matches(name, OURS, n=1, cutoff=0.9):

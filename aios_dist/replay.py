@@ -390,7 +390,7 @@ class Replay(Tending):
                 else self._scopes.setdefault(number, Scope(branch, number))
             )
         if isinstance(command, Leave):
-            return self._leave(command.what)
+            return self._leave(command.what, branch)
         return Raised(foreign.misuse(command))  # there: its author is to see the line
 
     def _asks_step(self, branch: Branch, command: Leaf, entered: bool = False) -> Any:

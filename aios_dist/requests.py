@@ -18,7 +18,7 @@ from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, To
 from aios_dist.commands import Leaf, Tool
 from aios_dist.config import odd_option
 from aios_dist.errors import InvalidInput
-from aios_dist.given import plain
+from aios_dist.given import plain, short
 from aios_dist.jobs import digest
 from aios_dist.options import odd_extra
 from aios_dist.tracebacks import text_of
@@ -66,6 +66,9 @@ def check_new(request: Request, data: bytes) -> Request:
             raise InvalidInput(
                 "llm(messages=…) is an empty conversation; an iterator gives its messages once."
             )
+        first = request.messages[0]
+        if first.get("role") == "system" and isinstance(first.get("content"), (Mapping, int, float)):
+            raise InvalidInput(f"llm(): system must be text, not {short(first['content'])}.")
         most, temperature = request.max_tokens, request.temperature
         if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
             raise InvalidInput(f"llm(): {odd}")

@@ -64,11 +64,13 @@ class Tending:
         crowd.waiter, branch.awaits = branch, crowd
         return WAITS
 
-    def _leave(self, what: Crowd | Scope) -> bool:
-        if isinstance(what, Scope):
-            if self._scopes.pop(what.number, None) is not None:
-                self._waiting.nobody_s(what.number)
-            return what.expired
+    def _leave(self, what: Crowd | list[Scope], branch: Branch) -> bool:
+        if isinstance(what, list):
+            mine = [scope for scope in what if scope.branch is branch] or what  # a closing leaves another's
+            what.remove(scope := mine[-1])
+            if self._scopes.pop(scope.number, None) is not None:
+                self._waiting.nobody_s(scope.number)
+            return scope.expired
         self._forget(what.later)
         for member in [*what.members]:
             member.crowd = None

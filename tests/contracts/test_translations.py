@@ -68,6 +68,7 @@ def talk(kind: str, *messages: dict[str, Any]) -> Any:
         ({"max_completion_tokens": 5}, {"max_tokens": 5}, []),
         ({"seed": 1, "logprobs": True, "top_p": 0.5}, {"top_p": 0.5}, ["logprobs", "seed"]),
         ({"logprobs": False, "n": 1, "stream_options": {}}, {}, []),
+        ({"seed": 0, "frequency_penalty": 0, "top_logprobs": 0}, {}, ["seed"]),
         ({"user": "u"}, {"metadata": {"user_id": "u"}}, []),
         ({"user": "u", "metadata": {"a": "b"}}, {"metadata": {"user_id": "u"}}, ["metadata"]),
         ({"temperature": 1.5}, {"temperature": 1.0}, ["temperature above 1"]),
@@ -156,15 +157,36 @@ def test_a_conversation_in_all_of_openais_words_is_one_that_anthropic_takes() ->
     ), "Anthropic insists on the tools that a conversation has called; OpenAI may not call them"
 
 
+def test_what_was_refused_is_said_and_a_field_of_a_message_without_a_counterpart_is_left_out() -> None:
+    request = LLMRequest(
+        [
+            {"role": "user", "content": "q", "cache_control": {"type": "ephemeral"}},
+            {"role": "assistant", "content": None, "refusal": "No.", "annotations": []},
+        ]
+    )
+    body, left_out = asked("anthropic", request)
+    assert [message["content"] for message in body["messages"]] == ["q", "No."]
+    assert left_out == ["cache_control of messages"]
+
+
+@pytest.mark.parametrize("url", ["data:image/png;name=a.png;base64,AAAA", "DATA:image/png;base64,AAAA"])
+def test_a_picture_in_any_form_of_a_data_url_is_inline(url: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    sent = talk("anthropic", {"role": "user", "content": [part]})
+    assert sent[0]["content"] == [{"type": "image", "source": INLINE}]
+
+
 @pytest.mark.parametrize(
     "request_",
     [
         LLMRequest([{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]),
         LLMRequest([{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]),
+        LLMRequest([{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": "x"}}]}]),
+        LLMRequest([{"role": "assistant", "tool_calls": [{"id": "c", "type": "custom", "custom": {}}]}]),
         LLMRequest([{"role": "user", "content": "q"}], response_format={"type": "json_object"}),
         LLMRequest([{"role": "user", "content": "q"}], tools=[{"type": "custom", "custom": {"name": "x"}}]),
     ],
-    ids=range(4),
+    ids=range(6),
 )
 def test_a_question_that_anthropic_cannot_be_asked_is_refused_and_may_go_to_another_model(
     request_: LLMRequest,
@@ -193,6 +215,8 @@ def test_content_that_is_neither_text_nor_a_list_is_passed_for_the_provider_to_r
     ("given", "sent"),
     [
         ({"stop_sequences": ["b"]}, {"stop": ["b"]}),
+        ({"stop_sequences": ["b"], "stop": "a"}, {"stop": ["a", "b"]}),
+        ({"stop_sequences": ["b"], "stop": ["a"]}, {"stop": ["a", "b"]}),
         (
             {"tools": [ANTHROPICS], "tool_choice": {"type": "any"}},
             {"tools": TOOLS, "tool_choice": "required"},
@@ -252,6 +276,16 @@ def test_a_conversation_with_anthropics_blocks_is_one_that_openai_takes() -> Non
         {"role": "tool", "tool_call_id": "c1", "content": "noon"},
         {"role": "user", "content": [shown, {"type": "text", "text": "So?"}]},
     ]
+
+
+def test_what_a_tools_result_holds_is_sent_or_said_and_no_url_is_made_of_nothing() -> None:
+    told = ["noon", {"type": "text", "text": "PET"}, {"type": "search_result", "content": "x"}]
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": told}
+    body, left_out = asked("openai", LLMRequest([{"role": "user", "content": [result]}]))
+    assert body["messages"] == [{"role": "tool", "tool_call_id": "c1", "content": "noon\nPET"}]
+    assert left_out == ["search_result of a tool's result"]
+    kept = {"type": "image", "source": {"type": "file", "file_id": "f"}}
+    assert talk("openai", {"role": "user", "content": [kept]})[0]["content"] == [kept]
 
 
 # What is said, and what bounds a call -----------------------------------------------------------------

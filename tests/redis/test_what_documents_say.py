@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import redis
 
-from aios_dist import Budget, Fleet, agent, gather, llm, prompts, signal, sleep
-from aios_dist.agents import JobSpec
+from aios_dist import Budget, Fleet, agent, gather, llm, prompts, signal, sleep, turns
+from aios_dist.agents import Agent, JobSpec
 from aios_dist.calls import Usage
 from aios_dist.config import Config, FleetConfig
 from aios_dist.errors import InvalidInput, JobConflict, ProviderBusy, UnknownName
-from aios_dist.journal import Limits, Said
+from aios_dist.journal import Journal, Limits, Said
 from aios_dist.journal.journal import MOST_BACK
+from aios_dist.journal.views import History
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
 from tests.redis.conftest import starts
@@ -86,6 +88,37 @@ async def test_another_budget_leaves_the_half_that_it_does_not_name(hand: Hand) 
 def test_sums_of_money_are_written_in_plain_digits(cli: Cli) -> None:
     said = cli("tenant", "set", "acme", "--money-per-day", "0.0000608").out
     assert "0.0000608 in money a day" in said
+
+
+# Defaults ------------------------------------------------------------------------------------------------
+
+
+def test_a_default_is_kept_with_the_job_as_it_was_when_the_job_was_submitted(fleet: Fleet) -> None:
+    def module(days: int) -> Agent:
+        names = {"__name__": "kept_trips", "agent": agent, "llm": llm}
+        code = (
+            '@agent(name="kept-trip")\n'
+            f'async def trip(city, days={days}): await llm(f"{{days}} days in {{city}}", model="small")'
+        )
+        exec(compile(code, "kept_trips.py", "exec"), names)
+        made: Any = names["trip"]
+        return cast("Agent", made)
+
+    async def history() -> History:
+        journal = Journal(fleet.config.fleet)
+        try:
+            return await journal.load("j")
+        finally:
+            await journal.close()
+
+    fleet.submit(module(2).job(city="Lima", id="j"))
+    module(5)
+    kept = asyncio.run(history())
+    assert (kept.record.input, kept.record.defaults) == ({"city": "Lima"}, {"days": 2})
+    replay = turns.rebuild(kept, turns.Catalog({"small": "llm"}, "small", 10**6, 10**6))
+    assert (replay.error, len(replay.asked)) == (None, 1)
+    replay.close()
+    fleet.submit("kept-trip", city="Lima", id="j")  # the same job: defaults make none another
 
 
 # Ids, and what exists after a failure ---------------------------------------------------------------------

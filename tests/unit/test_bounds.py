@@ -210,6 +210,27 @@ def test_one_bound_may_be_used_again_also_within_itself() -> None:
     assert run(body, 1, 5).result == ["late", "r5"]
 
 
+def test_one_bound_in_several_branches_is_a_time_for_each() -> None:
+    async def body() -> list[str]:
+        bound = within(5)
+
+        async def bounded(name: str) -> str:
+            try:
+                async with bound:
+                    return await ask(name)
+            except TimeoutError:
+                return f"{name} late"
+
+        return list(await gather(bounded("a"), bounded("b")))
+
+    live = run(body, 1, 2)
+    assert names(live) == ["sleep", "a", "sleep", "b"]
+    assert live.result == ["r1", "b late"]
+    assert run(body, 3, 0).result == ["a late", "r3"]
+    assert run(body, 0, 2).result == ["a late", "b late"]
+    assert run(body, 1, 0, 3).result == ["r1", "r3"]
+
+
 def test_only_the_branch_whose_time_is_over_is_stopped() -> None:
     async def body() -> list[str]:
         async def bounded() -> str:

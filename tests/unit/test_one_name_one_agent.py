@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
+import functools
 import importlib
+import random
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from aios_dist import agents, modules
@@ -127,6 +131,17 @@ def test_a_decorated_agent_is_replaced_too(module: Modules) -> None:
     assert find("ask") is second
 
 
+def test_a_module_that_runs_again_replaces_what_a_factory_elsewhere_makes_for_it(module: Modules) -> None:
+    module("maker", "def make(style):\n    @agent\n    async def ask(q): return style\n    return ask\n")
+    module("user", "import maker\nask = maker.make('politely')\n")
+    second = module("user", "import maker\nask = maker.make('rudely')\n").ask
+    assert find("ask") is second
+    with pytest.raises(InvalidInput, match="makes both"):
+        module("user", "import maker\nmaker.make('a')\nmaker.make('b')\n")
+    with pytest.raises(InvalidInput, match="makes both"):
+        module("another", "import maker\nmaker.make('c')\n")
+
+
 def test_a_notebooks_cell_may_run_again() -> None:
     for number in range(2):
         names: dict[str, Any] = {"__name__": "__main__", "agent": agent}
@@ -197,6 +212,98 @@ def test_a_default_that_a_job_changes_is_as_new_for_the_next() -> None:
             assert Replay(program).result == [[who], [who], [who], ["x", who], True]
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    seen: list[str] = dataclasses.field(default_factory=list)
+
+
+class FrozenStruct(msgspec.Struct, frozen=True):
+    seen: list[str] = msgspec.field(default_factory=list)
+
+
+class Memory:
+    """Compares by what it is; holds what can be changed."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+
+class Slotted:
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+
+class Missing:
+    """A sentinel with a name."""
+
+    def __init__(self) -> None:
+        self.name = "missing"
+
+
+MISSING = Missing()
+
+
+@pytest.mark.parametrize(
+    "make", [Notes, Frozen, FrozenStruct, Memory, Slotted], ids=lambda make: make.__name__
+)
+def test_a_default_is_as_new_whatever_class_it_is_of(make: Any) -> None:
+    @agent
+    async def chat(q: str, memory: Any = make(), missing: Any = MISSING) -> Any:  # noqa: B008
+        memory.seen.append(q)
+        return [memory.seen, missing is MISSING]
+
+    for who in ("alice", "bob"):
+        assert Replay(chat.program({"q": who})).result == [[who], True]
+
+
+@pytest.mark.parametrize(
+    ("value", "use"),
+    [
+        (collections.UserList("x"), lambda v: (v.append("y"), len(v))),
+        (array.array("i"), lambda v: (v.append(1), len(v))),
+        (iter("xyz"), next),
+        (SimpleNamespace(n=0), lambda v: (vars(v).update(n=v.n + 1), v.n)),
+        (random.Random(1), lambda v: v.random()),
+    ],
+    ids=["UserList", "array", "iterator", "SimpleNamespace", "Random"],
+)
+def test_the_librarys_changeable_things_are_as_new_too(value: Any, use: Any) -> None:
+    @agent
+    async def chat(q: str, value: Any = value) -> Any:
+        return use(value)
+
+    assert Replay(chat.program({"q": "a"})).result == Replay(chat.program({"q": "b"})).result
+
+
+@pytest.mark.timeout(20)
+def test_defaults_that_hold_each_other_or_do_not_want_to_be_looked_at_are_taken_as_they_are() -> None:
+    class Odd:
+        @property
+        def __dict__(self) -> Any:  # type: ignore[override]
+            raise ValueError("no")
+
+    crowd = [Missing() for _ in range(14)]
+    for one in crowd:
+        vars(one).update((f"n{n}", other) for n, other in enumerate(crowd))
+
+    @agent
+    async def chat(one: Any = crowd[0], odd: Any = Odd()) -> Any:  # noqa: B008
+        return one is crowd[0]
+
+    assert Replay(chat.program({})).result is True
+
+
+def test_what_a_partial_holds_is_as_new_too() -> None:
+    async def chat(history: list[str], q: str) -> Any:
+        history.append(q)
+        return history
+
+    made = agent(functools.partial(chat, []), name="chat")
+    assert [Replay(made.program({"q": who})).result for who in "ab"] == [["a"], ["b"]]
+
+
 async def test_an_agent_that_is_a_part_of_another_has_its_own_default_too() -> None:
     @agent
     async def chat(q: str, history: list[str] = []) -> Any:  # noqa: B006
@@ -214,7 +321,9 @@ def test_a_job_keeps_the_defaults_that_it_was_submitted_with() -> None:
         made: Agent = names["trip"]
         return made
 
-    spec = module(2).job(city="Lima")
+    made = module(2)
+    spec = made.job(city="Lima")
+    made.signature.parameters["tags"].default.append("of another job")
     assert (spec.input, spec.defaults) == ({"city": "Lima"}, {"days": 2, "tags": []})
     module(5)
     journaled = program_of("trip", spec.input, None, defaults=spec.defaults)

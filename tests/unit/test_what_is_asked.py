@@ -209,6 +209,10 @@ def test_what_cannot_be_copied_comes_as_the_journal_has_it() -> None:
         ({"messages_": 1}, "no option 'messages_'; did you mean messages?"),
         ({"max_token": 5}, "did you mean max_tokens?"),
         ({"temprature": 0.5}, "did you mean temperature?"),
+        ({"request_timeout": 5}, "no option 'request_timeout'; what it is for is timeout."),
+        ({"api_key": "sk"}, "what it is for is api_key_env of its model in aios.toml"),
+        ({"max_retries": 5}, "what it is for is attempts of its model"),
+        ({"system": {"a": 1}}, "system must be text, not {'a': 1}"),
     ],
     ids=str,
 )
@@ -293,10 +297,15 @@ def picture(size: int, **more: Any) -> dict[str, Any]:
         ([{"type": "input_audio", "input_audio": {"data": "A" * 1_000_000, "format": "mp3"}}], 1000),
         ([{"type": "file", "file": {"file_data": "A" * 64_000}}], 2000),
         ([{"type": "document", "source": {"type": "text", "data": "x" * 400}}], 101),
+        ([{"type": "document", "source": {"type": "content", "content": [picture(700_000)]}}], PICTURE),
+        (picture(700_000), PICTURE),
+        ([{"type": "audio_url", "audio_url": {"url": "data:audio/mp3;base64," + "A" * 1_000_000}}], 1000),
+        ([{"type": "document_url", "document_url": "data:application/pdf;base64," + "A" * 64_000}], 2000),
+        ([{"type": "a gateway's own", "is": "data:application/pdf;base64," + "A" * 64_000}], 2000),
         (None, 0),
         (["xxxx", 5], 1),
     ],
-    ids=range(12),
+    ids=range(17),
 )
 def test_a_picture_is_reserved_by_what_it_counts_and_not_by_the_length_of_its_base64(
     content: Any, tokens: int

@@ -38,12 +38,17 @@ def options(body: Json, left_out: list[str]) -> None:
         body: the request so far.
         left_out: gets what is not sent.
     """
-    given = [name for name in ONLY_OPENAI if body.pop(name, None) not in (None, False)]
+    given = [name for name in ONLY_OPENAI if _says(name, body.pop(name, None))]
     left_out += [name for name in given if name not in OF_TRANSPORT]
     _sizes(body, left_out)
     _stops(body, left_out)
     _who(body, left_out)
     _tools(body, left_out)
+
+
+def _says(name: str, value: Any) -> bool:
+    """Whether an option asks for anything; a seed of 0 does, a penalty of 0 does not."""
+    return value is not None and value is not False and (name == "seed" or value != 0)
 
 
 def _sizes(body: Json, left_out: list[str]) -> None:
@@ -180,6 +185,11 @@ def tools_of(conversation: list[Json]) -> list[Json]:
     return [{"name": name, "input_schema": {"type": "object", "properties": {}}} for name in names]
 
 
+_KNOWN = frozenset(
+    {"audio", "content", "function_call", "name", "refusal", "role", "tool_call_id", "tool_calls"}
+)  # of a message
+
+
 class _Talk:
     """A conversation on its way into Anthropic's form."""
 
@@ -194,6 +204,9 @@ class _Talk:
         role, content = message.get("role"), message.get("content")
         if message.get("name") is not None and role not in ("tool", "function"):
             self._leave_out("names of speakers")
+        for name in message:
+            if name not in _KNOWN and message[name]:
+                self._leave_out(f"{name} of messages")
         if role in ("system", "developer"):
             self.system += self._parts(content)
         elif role == "tool":
@@ -214,6 +227,7 @@ class _Talk:
             calls.append({"id": id, "function": legacy})
         if message.get("audio") is not None:
             self._leave_out("sound of earlier answers")
+        content = content or message.get("refusal")
         if isinstance(content, str) and content and not calls:
             self.out.append({"role": "assistant", "content": content})
         elif parts := [*self._parts(content), *map(_tool_use, calls)]:
@@ -251,7 +265,7 @@ class _Talk:
                 return {"type": "text", "text": str(part.get("refusal") or "")}
             case "file":
                 return _document(part.get("file"))
-            case "input_audio" | "video_url" as kind:
+            case "audio_url" | "input_audio" | "video_url" as kind:
                 raise unsayable(f"content of the type {kind!r}")
         return part
 
@@ -260,7 +274,9 @@ class _Talk:
             self._left_out.append(what)
 
 
-_DATA_URL = re.compile(r"data:(?P<media>[\w.+-]+/[\w.+-]+);base64,(?P<data>.*)", re.DOTALL)
+_DATA_URL = re.compile(
+    r"data:(?P<media>[\w.+-]+/[\w.+-]+)(;[\w.+-]+=[^;,]*)*;base64,(?P<data>.*)", re.DOTALL | re.IGNORECASE
+)
 
 
 def _image(url: Any) -> Json:
@@ -286,6 +302,8 @@ def _is_results(content: Any) -> bool:
 
 
 def _tool_use(call: Json) -> Json:
+    if call.get("type") == "custom":
+        raise unsayable("calls of tools of the type 'custom'")
     function = call.get("function") or {}
     try:
         arguments = msgspec.json.decode(function.get("arguments") or "{}", type=dict[str, Any])

@@ -32,7 +32,8 @@ def options(body: Json, itself: bool, left_out: list[str]) -> None:
         left_out += [name for name in ONLY_ANTHROPIC if body.pop(name, None) is not None]
     stops = body.pop("stop_sequences", None)
     if stops:
-        body.setdefault("stop", stops)
+        said = body.get("stop") or []
+        body["stop"] = [*([said] if isinstance(said, str) else said), *stops]
     if body.get("tools"):
         body["tools"] = [made for one in body["tools"] if (made := _tool(one, left_out)) is not None]
     choice = body.get("tool_choice")
@@ -79,7 +80,7 @@ def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[
                 function = {"name": part.get("name"), "arguments": arguments}
                 calls.append({"id": part.get("id"), "type": "function", "function": function})
             case "tool_result":
-                told, shown = _result(part.get("content"))
+                told, shown = _result(part.get("content"), left_out)
                 out.append({"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": told})
                 parts += shown
             case "thinking" | "redacted_thinking":
@@ -97,25 +98,38 @@ def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[
     return out
 
 
-def _result(content: Any) -> tuple[str, list[Json]]:
+def _result(content: Any, left_out: list[str]) -> tuple[str, list[Json]]:
     """A tool's result as text, and its pictures, which only a user's message can have."""
     if not isinstance(content, list):
         return str(content or ""), []
-    text = [str(part.get("text", "")) for part in content if _type(part) == "text"]
-    return "\n".join(text), [_part(part) for part in content if _type(part) in ("image", "document")]
+    text: list[str] = []
+    shown: list[Json] = []
+    for part in content:
+        match _type(part):
+            case "image" | "document":
+                shown.append(_part(part))
+            case "text":
+                text.append(str(part.get("text", "")))
+            case None:
+                text.append(str(part))
+            case kind:
+                left_out.append(f"{kind} of a tool's result")
+    return "\n".join(text), shown
 
 
 def _part(part: Any) -> Any:
     source = part.get("source") if isinstance(part, Mapping) else None
     if not isinstance(source, Mapping):
         return part
-    url = source.get("url") or f"data:{source.get('media_type')};base64,{source.get('data')}"
-    if part.get("type") == "image":
-        return {"type": "image_url", "image_url": {"url": url}}
     if source.get("type") == "text":
         return {"type": "text", "text": str(source.get("data", ""))}
-    if source.get("data") is None:  # a page of the web, which it does not fetch: it says so itself
+    if part.get("type") == "image" and source.get("url"):
+        return {"type": "image_url", "image_url": {"url": source["url"]}}
+    if source.get("data") is None:  # a page of the web, a file of Anthropic's: it says so itself
         return part
+    url = f"data:{source.get('media_type')};base64,{source['data']}"
+    if part.get("type") == "image":
+        return {"type": "image_url", "image_url": {"url": url}}
     return {"type": "file", "file": {"filename": part.get("title") or "document", "file_data": url}}
 
 
