@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -168,6 +168,23 @@ class Replay(Tending):
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
+        self.follow([(number, outcome)])
+
+    def follow(
+        self, outcomes: Iterable[tuple[int, Outcome]], rested: Callable[[], None] = lambda: None
+    ) -> None:
+        """The same for many, in one go: what stands around agents' code is put there once.
+
+        Args:
+            outcomes: with the numbers of their steps, in the order of writing.
+            rested: called whenever the program has come to an await.
+        """
+        with foreign.Turn(self._generators, self.known):
+            for number, outcome in outcomes:
+                rested()
+                self._deliver(number, outcome)
+
+    def _deliver(self, number: int, outcome: Outcome) -> None:
         if self.closed:
             raise RuntimeError("This program was dropped: replay the journal.")
         self.version += 1
@@ -180,9 +197,8 @@ class Replay(Tending):
             scope.expired = True
             if scope.branch not in self._open:
                 return
-            with foreign.Turn(self._generators, self.known):
-                self._interrupt(scope.branch)
-                self._run()
+            self._interrupt(scope.branch)
+            self._run()
             return
         if number not in self._waiting:
             self._diverge(number, "nothing; the program no longer asks for it")
@@ -190,9 +206,8 @@ class Replay(Tending):
         branch = self._waiting.ended(number, outcome)
         if branch is None:  # nobody's any more
             return
-        with foreign.Turn(self._generators, self.known):
-            self._wake(branch, self._answer_of(branch, number, outcome))
-            self._run()
+        self._wake(branch, self._answer_of(branch, number, outcome))
+        self._run()
 
     def _answer_of(self, branch: Branch, number: int, outcome: Outcome) -> Any:
         try:
@@ -349,7 +364,8 @@ class Replay(Tending):
                     self._let_pass(command)
                 self._end_misused()
                 return
-            self._go_on_closing()
+            if self._generators.closing:
+                self._go_on_closing()
             if how is RETURNED:
                 self._settle(branch, command)
                 return

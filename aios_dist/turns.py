@@ -182,9 +182,7 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     program = _program(record, catalog, asked=len(history.steps))
     replay = Replay(program, history.steps, admit=catalog.admit, known=history.known())
     replay.basis = history.basis
-    for number, outcome in history.outcomes():
-        rested()
-        replay.deliver(number, outcome)
+    replay.follow(history.outcomes(), rested)
     replay.check_complete()
     if not isinstance(replay.error, ProgramChanged):
         replay.written(len(history.steps))
@@ -225,9 +223,7 @@ def repeats(
     ]
     program = _program(record, catalog, asked=len(written))
     other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
-    for number, outcome in outcomes:
-        rested()
-        other.deliver(number, outcome)
+    other.follow(outcomes, rested)
     other.check_complete()
     return not isinstance(other.error, ProgramChanged)  # it is closed where forgotten programs are
 
@@ -252,8 +248,7 @@ def undone(history: History) -> list[int] | None:
     except UnknownName:
         return None
     replay = Replay(program, history.steps, known=history.known())
-    for number, outcome in history.outcomes():
-        replay.deliver(number, outcome)
+    replay.follow(history.outcomes())
     replay.check_complete()
     found = replay.undone()
     replay.close()

@@ -92,8 +92,7 @@ class _Rehearsal:
             for number, asked in enumerate(self._live.asked)
         ]
         other = self._begin(steps)
-        for number, outcome in self._outcomes:
-            other.deliver(number, outcome)
+        other.follow(self._outcomes)
         other.check_complete()
         other.close()
         if isinstance(other.error, ProgramChanged):
