@@ -256,6 +256,21 @@ class Replay(Tending):
             does = "has ended" if self.finished else "waits for something else"
             self._diverge(len(self.asked), f"nothing; the program {does}")
 
+    def check_end(self, live: Replay) -> None:
+        """After the same outcomes, and all steps: one that is over here must be over there.
+
+        What was refused, or looked up, since the last step that is written may be another now.
+        """
+        if self._broken or self.finished == live.finished or live.refused is not None or live.known.given:
+            return
+        number = len(live.asked)
+        if number < len(self.asked):
+            asked, branch = self.asked[number], self._waiting.branches.get(number)
+            self._diverge(number, asked.kind, asked.command and asked.command.request, _place(branch))
+        else:
+            number = min((self if live.finished else live)._waiting.branches, default=0)
+            self._diverge(number, f"it and {'has ended without it' if self.finished else 'waits for it'}")
+
     def undone(self) -> list[int]:
         """The steps whose failure the program has not gone on from, in order: what a retry runs again.
 
@@ -495,7 +510,7 @@ class Replay(Tending):
             read = check_new(command.request, data)
             self._admit(command, data)
             if known is not None:
-                self._diverge(number, kind.value, command.request, waits_at(branch.coroutine))
+                self._diverge(number, kind.value, command.request, _place(branch))
                 return -1
             self.encoded[number] = data
             if isinstance(read, LLMRequest):  # the agent may go on changing its own
@@ -571,6 +586,8 @@ class Replay(Tending):
             if request is not None:
                 was, is_ = briefs(step.request, request)
             journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
+        elif request is not None:
+            now = f"{now} {brief(request)}"
         here = f" Here:\n{place}" if place else ""
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
@@ -579,6 +596,15 @@ class Replay(Tending):
             step=number,
         )
         self._finish(Raised(self._broken))
+
+
+def _place(branch: Branch | None) -> str:
+    """The line of the agent that waits there: of one of its functions, or of the gather of it."""
+    while branch is not None:
+        if place := waits_at(branch.coroutine):
+            return place
+        branch = branch.crowd.owner if branch.crowd is not None else branch.parent
+    return ""
 
 
 def _own(answer: Any) -> Any:

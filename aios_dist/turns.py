@@ -198,6 +198,8 @@ def repeats(
 ) -> bool:
     """Whether a live program does the same again. Compared is what it has asked for and is written.
 
+    One that has come to its end, where the other goes on (or the other way round), ends with ProgramChanged.
+
     Args:
         replay: the program.
         record: its job.
@@ -225,7 +227,12 @@ def repeats(
     other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
     other.follow(outcomes, rested)
     other.check_complete()
-    return not isinstance(other.error, ProgramChanged)  # it is closed where forgotten programs are
+    if isinstance(other.error, ProgramChanged):
+        return False  # it is closed where forgotten programs are
+    other.check_end(replay)
+    if isinstance(other.error, ProgramChanged):  # no replay would say so: the journal has nothing against it
+        replay.end(other.error)
+    return True
 
 
 def _program(record: JobRecord, catalog: Catalog, asked: int) -> Program:

@@ -94,6 +94,7 @@ class _Rehearsal:
         other = self._begin(steps)
         other.follow(self._outcomes)
         other.check_complete()
+        other.check_end(self._live)
         other.close()
         if isinstance(other.error, ProgramChanged):
             self._live.close()

@@ -65,6 +65,31 @@ async def rehearsed_count() -> str:
 
 
 @agent
+async def rehearsed_more() -> None:
+    mine = next(COUNT)
+    await llm("plan")
+    for _ in range(mine):
+        await llm(f"more {1}")
+
+
+RUNS: list[bool] = []
+
+
+@agent
+async def rehearsed_less(first: bool) -> None:
+    mine = not RUNS
+    RUNS.append(mine)
+    async for _ in as_done(sleep(60), llm("draft")):
+        if mine is first:
+            break
+
+
+@agent
+async def rehearsed_shuffle() -> None:
+    await gather(*(llm(f"draft {next(COUNT)}") for _ in range(3)))
+
+
+@agent
 async def rehearsed_race() -> str:
     async for answer in as_done(sleep(1), llm("a")):
         return str(answer.text)
@@ -89,10 +114,19 @@ def test_an_agent_runs_to_its_end_with_its_tools_signals_and_times() -> None:
     assert rehearse(prompts("rehearsed", ["{input}", "{previous}!"]).job("a"), shout) == "A!"
 
 
-@pytest.mark.parametrize("made", [rehearsed_draw, rehearsed_count], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "made", [rehearsed_draw, rehearsed_count, rehearsed_more, rehearsed_shuffle], ids=lambda m: m.name
+)
 def test_one_that_does_not_repeat_itself_fails_and_its_author_sees_the_line(made: Any) -> None:
-    with pytest.raises(ProgramChanged, match=r'await llm\(f"(draft|seen) \{'):
+    with pytest.raises(ProgramChanged, match=r'llm\(f"(draft|seen|more) \{'):
         rehearse(made.job())
+
+
+@pytest.mark.parametrize(("first", "said"), [(True, "waits for it"), (False, "has ended without it")])
+def test_one_that_waits_for_less_the_next_time_fails_too(first: bool, said: str) -> None:
+    RUNS.clear()
+    with pytest.raises(ProgramChanged, match=f"Step 0 .*; on replay it asked for it and {said}"):
+        rehearse(rehearsed_less.job(first=first))
 
 
 def test_errors_are_raised_as_the_agent_raised_them() -> None:

@@ -19,6 +19,7 @@ from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownN
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
 from aios_dist.journal.records import Claim, Decision
 from aios_dist.journal.views import History, JobView
+from aios_dist.onces import once
 from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.replay import Replay
 from aios_dist.runtime.repeating import ALWAYS, Seen
@@ -96,6 +97,53 @@ def test_a_live_program_is_compared_with_itself_run_again() -> None:
 
 
 CALLS: list[str] = []
+
+
+def test_a_live_program_that_is_over_where_it_is_not_when_run_again_fails() -> None:
+    """Its journal has nothing against it: no replay would say so."""
+
+    async def longer() -> str:
+        CALLS.append("called")
+        for _ in range(len(CALLS)):
+            await llm("again")
+        return "done"
+
+    CALLS.clear()
+    made = agent(longer, name=f"longer-{time.monotonic_ns()}")
+    live = Replay(made.program({}))
+    live.written(1)
+    live.deliver(0, YES)
+    assert live.result == "done"
+    record = JobRecord(made.name, {})
+    assert turns.repeats(live, record, [(0, YES)], catalog())
+    decision = turns.decide(live, record, catalog(), first=1)
+    with pytest.raises(ProgramChanged, match=r"Step 1 was journaled as nothing; .* llm 'again'\."):
+        result_of(decision).result()
+
+
+@pytest.mark.parametrize("why", ["a model that was added", "a look-up whose step is not written"])
+def test_a_live_program_may_end_otherwise_for_what_is_not_written(why: str) -> None:
+    async def refused() -> str:
+        await llm("plan")
+        try:
+            return (await llm("x", model="huge")).text
+        except UnknownName:
+            return "small"
+
+    async def looks() -> str:
+        await llm("plan")
+        return (await llm("x")).text if once(CALLS.__len__) else "small"
+
+    CALLS.clear()
+    body = refused if "model" in why else looks
+    made = agent(body, name=f"ends-{time.monotonic_ns()}")
+    live = Replay(made.program({}), admit=catalog().admit)
+    live.written(1)
+    live.deliver(0, YES)
+    CALLS.append("now")
+    more = msgspec.structs.replace(catalog(), models={**catalog().models, "huge": "llm"})
+    assert turns.repeats(live, JobRecord(made.name, {}), [(0, YES)], more)
+    assert live.result == "small"
 
 
 def test_what_is_not_written_yet_is_compared_when_it_is() -> None:
