@@ -8,7 +8,6 @@ that run side by side (``gather``) ask for their steps in the same order on ever
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from typing import Any
@@ -27,11 +26,13 @@ from aios_dist.branches import (
     bare,
     drop,
     members,
+    own,
     placed,
     stack,
+    waits_where,
     without_us,
 )
-from aios_dist.calls import LLMRequest, LLMResponse, Request
+from aios_dist.calls import LLMRequest, Request
 from aios_dist.chance import Known
 from aios_dist.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
 from aios_dist.crowds import Crowd, Scope, Waiting
@@ -41,7 +42,7 @@ from aios_dist.handovers import HandOver
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
 from aios_dist.requests import brief, briefs, check_new, check_same, encoded
 from aios_dist.tending import WAITS, Tending
-from aios_dist.tracebacks import traceback_of, waits_at
+from aios_dist.tracebacks import traceback_of
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -211,7 +212,7 @@ class Replay(Tending):
 
     def _answer_of(self, branch: Branch, number: int, outcome: Outcome) -> Any:
         try:
-            return _own(outcome.result())
+            return own(outcome.result())
         except StepError as error:
             branch.failures.append(number)
             return Raised(bare(error))
@@ -266,7 +267,8 @@ class Replay(Tending):
         number = len(live.asked)
         if number < len(self.asked):
             asked, branch = self.asked[number], self._waiting.branches.get(number)
-            self._diverge(number, asked.kind, asked.command and asked.command.request, _place(branch))
+            request = asked.command.request if asked.command is not None else None
+            self._diverge(number, asked.kind.value, request, waits_where(branch))
         else:
             number = min((self if live.finished else live)._waiting.branches, default=0)
             self._diverge(number, f"it and {'has ended without it' if self.finished else 'waits for it'}")
@@ -510,7 +512,7 @@ class Replay(Tending):
             read = check_new(command.request, data)
             self._admit(command, data)
             if known is not None:
-                self._diverge(number, kind.value, command.request, _place(branch))
+                self._diverge(number, kind.value, command.request, waits_where(branch))
                 return -1
             self.encoded[number] = data
             if isinstance(read, LLMRequest):  # the agent may go on changing its own
@@ -596,18 +598,3 @@ class Replay(Tending):
             step=number,
         )
         self._finish(Raised(self._broken))
-
-
-def _place(branch: Branch | None) -> str:
-    """The line of the agent that waits there: of one of its functions, or of the gather of it."""
-    while branch is not None:
-        if place := waits_at(branch.coroutine):
-            return place
-        branch = branch.crowd.owner if branch.crowd is not None else branch.parent
-    return ""
-
-
-def _own(answer: Any) -> Any:
-    """What the agent may change without changing the outcome, which is still to be written, or kept."""
-    changeable = isinstance(answer, (list, dict)) or (isinstance(answer, LLMResponse) and answer.tool_calls)
-    return copy.deepcopy(answer) if changeable else answer

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 import subprocess
 import sys
 import uuid as chance
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -137,6 +140,43 @@ def test_errors_are_raised_as_the_agent_raised_them() -> None:
         rehearse(rehearsed_race.job(), busy)
     with pytest.raises(ZeroDivisionError):  # a fault of the test's own
         rehearse(rehearsed_race.job(), lambda _: str(1 // 0))
+
+
+CITY = ContextVar("city", default="none")
+
+
+async def where() -> str:
+    return CITY.get()
+
+
+@functools.wraps(where)
+def as_task() -> Any:
+    return asyncio.get_running_loop().create_task(where())
+
+
+def limited() -> None:
+    raise RateLimited("slow down")
+
+
+@agent
+async def rehearsed_tools() -> list[Any]:
+    CITY.set("Lima")
+    found: list[Any] = [await tool(where), await tool(as_task)]
+    for breaks in (limited, sys.exit):
+        try:
+            await tool(breaks)
+        except ToolError as error:
+            found.append(error.detail["error"])
+    return found
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_tools_run_as_in_a_worker_also_where_the_test_has_a_loop(loop: bool) -> None:
+    async def test() -> Any:
+        return rehearse(rehearsed_tools.job())
+
+    found = asyncio.run(test()) if loop else rehearse(rehearsed_tools.job())
+    assert found == ["Lima", "Lima", "RateLimited", "SystemExit"]
 
 
 def test_what_it_cannot_run_it_says() -> None:
