@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
+from aios_dist.journal.news import News
 from aios_dist.journal.records import Claim, Decision
 from aios_dist.journal.views import History, JobView
 from aios_dist.onces import once
@@ -24,7 +27,7 @@ from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.replay import Replay
 from aios_dist.runtime.repeating import ALWAYS, Seen
 from aios_dist.runtime.threads import Threads
-from aios_dist.runtime.turning import Turns
+from aios_dist.runtime.turning import Turns, _follow
 from aios_dist.runtime.work import Origin, Work
 from aios_dist.turns import Catalog
 
@@ -487,6 +490,10 @@ async def computes_between(calls: int) -> int:
     return calls
 
 
+def asked(step: Step) -> Step:
+    return msgspec.structs.replace(step, state=StepState.READY, order=0, outcome=None)
+
+
 async def test_the_time_of_a_turn_is_not_that_of_all_turns_that_a_worker_replays() -> None:
     """Where the job's program is not alive any more: another worker has it, or it has rested for long."""
     calls, limit = 6, 0.6
@@ -503,6 +510,11 @@ async def test_the_time_of_a_turn_is_not_that_of_all_turns_that_a_worker_replays
     here = Turns(anything, anything, threads, threads, limit, catalog(), anything)
     again = await here._rebuilt(work, history(steps, record))
     assert again.replay.version == calls - 1
+    behind = turns.rebuild(history([asked(steps[0])], record), catalog())
+    missed = [step for number in range(calls - 1) for step in (steps[number], asked(steps[number + 1]))]
+    news = News(basis="", written=missed, events=0, served=0.0, open=True)
+    await here._run(work, functools.partial(_follow, behind, news), behind)
+    assert (behind.version, behind.error) == (calls - 1, None)
 
 
 def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None:
@@ -521,6 +533,22 @@ def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None
     steps = journaled(live, {0: (3, said), 1: (1, said), 2: (2, said)})
     assert turns.rebuild(history(steps, JobRecord("turns-test-order", {})), catalog()).finished
     assert order == ["b", "c", "a"]
+
+
+def test_steps_are_written_a_megabyte_at_a_time_and_one_alone_whatever_its_size() -> None:
+    sizes, chance = [500_000, 300_000, 300_000, 1_200_000, 100], Random(1)  # as they are written: packed
+
+    async def large() -> None:
+        await gather(*(llm(texts[size]) for size in sizes))
+
+    texts = {size: chance.randbytes(size).hex() for size in sizes}
+    whole = catalog(prompt_limit=3_000_000)
+    replay, first, parts = turns.start(large, whole), 0, []
+    while first < len(sizes):
+        decision = turns.decide(replay, RECORD, whole, first=first)
+        first += len(decision.steps)
+        parts.append((len(decision.steps), decision.more))
+    assert parts == [(2, True), (1, True), (1, True), (1, False)]
 
 
 def test_a_step_of_the_journal_is_not_refused_when_the_fleet_has_changed_since() -> None:
