@@ -16,12 +16,13 @@ from aios_dist import policies, turns
 from aios_dist.agents import agent, prompts
 from aios_dist.calls import OUTPUT_GUESS, LLMRequest, LLMResponse, ToolRequest
 from aios_dist.commands import gather, llm, signal, sleep, tool
-from aios_dist.config import parse
+from aios_dist.config import Config, FleetConfig, parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
 from aios_dist.journal.news import News
 from aios_dist.journal.records import Claim, Decision
 from aios_dist.journal.views import History, JobView
+from aios_dist.local.machine import LocalFleet
 from aios_dist.onces import once
 from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.replay import Replay
@@ -618,3 +619,10 @@ def test_limits_reserve_tokens_and_shares_count_output_twice() -> None:
     call, own = (ranked.step for ranked in decided(body, catalog=catalog()).steps)
     assert (call.estimate, call.cost) == (100 + 30, 100 + 2 * 30)
     assert (own.estimate, own.cost) == (0, 0)
+
+
+@pytest.mark.parametrize(("said", "then"), [(None, True), (False, False), (True, True)])
+def test_a_local_fleet_compares_replays_unless_told_otherwise(said: bool | None, then: bool) -> None:
+    config = Config(fleet=FleetConfig(name="turns-test", check_replays=said))
+    assert LocalFleet(config, []).config.fleet.check_replays is then
+    assert FleetConfig(name="x").check_replays is None, "and other workers do not"
