@@ -193,18 +193,18 @@ class Replay(Tending):
         if self.finished:
             return
         self.awaited -= self._sizes.pop(number, 0)
-        scope = self._scopes.pop(number, None)
+        scope = self._scopes.pop(number, None) if self._scopes else None
         if scope is not None:
             scope.expired = True
-            if scope.branch not in self._open:
-                return
-            self._interrupt(scope.branch)
-            self._run()
+            if scope.branch in self._open:
+                self._interrupt(scope.branch)
+                self._run()
             return
-        if number not in self._waiting:
+        try:
+            branch = self._waiting.ended(number, outcome)
+        except KeyError:
             self._diverge(number, "nothing; the program no longer asks for it")
             return
-        branch = self._waiting.ended(number, outcome)
         if branch is None:  # nobody's any more
             return
         self._wake(branch, self._answer_of(branch, number, outcome))
@@ -271,7 +271,7 @@ class Replay(Tending):
             self._diverge(number, asked.kind.value, request, waits_where(branch))
         else:
             number = min((self if live.finished else live)._waiting.branches, default=0)
-            self._diverge(number, f"it and {'has ended without it' if self.finished else 'waits for it'}")
+            self._diverge(number, "it and has ended without it" if self.finished else "it and waits for it")
 
     def undone(self) -> list[int]:
         """The steps whose failure the program has not gone on from, in order: what a retry runs again.
