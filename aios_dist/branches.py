@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -11,9 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from aios_dist.bounds import Leave, Start
+from aios_dist.calls import LLMResponse
 from aios_dist.commands import Gather
 from aios_dist.crowds import Crowd, Member
-from aios_dist.tracebacks import traceback_of
+from aios_dist.tracebacks import traceback_of, waits_at
 
 STUBBORN = 16
 """How often a program that is dropped may await again before it is left alone."""
@@ -90,6 +92,21 @@ class Branch:
     @property
     def _keeps_failures(self) -> bool:
         return self.wants is None or self.wants.return_exceptions
+
+
+def waits_where(branch: Branch | None) -> str:
+    """The line of the agent that waits there: of one of its functions, or of the gather of it."""
+    while branch is not None:
+        if place := waits_at(branch.coroutine):
+            return place
+        branch = branch.crowd.owner if branch.crowd is not None else branch.parent
+    return ""
+
+
+def own(answer: Any) -> Any:
+    """What the agent may change without changing the outcome, which is still to be written, or kept."""
+    changeable = isinstance(answer, (list, dict)) or (isinstance(answer, LLMResponse) and answer.tool_calls)
+    return copy.deepcopy(answer) if changeable else answer
 
 
 class Raised:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from array import array
 from typing import Any
 
 
@@ -24,7 +25,7 @@ class Known:
         then: what it gave before the next one, where the journal holds that.
     """
 
-    __slots__ = ("_chain", "_drawn", "given", "now", "origin", "then")
+    __slots__ = ("_chain", "_drawn", "_times", "_told", "given", "now", "origin", "then")
 
     def __init__(self, seed: str = "", submitted_at: float = 0.0) -> None:
         self.origin = (seed, submitted_at)
@@ -33,15 +34,21 @@ class Known:
         self.then: tuple[Any, ...] = ()
         self._chain = hashlib.blake2b(seed.encode(), digest_size=16)
         self._drawn = 0
+        self._told = array("q")  # what the chain is still to be given: few programs ever draw
+        self._times = array("d")
 
     def told(self, number: int, at: float) -> None:
         """The program has an outcome: of which step, and when it came, seconds since the epoch."""
         if at > self.now:
             self.now = at
-        self._chain.update(f" told {number} {at!r}".encode())
+        self._told.append(number)
+        self._times.append(at)
 
     def draw(self) -> bytes:
         """Sixteen random bytes, others each time."""
+        for number, at in zip(self._told, self._times, strict=True):
+            self._chain.update(f" told {number} {at!r}".encode())
+        del self._told[:], self._times[:]
         self._drawn += 1
         chain = self._chain.copy()
         chain.update(f" draw {self._drawn}".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import Context, ContextVar
@@ -154,6 +155,26 @@ class _InContext:
 
     def __call__(self) -> Any:
         return self._context.copy().run(self._call)
+
+
+def is_async(call: Any) -> bool:
+    """By what it is, and not by what it wraps: a plain function around an async one may run a loop itself."""
+    try:
+        return inspect.iscoroutinefunction(getattr(call, "func", call))
+    except Exception:  # an object of the user's
+        return False
+
+
+def wants_a_loop(call: Any, error: BaseException) -> bool:
+    """A plain function around an async one has asked for the running loop (to make a task of it, say)."""
+    try:
+        return (
+            isinstance(error, RuntimeError)
+            and str(error).startswith(("no running event loop", "There is no current event loop"))
+            and inspect.iscoroutinefunction(inspect.unwrap(getattr(call, "func", call)))
+        )
+    except Exception:  # an object of the user's
+        return False
 
 
 class Gather(Command):

@@ -78,9 +78,6 @@ class Waiting:
         self._signals: dict[int, str] = {}  # the names of those that are waited for, by their steps
         self._kept: dict[str, deque[Any]] = {}  # what came, and nobody waited
 
-    def __contains__(self, number: int) -> bool:
-        return number in self.branches or number in self._given_up
-
     def begin(self, branch: Any, number: int, signal: str | None) -> None:
         """A branch waits for a step; ``signal``: the name of one."""
         self.branches[number], branch.number = branch, number
@@ -99,8 +96,8 @@ class Waiting:
         self._given_up.add(number)
 
     def ended(self, number: int, outcome: Any) -> Any:
-        """Whose outcome it is, who then waits no more; None: nobody's."""
-        name = self._signals.pop(number, None)
+        """Whose outcome it is, who then waits no more; None: nobody's. KeyError: nobody has asked for it."""
+        name = self._signals.pop(number, None) if self._signals else None
         if number in self._given_up:
             self._given_up.discard(number)
             if name is None:

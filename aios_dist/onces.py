@@ -44,7 +44,14 @@ def once(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if not callable(function) or inspect.iscoroutinefunction(function):
         raise InvalidInput("once() takes a plain function and its arguments, once(f, x); else: tool(f, x).")
     place = len(known.given)
-    outcome = known.then[place] if place < len(known.then) else _call(function, args, kwargs)
+    if place < len(known.then):
+        outcome = known.then[place]
+    else:
+        here.known = None  # what it gives, it gives once: chance that it drew would be missing on replay
+        try:
+            outcome = _call(function, args, kwargs)
+        finally:
+            here.known = known
     known.given.append(outcome)
     if sum(len(msgspec.json.encode(one)) for one in known.given) > MOST_BYTES:
         known.given.pop()

@@ -17,6 +17,9 @@ from typing import Any
 Bell = tuple[Callable[[], object], Callable[[], None]]
 """How the thread that made it waits, and how any other ends that wait, or the next one."""
 
+fleets: set[int] = set()
+"""The threads of all fleets' far sides: one that waited for another, or for itself, might wait for ever."""
+
 
 def lacking() -> str | None:
     """Why this process cannot run a thread beside its own, in a sentence; None where it can."""

@@ -8,8 +8,7 @@ that run side by side (``gather``) ask for their steps in the same order on ever
 from __future__ import annotations
 
 import asyncio
-import copy
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -27,11 +26,13 @@ from aios_dist.branches import (
     bare,
     drop,
     members,
+    own,
     placed,
     stack,
+    waits_where,
     without_us,
 )
-from aios_dist.calls import LLMRequest, LLMResponse, Request
+from aios_dist.calls import LLMRequest, Request
 from aios_dist.chance import Known
 from aios_dist.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
 from aios_dist.crowds import Crowd, Scope, Waiting
@@ -41,7 +42,7 @@ from aios_dist.handovers import HandOver
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
 from aios_dist.requests import brief, briefs, check_new, check_same, encoded
 from aios_dist.tending import WAITS, Tending
-from aios_dist.tracebacks import traceback_of, waits_at
+from aios_dist.tracebacks import traceback_of
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -168,6 +169,23 @@ class Replay(Tending):
 
     def deliver(self, number: int, outcome: Outcome) -> None:
         """Hand the next outcome, in the order of writing, to whoever waits for it."""
+        self.follow([(number, outcome)])
+
+    def follow(
+        self, outcomes: Iterable[tuple[int, Outcome]], rested: Callable[[], None] = lambda: None
+    ) -> None:
+        """The same for many, in one go: what stands around agents' code is put there once.
+
+        Args:
+            outcomes: with the numbers of their steps, in the order of writing.
+            rested: called whenever the program has come to an await.
+        """
+        with foreign.Turn(self._generators, self.known):
+            for number, outcome in outcomes:
+                rested()
+                self._deliver(number, outcome)
+
+    def _deliver(self, number: int, outcome: Outcome) -> None:
         if self.closed:
             raise RuntimeError("This program was dropped: replay the journal.")
         self.version += 1
@@ -175,28 +193,26 @@ class Replay(Tending):
         if self.finished:
             return
         self.awaited -= self._sizes.pop(number, 0)
-        scope = self._scopes.pop(number, None)
+        scope = self._scopes.pop(number, None) if self._scopes else None
         if scope is not None:
             scope.expired = True
-            if scope.branch not in self._open:
-                return
-            with foreign.Turn(self._generators, self.known):
+            if scope.branch in self._open:
                 self._interrupt(scope.branch)
                 self._run()
             return
-        if number not in self._waiting:
+        try:
+            branch = self._waiting.ended(number, outcome)
+        except KeyError:
             self._diverge(number, "nothing; the program no longer asks for it")
             return
-        branch = self._waiting.ended(number, outcome)
         if branch is None:  # nobody's any more
             return
-        with foreign.Turn(self._generators, self.known):
-            self._wake(branch, self._answer_of(branch, number, outcome))
-            self._run()
+        self._wake(branch, self._answer_of(branch, number, outcome))
+        self._run()
 
     def _answer_of(self, branch: Branch, number: int, outcome: Outcome) -> Any:
         try:
-            return _own(outcome.result())
+            return own(outcome.result())
         except StepError as error:
             branch.failures.append(number)
             return Raised(bare(error))
@@ -240,6 +256,22 @@ class Replay(Tending):
         if self._broken is None and len(self.asked) < self._count:
             does = "has ended" if self.finished else "waits for something else"
             self._diverge(len(self.asked), f"nothing; the program {does}")
+
+    def check_end(self, live: Replay) -> None:
+        """After the same outcomes, and all steps: one that is over here must be over there.
+
+        What was refused, or looked up, since the last step that is written may be another now.
+        """
+        if self._broken or self.finished == live.finished or live.refused is not None or live.known.given:
+            return
+        number = len(live.asked)
+        if number < len(self.asked):
+            asked, branch = self.asked[number], self._waiting.branches.get(number)
+            request = asked.command.request if asked.command is not None else None
+            self._diverge(number, asked.kind.value, request, waits_where(branch))
+        else:
+            number = min((self if live.finished else live)._waiting.branches, default=0)
+            self._diverge(number, "it and has ended without it" if self.finished else "it and waits for it")
 
     def undone(self) -> list[int]:
         """The steps whose failure the program has not gone on from, in order: what a retry runs again.
@@ -349,7 +381,8 @@ class Replay(Tending):
                     self._let_pass(command)
                 self._end_misused()
                 return
-            self._go_on_closing()
+            if self._generators.closing:
+                self._go_on_closing()
             if how is RETURNED:
                 self._settle(branch, command)
                 return
@@ -479,7 +512,7 @@ class Replay(Tending):
             read = check_new(command.request, data)
             self._admit(command, data)
             if known is not None:
-                self._diverge(number, kind.value, command.request, waits_at(branch.coroutine))
+                self._diverge(number, kind.value, command.request, waits_where(branch))
                 return -1
             self.encoded[number] = data
             if isinstance(read, LLMRequest):  # the agent may go on changing its own
@@ -555,6 +588,8 @@ class Replay(Tending):
             if request is not None:
                 was, is_ = briefs(step.request, request)
             journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
+        elif request is not None:
+            now = f"{now} {brief(request)}"
         here = f" Here:\n{place}" if place else ""
         self._broken = ProgramChanged(
             f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
@@ -563,9 +598,3 @@ class Replay(Tending):
             step=number,
         )
         self._finish(Raised(self._broken))
-
-
-def _own(answer: Any) -> Any:
-    """What the agent may change without changing the outcome, which is still to be written, or kept."""
-    changeable = isinstance(answer, (list, dict)) or (isinstance(answer, LLMResponse) and answer.tool_calls)
-    return copy.deepcopy(answer) if changeable else answer

@@ -29,13 +29,10 @@ class Closes(Protocol):
 
 F = TypeVar("F", bound=Closes)
 
-_loops: set[int] = set()
-"""The threads of all sides: one that waited for another, or for itself, might wait for ever."""
-
 
 def here() -> UsageError | None:
     """What is wrong with asking a fleet in this thread."""
-    if real_threads.ident() not in _loops:
+    if real_threads.ident() not in real_threads.fleets:
         return None
     return UsageError(
         "A fleet cannot be asked on its own thread, which would wait for itself (a finalizer like __del__ "
@@ -89,7 +86,7 @@ class Side(Generic[F]):
 
     def put_aside(self) -> None:
         """See :class:`aios_dist.forks.Heir`."""
-        _loops.discard(self._ident)
+        real_threads.fleets.discard(self._ident)
         forks.keep(self)
         for call in list(self._calls):  # of a greenlet, or of a thread whose signal handler has forked
             call.end(FleetUnavailable(forks.FORKED))
@@ -102,11 +99,11 @@ class Side(Generic[F]):
 
     def _serve(self, ready: Callable[[], None]) -> None:
         self._ident = real_threads.ident()
-        _loops.add(self._ident)
+        real_threads.fleets.add(self._ident)
         try:
             self._loop = real_threads.new_loop()
         except Exception as error:  # too many open files
-            _loops.discard(self._ident)
+            real_threads.fleets.discard(self._ident)
             self._failed = error
             ready()
             return
@@ -115,7 +112,7 @@ class Side(Generic[F]):
             self._loop.run_forever()
         finally:
             self._over = True
-            _loops.discard(self._ident)
+            real_threads.fleets.discard(self._ident)
             for call in list(self._calls):
                 call.end(FleetUnavailable(CLOSED_MEANWHILE))
             self._loop.close()
@@ -194,7 +191,7 @@ class Side(Generic[F]):
         self._rings.append(ring)
         self._closing = True
         self._post(self._begin_to_end)
-        if real_threads.ident() not in _loops:
+        if real_threads.ident() not in real_threads.fleets:
             wait()
 
     def abandon(self) -> None:

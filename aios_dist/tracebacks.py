@@ -29,7 +29,7 @@ MESSAGE_LIMIT = 64 * 1024
 
 def name_of(kind: type) -> str:
     """The name of a class, whatever its metaclass says."""
-    return str(type.__dict__["__name__"].__get__(kind))
+    return str.__str__(type.__dict__["__name__"].__get__(kind))
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:

@@ -182,9 +182,7 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     program = _program(record, catalog, asked=len(history.steps))
     replay = Replay(program, history.steps, admit=catalog.admit, known=history.known())
     replay.basis = history.basis
-    for number, outcome in history.outcomes():
-        rested()
-        replay.deliver(number, outcome)
+    replay.follow(history.outcomes(), rested)
     replay.check_complete()
     if not isinstance(replay.error, ProgramChanged):
         replay.written(len(history.steps))
@@ -199,6 +197,8 @@ def repeats(
     rested: Callable[[], None] = lambda: None,
 ) -> bool:
     """Whether a live program does the same again. Compared is what it has asked for and is written.
+
+    One that has come to its end, where the other goes on (or the other way round), ends with ProgramChanged.
 
     Args:
         replay: the program.
@@ -225,11 +225,14 @@ def repeats(
     ]
     program = _program(record, catalog, asked=len(written))
     other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
-    for number, outcome in outcomes:
-        rested()
-        other.deliver(number, outcome)
+    other.follow(outcomes, rested)
     other.check_complete()
-    return not isinstance(other.error, ProgramChanged)  # it is closed where forgotten programs are
+    if isinstance(other.error, ProgramChanged):
+        return False  # it is closed where forgotten programs are
+    other.check_end(replay)
+    if isinstance(other.error, ProgramChanged):  # no replay would say so: the journal has nothing against it
+        replay.end(other.error)
+    return True
 
 
 def _program(record: JobRecord, catalog: Catalog, asked: int) -> Program:
@@ -252,8 +255,7 @@ def undone(history: History) -> list[int] | None:
     except UnknownName:
         return None
     replay = Replay(program, history.steps, known=history.known())
-    for number, outcome in history.outcomes():
-        replay.deliver(number, outcome)
+    replay.follow(history.outcomes())
     replay.check_complete()
     found = replay.undone()
     replay.close()

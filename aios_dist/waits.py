@@ -5,8 +5,10 @@ With as many parents as slots all of them wait for children that never get one, 
 
 from __future__ import annotations
 
+import threading
 from urllib.parse import urlsplit
 
+from aios_dist import real_threads
 from aios_dist.commands import in_tool, in_turn
 from aios_dist.config import FleetConfig
 from aios_dist.errors import UsageError
@@ -42,8 +44,15 @@ def check(what: str, fleet: FleetConfig, timeout: float = 1.0) -> None:
     """
     if in_turn.value:
         raise misuse(said=SENTENCE.format(who="An agent", what=what))
-    if timeout != 0 and in_tool.get() and _fleet(fleet) in _served:
+    if timeout != 0 and (in_tool.get() or _beside()) and _fleet(fleet) in _served:
         raise UsageError(SENTENCE.format(who="A tool", what=what))
+
+
+def _beside() -> bool:
+    """In a thread that a tool may have begun (a pool, say), which knows nothing of the tool's context."""
+    return threading.current_thread() is not threading.main_thread() and (
+        real_threads.ident() not in real_threads.fleets
+    )
 
 
 def _fleet(fleet: FleetConfig) -> tuple[str, str, int, str]:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from aios_dist.agents import as_json
-from aios_dist.commands import Tool
+from aios_dist.commands import Tool, is_async, wants_a_loop
 from aios_dist.errors import ToolError, describe
 from aios_dist.runtime.threads import Run, Threads, attend
 from aios_dist.runtime.work import Work
@@ -63,7 +63,7 @@ class Tools:
         limit = self._timeout if command.timeout is None else command.timeout
         begun = time.monotonic()
         try:
-            if _is_async(command.call):
+            if is_async(command.call):
                 value = await self._await(work, name, command.call, command, limit, begun)
             else:
                 value = await self._call(work, name, command.call, limit)
@@ -85,7 +85,7 @@ class Tools:
             work.hung = run if run.begun is not None else None
             work.check()
             raise _late(limit)
-        if run.error is not None and _wants_a_loop(call, run.error):
+        if run.error is not None and wants_a_loop(call, run.error):
             return _Later(call)
         return _result(run)
 
@@ -230,23 +230,3 @@ def _result(run: Run) -> Any:
 
 def _late(limit: float) -> _Raised:
     return _Raised(TimeoutError(f"it had not ended within its timeout of {limit:g} s"))
-
-
-def _wants_a_loop(call: Any, error: BaseException) -> bool:
-    """A plain function around an async one has asked for the running loop (to make a task of it, say)."""
-    try:
-        return (
-            isinstance(error, RuntimeError)
-            and str(error).startswith(("no running event loop", "There is no current event loop"))
-            and inspect.iscoroutinefunction(inspect.unwrap(getattr(call, "func", call)))
-        )
-    except Exception:  # an object of the user's
-        return False
-
-
-def _is_async(call: Any) -> bool:
-    """By what it is, and not by what it wraps: a plain function around an async one may run a loop itself."""
-    try:
-        return inspect.iscoroutinefunction(getattr(call, "func", call))
-    except Exception:  # an object of the user's
-        return False

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -472,13 +472,15 @@ def _say(claim: Claim, replay: Replay) -> None:
 
 def _follow(replay: Replay, news: News) -> None:
     """Hand the program what it has missed."""
-    for step in news.written:
-        outcome = step.told()
-        if outcome is None:
-            replay.told(step)
-        else:
-            rested()
-            replay.deliver(step.number, outcome)
+
+    def outcomes() -> Iterator[tuple[int, Outcome]]:
+        for step in news.written:
+            if (outcome := step.told()) is None:
+                replay.told(step)
+            else:
+                yield step.number, outcome
+
+    replay.follow(outcomes(), rested)
     replay.check_complete()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -13,10 +15,11 @@ import msgspec
 from aios_dist.agents import JobSpec, as_json
 from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.chance import Known
-from aios_dist.commands import Tool
+from aios_dist.commands import Tool, is_async, wants_a_loop
 from aios_dist.errors import InvalidInput, ProgramChanged, StepError, ToolError, describe
 from aios_dist.jobs import Kind, Outcome, Step, StepState
 from aios_dist.replay import Replay
+from aios_dist.tracebacks import name_of
 
 Reply = str | LLMResponse | Callable[[LLMRequest], str | LLMResponse]
 """A model's answer, or what gives it for each call; it may raise an ``LLMError``."""
@@ -92,9 +95,9 @@ class _Rehearsal:
             for number, asked in enumerate(self._live.asked)
         ]
         other = self._begin(steps)
-        for number, outcome in self._outcomes:
-            other.deliver(number, outcome)
+        other.follow(self._outcomes)
         other.check_complete()
+        other.check_end(self._live)
         other.close()
         if isinstance(other.error, ProgramChanged):
             self._live.close()
@@ -128,17 +131,18 @@ class _Rehearsal:
         return msgspec.structs.replace(outcome, at=self._now)
 
     def _outcome(self, kind: Kind, command: Any) -> Outcome:
-        try:
-            if kind is Kind.LLM:
+        if kind is Kind.LLM:
+            try:
                 return Outcome(response=self._answer(command.request))
+            except StepError as error:
+                return Outcome.failed(error)
+        try:
             return Outcome(value=as_json(_called(command), "tool's result"))
-        except StepError as error:
-            return Outcome.failed(error)
-        except Exception as error:
-            if kind is Kind.LLM:
-                raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # as a worker takes it
             text = f"{command.request.name}: {describe(error)}"
-            return Outcome.failed(ToolError(text, error=type(error).__name__))
+            return Outcome.failed(ToolError(text, error=name_of(type(error))))
 
     def _answer(self, request: LLMRequest) -> LLMResponse:
         reply = self._reply(request) if callable(self._reply) else self._reply
@@ -148,11 +152,31 @@ class _Rehearsal:
 
 
 def _called(command: Tool) -> Any:
-    value = command.call()
-    if not inspect.isawaitable(value):
-        return value
+    """As a worker calls it: in a thread, where no loop runs but for what is to be awaited."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_value, command).result()
 
-    async def wait() -> Any:
-        return await value
 
-    return asyncio.run(wait())
+def _value(command: Tool) -> Any:
+    call = command.call
+    if not is_async(call):
+        try:
+            value = call()
+        except RuntimeError as error:
+            if not wants_a_loop(call, error):
+                raise
+        else:
+            if not inspect.isawaitable(value):
+                return value
+            call = functools.partial(_itself, value)
+    context = command.context
+    assert context is not None, "it was asked for"
+
+    async def whole() -> Any:
+        return await call()
+
+    return context.copy().run(asyncio.run, whole())
+
+
+def _itself(value: Any) -> Any:
+    return value

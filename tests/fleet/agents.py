@@ -6,7 +6,7 @@ import time
 import uuid
 from pathlib import Path
 
-from aios_dist import LLMError, agent, as_done, gather, llm, signal, sleep, tool, within
+from aios_dist import Fleet, LLMError, agent, as_done, gather, llm, signal, sleep, tool, within
 
 
 def work(seconds: float) -> float:
@@ -110,6 +110,17 @@ async def draws() -> str:
     await llm(f"draft {tag}", model="one")
     await llm("review", model="one")
     return "done"
+
+
+def for_a_child() -> str:
+    with Fleet.from_env() as fleet:
+        return str(fleet.submit(caller, calls=1).result(timeout=20))
+
+
+@agent
+async def waits_for_a_child() -> str:
+    """Holds the slot that its child's tools may need."""
+    return str(await tool(for_a_child))
 
 
 @agent

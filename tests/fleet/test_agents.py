@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from aios_dist import Fleet, JobCancelled, JobFailed, JobState, UsageError
+from aios_dist import Fleet, JobCancelled, JobFailed, JobState, ToolError, UsageError
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import CLIENT_LEFT, FakeLLM
-from tests.fleet.agents import caller, careful, draws, fan_out, hurried, tool_user
+from tests.fleet.agents import caller, careful, draws, fan_out, hurried, tool_user, waits_for_a_child
 from tests.fleet.reading import calls, wait_for
 
 MANY = 500
@@ -35,6 +35,12 @@ def test_on_one_worker_too_an_agent_that_does_not_repeat_itself_fails_and_its_au
     with pytest.raises(JobFailed, match="does not repeat its own steps") as failed:
         fleet.submit(draws).result(timeout=20)
     assert 'await llm(f"draft {tag}", model="one")' in str(failed.value)
+
+
+def test_a_tool_does_not_wait_for_a_job_of_its_workers_fleet(fleet: Fleet) -> None:
+    with pytest.raises(JobFailed, match=r"A tool cannot wait for a job \(result\(\)\)") as failed:
+        fleet.submit(waits_for_a_child).result(timeout=20)
+    assert isinstance(failed.value.error, ToolError)
 
 
 def test_a_wait_may_be_given_up_and_the_first_answer_taken(fleet: Fleet) -> None:

@@ -7,6 +7,7 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,10 @@ async def test_a_tool_does_not_wait_for_a_job_of_its_own_fleet(here: Fleet, call
     async def in_a_task() -> Any:
         return await asyncio.to_thread(WAITS[call], here)
 
+    def in_a_pool() -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(WAITS[call], here).result()
+
     async def without_threads() -> Any:
         async with AsyncFleet(Config(fleet=NOWHERE)) as fleet:
             child = fleet.job("child")
@@ -370,7 +375,7 @@ async def test_a_tool_does_not_wait_for_a_job_of_its_own_fleet(here: Fleet, call
             )
             return [one async for one in waiting]
 
-    for function in (functools.partial(WAITS[call], here), in_a_task, without_threads):
+    for function in (functools.partial(WAITS[call], here), in_a_task, in_a_pool, without_threads):
 
         async def asks(function: Any = function) -> Any:
             return await tool(function)

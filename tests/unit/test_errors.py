@@ -227,8 +227,17 @@ class _Ends(StepError):
         raise SystemExit(3)
 
 
+class _Name(str):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def _named() -> BaseException:
+    return type(_Name("_Named"), (Exception,), {})("no")
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: _Without("no"), lambda: _Strange("no"), lambda: _Ends.__new__(_Ends)]
+    "make", [lambda: _Without("no"), lambda: _Strange("no"), lambda: _Ends.__new__(_Ends), _named]
 )
 def test_no_error_costs_an_answer_because_it_cannot_be_recorded(make: Any) -> None:
     record = to_record(make())

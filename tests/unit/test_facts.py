@@ -199,6 +199,8 @@ def test_what_once_takes_and_keeps() -> None:
     assert said(3).startswith("InvalidInput: once() takes a plain function")
     assert said(object).startswith("InvalidInput: The value of once() is not JSON")
     assert said("x".__mul__, MOST_BYTES).startswith("InvalidInput: once() keeps up to 16,384 bytes")
+    for within in (uuid, lambda: once(max, 1, 2)):  # it is not called again: what it drew would be missing
+        assert "RuntimeError" in said(within)
     assert said(look_up, "breaks") == "ToolError: look_up: KeyError: 'not there'"
     with pytest.raises(RuntimeError, match="call the function"):
         once(max, 1, 2)

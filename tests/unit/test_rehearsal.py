@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 import subprocess
 import sys
 import uuid as chance
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -65,6 +68,31 @@ async def rehearsed_count() -> str:
 
 
 @agent
+async def rehearsed_more() -> None:
+    mine = next(COUNT)
+    await llm("plan")
+    for _ in range(mine):
+        await llm(f"more {1}")
+
+
+RUNS: list[bool] = []
+
+
+@agent
+async def rehearsed_less(first: bool) -> None:
+    mine = not RUNS
+    RUNS.append(mine)
+    async for _ in as_done(sleep(60), llm("draft")):
+        if mine is first:
+            break
+
+
+@agent
+async def rehearsed_shuffle() -> None:
+    await gather(*(llm(f"draft {next(COUNT)}") for _ in range(3)))
+
+
+@agent
 async def rehearsed_race() -> str:
     async for answer in as_done(sleep(1), llm("a")):
         return str(answer.text)
@@ -89,10 +117,19 @@ def test_an_agent_runs_to_its_end_with_its_tools_signals_and_times() -> None:
     assert rehearse(prompts("rehearsed", ["{input}", "{previous}!"]).job("a"), shout) == "A!"
 
 
-@pytest.mark.parametrize("made", [rehearsed_draw, rehearsed_count], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "made", [rehearsed_draw, rehearsed_count, rehearsed_more, rehearsed_shuffle], ids=lambda m: m.name
+)
 def test_one_that_does_not_repeat_itself_fails_and_its_author_sees_the_line(made: Any) -> None:
-    with pytest.raises(ProgramChanged, match=r'await llm\(f"(draft|seen) \{'):
+    with pytest.raises(ProgramChanged, match=r'llm\(f"(draft|seen|more) \{'):
         rehearse(made.job())
+
+
+@pytest.mark.parametrize(("first", "said"), [(True, "waits for it"), (False, "has ended without it")])
+def test_one_that_waits_for_less_the_next_time_fails_too(first: bool, said: str) -> None:
+    RUNS.clear()
+    with pytest.raises(ProgramChanged, match=f"Step 0 .*; on replay it asked for it and {said}"):
+        rehearse(rehearsed_less.job(first=first))
 
 
 def test_errors_are_raised_as_the_agent_raised_them() -> None:
@@ -103,6 +140,43 @@ def test_errors_are_raised_as_the_agent_raised_them() -> None:
         rehearse(rehearsed_race.job(), busy)
     with pytest.raises(ZeroDivisionError):  # a fault of the test's own
         rehearse(rehearsed_race.job(), lambda _: str(1 // 0))
+
+
+CITY = ContextVar("city", default="none")
+
+
+async def where() -> str:
+    return CITY.get()
+
+
+@functools.wraps(where)
+def as_task() -> Any:
+    return asyncio.get_running_loop().create_task(where())
+
+
+def limited() -> None:
+    raise RateLimited("slow down")
+
+
+@agent
+async def rehearsed_tools() -> list[Any]:
+    CITY.set("Lima")
+    found: list[Any] = [await tool(where), await tool(as_task)]
+    for breaks in (limited, sys.exit):
+        try:
+            await tool(breaks)
+        except ToolError as error:
+            found.append(error.detail["error"])
+    return found
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_tools_run_as_in_a_worker_also_where_the_test_has_a_loop(loop: bool) -> None:
+    async def test() -> Any:
+        return rehearse(rehearsed_tools.job())
+
+    found = asyncio.run(test()) if loop else rehearse(rehearsed_tools.job())
+    assert found == ["Lima", "Lima", "RateLimited", "SystemExit"]
 
 
 def test_what_it_cannot_run_it_says() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextvars import ContextVar
@@ -149,6 +150,24 @@ def test_one_that_only_the_collector_finds_is_closed_at_the_end_whenever_it_is_f
     live = both(body, 0, 1, 2)
     assert prompts(live) == ["a", "[]", "tidy up"]
     assert live.result == "done"
+
+
+def test_also_where_the_collector_finds_it_in_the_midst_of_a_turn() -> None:
+    async def body(collects: bool) -> str:
+        circle: list[Any] = [tidy()]
+        circle.append(circle)
+        await anext(circle[0])
+        del circle
+        if collects:
+            gc.collect()
+        await llm("a")
+        return "done"
+
+    for collects in (False, True):
+        live = Replay(functools.partial(body, collects))
+        live.deliver(0, yes())
+        assert prompts(live) == ["a", "tidy up"]
+        live.close()
 
 
 def test_in_a_branch_it_has_the_branchs_context_and_ends_by_itself() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import msgspec
@@ -14,16 +16,19 @@ from aios_dist import policies, turns
 from aios_dist.agents import agent, prompts
 from aios_dist.calls import OUTPUT_GUESS, LLMRequest, LLMResponse, ToolRequest
 from aios_dist.commands import gather, llm, signal, sleep, tool
-from aios_dist.config import parse
+from aios_dist.config import Config, FleetConfig, parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
+from aios_dist.journal.news import News
 from aios_dist.journal.records import Claim, Decision
 from aios_dist.journal.views import History, JobView
+from aios_dist.local.machine import LocalFleet
+from aios_dist.onces import once
 from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.replay import Replay
 from aios_dist.runtime.repeating import ALWAYS, Seen
 from aios_dist.runtime.threads import Threads
-from aios_dist.runtime.turning import Turns
+from aios_dist.runtime.turning import Turns, _follow
 from aios_dist.runtime.work import Origin, Work
 from aios_dist.turns import Catalog
 
@@ -96,6 +101,53 @@ def test_a_live_program_is_compared_with_itself_run_again() -> None:
 
 
 CALLS: list[str] = []
+
+
+def test_a_live_program_that_is_over_where_it_is_not_when_run_again_fails() -> None:
+    """Its journal has nothing against it: no replay would say so."""
+
+    async def longer() -> str:
+        CALLS.append("called")
+        for _ in range(len(CALLS)):
+            await llm("again")
+        return "done"
+
+    CALLS.clear()
+    made = agent(longer, name=f"longer-{time.monotonic_ns()}")
+    live = Replay(made.program({}))
+    live.written(1)
+    live.deliver(0, YES)
+    assert live.result == "done"
+    record = JobRecord(made.name, {})
+    assert turns.repeats(live, record, [(0, YES)], catalog())
+    decision = turns.decide(live, record, catalog(), first=1)
+    with pytest.raises(ProgramChanged, match=r"Step 1 was journaled as nothing; .* llm 'again'\."):
+        result_of(decision).result()
+
+
+@pytest.mark.parametrize("why", ["a model that was added", "a look-up whose step is not written"])
+def test_a_live_program_may_end_otherwise_for_what_is_not_written(why: str) -> None:
+    async def refused() -> str:
+        await llm("plan")
+        try:
+            return (await llm("x", model="huge")).text
+        except UnknownName:
+            return "small"
+
+    async def looks() -> str:
+        await llm("plan")
+        return (await llm("x")).text if once(CALLS.__len__) else "small"
+
+    CALLS.clear()
+    body = refused if "model" in why else looks
+    made = agent(body, name=f"ends-{time.monotonic_ns()}")
+    live = Replay(made.program({}), admit=catalog().admit)
+    live.written(1)
+    live.deliver(0, YES)
+    CALLS.append("now")
+    more = msgspec.structs.replace(catalog(), models={**catalog().models, "huge": "llm"})
+    assert turns.repeats(live, JobRecord(made.name, {}), [(0, YES)], more)
+    assert live.result == "small"
 
 
 def test_what_is_not_written_yet_is_compared_when_it_is() -> None:
@@ -439,6 +491,10 @@ async def computes_between(calls: int) -> int:
     return calls
 
 
+def asked(step: Step) -> Step:
+    return msgspec.structs.replace(step, state=StepState.READY, order=0, outcome=None)
+
+
 async def test_the_time_of_a_turn_is_not_that_of_all_turns_that_a_worker_replays() -> None:
     """Where the job's program is not alive any more: another worker has it, or it has rested for long."""
     calls, limit = 6, 0.6
@@ -455,6 +511,11 @@ async def test_the_time_of_a_turn_is_not_that_of_all_turns_that_a_worker_replays
     here = Turns(anything, anything, threads, threads, limit, catalog(), anything)
     again = await here._rebuilt(work, history(steps, record))
     assert again.replay.version == calls - 1
+    behind = turns.rebuild(history([asked(steps[0])], record), catalog())
+    missed = [step for number in range(calls - 1) for step in (steps[number], asked(steps[number + 1]))]
+    news = News(basis="", written=missed, events=0, served=0.0, open=True)
+    await here._run(work, functools.partial(_follow, behind, news), behind)
+    assert (behind.version, behind.error) == (calls - 1, None)
 
 
 def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None:
@@ -473,6 +534,22 @@ def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None
     steps = journaled(live, {0: (3, said), 1: (1, said), 2: (2, said)})
     assert turns.rebuild(history(steps, JobRecord("turns-test-order", {})), catalog()).finished
     assert order == ["b", "c", "a"]
+
+
+def test_steps_are_written_a_megabyte_at_a_time_and_one_alone_whatever_its_size() -> None:
+    sizes, chance = [500_000, 300_000, 300_000, 1_200_000, 100], Random(1)  # as they are written: packed
+
+    async def large() -> None:
+        await gather(*(llm(texts[size]) for size in sizes))
+
+    texts = {size: chance.randbytes(size).hex() for size in sizes}
+    whole = catalog(prompt_limit=3_000_000)
+    replay, first, parts = turns.start(large, whole), 0, []
+    while first < len(sizes):
+        decision = turns.decide(replay, RECORD, whole, first=first)
+        first += len(decision.steps)
+        parts.append((len(decision.steps), decision.more))
+    assert parts == [(2, True), (1, True), (1, True), (1, False)]
 
 
 def test_a_step_of_the_journal_is_not_refused_when_the_fleet_has_changed_since() -> None:
@@ -542,3 +619,10 @@ def test_limits_reserve_tokens_and_shares_count_output_twice() -> None:
     call, own = (ranked.step for ranked in decided(body, catalog=catalog()).steps)
     assert (call.estimate, call.cost) == (100 + 30, 100 + 2 * 30)
     assert (own.estimate, own.cost) == (0, 0)
+
+
+@pytest.mark.parametrize(("said", "then"), [(None, True), (False, False), (True, True)])
+def test_a_local_fleet_compares_replays_unless_told_otherwise(said: bool | None, then: bool) -> None:
+    config = Config(fleet=FleetConfig(name="turns-test", check_replays=said))
+    assert LocalFleet(config, []).config.fleet.check_replays is then
+    assert FleetConfig(name="x").check_replays is None, "and other workers do not"
