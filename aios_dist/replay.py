@@ -40,25 +40,9 @@ from aios_dist.errors import AiosError, InvalidInput, ProgramChanged, StepError,
 from aios_dist.generators import Generators, unheard
 from aios_dist.handovers import HandOver
 from aios_dist.jobs import MOST_REJECTED, Kind, Outcome, Rejection, Step
-from aios_dist.requests import brief, briefs, check_new, check_same, encoded
+from aios_dist.requests import Asked, brief, briefs, check_new, check_same, encoded
 from aios_dist.tending import WAITS, Tending
 from aios_dist.tracebacks import traceback_of
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """A step that the program asked for, in the order of asking; its place in the list is its number.
-
-    Attributes:
-        command: None where it is written and nobody asks for it any more: all but tools, see ``written``.
-        rejected: what the program had asked for since the step before, and was refused.
-        once: what ``once()`` gave it since the step before.
-    """
-
-    command: Leaf | None
-    kind: Kind
-    digest: str
-    rejected: tuple[Rejection, ...] = ()
-    once: tuple[Outcome, ...] = ()
 
 
 def _at_once(close: Callable[[], None]) -> None:

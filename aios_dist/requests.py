@@ -19,7 +19,7 @@ from aios_dist.commands import Leaf, Tool
 from aios_dist.config import odd_option
 from aios_dist.errors import InvalidInput
 from aios_dist.given import plain, short
-from aios_dist.jobs import digest
+from aios_dist.jobs import Kind, Outcome, Rejection, digest
 from aios_dist.options import odd_extra
 from aios_dist.tracebacks import text_of
 
@@ -29,6 +29,22 @@ _64_BITS = msgspec.msgpack.Encoder(enc_hook=plain)
 _READ: dict[type, Any] = {
     kind: msgspec.json.Decoder(kind).decode for kind in (LLMRequest, ToolRequest, SleepRequest, SignalRequest)
 }
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A step that the program asked for, in the order of asking; its place in the list is its number.
+
+    Attributes:
+        command: None where it is written and nobody asks for it any more: all but tools, see ``written``.
+        rejected: what the program had asked for since the step before, and was refused.
+        once: what ``once()`` gave it since the step before.
+    """
+
+    command: Leaf | None
+    kind: Kind
+    digest: str
+    rejected: tuple[Rejection, ...] = ()
+    once: tuple[Outcome, ...] = ()
 
 
 def encoded(command: Leaf) -> tuple[bytes, str]:

@@ -37,7 +37,8 @@ from aios_dist.jobs import (
 )
 from aios_dist.journal.records import Decision, RankedStep
 from aios_dist.journal.views import History
-from aios_dist.replay import Asked, Replay
+from aios_dist.replay import Replay
+from aios_dist.requests import Asked
 from aios_dist.templates import over_limit
 
 TURNS_LANE = "turns"

@@ -25,7 +25,8 @@ from aios_dist.errors import (
     UnknownName,
 )
 from aios_dist.jobs import Kind, Outcome, Step, StepState
-from aios_dist.replay import Asked, Replay
+from aios_dist.replay import Replay
+from aios_dist.requests import Asked
 
 Body = Callable[..., Coroutine[Any, Any, Any]]
 

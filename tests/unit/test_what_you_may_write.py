@@ -20,7 +20,7 @@ from aios_dist.commands import Tool
 from aios_dist.errors import AiosError, ProviderBusy, describe, from_record
 from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
 from aios_dist.journal.views import History, JobView, head_to_step
-from aios_dist.replay import Asked
+from aios_dist.requests import Asked
 from aios_dist.runtime.tools import Tools
 from aios_dist.runtime.work import Origin, Work
 from aios_dist.turns import Catalog
