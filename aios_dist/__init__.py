@@ -11,10 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from aios_dist.agents import Agent, Budget, JobSpec, PromptsAgent, agent, prompts
-    from aios_dist.bounds import as_done, within
-    from aios_dist.calls import LLMRequest, LLMResponse, Usage
-    from aios_dist.commands import gather, llm, signal, sleep, tool
     from aios_dist.errors import (
         AiosError,
         JobCancelled,
@@ -25,20 +21,25 @@ if TYPE_CHECKING:
         ToolError,
         UsageError,
     )
-    from aios_dist.facts import now, random, uuid
-    from aios_dist.fleet import AsyncFleet
-    from aios_dist.handles import AsyncJob, AsyncPlan
-    from aios_dist.handovers import HandOver, handed_over
-    from aios_dist.jobs import JobState, Outcome, Step, StepState
-    from aios_dist.onces import once
-    from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
-    from aios_dist.sync import Fleet, Job
+    from aios_dist.model.calls import LLMRequest, LLMResponse, Usage
+    from aios_dist.model.jobs import JobState, Outcome, Step, StepState
+    from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
+    from aios_dist.model.specs import Budget, JobSpec
+    from aios_dist.producer.fleet import AsyncFleet
+    from aios_dist.producer.handles import AsyncJob, AsyncPlan
+    from aios_dist.producer.sync import Fleet, Job
+    from aios_dist.program.agents import Agent, PromptsAgent, agent, prompts
+    from aios_dist.program.bounds import as_done, within
+    from aios_dist.program.commands import gather, llm, signal, sleep, tool
+    from aios_dist.program.facts import now, random, uuid
+    from aios_dist.program.handovers import HandOver, handed_over
+    from aios_dist.program.onces import once
 
 _HOMES = {
-    "agents": ("Agent", "Budget", "JobSpec", "PromptsAgent", "agent", "prompts"),
-    "bounds": ("as_done", "within"),
-    "commands": ("gather", "llm", "signal", "sleep", "tool"),
-    "calls": ("LLMRequest", "LLMResponse", "Usage"),
+    "program.agents": ("Agent", "PromptsAgent", "agent", "prompts"),
+    "program.bounds": ("as_done", "within"),
+    "program.commands": ("gather", "llm", "signal", "sleep", "tool"),
+    "model.calls": ("LLMRequest", "LLMResponse", "Usage"),
     "errors": (
         "AiosError",
         "JobCancelled",
@@ -49,14 +50,15 @@ _HOMES = {
         "ToolError",
         "UsageError",
     ),
-    "facts": ("now", "random", "uuid"),
-    "fleet": ("AsyncFleet",),
-    "handovers": ("HandOver", "handed_over"),
-    "handles": ("AsyncJob", "AsyncPlan"),
-    "jobs": ("JobState", "Outcome", "Step", "StepState"),
-    "onces": ("once",),
-    "plans": ("Plan", "agent_first", "fifo", "fixed", "hybrid"),
-    "sync": ("Fleet", "Job"),
+    "program.facts": ("now", "random", "uuid"),
+    "producer.fleet": ("AsyncFleet",),
+    "program.handovers": ("HandOver", "handed_over"),
+    "producer.handles": ("AsyncJob", "AsyncPlan"),
+    "model.jobs": ("JobState", "Outcome", "Step", "StepState"),
+    "program.onces": ("once",),
+    "model.specs": ("Budget", "JobSpec"),
+    "model.plans": ("Plan", "agent_first", "fifo", "fixed", "hybrid"),
+    "producer.sync": ("Fleet", "Job"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -42,9 +42,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aios_dist.masking import hide
-from aios_dist.tracebacks import MESSAGE_LIMIT, name_of, text_of, user_traceback
-from aios_dist.tracebacks import describe as describe
+from aios_dist.text.masking import hide
+from aios_dist.text.tracebacks import MESSAGE_LIMIT, name_of, text_of, user_traceback
+from aios_dist.text.tracebacks import describe as describe
 
 
 class AiosError(Exception):

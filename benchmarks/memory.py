@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from aios_dist import Fleet, agent, llm, prompts
-from aios_dist.agents import JobSpec
 from aios_dist.config import Config, FleetConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
+from aios_dist.model.specs import JobSpec
 from benchmarks.measures import rss_mb
 
 JOBS, CHUNK = 50_000, 1_000

@@ -19,10 +19,10 @@ import redis
 
 from aios_dist.config import FleetConfig
 from aios_dist.errors import ProviderBusy
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal import Decision, Journal, NewJob, RankedStep
 from aios_dist.local.redis_server import EmbeddedRedis
-from aios_dist.plans import Shape
+from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
+from aios_dist.model.plans import Shape
 from benchmarks.measures import redis_cpu_s
 
 MEMBERS = 100_000

@@ -13,10 +13,10 @@ from typing import Any
 
 import redis
 
-from aios_dist.calls import Usage
-from aios_dist.jobs import JobState, Outcome, encode
 from aios_dist.journal import Decision, Limits, NewJob
 from aios_dist.local.redis_server import EmbeddedRedis
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState, Outcome, encode
 from benchmarks.waiting import LANE, Lane, Rules
 
 SIZE = 1_000_000

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import redis
 
-from aios_dist import agent, llm, turns
-from aios_dist.broker import Tickets
+from aios_dist import agent, llm
+from aios_dist.broker.app import Tickets
 from aios_dist.config import Config, FleetConfig, LaneConfig, ModelConfig
-from aios_dist.jobs import JobRecord
 from aios_dist.journal import Journal, NewJob, Ticket
 from aios_dist.local.redis_server import EmbeddedRedis
+from aios_dist.model.jobs import JobRecord
+from aios_dist.program import turns
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 SUBMITTED = 10_000

@@ -13,10 +13,10 @@ from typing import Any
 import redis
 
 from aios_dist.config import FleetConfig
-from aios_dist.jobs import JobRecord, Kind, NewStep, Outcome, encode
 from aios_dist.journal import Decision, Journal, NewJob, RankedStep
 from aios_dist.local.redis_server import EmbeddedRedis
-from aios_dist.runtime.reconciler import WALK_S
+from aios_dist.model.jobs import JobRecord, Kind, NewStep, Outcome, encode
+from aios_dist.worker.reconciler import WALK_S
 from benchmarks.measures import redis_cpu_s
 
 JOBS = 20_000

@@ -1,4 +1,4 @@
-"""Where things stand, who may import whom, and what things are called (design, sections 1 and 6)."""
+"""Where things stand, who may import whom, and what things are called (docs/design.md)."""
 
 from __future__ import annotations
 
@@ -77,14 +77,17 @@ def test_writing_agents_loads_neither_celery_nor_redis() -> None:
     assert loaded_by(code, "celery", "kombu", "redis", *EXTRAS) == set()
 
 
-@pytest.mark.parametrize("module", ["aios_dist.fleet", "aios_dist.sync", "aios_dist.cli"])
+@pytest.mark.parametrize("module", ["aios_dist.producer.fleet", "aios_dist.producer.sync", "aios_dist.cli"])
 def test_a_producer_loads_no_extra(module: str) -> None:
     assert loaded_by(f"import {module}", *EXTRAS) == set()
 
 
 def test_a_turn_that_needs_celery_is_not_pure() -> None:
     assert (
-        loaded_by("import aios_dist.replay, aios_dist.plans, aios_dist.policies", "celery", "redis") == set()
+        loaded_by(
+            "import aios_dist.program.replay, aios_dist.model.plans, aios_dist.policies", "celery", "redis"
+        )
+        == set()
     )
 
 

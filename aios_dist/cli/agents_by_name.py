@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
-from aios_dist import modules
-from aios_dist.agents import Agent, JobSpec, PromptsAgent, given_json
 from aios_dist.config import Config, PromptsConfig
 from aios_dist.errors import ConfigError, InvalidInput
+from aios_dist.model.given import given_json
+from aios_dist.model.specs import JobSpec
+from aios_dist.program import imports as modules
+from aios_dist.program.agents import Agent, PromptsAgent
 
 
 class Agents:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import click
 
-from aios_dist.agents import Budget
 from aios_dist.errors import InvalidInput
+from aios_dist.model.specs import Budget
 
 on_budget_option = click.option(
     "--on-budget",

@@ -14,8 +14,8 @@ from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.errors import UnknownName
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import DeadLetter, Event, History, JobView, Journal
+    from aios_dist.producer.fleet import AsyncFleet
 
 MOST = 10_000
 """Dead letters that are looked through for those of one job."""

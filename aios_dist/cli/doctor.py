@@ -13,11 +13,11 @@ from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
-from aios_dist.masking import hide
+from aios_dist.text.masking import hide
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import Registry
+    from aios_dist.producer.fleet import AsyncFleet
 
 MARKS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.PROBLEM: ("✗", "red")}
 

@@ -24,7 +24,11 @@ GLOBAL = ("--config", "--redis-url")
 UNWRITTEN = "The output cannot be written: {}."
 
 COMMANDS = {
-    "demo": ("aios_dist.cli.demo", "demo", "A fleet on this machine runs agents under fifo and fixed order."),
+    "demo": (
+        "aios_dist.demo.command",
+        "demo",
+        "A fleet on this machine runs agents under fifo and fixed order.",
+    ),
     "up": ("aios_dist.cli.up", "up", "A whole fleet on this machine, in this terminal."),
     "worker": ("aios_dist.cli.worker", "worker", "Run one worker of a pool."),
     "flower": ("aios_dist.cli.flower", "flower", "Run Flower, the web page of the fleet."),

@@ -10,12 +10,12 @@ import click
 from aios_dist.cli.lane_commands import lane_record
 from aios_dist.cli.output import clock, console, iso, print_json, print_table
 from aios_dist.cli.session import on_fleet
-from aios_dist.masking import masked
+from aios_dist.text.masking import masked
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import ModelView, Registry
-    from aios_dist.steering import LaneView
+    from aios_dist.producer.fleet import AsyncFleet
+    from aios_dist.producer.fleet_rules import LaneView
 
 
 @click.command()

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from aios_dist import masking
 from aios_dist.config import Config, load
 from aios_dist.errors import ConfigError, InvalidInput
+from aios_dist.text import masking
 
 if TYPE_CHECKING:
     from aios_dist.cli.lane_depths import LaneDepths
@@ -130,7 +130,7 @@ def _application(config: Config, **settings: Any) -> Any:
     from flower.urls import settings as web_settings
     from flower.views.broker import BrokerView
 
-    from aios_dist.broker import make_app
+    from aios_dist.broker.app import make_app
     from aios_dist.cli.flower_guard import GuardedFlower, GuardedMetrics, MaskedPages
     from aios_dist.cli.lane_depths import LaneDepths
     from aios_dist.cli.worker import set_up_logging

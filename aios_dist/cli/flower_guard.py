@@ -21,7 +21,7 @@ from flower.views.monitor import Metrics
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import ErrorHandler, OutputTransform, authenticated
 
-from aios_dist.masking import hide
+from aios_dist.text.masking import hide
 
 logger = logging.getLogger("aios_dist.flower")
 

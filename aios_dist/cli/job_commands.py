@@ -12,8 +12,8 @@ from aios_dist.cli.output import clock, iso, job_record, print_json, print_table
 from aios_dist.cli.session import on_fleet, on_journal
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import Event, JobView, Journal
+    from aios_dist.producer.fleet import AsyncFleet
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 

@@ -15,8 +15,8 @@ from aios_dist.cli.session import on_fleet
 from aios_dist.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
-    from aios_dist.handles import AsyncJob
+    from aios_dist.producer.fleet import AsyncFleet
+    from aios_dist.producer.handles import AsyncJob
 
 ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 

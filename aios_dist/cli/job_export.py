@@ -12,7 +12,7 @@ import msgspec
 from aios_dist.cli.output import print_json
 from aios_dist.cli.session import on_journal
 from aios_dist.errors import InvalidInput, UnknownName
-from aios_dist.jobs import JobState, Kind
+from aios_dist.model.jobs import JobState, Kind
 from aios_dist.simulate.files import ExportedStep
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from aios_dist.cli.session import on_fleet
 from aios_dist.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
+    from aios_dist.producer.fleet import AsyncFleet
 
 
 @click.command()

@@ -27,8 +27,8 @@ from aios_dist.cli.session import on_journal
 from aios_dist.errors import class_of
 
 if TYPE_CHECKING:
-    from aios_dist.jobs import Outcome, Step
     from aios_dist.journal import Event, History, Journal, Need
+    from aios_dist.model.jobs import Outcome, Step
 
 
 @click.command()

@@ -13,9 +13,9 @@ from aios_dist.config import POLICIES
 from aios_dist.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import LaneRules
-    from aios_dist.steering import LaneView
+    from aios_dist.producer.fleet import AsyncFleet
+    from aios_dist.producer.fleet_rules import LaneView
 
 
 @click.command("list")

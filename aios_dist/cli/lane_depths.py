@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from aios_dist.broker import depth_commands
+from aios_dist.broker.app import depth_commands
 from aios_dist.config import Config
 from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Journal

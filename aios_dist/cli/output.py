@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
-from aios_dist.masking import hide
+from aios_dist.text.masking import hide
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -47,8 +47,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from aios_dist.config import PromptsConfig, nearest
+from aios_dist.config.files import read_text
 from aios_dist.errors import InvalidInput
-from aios_dist.texts import read_text
 
 
 class BudgetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

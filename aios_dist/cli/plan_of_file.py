@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aios_dist.agents import Budget, JobSpec, PromptsAgent
 from aios_dist.cli.agents_by_name import Agents
 from aios_dist.cli.plan_files import GroupEntry, JobEntry, PlanFile, place, record
 from aios_dist.config import nearest
 from aios_dist.errors import InvalidInput
-from aios_dist.plans import Plan, agent_first, fifo, fixed
+from aios_dist.model.plans import Plan, agent_first, fifo, fixed
+from aios_dist.model.specs import Budget, JobSpec
+from aios_dist.program.agents import PromptsAgent
 
 
 class Order(NamedTuple):

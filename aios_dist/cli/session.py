@@ -10,8 +10,8 @@ from aios_dist.cli.at_once import ctrl_c_at_once
 from aios_dist.config import Config, load
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import Journal
+    from aios_dist.producer.fleet import AsyncFleet
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 def on_fleet(work: Callable[[AsyncFleet], Awaitable[T]], config: Config | None = None) -> T:
     """Run ``work`` with the fleet of the configuration; Ctrl-C cancels it and closes the connections."""
     with ctrl_c_at_once():
-        from aios_dist.fleet import AsyncFleet
+        from aios_dist.producer.fleet import AsyncFleet
 
     settings = config or load()
 

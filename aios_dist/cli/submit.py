@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from aios_dist.agents import JobSpec, prompts
 from aios_dist.cli.agents_by_name import Agents
 from aios_dist.cli.budgets import budget_of, budget_options, on_budget_option
 from aios_dist.cli.output import job_record, print_json
@@ -17,12 +16,14 @@ from aios_dist.cli.plan_files import PlanFile, read_file
 from aios_dist.cli.plan_of_file import plan_of
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import load
+from aios_dist.config.files import read_text
 from aios_dist.errors import ConfigError, InvalidInput, UnknownName
-from aios_dist.plans import Plan
-from aios_dist.texts import read_text
+from aios_dist.model.plans import Plan
+from aios_dist.model.specs import JobSpec
+from aios_dist.program.agents import prompts
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
+    from aios_dist.producer.fleet import AsyncFleet
 
 FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
 

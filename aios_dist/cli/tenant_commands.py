@@ -12,8 +12,8 @@ from aios_dist.cli.session import on_fleet
 from aios_dist.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import TenantView
+    from aios_dist.producer.fleet import AsyncFleet
 
 limit = click.IntRange(min=0)
 

@@ -22,7 +22,7 @@ from aios_dist.cli.up_news import follow
 from aios_dist.config import DEFAULT_POOLS, Config, load, read_toml
 from aios_dist.errors import InvalidInput
 from aios_dist.local.machine import LocalFleet, WorkerSpec
-from aios_dist.masking import masked
+from aios_dist.text.masking import masked
 
 WITHOUT_REDIS_S = 5.0
 """Seconds for workers to end in, whose answers nothing can take any more."""

@@ -17,9 +17,9 @@ from rich.text import Text
 from aios_dist.cli.output import plain
 from aios_dist.cli.up_redis import kept_up
 from aios_dist.errors import AiosError
-from aios_dist.jobs import JobState
 from aios_dist.journal import Journal
 from aios_dist.local.machine import LocalFleet
+from aios_dist.model.jobs import JobState
 
 T = TypeVar("T")
 

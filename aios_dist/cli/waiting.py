@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from aios_dist.cli.output import job_record, plain, print_json, print_table, resume_command, short
 from aios_dist.errors import JobCancelled, JobError, ResultTimeout, UnknownName
-from aios_dist.jobs import JobState, Outcome
+from aios_dist.model.jobs import JobState, Outcome
 
 if TYPE_CHECKING:
-    from aios_dist.fleet import AsyncFleet
     from aios_dist.journal import JobView
+    from aios_dist.producer.fleet import AsyncFleet
 
 
 async def wait_and_print(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist import masking
 from aios_dist.cli.at_once import ctrl_c_at_once
 from aios_dist.cli.signals import hang_up_is_sigterm
+from aios_dist.text import masking
 
 if TYPE_CHECKING:
     from aios_dist.runtime import Runtime
@@ -91,7 +91,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
 
 def ready_line(node: str, runtime: Runtime) -> str:
     """What the worker is, in one line."""
-    from aios_dist.agents import registered
+    from aios_dist.program.agents import registered
 
     agents = sorted({*registered(), *runtime.config.agents})
     lanes, models = ", ".join(runtime.settings.lanes), ", ".join(sorted(runtime.models()))

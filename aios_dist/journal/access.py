@@ -20,7 +20,7 @@ SAID_TWICE = frozenset(
 )
 """Verbs that come to the same when they are said twice, and answer the same: on a connection that turns out
 to be dead (a restart, a firewall that forgot it) they are said again at once. ``cancel`` and ``retry`` may be
-said twice as well, but answer otherwise: see :mod:`aios_dist.handles`. What workers say to claim and to
+said twice as well, but answer otherwise: see :mod:`…producer.handles`. What workers say to claim and to
 write, they insist on themselves."""
 
 

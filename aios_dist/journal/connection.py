@@ -34,10 +34,10 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from aios_dist import forks
 from aios_dist.errors import ConfigError, FleetUnavailable, JournalError
 from aios_dist.journal.scripts import Script
-from aios_dist.masking import hide, learn_url, masked
+from aios_dist.text.masking import hide, learn_url, masked
+from aios_dist.threads import forks
 
 SOCKET_TIMEOUT_S = 10.0
 BATCH = 256
@@ -115,7 +115,7 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
 
 
 class _Clients:
-    """Every client of this process; ``aios_dist.forks`` takes their lines from a child."""
+    """Every client of this process; ``aios_dist.threads.forks`` takes their lines from a child."""
 
     def __init__(self) -> None:
         self.all: weakref.WeakSet[aioredis.Redis] = weakref.WeakSet()

@@ -7,10 +7,7 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.agents import Budget
-from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
-from aios_dist.jobs import Kind, Outcome, encode
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
@@ -33,6 +30,9 @@ from aios_dist.journal.records import (
 )
 from aios_dist.journal.submitting import Submitting
 from aios_dist.journal.views import DeadLetter, WorkerInfo
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import Kind, Outcome, encode
+from aios_dist.model.specs import Budget
 
 SLEPT = encode(Outcome())
 LATE = encode(Outcome.failed(DeadlineExceeded("The job had not ended within its deadline.")))

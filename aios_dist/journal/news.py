@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aios_dist.jobs import Step
 from aios_dist.journal.access import Access
 from aios_dist.journal.reading import UNREADABLE
 from aios_dist.journal.views import head_to_step
+from aios_dist.model.jobs import Step
 
 OUTCOMES = frozenset({"done", "failed"})
 BEGINNINGS = frozenset({"ready", "timed", "waiting"})

@@ -10,10 +10,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from aios_dist.calls import Usage
 from aios_dist.errors import FleetUnavailable, JournalError, UnknownName
-from aios_dist.given import span
-from aios_dist.jobs import JobState, Outcome, decode
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
 from aios_dist.journal.records import unpack_record
@@ -31,6 +28,9 @@ from aios_dist.journal.views import (
     head_to_step,
     model_view,
 )
+from aios_dist.model.calls import Usage
+from aios_dist.model.given import span
+from aios_dist.model.jobs import JobState, Outcome, decode
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),

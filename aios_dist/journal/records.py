@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aios_dist.agents import Budget
-from aios_dist.calls import INPUT_COST, MOST_TOKENS, OUTPUT_COST, Usage
-from aios_dist.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, digest, encode
 from aios_dist.journal.views import LaneRules, Limits
+from aios_dist.model.calls import INPUT_COST, MOST_TOKENS, OUTPUT_COST, Usage
+from aios_dist.model.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, digest, encode
+from aios_dist.model.specs import Budget
 from aios_dist.policies import Rank, Waiting
 
 
@@ -122,7 +122,7 @@ class NewJob(msgspec.Struct, frozen=True):
         node: the plan's node it belongs to.
         budget: what it may cost, or None.
         priority: 0 to 9.
-        place: in an agent-first plan: see :class:`aios_dist.plans.Shape`.
+        place: in an agent-first plan: see :class:`aios_dist.model.plans.Shape`.
         size: bytes of its record and its first requests.
     """
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.jobs import digest
 from aios_dist.journal.access import Access
 from aios_dist.journal.records import (
     NewJob,
@@ -18,7 +17,8 @@ from aios_dist.journal.records import (
     pack_record,
     tickets_of,
 )
-from aios_dist.plans import Shape
+from aios_dist.model.jobs import digest
+from aios_dist.model.plans import Shape
 
 MOST_STEPS = 30
 """Jobs and steps of one slice, which takes Redis some milliseconds."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
-from aios_dist.chance import Known
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
+from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
+from aios_dist.model.chance import Known
+from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -114,7 +114,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: list[str] = []
 
 
-msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.jobs
+msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.model.jobs
 
 
 class Registry(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Policies: what gives each ready step its rank. One small pure file each: no I/O, no clock.
 
-The fleet and the simulator use the same functions. :mod:`aios_dist.policies.ready` is the set that they
+The fleet and the simulator use the same functions. :mod:`aios_dist.simulate.ready` is the set that they
 order, as the simulator has it; the fleet's is in Redis.
 
 What every policy keeps to (``tests/contracts/test_policies.py``):
@@ -20,7 +20,7 @@ And how long a step can be passed by others:
 ``las remaining deadline``   by any number: so ``oldest_every`` is 10 (any policy can have it)
 ===========================  ==================================================================
 
-The bound of ``oldest_every`` is in :class:`aios_dist.policies.ready.ReadySet`.
+The bound of ``oldest_every`` is in :class:`aios_dist.simulate.ready.ReadySet`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 from aios_dist.errors import ConfigError
 
 try:
-    from aios_dist.runtime.app import worker_app
-    from aios_dist.runtime.worker import Runtime
+    from aios_dist.worker.app import worker_app
+    from aios_dist.worker.worker import Runtime
 except ModuleNotFoundError as exc:
     if exc.name not in ("greenback", "greenlet"):
         raise

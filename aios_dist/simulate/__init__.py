@@ -1,11 +1,11 @@
 """The simulator: the fleet's own policies and plans on a virtual clock.
 
 Discrete events in plain Python: no Redis, no Celery, no waiting. Who goes first and what a plan
-admits is decided by the same objects as in the fleet (:mod:`aios_dist.policies`, :mod:`aios_dist.plans`).
+admits is decided by the same objects as in the fleet (:mod:`.policies`, :mod:`.model.plans`).
 
 ::
 
-    from aios_dist.plans import fixed
+    from aios_dist.model.plans import fixed
     from aios_dist.simulate import Job, figures, simulate
 
     jobs = [Job("A", (1.0, 1.0, 1.0)), Job("B", (1.0, 1.0)), Job("C", (1.0, 1.0))]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aios_dist.errors import InvalidInput
-from aios_dist.plans import Plan, shape
-from aios_dist.policies.agent_first import agent_first
+from aios_dist.model.plans import Plan, shape
+from aios_dist.simulate.agent_first import agent_first
 
 
 class _Node:

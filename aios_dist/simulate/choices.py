@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from aios_dist import policies
-from aios_dist.agents import JobSpec
 from aios_dist.errors import InvalidInput
-from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
+from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
+from aios_dist.model.specs import JobSpec
 from aios_dist.policies import Past
 from aios_dist.simulate.events import ORACLE, simulate
 from aios_dist.simulate.work import Job, Run

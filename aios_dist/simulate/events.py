@@ -8,12 +8,12 @@ from heapq import heappop, heappush
 
 from aios_dist import policies
 from aios_dist.errors import InvalidInput
-from aios_dist.plans import Plan
+from aios_dist.model.plans import Plan
 from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.policies.rank import SECOND_US
-from aios_dist.policies.ready import ReadySet
 from aios_dist.simulate.admission import Admission
 from aios_dist.simulate.pasts import Pasts
+from aios_dist.simulate.ready import ReadySet
 from aios_dist.simulate.work import Dispatch, Job, Run
 
 ORACLE = "oracle"
@@ -49,7 +49,7 @@ def simulate(
         oldest_every: every so-manieth dispatch goes to the step that has waited longest; 0 for never, None
             for the policy's own.
         fair: share the slots between tenants (VTC).
-        weights, caps: of tenants; see :class:`aios_dist.policies.ready.ReadySet`.
+        weights, caps: of tenants; see :class:`aios_dist.simulate.ready.ReadySet`.
         pasts: earlier runs by program, which stay as they are; of other programs they are learnt from the
             jobs of this run as they end.
         log: keep every dispatch (a million of them take some 200 MB).

@@ -12,11 +12,11 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from aios_dist.config.files import read_text
 from aios_dist.errors import InvalidInput
 from aios_dist.simulate.latency import Latency, cost, estimate
 from aios_dist.simulate.work import Job
 from aios_dist.simulate.workloads import Workload, resampled
-from aios_dist.texts import read_text
 
 COLUMNS = ("agent", "step", "prompt_tokens", "output_tokens", "calls_tool")
 """Of a table of tokens: one row a call."""

@@ -6,8 +6,8 @@ import math
 
 import msgspec
 
-from aios_dist.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS
 from aios_dist.errors import InvalidInput
+from aios_dist.model.calls import INPUT_COST, OUTPUT_COST, OUTPUT_GUESS
 
 
 class Latency(msgspec.Struct, frozen=True):

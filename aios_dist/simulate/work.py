@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from aios_dist.agents import JobSpec
 from aios_dist.errors import InvalidInput
+from aios_dist.model.specs import JobSpec
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.agents import JobSpec, as_json
-from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
-from aios_dist.chance import Known
-from aios_dist.commands import Tool, is_async, wants_a_loop
 from aios_dist.errors import InvalidInput, ProgramChanged, StepError, ToolError, describe
-from aios_dist.jobs import Kind, Outcome, Step, StepState
-from aios_dist.replay import Replay
-from aios_dist.tracebacks import name_of
+from aios_dist.model.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
+from aios_dist.model.chance import Known
+from aios_dist.model.given import as_json
+from aios_dist.model.jobs import Kind, Outcome, Step, StepState
+from aios_dist.model.specs import JobSpec
+from aios_dist.program.commands import Tool, is_async, wants_a_loop
+from aios_dist.program.replay import Replay
+from aios_dist.text.tracebacks import name_of
 
 Reply = str | LLMResponse | Callable[[LLMRequest], str | LLMResponse]
 """A model's answer, or what gives it for each call; it may raise an ``LLMError``."""

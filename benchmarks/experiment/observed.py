@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from aios_dist import Step
-from aios_dist.cli.gantt import Bar, slots
-from aios_dist.jobs import Kind
+from aios_dist.demo.gantt import Bar, slots
+from aios_dist.model.jobs import Kind
 from aios_dist.simulate import Run
 from aios_dist.simulate.figures import jain, percentile, slowdown
 from benchmarks.experiment.scenarios import SLOW, Scenario

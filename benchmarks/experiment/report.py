@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aios_dist.cli.gantt import chart
+from aios_dist.demo.gantt import chart
 from benchmarks.experiment.observed import OWN_WORK
 from benchmarks.experiment.results import COMPARED, TOLERANCE, Result, Results, Spread
 from benchmarks.experiment.scenarios import QUESTIONS

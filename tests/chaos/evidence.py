@@ -26,7 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aios_dist.jobs import Kind
+from aios_dist.model.jobs import Kind
 from tests.chaos.findings import Done, Finding
 from tests.chaos.load import Promise, says
 from tests.chaos.machines import FLEET

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from aios_dist import Fleet, Plan, agent_first, fifo, fixed, prompts
-from aios_dist.agents import JobSpec
+from aios_dist.model.specs import JobSpec
 from aios_dist.testing.latency import Uniform
 from aios_dist.testing.replies import fingerprint, seeded
 from tests.chaos.agents import RAISED, branching, following, raising, refusing, reviewing

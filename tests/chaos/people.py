@@ -14,10 +14,10 @@ import msgspec
 import redis
 
 from aios_dist import AiosError, Fleet
-from aios_dist.agents import JobSpec
-from aios_dist.broker import keyprefix
+from aios_dist.broker.app import keyprefix
 from aios_dist.errors import ResultTimeout, UnknownName
 from aios_dist.journal.keys import Keys
+from aios_dist.model.specs import JobSpec
 from tests.chaos.load import REFUSED, REVIEWS, Batch, Promise, review
 from tests.chaos.machines import Machines
 from tests.chaos.stories import JobStory, name_of, read_jobs

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import redis
 
 from aios_dist import Fleet
-from aios_dist.broker import keyprefix
+from aios_dist.broker.app import keyprefix
 from aios_dist.journal.keys import Keys
 from tests.chaos.evidence import weigh
 from tests.chaos.findings import Done

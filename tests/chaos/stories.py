@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import redis
 
-from aios_dist.jobs import Kind, Outcome, decode
 from aios_dist.journal.keys import Keys
+from aios_dist.model.jobs import Kind, Outcome, decode
 
 ENDS = ("started", "released", "retry", "done", "failed")
 """Events of a step that end the attempt before them."""

@@ -14,10 +14,10 @@ import pytest
 import redis
 
 from aios_dist import Fleet, Job, fixed
-from aios_dist.agents import JobSpec
 from aios_dist.config import PoolConfig
 from aios_dist.journal import scripts
 from aios_dist.local.machine import LocalFleet, WorkerSpec
+from aios_dist.model.specs import JobSpec
 from aios_dist.testing import FakeLLM
 from tests.chaos.agents import calling
 from tests.chaos.conftest import LEASE_S, PERIOD_S, ROOT, SLACK_S, small_fleet

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from aios_dist.calls import LLMResponse
-from aios_dist.jobs import Outcome
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import Outcome
 from tests.chaos.evidence import weigh
 from tests.chaos.findings import Done, Finding
 from tests.chaos.load import Promise, says

@@ -17,13 +17,13 @@ import msgspec
 import pytest
 
 from aios_dist import Fleet, Job, JobFailed, JobState, fixed
-from aios_dist.agents import JobSpec
 from aios_dist.config import PoolConfig
 from aios_dist.journal import Event
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.members import COMMAND, Launch, Member, environment
-from aios_dist.runtime.faults import EXIT_CODE, VARIABLE
+from aios_dist.model.specs import JobSpec
 from aios_dist.testing import FakeLLM
+from aios_dist.worker.faults import EXIT_CODE, VARIABLE
 from tests.chaos.agents import calling
 from tests.chaos.conftest import LEASE_S, PERIOD_S, ROOT, SLACK_S, small_fleet
 from tests.fleet.reading import called

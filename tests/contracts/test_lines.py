@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from aios_dist.calls import LLMRequest
 from aios_dist.config import ModelConfig
 from aios_dist.errors import BadRequest, CallTimeout, ConnectionBroken
-from aios_dist.runtime.limits import Limit, Stillness
-from aios_dist.runtime.providers import Provider, open_provider
+from aios_dist.model.calls import LLMRequest
+from aios_dist.worker.limits import Limit, Stillness
+from aios_dist.worker.providers import Provider, open_provider
 
 HI = LLMRequest(messages=[{"role": "user", "content": "private"}])
 ANSWERS = {
@@ -280,7 +280,7 @@ async def test_a_limit_is_over_when_its_time_is() -> None:
 async def test_what_hangs_behind_a_standstill_is_given_up_a_little_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aios_dist.runtime.limits.GRACE_S", 0.3)
+    monkeypatch.setattr("aios_dist.worker.limits.GRACE_S", 0.3)
     stillness = Stillness()
     stillness.start()
     begun = asyncio.get_running_loop().time()

@@ -17,15 +17,16 @@ from typing import Any
 
 import pytest
 
-from aios_dist import errors, masking
-from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist import errors
 from aios_dist.config import ModelConfig
 from aios_dist.errors import FinalLLMError, LLMError, RetryableLLMError
-from aios_dist.runtime.providers import RAW_LIMIT, open_provider
-from aios_dist.runtime.providers.lenient import MOST_TOKENS
-from aios_dist.runtime.providers.openai import CompletionReply
-from aios_dist.runtime.providers.refusals import bounded
-from aios_dist.runtime.providers.streams import read_stream
+from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.text import masking
+from aios_dist.worker.providers import RAW_LIMIT, open_provider
+from aios_dist.worker.providers.lenient import MOST_TOKENS
+from aios_dist.worker.providers.openai import CompletionReply
+from aios_dist.worker.providers.refusals import bounded
+from aios_dist.worker.providers.streams import read_stream
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
@@ -331,7 +332,7 @@ async def test_whatever_breaks_while_a_paid_answer_is_read_is_a_bad_reply_and_no
     def broken(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(f"aios_dist.runtime.providers.{adapter}.decode", broken)
+    monkeypatch.setattr(f"aios_dist.worker.providers.{adapter}.decode", broken)
     async with server([whole('{"paid": "for"}')]) as (port, _):
         error = await ask(port, stream=False, adapter=adapter)
     assert isinstance(error, errors.BadReply)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from aios_dist import policies
 from aios_dist.policies import Past, Rank, Waiting
-from aios_dist.policies.ready import ReadySet
+from aios_dist.simulate.ready import ReadySet
 
 NAMES = policies.names()
 EACH = pytest.mark.parametrize("name", NAMES)

@@ -15,19 +15,19 @@ import httpx2
 import pytest
 
 from aios_dist import errors
-from aios_dist.calls import LLMRequest
-from aios_dist.calls import ToolCall as Called
 from aios_dist.config import ModelConfig
 from aios_dist.errors import ConfigError, LLMError
-from aios_dist.runtime.providers import (
+from aios_dist.model.calls import LLMRequest
+from aios_dist.model.calls import ToolCall as Called
+from aios_dist.testing import CLIENT_LEFT, FakeLLM, Fault, Faults, Reply, ToolCall
+from aios_dist.worker.providers import (
     Provider,
     SdkProvider,
     check_model,
     key_of,
     open_provider,
 )
-from aios_dist.runtime.providers.refusals import retry_after_s
-from aios_dist.testing import CLIENT_LEFT, FakeLLM, Fault, Faults, Reply, ToolCall
+from aios_dist.worker.providers.refusals import retry_after_s
 
 KEY = "sk-test-0123456789abcdef"
 HI = LLMRequest(messages=[{"role": "user", "content": "Three sights in Lima?"}])

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from aios_dist.calls import LLMRequest, LLMResponse
-from aios_dist.commands import llm
 from aios_dist.config import ModelConfig
 from aios_dist.errors import BadRequest, CallTimeout, ConfigError
-from aios_dist.runtime.providers import SdkProvider, check_model, open_provider
+from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.program.commands import llm
 from aios_dist.testing import FakeLLM
+from aios_dist.worker.providers import SdkProvider, check_model, open_provider
 
 pytest.importorskip("anthropic")
 

@@ -1,4 +1,4 @@
-"""What must hold between any two verbs, whatever came before (design, section 3; docs/how-it-runs.md).
+"""What must hold between any two verbs, whatever came before (docs/design.md; docs/how-it-runs.md).
 
 Each function looks at one :class:`Seen` and names what is wrong with it; none knows the verbs.
 """
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 import msgspec
 
-from aios_dist.jobs import JOB_CHANGES, STEP_CHANGES, JobState, StepState
+from aios_dist.model.jobs import JOB_CHANGES, STEP_CHANGES, JobState, StepState
 from tests.driver.seen import ENDED, OPEN, TURN, Head, JobSeen, Seen
 
 ROUND = 2

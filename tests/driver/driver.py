@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import traceback
 
-from aios_dist.agents import Budget
-from aios_dist.jobs import JobState
 from aios_dist.journal import Decision, WorkerInfo
+from aios_dist.model.jobs import JobState
+from aios_dist.model.specs import Budget
 from tests.driver.core import TENANTS, Broken, Held
 from tests.driver.people import People
 from tests.driver.producers import AGENTS, MOST_STEPS

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from aios_dist.agents import Budget
-from aios_dist.jobs import JobState
 from aios_dist.journal import Decision
 from aios_dist.journal.records import random_name
+from aios_dist.model.jobs import JobState
+from aios_dist.model.specs import Budget
 from tests.driver.checks import wrong
 from tests.driver.core import TENANTS, Broken
 from tests.driver.driver import Driver

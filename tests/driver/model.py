@@ -11,9 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from aios_dist.jobs import JobState, Kind
 from aios_dist.journal import Decision, NewJob
-from aios_dist.plans import Shape
+from aios_dist.model.jobs import JobState, Kind
+from aios_dist.model.plans import Shape
 from tests.driver.seen import ENDED, OPEN, TURN
 
 DAY = 86_400_000_000

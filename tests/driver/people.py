@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aios_dist.agents import Budget
+from aios_dist.model.specs import Budget
 from tests.driver.core import TENANTS
 from tests.driver.producers import SIGNALS, Producers
 from tests.driver.seen import ENDED, OPEN

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from aios_dist.agents import Budget, JobSpec
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep
 from aios_dist.journal import Decision, NewJob, RankedStep
-from aios_dist.plans import Plan, agent_first, fifo, fixed, shape
+from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep
+from aios_dist.model.plans import Plan, agent_first, fifo, fixed, shape
+from aios_dist.model.specs import Budget, JobSpec
 from tests.driver.core import TENANTS, Core
 from tests.driver.seen import OPEN
 from tests.driver.sending import MODELS, RANKS, form, send_extension, send_plan, short

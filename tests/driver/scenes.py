@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aios_dist.jobs import Kind
 from aios_dist.journal import NewJob
+from aios_dist.model.jobs import Kind
 from tests.driver.core import Held
 from tests.driver.model import MOST_SIGNALS
 from tests.driver.producers import SIGNALS

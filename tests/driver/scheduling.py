@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep
 from aios_dist.journal import Claim, Decision, NewJob, RankedStep
+from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep
 from tests.driver.core import TENANTS, Broken, Held
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
-from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
-from aios_dist.jobs import Kind, Outcome
 from aios_dist.journal import Claim, Decision, Journal, Limits, NewJob, Refusal, Said, Stray, submitting
 from aios_dist.journal import journal as verbs
 from aios_dist.journal.records import Submitted
-from aios_dist.plans import Plan, Shape
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import Kind, Outcome
+from aios_dist.model.plans import Plan, Shape
 from aios_dist.policies import Rank
 from tests.driver.model import MOST_BACK, MOST_SIGNALS
 from tests.driver.seen import Seen

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from aios_dist.jobs import Kind
 from aios_dist.journal import Claim, Decision, Nothing, Refusal
 from aios_dist.journal.records import random_name
+from aios_dist.model.jobs import Kind
 from tests.driver.core import Held
 from tests.driver.producers import Producers
 from tests.driver.promises import allowed, steps_on

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aios_dist import Fleet, ToolError, agent, gather, llm, tool
-from aios_dist.calls import LLMRequest, LLMResponse, Usage
+from aios_dist.model.calls import LLMRequest, LLMResponse, Usage
 
 
 def ran(path: str) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from aios_dist import AsyncFleet, Job, Step
 from aios_dist.config import Config
 from aios_dist.journal import History
-from aios_dist.runtime.steps import as_sent, idempotency_key
 from aios_dist.testing import Call, FakeLLM
+from aios_dist.worker.steps import as_sent, idempotency_key
 
 MOST_TRIES = 12
 """More than any step of these tests has."""

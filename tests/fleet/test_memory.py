@@ -10,8 +10,8 @@ from benchmarks.measures import rss_mb
 from tests.fleet.agents import repeats
 
 if TYPE_CHECKING:
-    from aios_dist.agents import JobSpec
     from aios_dist.local.machine import LocalFleet
+    from aios_dist.model.specs import JobSpec
 
 TEXT_BYTES = 50_000
 WARM, JOBS, CHUNK = 200, 400, 100

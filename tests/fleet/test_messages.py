@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from aios_dist import Fleet
-from aios_dist.broker import keyprefix, make_app
+from aios_dist.broker.app import keyprefix, make_app
 from aios_dist.journal import Journal
 from aios_dist.journal.keys import Keys
 from aios_dist.local.machine import LocalFleet

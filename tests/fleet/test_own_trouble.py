@@ -20,14 +20,14 @@ import pytest
 import redis
 
 from aios_dist import Fleet, Job
-from aios_dist.broker import make_app
+from aios_dist.broker.app import make_app
 from aios_dist.cli.checks.lanes import workers as check_workers
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.journal.keys import Keys
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.local.members import Member
-from aios_dist.runtime.ending import OVERDUE
 from aios_dist.testing import FakeLLM
+from aios_dist.worker.ending import OVERDUE
 from tests.fleet.agents import caller
 from tests.fleet.conftest import fleet_config
 from tests.fleet.reading import called, calls_of, wait_for
@@ -142,9 +142,9 @@ def test_a_worker_without_files_calls_less_and_blames_nobody(scene: Scene, llm: 
 
 PRICED = """
 import asyncio, os, resource, sys
-from aios_dist.calls import Usage
+from aios_dist.model.calls import Usage
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
-from aios_dist.runtime.worker import Runtime
+from aios_dist.worker.worker import Runtime
 
 async def main():
     listed = ModelConfig(model="gpt-4o", base_url="http://127.0.0.1:1/v1")
@@ -154,7 +154,7 @@ async def main():
     await runtime.open(lambda: 0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     first = runtime._price("a", Usage(1000, 1000, 1))
-    sys.modules["aios_dist.costs"].money = None
+    sys.modules["aios_dist.model.costs"].money = None
     print(first, runtime._price("a", Usage(1000, 1000, 1)), flush=True)
     os._exit(0)
 

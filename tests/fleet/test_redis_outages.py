@@ -245,7 +245,7 @@ def test_what_is_submitted_while_redis_is_away_waits_for_it(scene: Scene) -> Non
 def test_a_producer_that_finds_no_redis_says_so_in_one_sentence(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.endings.PATIENCE_S", 0.5)
+    monkeypatch.setattr("aios_dist.producer.endings.PATIENCE_S", 0.5)
     with scene.wire.refused(), Fleet(scene.machine.config) as stranger:
         for fleet in (scene.fleet, stranger):
             with pytest.raises(FleetUnavailable) as error:

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.agents import Budget
-from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
-from aios_dist.jobs import JobState, Outcome
 from aios_dist.journal import LaneRules, Limits, NewJob, Refusal, Said, TenantRules
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState, Outcome
+from aios_dist.model.specs import Budget
 from aios_dist.policies import Rank
 from tests.driver.sending import send_extension, send_plan
 from tests.redis.conftest import Hand, decides, plan_of, starts

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from aios_dist import agents
 from aios_dist.cli import entry
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.program import agents
 
 
 class Done(NamedTuple):

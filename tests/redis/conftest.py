@@ -1,7 +1,7 @@
 """A journal, and a hand that plays producer, workers, reconciler and time with it.
 
 No test here waits for time: a lease ends, a timer rings because its score is moved into the past, which is
-all that the verbs look at. ``Hand.look`` is the list of what must hold after every verb (design, section 3).
+all that the verbs look at. ``Hand.look`` is the list of what must hold after every verb (docs/design.md).
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from aios_dist.agents import Budget
-from aios_dist.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import ConfigError, FleetUnavailable, ProviderBusy, RateLimited
-from aios_dist.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.journal import (
     Advance,
     Claim,
@@ -35,7 +32,10 @@ from aios_dist.journal import (
 from aios_dist.journal.records import Reaped
 from aios_dist.journal.views import Event, Limits
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
-from aios_dist.plans import Shape
+from aios_dist.model.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
+from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
+from aios_dist.model.plans import Shape
+from aios_dist.model.specs import Budget
 from aios_dist.policies import Rank
 
 T = TypeVar("T")

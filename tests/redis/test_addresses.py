@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu.exceptions import OperationalError
 
-from aios_dist.addresses import Tls
-from aios_dist.broker import make_app
+from aios_dist.broker.addresses import Tls
+from aios_dist.broker.app import make_app
 from aios_dist.config import Config, FleetConfig
 
 if TYPE_CHECKING:

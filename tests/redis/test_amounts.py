@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.calls import ToolRequest
-from aios_dist.jobs import JobState, Kind, NewStep, encode
 from aios_dist.journal import Decision, RankedStep
+from aios_dist.model.calls import ToolRequest
+from aios_dist.model.jobs import JobState, Kind, NewStep, encode
 from aios_dist.policies import Rank
 from tests.redis.conftest import decides, ranked, starts
 

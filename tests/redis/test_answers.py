@@ -24,11 +24,11 @@ from aios_dist.errors import (
     JournalError,
     ResultTimeout,
 )
-from aios_dist.handles import AsyncJob
-from aios_dist.jobs import JobState
 from aios_dist.journal import scripts
 from aios_dist.journal.connection import BATCH_BYTES, Connection
 from aios_dist.journal.keys import Keys
+from aios_dist.model.jobs import JobState
+from aios_dist.producer.handles import AsyncJob
 from tests.redis.test_connection import Wire
 
 ONE = prompts("one", ["say {input}"], model="small")
@@ -129,7 +129,7 @@ waits = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 async def test_an_end_that_was_missed_is_found_though_other_jobs_end_all_the_time(
     fleet: AsyncFleet, near: redis.Redis, fleet_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.endings.LOOK_AGAIN_S", 1.0)
+    monkeypatch.setattr("aios_dist.producer.endings.LOOK_AGAIN_S", 1.0)
     keys, cancel = Keys(fleet_name), scripts.load()["cancel"]
     job = await fleet.submit(ONE, input="x")
     heard = asyncio.create_task(job.result(timeout=30))
@@ -175,8 +175,8 @@ async def test_a_callers_time_out_counts_while_redis_says_nothing(
 async def test_a_submission_gives_up_in_time_and_names_its_jobs_which_are_the_same_when_submitted_again(
     fleet: AsyncFleet, line: Bad, near: redis.Redis, fleet_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.endings.PATIENCE_S", 0.4)
-    monkeypatch.setattr("aios_dist.fleet.CHUNK", 2)
+    monkeypatch.setattr("aios_dist.producer.endings.PATIENCE_S", 0.4)
+    monkeypatch.setattr("aios_dist.producer.fleet.CHUNK", 2)
     fleet.journal.connection.timeout = fleet.journal.connection._patience = 0.3
     for connection in [await fleet.journal.connection.client.connection_pool.get_connection()]:
         connection.socket_timeout = 0.3
@@ -227,8 +227,8 @@ async def test_what_has_ended_is_handed_out_however_many_they_are(
     fleet: AsyncFleet, line: Bad, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look at all of them takes longer than the clock gives for one."""
-    monkeypatch.setattr("aios_dist.endings.LOOK_S", 1.0)
-    monkeypatch.setattr("aios_dist.endings.PAGE", 1)
+    monkeypatch.setattr("aios_dist.producer.endings.LOOK_S", 1.0)
+    monkeypatch.setattr("aios_dist.producer.endings.PAGE", 1)
     monkeypatch.setattr("aios_dist.journal.connection.BATCH", 1)
     jobs = await fleet.submit_many([echo.job(value=number) for number in range(8)])
     line.delay = 0.2
@@ -352,7 +352,7 @@ async def test_a_submission_a_fork_and_an_extension_whose_answer_is_lost_are_mad
 async def test_a_fork_or_a_signal_that_gives_up_says_under_which_id_it_is_the_same(
     line: Bad, fleet_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.endings.PATIENCE_S", 0.4)
+    monkeypatch.setattr("aios_dist.producer.endings.PATIENCE_S", 0.4)
     async with opened(line.url, fleet_name, redis_timeout=0.5) as fleet:
         job = await waiting(fleet)
         line.silent = True
@@ -390,7 +390,7 @@ async def test_dead_letters_that_were_dropped_are_counted_though_the_answer_is_l
 async def test_ids_on_the_error_of_a_conflict_are_those_that_were_submitted_before_it(
     fleet: AsyncFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.fleet.CHUNK", 1)
+    monkeypatch.setattr("aios_dist.producer.fleet.CHUNK", 1)
     await fleet.submit(echo, id="taken", value=0)
     with pytest.raises(JobConflict) as conflict:
         await fleet.submit_many([echo.job(value=1), echo.job(value=2, id="taken")])
@@ -400,7 +400,7 @@ async def test_ids_on_the_error_of_a_conflict_are_those_that_were_submitted_befo
 async def test_a_first_turn_that_cannot_be_leaves_nothing_of_the_jobs_before_it(
     fleet: AsyncFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.fleet.CHUNK", 1)
+    monkeypatch.setattr("aios_dist.producer.fleet.CHUNK", 1)
 
     @agent(name="asks-what-cannot-be")
     async def odd() -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from aios_dist import turns
-from aios_dist.calls import LLMRequest, LLMResponse, Usage
 from aios_dist.config import FleetConfig
 from aios_dist.errors import NotAllowed, ProviderBusy, RateLimited
-from aios_dist.jobs import JobState, Kind, NewStep, Outcome, Rejection, encode
 from aios_dist.journal import Journal, Refusal
 from aios_dist.journal.records import Decision, RankedStep
+from aios_dist.model.calls import LLMRequest, LLMResponse, Usage
+from aios_dist.model.jobs import JobState, Kind, NewStep, Outcome, Rejection, encode
+from aios_dist.program import turns
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
 

@@ -12,8 +12,8 @@ import pytest
 
 from aios_dist.config import FleetConfig
 from aios_dist.errors import NotAllowed
-from aios_dist.jobs import Outcome, encode
 from aios_dist.journal import Journal
+from aios_dist.model.jobs import Outcome, encode
 from tests.redis import command_line
 from tests.redis.command_line import Done
 

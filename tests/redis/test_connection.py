@@ -17,10 +17,10 @@ from redis.exceptions import DataError, ResponseError
 from aios_dist import AsyncFleet, prompts
 from aios_dist.config import Config, FleetConfig
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError
-from aios_dist.jobs import JobState
 from aios_dist.journal import Journal, scripts
 from aios_dist.journal import connection as module
 from aios_dist.journal.connection import BATCH, Connection, open_client, unavailable
+from aios_dist.model.jobs import JobState
 from tests.redis.conftest import Hand, Told, again, decides, starts
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from aios_dist.journal import Claim, Journal
-from aios_dist.runtime.control import Control
-from aios_dist.runtime.leases import Leases
+from aios_dist.worker.control import Control
+from aios_dist.worker.leases import Leases
 from tests.fleet.wire import Wire
 from tests.redis.conftest import starts
 

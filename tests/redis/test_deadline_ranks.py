@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist import turns
-from aios_dist.jobs import JobState
 from aios_dist.journal import Stray
+from aios_dist.model.jobs import JobState
 from aios_dist.policies import Rank, Waiting
 from aios_dist.policies.deadline import deadline as says
+from aios_dist.program import turns
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

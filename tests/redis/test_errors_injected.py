@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.agents import Budget
 from aios_dist.errors import JournalError
-from aios_dist.jobs import JobState, Outcome
 from aios_dist.journal import Claim
+from aios_dist.model.jobs import JobState, Outcome
+from aios_dist.model.specs import Budget
 from tests.driver.checks import wrong
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.jobs import JobState, Outcome
+from aios_dist.model.jobs import JobState, Outcome
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

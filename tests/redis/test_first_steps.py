@@ -7,7 +7,7 @@ import msgspec
 from aios_dist import Fleet, agent, gather, llm
 from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.journal import NewJob
-from aios_dist.turns import MOST_STEPS
+from aios_dist.program.turns import MOST_STEPS
 from tests.redis.conftest import Hand, decides, starts
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from aios_dist import Fleet, prompts
 from aios_dist.config import Config, FleetConfig
-from aios_dist.sync import Job
+from aios_dist.producer.sync import Job
 from tests.fleet.wire import Wire
 
 ONE = prompts("one", ["say {input}"], model="small")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from aios_dist.agents import Budget
-from aios_dist.calls import LLMResponse, Usage
-from aios_dist.jobs import JobState, Outcome
+from aios_dist.model.calls import LLMResponse, Usage
+from aios_dist.model.jobs import JobState, Outcome
+from aios_dist.model.specs import Budget
 from tests.redis.conftest import USED, decides, starts
 
 if TYPE_CHECKING:

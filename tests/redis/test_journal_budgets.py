@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.agents import Budget
-from aios_dist.calls import Usage
 from aios_dist.errors import BudgetReached, DeadlineExceeded
-from aios_dist.jobs import JobState, Outcome, decode
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState, Outcome, decode
+from aios_dist.model.specs import Budget
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.calls import Usage
-from aios_dist.jobs import JobState, StepState
 from aios_dist.journal.connection import open_client
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState, StepState
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import pytest
 
 from aios_dist.config import Config
 from aios_dist.errors import InvalidInput
-from aios_dist.fleet import AsyncFleet
-from aios_dist.jobs import JobState, Outcome
+from aios_dist.model.jobs import JobState, Outcome
+from aios_dist.producer.fleet import AsyncFleet
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

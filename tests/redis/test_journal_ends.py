@@ -9,8 +9,8 @@ import pytest
 
 from aios_dist.config import FleetConfig
 from aios_dist.errors import JournalError
-from aios_dist.jobs import JobState
 from aios_dist.journal import Journal
+from aios_dist.model.jobs import JobState
 from tests.redis.conftest import Hand, again, starts
 
 if TYPE_CHECKING:

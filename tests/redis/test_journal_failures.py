@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from aios_dist.errors import ProviderBusy, RateLimited
-from aios_dist.jobs import JobState, Outcome, decode
 from aios_dist.journal import Refusal
+from aios_dist.model.jobs import JobState, Outcome, decode
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aios_dist.errors import RateLimited
-from aios_dist.jobs import Outcome
 from aios_dist.journal import Refusal, Said
 from aios_dist.journal.views import Limits
+from aios_dist.model.jobs import Outcome
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

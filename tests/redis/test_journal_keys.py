@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aios_dist.errors import UnknownName
-from aios_dist.jobs import JobState
 from aios_dist.journal import Journal, keys
 from aios_dist.journal.keys import PERMANENT
+from aios_dist.model.jobs import JobState
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

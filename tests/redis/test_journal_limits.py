@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aios_dist.calls import Usage
 from aios_dist.journal import Claim, Nothing
+from aios_dist.model.calls import Usage
 from aios_dist.policies import Rank
 from tests.redis.conftest import starts
 

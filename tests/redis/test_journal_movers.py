@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aios_dist.errors import WorkerLost
-from aios_dist.jobs import JobState, Kind, Outcome, decode
+from aios_dist.model.jobs import JobState, Kind, Outcome, decode
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

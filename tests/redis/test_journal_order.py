@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.jobs import JobRecord, JobState
 from aios_dist.journal import Decision, Journal, NewJob
+from aios_dist.model.jobs import JobRecord, JobState
 from aios_dist.policies import Rank
 from tests.redis.conftest import asks, decides, starts
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.calls import LLMResponse, Usage
-from aios_dist.jobs import JobState, Outcome, StepState, encode
+from aios_dist.model.calls import LLMResponse, Usage
+from aios_dist.model.jobs import JobState, Outcome, StepState, encode
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

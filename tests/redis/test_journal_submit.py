@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aios_dist.errors import UnknownName
-from aios_dist.jobs import JobState
+from aios_dist.model.jobs import JobState
 from tests.redis.conftest import plan_of, starts
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.agents import Budget
-from aios_dist.calls import Usage
-from aios_dist.jobs import JobState
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState
+from aios_dist.model.specs import Budget
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from redis.exceptions import NoPermissionError
 
-from aios_dist.broker import Tickets
+from aios_dist.broker.app import Tickets
 from aios_dist.cli.lane_depths import LaneDepths
 from aios_dist.config import Config, FleetConfig
 from aios_dist.journal import Ticket

@@ -10,7 +10,7 @@ import msgspec
 
 from aios_dist.errors import FleetUnavailable, JournalError
 from aios_dist.journal import Journal
-from aios_dist.runtime.leases import Leases
+from aios_dist.worker.leases import Leases
 
 if TYPE_CHECKING:
     from aios_dist.config import FleetConfig

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from aios_dist.errors import ToolError
-from aios_dist.jobs import JobState, Outcome, Rejection
 from aios_dist.journal.news import MOST
 from aios_dist.journal.records import Decision
+from aios_dist.model.jobs import JobState, Outcome, Rejection
 from tests.redis.conftest import decides, starts
 
 if TYPE_CHECKING:

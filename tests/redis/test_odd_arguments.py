@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from aios_dist import AiosError, AsyncFleet, Budget, Fleet, JobSpec, agent, fifo, hybrid, prompts
-from aios_dist.agents import given_json
 from aios_dist.config import Config, FleetConfig
 from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.model.given import given_json
 
 ONE = prompts("one", ["say {input}"], model="small")
 

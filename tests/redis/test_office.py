@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aios_dist.broker import Tickets
+from aios_dist.broker.app import Tickets
 from aios_dist.config import Config
-from aios_dist.runtime import office
-from aios_dist.runtime.office import Office
-from aios_dist.runtime.reconciler import Reconciler
+from aios_dist.worker import office
+from aios_dist.worker.office import Office
+from aios_dist.worker.reconciler import Reconciler
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:

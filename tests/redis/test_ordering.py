@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aios_dist.calls import Usage
-from aios_dist.jobs import JobState
 from aios_dist.journal import Claim
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState
 from aios_dist.policies import Rank
-from aios_dist.policies.ready import ReadySet
+from aios_dist.simulate.ready import ReadySet
 from tests.redis.conftest import Hand, decides, ranked
 
 MINUTE_US = 6e7

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aios_dist.agents import prompts
-from aios_dist.jobs import JobRecord, JobState
 from aios_dist.journal import NewJob
-from aios_dist.plans import fifo, fixed, hybrid, shape
+from aios_dist.model.jobs import JobRecord, JobState
+from aios_dist.model.plans import fifo, fixed, hybrid, shape
+from aios_dist.program.agents import prompts
 from tests.redis.conftest import decides, plan_of, starts
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ import pytest
 import pytest_asyncio
 
 from aios_dist.errors import FleetUnavailable, UnknownName
-from aios_dist.jobs import JobState, Outcome
 from aios_dist.journal import Journal, NewJob, submitting
+from aios_dist.model.jobs import JobState, Outcome
 from tests.driver.patched import Change, verbs
 from tests.redis.conftest import Hand, Told, plan_of, starts
 
 if TYPE_CHECKING:
     from aios_dist.config import FleetConfig
-    from aios_dist.plans import Shape
+    from aios_dist.model.plans import Shape
 
 DONE, FAILED = JobState.DONE, JobState.FAILED
 SMALL = {"MOST_STEPS": 6, "MOST_FIELDS": 3}

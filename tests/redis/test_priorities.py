@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist.agents import prompts
-from aios_dist.jobs import JobState
-from aios_dist.plans import agent_first, fifo, fixed, shape
+from aios_dist.model.jobs import JobState
+from aios_dist.model.plans import agent_first, fifo, fixed, shape
 from aios_dist.policies import Past, Rank
-from aios_dist.policies.agent_first import agent_first as place_rank
+from aios_dist.program.agents import prompts
+from aios_dist.simulate.agent_first import agent_first as place_rank
 from tests.redis.conftest import Hand, decides, ranked, starts
 
 PRIORITY = Rank(per_priority=6e7)

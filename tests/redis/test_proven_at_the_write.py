@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.calls import LLMResponse
-from aios_dist.jobs import JobState, Outcome, encode
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import JobState, Outcome, encode
 from tests.redis.conftest import USED, decides, starts
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aios_dist.broker import Tickets
+from aios_dist.broker.app import Tickets
 from aios_dist.config import Config
 from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Ticket, WorkerInfo
 from aios_dist.policies import Rank
-from aios_dist.runtime import reconciler
-from aios_dist.runtime.reconciler import MOST_TICKETS, Reconciler
+from aios_dist.worker import reconciler
+from aios_dist.worker.reconciler import MOST_TICKETS, Reconciler
 from tests.redis.conftest import plan_of, ranked, starts
 
 if TYPE_CHECKING:

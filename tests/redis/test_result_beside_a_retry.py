@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aios_dist.config import Config
 from aios_dist.errors import JobCancelled
-from aios_dist.fleet import AsyncFleet
+from aios_dist.producer.fleet import AsyncFleet
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:

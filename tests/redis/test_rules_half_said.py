@@ -14,7 +14,7 @@ import pytest
 from aios_dist.config import parse
 from aios_dist.errors import JournalError
 from aios_dist.journal import Journal, Limits
-from aios_dist.runtime.rules import Rules
+from aios_dist.worker.rules import Rules
 from tests.driver.checks import wrong
 from tests.driver.fleet import Fleet
 from tests.driver.seen import Seen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aios_dist.calls import Usage
-from aios_dist.jobs import JobState
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState
 from aios_dist.policies import Rank
 from tests.redis.conftest import Hand, decides, ranked
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from aios_dist.calls import Usage
 from aios_dist.errors import ProviderBusy
-from aios_dist.jobs import JobState
 from aios_dist.journal import Claim
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import JobState
 from aios_dist.policies import Rank
 from tests.redis.conftest import Hand, decides, ranked
 
@@ -321,7 +321,7 @@ async def test_a_weight_that_is_raised_helps_what_a_limit_holds(hand: Hand) -> N
 
 def test_the_plain_set_is_taught_in_the_same_words() -> None:
     """(What it says of caps and weights is held against Redis in test_ordering.)"""
-    from aios_dist.policies.ready import ReadySet
+    from aios_dist.simulate.ready import ReadySet
 
     ready: ReadySet[str] = ReadySet(fair=True, weights={"low": 0.001})
     for n in range(3):

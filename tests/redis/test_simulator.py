@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aios_dist.agents import JobSpec
-from aios_dist.calls import LLMResponse, Usage
 from aios_dist.cli.job_export import calls_of
 from aios_dist.config import FleetConfig
-from aios_dist.jobs import JobState, Outcome, encode
 from aios_dist.journal import Journal
-from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid, shape
+from aios_dist.model.calls import LLMResponse, Usage
+from aios_dist.model.jobs import JobState, Outcome, encode
+from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid, shape
+from aios_dist.model.specs import JobSpec
 from aios_dist.simulate import Job, simulate
 from tests.redis import command_line
 from tests.redis.command_line import Done

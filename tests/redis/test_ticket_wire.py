@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from celery.worker.request import Request
 
-from aios_dist.broker import TASK, Tickets, make_app
+from aios_dist.broker.app import TASK, Tickets, make_app
 from aios_dist.config import Config, parse
 from aios_dist.journal.records import Ticket
 

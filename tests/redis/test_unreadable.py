@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aios_dist.jobs import Outcome
-from aios_dist.runtime.background import Background
-from aios_dist.runtime.leases import Leases
+from aios_dist.model.jobs import Outcome
+from aios_dist.worker.background import Background
+from aios_dist.worker.leases import Leases
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import redis
 
-from aios_dist import Budget, Fleet, agent, gather, llm, prompts, signal, sleep, turns
-from aios_dist.agents import Agent, JobSpec
-from aios_dist.calls import Usage
+from aios_dist import Budget, Fleet, agent, gather, llm, prompts, signal, sleep
 from aios_dist.config import Config, FleetConfig
 from aios_dist.errors import InvalidInput, JobConflict, ProviderBusy, UnknownName
 from aios_dist.journal import Journal, Limits, Said
 from aios_dist.journal.journal import MOST_BACK
 from aios_dist.journal.views import History
+from aios_dist.model.calls import Usage
+from aios_dist.model.specs import JobSpec
+from aios_dist.program import turns
+from aios_dist.program.agents import Agent
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
 from tests.redis.conftest import starts

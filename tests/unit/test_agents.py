@@ -11,15 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import agents, turns
-from aios_dist.agents import Agent, Budget, PromptsAgent, agent, as_json, find, program_of, prompts
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import gather, llm, signal, sleep, tool
 from aios_dist.config import PromptsConfig
 from aios_dist.errors import InvalidInput, UnknownName
-from aios_dist.jobs import JobRecord, JobState, Outcome
 from aios_dist.journal.views import History, JobView
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.given import as_json
+from aios_dist.model.jobs import JobRecord, JobState, Outcome
+from aios_dist.model.specs import Budget, JobSpec
+from aios_dist.program import agents, turns
+from aios_dist.program.agents import Agent, PromptsAgent, agent, find, program_of, prompts
+from aios_dist.program.commands import gather, llm, signal, sleep, tool
+from aios_dist.program.replay import Replay
 
 LIMITED = turns.Catalog({"small": "llm"}, "small", 1_000_000, 1_000_000)
 
@@ -152,7 +154,7 @@ def strict_agent() -> Agent:
     return made
 
 
-def result_of(spec: agents.JobSpec) -> Any:
+def result_of(spec: JobSpec) -> Any:
     assert spec.program is not None
     return Replay(spec.program).result
 

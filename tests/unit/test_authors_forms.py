@@ -13,30 +13,20 @@ from typing import Any
 
 import pytest
 
-from aios_dist import (
-    AsyncFleet,
-    Fleet,
-    ToolError,
-    agent,
-    gather,
-    llm,
-    modules,
-    prompts,
-    tool,
-    turns,
-    waits,
-)
+from aios_dist import AsyncFleet, Fleet, ToolError, agent, gather, llm, prompts, tool
 from aios_dist import (
     signal as wait_for,
 )
 from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.errors import ConfigError, InvalidInput
-from aios_dist.jobs import JobRecord, decode
-from aios_dist.replay import Replay
-from aios_dist.runtime.providers import _load
-from aios_dist.runtime.tools import Tools
-from aios_dist.tracebacks import user_traceback
-from aios_dist.turns import Catalog
+from aios_dist.model.jobs import JobRecord, decode
+from aios_dist.program import imports as modules
+from aios_dist.program import turns, waits
+from aios_dist.program.replay import Replay
+from aios_dist.program.turns import Catalog
+from aios_dist.text.tracebacks import user_traceback
+from aios_dist.worker.providers import _load
+from aios_dist.worker.tools import Tools
 from tests.unit.test_worker_parts import work
 
 # Tools -----------------------------------------------------------------------------------------------------

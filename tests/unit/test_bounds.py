@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios_dist.bounds import as_done, within
-from aios_dist.calls import LLMResponse, SleepRequest
-from aios_dist.commands import LLM, gather, llm, signal, sleep, tool
 from aios_dist.errors import InvalidInput, RateLimited, StepError, ToolError
-from aios_dist.jobs import Kind, Outcome, Step, StepState
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse, SleepRequest
+from aios_dist.model.jobs import Kind, Outcome, Step, StepState
+from aios_dist.program.bounds import as_done, within
+from aios_dist.program.commands import LLM, gather, llm, signal, sleep, tool
+from aios_dist.program.replay import Replay
 
 Body = Callable[[], Coroutine[Any, Any, Any]]
 SLOW = Outcome.failed(RateLimited("slow down"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aios_dist.broker import make_app, tls_of
+from aios_dist.broker.app import make_app, tls_of
 from aios_dist.config import Config, FleetConfig
 
 

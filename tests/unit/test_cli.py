@@ -21,7 +21,7 @@ from aios_dist.cli.output import iso, plain, print_table
 from aios_dist.config import Config, TenantConfig
 from aios_dist.errors import InvalidInput
 from aios_dist.journal import LaneRules
-from aios_dist.steering import LaneView
+from aios_dist.producer.fleet_rules import LaneView
 
 NOBODY = "redis://127.0.0.1:1/0"
 

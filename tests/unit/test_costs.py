@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from aios_dist import costs
-from aios_dist.calls import Usage
 from aios_dist.config import ModelConfig
-from aios_dist.costs import money
+from aios_dist.model import costs
+from aios_dist.model.calls import Usage
+from aios_dist.model.costs import money
 
 
 @pytest.fixture(autouse=True)

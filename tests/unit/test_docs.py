@@ -21,11 +21,12 @@ import click
 import msgspec
 import pytest
 
-from aios_dist import config, errors, jobs
+from aios_dist import config, errors
 from aios_dist.cli import entry
 from aios_dist.cli.plan_files import PlanFile
 from aios_dist.errors import AiosError
 from aios_dist.journal.keys import PERMANENT, Keys
+from aios_dist.model import jobs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,8 +62,8 @@ def error_tree() -> str:
 
 
 MAKERS = {
-    "aios_dist.jobs.JOB_CHANGES": lambda: diagram(jobs.JOB_CHANGES),
-    "aios_dist.jobs.STEP_CHANGES": lambda: diagram(jobs.STEP_CHANGES),
+    "aios_dist.model.jobs.JOB_CHANGES": lambda: diagram(jobs.JOB_CHANGES),
+    "aios_dist.model.jobs.STEP_CHANGES": lambda: diagram(jobs.STEP_CHANGES),
     "aios_dist/errors.py": error_tree,
 }
 
@@ -266,8 +267,8 @@ def test_nobody_says_that_a_tool_runs_once() -> None:
     files = [
         *PAGES,
         *(ROOT / "examples").glob("*.py"),
-        ROOT / "aios_dist/agents.py",
-        ROOT / "aios_dist/commands.py",
+        ROOT / "aios_dist/program/agents.py",
+        ROOT / "aios_dist/program/commands.py",
     ]
     for file in files:
         said = re.findall(r".*\bruns? once\b.*", file.read_text("utf-8"))

@@ -27,7 +27,7 @@ from aios_dist.errors import (
     from_record,
     to_record,
 )
-from aios_dist.tracebacks import MESSAGE_LIMIT
+from aios_dist.text.tracebacks import MESSAGE_LIMIT
 
 ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, AiosError)]
 STEP_ERRORS = [c for c in ALL if issubclass(c, StepError)]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from aios_dist import turns
-from aios_dist.agents import Program
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import LLM, Signal, Tool
-from aios_dist.jobs import Outcome
-from aios_dist.turns import Catalog
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import Outcome
+from aios_dist.model.specs import Program
+from aios_dist.program import turns
+from aios_dist.program.commands import LLM, Signal, Tool
+from aios_dist.program.turns import Catalog
 from examples.approval import letter, send
 
 CATALOG = Catalog({"small": "llm"}, "small", 10_000, 10_000)

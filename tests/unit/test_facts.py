@@ -11,14 +11,14 @@ from uuid import UUID
 import pytest
 
 from aios_dist import now, once, random, uuid
-from aios_dist.calls import LLMResponse
-from aios_dist.chance import Known
-from aios_dist.commands import gather, llm
 from aios_dist.errors import InvalidInput, ProgramChanged, ToolError
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
 from aios_dist.journal.views import History, JobView
-from aios_dist.onces import MOST_BYTES
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.chance import Known
+from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
+from aios_dist.program.commands import gather, llm
+from aios_dist.program.onces import MOST_BYTES
+from aios_dist.program.replay import Replay
 
 AT = 1_800_000_000.25
 

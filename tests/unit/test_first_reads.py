@@ -11,9 +11,9 @@ PROGRAM = """
 import sys, threading
 sys.setswitchinterval(1e-6)
 import msgspec
-from aios_dist.calls import LLMRequest, LLMResponse
+from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.config import Config, FleetConfig
-from aios_dist.jobs import JobRecord, Outcome, decode, encode
+from aios_dist.model.jobs import JobRecord, Outcome, decode, encode
 from aios_dist.journal import WorkerInfo
 
 info = WorkerInfo(id="w", host="h", pid=1, pool="p", lanes=[], slots=1)

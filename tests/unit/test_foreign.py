@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from aios_dist import turns
-from aios_dist.agents import as_json
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import gather, llm
 from aios_dist.errors import InvalidInput
-from aios_dist.jobs import Outcome
-from aios_dist.replay import Replay
-from aios_dist.tracebacks import user_traceback
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.given import as_json
+from aios_dist.model.jobs import Outcome
+from aios_dist.program import turns
+from aios_dist.program.commands import gather, llm
+from aios_dist.program.replay import Replay
+from aios_dist.text.tracebacks import user_traceback
 
 anthropic = pytest.importorskip("anthropic")
 anyio = pytest.importorskip("anyio")

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_dist.calls import LLMRequest, LLMResponse, Timings, ToolCall, ToolRequest, Usage
 from aios_dist.config import PromptsConfig
 from aios_dist.errors import RateLimited, StepError, ToolError
-from aios_dist.jobs import (
+from aios_dist.journal.records import pack_record, unpack_record
+from aios_dist.model.calls import LLMRequest, LLMResponse, Timings, ToolCall, ToolRequest, Usage
+from aios_dist.model.jobs import (
     COMPRESS_ABOVE,
     DIGEST,
     JOB_CHANGES,
@@ -29,7 +30,6 @@ from aios_dist.jobs import (
     digest,
     encode,
 )
-from aios_dist.journal.records import pack_record, unpack_record
 
 texts = st.text(max_size=50)
 json_values: st.SearchStrategy[Any] = st.recursive(

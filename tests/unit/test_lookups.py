@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aios_dist.runtime.lookups import WorkerLoop
+from aios_dist.worker.lookups import WorkerLoop
 
 
 class Dns:
@@ -39,7 +39,7 @@ class Dns:
 def dns(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dns]:
     made = Dns()
     monkeypatch.setattr(socket, "getaddrinfo", made)
-    monkeypatch.setattr("aios_dist.runtime.lookups.PATIENCE_S", 0.05)
+    monkeypatch.setattr("aios_dist.worker.lookups.PATIENCE_S", 0.05)
     yield made
     made.free.set()
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios_dist import masking
-from aios_dist.mask import RUN, WORDY_RUN, Mask, is_word
-from aios_dist.masking import hide_in, masked, secrets_of
+from aios_dist.text import masking
+from aios_dist.text.mask import RUN, WORDY_RUN, Mask, is_word
+from aios_dist.text.masking import hide_in, masked, secrets_of
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_dist import channels, messages
-from aios_dist.broker import Tickets, make_app
+from aios_dist.broker import channels, messages
+from aios_dist.broker.app import Tickets, make_app
+from aios_dist.broker.messages import Tally, is_news, ticket
 from aios_dist.config import Config, parse
 from aios_dist.journal.records import Ticket
-from aios_dist.messages import Tally, is_news, ticket
 from tests.fleet.hostile import GOOD, ODD_BUT_GOOD, bomb, but, malformed
 
 BAD = malformed()

@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import agents, modules
-from aios_dist.agents import Agent, agent, find, program_of, prompts, register
 from aios_dist.config import Config, PromptsConfig
 from aios_dist.errors import ConfigError, InvalidInput
-from aios_dist.jobs import JobRecord
-from aios_dist.replay import Replay
+from aios_dist.model.jobs import JobRecord
+from aios_dist.program import agents
+from aios_dist.program import imports as modules
+from aios_dist.program.agents import Agent, agent, find, program_of, prompts, register
+from aios_dist.program.replay import Replay
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,6 @@ from aios_dist import (
     Fleet,
     Job,
     agent,
-    agents,
     errors,
     fifo,
     fixed,
@@ -28,7 +27,8 @@ from aios_dist import (
 )
 from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.errors import AiosError, InvalidInput, JobFailed, RateLimited, StepError, UnknownName
-from aios_dist.sync import PlanJobs
+from aios_dist.producer.sync import PlanJobs
+from aios_dist.program import agents
 
 
 @agent

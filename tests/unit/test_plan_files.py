@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist.agents import Budget, JobSpec, prompts
 from aios_dist.cli.agents_by_name import Agents
 from aios_dist.cli.plan_files import read_file
 from aios_dist.cli.plan_of_file import DEEPEST, ORDERS, plan_of
 from aios_dist.config import Config, PromptsConfig
 from aios_dist.errors import InvalidInput
-from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
+from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
+from aios_dist.model.specs import Budget, JobSpec
+from aios_dist.program.agents import prompts
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

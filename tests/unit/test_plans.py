@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_dist.agents import JobSpec
 from aios_dist.errors import InvalidInput
-from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid, shape
+from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid, shape
+from aios_dist.model.specs import JobSpec
 
 
 def job(id: str | None = None) -> JobSpec:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from aios_dist import policies
 from aios_dist.errors import ConfigError
 from aios_dist.policies import Past, Rank, Waiting
-from aios_dist.policies.agent_first import agent_first
 from aios_dist.policies.las import las, level
-from aios_dist.policies.ready import ReadySet
 from aios_dist.policies.remaining import LONGEST_S, expected, expected_of, remaining
+from aios_dist.simulate.agent_first import agent_first
+from aios_dist.simulate.ready import ReadySet
 
 NOW_US = 1.9e15
 MINUTE_US = 6e7

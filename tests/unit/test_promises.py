@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from aios_dist import endings, estimates, fleet, handles, messages, turns
-from aios_dist.calls import OUTPUT_GUESS
-from aios_dist.jobs import COMPRESS_ABOVE
+from aios_dist.broker import messages
 from aios_dist.journal import connection
 from aios_dist.journal import journal as verbs
+from aios_dist.model import estimates
+from aios_dist.model.calls import OUTPUT_GUESS
+from aios_dist.model.jobs import COMPRESS_ABOVE
 from aios_dist.policies import OLDEST_EVERY
 from aios_dist.policies.priority import LEVEL_S
-from aios_dist.runtime import ending, office, reconciler, steps
+from aios_dist.producer import endings, fleet, handles
+from aios_dist.program import turns
+from aios_dist.worker import ending, office, reconciler, steps
 
 ROOT = Path(__file__).parents[2]
 PROMISES: dict[str, dict[str, str]] = tomllib.loads((ROOT / "tests/promises.toml").read_text("utf-8"))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios_dist.policies import Rank
-from aios_dist.policies.ready import ReadySet
-from aios_dist.policies.scores import SPARE, Scores
+from aios_dist.simulate.ready import ReadySet
+from aios_dist.simulate.scores import SPARE, Scores
 
 TENANTS = ("acme", "beta", "corp")
 WEIGHTS = {"acme": 2.0, "beta": 1.0, "corp": 0.5}

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from aios_dist import agent, as_done, gather, llm, now, once, prompts, signal, sleep, tool, uuid, within
-from aios_dist.agents import JobSpec
-from aios_dist.calls import LLMRequest, LLMResponse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, ToolError
+from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.model.specs import JobSpec
 from aios_dist.testing import rehearse
 
 COUNT = itertools.count()
@@ -190,5 +190,5 @@ def test_what_it_cannot_run_it_says() -> None:
 
 
 def test_the_fake_llm_alone_needs_nothing_of_it() -> None:
-    code = "import sys, aios_dist.testing; sys.exit('aios_dist.replay' in sys.modules)"
+    code = "import sys, aios_dist.testing; sys.exit('aios_dist.program.replay' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

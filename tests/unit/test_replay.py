@@ -12,9 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios_dist.agents import Program, agent
-from aios_dist.calls import LLMResponse, ToolCall, Usage
-from aios_dist.commands import LLM, Tool, gather, in_turn, llm, tool
 from aios_dist.errors import (
     InvalidInput,
     LLMError,
@@ -24,9 +21,13 @@ from aios_dist.errors import (
     ToolError,
     UnknownName,
 )
-from aios_dist.jobs import Kind, Outcome, Step, StepState
-from aios_dist.replay import Replay
-from aios_dist.requests import Asked
+from aios_dist.model.calls import LLMResponse, ToolCall, Usage
+from aios_dist.model.jobs import Kind, Outcome, Step, StepState
+from aios_dist.model.specs import Program
+from aios_dist.program.agents import agent
+from aios_dist.program.commands import LLM, Tool, gather, in_turn, llm, tool
+from aios_dist.program.replay import Replay
+from aios_dist.program.requests import Asked
 
 Body = Callable[..., Coroutine[Any, Any, Any]]
 

@@ -7,10 +7,10 @@ import threading
 from contextvars import ContextVar
 from typing import Any
 
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import Tool, gather, llm, tool
-from aios_dist.jobs import Outcome
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import Outcome
+from aios_dist.program.commands import Tool, gather, llm, tool
+from aios_dist.program.replay import Replay
 
 TENANT: ContextVar[str] = ContextVar("tenant", default="nobody")
 

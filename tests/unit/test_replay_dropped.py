@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aios_dist import replay as replays
-from aios_dist.branches import drop
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import gather, llm
 from aios_dist.errors import ProgramChanged, RateLimited
-from aios_dist.handovers import handed_over
-from aios_dist.jobs import Outcome
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import Outcome
+from aios_dist.program import replay as replays
+from aios_dist.program.branches import drop
+from aios_dist.program.commands import gather, llm
+from aios_dist.program.handovers import handed_over
+from aios_dist.program.replay import Replay
 
 CLOSED_ON: list[str] = []
 

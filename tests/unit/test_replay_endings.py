@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from aios_dist import policies, turns
-from aios_dist.agents import agent
-from aios_dist.calls import LLMRequest, LLMResponse
-from aios_dist.commands import gather, in_turn, llm, tool
+from aios_dist import policies
 from aios_dist.errors import InvalidInput, StepError, ToolError
-from aios_dist.jobs import JobRecord, JobState, Outcome, decode
-from aios_dist.replay import Replay
-from aios_dist.tracebacks import name_of
-from aios_dist.turns import Catalog
+from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.model.jobs import JobRecord, JobState, Outcome, decode
+from aios_dist.program import turns
+from aios_dist.program.agents import agent
+from aios_dist.program.commands import gather, in_turn, llm, tool
+from aios_dist.program.replay import Replay
+from aios_dist.program.turns import Catalog
+from aios_dist.text.tracebacks import name_of
 
 CATALOG = Catalog({"small": "llm"}, "small", 10_000, 10_000)
 RECORD = JobRecord("endings", {})

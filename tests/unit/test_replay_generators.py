@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import LLM, gather, llm
 from aios_dist.errors import InvalidInput
-from aios_dist.generators import FORGET_AT
-from aios_dist.jobs import Outcome, Step, StepState
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import Outcome, Step, StepState
+from aios_dist.program.commands import LLM, gather, llm
+from aios_dist.program.generators import FORGET_AT
+from aios_dist.program.replay import Replay
 
 LOG: list[str] = []
 

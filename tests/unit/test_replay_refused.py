@@ -9,16 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import turns
-from aios_dist.agents import Program, agent, prompts
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import gather, llm, tool
 from aios_dist.errors import ProgramChanged, UnknownName, UsageError
-from aios_dist.jobs import MOST_REJECTED, JobRecord, JobState, Outcome, Step, StepState
 from aios_dist.journal.records import Decision
 from aios_dist.journal.views import History, JobView, head_to_step
-from aios_dist.replay import Replay
-from aios_dist.turns import Catalog
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import MOST_REJECTED, JobRecord, JobState, Outcome, Step, StepState
+from aios_dist.model.specs import Program
+from aios_dist.program import turns
+from aios_dist.program.agents import agent, prompts
+from aios_dist.program.commands import gather, llm, tool
+from aios_dist.program.replay import Replay
+from aios_dist.program.turns import Catalog
 
 SMALL = Catalog({"small": "llm"}, "small", 1_000, 100_000)
 BIG = Catalog({"small": "llm", "big": "gpu"}, "small", 100_000, 100_000)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import gather, llm
 from aios_dist.errors import LLMError
-from aios_dist.jobs import Outcome
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import Outcome
+from aios_dist.program.commands import gather, llm
+from aios_dist.program.replay import Replay
 
 DOWN = Outcome.failed(LLMError("down"))
 YES = Outcome(response=LLMResponse("yes"))

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import turns
-from aios_dist.agents import prompts
-from aios_dist.calls import LLMResponse, ToolCall
-from aios_dist.commands import LLM, llm, tool
 from aios_dist.config import parse
 from aios_dist.errors import ConfigError, InvalidInput, ProgramChanged
-from aios_dist.jobs import Outcome, Step, StepState
-from aios_dist.replay import Replay
+from aios_dist.model.calls import LLMResponse, ToolCall
+from aios_dist.model.jobs import Outcome, Step, StepState
+from aios_dist.program import turns
+from aios_dist.program.agents import prompts
+from aios_dist.program.commands import LLM, llm, tool
+from aios_dist.program.replay import Replay
 
 NAN, INFINITY = float("nan"), float("inf")
 

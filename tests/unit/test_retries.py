@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_dist.calls import LLMRequest
 from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.errors import (
     BadReply,
@@ -25,13 +24,14 @@ from aios_dist.errors import (
     ToolError,
     WorkerLost,
 )
-from aios_dist.jobs import JobRecord, Kind, encode
 from aios_dist.journal import Claim, Refusal
-from aios_dist.retries import Patience, pause
-from aios_dist.runtime.limits import Stillness
-from aios_dist.runtime.shortages import Slots
-from aios_dist.runtime.steps import Again, Failed, Machine, Steps
-from aios_dist.runtime.work import Origin, Work
+from aios_dist.model.calls import LLMRequest
+from aios_dist.model.jobs import JobRecord, Kind, encode
+from aios_dist.worker.limits import Stillness
+from aios_dist.worker.retries import Patience, pause
+from aios_dist.worker.shortages import Slots
+from aios_dist.worker.steps import Again, Failed, Machine, Steps
+from aios_dist.worker.work import Origin, Work
 
 PASSING = [ProviderBusy, ConnectionBroken, CallTimeout, RateLimited]
 FINAL = [BadRequest, NotAllowed, ModelNotFound, ContentRefused, BadReply, ToolError, WorkerLost]

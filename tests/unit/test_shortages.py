@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist.calls import LLMRequest, LLMResponse
 from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.errors import (
     BadReply,
@@ -23,14 +22,15 @@ from aios_dist.errors import (
     ProviderBusy,
     RateLimited,
 )
-from aios_dist.jobs import JobRecord, Kind, Outcome, encode
 from aios_dist.journal import Claim
-from aios_dist.runtime import shortages
-from aios_dist.runtime.limits import Stillness
-from aios_dist.runtime.shortages import NO_DNS, Slots, open_files, shortage
-from aios_dist.runtime.steps import Machine, Steps
-from aios_dist.runtime.threads import Threads
-from aios_dist.runtime.work import Origin, Stopped, Work
+from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.model.jobs import JobRecord, Kind, Outcome, encode
+from aios_dist.worker import shortages
+from aios_dist.worker.limits import Stillness
+from aios_dist.worker.shortages import NO_DNS, Slots, open_files, shortage
+from aios_dist.worker.steps import Machine, Steps
+from aios_dist.worker.threads import Threads
+from aios_dist.worker.work import Origin, Stopped, Work
 
 REQUEST = encode(LLMRequest([{"role": "user", "content": "x"}]))
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aios_dist import policies
-from aios_dist.agents import JobSpec
 from aios_dist.errors import ConfigError, InvalidInput
-from aios_dist.plans import Plan, agent_first, fifo, fixed, hybrid
+from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
+from aios_dist.model.specs import JobSpec
 from aios_dist.policies import Past
 from aios_dist.simulate import ORACLE, Job, Run, bound, figures, simulate
 from aios_dist.simulate.pasts import MOST, Pasts

@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import estimates, turns
-from aios_dist.agents import JobSpec
-from aios_dist.calls import LLMResponse, Usage
 from aios_dist.cli.job_export import calls_of
 from aios_dist.errors import InvalidInput
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState
 from aios_dist.journal import History, JobView
+from aios_dist.model import estimates
+from aios_dist.model.calls import LLMResponse, Usage
+from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState
+from aios_dist.model.specs import JobSpec
+from aios_dist.program import turns
 from aios_dist.simulate import files, generators, latency, simulate
 from aios_dist.simulate.choices import arrange, of_plan, of_policy
 from aios_dist.simulate.latency import Latency

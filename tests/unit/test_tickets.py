@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_dist.broker import TASK, Tickets, broker_url, depth_commands, keyprefix, make_app
+from aios_dist.broker.app import TASK, Tickets, broker_url, depth_commands, keyprefix, make_app
 from aios_dist.config import Config, PoolConfig, parse
 from aios_dist.journal.records import Ticket
 
@@ -141,7 +141,7 @@ def test_the_app_keeps_its_promises() -> None:
 def test_a_workers_app_has_the_pool_its_slots_and_its_lanes_only() -> None:
     app = make_app(Config(), PoolConfig(lanes=["gpu"], slots=7), name="pool")
     assert app.conf.worker_concurrency == 7
-    assert app.conf.worker_pool == "aios_dist.runtime.pool:AsyncioPool"
+    assert app.conf.worker_pool == "aios_dist.worker.pool:AsyncioPool"
     assert [queue.name for queue in app.conf.task_queues] == ["gpu"]
 
 

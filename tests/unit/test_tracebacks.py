@@ -8,9 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import turns
-from aios_dist.calls import LLMResponse
-from aios_dist.commands import gather, llm, tool
 from aios_dist.errors import (
     JobFailed,
     LLMError,
@@ -22,9 +19,12 @@ from aios_dist.errors import (
     to_record,
     user_traceback,
 )
-from aios_dist.jobs import JobRecord, Outcome, decode
-from aios_dist.replay import Replay
-from aios_dist.tracebacks import LIMIT
+from aios_dist.model.calls import LLMResponse
+from aios_dist.model.jobs import JobRecord, Outcome, decode
+from aios_dist.program import turns
+from aios_dist.program.commands import gather, llm, tool
+from aios_dist.program.replay import Replay
+from aios_dist.text.tracebacks import LIMIT
 
 SECRET = "sk-planted-secret"
 
@@ -63,7 +63,7 @@ def test_a_failure_names_the_users_lines_and_none_of_ours() -> None:
         "pay",
     ]
     assert lines[-1] == "    return amount // (amount - 5)"
-    assert "aios_dist/replay.py" not in text
+    assert "aios_dist/program/replay.py" not in text
     assert SECRET not in text, "no values of variables"
 
 

@@ -12,25 +12,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import policies, turns
-from aios_dist.agents import agent, prompts
-from aios_dist.calls import OUTPUT_GUESS, LLMRequest, LLMResponse, ToolRequest
-from aios_dist.commands import gather, llm, signal, sleep, tool
+from aios_dist import policies
 from aios_dist.config import Config, FleetConfig, parse
 from aios_dist.errors import InvalidInput, ProgramChanged, RateLimited, UnknownName, from_record
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
 from aios_dist.journal.news import News
 from aios_dist.journal.records import Claim, Decision
 from aios_dist.journal.views import History, JobView
 from aios_dist.local.machine import LocalFleet
-from aios_dist.onces import once
+from aios_dist.model.calls import OUTPUT_GUESS, LLMRequest, LLMResponse, ToolRequest
+from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
 from aios_dist.policies import Past, Rank, Waiting
-from aios_dist.replay import Replay
-from aios_dist.runtime.repeating import ALWAYS, Seen
-from aios_dist.runtime.threads import Threads
-from aios_dist.runtime.turning import Turns, _follow
-from aios_dist.runtime.work import Origin, Work
-from aios_dist.turns import Catalog
+from aios_dist.program import turns
+from aios_dist.program.agents import agent, prompts
+from aios_dist.program.commands import gather, llm, signal, sleep, tool
+from aios_dist.program.onces import once
+from aios_dist.program.replay import Replay
+from aios_dist.program.turns import Catalog
+from aios_dist.worker.repeating import ALWAYS, Seen
+from aios_dist.worker.threads import Threads
+from aios_dist.worker.turning import Turns, _follow
+from aios_dist.worker.work import Origin, Work
 
 pause = time.sleep
 

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import turns
-from aios_dist.calls import OUTPUT_GUESS, LLMRequest, LLMResponse
-from aios_dist.commands import LLM, Tool, gather, llm, tool
 from aios_dist.errors import InvalidInput
-from aios_dist.estimates import PICTURE, SMALL_PICTURE, estimate
-from aios_dist.jobs import JobRecord, Kind, Outcome, Step, StepState, decode
-from aios_dist.replay import Replay
-from aios_dist.requests import encoded
+from aios_dist.model.calls import OUTPUT_GUESS, LLMRequest, LLMResponse
+from aios_dist.model.estimates import PICTURE, SMALL_PICTURE, estimate
+from aios_dist.model.jobs import JobRecord, Kind, Outcome, Step, StepState, decode
+from aios_dist.program import turns
+from aios_dist.program.commands import LLM, Tool, gather, llm, tool
+from aios_dist.program.replay import Replay
+from aios_dist.program.requests import encoded
 
 CATALOG = turns.Catalog({"small": "llm"}, "small", 1_000_000, 1_000_000)
 

@@ -13,17 +13,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist import agents, turns
-from aios_dist.agents import Agent, JobSpec
-from aios_dist.calls import LLMRequest, LLMResponse, ToolCall
-from aios_dist.commands import Tool
 from aios_dist.errors import AiosError, ProviderBusy, describe, from_record
-from aios_dist.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
 from aios_dist.journal.views import History, JobView, head_to_step
-from aios_dist.requests import Asked
-from aios_dist.runtime.tools import Tools
-from aios_dist.runtime.work import Origin, Work
-from aios_dist.turns import Catalog
+from aios_dist.model.calls import LLMRequest, LLMResponse, ToolCall
+from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
+from aios_dist.model.specs import JobSpec
+from aios_dist.program import agents, turns
+from aios_dist.program.agents import Agent
+from aios_dist.program.commands import Tool
+from aios_dist.program.requests import Asked
+from aios_dist.program.turns import Catalog
+from aios_dist.worker.tools import Tools
+from aios_dist.worker.work import Origin, Work
 from tests.unit.test_docs import FENCE
 from tests.unit.test_worker_parts import claim as a_claim
 

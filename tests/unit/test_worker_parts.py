@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 
 from aios_dist import ToolError, agent, llm, tool
-from aios_dist.calls import LLMResponse, Usage
-from aios_dist.jobs import JobRecord, Kind, Outcome, decode
 from aios_dist.journal import Claim
-from aios_dist.replay import Replay
-from aios_dist.runtime import programs, spool, tools
-from aios_dist.runtime.background import Background
-from aios_dist.runtime.ending import OVERDUE
-from aios_dist.runtime.health import Health, most_lost, resident_bytes
-from aios_dist.runtime.programs import Live, Programs
-from aios_dist.runtime.spool import Answer, Answers
-from aios_dist.runtime.steps import idempotency_key, kept
-from aios_dist.runtime.threads import Run, Threads, rested
-from aios_dist.runtime.work import Origin, Stopped, Work
+from aios_dist.model.calls import LLMResponse, Usage
+from aios_dist.model.jobs import JobRecord, Kind, Outcome, decode
+from aios_dist.program.replay import Replay
+from aios_dist.worker import programs, spool, tools
+from aios_dist.worker.background import Background
+from aios_dist.worker.ending import OVERDUE
+from aios_dist.worker.health import Health, most_lost, resident_bytes
+from aios_dist.worker.programs import Live, Programs
+from aios_dist.worker.spool import Answer, Answers
+from aios_dist.worker.steps import idempotency_key, kept
+from aios_dist.worker.threads import Run, Threads, rested
+from aios_dist.worker.work import Origin, Stopped, Work
 
 MB = 1024 * 1024
 
@@ -277,8 +277,8 @@ def test_another_program_of_the_same_job_takes_the_place_of_the_first() -> None:
 async def test_a_task_that_breaks_is_said_once_in_full_and_begun_anew(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.runtime.background.FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr("aios_dist.runtime.background.LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr("aios_dist.worker.background.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("aios_dist.worker.background.LONGEST_PAUSE_S", 0.001)
     errors = [ValueError("one"), asyncio.CancelledError(), GeneratorExit(), None, KeyError("five")]
     begun = asyncio.Event()
 
@@ -405,7 +405,7 @@ async def test_a_limit_below_an_idle_worker_is_said_and_not_kept_to(caplog: pyte
 
 ENDS = """
 import logging, sys, threading, time
-from aios_dist.runtime import ending
+from aios_dist.worker import ending
 ending.BEYOND_S = ending.OWN_END_S = 0.2
 logging.basicConfig(format="%(message)s")
 end = ending.Ending(0.1, lambda: print("saved", flush=True))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from aios_dist import costs
 from aios_dist.cli.checks.finding import Finding, ok, warning
 from aios_dist.cli.output import clock, resume_command, steps_wait, without_usage
+from aios_dist.model import costs
 
 if TYPE_CHECKING:
     from aios_dist.journal import DeadLetter, JobView, ModelView, Registry, TenantView

@@ -11,7 +11,7 @@ from aios_dist.config import DEFAULT_POOLS, Config
 
 if TYPE_CHECKING:
     from aios_dist.journal import Registry
-    from aios_dist.steering import LaneView
+    from aios_dist.producer.fleet_rules import LaneView
 
 TURNS = "turns"
 

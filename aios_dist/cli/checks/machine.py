@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from aios_dist import modules
 from aios_dist.cli.checks.finding import Finding, ok, problem, warning
 from aios_dist.cli.version import installed
 from aios_dist.config import DEFAULT_POOLS, FILES_BESIDE_CALLS, Config
 from aios_dist.errors import ConfigError
 from aios_dist.journal import Registry
+from aios_dist.program import imports as modules
 
 NEEDED = {"celery": (5, 7), "kombu": (5, 7), "redis": (6, 4)}
 """As in pyproject.toml: older ones run, and lose messages."""
@@ -48,7 +48,7 @@ def models(
     """
     served = {model for worker in (registry.workers if registry else []) for model in worker.models}
     try:
-        from aios_dist.runtime.providers import check_model
+        from aios_dist.worker.providers import check_model
     except ConfigError as exc:
         if served.issuperset(config.models):
             yield ok("models", "This machine only submits; workers elsewhere serve every model.")

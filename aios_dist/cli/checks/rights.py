@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError, RedisError
 
-from aios_dist.broker import keyprefix, make_app
+from aios_dist.broker.app import keyprefix, make_app
 from aios_dist.cli.checks.finding import Finding, ok, problem
 from aios_dist.config import Config
 from aios_dist.journal import Journal

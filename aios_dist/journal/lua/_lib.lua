@@ -160,7 +160,7 @@ end
 
 local function birth_of(dg) return string.match(dg, '^[^.~]*') end
 
-local DIGEST = 24   -- aios_dist.jobs has the same
+local DIGEST = 24   -- aios_dist.model.jobs has the same
 
 local function packed_event(at, what, step, extra) return cmsgpack.pack({ int(at), what, tostring(step), extra or '' }) end
 

@@ -10,7 +10,7 @@
 -- tenant:T   l_tok/l_mic budget a day, w weight; spend:T:DAY tok/mic spent
 -- A tenant's limit of calls in flight is that of a model called "@T".
 
-local INPUT_COST, OUTPUT_COST = 1, 2   -- of a token, in fair share (aios_dist.calls has the same)
+local INPUT_COST, OUTPUT_COST = 1, 2   -- of a token, in fair share (aios_dist.model.calls has the same)
 local MINUTE = 60000000
 local OPEN_WINDOW = 1024   -- a window this wide holds nothing back any more
 local MOST_LET_IN = 100    -- at a time

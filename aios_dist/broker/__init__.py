@@ -1,0 +1,1 @@
+"""Celery's side: the one app definition, its channels, and tickets. Internal."""

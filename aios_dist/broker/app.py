@@ -1,0 +1,181 @@
+"""The one definition of the Celery app, the wire names, and tickets.
+
+A ticket is a Celery message (protocol 2) on the Redis list of its lane, with those fields only that
+Celery's worker and Flower read: a million of them may wait. What is there is what ``send_task`` gives, and
+what is left out has Celery's own default (contract tests compare both). Made here it takes a hundredth of
+the time, and its ``LPUSH`` travels in the same round trip as the commit that made the step ready.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+from celery import Celery
+from kombu import Queue
+
+from aios_dist.broker.channels import Guarded
+from aios_dist.broker.messages import TASK, message
+from aios_dist.config import Config, PoolConfig
+from aios_dist.journal import Journal, Ticket
+
+MOST_AT_ONCE = 500
+"""Tickets in one call of the journal's verb."""
+
+POOL = "aios_dist.worker.pool:AsyncioPool"
+
+
+def keyprefix(fleet: str) -> str:
+    """Kombu's ``global_keyprefix`` of a fleet: its lists, ``unacked`` and events are the fleet's own."""
+    return f"{fleet}."
+
+
+def broker_url(redis_url: str) -> str:
+    """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`)."""
+    parts = urlsplit(redis_url)
+    if parts.scheme == "unix":
+        return f"redis+socket://{redis_url.removeprefix('unix://')}"
+    ours = ("master", "sentinel_password")  # kombu takes these as options
+    fields = [(k, v) for k, v in parse_qsl(parts.query) if k not in ours and not k.startswith("ssl_")]
+    query = urlencode(fields)
+    account, at, hosts = parts.netloc.rpartition("@")
+    if parts.scheme != "sentinel":
+        return urlunsplit(parts._replace(query=query))
+    return ";".join(
+        urlunsplit(("sentinel", f"{account}{at}{host}", parts.path, query, "")) for host in hosts.split(",")
+    )
+
+
+def tls_of(redis_url: str) -> dict[str, Any] | None:
+    """The ``ssl_…`` settings of a ``rediss://`` URL, for Celery's ``broker_use_ssl``; None without TLS.
+
+    The certificate is verified unless the URL says otherwise (kombu alone would not).
+    """
+    parts = urlsplit(redis_url)
+    if parts.scheme != "rediss":
+        return None
+    wanted: dict[str, Any] = {k: v for k, v in parse_qsl(parts.query) if k.startswith("ssl_")}
+    level = wanted.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+    wanted["ssl_cert_reqs"] = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL}.get(
+        level, ssl.CERT_REQUIRED
+    )
+    if "ssl_check_hostname" in wanted:
+        wanted["ssl_check_hostname"] = wanted["ssl_check_hostname"].lower() in ("1", "true", "yes")
+    return wanted
+
+
+def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios") -> Celery:
+    """The Celery app of a fleet: a worker's when a pool is given, else one that only talks.
+
+    Every setting that differs from Celery's default says why; see docs/design.md, section 5.
+    """
+    fleet = config.fleet
+    app = Celery(name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=pool is not None)
+    options: dict[str, Any] = {
+        "global_keyprefix": keyprefix(fleet.name),
+        "priority_steps": [0],  # one list a lane: order is ours
+        "ack_emulation": False,  # no `unacked`: from the claim on, the lease answers for the step
+        "max_connections": 1000,  # kombu's 10 fail under load
+        # Kombu's default waits for ever on a dead connection; longer than its BRPOP, which lasts a second.
+        "socket_timeout": max(2.0, fleet.redis_timeout),
+        "socket_connect_timeout": min(5.0, fleet.redis_timeout),
+        "socket_keepalive": True,
+        "health_check_interval": max(1, int(fleet.redis_timeout / 2)),  # a silent line costs twice that
+    }
+    if fleet.redis_url.startswith("sentinel://"):
+        query = dict(parse_qsl(urlsplit(fleet.redis_url).query))
+        options["master_name"] = query.get("master", "")
+        if "sentinel_password" in query:
+            options["sentinel_kwargs"] = {"password": query["sentinel_password"]}
+    app.conf.update(
+        broker_transport_options=options,
+        broker_use_ssl=tls_of(fleet.redis_url),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a Redis restart is waited out
+        broker_channel_error_retry=True,  # … and so is one that refuses (READONLY, NOREPLICAS, full memory)
+        task_serializer="json",
+        result_serializer="json",
+        event_serializer="json",
+        accept_content=["json"],  # no pickle anywhere
+        task_ignore_result=True,  # the journal is the result
+        task_acks_late=False,  # the lease answers for the step, not kombu
+        task_default_queue="llm",
+        task_create_missing_queues=False,
+        task_send_sent_event=False,  # 488 → 315 tasks a second, for nothing that Flower needs
+        worker_send_task_events=True,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # a ticket is taken when a slot is free
+        worker_disable_rate_limits=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_prefetch_count_reduction=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        enable_utc=True,
+        timezone="UTC",
+    )
+    lanes = pool.lanes if pool else config.lane_names()
+    app.conf.task_queues = [Queue(lane, routing_key=lane) for lane in lanes]
+    if pool is not None:
+        app.conf.update(worker_pool=POOL, worker_concurrency=pool.slots)
+    return app
+
+
+class Tickets:
+    """Makes the Redis commands that put tickets on their lanes."""
+
+    def __init__(self, config: Config) -> None:
+        self._prefix = keyprefix(config.fleet.name)
+
+    def key(self, lane: str) -> str:
+        """The Redis list of a lane's tickets."""
+        return f"{self._prefix}{lane}"
+
+    def command(self, ticket: Ticket, root: str | None = None, parent: str | None = None) -> tuple[Any, ...]:
+        """The command that publishes one ticket.
+
+        Args:
+            ticket: the lane, and the step that it is published for.
+            root, parent: Celery ids of the chain's first ticket and of the one before, for Flower.
+        """
+        id = secrets.token_hex(8)
+        headers = {"root_id": root or id, "argsrepr": f"['{ticket.job}', '{ticket.step}']"}
+        if parent is not None:
+            headers["parent_id"] = parent
+        return (
+            "LPUSH",
+            self.key(ticket.lane),
+            msgspec.json.encode(message(ticket.lane, id, headers, tag=id)),
+        )
+
+    def commands(
+        self, tickets: Iterable[Ticket], parent: str | None = None, root: str | None = None
+    ) -> list[Any]:
+        """One command a ticket; for tickets of one turn the order is that of the steps."""
+        return [self.command(t, root, parent) for t in tickets]
+
+    async def publish(
+        self, journal: Journal, tickets: Sequence[Ticket], parent: str | None = None, root: str | None = None
+    ) -> None:
+        """Put tickets on their lanes, no more than these have ready steps (they may have been ready before).
+
+        Raises:
+            FleetUnavailable: Redis is away; the reconciler makes up for it.
+        """
+        for start in range(0, len(tickets), MOST_AT_ONCE):
+            made: dict[str, list[bytes]] = {}
+            for ticket in tickets[start : start + MOST_AT_ONCE]:
+                made.setdefault(ticket.lane, []).append(self.command(ticket, root, parent)[2])
+            await journal.publish(made, {lane: self.key(lane) for lane in made})
+
+
+def depth_commands(config: Config, lanes: Iterable[str]) -> list[tuple[str, str]]:
+    """The commands that count the tickets of lanes."""
+    prefix = keyprefix(config.fleet.name)
+    return [("LLEN", f"{prefix}{lane}") for lane in lanes]
+
+
+__all__ = ["TASK", "Tickets", "broker_url", "depth_commands", "keyprefix", "make_app", "tls_of"]

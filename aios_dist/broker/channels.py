@@ -1,0 +1,156 @@
+"""Kombu's channels, with a guard before them: nothing comes in unchecked (:mod:`.messages`)."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+import msgspec
+from celery.app.amqp import AMQP
+from kombu import Connection
+from kombu.transport import redis as of_kombu
+
+from aios_dist.broker.addresses import Tcp, Tls
+from aios_dist.broker.messages import dropped, is_news, ticket, why
+
+LONGEST_PAUSE_S = 2
+"""Between two tries to reach a Redis that is away."""
+
+REMIND_S = 30.0
+"""So often is said that it is still away."""
+
+
+def _seldom(say: Callable[..., Any]) -> Callable[..., Any]:
+    """What is told of each try, told at the first and then now and then."""
+    said = float("-inf")
+
+    def told(*args: Any, **kwargs: Any) -> None:
+        nonlocal said
+        if time.monotonic() - said >= REMIND_S:
+            said = time.monotonic()
+            say(*args, **kwargs)
+
+    return told
+
+
+def _is_lane(queue: str) -> bool:
+    return not queue.endswith(".pidbox")  # the answers to `inspect` and `control` come by such a list
+
+
+class _Client(of_kombu.PrefixedStrictRedis):  # type: ignore[misc]
+    """The connection that takes tickets off their lists: what it hands on is checked."""
+
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        """Redis' answer; to BRPOP as if nothing had come, where what came is dropped."""
+        answer = super().parse_response(connection, command_name, **options)
+        if command_name != "BRPOP" or not answer:
+            return answer
+        key, said = answer
+        return (key, kept) if (kept := _checked(key.decode(), said)) is not None else None
+
+
+def _checked(queue: str, said: bytes) -> bytes | None:
+    if not _is_lane(queue):
+        return said if is_news(said) else None
+    try:
+        return ticket(queue, said)
+    except ValueError as exc:
+        dropped.add(exc)
+        return None
+
+
+class _Guard:
+    """Put before a channel of kombu's."""
+
+    connection_errors: tuple[type[BaseException], ...]
+
+    def _get_client(self) -> Any:
+        super()._get_client()  # type: ignore[misc]  # looks at redis-py's version
+        return functools.partial(_Client, global_keyprefix=self.global_keyprefix)  # type: ignore[attr-defined]
+
+    def _get(self, queue: str) -> Any:
+        """One message without waiting."""
+        try:
+            found = super()._get(queue)  # type: ignore[misc]
+            kept = _checked(queue, msgspec.json.encode(found))
+        except (ValueError, TypeError, RecursionError) as exc:
+            dropped.add(why(exc))
+            raise Empty from None
+        if kept is None:
+            raise Empty
+        return msgspec.json.decode(kept)
+
+    def _handle_message(self, client: Any, answer: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super()._handle_message(client, answer)  # type: ignore[misc]
+        kind, data = found["type"], found["data"]
+        if kind in (b"message", b"pmessage") and not (isinstance(data, bytes) and is_news(data)):
+            found["data"] = None  # kombu passes it over
+        return found
+
+    def _receive_one(self, client: Any) -> Any:
+        """What was sent to all. A valid form may still hold what the one who reads it breaks on."""
+        try:
+            return super()._receive_one(client)  # type: ignore[misc]
+        except Empty:
+            raise
+        except self.connection_errors:
+            raise
+        except Exception as exc:
+            dropped.add(f"{type(exc).__name__} in a message of Celery's remote control or events")
+            raise Empty from None
+
+
+class _Message(of_kombu.Channel.Message):  # type: ignore[misc]
+    def serializable(self) -> dict[str, Any]:
+        """As it is put back on its list: text, where kombu would write bytes in a form of its own."""
+        found: dict[str, Any] = super().serializable()
+        if isinstance(found["body"], bytes):
+            found["body"] = found["body"].decode()
+        return found
+
+
+class _Channel(_Guard, of_kombu.Channel):  # type: ignore[misc]
+    Message = _Message
+    connection_class = Tcp
+    connection_class_ssl = Tls
+
+
+class _SentinelChannel(_Guard, of_kombu.SentinelChannel):  # type: ignore[misc]
+    Message = _Message
+
+
+class _Transport(of_kombu.Transport):  # type: ignore[misc]
+    Channel = _Channel
+
+
+class _SentinelTransport(of_kombu.SentinelTransport):  # type: ignore[misc]
+    Channel = _SentinelChannel
+
+
+_GUARDED = {of_kombu.Transport: _Transport, of_kombu.SentinelTransport: _SentinelTransport}
+
+
+class _Line(Connection):  # type: ignore[misc]
+    """A connection whose channels are guarded, whatever its URL, also after a change of servers."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """As kombu's, whose pauses would grow to half a minute: Redis is back, and slots would stay idle."""
+        given = dict(zip(("errback", "max_retries"), args, strict=False), **kwargs)
+        errback = given.get("errback")
+        if errback is not None:
+            given["errback"] = _seldom(errback)
+        return super().ensure_connection(**{"interval_max": LONGEST_PAUSE_S, **given})
+
+    def get_transport_cls(self) -> Any:
+        found = super().get_transport_cls()
+        return _GUARDED.get(found, found)
+
+
+class Guarded(AMQP):  # type: ignore[misc]
+    """What a Celery app takes its connections from: ``Celery(amqp=Guarded)``."""
+
+    Connection = _Line
+    BrokerConnection = _Line

@@ -1,0 +1,1 @@
+"""``aios-dist demo``: what it runs and what it draws. Internal."""

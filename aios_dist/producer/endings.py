@@ -1,0 +1,265 @@
+"""Who waits for the end of jobs, and hears of it: one connection, however many jobs, and no polling."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from aios_dist.errors import FleetUnavailable, ResultTimeout
+from aios_dist.journal import Journal
+from aios_dist.threads.errands import CLOSED_MEANWHILE
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+"""How long a producer waits for a Redis that was there before and is away: a restart, a failover."""
+
+LOOK_AGAIN_S = 10.0
+"""Jobs that are waited for are looked at this often, whatever the stream of ends brings or does not bring.
+Where the look itself meets a line that nobody hears, an end that was missed is found some 15 s later."""
+
+PAGE = 1000
+"""Jobs that are looked at in one go: who asks for something else meanwhile comes between two pages."""
+
+LOOKS_A_SECOND = 2500
+"""… but very many, somewhat less often: a look takes some microseconds of this loop."""
+
+INSIST_S = 0.1
+"""A task that was cancelled and goes on is cancelled again: redis-py, as it connects, may lose the first."""
+
+LOOK_S = 1.0
+"""A caller with less time than this still gets one look: Redis has so long to answer it."""
+
+
+class Endings:
+    """Follows the fleet's stream of ends for all callers of one event loop."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
+        self._watcher: asyncio.Task[None] | None = None
+        self._looker: asyncio.Task[None] | None = None
+        self._watching = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """A question, or a write that is safe to repeat, again and again while Redis is away.
+
+        Raises:
+            FleetUnavailable: it was not there the first time, is away for longer than ``PATIENCE_S``, or the
+                fleet was closed.
+        """
+        begun = _clock()
+        deadline = begun + PATIENCE_S
+        away: FleetUnavailable | None = None
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout_at(deadline if away else None) as limit:
+                    return await question()
+            except FleetUnavailable as exc:
+                away = exc
+            except TimeoutError:
+                if not limit.expired() or away is None:
+                    raise
+            if not self._journal.connection.met:
+                raise away
+            if _clock() >= deadline:
+                raise FleetUnavailable(f"{away} It was asked for {_clock() - begun:.0f} s.") from None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), 0.25)
+        raise FleetUnavailable(CLOSED_MEANWHILE)
+
+    async def by(self, deadline: float, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question, for a caller whose time ends.
+
+        Args:
+            deadline: on the loop's clock; Redis gets ``LOOK_S`` at the least.
+            question: as for :meth:`ask`.
+
+        Raises:
+            ResultTimeout: there is none in time.
+            FleetUnavailable: see :meth:`ask`.
+        """
+        try:
+            async with asyncio.timeout_at(max(deadline, _clock() + LOOK_S)) as limit:
+                return await self.ask(question)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ResultTimeout(
+                "The wait ended while Redis did not answer: how it stands is not known; it goes on."
+            ) from None
+
+    async def close(self) -> None:
+        """Follow no longer; whoever waits is told."""
+        self._closing.set()
+        for futures in list(self._waiting.values()):
+            for future in futures:
+                if not future.done():
+                    future.set_exception(FleetUnavailable(CLOSED_MEANWHILE))
+        tasks = [task for task in (self._watcher, self._looker) if task is not None]
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=INSIST_S)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def news(self, waiting: Coroutine[Any, Any, object]) -> None:
+        """Return when what is waited for has come, or the fleet is closed."""
+        both = [asyncio.ensure_future(work) for work in (waiting, self._closing.wait())]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if both[0].done():
+                both[0].result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    async def wait(self, id: str, deadline: float) -> None:
+        """Return when the job has ended, or at the deadline (on the loop's clock): who asks looks then.
+
+        Raises:
+            UnknownName: no such job.
+        """
+        future = self._notice(id)
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                await self._watch()
+                state, _ = await self.ask(functools.partial(self._journal.state, id))
+                if not state.ended:
+                    await future
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            future.cancel()
+            self._forget(id, future)
+
+    async def in_order(self, ids: Sequence[str], timeout: float) -> AsyncIterator[str]:
+        """The jobs' ids in the order in which they end; what has ended comes before the clock is looked at.
+
+        Raises:
+            ResultTimeout: some have not ended within ``timeout`` seconds; they go on.
+        """
+        ended: asyncio.Queue[str] = asyncio.Queue()
+        futures = {id: self._notice(id) for id in ids}
+
+        def note(id: str, future: asyncio.Future[None]) -> None:
+            if not future.cancelled():
+                ended.put_nowait(id)
+
+        for id, future in futures.items():
+            future.add_done_callback(functools.partial(note, id))
+        deadline = _clock() + timeout
+        try:
+            await self.by(deadline, self._watch)
+            for page in _pages(ids):
+                await self.by(deadline, functools.partial(self._look, page))
+            for left in range(len(futures), 0, -1):
+                next_ = await self._next(ended, deadline, futures)
+                if next_ is None:
+                    raise ResultTimeout(f"{left} of {len(futures)} jobs have not ended within {timeout:g} s.")
+                futures[next_].result()  # the watcher's own end, if that is why
+                yield next_
+        finally:
+            for id, future in futures.items():
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # told of what this caller has raised already
+                self._forget(id, future)
+
+    async def _next(
+        self, ended: asyncio.Queue[str], deadline: float, futures: Mapping[str, asyncio.Future[None]]
+    ) -> str | None:
+        """The next that has ended; None where there is none at the deadline, which Redis was asked for."""
+        if ended.empty():
+            try:
+                async with asyncio.timeout_at(deadline) as limit:
+                    return await ended.get()
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+        if ended.empty():  # this loop may have stood still, and the news be unread
+            late = [id for id, future in futures.items() if not future.done()]
+            for page in _pages(late):
+                await self.by(deadline, functools.partial(self._look, page))
+            await asyncio.sleep(0)  # what it found is noted
+        return None if ended.empty() else ended.get_nowait()
+
+    def _notice(self, id: str) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[id].append(future)
+        return future
+
+    def _forget(self, id: str, future: asyncio.Future[None]) -> None:
+        waiters = self._waiting.get(id)
+        if waiters and future in waiters:
+            waiters.remove(future)
+        if not waiters:
+            self._waiting.pop(id, None)
+
+    async def _watch(self) -> None:
+        """From here on, no end is missed."""
+        if self._watcher is None or self._watcher.done():
+            self._watching.clear()
+            self._watcher = asyncio.create_task(self._follow())
+            self._watcher.add_done_callback(self._failed)
+        if self._looker is None:
+            self._looker = asyncio.create_task(self._look_now_and_then())
+        waiter = asyncio.create_task(self._watching.wait())
+        await asyncio.wait([waiter, self._watcher], return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        if self._watcher.done():
+            self._watcher.result()
+
+    async def _follow(self) -> None:
+        after = await self.ask(self._journal.ends_now)
+        self._watching.set()
+        async for ids in self._journal.ends(after, idle=LOOK_AGAIN_S):
+            for id in ids:
+                self._tell(id)
+            if not ids:  # a gap
+                await self._look_at_all()
+
+    async def _look_now_and_then(self) -> None:
+        """An end may be missed: the stream is bounded, this loop may have stood still for long, and a line
+        that nobody answers on is given up late."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S + len(self._waiting) / LOOKS_A_SECOND)
+            await self._look_at_all()
+
+    async def _look_at_all(self) -> None:
+        with contextlib.suppress(Exception):
+            for page in _pages(list(self._waiting)):
+                await self.ask(functools.partial(self._look, page))
+
+    async def _look(self, ids: Sequence[str]) -> None:
+        states = await self._journal.states(ids)
+        for id, state in zip(ids, states, strict=True):
+            if state is None or state.ended:
+                self._tell(id)
+
+    def _tell(self, id: str) -> None:
+        for future in self._waiting.pop(id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def _failed(self, watcher: asyncio.Task[None]) -> None:
+        """An account that Redis refuses, say: nobody may be left waiting for news that cannot come."""
+        error = None if watcher.cancelled() else watcher.exception()
+        for futures in list(self._waiting.values()) if error is not None else []:
+            for future in futures:
+                if error is not None and not future.done():
+                    future.set_exception(error)
+
+
+def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[at : at + PAGE] for at in range(0, len(ids), PAGE))
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

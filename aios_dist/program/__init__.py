@@ -1,0 +1,1 @@
+"""How an agent's program runs: what it awaits, its replay, its turns. Internal."""

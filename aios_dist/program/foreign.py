@@ -1,0 +1,262 @@
+"""What agents' code finds around it in a turn: no event loop but one that says what an agent may await.
+
+An agent that awaits what is asyncio's (or anyio's, or an SDK's) gets the same sentence, whoever would have
+raised what; and it cannot run a loop of its own in the turn's thread. Such a use is noted where it happens:
+it ends the program also where the agent's own ``except`` has caught it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.base_events
+import asyncio.runners
+import asyncio.tasks
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn
+
+from aios_dist.model.chance import Known, here
+from aios_dist.program.commands import Refused, in_turn
+from aios_dist.program.generators import Generators
+from aios_dist.program.handovers import dropping
+from aios_dist.text.tracebacks import related, text_of, traceback_of
+
+FRAMEWORKS = frozenset({"asyncio", "anyio", "sniffio", "greenback", "trio"})
+"""What these say about loops and tasks in a turn means always the same."""
+
+OURS = ("aios_dist.program.branches", "aios_dist.program.replay")
+"""Where agents' coroutines are run from."""
+
+LOOPS = (
+    "no running event loop",
+    "There is no current event loop",
+    "Cannot run the event loop while another loop is running",
+    "this event loop is already running",
+)
+"""How loops say so that are not written in Python."""
+
+
+class Misused(BaseException):
+    """Something of asyncio's was used in a turn; an agent's own ``except Exception`` is not meant for it."""
+
+
+class _Noted(threading.local):
+    """The first misuse of the turn that runs on this thread."""
+
+    misuse: Misused | None = None
+    place: TracebackType | None = None
+
+
+_noted = _Noted()
+
+
+def sentence(awaited: Any = None) -> Refused:
+    """The one clear sentence.
+
+    Args:
+        awaited: what came out of the await; None for what asyncio would have made of it.
+    """
+    what = type(awaited).__name__ if awaited is not None else "something of asyncio's own"
+    return Refused(
+        f"The agent awaited {what}. An agent awaits only llm(), tool(), gather(), sleep() and signal(); in "
+        "the place of asyncio's gather and Semaphore: gather(…, limit=n), of its timeouts: within(seconds), "
+        "of as_completed: as_done(…). Put other async code into a function and await tool(function)."
+    )
+
+
+def misuse(awaited: Any = None, said: str = "") -> Misused:
+    """The same, to be raised in the agent, and noted: see :func:`misused`."""
+    error = Misused(said or str(sentence(awaited)))
+    if _noted.misuse is None:
+        place, frame = None, sys._getframe(1)
+        while frame.f_back is not None and frame.f_globals.get("__name__") not in OURS:
+            if frame.f_code.co_name == "__del__":
+                return error  # garbage is put away in the middle of anything: it is not the agent's doing
+            place = TracebackType(place, frame, frame.f_lasti, frame.f_lineno)
+            frame = frame.f_back
+        _noted.misuse, _noted.place = error, place
+    return error
+
+
+def misused() -> Misused | None:
+    """What the turn that runs here has used of asyncio's, whoever caught it; None: nothing."""
+    return _noted.misuse
+
+
+def where_misused() -> TracebackType | None:
+    """Where in the agent's code; its own, whatever was raised in its place on its way up."""
+    said = _noted.misuse
+    return _noted.place or (traceback_of(said) if said is not None else None)
+
+
+class _NoLoop:
+    """Stands where the running loop would: every use of it says the sentence."""
+
+    def create_task(self, coroutine: Any, **_: Any) -> NoReturn:
+        """Nobody will run it."""
+        if inspect.iscoroutine(coroutine):
+            coroutine.close()  # or Python says that it was never awaited
+        raise misuse()
+
+    def get_debug(self) -> bool:
+        """Whatever is made for a loop asks; it may be made, and put away again."""
+        return False
+
+    def is_running(self) -> bool:
+        """Who only asks uses nothing."""
+        return True
+
+    def is_closed(self) -> bool:
+        """The same."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "call_exception_handler":
+            return lambda context: None  # what was made for it and is put away complains; nobody listens
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise misuse()
+
+
+class _NoTask:
+    """Stands where the current task would: timeouts and task groups ask for it, and no loop."""
+
+    def get_name(self) -> str:
+        """Each record of ``logging`` asks."""
+        return "agent"
+
+    def done(self) -> bool:
+        """Who only asks uses nothing."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise misuse()
+
+
+class _Events:
+    """``asyncio.events`` as ``asyncio.run`` and ``Runner`` see it: they refuse to run by themselves."""
+
+    def _get_running_loop(self) -> Any:
+        if (loop := _running()) is _NO_LOOP:
+            raise misuse()
+        return loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio.events, name)
+
+
+_NO_LOOP: Any = _NoLoop()
+_NO_TASK: Any = _NoTask()
+
+
+_running, _run_on = asyncio._get_running_loop, asyncio._set_running_loop
+_hooks, _hook = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
+_here = threading.get_ident
+_swap: Callable[[Any, Any], Any] | None = (
+    getattr(asyncio.tasks, "_swap_current_task") if sys.version_info >= (3, 14) else None  # noqa: B009
+)
+"""From 3.14 on the current task is the thread's; before, the loop's, for good."""
+
+
+@functools.cache
+def _install() -> None:
+    """Once, before the first turn. Outside of turns everything is as it was."""
+    if _swap is None:
+        asyncio.tasks._enter_task(_NO_LOOP, _NO_TASK)
+    runners: Any = asyncio.runners
+    runners.events = _Events()
+    loops: Any = asyncio.base_events.BaseEventLoop
+    check = loops._check_running
+
+    def _check_running(self: Any) -> None:
+        if _running() is _NO_LOOP:
+            raise misuse()
+        check(self)
+
+    loops._check_running = _check_running
+
+
+class Turn:
+    """Around agents' code: llm() and tool() mean something here, and asyncio nothing, on every machine.
+
+    Args:
+        generators: the program's; else a loop's own hooks would finish them as its tasks.
+        known: what it knows of time and chance.
+        drops: the program is dropped.
+    """
+
+    __slots__ = (
+        "_before",
+        "_dropped",
+        "_drops",
+        "_generators",
+        "_hooks",
+        "_known",
+        "_known_before",
+        "_loop",
+        "_misuse",
+        "_task",
+    )
+
+    def __init__(self, generators: Generators, known: Known, drops: bool = False) -> None:
+        self._drops = drops
+        self._generators = generators
+        self._known = known
+
+    def __enter__(self) -> None:
+        _install()
+        self._before, in_turn.value = in_turn.value, True
+        self._known_before, here.known = here.known, self._known
+        self._dropped, dropping.value = dropping.value, self._drops
+        self._misuse, _noted.misuse = _noted.misuse, None
+        self._loop = _running()
+        self._task = _swap(self._loop, None) if _swap is not None and self._loop is not None else None
+        self._hooks = _hooks()
+        _run_on(_NO_LOOP)
+        if _swap is not None:
+            _swap(_NO_LOOP, _NO_TASK)
+        _hook(self._generators.begun, self._generators.left)
+        self._generators.thread = _here()
+
+    def __exit__(self, *_: object) -> None:
+        self._generators.thread = 0
+        _hook(*self._hooks)
+        if _swap is not None:
+            _swap(_NO_LOOP, None)
+        _run_on(self._loop)
+        if _swap is not None and self._loop is not None:
+            _swap(self._loop, self._task)
+        _noted.misuse, _noted.place = self._misuse, None
+        here.known = self._known_before
+        dropping.value = self._dropped
+        in_turn.value = self._before
+
+
+def refusal(error: BaseException) -> Refused | None:
+    """The refusal that stands behind an error, if one does: ours, or what a framework made of a turn."""
+    for one in related(error):
+        if isinstance(one, Refused):
+            return one
+        if isinstance(one, Misused):
+            return Refused(str(one))
+        if _of_a_framework(one):
+            return sentence()
+    return None
+
+
+def _of_a_framework(error: BaseException) -> bool:
+    if not isinstance(error, (RuntimeError, TypeError, AssertionError)):
+        return False
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = place.tb_frame.f_globals.get("__name__") if place is not None else None
+    return (isinstance(module, str) and module.partition(".")[0] in FRAMEWORKS) or (
+        isinstance(error, RuntimeError) and text_of(error).startswith(LOOPS)
+    )

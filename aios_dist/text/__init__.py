@@ -1,0 +1,1 @@
+"""Errors and secrets in words. Internal."""

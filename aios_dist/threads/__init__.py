@@ -1,0 +1,1 @@
+"""Threads, loops and forks of the programs that use us. Internal."""

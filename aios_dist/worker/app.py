@@ -1,0 +1,81 @@
+"""The Celery app around a worker's runtime."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from typing import Any, NoReturn
+
+import greenback
+import msgspec
+from celery import Celery, signals
+
+from aios_dist.broker.app import TASK, make_app
+from aios_dist.config import Config, load
+from aios_dist.errors import AiosError
+from aios_dist.text import masking
+from aios_dist.worker.replies import mask_replies
+from aios_dist.worker.telemetry import Dispatcher, StepRequest, started
+from aios_dist.worker.work import Origin
+from aios_dist.worker.worker import Runtime
+
+
+def worker_app(pool: str, *, slots: int | None = None, config: Config | None = None) -> Celery:
+    """The Celery app of a pool: what ``celery -A workers.llm worker`` starts.
+
+    Args:
+        pool: a pool of ``aios.toml``.
+        slots: steps held at a time; the pool's own number when None (``-c N`` overrides both).
+        config: the configuration; read from ``aios.toml`` and the environment when None.
+
+    Returns:
+        The app. Its queues, slots and pool are set; ``-Q`` and ``-P`` are not needed.
+    """
+    try:
+        config = config if config is not None else load()
+        settings = config.pool(pool)
+    except AiosError as exc:
+        _refuse(exc)
+    if slots is not None:
+        settings = msgspec.structs.replace(settings, slots=slots)
+    app = make_app(config, settings, name=f"aios-{pool}")
+    runtime = Runtime(config, pool, settings)
+    app.aios_runtime = runtime
+    app.steps["consumer"].add(Dispatcher)
+    masking.install()
+    mask_replies()
+
+    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
+    def step(self: Any) -> str:
+        request = self.request
+        lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
+        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def told_to_end(**_: Any) -> None:
+        runtime.begin_to_end()  # Celery may hang at a silent Redis before it comes to the pool
+
+    @signals.worker_shutdown.connect(weak=False)
+    def ended(sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is app:
+            runtime.end(int(getattr(sender, "exitcode", None) or 0))
+
+    @signals.worker_init.connect(weak=False)
+    def check(sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is not app:
+            return
+        try:
+            runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
+            runtime.slots = int(sender.concurrency or settings.slots)
+            runtime.check()
+        except AiosError as exc:
+            _refuse(exc)
+
+    return app
+
+
+def _refuse(error: AiosError) -> NoReturn:
+    """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
+    sys.stderr.write(f"aios-dist: {error}\n")
+    raise SystemExit(2)

@@ -1,0 +1,258 @@
+"""The reconciler: what a crash left between two writes moves again.
+
+Every worker has one, one at a time is in office. Its pass is bounded, so it does not grow with the number of
+waiting steps; and made of parts, each of which may break without keeping the others from their work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+
+from aios_dist.broker.app import Tickets
+from aios_dist.broker.messages import Tally
+from aios_dist.config import Config
+from aios_dist.errors import FleetUnavailable
+from aios_dist.journal import Journal, Ticket
+from aios_dist.worker.office import Office
+from aios_dist.worker.outage import Outage
+
+logger = logging.getLogger("aios_dist.reconciler")
+
+MOST_TICKETS = 1000
+"""Tickets added to a lane in one pass at the most."""
+
+PAGE = 200
+"""Entries of each kind in one call of the verb, which blocks Redis for as long as it takes."""
+
+MOST_PAGES = 50
+"""Calls in one pass."""
+
+MOST_SLICES = 100
+"""Of plans, some milliseconds of Redis each, in one pass."""
+
+WALK_S = 1740.0
+"""In this time every open job is looked at, whether a broken verb has left it aside."""
+
+MATCH_S = 0.25
+"""Between two looks at the tickets at the most."""
+
+STEP_S = 0.01
+"""Looks of one worker come in steps of this: at most so many, however much is due."""
+
+SOONEST_S = 0.05
+"""… and passes of the one in office."""
+
+
+class Reconciler:
+    """Restores invariants 4 to 6 of the design from the journal, within its period.
+
+    Attributes:
+        broken: how often each part of a pass broke.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        tickets: Tickets,
+        worker: str,
+        outage: Outage | None = None,
+        rank_anew: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._period = config.fleet.reconcile
+        self._journal = journal
+        self._tickets = tickets
+        self._office = Office(journal, worker, self._period)
+        self._outage = outage or Outage()
+        self._rank_anew = rank_anew  # steps of a lane whose rules have changed; whether there may be more
+        self._cursor = "0"
+        self._walked = "0"
+        self._slots = dict.fromkeys(config.lane_names(), 0)  # of each lane, over all workers
+        self._alarm: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._due: set[int] = set()  # in steps of the loop's clock, none later than a period from now
+        self._counted = float("-inf")
+        self._tallies: dict[str, Tally] = {}
+        self.broken: Counter[str] = Counter()
+        self._mended = Tally(
+            logger.warning, "The journal was put right: %s (%d such since this was last said)."
+        )
+
+    async def run(self) -> None:
+        """Work for ever; a Redis that is away is waited for."""
+        while True:
+            pause = self._period
+            with self._part("office"):
+                if await self._office.ask("take"):
+                    pause = await self._pass()
+            while self._office.mine and pause > MATCH_S:  # tickets may pile up fast
+                await asyncio.sleep(MATCH_S)
+                pause -= MATCH_S
+                with self._part("tickets"):
+                    await self._match_tickets()
+            await asyncio.sleep(pause)
+
+    async def leave(self) -> None:
+        """Give the office up, so that nobody has to wait for it.
+
+        Raises:
+            FleetUnavailable: Redis is away; others take it after three periods.
+        """
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._office.mine:
+            await self._office.ask("leave")
+
+    # Looking between two passes --------------------------------------------------------------------------
+
+    def look_again(self, seconds: float) -> None:
+        """Something is due then. What is due later than a period from now is seen by whoever is in office."""
+        if seconds < self._period:
+            self._due.add(math.ceil((asyncio.get_running_loop().time() + seconds) / STEP_S))
+            self._set_alarm()
+
+    def look_again_in_office(self) -> None:
+        """The same, at once, where one is enough."""
+        if self._office.mine:
+            self.look_again(0.0)
+
+    def _set_alarm(self) -> None:
+        """One timer, for the next of them all."""
+        at = min(self._due) * STEP_S
+        if self._alarm is not None:
+            if self._alarm.when() == at:
+                return
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(at, self._look)
+
+    def _look(self) -> None:
+        loop, self._alarm = asyncio.get_running_loop(), None
+        now = math.floor(loop.time() / STEP_S + 0.01)  # timers may be early
+        self._due = {due for due in self._due if due > now}
+        if self._looking is None or self._looking.done():
+            self._looking = loop.create_task(self._look_once())
+        else:
+            self._due.add(now + 1)  # that look may be past it already
+        if self._due:
+            self._set_alarm()
+
+    async def _look_once(self) -> None:
+        """Without the office: verbs are atomic, and two at once only share the work."""
+        with self._part("look"):
+            await self.once()
+
+    # A pass ----------------------------------------------------------------------------------------------
+
+    async def once(self) -> float:
+        """One pass, in office or not.
+
+        Returns:
+            Seconds until the next one is worth while: the period, or less when something is due before.
+        """
+        await self._office.ask("look")
+        return await self._pass()
+
+    async def _pass(self) -> float:
+        if asyncio.get_running_loop().time() - self._counted >= self._period / 2:
+            with self._part("lanes"):
+                await self._count_slots()
+        pause = self._period
+        with self._part("reap"):
+            pause = min(pause, await self._reap())
+        with self._part("plans"):
+            await self._go_on_with_plans()
+        with self._part("walk"):
+            await self._walk()
+        with self._part("tickets"):
+            await self._match_tickets()
+        return pause
+
+    @contextlib.contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        """What breaks here breaks nothing else; a Redis that is away is said once for all."""
+        try:
+            yield
+        except FleetUnavailable as exc:
+            self._outage.away(exc)
+        except Exception as exc:
+            self._breaks(name, f"{type(exc).__name__}: {exc}", exc_info=True)
+
+    def _breaks(self, part: str, why: str, *, exc_info: bool = False) -> None:
+        self.broken[part] += 1
+        tally = self._tallies.setdefault(
+            part,
+            Tally(logger.error, f"The reconciler's part {part!r} broke: %s (%d since this was last said)."),
+        )
+        tally.add(why[:500], exc_info=exc_info)
+
+    async def _count_slots(self) -> None:
+        registry = await self._journal.registry()
+        slots = dict.fromkeys(registry.lanes(self._slots), 0)
+        for worker in registry.workers:
+            for lane in worker.lanes:
+                slots[lane] += worker.slots
+        self._slots, self._counted = slots, asyncio.get_running_loop().time()
+
+    async def _reap(self) -> float:
+        """What time or a crash has left behind; seconds until there is more of it."""
+        for _ in range(MOST_PAGES):
+            reaped = await self._journal.reap(list(self._slots), self._cursor, PAGE)
+            self._cursor = reaped.cursor
+            if reaped.moved:
+                logger.info("Moved %d that a crash or time had left behind.", reaped.moved)
+            if reaped.moved < PAGE:
+                break  # else a whole machine was lost: go on at once
+        more = False
+        for lane in reaped.astray if self._rank_anew else ():
+            with self._part(f"ranking lane {lane}"):
+                assert self._rank_anew is not None
+                more |= await self._rank_anew(lane)
+        if more:
+            return 0.0
+        if reaped.next_s is None:
+            return self._period
+        return max(SOONEST_S, reaped.next_s - await self._journal.now())
+
+    async def _go_on_with_plans(self) -> None:
+        """Members that no verb has come to yet are admitted or dropped; what nobody submits further goes."""
+        if not self._office.mine:
+            return
+        for _ in range(MOST_SLICES):
+            _, tickets, more = await self._journal.go_on()
+            commands = self._tickets.commands(tickets)
+            await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
+            if not more:
+                return
+        self.look_again(0.0)
+
+    async def _walk(self) -> None:
+        """What broken verbs have left: what is marked at once, all open jobs within ``WALK_S``."""
+        if not self._office.mine:
+            return
+        looked = 0
+        for _ in range(MOST_PAGES):  # of jobs with many steps a page holds few
+            walked = await self._journal.walk(self._walked, PAGE)
+            self._walked = walked.cursor
+            for job, what in walked.found:
+                self._mended.add(f"job {job}: {what}")
+            looked += walked.looked
+            if walked.cursor == "0" or looked >= walked.open * self._period / WALK_S:
+                return
+
+    async def _match_tickets(self) -> None:
+        """As many tickets as ready steps on every lane (invariant 5), and not more than slots besides."""
+        lanes = list(self._slots)
+        found = await self._journal.tickets(lanes, [*map(self._tickets.key, lanes)], [*self._slots.values()])
+        for lane, has in found.items():
+            if has.wrong:
+                self._breaks(f"tickets of lane {lane}", has.wrong)
+            with self._part(f"tickets of lane {lane}"):
+                missing = min(has.ready - has.tickets, MOST_TICKETS)
+                more = self._tickets.commands([Ticket(lane, "?", "?")] * missing)
+                await asyncio.gather(*(self._journal.connection.command(*c) for c in more))

@@ -1,0 +1,337 @@
+"""One page: what a worker does with a ticket. Claim → call → commit → turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from aios_dist.errors import JournalError, LLMError, ToolError, UnknownName
+from aios_dist.journal import Advance, Claim, Nothing, Refusal
+from aios_dist.journal.records import random_name
+from aios_dist.model.calls import Usage
+from aios_dist.model.jobs import Kind, Outcome
+from aios_dist.program.agents import registered
+from aios_dist.worker.faults import point
+from aios_dist.worker.leases import Leases
+from aios_dist.worker.programs import Live
+from aios_dist.worker.steps import Again, Steps, billed, kept
+from aios_dist.worker.turning import Turn, Turns
+from aios_dist.worker.work import Origin, Stopped, Work
+from aios_dist.worker.writing import Writer
+
+logger = logging.getLogger("aios_dist.runner")
+
+ELSEWHERE_S = 0.05
+"""A ticket that belongs to another worker keeps one of our slots for so long: no loop gets hot over it."""
+
+NOT_NOW_S = 1.0
+"""The same where we may claim nothing, and for a step that this worker finds that it cannot serve."""
+
+
+class Runner:
+    """Serves tickets on one event loop."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        leases: Leases,
+        turns: Turns,
+        steps: Steps,
+        worker: str,
+        models: Sequence[str],
+    ) -> None:
+        self.turns = turns
+        self.agents: set[str] = set()
+        """The agents of the steps that were served."""
+        self.hung: set[Work] = set()
+        """Steps that are over, and whose tool is not: their slots are taken."""
+        self._writer = writer
+        self._leases = leases
+        self._steps = steps
+        self._worker = worker
+        self._models = sorted(models)
+
+    async def serve(self, lane: str, origin: Origin, announce: Callable[[str, Claim], None]) -> str:
+        """What one ticket is good for: the best ready step of its lane.
+
+        Args:
+            lane: the lane that the ticket was on.
+            origin: the Celery task.
+            announce: told which step it became.
+
+        Returns:
+            A few words for people, without any of the content.
+
+        Raises:
+            LLMError, ToolError: the step's outcome is an error (it is written; Flower shows a failure).
+        """
+        if self._writer.closing.is_set() or not self._leases.fresh:
+            await self._writer.give_back(lane, NOT_NOW_S)
+            return "given back: this worker takes nothing now"
+        point("popped")
+        try:
+            claim, asked = await self._claim(lane)
+        except Stopped:
+            return "spare ticket: this worker ends"
+        if claim is None:
+            return "spare ticket: nothing may run"
+        point("claimed")
+        work = Work(claim, origin, asked)
+        self._leases.add(claim, work)
+        try:
+            await self._writer.publish(claim.tickets, origin)
+            try:
+                announce(origin.ticket or "", claim)
+            except Exception as exc:  # what Flower shows is no reason to give a step back
+                logger.debug("Flower was not told: %s", exc)
+            return await self._step(work)
+        except Stopped as stopped:
+            return await self._hand_back(work, stopped.reason)
+        except (LLMError, ToolError):
+            raise
+        except Exception:
+            logger.exception("Serving %s/%s broke; the step goes back.", claim.job, claim.step)
+            return await self._hand_back(work, "this worker broke over it")
+        finally:
+            self._leases.remove(claim)
+            await self._until_free(work)
+
+    async def _claim(self, lane: str) -> tuple[Claim | None, float]:
+        """A step, if there is one, and when it was asked for."""
+        token, again, asked = random_name(), False, 0.0
+
+        async def take() -> Claim | Nothing:
+            nonlocal again, asked
+            sent, again = again, True  # whatever becomes of the answer
+            asked = time.monotonic() if not sent else asked
+            agents = sorted(registered())
+            try:
+                got = await self._writer.journal.take(
+                    lane, self._worker, token, again=sent, models=self._models, agents=agents
+                )
+            except JournalError as exc:
+                logger.error("%s", exc)
+                got = Nothing()
+            again = False
+            return got
+
+        while True:
+            got = await self._writer.insist(take, paid=False)
+            if isinstance(got, Claim):
+                return got, asked
+            await self._writer.publish(got.tickets)
+            if got.elsewhere:
+                await self._writer.give_back(lane, ELSEWHERE_S)
+            if not got.again:
+                return None, asked
+
+    async def _step(self, work: Work) -> str:
+        claim = work.claim
+        if claim.is_turn:
+            try:
+                async with self.turns.alone(work):
+                    return await self.turns.catch_up(work, claim.token)
+            except UnknownName:
+                return "the job has expired"
+        self.agents.add(claim.record.agent)
+        begun = asyncio.get_running_loop().time()
+        # The program is brought up to date while the provider thinks.
+        ready = asyncio.create_task(self.turns.program(work)) if self.turns.here(claim) else None
+        error: Exception | None = None
+        refusal: Refusal | None = None
+        try:
+            if claim.kind is Kind.LLM:
+                outcome = Outcome(response=await self._steps.call(work))
+            else:
+                outcome = Outcome(value=await self._steps.tool(work, ready))
+        except (LLMError, ToolError) as exc:
+            again, refusal = self._steps.failed(claim, exc, begun)
+            if again is not None:
+                _forget(ready)
+                if again.ours:
+                    return await self._not_counted(work, again)
+                return await self._try_again(work, exc, again, refusal)
+            outcome, error = Outcome.failed(exc), exc
+            self._say(claim, outcome)
+        except BaseException:
+            _forget(ready)
+            raise
+        point("reply")
+        spent = asyncio.get_running_loop().time() - begun if claim.kind is Kind.LLM else 0.0
+        await self._write(work, outcome, ready, claim.served + spent, refusal)
+        if refusal is not None:
+            self._writer.look_again(refusal.hold)
+        if error is not None:
+            raise error
+        usage = billed(outcome)
+        return f"{usage.prompt_tokens} + {usage.output_tokens} tokens" if usage.calls else "done"
+
+    async def _write(
+        self,
+        work: Work,
+        outcome: Outcome,
+        ready: asyncio.Task[Live | None] | None,
+        served: float,
+        refusal: Refusal | None,
+    ) -> None:
+        """Commit, and with it what the program asks for next, in one write where nothing came between.
+
+        From here on the outcome is paid for: whatever stops or breaks the turn, the outcome is written.
+        """
+        usage = billed(outcome)
+        outcome, data = kept(msgspec.structs.replace(outcome, at=work.now()))
+        if ready is not None:
+            try:
+                await work.wait(ready)
+                if not ready.done():
+                    work.check()
+                if not self.turns.shared(work.claim.job):
+                    async with self.turns.alone(work):
+                        await self._write_with_turn(work, outcome, data, usage, ready, served, refusal)
+                        return
+            except Stopped as stopped:
+                logger.info(
+                    "%s/%s is written without its turn: %s.", work.claim.job, work.claim.step, stopped
+                )
+                _forget(ready)
+            else:
+                await self._write_first(work, outcome, data, usage, refusal)
+                return
+        await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=False, refusal=refusal)
+
+    async def _write_first(
+        self, work: Work, outcome: Outcome, data: bytes, usage: Usage, refusal: Refusal | None
+    ) -> None:
+        """The outcome, and then its turn, which may be one for several: other workers write as well."""
+        done = await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=True, refusal=refusal)
+        self._late(work, done)
+        if done.status not in ("turn", "mine"):
+            return
+        try:
+            async with self.turns.alone(work):
+                if not self.turns.has_seen(work, done):
+                    await self._go_on(work, shared=True)
+        except Stopped:
+            return  # the reconciler asks for the turn
+
+    async def _write_with_turn(
+        self,
+        work: Work,
+        outcome: Outcome,
+        data: bytes,
+        usage: Usage,
+        ready: asyncio.Task[Live | None],
+        served: float,
+        refusal: Refusal | None,
+    ) -> None:
+        claim = work.claim
+        try:
+            turn = await self.turns.after(work, ready, outcome, served)
+        except Stopped:
+            raise
+        except Exception as exc:  # ours or the program's: the replay of what is written then says which
+            logger.warning("The turn after %s/%s broke (%s).", claim.job, claim.step, type(exc).__name__)
+            turn = Turn(None, None)
+        done = await self._writer.commit(
+            work, data, outcome.ok, usage, turn.decision, turn_here=True, refusal=refusal
+        )
+        self.turns.settle(work, turn, done)
+        self._late(work, done)
+        if done.status in ("turn", "mine"):
+            await self._go_on(work, shared=turn.decision is not None)
+        elif done.status == "advanced" and turn.decision is not None and turn.decision.more:
+            await self._go_on(work, shared=False)
+
+    async def _go_on(self, work: Work, shared: bool) -> None:
+        try:
+            await self.turns.catch_up(work, "", shared)
+        except (Stopped, UnknownName):
+            return  # the reconciler asks for the turn
+        except Exception:
+            logger.exception("The turn of job %s broke; another worker runs it.", work.claim.job)
+
+    def _late(self, work: Work, done: Advance) -> None:
+        if done.status in ("fenced", "gone", "written"):
+            logger.warning(
+                "The outcome of %s/%s came too late (%s).", work.claim.job, work.claim.step, done.status
+            )
+
+    async def _try_again(self, work: Work, error: Exception, again: Again, refusal: Refusal | None) -> str:
+        """The call failed and may succeed later: the step waits for that without a slot (invariant 7)."""
+        where = (again.model, self.turns.catalog.models.get(again.model, "llm")) if again.model else None
+        release = functools.partial(
+            self._writer.journal.release,
+            work.claim,
+            f"{type(error).__name__}, next: {again.model}" if again.model else type(error).__name__,
+            again.after,
+            error=error,
+            refusal=refusal,
+            to=where,
+        )
+        await self._writer.publish(await self._writer.insist(release), work.origin)
+        self._writer.look_again(max(again.after, refusal.hold if refusal is not None else 0.0))
+        return f"{type(error).__name__}: " + (
+            f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
+        )
+
+    async def _not_counted(self, work: Work, again: Again) -> str:
+        """This worker could not make the call: the step goes back as it came."""
+        release = functools.partial(
+            self._writer.journal.release, work.claim, again.ours, again.after, counted=not again.endless
+        )
+        await self._writer.publish(await self._writer.insist(release), work.origin)
+        self._leases.remove(work.claim)
+        self._writer.look_again(again.after)
+        if again.endless:  # and the slot rests: what is short, is so for the next step too
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._writer.closing.wait(), NOT_NOW_S)
+        return f"not counted: {again.ours}"
+
+    async def _hand_back(self, work: Work, reason: str) -> str:
+        """The step goes back with its old rank; not for ever, where nothing comes of it."""
+        ours = reason in ("job ended", "shutdown")
+        release = functools.partial(
+            self._writer.journal.release,
+            work.claim,
+            reason,
+            0.0 if ours else NOT_NOW_S,
+            counted=reason != "job ended",
+        )
+        try:
+            await self._writer.publish(await self._writer.insist(release, paid=False), work.origin)
+        except (Stopped, JournalError):
+            return f"kept until its lease ends: {reason}"
+        return f"handed back: {reason}"
+
+    async def _until_free(self, work: Work) -> None:
+        """A tool that was given up and still runs has the slot."""
+        if work.hung is None or work.hung.done.done():
+            return
+        self.hung.add(work)
+        closing = asyncio.ensure_future(self._writer.closing.wait())
+        both: set[asyncio.Future[Any]] = {work.hung.done, closing}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
+        self.hung.discard(work)
+
+    def _say(self, claim: Claim, outcome: Outcome) -> None:
+        """Where in the user's code a tool failed; of its own words nothing."""
+        where = (outcome.error or {}).get("traceback")
+        if claim.kind is Kind.TOOL:
+            what = ((outcome.error or {}).get("detail") or {}).get("error", "an error")
+            logger.warning(
+                "Tool %s of job %s raised %s.%s", claim.label, claim.job, what, f"\n{where}" if where else ""
+            )
+
+
+def _forget(ready: asyncio.Task[Live | None] | None) -> None:
+    """Nobody asks for the program any more; what is wrong with it, its turn will say."""
+    if ready is not None:
+        ready.add_done_callback(lambda task: task.cancelled() or task.exception())
