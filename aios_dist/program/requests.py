@@ -17,7 +17,7 @@ from aios_dist.config import odd_option
 from aios_dist.errors import InvalidInput
 from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.model.given import as_json, plain, short
-from aios_dist.model.jobs import Kind, Outcome, Rejection, digest
+from aios_dist.model.jobs import Kind, Outcome, Rejection, Step, StepState, digest
 from aios_dist.model.options import odd_extra
 from aios_dist.program.commands import Leaf, Tool
 from aios_dist.text.tracebacks import text_of
@@ -44,6 +44,20 @@ class Asked(msgspec.Struct, frozen=True):
     digest: str
     rejected: tuple[Rejection, ...] = ()
     once: tuple[Outcome, ...] = ()
+
+    def written(self, number: int, request: Request | None = None) -> Step:
+        """The step as a journal would have it, for a program that is run beside this one."""
+        return Step(
+            job="",
+            number=number,
+            kind=self.kind,
+            lane="",
+            state=StepState.READY,
+            digest=self.digest,
+            request=request,
+            rejected=self.rejected,
+            once=self.once,
+        )
 
 
 def encoded(command: Leaf) -> tuple[bytes, str]:

@@ -30,8 +30,6 @@ from aios_dist.model.jobs import (
     Kind,
     NewStep,
     Outcome,
-    Step,
-    StepState,
     encode,
     packed,
 )
@@ -212,19 +210,7 @@ def repeats(
     Raises:
         UnknownName: the agent's code is not in this process.
     """
-    written = [
-        Step(
-            job="",
-            number=number,
-            kind=asked.kind,
-            lane="",
-            state=StepState.READY,
-            digest=asked.digest,
-            rejected=asked.rejected,
-            once=asked.once,
-        )
-        for number, asked in enumerate(replay.asked[: replay.held])
-    ]
+    written = [asked.written(number) for number, asked in enumerate(replay.asked[: replay.held])]
     program = _program(record, catalog, asked=len(written))
     other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
     other.follow(outcomes, rested)

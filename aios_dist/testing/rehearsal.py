@@ -16,7 +16,7 @@ from aios_dist.errors import InvalidInput, ProgramChanged, StepError, ToolError,
 from aios_dist.model.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.model.chance import Known
 from aios_dist.model.given import as_json
-from aios_dist.model.jobs import Kind, Outcome, Step, StepState
+from aios_dist.model.jobs import Kind, Outcome, Step
 from aios_dist.model.specs import JobSpec
 from aios_dist.program.commands import Tool, is_async, wants_a_loop
 from aios_dist.program.replay import Replay
@@ -82,17 +82,7 @@ class _Rehearsal:
 
     def _compare(self) -> None:
         steps = [
-            Step(
-                job="rehearsal",
-                number=number,
-                kind=asked.kind,
-                lane="",
-                state=StepState.READY,
-                digest=asked.digest,
-                request=asked.command.request if asked.command is not None else None,
-                rejected=asked.rejected,
-                once=asked.once,
-            )
+            asked.written(number, asked.command.request if asked.command is not None else None)
             for number, asked in enumerate(self._live.asked)
         ]
         other = self._begin(steps)
