@@ -211,7 +211,6 @@ class Scales:
         starts = [attempt.start for attempt in step.attempts]
         held: Counter[int] = Counter()
         calls = [call for call in calls if not done.woken(step.attempts, call["start"])]
-        answered: list[tuple[int, Call]] = []
         for call in calls:
             place = bisect.bisect_right(starts, call["start"]) - 1
             if not done.forgotten(call["start"]):  # else its claim is, and perhaps the retry that led to it
@@ -223,27 +222,36 @@ class Scales:
                     found.calls_after_outcome.append(
                         f"{step.key}: call {call['number']} at {call['start']:.6f}, written {before[-1]:.6f}"
                     )
-            if call["status"] == 200 and not call["fault"]:
-                answered.append((place, call))
         for place, count in held.items():
             if count > 1 and place >= 0:
                 found.more_calls_than_attempts.append(f"{step.key}: {count} calls in attempt {place + 1}")
-        # Calls that no fault of the provider made necessary, and nobody who stopped a job and retried it.
+        # What nobody made necessary: no fault of the provider, and nobody who stopped a job and retried it.
         stopped = [c for c in calls if c["status"] == GONE and any(c["start"] < r for r in job.retried_at)]
-        good = [call for call in calls if not call["fault"] and call not in stopped]
-        found.repeated += max(0, len(good) - 1)
-        found.in_flight += sum(1 for place in held if place >= 0 and done.killed(step.attempts[place]))
+        vain = [call for call in calls[:-1] if not call["fault"] and call not in stopped]
+        self._repeated(step, [(bisect.bisect_right(starts, call["start"]) - 1, call) for call in vain])
+
+    def _repeated(self, step: StepStory, calls: list[tuple[int, Call]]) -> None:
+        """Each call that another one followed has a cause of its own: its attempt, or the lapse.
+
+        What Redis remembers can have the attempt only, so it comes first.
+        """
+        found, done = self.found, self._done
+        calls.sort(key=lambda it: done.forgotten(it[1]["start"], it[1]["end"]))
+        used: set[int] = set()
         lapses = 0
-        for place, call in answered[:-1]:
-            told = f"{step.key}: answered at {call['end']:.3f} in attempt {place + 1} of {len(starts)}"
-            if done.forgotten(call["start"], call["end"]) and not lapses:
+        for place, call in calls:
+            answered = call["status"] == 200
+            how = "answered" if answered else "begun"
+            told = f"{step.key}: {how} at {call['end' if answered else 'start']:.3f} in attempt {place + 1}"
+            if place >= 0 and place not in used and done.killed(step.attempts[place]):
+                used.add(place)
+            elif done.forgotten(call["start"], call["end"]) and not lapses:
                 lapses += 1
-                found.answered_again_excused.append(f"{told}, forgotten")
-            elif place >= 0 and done.killed(step.attempts[place]):
-                found.answered_again_excused.append(f"{told}, {step.attempts[place]}")
             else:
-                found.answered_again.append(told)
-        found.forgotten += min(1, sum(done.forgotten(call["start"], call["end"]) for call in good[:-1]))
+                (found.answered_again if answered else found.begun_again).append(told)
+                continue
+            found.repeated_excused += 1
+            found.answered_again_excused += answered
 
     def _run(self, step: StepStory, runs: list[float]) -> None:
         found, done = self.found, self._done

@@ -25,15 +25,14 @@ class Finding:
     written_twice: list[str] = field(default_factory=list)
     calls_after_outcome: list[str] = field(default_factory=list)
     answered_again: list[str] = field(default_factory=list)
-    answered_again_excused: list[str] = field(default_factory=list)
+    begun_again: list[str] = field(default_factory=list)
     more_calls_than_attempts: list[str] = field(default_factory=list)
     taken_from_the_living: list[str] = field(default_factory=list)
     tools_run_again: list[str] = field(default_factory=list)
     over_limits: list[str] = field(default_factory=list)
     tools_run_again_excused: int = 0
-    repeated: int = 0
-    in_flight: int = 0
-    forgotten: int = 0
+    repeated_excused: int = 0
+    answered_again_excused: int = 0
     attempts_lost: int = 0
     ready_again: list[float] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)

@@ -22,7 +22,7 @@ NAMES = ("job-a", "job-b")
 STEP_S = 10.0
 LISTS = (
     *("lost", "wrong", "unexplained_failures", "written_twice", "calls_after_outcome", "answered_again"),
-    *("more_calls_than_attempts", "taken_from_the_living", "over_limits", "tools_run_again"),
+    *("begun_again", "more_calls_than_attempts", "taken_from_the_living", "over_limits", "tools_run_again"),
 )
 
 
@@ -86,7 +86,7 @@ def faults(found: Finding) -> set[str]:
 
 def test_a_run_without_faults_shows_none(story: Story) -> None:
     found = story.weigh()
-    assert (faults(found), found.calls, found.steps, found.repeated) == (set(), 4, 4, 0)
+    assert (faults(found), found.calls, found.steps, found.repeated_excused) == (set(), 4, 4, 0)
 
 
 def again(story: Story) -> None:
@@ -143,13 +143,13 @@ PLANTED: dict[str, tuple[Callable[[Story], Any], set[str]]] = {
     ),
     "two calls in one attempt": (
         lambda s: s.call(s.prompt(0, 0), 101.5, fault="500", status=500),
-        {"more_calls_than_attempts", "over_limits"},
+        {"more_calls_than_attempts", "over_limits", "answered_again"},
     ),
     "a call of nobody": (lambda s: s.call("who is there?", 150), {"wrong"}),
     "a job that is nowhere": (lambda s: s.jobs.pop(), {"lost", "calls_after_outcome"}),
     "a job that hangs": (lambda s: setattr(s.jobs[0], "state", "running"), {"lost", "calls_after_outcome"}),
     "a job that fails": (lambda s: setattr(s.jobs[0], "state", "failed"), {"unexplained_failures"}),
-    "a step taken from the living": (taken, {"taken_from_the_living"}),
+    "a step taken from the living": (taken, {"taken_from_the_living", "begun_again"}),
     "more calls than a tenant may have": (at_once, {"over_limits"}),
 }
 
@@ -202,6 +202,24 @@ def test_what_redis_has_forgotten_excuses_one_call_of_that_time(story: Story) ->
     story.calls.pop()
     story.done = replace(story.done, outages=[Outage(82, 83, True, lost_from=81)])
     assert faults(story.weigh()) == {"answered_again", "more_calls_than_attempts"}
+
+
+def test_what_redis_has_forgotten_and_a_kill_excuse_one_call_each_however_far_behind_a_worker_may_be(
+    story: Story,
+) -> None:
+    """A call of the lapse, one of a worker that was killed just after it, and the one whose answer counts."""
+    story.call(story.prompt(0, 0), 91, end=91.5)
+    story.call(story.prompt(0, 0), 94.1, end=94.4, status=499)
+    story.step(0, 0).attempts.insert(0, Attempt(94, 97, WORKER))
+    story.done = replace(
+        story.done, kills=[Kill(94.3, 41, "machine-1")], outages=[Outage(92, 93, True, lost_from=91)]
+    )
+    for slack in (0.5, 1.0, 2.0, 3.0):
+        story.done = replace(story.done, slack_s=slack)
+        found = story.weigh()
+        assert (faults(found), found.repeated_excused) == (set(), 2)
+    story.done = replace(story.done, kills=[], slack_s=0.5)
+    assert faults(story.weigh()) == {"begun_again"}
 
 
 def test_what_redis_has_forgotten_excuses_the_attempt_whose_end_it_forgot(story: Story) -> None:
