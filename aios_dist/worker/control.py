@@ -46,7 +46,7 @@ class Control:
         leases: what the worker holds.
         worker: the worker's id, as steps name it.
         new_rules: told of lanes whose rules have changed; of none where nobody has listened for a while.
-        busy_plan: told that a plan has members left to admit or to drop.
+        busy_plan: told that a plan has members left to admit or to drop, or a wide job steps that have still to follow it.
 
     Attributes:
         dropped: the messages that were no valid ones.
@@ -70,6 +70,7 @@ class Control:
             "drop": self._drop,
             "lane": self._lane,
             "plan": self._plan,
+            "sweep": self._plan,
         }
         self._lanes: set[str] = set()
         self._reading: asyncio.Task[None] | None = None

@@ -46,6 +46,8 @@ local function push(w, i)
   table.insert(w.todo, 1, i)
 end
 
+local admit_job, end_plan, new_work, work_of
+do   -- (a chunk of Lua has 200 locals at the most)
 local function pop(w, i)
   for at, other in ipairs(w.todo) do
     if other == i then return table.remove(w.todo, at) end
@@ -63,7 +65,7 @@ end
 
 -- A member whose turn has come: nil while it goes on, else whether it failed. One that was cancelled before its turn counts
 -- as failed, whatever has become of it since: retried, it is no member any more.
-local function admit_job(plan, job)
+admit_job = function(plan, job)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp', 'wake')
   if facts[5] ~= plan then return true end
@@ -83,10 +85,7 @@ local function admit_job(plan, job)
   -- (Answers to claims that Redis has lost may be there.)
   if count == 0 or number(facts[6]) > 0 or facts[8] then need_turn(job) end
   if facts[8] then redis.call('HDEL', k, 'wake') end
-  for step = 0, count - 1 do
-    local h = head(job, step)
-    if h[H.state] == 'pending' then begin(job, int(step), h) end
-  end
+  follow_all(job, 'running', facts[2])
 end
 
 -- Cancelled without a word to the plan. One that was retried, or another under its id, is no member.
@@ -98,7 +97,7 @@ local function drop_job(plan, job)
   end
 end
 
-local function end_plan(plan, failed)
+end_plan = function(plan, failed)
   local state, k = failed and 'failed' or 'done', key('plan', plan)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'plan', plan, 'state', state)
   redis.call('PEXPIRE', k, A.retention_ms)
@@ -168,7 +167,7 @@ local function run_plan(plan, w)
 end
 
 -- What stands of a plan, whether it runs or not.
-local function new_work(plan)
+new_work = function(plan)
   local k = key('plan', plan)
   local f = redis.call('HMGET', k, 'todo', 'far')
   local w = { key = k, nodes = {}, changed = {}, todo = {}, far = {}, had = f[1] and f[1] ~= '' }
@@ -179,7 +178,7 @@ local function new_work(plan)
 end
 
 -- … of one that runs; nil where there is none. What a verb that broke was doing is done first.
-local function work_of(plan)
+work_of = function(plan)
   local w = works[plan]
   if w then return not w.over and w or nil end
   local f = redis.call('HMGET', key('plan', plan), 'st', 'now', 'half')
@@ -232,4 +231,5 @@ member_ended = function(plan, i, failed)
   w.far[2] = w.far[2] + 1
   count_end(w, i, failed)
   run_plan(plan, w)
+end
 end

@@ -5,7 +5,6 @@
 -- slices: `half` of it (or x<DIG> of an extension) says when the last came and what stands; its jobs point to that (hp). One write makes
 -- all of it visible. When nothing has come for ABANDONED it is thrown away, in slices too.
 
-local ABANDONED = 60000000   -- µs
 local MOST_THROWN = 100      -- members looked at by one verb that throws away
 
 local function numbers(text)
@@ -70,6 +69,7 @@ end
 -- The digest of a job's record; nil where there is none, or only half of one. plan, field: what the caller is writing.
 local function known(job, plan, field)
   local facts = redis.call('HMGET', key('job', job), 'rec', 'half', 'hp', 'pl')
+  if facts[2] and not abandoned(facts[2]) then return string.sub(facts[1] or '', 1, DIGEST) end   -- a wide fork that is being made
   if facts[2] or facts[3] then
     local there, coming = false, false
     if not facts[2] then there, coming = staged(facts[4], facts[3]) end

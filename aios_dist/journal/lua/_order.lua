@@ -367,15 +367,15 @@ local function change_lane(job, step, h, lane, label)
   return moved
 end
 
--- The step waits on its lane from now on; its rank is decided here.
-local function make_ready(job, step, h)
+-- The step waits on its lane from now on; its rank is decided here. `parked`: not yet, its job is paused.
+local function make_ready(job, step, h, parked)
   local at = stamp()
   h[H.ready] = at
   h[H.rank] = rank_of(job, h)
-  h[H.state] = 'ready'
+  h[H.state] = parked and 'parked' or 'ready'
   put(job, step, h)
   event(job, at, 'ready', step, h[H.label])   -- first: its model may keep it waiting, and it goes to another at once
-  if place(job, step, h) then ticket(h[H.lane], job, step) end
+  if not parked and place(job, step, h) then ticket(h[H.lane], job, step) end
 end
 
 -- A step that was ready before waits again, with the rank that it had. `kept`: its job has not been idle meanwhile.
