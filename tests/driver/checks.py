@@ -68,8 +68,9 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     written = {s for s, h in heads.items() if h.state in ("done", "failed")}
     if written != set(job.outcomes()):
         yield f"{id}: outcomes of {sorted(job.outcomes())}, by the heads of {sorted(written)}"
-    if sorted(heads[s].order for s in written) != list(range(1, v + 1)):
-        yield f"{id}: v is {v}, the orders of outcomes are {sorted(heads[s].order for s in written)}"
+    orders, left_out = sorted(heads[s].order for s in written), job.number("og")
+    if len({*orders}) != v or (orders and not 0 < orders[0] <= orders[-1] <= v + left_out):
+        yield f"{id}: v is {v}, {left_out} are left out, the orders of outcomes are {orders}"
     if stray := [s for s, h in heads.items() if h.order and s not in written]:
         yield f"{id}: {stray} have an order and no outcome"
     for step, h in job.heads.items():

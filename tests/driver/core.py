@@ -15,7 +15,7 @@ from tests.driver.known import FENCED
 from tests.driver.model import Model, differences
 from tests.driver.promises import Promises
 from tests.driver.seen import Seen
-from tests.driver.sending import MODELS, RANKS, go_on, set_limits
+from tests.driver.sending import MODELS, RANKS, go_on, set_limits, sweep
 
 TENANTS = ("t0", "t1", "t2", "t3")
 
@@ -187,6 +187,8 @@ class Core:
         answer = self.fleet.run(verb)
         if self.fleet.client.exists(f"{self.fleet.prefix}plans") and not self.lenient:
             self.fleet.run(go_on(self.journal))  # as the reconciler is woken to do
+        if not self.lenient:
+            self.fleet.run(sweep(self.journal))
         return answer
 
     def twice(self) -> bool:

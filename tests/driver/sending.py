@@ -55,6 +55,13 @@ async def go_on(journal: Journal) -> None:
         _, _, more = await journal.go_on()
 
 
+async def sweep(journal: Journal) -> None:
+    """Steps of wide jobs follow their jobs, until all have."""
+    for job in await journal.connection.command("ZRANGE", journal.keys.prefix + "sweeps", 0, -1):
+        while (await journal.sweep(job.decode()))[2]:
+            pass
+
+
 async def send_signal(journal: Journal, id: str, name: str, sent: str) -> str:
     """A signal's status; ``sent``: its own id."""
     with mock.patch.object(verbs, "MOST_SIGNALS", MOST_SIGNALS):
@@ -118,6 +125,7 @@ async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, 
         cursor, found = reaped.cursor, [*found, *reaped.broken]
         if cursor == "0":
             await go_on(journal)
+            await sweep(journal)
             return found, reaped.ready
 
 

@@ -184,7 +184,7 @@ local function first_events(job)
 end
 
 -- A job of more steps than a verb looks at: those that follow its state come later, see _sweep.
-local STEPS_AT_ONCE = 200   -- some 4 ms
+local STEPS_AT_ONCE = 150   -- some 4 ms
 local function wide(n) return number(n) > STEPS_AT_ONCE end
 
 -- Its list of events begins before it is so wide.

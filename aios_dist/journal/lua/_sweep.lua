@@ -10,7 +10,7 @@
 -- sw       the first step that has still to; behind "m" (or "o", where one before it moves the job) a broken verb is mended on the way (_mend)
 
 local by_caller = false     -- who has called this verb goes on: the reconciler looks only when nobody has for a moment
-local start_over, run_again, follow, follow_on, stands_at, left_to_mend
+local start_over, run_again, follow, catch_up, follow_on, stands_at, left_to_mend
 do   -- (a chunk of Lua has 200 locals at the most)
 local LOOK, CHANGE = 1, 4   -- what a step takes that has followed, and one that does so now, beside
 local MOST_TAKEN = STEPS_AT_ONCE * (LOOK + CHANGE)
@@ -166,6 +166,13 @@ local function page(job, from, count, state)
     end
   end
   return at, moved, cost
+end
+
+-- One step that somebody comes to before it has followed. Gives its head.
+catch_up = function(job, step, h, state)
+  if step == TURN then return h end
+  follow(job, step, h, state)
+  return head(job, step)
 end
 
 -- The steps before this one have followed. Gives whether there are others; with the last a job that has ended begins to expire.
