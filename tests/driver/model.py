@@ -635,6 +635,8 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
         got = (h.kind, h.lane, h.label, h.state, h.attempt, order, h.tries, h.lost, h.back)
         want = (step.kind, step.lane, step.label, step.state, step.attempt, step.order, step.tries, step.lost)
         want = (*want, step.back)
+        if not found.follows(str(n)):
+            got, want = got[:3], want[:3]
         if got != want:
             wrong.append(f"{id}/{n} is {got}, by the model {want}")
         if found.fields.get(f"q{n}") != step.request:

@@ -55,11 +55,13 @@ async def go_on(journal: Journal) -> None:
         _, _, more = await journal.go_on()
 
 
-async def sweep(journal: Journal) -> None:
-    """Steps of wide jobs follow their jobs, until all have."""
-    for job in await journal.connection.command("ZRANGE", journal.keys.prefix + "sweeps", 0, -1):
+async def sweep(journal: Journal) -> int:
+    """Steps of wide jobs follow their jobs, until all have. Of how many jobs there were some left."""
+    jobs = await journal.connection.command("ZRANGE", journal.keys.prefix + "sweeps", 0, -1)
+    for job in jobs:
         while (await journal.sweep(job.decode()))[2]:
             pass
+    return len(jobs)
 
 
 async def send_signal(journal: Journal, id: str, name: str, sent: str) -> str:
@@ -118,15 +120,15 @@ async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> 
 
 async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
-    steps that wait on each lane."""
+    steps that wait on each lane; nothing of them where some moved behind that."""
+    await sweep(journal)
     cursor, found = "0", await walk(journal)  # (first: it may let held steps in, which reaping counts)
     while True:
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
         if cursor == "0":
             await go_on(journal)
-            await sweep(journal)
-            return found, reaped.ready
+            return found, {} if await sweep(journal) else reaped.ready
 
 
 async def walk(journal: Journal) -> list[tuple[str, str]]:

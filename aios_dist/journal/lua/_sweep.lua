@@ -112,6 +112,9 @@ end
 -- A step is brought in line with the state of its job. Gives whether anything changed, and whether it has another place in a line.
 follow = function(job, step, h, state, f)
   local s = h[H.state]
+  local rank = f and (s == 'ready' or s == 'parked' or s == 'leased') and rank_now(h, f)
+  if rank == h[H.rank] then rank = nil end
+  if rank and not (s == 'ready' and state == 'running') then h[H.rank] = rank end
   if state == 'running' then
     if s == 'parked' then back(job, step, h, stamp(), 'resumed') return true end
     if s == 'dropped' or s == 'pending' then
@@ -141,8 +144,7 @@ follow = function(job, step, h, state, f)
     end
     return false
   end
-  local rank = f and (s == 'ready' or s == 'parked' or s == 'leased') and rank_now(h, f)
-  if not rank or rank == h[H.rank] then return false end
+  if not rank then return false end
   h = head(job, step)   -- what others of its job have done may have changed it
   h[H.rank] = rank
   put(job, step, h)
