@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from aios_dist.config import TenantConfig, check_limits, check_tenant
-from aios_dist.journal.sweeping import Sweeping
 from aios_dist.journal.records import Said, Stray, TenantRules, as_text, micros
+from aios_dist.journal.sweeping import Sweeping
 from aios_dist.journal.views import LaneRules, Limits, TenantView
 from aios_dist.model.jobs import Kind
 from aios_dist.policies import Past, Rank, Waiting

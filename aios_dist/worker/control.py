@@ -46,7 +46,8 @@ class Control:
         leases: what the worker holds.
         worker: the worker's id, as steps name it.
         new_rules: told of lanes whose rules have changed; of none where nobody has listened for a while.
-        busy_plan: told that a plan has members left to admit or to drop, or a wide job steps that have still to follow it.
+        busy_plan: told that a plan has members left to admit or to drop, or that steps have still
+                to follow their job.
 
     Attributes:
         dropped: the messages that were no valid ones.

@@ -362,10 +362,8 @@ end
 
 -- The same for what the model holds, a page at a time; as long as it keeps them waiting, the reconciler comes again. What
 -- has nowhere to go stays; the page goes on behind it (fbc: so many of them, or of tenants, were passed).
-local divert_held
-do
 local MOST_DIVERTED = 50
-divert_held = function(model)
+local function divert_held(model)
   local now, k = clock(), key('model', model)
   if string.sub(model, 1, 1) == '@' or not keeps_waiting(model, now) then return end
   local from, some, found = number(redis.call('HGET', k, 'fbc')), false, 0
@@ -390,7 +388,6 @@ divert_held = function(model)
   local more = #tenants == 10 or (#tenants == 0 and found == MOST_DIVERTED)
   redis.call('HSET', k, 'fbc', more and int(from + passed) or 0)
   if found > 0 or from > 0 then look_at_held(model, some and now or now + 2000000) end
-end
 end
 
 -- What a call without usage is taken to have cost: what was reserved for it. (Its cost is prompt + 2 × output.)

@@ -3,9 +3,8 @@
 -- `half` stands in a job's hash from its first write to its last. What has it is not there for anybody: it is thrown away by the
 -- verb that broke, by the next one that submits the same, or by the reconciler (_mend). A plan too big for one verb is written in
 -- slices: `half` of it (or x<DIG> of an extension) says when the last came and what stands; its jobs point to that (hp). One write makes
--- all of it visible. When nothing has come for ABANDONED it is thrown away, in slices too.
-
-local MOST_THROWN = 100      -- members looked at by one verb that throws away
+-- all of it visible. When nothing has come for ABANDONED it is thrown away, in slices too. A wide fork is
+-- copied in slices: `half` says since when, how far, and what is copied (fork).
 
 local function numbers(text)
   local found = {}
@@ -31,8 +30,12 @@ local function give_back(plan, field)
   redis.call('ZADD', P .. 'plans', int(clock()), name_of(plan, field))
 end
 
+local throw_slice
+do   -- (a chunk of Lua has 200 locals at the most)
+local MOST_THROWN = 100   -- members looked at by one verb that throws away
+
 -- A slice of it is thrown away. Gives whether that was the last.
-local function throw_slice(plan, field)
+throw_slice = function(plan, field)
   local k = key('plan', plan)
   give_back(plan, field)
   local at, own = numbers(redis.call('HGET', k, field .. '>')), numbers(redis.call('HGET', k, field))[3]
@@ -64,6 +67,7 @@ local function throw_slice(plan, field)
   redis.call('HSET', k, field .. '>', int(i) .. '|' .. int(c))
   if own and #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
   return false
+end
 end
 
 -- The digest of a job's record; nil where there is none, or only half of one. plan, field: what the caller is writing.

@@ -10,12 +10,15 @@
 -- sw       the first step that has still to; behind "m" (or "o", where one before it moves the job) a broken verb is mended on the way (_mend)
 
 local by_caller = false     -- who has called this verb goes on: the reconciler looks only when nobody has for a moment
-local start_over, run_again, follow, catch_up, follow_on, stands_at, left_to_mend
+local start_over, run_again, exhausted, follow, catch_up, follow_on, stands_at, left_to_mend
 do   -- (a chunk of Lua has 200 locals at the most)
 local LOOK, CHANGE = 1, 4   -- what a step takes that has followed, and one that does so now, beside
 local MOST_TAKEN = STEPS_AT_ONCE * (LOOK + CHANGE)
 local PATIENCE = 1000000    -- µs
-local taken = 0             -- by the steps of wide jobs in this verb
+local taken = 0             -- by this verb
+
+-- Whether this verb has let as many steps follow as one may: the rest of its jobs is for the next one.
+exhausted = function() return taken >= MOST_TAKEN end
 
 -- A failed step runs again: who reports the failure once more is fenced, its usage has counted, and it begins where it was asked for.
 -- `fields`: to be written with its head.
@@ -167,7 +170,8 @@ local function page(job, from, count, state)
       if cost >= MOST_TAKEN then break end
     end
   end
-  return at, moved, cost
+  taken = taken + cost
+  return at, moved
 end
 
 -- One step that somebody comes to before it has followed. Gives its head.
@@ -205,9 +209,8 @@ follow_all = function(job, state, n)
     return false, moved
   end
   if string.match(redis.call('HGET', key('job', job), 'sw') or '', '^%a') then return stands_at(job, 0, count, state, 'm'), 0 end
-  local at, moved, cost = 0, 0, 0
-  if taken < MOST_TAKEN then at, moved, cost = page(job, 0, count, state) end
-  taken = taken + cost
+  local at, moved = 0, 0
+  if not exhausted() then at, moved = page(job, 0, count, state) end
   return stands_at(job, at, count, state), moved
 end
 

@@ -93,6 +93,7 @@ end
 
 -- Jobs past their deadline.
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', 0, int(now), 'LIMIT', 0, A.page)) do
+  if exhausted() then break end
   mark(job)
   redis.call('ZREM', P .. 'deadlines', job)
   each(job, function()
