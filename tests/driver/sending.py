@@ -127,7 +127,8 @@ async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, 
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
         due = float(await journal.connection.command("GET", journal.keys.prefix + CLOCK)) / 1e6
-        late = reaped.moved and reaped.next_s is not None and reaped.next_s <= due  # more than one pass may end
+        # More have ended than one pass lets end?
+        late = reaped.moved and reaped.next_s is not None and reaped.next_s <= due
         if cursor == "0" and not late:
             await go_on(journal)
             return found, {} if await sweep(journal) else reaped.ready
