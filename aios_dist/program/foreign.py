@@ -8,8 +8,6 @@ it ends the program also where the agent's own ``except`` has caught it.
 from __future__ import annotations
 
 import asyncio
-import asyncio.base_events
-import asyncio.runners
 import asyncio.tasks
 import functools
 import inspect
@@ -23,6 +21,7 @@ from aios_dist.model.chance import Known, here
 from aios_dist.program.commands import Refused, in_turn
 from aios_dist.program.generators import Generators
 from aios_dist.program.handovers import dropping
+from aios_dist.program.loops import Loops
 from aios_dist.text.tracebacks import related, text_of, traceback_of
 
 FRAMEWORKS = frozenset({"asyncio", "anyio", "sniffio", "greenback", "trio"})
@@ -139,18 +138,6 @@ class _NoTask:
         raise misuse()
 
 
-class _Events:
-    """``asyncio.events`` as ``asyncio.run`` and ``Runner`` see it: they refuse to run by themselves."""
-
-    def _get_running_loop(self) -> Any:
-        if (loop := _running()) is _NO_LOOP:
-            raise misuse()
-        return loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio.events, name)
-
-
 _NO_LOOP: Any = _NoLoop()
 _NO_TASK: Any = _NoTask()
 
@@ -158,6 +145,7 @@ _NO_TASK: Any = _NoTask()
 _running, _run_on = asyncio._get_running_loop, asyncio._set_running_loop
 _hooks, _hook = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
 _here = threading.get_ident
+_loops = Loops(lambda: _running() is _NO_LOOP, lambda: misuse())
 _swap: Callable[[Any, Any], Any] | None = (
     getattr(asyncio.tasks, "_swap_current_task") if sys.version_info >= (3, 14) else None  # noqa: B009
 )
@@ -169,17 +157,7 @@ def _install() -> None:
     """Once, before the first turn. Outside of turns everything is as it was."""
     if _swap is None:
         asyncio.tasks._enter_task(_NO_LOOP, _NO_TASK)
-    runners: Any = asyncio.runners
-    runners.events = _Events()
-    loops: Any = asyncio.base_events.BaseEventLoop
-    check = loops._check_running
-
-    def _check_running(self: Any) -> None:
-        if _running() is _NO_LOOP:
-            raise misuse()
-        check(self)
-
-    loops._check_running = _check_running
+    _loops.watch()
 
 
 class Turn:
@@ -202,6 +180,7 @@ class Turn:
         "_loop",
         "_misuse",
         "_task",
+        "_trio",
     )
 
     def __init__(self, generators: Generators, known: Known, drops: bool = False) -> None:
@@ -218,6 +197,7 @@ class Turn:
         self._loop = _running()
         self._task = _swap(self._loop, None) if _swap is not None and self._loop is not None else None
         self._hooks = _hooks()
+        self._trio = _loops.trio_away()
         _run_on(_NO_LOOP)
         if _swap is not None:
             _swap(_NO_LOOP, _NO_TASK)
@@ -232,6 +212,8 @@ class Turn:
         _run_on(self._loop)
         if _swap is not None and self._loop is not None:
             _swap(self._loop, self._task)
+        if self._trio:
+            _loops.trio_back(self._trio)
         _noted.misuse, _noted.place = self._misuse, None
         here.known = self._known_before
         dropping.value = self._dropped

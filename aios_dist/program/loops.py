@@ -1,0 +1,132 @@
+"""Loops of all makes: in a turn none of them begins, and whoever would begin one there is found out.
+
+A loop that begins sets the thread's running loop, or its hooks for generators. uvloop's asks in C whether one
+runs, and is watched by its class, which says that it is a loop of asyncio's; trio's functions by what they ask
+of the thread. What refuses to begin by itself, with an error that an agent may catch, is known by its name.
+Outside of turns all of this does what it always did. A thread that an agent starts is outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.events
+import functools
+import sys
+from collections.abc import Callable
+from types import FrameType, FunctionType
+from typing import Any
+
+ASKERS = frozenset(
+    {
+        *("asyncio.base_events", "asyncio.runners", "anyio._backends._asyncio", "anyio._core._eventloop.run"),
+        *("asgiref.sync", "nest_asyncio.manage_run", "nest_asyncio2.manage_run", "uvloop.run"),
+    }
+)
+"""Modules, and functions, that ask which loop runs only to begin another one, or to give it work."""
+
+DEEP = 4
+"""Calls from one of these to its question: sniffio's stand between."""
+
+
+Away = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Attributes of this thread's, and what they were."""
+
+
+class Loops:
+    """Where loops begin, watched.
+
+    Args:
+        in_turn: whether a turn runs on this thread.
+        misuse: notes that one was to begin there, and gives what is to be raised.
+    """
+
+    def __init__(self, in_turn: Callable[[], bool], misuse: Callable[[], BaseException]) -> None:
+        self._in_turn = in_turn
+        self._misuse = misuse
+
+    def watch(self) -> None:
+        """Once a process; what is imported later is watched too."""
+        events: Any = asyncio.events
+        asks = self._watched(events._get_running_loop, _asks_to_begin)
+        sets = self._watched(events._set_running_loop, lambda by: _name(by) != "on_fork")
+        for module in (events, asyncio):
+            module._get_running_loop, module._set_running_loop = asks, sets
+        asyncio.get_running_loop = self._watched(asyncio.get_running_loop, _asks_to_begin)
+        asyncio.current_task = self._watched(asyncio.current_task, _asks_to_begin)
+        sys.set_asyncgen_hooks = self._watched(sys.set_asyncgen_hooks)
+        self._watch_classes()
+
+    def trio_away(self) -> Away | None:
+        """What trio knows of this thread, taken from it for a turn: see :meth:`trio_back`. None: it is not here."""
+        context = getattr(sys.modules.get("trio._core._run"), "GLOBAL_RUN_CONTEXT", None)
+        if context is None:
+            return None
+        kind: Any = type(context)
+        if "__getattr__" not in vars(kind):
+
+            def asked(context: Any, name: str) -> Any:
+                if self._in_turn() and not _name(sys._getframe(1)).startswith("in_trio_"):  # who only asks
+                    raise self._misuse()
+                raise AttributeError(f"{type(context).__name__!r} object has no attribute {name!r}")
+
+            kind.__getattr__ = asked
+        name = getattr(sys.modules.get("sniffio"), "thread_local", None)
+        away = [(vars(there), dict(vars(there))) for there in (context, name) if there is not None]
+        for there, _ in away:
+            there.clear()
+        return away
+
+    def trio_back(self, away: Away) -> None:
+        """It is as it was."""
+        for there, held in away:
+            there.update(held)
+
+    def _watched(
+        self, function: Callable[..., Any], means_it: Callable[[FrameType], bool] = lambda by: True
+    ) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if self._in_turn() and means_it(sys._getframe(1)):
+                raise self._misuse()
+            return function(*args, **kwargs)
+
+        return watched
+
+    def _watch_classes(self) -> None:
+        base: Any = asyncio.AbstractEventLoop
+        seen, todo = {base}, [base]
+        while todo:
+            more = set(todo.pop().__subclasses__()) - seen
+            seen |= more
+            todo += more
+            for kind in more:
+                self._watch_class(kind)
+        before = base.__init_subclass__
+
+        def begun(kind: Any, **kwargs: Any) -> None:
+            before.__func__(kind, **kwargs) if hasattr(before, "__func__") else before(**kwargs)
+            self._watch_class(kind)
+
+        base.__init_subclass__ = classmethod(begun)
+
+    def _watch_class(self, kind: Any) -> None:
+        for name in ("run_forever", "run_until_complete"):
+            runs = getattr(kind, name)
+            if not isinstance(runs, FunctionType):  # Python's own begins as asyncio's do
+                setattr(kind, name, self._watched(runs))
+
+
+def _name(frame: FrameType) -> str:
+    return frame.f_code.co_name
+
+
+def _asks_to_begin(by: FrameType) -> bool:
+    frame: FrameType | None = by
+    for _ in range(DEEP):
+        if frame is None:
+            return False
+        module = frame.f_globals.get("__name__", "")
+        if module in ASKERS or f"{module}.{_name(frame)}" in ASKERS:
+            return True
+        frame = frame.f_back
+    return False
