@@ -1,9 +1,10 @@
 """Loops of all makes: in a turn none of them begins, and whoever would begin one there is found out.
 
 A loop that begins sets the thread's running loop, or its hooks for generators. uvloop's asks in C whether one
-runs, and is watched by its class, which says that it is a loop of asyncio's; trio's functions by what they ask
+runs, and is watched by its class, which says that it is a loop of asyncio's; trio by what its functions ask
 of the thread. What refuses to begin by itself, with an error that an agent may catch, is known by its name.
-Outside of turns all of this does what it always did. A thread that an agent starts is outside.
+Outside of turns all of this does what it always did. A thread that an agent starts is outside, and known: the
+turn hears what it awaits of ours.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import asyncio
 import asyncio.events
 import functools
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -38,26 +41,35 @@ class Loops:
     Args:
         in_turn: whether a turn runs on this thread.
         misuse: notes that one was to begin there, and gives what is to be raised.
+        carried: makes of a function one for a thread that the turn here starts.
     """
 
-    def __init__(self, in_turn: Callable[[], bool], misuse: Callable[[], BaseException]) -> None:
+    def __init__(
+        self,
+        in_turn: Callable[[], bool],
+        misuse: Callable[[], BaseException],
+        carried: Callable[[Callable[..., Any]], Callable[..., Any]],
+    ) -> None:
         self._in_turn = in_turn
         self._misuse = misuse
+        self._carried = carried
 
     def watch(self) -> None:
         """Once a process; what is imported later is watched too."""
         events: Any = asyncio.events
         asks = self._watched(events._get_running_loop, _asks_to_begin)
         sets = self._watched(events._set_running_loop, lambda by: _name(by) != "on_fork")
-        for module in (events, asyncio):
+        modules: list[Any] = [events, asyncio]
+        for module in modules:
             module._get_running_loop, module._set_running_loop = asks, sets
         asyncio.get_running_loop = self._watched(asyncio.get_running_loop, _asks_to_begin)
         asyncio.current_task = self._watched(asyncio.current_task, _asks_to_begin)
         sys.set_asyncgen_hooks = self._watched(sys.set_asyncgen_hooks)
         self._watch_classes()
+        self._watch_threads()
 
     def trio_away(self) -> Away | None:
-        """What trio knows of this thread, taken from it for a turn: see :meth:`trio_back`. None: it is not here."""
+        """What trio knows of this thread, taken from it for a turn: see :meth:`trio_back`."""
         context = getattr(sys.modules.get("trio._core._run"), "GLOBAL_RUN_CONTEXT", None)
         if context is None:
             return None
@@ -103,11 +115,28 @@ class Loops:
                 self._watch_class(kind)
         before = base.__init_subclass__
 
-        def begun(kind: Any, **kwargs: Any) -> None:
+        def begun(kind: Any, /, **kwargs: Any) -> None:
             before.__func__(kind, **kwargs) if hasattr(before, "__func__") else before(**kwargs)
             self._watch_class(kind)
 
         base.__init_subclass__ = classmethod(begun)
+
+    def _watch_threads(self) -> None:
+        thread: Any = threading.Thread
+        pool: Any = ThreadPoolExecutor
+        start, submit = thread.start, pool.submit
+
+        @functools.wraps(start)
+        def starts(one: Any) -> Any:
+            if self._in_turn():
+                one.run = self._carried(one.run)
+            return start(one)
+
+        @functools.wraps(submit)
+        def submits(one: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return submit(one, self._carried(function) if self._in_turn() else function, *args, **kwargs)
+
+        thread.start, pool.submit = starts, submits
 
     def _watch_class(self, kind: Any) -> None:
         for name in ("run_forever", "run_until_complete"):
