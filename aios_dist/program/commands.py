@@ -153,7 +153,10 @@ class Tool(Leaf):
 
     def kept(self) -> str:
         """After a run: what it has kept for an agent that will not see it, in a sentence; "": nothing."""
-        changed = self.call.call.changed() if isinstance(self.call, _InContext) else []
+        try:
+            changed = self.call.call.changed() if isinstance(self.call, _InContext) else []
+        except Exception:  # objects of the user's that cannot be compared
+            changed = []
         if not changed:
             return ""
         return (

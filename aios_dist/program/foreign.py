@@ -193,7 +193,7 @@ _NO_TASK: Any = _NoTask()
 _running, _run_on = asyncio._get_running_loop, asyncio._set_running_loop
 _hooks, _hook = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
 _here = threading.get_ident
-_loops = Loops(lambda: _running() is _NO_LOOP, lambda: misuse(), carried)
+_loops = Loops(lambda: _running() is _NO_LOOP, lambda: misuse(), carried, (_NoLoop, _NoTask))
 _swap: Callable[[Any, Any], Any] | None = (
     getattr(asyncio.tasks, "_swap_current_task") if sys.version_info >= (3, 14) else None  # noqa: B009
 )

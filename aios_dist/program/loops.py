@@ -42,6 +42,7 @@ class Loops:
         in_turn: whether a turn runs on this thread.
         misuse: notes that one was to begin there, and gives what is to be raised.
         carried: makes of a function one for a thread that the turn here starts.
+        answers: the classes of what stands in a turn for the running loop and the current task.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Loops:
         in_turn: Callable[[], bool],
         misuse: Callable[[], BaseException],
         carried: Callable[[Callable[..., Any]], Callable[..., Any]],
+        answers: tuple[type, type],
     ) -> None:
+        self._answers = answers
         self._in_turn = in_turn
         self._misuse = misuse
         self._carried = carried
@@ -62,8 +65,8 @@ class Loops:
         modules: list[Any] = [events, asyncio]
         for module in modules:
             module._get_running_loop, module._set_running_loop = asks, sets
-        asyncio.get_running_loop = self._watched(asyncio.get_running_loop, _asks_to_begin)
-        asyncio.current_task = self._watched(asyncio.current_task, _asks_to_begin)
+        asyncio.get_running_loop = self._answered(asyncio.get_running_loop)
+        asyncio.current_task = self._answered(asyncio.current_task)
         sys.set_asyncgen_hooks = self._watched(sys.set_asyncgen_hooks)
         self._watch_classes()
         self._watch_threads()
@@ -103,6 +106,19 @@ class Loops:
             return function(*args, **kwargs)
 
         return watched
+
+    def _answered(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for what everybody asks all the time: the answer says whether a turn runs here."""
+        ours = self._answers
+
+        @functools.wraps(function)
+        def answered(*args: Any, **kwargs: Any) -> Any:
+            answer = function(*args, **kwargs)
+            if type(answer) in ours and _asks_to_begin(sys._getframe(1)):
+                raise self._misuse()
+            return answer
+
+        return answered
 
     def _watch_classes(self) -> None:
         base: Any = asyncio.AbstractEventLoop
