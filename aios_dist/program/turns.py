@@ -210,7 +210,10 @@ def repeats(
     Raises:
         UnknownName: the agent's code is not in this process.
     """
-    written = [asked.written(number) for number, asked in enumerate(replay.asked[: replay.held])]
+    told = dict(outcomes)
+    written = [
+        a.written(number, None, told.get(number)) for number, a in enumerate(replay.asked[: replay.held])
+    ]
     program = _program(record, catalog, asked=len(written))
     other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
     other.follow(outcomes, rested)

@@ -158,7 +158,8 @@ class Runtime:
             self._fresh,
             check=bool(fleet.check_replays),
         )
-        self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
+        check = bool(fleet.check_replays)
+        self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit, check)
         self._slots = Slots(self.slots, set_slots)
         self._slots.of_files(open_files())
         self._stillness = Stillness()
