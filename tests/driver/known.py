@@ -13,5 +13,5 @@ FENCED = True
 
 MENDS: tuple[Change, ...] = (
     Change("plans go on in small slices", "_members", "local AT_ONCE = 20", "local AT_ONCE = 3"),
-    Change("… and are thrown away so", "_new", "local MOST_THROWN = 100", "local MOST_THROWN = 2"),
+    Change("… and are thrown away so", "_new", "local MOST_THROWN = 40", "local MOST_THROWN = 2"),
 )
