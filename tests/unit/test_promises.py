@@ -90,9 +90,9 @@ NUMBERS: list[tuple[str, str, Any, Any]] = [
     ("docs/agents.md", "`close()` waits a second for a Redis that hangs", connection.CLOSING_S, 1),
     (
         "docs/agents.md",
-        "in parts of 50, or of about a megabyte",
+        "in parts of 15 (and as many first steps), or of a quarter of a megabyte",
         (fleet.CHUNK, fleet.CHUNK_BYTES),
-        (50, 10**6),
+        (15, 250_000),
     ),
     ("docs/how-it-runs.md", "wait up to 30 s", endings.PATIENCE_S, 30),
     ("docs/how-it-runs.md", "also looked at every 10 s", endings.LOOK_AGAIN_S, 10),
