@@ -45,7 +45,7 @@ TURNS_LANE = "turns"
 
 
 MOST_STEPS = 20
-MOST_BYTES = 512 * 1024
+MOST_BYTES = 384 * 1024
 """Steps of one job that are written at a time, and their bytes, but for one alone: milliseconds of Redis."""
 
 

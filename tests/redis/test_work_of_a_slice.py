@@ -1,7 +1,7 @@
 """No write stands for longer than some milliseconds: what it does is bounded, whatever shape a plan has.
 
-Counted are the commands that Redis runs for a verb, which are the same on every machine. (A millisecond is 200
-to 400 of them; ``make bench ARGS=plans`` has the times.)
+Counted are the commands that Redis runs for a verb, which are the same on every machine. (A millisecond is
+200 to 400 of them; ``make bench ARGS=plans`` has the times.)
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ NUMBERS: list[tuple[str, str, Any, Any]] = [
     ("docs/how-it-runs.md", "also looked at every 10 s", endings.LOOK_AGAIN_S, 10),
     ("docs/how-it-runs.md", "producers every 5 s", fleet.RULES_S, 5),
     ("docs/how-it-runs.md", "More than 20 steps", turns.MOST_STEPS, 20),
-    ("docs/how-it-runs.md", "or 512 KB of them", turns.MOST_BYTES, 512 * 1024),
+    ("docs/how-it-runs.md", "or 384 KB of them", turns.MOST_BYTES, 384 * 1024),
     ("docs/how-it-runs.md", "(four times a second)", 1 / reconciler.MATCH_S, 4),
     ("docs/how-it-runs.md", "within half an hour", reconciler.WALK_S + 60, 1800),
     ("docs/how-it-runs.md", "stopped for two periods", office.STOPPED, 2),
