@@ -15,7 +15,7 @@
 -- half-way is put right by doing `now` once more, whatever the size of the plan.
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7, dropped = 8 }
-local AT_ONCE = 20   -- members that are admitted or dropped, and their steps
+local AT_ONCE = 16   -- members that are admitted or dropped, and their steps
 local left = AT_ONCE
 
 local works = {}   -- of plans that this verb has come to
