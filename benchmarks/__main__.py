@@ -1,7 +1,7 @@
 """``make bench``, or ``python -m benchmarks [PART …] [--json]``; ``verbs=N``, ``plans=N``: so many steps.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
-part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``plans`` five, and 1 GiB.
+part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``plans`` seven, and 1 GiB.
 ``memory`` (50,000 jobs, ten minutes or so) only where it is named.
 """
 
