@@ -44,8 +44,8 @@ TURNS_LANE = "turns"
 """Where tools and turns run: on workers that have the agents' code."""
 
 
-MOST_STEPS = 40
-MOST_BYTES = 1024 * 1024
+MOST_STEPS = 20
+MOST_BYTES = 384 * 1024
 """Steps of one job that are written at a time, and their bytes, but for one alone: milliseconds of Redis."""
 
 
