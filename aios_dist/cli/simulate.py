@@ -105,8 +105,8 @@ def simulate(
 ) -> None:
     """Compare policies and plans on a virtual clock: no fleet, no Redis, no model is needed.
 
-    The same policies and plans as on the fleet run over the same jobs and arrivals. docs/policies.md says
-    how the figures are meant.
+    The same policies and plans as on the fleet run over the same jobs and arrivals. docs/policies-lab.md
+    says how the figures are meant.
     """
     from aios_dist.policies import names
     from aios_dist.simulate import choices, files, generators

@@ -1,8 +1,9 @@
 """The job that is expected to be done soonest goes first.
 
 What a job is still expected to need: ``E[T − a | T > a]`` over the agent's last 200 runs that succeeded, or
-the caller's ``expected_steps`` times the seconds of a step. Best where agents run again and again. A new
-agent has no past: it is let in at once and then measured. Long jobs wait more.
+the caller's ``expected_steps`` times the seconds of a step; a second of it is worth 100,000 of waiting. Best
+where agents run again and again. A new agent has no past: it is let in at once and then measured. Long jobs
+wait more.
 """
 
 from __future__ import annotations

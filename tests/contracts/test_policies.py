@@ -26,6 +26,7 @@ from aios_dist import policies
 from aios_dist.policies import Past, Policy, Rank, Waiting
 from aios_dist.simulate.ready import ReadySet
 
+GUIDE = Path(__file__).parents[2] / "docs/policies.md"
 NAMES = policies.names()
 EACH = pytest.mark.parametrize("name", NAMES)
 
@@ -110,6 +111,15 @@ def test_a_file_in_the_folder_is_a_policy_and_nothing_else_names_it(
     assert list(found) == sorted([*NAMES, "late-comer"])
     assert found["late-comer"].of(Waiting("a", cost=7.0)) == Rank(base=7.0)
     assert list(policies.in_folder()) == NAMES, "and gone again"
+
+
+def test_the_policy_that_the_guide_shows_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [shown] = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    policy = in_folder_with(tmp_path, monkeypatch, "shortest", shown)["shortest"]
+    assert sorted([9.0, 1.0, 2e6, 1e6], key=lambda cost: policy.of(Waiting("a", cost=cost))) == [
+        *(1.0, 9.0),
+        *(2e6, 1e6),  # as long as can be told: by the time of becoming ready
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "POLICY = None", NEWCOMER.format(name="other")])
