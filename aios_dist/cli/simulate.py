@@ -72,7 +72,7 @@ COLUMNS = (
     type=click.Choice(["completed", "sample"]),
     default="completed",
     show_default=True,
-    help="What `remaining` learns from: jobs that have ended, or another sample from the start.",
+    help="What policies that look back learn from: jobs that have ended, or another sample from the start.",
 )
 @click.option(
     "--expected-steps", "told", is_flag=True, help="Callers say how many steps each job has, and are right."
