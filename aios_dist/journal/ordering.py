@@ -78,7 +78,7 @@ class Ordering(Access):
             done += int(placed)
             if not flat and not placed:  # (what was placed may have let in another that waits behind strays)
                 return done
-            strays = [_stray(*flat[at : at + 6]) for at in range(0, len(flat), 6)]
+            strays = [_stray(*flat[at : at + 7]) for at in range(0, len(flat), 7)]
             names = [stray.name for stray in strays]
             if ranked and not placed and names == [r["name"] for r in ranked]:
                 return done  # the rules have changed once more: those who know them rank the rest
@@ -273,7 +273,9 @@ def _plain(rank: Rank, policy: str) -> dict[str, object]:
     }
 
 
-def _stray(name: bytes, kind: bytes, who: bytes, served: bytes, deadline: bytes, expected: bytes) -> Stray:
+def _stray(
+    name: bytes, kind: bytes, who: bytes, served: bytes, deadline: bytes, expected: bytes, cost: bytes
+) -> Stray:
     step = name.decode().rpartition("/")[2]
     tenant, _, agent = who.decode().partition("|")
     waiting = Waiting(
@@ -283,6 +285,7 @@ def _stray(name: bytes, kind: bytes, who: bytes, served: bytes, deadline: bytes,
         served=int(served) / 1e6,
         deadline=float(deadline) if deadline else None,
         expected_steps=int(expected) if expected else None,
+        cost=float(cost),
     )
     return Stray(name.decode(), Kind(kind.decode()), waiting)
 
