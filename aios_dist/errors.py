@@ -9,6 +9,7 @@
     │   ├── UnknownName           an agent, model, lane, pool or job that does not exist
     │   └── JobConflict           the id belongs to another job already; jobs before it: ``.ids``
     ├── FleetUnavailable          Redis cannot be reached, or refuses to serve us
+    │   └── RedisUnfit            waiting does not help: it refuses the account, or may evict keys
     ├── JournalError              a write stopped in its middle; what it left is put right
     ├── JobError                  raised by ``Job.result()``
     │   ├── JobFailed             the agent raised; ``.error`` says what
@@ -95,6 +96,10 @@ class JobConflict(UsageError):
 
 class FleetUnavailable(AiosError):
     """Redis cannot be reached, or is set up in a way that would lose work."""
+
+
+class RedisUnfit(FleetUnavailable):
+    """Redis is there, and waiting does not help: it refuses the account, or may evict keys and lose jobs."""
 
 
 class JournalError(AiosError):

@@ -1,7 +1,7 @@
-"""``make bench``, or ``python -m benchmarks [PART …] [--json]``.
+"""``make bench``, or ``python -m benchmarks [PART …] [--json]``; ``verbs=N``, ``plans=N``: so many steps.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
-part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``plans`` two, and 1 GiB.
+part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``plans`` seven, and 1 GiB.
 ``memory`` (50,000 jobs, ten minutes or so) only where it is named.
 """
 
@@ -126,24 +126,32 @@ PARTS = {
     "growth": growth,
     "memory": memory,
 }
+SIZED = {"plans": plans, "verbs": verbs}
+"""Parts of which the number of steps can be told."""
 
 
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
     names = [a for a in argv if not a.startswith("-")] or [name for name in PARTS if name != "memory"]
+    sizes = {name: number for name, _, number in (n.partition("=") for n in names)}
+    names = list(sizes)
     unknown = [n for n in names if n not in PARTS]
     if unknown:
         print(f"benchmarks: there is no part {unknown[0]!r}; known are {', '.join(PARTS)}.", file=sys.stderr)
         return 2
-    results = {name: PARTS[name]() for name in names}
+    if wrong := [n for n, number in sizes.items() if number and not (n in SIZED and number.isdecimal())]:
+        print(f"benchmarks: {wrong[0]}={sizes[wrong[0]]} is no number of steps for a part.", file=sys.stderr)
+        return 2
+    results = {name: SIZED[name](int(number)) if number else PARTS[name]() for name, number in sizes.items()}
     if "--json" in argv:
         print(json.dumps(results, indent=2))
         return 0
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for name, rows in results.items():
         table = Table(title=f"{name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", title_justify="left")
         for column in rows[0]:
-            table.add_column(column.replace("_", " "), justify="left" if column == "load" else "right")
+            side: Any = "left" if column == "load" else "right"
+            table.add_column(column.replace("_", " "), justify=side, no_wrap=column == "load")
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
         console.print(table)

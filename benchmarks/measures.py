@@ -128,7 +128,18 @@ def _in_reply(step: Step) -> float:
     return outcome.response.timings.call_s if outcome is not None and outcome.response is not None else 0.0
 
 
-def redis_cpu_s(client: redis.Redis) -> float:
-    """Seconds of processor time that Redis' main thread has taken so far."""
-    used = client.info("cpu")
-    return float(used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"])
+class MainThread:
+    """The thread of a Redis on this machine that runs all commands.
+
+    Args:
+        client: connected to it.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        pid = client.info("server")["process_id"]
+        self._path = f"/proc/{pid}/task/{pid}/schedstat"
+
+    def ms(self) -> float:
+        """Milliseconds of processor time that it has taken so far."""
+        with open(self._path, encoding="ascii") as stat:
+            return int(stat.read().split()[0]) / 1e6

@@ -1,9 +1,9 @@
-"""Plans of a hundred thousand: what they take of Redis at a time, and how long others wait meanwhile.
+"""Plans of a hundred thousand, and of each shape: what they take of Redis at a time, and how others wait.
 
-A fixed plan is submitted, its first member fails, and the rest is dropped; a fifo plan is submitted and all
-its members are admitted. Meanwhile a thread asks Redis every few milliseconds, as workers do. On a machine
-that is shared the longest of both says more of it than of us: the processor's time is Redis' own, and the
-last row is a script that always does the same, as often and about as long as a verb.
+A plan is submitted and its first members admitted, the first to run fails, and what is left to do is done. On
+a machine that is shared the longest of many says more of it than of us. So each plan runs three times, on
+fresh servers, through the very same verbs: what is long in all runs is ours. And between ours, one in EVERY,
+goes a script that always does the same: what is long there is the machine's.
 """
 
 from __future__ import annotations
@@ -13,142 +13,154 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
 from aios_dist.config import FleetConfig
 from aios_dist.errors import ProviderBusy
-from aios_dist.journal import Decision, Journal, NewJob, RankedStep
+from aios_dist.journal import Decision, Journal, Limits, NewJob
 from aios_dist.local.redis_server import EmbeddedRedis
-from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
-from aios_dist.model.plans import Shape
-from benchmarks.measures import redis_cpu_s
+from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
+from benchmarks.measures import MainThread
+from benchmarks.shapes import CASES, TENANTS, Case, jobs_of, step
 
 MEMBERS = 100_000
-EVERY_S = 0.005
-SLOW_US = 1_000
-"""Verbs of at least so many µs are in Redis' own log, which says how long the longest took."""
+RUNS = 3
+EVERY = 8
+ASK_S = 0.005
 
 SAME = "for _ = 1, 4000 do redis.call('GET', 'nothing') end"
-
-STEP = RankedStep(NewStep(Kind.LLM, "llm", b'j{"model":"small"}', "d" * 24, "small", estimate=1))
 FAILED = encode(Outcome.failed(ProviderBusy("no")))
 
 
-def plans() -> list[dict[str, Any]]:
-    """100,000 in a plan: processor time of a verb (bound: 5 ms), longest wait of others (bound: 20 ms)."""
-    rows: list[dict[str, Any]] = []
-    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
-        client.config_set("slowlog-log-slower-than", SLOW_US)
-        client.config_set("slowlog-max-len", 100_000)
-        for mode in ("fixed", "fifo"):
-            client.flushall()
-            rows += asyncio.run(_of(mode, server.url, client))
-        rows.append(_same(server.url, client, rows[-1]["verbs"]))
+@dataclass
+class Part:
+    """One run of one part: ms of Redis' main thread for each of our verbs and of the script between, ms that
+    others waited, and its seconds."""
+
+    name: str
+    ours: list[float] = field(default_factory=list)
+    same: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def plans(members: int = MEMBERS) -> list[dict[str, Any]]:
+    """Processor time of a verb, ms (bound: 5 in all runs), beside a script that always does the same."""
+    rows = []
+    for case in CASES:
+        count = max(2, int(case.part * members))
+        runs = [_run(case, count) for _ in range(RUNS)]
+        for parts in zip(*runs, strict=True):
+            if parts[0].ours:
+                rows += _rows(f"{case.name}: {parts[0].name}", parts)
     return rows
 
 
-def _same(url: str, client: redis.Redis, times: int) -> dict[str, Any]:
-    """What the machine itself makes of so many scripts that are all alike."""
-    rows: list[dict[str, Any]] = []
-    took: list[float] = []
-    with _part(rows, "always the same, for comparison", url, client, took):
-        for _ in range(times):
-            before = redis_cpu_s(client)
-            client.eval(SAME, 0)
-            took.append(redis_cpu_s(client) - before)
-    return rows[0]
+def _rows(load: str, parts: tuple[Part, ...]) -> list[dict[str, Any]]:
+    rows = [_row(load, [part.ours for part in parts])]
+    waits = sorted(wait for part in parts for wait in part.waits) or [0.0]
+    rows[0] |= {"others_wait_ms": waits[-1], "others_wait_99_ms": waits[int(0.99 * len(waits))]}
+    rows[0]["seconds"] = sum(part.seconds for part in parts) / len(parts)
+    if parts[0].same:
+        rows.append(_row("  (the same)", [part.same for part in parts]))
+        rows[1] |= dict.fromkeys(rows[0].keys() - rows[1].keys())
+    return [{name: row[name] for name in rows[0]} for row in rows]
 
 
-async def _of(mode: str, url: str, client: redis.Redis) -> list[dict[str, Any]]:
+def _row(load: str, runs: list[list[float]]) -> dict[str, Any]:
+    each = sorted(ms for run in runs for ms in run)
+    ours = [min(same) for same in zip(*runs, strict=False)]
+    return {
+        "load": load,
+        "verbs": len(runs[0]),
+        "cpu_ms": sum(each) / len(each),
+        "cpu_99_ms": each[int(0.99 * len(each))],
+        "longest_ms": each[-1],
+        "longest_in_all_ms": max(ours),
+    }
+
+
+def _run(case: Case, count: int) -> list[Part]:
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        return asyncio.run(_of(case, count, server.url, MainThread(client)))
+
+
+async def _of(case: Case, count: int, url: str, thread: MainThread) -> list[Part]:
     journal = Journal(FleetConfig(name="bench", redis_url=url))
-    verbs = _Verbs(journal, client)
-    decision = Decision(0, 0, [STEP])
-    jobs = [NewJob(f"p.{n}", JobRecord("a", {"n": n}), decision) for n in range(MEMBERS)]
-    links = [(0, n, f"j{job.id}") for n, job in enumerate(jobs)]
-    shape = Shape("p", [(mode, -1, MEMBERS, "stop")], links)
-    rows: list[dict[str, Any]] = []
-    await journal.submit([NewJob("first", JobRecord("a", {}), decision)])
-    claim = await journal.claim("llm", "w")
-    assert claim is not None
-    await journal.commit(claim, FAILED, ok=False)  # all scripts that are measured are there
-    await journal.go_on()
-    name = f"{mode}, {MEMBERS:,}"
-    submits = f"{name}: submit" + (" and admit all" if mode == "fifo" else "")
-    with _part(rows, submits, url, client, verbs.took):
-        await journal.submit(jobs, shape)
-    if mode == "fixed":
+    nodes, shape = case.lay(count)
+    jobs = jobs_of(case, nodes)
+    await _warm(journal)
+    if case.limited:
+        await journal.set_limits("small", Limits(8, 10_000, 10_000_000))
+        await journal.set_lane("llm", policy="fifo", oldest_every=10, fair="tenant")
+        for n in range(TENANTS):
+            await journal.set_tenant(f"tenant-{n}", max_in_flight=2)
+    if case.taken:
+        await journal.submit([NewJob(jobs[-1].id, JobRecord("b", {}))])
+    begun, rest = Part("submitted"), Part("one fails")
+    with _measured(begun, journal, url, thread):
+        done = await journal.submit(jobs, shape)
+    if not case.taken:
         claim = await journal.claim("llm", "w")
+        assert done.status == "new"
         assert claim is not None
-        end = Decision(1, 1, [], JobState.FAILED, FAILED, claim.basis)
-        with _part(rows, f"{name}: the first failure", url, client, verbs.took):
-            done = await journal.commit(claim, FAILED, ok=False, decision=end)
-        assert done.status == "advanced"
-        with _part(rows, f"{name}: the rest is dropped", url, client, verbs.took):
+        end = Decision(1, case.steps, [], JobState.FAILED, FAILED, claim.basis)
+        with _measured(rest, journal, url, thread):
+            await journal.commit(claim, FAILED, ok=False, decision=end)
             while (await journal.go_on())[2]:
                 pass
-        view = await journal.plan("p")
-        assert (view.state, view.dropped) == ("failed", MEMBERS - 1)
     await journal.close()
-    return rows
+    return [begun, rest]
+
+
+async def _warm(journal: Journal) -> None:
+    """All scripts that are measured are there."""
+    await journal.submit([NewJob("first", JobRecord("a", {}), Decision(0, 0, [step()]))])
+    claim = await journal.claim("llm", "w")
+    assert claim is not None
+    await journal.commit(claim, FAILED, ok=False)
+    await journal.cancel("first")
+    await journal.go_on()
+    await journal.connection.command("EVAL", SAME, 0)
 
 
 @contextlib.contextmanager
-def _part(
-    rows: list[dict[str, Any]], load: str, url: str, client: redis.Redis, took: list[float]
-) -> Iterator[None]:
-    """One part of it, beside somebody who asks all the time."""
-    waits: list[float] = []
+def _measured(part: Part, journal: Journal, url: str, thread: MainThread) -> Iterator[None]:
+    """What its verbs take (with another client's GETs), and how long somebody waits who asks all the time."""
     over = threading.Event()
 
     def ask() -> None:
         with redis.Redis.from_url(url) as other:
+            other.ping()
             while not over.is_set():
                 start = time.perf_counter()
                 other.get("nothing")
-                waits.append(1000 * (time.perf_counter() - start))
-                time.sleep(EVERY_S)
+                part.waits.append(1000 * (time.perf_counter() - start))
+                time.sleep(ASK_S)
 
-    client.slowlog_reset()
-    took.clear()
+    run = journal.connection.eval
+
+    async def measured(*args: Any, **named: Any) -> Any:
+        before = thread.ms()
+        answer = await run(*args, **named)
+        part.ours.append(thread.ms() - before)
+        if len(part.ours) % EVERY == 0:
+            before = thread.ms()
+            await journal.connection.command("EVAL", SAME, 0)
+            part.same.append(thread.ms() - before)
+        return answer
+
     asking = threading.Thread(target=ask)
     asking.start()
     start = time.perf_counter()
+    journal.connection.eval = measured  # type: ignore[method-assign]
     try:
         yield
     finally:
-        seconds = time.perf_counter() - start
+        journal.connection.eval = run  # type: ignore[method-assign]
+        part.seconds = time.perf_counter() - start
         over.set()
         asking.join()
-    slow = [entry["duration"] / 1000 for entry in client.slowlog_get(100_000) if b"EVAL" in entry["command"]]
-    rows.append(
-        {
-            "load": load,
-            "seconds": seconds,
-            "verbs": len(took),
-            "cpu_ms": 1000 * sum(took) / len(took),
-            "cpu_ms_99": 1000 * sorted(took)[int(0.99 * len(took))],
-            "longest_cpu_ms": 1000 * max(took),
-            "longest_verb_ms": max(slow, default=SLOW_US / 1000),
-            "others_wait_ms": max(waits),
-            "others_wait_99_ms": sorted(waits)[int(0.99 * len(waits))],
-        }
-    )
-
-
-class _Verbs:
-    """Seconds of Redis' main thread that each verb of a journal takes (with the other client's GETs)."""
-
-    def __init__(self, journal: Journal, client: redis.Redis) -> None:
-        self.took: list[float] = []
-        run = journal.connection.eval
-
-        async def measured(*args: Any, **named: Any) -> Any:
-            before = redis_cpu_s(client)
-            try:
-                return await run(*args, **named)
-            finally:
-                self.took.append(redis_cpu_s(client) - before)
-
-        journal.connection.eval = measured  # type: ignore[method-assign, assignment]

@@ -158,6 +158,11 @@ class Lane:
         taken = self.client.info("memory")["used_memory"] - before
         self._weigh(taken, submitted + self.copies - 1)
 
+    @property
+    def tickets(self) -> str:
+        """The list of the lane's tickets."""
+        return self._tickets.key(LANE)
+
     async def claim(self) -> Claims:
         """Claim some steps, one after the other."""
         took = []

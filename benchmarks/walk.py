@@ -17,7 +17,7 @@ from aios_dist.journal import Decision, Journal, NewJob, RankedStep
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.model.jobs import JobRecord, Kind, NewStep, Outcome, encode
 from aios_dist.worker.reconciler import WALK_S
-from benchmarks.measures import redis_cpu_s
+from benchmarks.measures import MainThread
 
 JOBS = 20_000
 ROUNDS = 5
@@ -77,10 +77,11 @@ async def _submit(journal: Journal, steps: int) -> None:
 
 async def _round(journal: Journal, client: redis.Redis) -> tuple[float, int]:
     """µs of Redis a job, and calls, of one round over all."""
-    before, cursor, calls = redis_cpu_s(client), "0", 0
+    thread, cursor, calls = MainThread(client), "0", 0
+    before = thread.ms()
     while calls == 0 or cursor != "0":
         walked = await journal.walk(cursor)
         assert not walked.found, walked.found
         cursor = walked.cursor
         calls += 1
-    return 1e6 * (redis_cpu_s(client) - before) / JOBS, calls
+    return 1000 * (thread.ms() - before) / JOBS, calls

@@ -59,4 +59,5 @@ async def _blind(fleet: AsyncFleet, id: str) -> list[str]:
 
 
 def _looks(policy: str) -> bool:
-    return policies.find(policy)(policies.Waiting(agent="")).per_priority > 0
+    known = policies.get(policy)  # one of a newer version may, as far as we know
+    return known is None or known.rank(policies.Waiting(agent="")).per_priority > 0

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aios_dist import policies
 from aios_dist.cli.job_commands import as_json_option
 from aios_dist.cli.output import print_json, print_table
 from aios_dist.cli.session import on_fleet
-from aios_dist.config import POLICIES
 from aios_dist.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def list_(as_json: bool) -> None:
 
 @click.command("set")
 @click.argument("name", metavar="LANE")
-@click.option("--policy", type=click.Choice(POLICIES), help="What gives the steps of LLM calls their rank.")
+@click.option(
+    "--policy", type=click.Choice(policies.names()), help="What gives the steps of LLM calls their rank."
+)
 @click.option(
     "--oldest-every",
     metavar="N",

@@ -72,7 +72,7 @@ COLUMNS = (
     type=click.Choice(["completed", "sample"]),
     default="completed",
     show_default=True,
-    help="What `remaining` learns from: jobs that have ended, or another sample from the start.",
+    help="What policies that look back learn from: jobs that have ended, or another sample from the start.",
 )
 @click.option(
     "--expected-steps", "told", is_flag=True, help="Callers say how many steps each job has, and are right."
@@ -105,8 +105,8 @@ def simulate(
 ) -> None:
     """Compare policies and plans on a virtual clock: no fleet, no Redis, no model is needed.
 
-    The same policies and plans as on the fleet run over the same jobs and arrivals. docs/policies.md says
-    how the figures are meant.
+    The same policies and plans as on the fleet run over the same jobs and arrivals. docs/policies-lab.md
+    says how the figures are meant.
     """
     from aios_dist.policies import names
     from aios_dist.simulate import choices, files, generators

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from aios_dist import policies
 from aios_dist.config.files import read_text
 from aios_dist.config.redis_urls import check_url
 from aios_dist.errors import ConfigError, InvalidInput
@@ -113,8 +114,8 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[lanes.NAME]``: one stream of work, and who goes first on it.
 
     Attributes:
-        policy: what gives the steps of LLM calls their rank: ``fifo``, ``round-robin``, ``priority``,
-            ``las``, ``remaining`` or ``deadline`` (tools and turns are always ``fifo``).
+        policy: what gives the steps of LLM calls their rank, one of :mod:`aios_dist.policies` (tools and
+            turns are always ``fifo``).
         oldest_every: every so-manieth dispatch goes to the step that has waited longest; 0 for never. Where
             left out, 10 under a policy that can starve a step, else 0.
         fair: ``tenant`` shares the lane between tenants by virtual token counters; empty does not.
@@ -442,16 +443,12 @@ def odd_option(max_tokens: Any, temperature: Any) -> str:
     return ""
 
 
-POLICIES = ("deadline", "fifo", "las", "priority", "remaining", "round-robin")
-"""What ``policy`` may be: :mod:`aios_dist.policies` has one for each (a test compares them)."""
-
-
 def check_lane(place: str, lane: LaneConfig) -> None:
     """Raises ConfigError: a setting of a lane that cannot be; ``place`` begins the sentence."""
-    if not isinstance(lane.policy, str) or lane.policy not in POLICIES:
+    if not isinstance(lane.policy, str) or policies.get(lane.policy) is None:
         raise ConfigError(
             f"{place} policy: there is no policy {as_written(lane.policy)}; "
-            f"{nearest(lane.policy if isinstance(lane.policy, str) else '', POLICIES)}"
+            f"{nearest(lane.policy if isinstance(lane.policy, str) else '', policies.names())}"
         )
     if not isinstance(lane.fair, str) or lane.fair not in ("", "tenant"):
         raise ConfigError(f"{place} fair is 'tenant' or '' (no shares), not {as_written(lane.fair)}.")

@@ -34,7 +34,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from aios_dist.errors import ConfigError, FleetUnavailable, JournalError
+from aios_dist.errors import ConfigError, FleetUnavailable, JournalError, RedisUnfit
 from aios_dist.journal.scripts import Script
 from aios_dist.text.masking import hide, learn_url, masked
 from aios_dist.threads import forks
@@ -364,7 +364,7 @@ def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exce
             f"Redis at {where} is a replica (READONLY); point AIOS_REDIS_URL at the primary."
         )
     if isinstance(exc, (AuthenticationError, AuthorizationError)):
-        return FleetUnavailable(f"Redis at {where} refuses the account ({text}); check AIOS_REDIS_URL.")
+        return RedisUnfit(f"Redis at {where} refuses the account ({text}); check AIOS_REDIS_URL.")
     if isinstance(exc, RedisConnectionError) or text.startswith(AWAY):
         return FleetUnavailable(
             f"Redis at {where} cannot be reached ({text}); start it or set AIOS_REDIS_URL."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ class Ordering(Sweeping):
             done += int(placed)
             if not flat and not placed:  # (what was placed may have let in another that waits behind strays)
                 return done
-            strays = [_stray(*flat[at : at + 6]) for at in range(0, len(flat), 6)]
+            strays = [_stray(*flat[at : at + 7]) for at in range(0, len(flat), 7)]
             names = [stray.name for stray in strays]
             if ranked and not placed and names == [r["name"] for r in ranked]:
                 return done  # the rules have changed once more: those who know them rank the rest
@@ -175,34 +176,35 @@ class Ordering(Sweeping):
         return given | {name.decode() for names in shares for name in names} - {"!", "!m"}
 
     async def tenant_views(self, tenants: Sequence[str], lanes: Sequence[str]) -> list[TenantView]:
-        """Limits, shares and today's spending of each tenant."""
+        """Limits, shares and today's spending of each tenant, in one round trip for all."""
         seconds, _ = await self.connection.command("TIME")
         day = int(seconds) // DAY_S
+        asked: list[list[tuple[Any, ...]]] = [
+            [
+                ("HMGET", self.keys.tenant(tenant), "l_tok", "l_mic", "w"),
+                ("HGET", self.keys.model(f"@{tenant}"), "l_if"),
+                ("ZCARD", self.keys.inflight(f"@{tenant}")),
+                ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
+                ("ZCARD", self.keys.held(f"@{tenant}")),
+                ("HGET", self.keys.waits, f"held:@{tenant}"),
+                *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
+            ]
+            for tenant in tenants
+        ]
+        answers = iter(await self._gather(itertools.chain.from_iterable(asked)))
         views = []
-        for tenant in tenants:
-            own = f"@{tenant}"
-            (tok, mic, w), (most,), busy, spent, *rest = await self._gather(
-                [
-                    ("HMGET", self.keys.tenant(tenant), "l_tok", "l_mic", "w"),
-                    ("HMGET", self.keys.model(own), "l_if"),
-                    ("ZCARD", self.keys.inflight(own)),
-                    ("HMGET", self.keys.spend(tenant, day), "tok", "mic"),
-                    *(("HGET", self.keys.share(lane), tenant) for lane in lanes),
-                    ("ZCARD", self.keys.held(own)),
-                    ("HGET", self.keys.waits, f"held:{own}"),
-                ]
-            )
-            *counters, alone, by_lane = rest
-            held = alone + int(by_lane or 0)
+        for tenant, commands in zip(tenants, asked, strict=True):
+            given, most, busy, spent, alone, by_lane, *counters = itertools.islice(answers, len(commands))
+            tokens, micros, weight = given
             views.append(
                 TenantView(
                     name=tenant,
-                    weight=float(w or 1),
+                    weight=float(weight or 1),
                     max_in_flight=int(most or 0),
                     in_flight=busy,
-                    held=held,
-                    tokens_per_day=int(tok or 0),
-                    money_per_day=float(mic or 0) / 1e6,
+                    held=alone + int(by_lane or 0),
+                    tokens_per_day=int(tokens or 0),
+                    money_per_day=float(micros or 0) / 1e6,
                     tokens_today=int(spent[0] or 0),
                     money_today=float(spent[1] or 0) / 1e6,
                     counters={n: float(c) for n, c in zip(lanes, counters, strict=True) if c is not None},
@@ -272,7 +274,9 @@ def _plain(rank: Rank, policy: str) -> dict[str, object]:
     }
 
 
-def _stray(name: bytes, kind: bytes, who: bytes, served: bytes, deadline: bytes, expected: bytes) -> Stray:
+def _stray(
+    name: bytes, kind: bytes, who: bytes, served: bytes, deadline: bytes, expected: bytes, cost: bytes
+) -> Stray:
     step = name.decode().rpartition("/")[2]
     tenant, _, agent = who.decode().partition("|")
     waiting = Waiting(
@@ -282,6 +286,7 @@ def _stray(name: bytes, kind: bytes, who: bytes, served: bytes, deadline: bytes,
         served=int(served) / 1e6,
         deadline=float(deadline) if deadline else None,
         expected_steps=int(expected) if expected else None,
+        cost=float(cost),
     )
     return Stray(name.decode(), Kind(kind.decode()), waiting)
 

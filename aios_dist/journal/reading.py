@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError
 
-from aios_dist.errors import FleetUnavailable, JournalError, UnknownName
+from aios_dist.errors import JournalError, RedisUnfit, UnknownName
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
 from aios_dist.journal.records import unpack_record
@@ -392,7 +392,7 @@ class Reading(Access):
         """Redis is there and keeps what it is given.
 
         Raises:
-            FleetUnavailable: it cannot be reached, or may evict keys.
+            FleetUnavailable: it cannot be reached; RedisUnfit: it may evict keys.
         """
         try:
             told: bytes = await self.connection.plain("INFO", "memory")
@@ -403,7 +403,7 @@ class Reading(Access):
         facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
-            raise FleetUnavailable(
+            raise RedisUnfit(
                 f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs; "
                 "set it to noeviction: CONFIG SET maxmemory-policy noeviction."
             )

@@ -24,7 +24,7 @@ MOST_STEPS = 30
 """Jobs and steps of one slice, which takes Redis some milliseconds."""
 MOST_BYTES = 256 * 1024
 """… and their bytes, but for one job that alone has more."""
-MOST_FIELDS = 400
+MOST_FIELDS = 300
 """Nodes, and links of nodes, of one slice."""
 
 Told = Callable[[list[Ticket]], Awaitable[None]]

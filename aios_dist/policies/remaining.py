@@ -1,16 +1,16 @@
-"""Expected remaining service: the job that is expected to be done soonest goes first.
+"""The job that is expected to be done soonest goes first.
 
-Shortest expected remaining processing time (SERPT; Schrage and Miller 1966 for known sizes): what is
-expected of a job that has been served for ``a`` seconds is ``E[T − a | T > a]`` over the agent's earlier
-runs, or the caller's ``expected_steps`` times the seconds of a step. An agent without a past is expected to
-need as much again as it has had: it is let in at once and then measured.
+What a job is still expected to need: ``E[T − a | T > a]`` over the agent's last 200 runs that succeeded, or
+the caller's ``expected_steps`` times the seconds of a step; a second of it is worth 100,000 of waiting. Best
+where agents run again and again. A new agent has no past: it is let in at once and then measured. Long jobs
+wait more.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 
-from aios_dist.policies.rank import SECOND_US, Past, Rank, Waiting
+from aios_dist.policies.rank import SECOND_US, Past, Policy, Rank, Waiting
 
 WAIT_FOR_ONE = 1e5
 """Seconds of waiting that one second of expected service is worth: more than a day, so that practically the
@@ -21,7 +21,8 @@ LONGEST_S = 3e4
 
 
 def expected(served: float, past: Past) -> float:
-    """``E[T − served | T > served]`` in seconds; ``served`` itself where no run was that long."""
+    """``E[T − served | T > served]`` in seconds; ``served`` itself where no run was that long: then the job
+    is expected to need as much again as it has had."""
     first = bisect_right(past.totals, served)
     longer = past.totals[first:]
     return sum(longer) / len(longer) - served if longer else served
@@ -36,7 +37,16 @@ def expected_of(step: Waiting) -> float:
     return max(1, step.expected_steps - step.number) * step_s
 
 
-def remaining(step: Waiting) -> Rank:
-    """What the job is expected to need. Long jobs can starve: use ``oldest_every``."""
+def rank(step: Waiting) -> Rank:
+    """What the job is expected to need, then the time of becoming ready."""
     base = min(LONGEST_S, expected_of(step)) * WAIT_FOR_ONE * SECOND_US
     return Rank(base=float(round(base)))  # whole µs, so that two ready times stay apart when it is added
+
+
+POLICY = Policy(
+    "remaining",
+    rank,
+    starves=True,  # long jobs
+    looks_back=True,
+    source="shortest expected remaining processing time; Schrage and Miller 1966 for known sizes",
+)

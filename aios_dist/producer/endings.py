@@ -11,12 +11,16 @@ from typing import Any, TypeVar
 
 from aios_dist.errors import FleetUnavailable, ResultTimeout
 from aios_dist.journal import Journal
+from aios_dist.journal.patience import Patience
 from aios_dist.threads.errands import CLOSED_MEANWHILE
 
 T = TypeVar("T")
 
 PATIENCE_S = 30.0
 """How long a producer waits for a Redis that was there before and is away: a restart, a failover."""
+
+ASK_AGAIN_S = 0.25
+"""Between two tries, in that time."""
 
 LOOK_AGAIN_S = 10.0
 """Jobs that are waited for are looked at this often, whatever the stream of ends brings or does not bring.
@@ -53,25 +57,23 @@ class Endings:
             FleetUnavailable: it was not there the first time, is away for longer than ``PATIENCE_S``, or the
                 fleet was closed.
         """
-        begun = _clock()
-        deadline = begun + PATIENCE_S
-        away: FleetUnavailable | None = None
-        while not self._closing.is_set():
-            try:
-                async with asyncio.timeout_at(deadline if away else None) as limit:
-                    return await question()
-            except FleetUnavailable as exc:
-                away = exc
-            except TimeoutError:
-                if not limit.expired() or away is None:
-                    raise
+
+        def away(why: FleetUnavailable) -> None:
             if not self._journal.connection.met:
-                raise away
-            if _clock() >= deadline:
-                raise FleetUnavailable(f"{away} It was asked for {_clock() - begun:.0f} s.") from None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), 0.25)
-        raise FleetUnavailable(CLOSED_MEANWHILE)
+                raise why
+
+        self._look_whether_closed()
+        return await Patience(ASK_AGAIN_S, ASK_AGAIN_S, PATIENCE_S).ask(question, away=away, wait=self._pass)
+
+    async def _pass(self, seconds: float) -> None:
+        """So long, unless the fleet is closed meanwhile."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        self._look_whether_closed()
+
+    def _look_whether_closed(self) -> None:
+        if self._closing.is_set():
+            raise FleetUnavailable(CLOSED_MEANWHILE)
 
     async def by(self, deadline: float, question: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question, for a caller whose time ends.

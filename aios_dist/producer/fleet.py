@@ -43,10 +43,10 @@ logger = logging.getLogger("aios_dist.producer.fleet")
 
 T = TypeVar("T")
 
-CHUNK = 50
-"""Jobs in one round trip of a bulk submission."""
-CHUNK_BYTES = 1_000_000
-"""… and their bytes, but for one job that alone has more."""
+CHUNK = 15
+"""Jobs in one round trip of a bulk submission, and their first steps: one write of some milliseconds."""
+CHUNK_BYTES = 250_000
+"""… and their bytes. One job that alone has more goes alone."""
 
 RULES_S = 5.0
 """How long a producer trusts what it knows of the lanes' rules."""
@@ -428,13 +428,13 @@ def handles_of(jobs: Any, kind: type[T]) -> list[T]:
 
 
 def _parts(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
-    """Jobs for one round trip each: not too many, not too large."""
-    first = size = 0
+    """Jobs for one round trip each: not too many, nor too many steps, not too large."""
+    first = size = steps = 0
     for place, job in enumerate(jobs):
-        size += job.size
-        if place > first and (size > CHUNK_BYTES or place - first == CHUNK):
+        size, steps = size + job.size, steps + len(_lanes(job))
+        if place > first and (size > CHUNK_BYTES or steps > CHUNK or place - first == CHUNK):
             yield jobs[first:place]
-            first, size = place, job.size
+            first, size, steps = place, job.size, len(_lanes(job))
     if jobs:
         yield jobs[first:]
 

@@ -118,7 +118,7 @@ class Fleet(forks.OfThisProcess):
         tenant: str = "default",
         **input: Any,
     ) -> Job:
-        """Submit one job and return at once; see :meth:`AsyncFleet.submit`."""
+        """Submit one job and return at once; see :meth:`aios_dist.AsyncFleet.submit`."""
         fleet = (
             self._on().fleet
         )  # here: it may import the agent's module, and look at objects of the caller's
@@ -126,17 +126,20 @@ class Fleet(forks.OfThisProcess):
         return Job(self, self._run(lambda fleet: fleet.submit(spec)).id)
 
     def submit_many(self, specs: Iterable[JobSpec]) -> list[Job]:
-        """Submit many jobs without an order between them; see :meth:`AsyncFleet.submit_many`."""
+        """Submit many jobs that have no order between them, some dozens a round trip; see
+        :meth:`aios_dist.AsyncFleet.submit_many`."""
         wanted = specs_of("submit_many() takes", specs)  # in the caller's thread: it may ask us meanwhile
         return [Job(self, job.id) for job in self._run(lambda fleet: fleet.submit_many(wanted))]
 
     def submit_plan(self, plan: Plan, id: str | None = None) -> PlanJobs:
-        """Submit jobs with an order between them, all or none; see :meth:`AsyncFleet.submit_plan`."""
+        """Submit jobs with an order between them, all or none; see
+        :meth:`aios_dist.AsyncFleet.submit_plan`."""
         made = self._run(lambda fleet: fleet.submit_plan(plan, id=id))
         return PlanJobs(self, made.id, [Job(self, job.id) for job in made])
 
     def extend_plan(self, plan: str, specs: Iterable[JobSpec]) -> list[Job]:
-        """Add jobs at the tail of a plan; see :meth:`AsyncFleet.extend_plan`."""
+        """Add jobs at the tail of a plan, also while it runs; see
+        :meth:`aios_dist.AsyncFleet.extend_plan`."""
         wanted = specs_of("extend_plan() takes", specs)
         return [Job(self, job.id) for job in self._run(lambda fleet: fleet.extend_plan(plan, wanted))]
 
@@ -168,13 +171,15 @@ class Fleet(forks.OfThisProcess):
         oldest_every: int | None = None,
         fair: str | None = None,
     ) -> LaneRules:
-        """Other rules for a lane of the running fleet; see :meth:`AsyncFleet.set_lane`."""
+        """Other rules for a lane of the running fleet, at once; None leaves each as it is; see
+        :meth:`aios_dist.AsyncFleet.set_lane`."""
         return self._run(
             lambda fleet: fleet.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)
         )
 
     def reset_lane(self, name: str) -> LaneRules:
-        """The lane's rules as aios.toml gave them last; see :meth:`AsyncFleet.reset_lane`."""
+        """The lane's rules as aios.toml gave them last; see
+        :meth:`aios_dist.AsyncFleet.reset_lane`."""
         return self._run(lambda fleet: fleet.reset_lane(name))
 
     def set_tenant(
@@ -186,7 +191,8 @@ class Fleet(forks.OfThisProcess):
         tokens_per_day: int | None = None,
         money_per_day: float | None = None,
     ) -> None:
-        """Other limits and another share for a tenant; see :meth:`AsyncFleet.set_tenant`."""
+        """Other limits and another share for a tenant of the running fleet, at once; None leaves
+        each; see :meth:`aios_dist.AsyncFleet.set_tenant`."""
         self._run(
             lambda fleet: fleet.set_tenant(
                 name,
@@ -206,7 +212,8 @@ class Fleet(forks.OfThisProcess):
         return self._run(lambda fleet: fleet.drop_dead(job))
 
     def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
-        """The jobs in the order in which they end; see :meth:`AsyncFleet.as_completed`."""
+        """The jobs in the order in which they end. One connection and no polling, however many they
+        are; see :meth:`aios_dist.AsyncFleet.as_completed`."""
         handles = {job.id: job for job in handles_of(jobs, Job)}
         waits.check("as_completed()", self.config.fleet, seconds("timeout", timeout))
         for ended in self._iterate(
@@ -231,7 +238,7 @@ class Job(forks.OfThisProcess):
         return self._fleet._run(lambda fleet: getattr(fleet.job(self.id), what)(*args, **named))
 
     def view(self) -> JobView:
-        """The job as it stands. Raises UnknownName."""
+        """The job as it stands; see :meth:`aios_dist.AsyncJob.view`."""
         view: JobView = self._run("view")
         return view
 
@@ -240,7 +247,7 @@ class Job(forks.OfThisProcess):
         return JobState(self._run("status"))
 
     def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
-        """What the agent returned, when it has, within ``timeout`` seconds; see :meth:`AsyncJob.result`."""
+        """What the agent returned, when it has; see :meth:`aios_dist.AsyncJob.result`."""
         waits.check("result()", self._fleet.config.fleet, seconds("timeout", timeout))
         return self._run("result", timeout)
 
@@ -256,36 +263,44 @@ class Job(forks.OfThisProcess):
         return usage
 
     def cancel(self) -> bool:
-        """End the job now; False when it had ended before; see :meth:`AsyncJob.cancel`."""
+        """End the job now: waiting steps are dropped, calls in flight are stopped; see
+        :meth:`aios_dist.AsyncJob.cancel`."""
         return bool(self._run("cancel"))
 
     def pause(self) -> bool:
-        """Stop the job where it is; see :meth:`AsyncJob.pause`."""
+        """Stop the job where it is: its waiting steps wait on, calls in flight end and are kept;
+        see :meth:`aios_dist.AsyncJob.pause`."""
         return bool(self._run("pause"))
 
     def resume(self, budget: Budget | None = None) -> bool:
-        """Let a paused job go on; see :meth:`AsyncJob.resume`."""
+        """Let a paused job go on, with a new budget where one is given; see
+        :meth:`aios_dist.AsyncJob.resume`."""
         return bool(self._run("resume", budget))
 
     def rerank(self, *, priority: int) -> bool:
-        """Give the job another priority; see :meth:`AsyncJob.rerank`."""
+        """Give the job another priority, also while its steps wait; see
+        :meth:`aios_dist.AsyncJob.rerank`."""
         return bool(self._run("rerank", priority=priority))
 
     def signal(self, name: str, value: Any = None, *, id: str | None = None) -> bool:
-        """Send what the job waits for; see :meth:`AsyncJob.signal`."""
+        """Send what the job waits for with ``await signal(name)``, or will wait for; see
+        :meth:`aios_dist.AsyncJob.signal`."""
         given = given_json(value, f"value of signal {name!r}")  # here: it may hold objects of the caller's
         return bool(self._run("signal", name, given, id=id))
 
     def retry(self) -> bool:
-        """Go on from where the job failed; see :meth:`AsyncJob.retry`."""
+        """A job that failed or was cancelled goes on from where it failed; what is answered stays
+        answered; see :meth:`aios_dist.AsyncJob.retry`."""
         return bool(self._run("retry"))
 
     def fork(self, step: int, id: str | None = None) -> Job:
-        """A new job with this one's history before ``step``; see :meth:`AsyncJob.fork`."""
+        """A new job with this one's history before ``step``: what came before is reused, not paid
+        again; see :meth:`aios_dist.AsyncJob.fork`."""
         return Job(self._fleet, self._run("fork", step, id).id)
 
     def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
-        """What happens to the job, as it happens, until it has ended; see :meth:`AsyncJob.events`."""
+        """What happens to the job, from the event after number ``after``, until it has ended; see
+        :meth:`aios_dist.AsyncJob.events`."""
         waits.check("events()", self._fleet.config.fleet, seconds("timeout", timeout))
         yield from self._fleet._iterate(lambda fleet: fleet.job(self.id).events(after, timeout))
 
@@ -305,11 +320,12 @@ class PlanJobs(forks.OfThisProcess, list[Job]):
         return self.view().state
 
     def view(self) -> PlanView:
-        """The plan as it stands: its state, and how far it is; see :meth:`aios_dist.AsyncPlan.view`."""
+        """The plan as it stands: its state, and how far it is; see
+        :meth:`aios_dist.AsyncPlan.view`."""
         return self._fleet._run(lambda fleet: fleet.journal.plan(self.id))
 
     def extend_with(self, specs: Iterable[JobSpec]) -> list[Job]:
-        """Add jobs at the tail; see :meth:`AsyncFleet.extend_plan`."""
+        """Add jobs at the tail; see :meth:`aios_dist.AsyncFleet.extend_plan`."""
         added = self._fleet.extend_plan(self.id, specs)
         self.extend(added)
         return added

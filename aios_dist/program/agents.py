@@ -117,14 +117,14 @@ class Agent:
 class _Bound:
     """An agent with its input."""
 
-    __slots__ = ("_agent", "_input")
+    __slots__ = ("_input", "agent")
 
     def __init__(self, agent: Agent, input: dict[str, Any]) -> None:
-        self._agent = agent
+        self.agent = agent
         self._input = input
 
     def __call__(self) -> Coroutine[Any, Any, Any]:
-        agent = self._agent
+        agent = self.agent
         try:
             return agent(**copy.deepcopy(self._input))
         except TypeError as exc:  # submitted by name, or by other code than this
@@ -133,7 +133,7 @@ class _Bound:
             ) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _program_there, (self._agent.name, self._agent.function.__module__, self._input)
+        return _program_there, (self.agent.name, self.agent.function.__module__, self._input)
 
 
 def _agent_there(name: str, module: str) -> Agent | PromptsAgent:

@@ -1,8 +1,4 @@
-"""What a function of an agent's gets: its arguments as they are in the journal, made anew for each run.
-
-What is plain JSON is read from the journal's bytes. What has a type of its own there (an LLMResponse, a
-dataclass, a date, a tuple) is copied when the journal takes it, so that the function gets that type.
-"""
+"""Values that a program could change: what is a copy of them, and what is plain JSON anyway."""
 
 from __future__ import annotations
 
@@ -19,48 +15,12 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.model.calls import ToolRequest
 from aios_dist.model.given import PLAIN
-
-_read = msgspec.json.Decoder(ToolRequest).decode
 
 MUTABLE = (
     *(list, dict, set, bytearray, collections.deque, array.array, io.StringIO, io.BytesIO),
     *(random.Random, SimpleNamespace, Iterator),
 )
-
-
-class Taken:
-    """A tool's call with the arguments as they are now; ``func`` is the function itself.
-
-    Args:
-        call: the function with the program's own arguments bound, and with what a ``partial`` of the agent's
-            holds, which is the program's as well.
-        request: the arguments alone.
-        data: the request in JSON.
-    """
-
-    __slots__ = ("_call", "_data", "_own", "func")
-
-    def __init__(self, call: functools.partial[Any], request: ToolRequest, data: bytes) -> None:
-        self.func = call.func
-        self._data = data
-        self._own: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        held = call.args[: len(call.args) - len(request.args)]
-        named = {name: value for name, value in call.keywords.items() if name not in request.kwargs}
-        self._call = functools.partial(call.func, *held, **named)
-        if held or named or not (is_plain(request.args) and is_plain(request.kwargs)):
-            try:
-                self._own = copy.deepcopy((call.args, call.keywords))
-            except Exception:
-                pass  # an object that cannot be copied: never the program's own, so as JSON has it
-
-    def __call__(self) -> Any:
-        if self._own is None:
-            asked = _read(self._data)
-            return self._call(*asked.args, **asked.kwargs)
-        args, kwargs = copy.deepcopy(self._own)
-        return self.func(*args, **kwargs)
 
 
 def is_plain(value: Any, depth: int = 200) -> bool:
@@ -92,7 +52,7 @@ class Defaults:
         self._signature = signature
         given = {p.name: p for p in signature.parameters.values() if p.default is not p.empty}
         self._given = list(given)
-        self._changeable = [name for name, p in given.items() if _changeable(p.default)]
+        self._changeable = [name for name, p in given.items() if changeable(p.default)]
 
     def journaled(self, given: dict[str, Any]) -> dict[str, Any]:
         """The defaults of what was not given, as far as JSON gives them back as they are."""
@@ -108,7 +68,7 @@ class Defaults:
         except TypeError:  # said by the call itself
             return kwargs
         missing = [name for name in self._changeable if name not in given]
-        return {**{n: _copied(self._signature.parameters[n].default) for n in missing}, **kwargs}
+        return {**{n: copied(self._signature.parameters[n].default) for n in missing}, **kwargs}
 
 
 def _comes_back(value: Any) -> bool:
@@ -118,7 +78,7 @@ def _comes_back(value: Any) -> bool:
         return False
 
 
-def _changeable(default: Any, seen: set[int] | None = None) -> bool:
+def changeable(default: Any, seen: set[int] | None = None) -> bool:
     """Whether a start could change it. What else there is, is the module's own, as its globals are.
 
     An object that compares by what it holds is a value; one that does not may be a sentinel, of which a copy
@@ -132,17 +92,17 @@ def _changeable(default: Any, seen: set[int] | None = None) -> bool:
     if isinstance(default, MUTABLE) or hasattr(kind, "__attrs_attrs__"):
         return True
     if isinstance(default, (tuple, frozenset)):
-        return any(_changeable(one, seen) for one in default)
-    held = _held(default)
+        return any(changeable(one, seen) for one in default)
+    held = held_by(default)
     said = getattr(kind, "__dataclass_params__", None) or getattr(kind, "__struct_config__", None)
     if said is not None:  # of a dataclass, or of msgspec's
         value = not said.frozen
     else:
         value = bool(held) and kind.__eq__ is not object.__eq__ and not isinstance(default, (str, int, float))
-    return value or any(_changeable(one, seen) for one in held)
+    return value or any(changeable(one, seen) for one in held)
 
 
-def _held(value: Any) -> list[Any]:
+def held_by(value: Any) -> list[Any]:
     """What an object holds, by its attributes."""
     try:
         names: list[str] = [*getattr(type(value), "__struct_fields__", ())]
@@ -154,7 +114,8 @@ def _held(value: Any) -> list[Any]:
         return []
 
 
-def _copied(default: Any) -> Any:
+def copied(default: Any) -> Any:
+    """A copy of a default, or of what a partial holds; itself, where it cannot be copied."""
     try:
         return copy.deepcopy(default)
     except Exception:  # it holds what cannot be copied: the module's own, as a global is
@@ -163,6 +124,6 @@ def _copied(default: Any) -> Any:
 
 def renewed(call: functools.partial[Any]) -> functools.partial[Any]:
     """The same call, with copies of what it holds by place and a start could change."""
-    if not any(map(_changeable, call.args)):
+    if not any(map(changeable, call.args)):
         return call
-    return functools.partial(call.func, *map(_copied, call.args), **call.keywords)
+    return functools.partial(call.func, *map(copied, call.args), **call.keywords)

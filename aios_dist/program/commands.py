@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from aios_dist.errors import InvalidInput
 from aios_dist.model.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.model.given import named
-from aios_dist.program.arguments import Taken
+from aios_dist.program.holdings import Taken
+from aios_dist.program.outside import Outside
 
 
 class Refused(InvalidInput):
@@ -23,9 +24,14 @@ class Refused(InvalidInput):
 
 
 class _InTurn(threading.local):
-    """A flag of the thread: a turn runs without a break, so nothing else can see it."""
+    """A flag of the thread: a turn runs without a break, so nothing else can see it.
+
+    Attributes:
+        begun_in: in a thread that a turn has started: tells that turn what was awaited here.
+    """
 
     value = False
+    begun_in: Callable[[str], None] | None = None
 
     def get(self) -> bool:
         """Whether a turn runs on this thread."""
@@ -53,6 +59,8 @@ class Command:
     def __await__(self) -> Generator[Command, Any, Any]:
         if not in_turn.value:
             what = self.called or type(self).__name__.lower()
+            if in_turn.begun_in is not None:
+                in_turn.begun_in(what)
             raise RuntimeError(
                 f"{what}() can only be awaited inside an agent that a fleet runs: submit the agent instead."
             )
@@ -130,31 +138,45 @@ class Tool(Leaf):
         self.context = context
         self.timeout = timeout
 
-    def taken(self, data: bytes, context: Context) -> Tool:
+    def taken(self, data: bytes, context: Context, outside: Callable[[], Outside] | None = None) -> Tool:
         """The same tool as it is now, which is what its function gets, whatever becomes of the arguments.
 
         Args:
             data: its request in JSON, as the journal has it.
             context: the context variables of the branch that asks for it.
+            outside: gives what is the module's and not the program's; None: it is not going to run.
         """
         context.run(in_tool.set, True)
         assert isinstance(self.call, functools.partial), "it was taken before"
-        taken = Taken(self.call, self.request, data)
+        taken = Taken(self.call, self.request, data, outside)
         return Tool(self.request, _InContext(taken, context), context, self.timeout)
+
+    def kept(self) -> str:
+        """After a run: what it has kept for an agent that will not see it, in a sentence; "": nothing."""
+        try:
+            changed = self.call.call.changed() if isinstance(self.call, _InContext) else []
+        except Exception:  # objects of the user's that cannot be compared
+            changed = []
+        if not changed:
+            return ""
+        return (
+            f"It has changed {' and '.join(changed)}, of which a tool gets a copy: the agent does not see "
+            "that, here or on another worker. Let the tool return what the agent is to know."
+        )
 
 
 class _InContext:
     """A call in a copy of a context: a context is entered once at a time, and a tool may be run again."""
 
-    __slots__ = ("_call", "_context", "func")
+    __slots__ = ("_context", "call", "func")
 
-    def __init__(self, call: Callable[[], Any], context: Context) -> None:
-        self._call = call
+    def __init__(self, call: Taken, context: Context) -> None:
+        self.call = call
         self._context = context
-        self.func = getattr(call, "func", call)
+        self.func = call.func
 
     def __call__(self) -> Any:
-        return self._context.copy().run(self._call)
+        return self._context.copy().run(self.call)
 
 
 def is_async(call: Any) -> bool:

@@ -8,21 +8,20 @@ it ends the program also where the agent's own ``except`` has caught it.
 from __future__ import annotations
 
 import asyncio
-import asyncio.base_events
-import asyncio.runners
 import asyncio.tasks
 import functools
 import inspect
 import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from aios_dist.model.chance import Known, here
 from aios_dist.program.commands import Refused, in_turn
 from aios_dist.program.generators import Generators
 from aios_dist.program.handovers import dropping
+from aios_dist.program.loops import Loops
 from aios_dist.text.tracebacks import related, text_of, traceback_of
 
 FRAMEWORKS = frozenset({"asyncio", "anyio", "sniffio", "greenback", "trio"})
@@ -44,14 +43,63 @@ class Misused(BaseException):
     """Something of asyncio's was used in a turn; an agent's own ``except Exception`` is not meant for it."""
 
 
-class _Noted(threading.local):
-    """The first misuse of the turn that runs on this thread."""
+class _Notes:
+    """The first misuse of one turn, whichever thread it was in.
 
-    misuse: Misused | None = None
-    place: TracebackType | None = None
+    Attributes:
+        place: where in the agent's code.
+        thread: that the turn runs on; 0: it is over.
+    """
+
+    __slots__ = ("misuse", "place", "thread")
+
+    def __init__(self, thread: int = 0) -> None:
+        self.misuse: Misused | None = None
+        self.place: TracebackType | None = None
+        self.thread = thread
+
+    def elsewhere(self, what: str) -> None:
+        """It was in a thread that the agent has started, where nobody else need ever hear of it."""
+        frame = sys._current_frames().get(self.thread) if self.thread else None
+        if frame is not None and self.misuse is None:
+            self.place = _place(frame)
+            self.misuse = Misused(
+                f"The agent awaited {what}() in a thread of its own, where there is no turn. Await it in the "
+                "agent itself; for several at once: gather(…)."
+            )
+
+
+class _Noted(threading.local):
+    """Of the turn that runs on this thread."""
+
+    notes = _Notes()
 
 
 _noted = _Noted()
+
+
+def _place(frame: FrameType | None) -> TracebackType | None:
+    """From the agent's own code to this frame."""
+    place = None
+    while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__") not in OURS:
+        place = TracebackType(place, frame, frame.f_lasti, frame.f_lineno)
+        frame = frame.f_back
+    return place
+
+
+def carried(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, for a thread that the turn here starts: what it awaits there, the turn is told."""
+    tell = _noted.notes.elsewhere
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before, in_turn.begun_in = in_turn.begun_in, tell
+        try:
+            return function(*args, **kwargs)
+        finally:
+            in_turn.begun_in = before
+
+    return run
 
 
 def sentence(awaited: Any = None) -> Refused:
@@ -70,27 +118,26 @@ def sentence(awaited: Any = None) -> Refused:
 
 def misuse(awaited: Any = None, said: str = "") -> Misused:
     """The same, to be raised in the agent, and noted: see :func:`misused`."""
-    error = Misused(said or str(sentence(awaited)))
-    if _noted.misuse is None:
-        place, frame = None, sys._getframe(1)
-        while frame.f_back is not None and frame.f_globals.get("__name__") not in OURS:
-            if frame.f_code.co_name == "__del__":
+    error, notes = Misused(said or str(sentence(awaited))), _noted.notes
+    if notes.misuse is None:
+        place = one = _place(sys._getframe(1))
+        while one is not None:
+            if one.tb_frame.f_code.co_name == "__del__":
                 return error  # garbage is put away in the middle of anything: it is not the agent's doing
-            place = TracebackType(place, frame, frame.f_lasti, frame.f_lineno)
-            frame = frame.f_back
-        _noted.misuse, _noted.place = error, place
+            one = one.tb_next
+        notes.misuse, notes.place = error, place
     return error
 
 
 def misused() -> Misused | None:
     """What the turn that runs here has used of asyncio's, whoever caught it; None: nothing."""
-    return _noted.misuse
+    return _noted.notes.misuse
 
 
 def where_misused() -> TracebackType | None:
     """Where in the agent's code; its own, whatever was raised in its place on its way up."""
-    said = _noted.misuse
-    return _noted.place or (traceback_of(said) if said is not None else None)
+    said = _noted.notes.misuse
+    return _noted.notes.place or (traceback_of(said) if said is not None else None)
 
 
 class _NoLoop:
@@ -139,18 +186,6 @@ class _NoTask:
         raise misuse()
 
 
-class _Events:
-    """``asyncio.events`` as ``asyncio.run`` and ``Runner`` see it: they refuse to run by themselves."""
-
-    def _get_running_loop(self) -> Any:
-        if (loop := _running()) is _NO_LOOP:
-            raise misuse()
-        return loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio.events, name)
-
-
 _NO_LOOP: Any = _NoLoop()
 _NO_TASK: Any = _NoTask()
 
@@ -158,6 +193,7 @@ _NO_TASK: Any = _NoTask()
 _running, _run_on = asyncio._get_running_loop, asyncio._set_running_loop
 _hooks, _hook = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
 _here = threading.get_ident
+_loops = Loops(lambda: _running() is _NO_LOOP, lambda: misuse(), carried, (_NoLoop, _NoTask))
 _swap: Callable[[Any, Any], Any] | None = (
     getattr(asyncio.tasks, "_swap_current_task") if sys.version_info >= (3, 14) else None  # noqa: B009
 )
@@ -169,17 +205,7 @@ def _install() -> None:
     """Once, before the first turn. Outside of turns everything is as it was."""
     if _swap is None:
         asyncio.tasks._enter_task(_NO_LOOP, _NO_TASK)
-    runners: Any = asyncio.runners
-    runners.events = _Events()
-    loops: Any = asyncio.base_events.BaseEventLoop
-    check = loops._check_running
-
-    def _check_running(self: Any) -> None:
-        if _running() is _NO_LOOP:
-            raise misuse()
-        check(self)
-
-    loops._check_running = _check_running
+    _loops.watch()
 
 
 class Turn:
@@ -200,8 +226,9 @@ class Turn:
         "_known",
         "_known_before",
         "_loop",
-        "_misuse",
+        "_notes",
         "_task",
+        "_trio",
     )
 
     def __init__(self, generators: Generators, known: Known, drops: bool = False) -> None:
@@ -214,10 +241,11 @@ class Turn:
         self._before, in_turn.value = in_turn.value, True
         self._known_before, here.known = here.known, self._known
         self._dropped, dropping.value = dropping.value, self._drops
-        self._misuse, _noted.misuse = _noted.misuse, None
+        self._notes, _noted.notes = _noted.notes, _Notes(_here())
         self._loop = _running()
         self._task = _swap(self._loop, None) if _swap is not None and self._loop is not None else None
         self._hooks = _hooks()
+        self._trio = _loops.trio_away()
         _run_on(_NO_LOOP)
         if _swap is not None:
             _swap(_NO_LOOP, _NO_TASK)
@@ -232,7 +260,10 @@ class Turn:
         _run_on(self._loop)
         if _swap is not None and self._loop is not None:
             _swap(self._loop, self._task)
-        _noted.misuse, _noted.place = self._misuse, None
+        if self._trio:
+            _loops.trio_back(self._trio)
+        _noted.notes.thread = 0
+        _noted.notes = self._notes
         here.known = self._known_before
         dropping.value = self._dropped
         in_turn.value = self._before

@@ -41,6 +41,7 @@ from aios_dist.program.commands import LLM, Gather, Leaf, Refused, Signal, Sleep
 from aios_dist.program.crowds import Crowd, Scope, Waiting
 from aios_dist.program.generators import Generators, unheard
 from aios_dist.program.handovers import HandOver
+from aios_dist.program.outside import Outside, outside
 from aios_dist.program.requests import Asked, brief, briefs, check_new, check_same, encoded
 from aios_dist.program.tending import WAITS, Tending
 from aios_dist.text.tracebacks import traceback_of
@@ -127,6 +128,8 @@ class Replay(Tending):
         self._broken: ProgramChanged | None = None
         self._ending: list[int] = []  # the failures that it ended with
         self._running = False
+        self._origin = getattr(program, "agent", program)
+        self._seen: Outside | None = None
         self._root: Branch | None = None
         self._answer: Any = None  # what the root came to, while closings go on
         self._generators = Generators()
@@ -349,6 +352,7 @@ class Replay(Tending):
                     self._advance(branch, answer)
         finally:
             self._running = False
+            self._seen = None
             if self.closed:
                 self._drop_all()
 
@@ -503,7 +507,8 @@ class Replay(Tending):
             if isinstance(read, LLMRequest):  # the agent may go on changing its own
                 command = LLM(read)
         if isinstance(command, Tool):
-            command = command.taken(data, branch.context.copy())
+            done = known is not None and known.outcome is not None
+            command = command.taken(data, branch.context.copy(), None if done else self._outside)
         rejected, self._rejected = tuple(self._rejected[:MOST_REJECTED]), []
         self.asked.append(Asked(command=command, kind=kind, digest=mark, rejected=rejected, once=once))
         self.known.given.clear()
@@ -511,6 +516,12 @@ class Replay(Tending):
         self._sizes[number] = len(data)
         self.awaited += len(data)
         return number
+
+    def _outside(self) -> Outside:
+        """What is there without the program, looked at once for all that it asks for at a time."""
+        if self._seen is None:
+            self._seen = outside(self._origin)
+        return self._seen
 
     def _settle(self, branch: Branch | None, answer: Any) -> None:
         """A branch came to its end: tell its parent, or end the program."""

@@ -45,7 +45,7 @@ class Asked(msgspec.Struct, frozen=True):
     rejected: tuple[Rejection, ...] = ()
     once: tuple[Outcome, ...] = ()
 
-    def written(self, number: int, request: Request | None = None) -> Step:
+    def written(self, number: int, request: Request | None = None, outcome: Outcome | None = None) -> Step:
         """The step as a journal would have it, for a program that is run beside this one."""
         return Step(
             job="",
@@ -55,6 +55,7 @@ class Asked(msgspec.Struct, frozen=True):
             state=StepState.READY,
             digest=self.digest,
             request=request,
+            outcome=outcome,
             rejected=self.rejected,
             once=self.once,
         )

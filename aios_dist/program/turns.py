@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from aios_dist import policies
-from aios_dist.config import POLICIES, Config
+from aios_dist.config import Config
 from aios_dist.errors import (
     ConfigError,
     InvalidInput,
@@ -44,8 +44,8 @@ TURNS_LANE = "turns"
 """Where tools and turns run: on workers that have the agents' code."""
 
 
-MOST_STEPS = 40
-MOST_BYTES = 1024 * 1024
+MOST_STEPS = 20
+MOST_BYTES = 384 * 1024
 """Steps of one job that are written at a time, and their bytes, but for one alone: milliseconds of Redis."""
 
 
@@ -87,7 +87,8 @@ class Catalog(msgspec.Struct, frozen=True):
     @property
     def looks_back(self) -> bool:
         """A policy wants to know of agents' earlier runs."""
-        return "remaining" in self.lane_policies.values()
+        known = map(policies.get, self.lane_policies.values())
+        return any(policy is not None and policy.looks_back for policy in known)
 
     def model_of(self, command: LLM) -> str:
         """The model that a call goes to.
@@ -210,7 +211,10 @@ def repeats(
     Raises:
         UnknownName: the agent's code is not in this process.
     """
-    written = [asked.written(number) for number, asked in enumerate(replay.asked[: replay.held])]
+    told = dict(outcomes)
+    written = [
+        a.written(number, None, told.get(number)) for number, a in enumerate(replay.asked[: replay.held])
+    ]
     program = _program(record, catalog, asked=len(written))
     other = Replay(program, written, admit=catalog.admit, known=Known(*replay.known.origin))
     other.follow(outcomes, rested)
@@ -317,11 +321,10 @@ def rank(kind: Kind, lane: str, step: policies.Waiting, catalog: Catalog) -> tup
     """
     if kind is not Kind.LLM:
         return policies.Rank(), ""
-    name = catalog.lane_policies.get(lane, "fifo")
-    if name not in POLICIES:  # of a newer version; without a policy's name nobody asks us to rank it anew
+    policy = policies.get(catalog.lane_policies.get(lane, "fifo"))
+    if policy is None:  # of a newer version; without a policy's name nobody asks us to rank it anew
         return policies.Rank(), ""
-    past = catalog.pasts.get(step.agent)
-    return policies.find(name)(step if past is None else step._replace(past=past)), name
+    return policy.of(step, catalog.pasts.get(step.agent)), policy.name
 
 
 def _ranked(step: NewStep, number: int, record: JobRecord, catalog: Catalog, served: float) -> RankedStep:
@@ -332,5 +335,6 @@ def _ranked(step: NewStep, number: int, record: JobRecord, catalog: Catalog, ser
         served=served,
         expected_steps=record.expected_steps,
         deadline=record.deadline,
+        cost=step.cost,
     )
     return RankedStep(step, *rank(step.kind, step.lane, waiting, catalog))

@@ -12,7 +12,7 @@ from aios_dist.model.plans import Plan
 from aios_dist.policies import Past, Rank, Waiting
 from aios_dist.policies.rank import SECOND_US
 from aios_dist.simulate.admission import Admission
-from aios_dist.simulate.pasts import Pasts
+from aios_dist.simulate.pasts import NOTHING, Pasts
 from aios_dist.simulate.ready import ReadySet
 from aios_dist.simulate.work import Dispatch, Job, Run
 
@@ -186,9 +186,10 @@ class _Simulation:
 
     def _rank(self, job: int, number: int) -> Rank | float:
         facts = self._jobs[job]
-        if self._policy is None:
+        policy = self._policy
+        if policy is None:
             return self._left[job] - self._served[job]
-        return self._policy(
+        return policy.rank(
             Waiting(
                 facts.owner,
                 facts.tenant,
@@ -196,7 +197,8 @@ class _Simulation:
                 self._served[job],
                 facts.expected_steps,
                 facts.deadline,
-                self._pasts.of(facts.judged_by),
+                self._pasts.of(facts.judged_by) if policy.looks_back else NOTHING,
+                facts.estimates[number] if facts.estimates else 0.0,  # true costs are for no policy to know
             )
         )
 

@@ -1,5 +1,6 @@
-"""For tests, users' and ours: a fake LLM server, a clock to turn by hand, and ``rehearse()``: an agent, run
-here and now. But for that it needs nothing else of aios_dist.
+"""For tests, users' and ours: a fake LLM server, and ``rehearse()``: an agent, run here and now.
+
+But for the last it needs nothing else of aios_dist.
 
 python -m aios_dist.testing --latency 0.1        prints its base URL, answers until it is ended
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aios_dist.testing.calls import CLIENT_LEFT, Call
-from aios_dist.testing.clock import FakeClock
 from aios_dist.testing.fake_llm import FakeLLM
 from aios_dist.testing.faults import Fault, Faults
 from aios_dist.testing.latency import Constant, LogNormal, Tokens, Uniform
@@ -25,7 +25,6 @@ __all__ = [
     "CLIENT_LEFT",
     "Call",
     "Constant",
-    "FakeClock",
     "FakeLLM",
     "Fault",
     "Faults",

@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import gc
 import json
-import os
-import platform
 import signal
 import sys
 from typing import Any, NoReturn
 
 from aios_dist.testing.fake_llm import FakeLLM
-
-_PR_SET_PDEATHSIG = 1
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -44,7 +39,6 @@ def _arguments() -> argparse.ArgumentParser:
     add("--models", default="", help="comma separated: refuse other models")
     add("--chunk-tokens", type=int, default=4, help="tokens in one piece of a stream (4)")
     add("--keep-calls", type=int, default=10_000, help="how many calls GET /calls remembers (10000)")
-    add("--die-with-parent", action="store_true", help="end when the process that started us does")
     return parser
 
 
@@ -52,7 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; gives the exit code: 0, or 2 for what cannot be done as asked."""
     parser = _arguments()
     options: dict[str, Any] = vars(parser.parse_args(argv))
-    tied = options.pop("die_with_parent")
     options["models"] = [name for name in options["models"].split(",") if name]
     if not 0 <= options["port"] <= 65535:
         parser.error(f"--port {options['port']} is not from 0 to 65535")
@@ -68,18 +61,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(wrong))
     _raise_file_limit()
     try:
-        asyncio.run(_serve(llm, os.getppid() if tied else None))
+        asyncio.run(_serve(llm))
     except OSError as wrong:
         parser.error(f"cannot listen on {llm.host} port {llm.port}: {wrong.strerror or wrong}")
     return 0
 
 
-async def _serve(llm: FakeLLM, parent: int | None) -> None:
+async def _serve(llm: FakeLLM) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    if parent is not None:
-        _end_with(parent, ended)
     await llm.start()
     if sys.stdout is not None:  # it is not closed
         with contextlib.suppress(OSError):  # nobody reads it, or it has no room: who knows the port can ask
@@ -92,22 +83,6 @@ async def _serve(llm: FakeLLM, parent: int | None) -> None:
     gc.set_threshold(100_000, 50, 100)
     await ended.wait()
     await llm.stop()
-
-
-def _end_with(parent: int, ended: asyncio.Event) -> None:
-    """End when the process ``parent`` does: by the kernel's signal on Linux, else by looking twice a second.
-
-    The kernel counts the thread that started us as the parent: start the fake LLM from one that stays.
-    """
-    if platform.system() == "Linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before the kernel was told
-            ended.set()
-        return
-    if os.getppid() != parent:
-        ended.set()
-    else:
-        asyncio.get_running_loop().call_later(0.5, _end_with, parent, ended)
 
 
 def _raise_file_limit() -> None:

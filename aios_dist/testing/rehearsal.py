@@ -81,8 +81,11 @@ class _Rehearsal:
         return Replay(self._program, steps, known=Known("rehearsal", START))
 
     def _compare(self) -> None:
+        told = dict(self._outcomes)
         steps = [
-            asked.written(number, asked.command.request if asked.command is not None else None)
+            asked.written(
+                number, asked.command.request if asked.command is not None else None, told.get(number)
+            )
             for number, asked in enumerate(self._live.asked)
         ]
         other = self._begin(steps)
@@ -128,12 +131,15 @@ class _Rehearsal:
             except StepError as error:
                 return Outcome.failed(error)
         try:
-            return Outcome(value=as_json(_called(command), "tool's result"))
+            value = as_json(_called(command), "tool's result")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # as a worker takes it
             text = f"{command.request.name}: {describe(error)}"
             return Outcome.failed(ToolError(text, error=name_of(type(error))))
+        if said := command.kept():
+            return Outcome.failed(ToolError(f"{command.request.name}: {said}", error=name_of(InvalidInput)))
+        return Outcome(value=value)
 
     def _answer(self, request: LLMRequest) -> LLMResponse:
         reply = self._reply(request) if callable(self._reply) else self._reply

@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from aios_dist.journal.patience import Patience
+
 logger = logging.getLogger("aios_dist.background")
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+BEFORE_NEXT = Patience(0.1, 10.0)
 """Before a task that broke is begun anew; it doubles until one has lasted."""
 
 WELL_S = 60.0
@@ -46,7 +48,7 @@ class Background:
         self.start(name, run)
 
     async def _watch(self, name: str, run: Callable[[], Awaitable[object]]) -> None:
-        pause, said = FIRST_PAUSE_S, float("-inf")
+        pauses, said = BEFORE_NEXT.pauses(), float("-inf")
         while True:
             begun = time.monotonic()
             error: BaseException
@@ -60,7 +62,7 @@ class Background:
             now = time.monotonic()
             self.broken[name] = self.broken.get(name, 0) + 1
             if now - begun > WELL_S:
-                pause = FIRST_PAUSE_S
+                pauses = BEFORE_NEXT.pauses()
             if self.broken[name] == 1:
                 logger.error("The task %r of this worker broke; it is begun anew.", name, exc_info=error)
             elif now - said >= REMIND_S:
@@ -74,11 +76,10 @@ class Background:
                 now = said
             said = now
             try:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(next(pauses))
             except asyncio.CancelledError:  # perhaps not ours: an adapter that cancels all tasks of its loop
                 if self._ending:
                     return
-            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def end(self) -> None:
         """End all of them."""

@@ -20,6 +20,7 @@ from aios_dist.broker.messages import Tally
 from aios_dist.errors import FleetUnavailable, UnknownName
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import open_client
+from aios_dist.journal.patience import Patience
 from aios_dist.worker.leases import Leases
 
 logger = logging.getLogger("aios_dist.control")
@@ -30,9 +31,8 @@ LONGEST = 4096
 MOST_LANES = 100
 """Lanes whose rules are read by name; of more, those of all are."""
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
-"""Between two tries to listen again."""
+BETWEEN_TRIES = Patience(0.1, 5.0)
+"""… to listen again."""
 
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 _decode = msgspec.msgpack.Decoder(tuple[Text, Text, Text, Text]).decode
@@ -85,14 +85,14 @@ class Control:
 
     async def listen(self) -> None:
         """For ever; what cannot be reached is tried again, less and less often."""
-        pause = FIRST_PAUSE_S
+        pauses = BETWEEN_TRIES.pauses()
         while True:
             client = open_client(self._journal.config.redis_url, socket_timeout=None)
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as channel:
                     await channel.subscribe(self._journal.keys.control)
                     await self._look_up()
-                    pause = FIRST_PAUSE_S
+                    pauses = BETWEEN_TRIES.pauses()
                     await self._hear(channel)
             except (RedisError, OSError, FleetUnavailable) as exc:
                 logger.info("Not listening for cancelled jobs: %s", exc)
@@ -103,8 +103,7 @@ class Control:
                     self._reading.cancel()
                 with contextlib.suppress(RedisError, OSError):
                     await client.aclose()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            await asyncio.sleep(next(pauses))
 
     async def _hear(self, channel: PubSub) -> None:
         asked = False
@@ -140,11 +139,8 @@ class Control:
             malformed = isinstance(exc, msgspec.DecodeError) and not isinstance(exc, msgspec.ValidationError)
             self.dropped.add("no MessagePack, or too much of it" if malformed else str(exc)[:80])
             return
-        try:
-            with self._alone():
-                await do(job, step, worker)
-        except FleetUnavailable as exc:
-            self._leases.outage.away(exc)
+        with self._leases.outage.passes(), self._alone():
+            await do(job, step, worker)
 
     async def _drop(self, job: str, step: str, worker: str) -> None:
         if worker == self._worker:
@@ -161,13 +157,11 @@ class Control:
         self._busy_plan()
 
     async def _read_rules(self) -> None:
-        try:
+        with self._leases.outage.passes():  # all are looked up when the listening begins anew
             while self._lanes:
                 lanes, self._lanes = self._lanes, set()
                 with self._alone():
                     await self._new_rules(*(sorted(lanes) if len(lanes) <= MOST_LANES else ()))
-        except FleetUnavailable as exc:
-            self._leases.outage.away(exc)  # all are looked up when the listening begins anew
 
     async def _look_up(self) -> None:
         """What may have been said while nobody listened."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
+
+from aios_dist.errors import FleetUnavailable
 
 logger = logging.getLogger("aios_dist.outage")
 
@@ -17,6 +21,14 @@ class Outage:
     def __init__(self) -> None:
         self._since = 0.0
         self._said = 0.0
+
+    @contextlib.contextmanager
+    def passes(self) -> Iterator[None]:
+        """What needs Redis and is made up for later: where it is away, that is said, and no fault."""
+        try:
+            yield
+        except FleetUnavailable as exc:
+            self.away(exc)
 
     def away(self, why: Exception) -> None:
         """Somebody could not write."""

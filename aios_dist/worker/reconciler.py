@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from aios_dist.broker.app import Tickets
 from aios_dist.broker.messages import Tally
 from aios_dist.config import Config
-from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Journal, Ticket
 from aios_dist.worker.office import Office
 from aios_dist.worker.outage import Outage
@@ -179,9 +178,8 @@ class Reconciler:
     def _part(self, name: str) -> Iterator[None]:
         """What breaks here breaks nothing else; a Redis that is away is said once for all."""
         try:
-            yield
-        except FleetUnavailable as exc:
-            self._outage.away(exc)
+            with self._outage.passes():
+                yield
         except Exception as exc:
             self._breaks(name, f"{type(exc).__name__}: {exc}", exc_info=True)
 

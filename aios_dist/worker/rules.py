@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from aios_dist import policies
-from aios_dist.config import POLICIES, Config
+from aios_dist.config import Config
 from aios_dist.errors import FleetUnavailable
 from aios_dist.journal import Journal, LaneRules, Limits, Said, Stray, TenantRules
 from aios_dist.journal.ordering import MOST_STRAYS
@@ -97,7 +97,7 @@ class Rules:
         served.catalog = found.under(known.lane_policies, known.pasts)
 
     def _say_unknown(self, names: set[str]) -> None:
-        for name in sorted(names - set(POLICIES) - self._unknown):
+        for name in sorted(names - set(policies.names()) - self._unknown):
             self._unknown.add(name)
             logger.warning(
                 "A lane has the policy %r, which this version does not know: it ranks steps there as fifo.",

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.errors import ToolError, describe
+from aios_dist.errors import InvalidInput, ToolError, describe
 from aios_dist.model.given import as_json
 from aios_dist.program.commands import Tool, is_async, wants_a_loop
 from aios_dist.worker.threads import Run, Threads, attend
@@ -33,9 +33,11 @@ class Tools:
         slots: how many run at a time.
         timeout: seconds for a tool that says nothing else; 0: no limit.
         result_limit: bytes.
+        check: one that keeps something for its agent, which would not see it, fails.
     """
 
-    def __init__(self, slots: int, timeout: float, result_limit: int) -> None:
+    def __init__(self, slots: int, timeout: float, result_limit: int, check: bool = False) -> None:
+        self._check = check
         self._threads = Threads("aios-tool", slots)
         self._loop: ToolLoop | None = None
         self._timeout = timeout
@@ -69,11 +71,13 @@ class Tools:
                 value = await self._call(work, name, command.call, limit)
                 if isinstance(value, _Later):
                     value = await self._await(work, name, value.get, command, limit, begun)
-            return value
         except _Raised as raised:
             error = raised.error
             text = f"{label}: {describe(error)}"
             raise ToolError(text, error=type(error).__name__) from error
+        if self._check and (said := command.kept()):
+            raise ToolError(f"{label}: {said}", error=InvalidInput.__name__)
+        return value
 
     async def _call(self, work: Work, name: str, call: Callable[[], Any], limit: float) -> Any:
         def whole() -> Any:

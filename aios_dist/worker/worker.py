@@ -20,8 +20,9 @@ from aios_dist import policies
 from aios_dist.broker import messages
 from aios_dist.broker.app import Tickets
 from aios_dist.config import Config, PoolConfig
-from aios_dist.errors import FleetUnavailable
+from aios_dist.errors import FleetUnavailable, RedisUnfit
 from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.journal.patience import Patience
 from aios_dist.model import costs
 from aios_dist.model.calls import Usage
 from aios_dist.program import imports as modules
@@ -66,7 +67,7 @@ HAND_BACK_S = 4.0
 FAREWELL_S = 1.0
 """After the grace: for handing back what is in flight, and for each farewell."""
 
-START_PATIENCE_S = 10.0
+AT_START = Patience(0.25, 0.25, 10.0)
 """How long a worker that starts waits for a Redis that is not there yet."""
 
 
@@ -117,7 +118,7 @@ class Runtime:
     async def _check_redis(self) -> None:
         journal = Journal(self.config.fleet)
         try:
-            await _patiently(journal.check)
+            await AT_START.ask(journal.check, away=_unless_unfit)
         finally:
             await journal.close()
 
@@ -135,7 +136,7 @@ class Runtime:
         tickets = Tickets(self.config)
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
         self._unpriced = [model for model in self._providers if not self._has_price(model)]
-        self.started_at = await _patiently(self.journal.now)
+        self.started_at = await AT_START.ask(self.journal.now, away=_unless_unfit)
         self._reconciler = reconciler = Reconciler(
             self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
         )
@@ -157,7 +158,8 @@ class Runtime:
             self._fresh,
             check=bool(fleet.check_replays),
         )
-        self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit)
+        check = bool(fleet.check_replays)
+        self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit, check)
         self._slots = Slots(self.slots, set_slots)
         self._slots.of_files(open_files())
         self._stillness = Stillness()
@@ -182,7 +184,7 @@ class Runtime:
             self._write_saved,
             self.leases.renew,
         ):
-            await _patiently(ask)
+            await AT_START.ask(ask, away=_unless_unfit)
         background = self._background
         background.start("renewing", lambda: self.leases.keep(fleet.renew))
         background.start("reconciling", reconciler.run)
@@ -225,10 +227,8 @@ class Runtime:
 
     def _away_is_no_fault(self, ask: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
         async def asked() -> None:
-            try:
+            with self.leases.outage.passes():
                 await ask()
-            except FleetUnavailable as exc:
-                self.leases.outage.away(exc)
 
         return asked
 
@@ -339,13 +339,6 @@ async def _briefly(farewell: Awaitable[object]) -> None:
         logger.debug("At the end: %s", exc)
 
 
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask again while Redis is not there yet, or restarts just now."""
-    deadline = asyncio.get_running_loop().time() + START_PATIENCE_S
-    while True:
-        try:
-            return await ask()
-        except FleetUnavailable as exc:
-            if "evict" in str(exc) or asyncio.get_running_loop().time() > deadline:
-                raise
-        await asyncio.sleep(0.25)
+def _unless_unfit(why: FleetUnavailable) -> None:
+    if isinstance(why, RedisUnfit):
+        raise why

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aios_dist.broker.app import Tickets
-from aios_dist.errors import FleetUnavailable, JournalError
+from aios_dist.errors import JournalError
 from aios_dist.journal import Advance, Claim, Decision, Journal, Refusal, Ticket
+from aios_dist.journal.patience import Patience
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind
 from aios_dist.worker import spool
@@ -27,11 +28,11 @@ ON_LANES = (Kind.LLM, Kind.TOOL)
 
 NOBODY = Origin()
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-"""Between two tries of a verb."""
+WHEN_AWAY = Patience(0.05, 2.0)
+"""With a verb that Redis does not take."""
 
-BROKEN_PAUSE_S = 30.0
-"""The longest for one that breaks in its middle: its answer stays in hand, and the log says so."""
+WHEN_BROKEN = Patience(0.05, 30.0)
+"""With one that breaks in its middle: its answer stays in hand, and the log says so."""
 
 
 class Writer:
@@ -77,17 +78,8 @@ class Writer:
             Stopped: the work was, or the worker ends.
             JournalError: nothing is paid for, and the journal cannot be written or read here.
         """
-        pause, longest = FIRST_PAUSE_S, LONGEST_PAUSE_S
-        while True:
-            try:
-                return await write()
-            except FleetUnavailable as exc:
-                self._outage.away(exc)
-            except JournalError as exc:  # what it left is put right: the next try may go through
-                logger.error("%s", exc)
-                if not paid:
-                    raise
-                longest = BROKEN_PAUSE_S
+
+        async def wait(pause: float) -> None:
             if self.closing.is_set() and not paid:
                 raise Stopped("shutdown")
             if work is None:
@@ -95,7 +87,19 @@ class Writer:
             else:
                 work.check()
                 await work.wait(asyncio.get_running_loop().create_future(), pause)
-            pause = min(2 * pause, longest)
+
+        async def written() -> T:
+            for pause in WHEN_BROKEN.pauses():
+                try:
+                    return await write()
+                except JournalError as exc:  # what it left is put right: the next try may go through
+                    logger.error("%s", exc)
+                    if not paid:
+                        raise
+                await wait(pause)
+            raise AssertionError("pauses do not end")
+
+        return await WHEN_AWAY.ask(written, away=self._outage.away, wait=wait)
 
     async def commit(
         self,
@@ -175,10 +179,8 @@ class Writer:
         if not tickets:
             return
         point("ticket")
-        try:
+        with self._outage.passes():
             await self._tickets.publish(self.journal, tickets, *origin)
-        except FleetUnavailable as exc:
-            self._outage.away(exc)
 
     async def give_back(self, lane: str, after: float) -> None:
         """The ticket belongs to another worker: put it back after a pause, in which our slot is taken."""

@@ -1,15 +1,20 @@
 """What every policy keeps to: pure, total, exact enough for Redis, fair to age, and never idle.
 
-A new policy joins by being in ``aios_dist.policies``. Bounds on waiting are each policy's own: see PROMISES.
+A new policy joins by being a file in ``aios_dist/policies``. What it says of itself is held against what it
+does; a bound on waiting that is its own can be added to PROMISES.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import math
 import random
+import re
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,9 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aios_dist import policies
-from aios_dist.policies import Past, Rank, Waiting
+from aios_dist.policies import Past, Policy, Rank, Waiting
 from aios_dist.simulate.ready import ReadySet
 
+GUIDE = Path(__file__).parents[2] / "docs/policies.md"
 NAMES = policies.names()
 EACH = pytest.mark.parametrize("name", NAMES)
 
@@ -43,6 +49,7 @@ steps = st.builds(
     expected_steps=st.none() | st.integers(1, 10**6 - 1),
     deadline=st.none() | st.floats(0.001, LONGEST_S),
     past=pasts,
+    cost=st.floats(0.0, 1e12),
 )
 times = st.integers(int(YEAR_2023_US), int(YEAR_2041_US)).map(float)
 
@@ -55,19 +62,74 @@ def number(rank: Rank, ready: float, submitted: float = MIDST_US, priority: int 
 
 
 def home(name: str) -> ModuleType:
-    module = inspect.getmodule(policies.find(name))
+    module = inspect.getmodule(policies.find(name).rank)
     assert module is not None
     return module
 
 
 @EACH
 def test_a_policy_lives_in_a_short_file_of_its_name_that_names_its_source(name: str) -> None:
-    module = home(name)
+    module, policy = home(name), policies.find(name)
+    assert policy.name == name
+    assert re.fullmatch("[a-z][a-z-]*", name)
     assert module.__name__ == f"aios_dist.policies.{name.replace('-', '_')}"
     assert len(inspect.getsource(module).splitlines()) < 100
-    assert inspect.getdoc(policies.find(name))
-    said = module.__doc__ or ""
-    assert any(str(year) in said for year in range(1950, 2030)) or "AIOS" in said, "a paper, or AIOS itself"
+    assert inspect.getdoc(policy.rank)
+    first, blank, *more = (inspect.getdoc(module) or "").splitlines()
+    assert first.endswith("."), "who goes first, in a line: docs/policies.md has it in a table"
+    assert not blank
+    assert more, "what it is good for, and what it costs"
+    assert re.search(r"\b(19[5-9]|20[0-2])\d\b|AIOS", policy.source), "a paper, or AIOS itself"
+
+
+NEWCOMER = """
+from aios_dist.policies.rank import Policy, Rank, Waiting
+
+def rank(step: Waiting) -> Rank:
+    return Rank(base=step.cost)
+
+POLICY = Policy({name!r}, rank, starves=True, looks_back=False, source="nobody, 2020")
+"""
+
+
+def in_folder_with(folder: Path, patch: pytest.MonkeyPatch, file: str, text: str) -> dict[str, Policy]:
+    """What there is where one more file lies in the folder of the policies."""
+    (folder / f"{file}.py").write_text(text, "utf-8")
+    with patch.context() as there:
+        there.setattr(policies, "__path__", [*policies.__path__, str(folder)])
+        try:
+            return policies.in_folder()
+        finally:
+            sys.modules.pop(f"aios_dist.policies.{file}", None)
+            vars(policies).pop(file, None)
+
+
+def test_a_file_in_the_folder_is_a_policy_and_nothing_else_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = in_folder_with(tmp_path, monkeypatch, "late_comer", NEWCOMER.format(name="late-comer"))
+    assert list(found) == sorted([*NAMES, "late-comer"])
+    assert found["late-comer"].of(Waiting("a", cost=7.0)) == Rank(base=7.0)
+    assert list(policies.in_folder()) == NAMES, "and gone again"
+
+
+def test_the_policy_that_the_guide_shows_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [shown] = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    policy = in_folder_with(tmp_path, monkeypatch, "shortest", shown)["shortest"]
+    assert sorted([9.0, 1.0, 2e6, 1e6], key=lambda cost: policy.of(Waiting("a", cost=cost))) == [
+        *(1.0, 9.0),
+        *(2e6, 1e6),  # as long as can be told: by the time of becoming ready
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "POLICY = None", NEWCOMER.format(name="other")])
+def test_a_file_in_the_folder_that_is_no_policy_of_its_name_stops_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    with pytest.raises(
+        ImportError, match=r"^aios_dist\.policies\.late_comer has no POLICY of that name; see"
+    ):
+        in_folder_with(tmp_path, monkeypatch, "late_comer", text)
 
 
 def imported(module: ModuleType) -> set[str]:
@@ -98,10 +160,10 @@ def test_a_policy_has_no_clock_no_chance_no_io_and_no_memory(name: str) -> None:
 def test_the_same_facts_give_the_same_rank_whatever_came_between(
     name: str, step: Waiting, other: Waiting
 ) -> None:
-    policy = policies.find(name)
-    before = policy(step)
-    policy(other)
-    assert policy(Waiting(*step)) == before
+    rank = policies.find(name).rank
+    before = rank(step)
+    rank(other)
+    assert rank(Waiting(*step)) == before
 
 
 # The order ----------------------------------------------------------------------------------------------
@@ -112,7 +174,7 @@ def test_the_same_facts_give_the_same_rank_whatever_came_between(
 def test_a_rank_is_a_finite_number_that_redis_keeps_exactly_enough(
     name: str, step: Waiting, ready: float, submitted: float, priority: int, round: int
 ) -> None:
-    rank = policies.find(name)(step)
+    rank = policies.find(name).rank(step)
     assert isinstance(rank, Rank)
     assert all(math.isfinite(value) for value in (rank.base, rank.per_priority))
     value = number(rank, ready, submitted=submitted, priority=priority, round=round)
@@ -125,7 +187,7 @@ def test_a_rank_is_a_finite_number_that_redis_keeps_exactly_enough(
 def test_a_microsecond_between_two_ready_times_is_never_lost(
     name: str, step: Waiting, ready: float, priority: int
 ) -> None:
-    rank = policies.find(name)(step)
+    rank = policies.find(name).rank(step)
     earlier, later = (number(rank, at, priority=priority) for at in (ready, ready + 1))
     if rank.since == "ready":
         assert earlier < later
@@ -143,7 +205,7 @@ def test_it_is_not_lost_either_where_the_base_is_the_largest(name: str, ready: f
         *(Waiting("a", past=Past((29_000.0 + n * 3.7e-12,), 1)) for n in range(16)),  # halves of a µs
     ]
     for step in worst:
-        rank = policies.find(name)(step)
+        rank = policies.find(name).rank(step)
         if rank.since == "ready":
             ranks = [number(rank, ready + us) for us in range(1000)]
             assert len(set(ranks)) == len(ranks)
@@ -156,7 +218,7 @@ def test_of_two_steps_alike_the_one_that_was_ready_earlier_never_goes_after(
     name: str, step: Waiting, ready: float, gap: int, priority: int
 ) -> None:
     """Steps are named in the order of becoming ready: that decides between equal ranks (of one deadline)."""
-    rank = policies.find(name)(step)
+    rank = policies.find(name).rank(step)
     ready_set: ReadySet[int] = ReadySet()
     ranks = [
         ready_set.add(nth, rank, ready=at, submitted=MIDST_US, priority=priority)
@@ -186,7 +248,7 @@ def test_a_slot_that_is_free_gets_a_step_as_long_as_one_waits(
     for at, move in enumerate([*moves, *[None] * len(moves)]):
         if move is not None:
             step, priority = move
-            rank = policies.find(name)(step)
+            rank = policies.find(name).rank(step)
             ready_set.add(
                 at, rank, ready=MIDST_US + at, submitted=MIDST_US, priority=priority, tenant=step.tenant
             )
@@ -229,7 +291,7 @@ def busy_lane(name: str, every: int, seed: int) -> list[Wait]:
             )
             seen.append((len(ready_set), len(order)))
             ready, level = MIDST_US + nth * 1e6, chance.randrange(10)
-            ready_set.add(nth, policy(step), ready=ready, submitted=ready, priority=level)
+            ready_set.add(nth, policy.rank(step), ready=ready, submitted=ready, priority=level)
         order += [step for step in (ready_set.pop(), ready_set.pop()) if step is not None]
     assert sorted(order) == list(range(len(seen)))
     return [
@@ -250,12 +312,7 @@ PROMISES: Mapping[str, Callable[[Wait], bool]] = {
     "fifo": by_nobody,
     "priority": by_nobody_nine_minutes_younger,
 }
-COUNTS_AGENTS = {"round-robin"}  # its bound is in tests/unit/test_policies.py
-MAY_STARVE = sorted(set(NAMES) - set(PROMISES) - COUNTS_AGENTS)
-
-
-def test_every_policy_promises_a_bound_or_has_the_oldest_go_first_now_and_then() -> None:
-    assert [name for name in NAMES if policies.oldest_every(name)] == MAY_STARVE
+"""Bounds in numbers of some policies' own; round-robin's is in tests/unit/test_policies.py."""
 
 
 @pytest.mark.parametrize("name", PROMISES)
@@ -275,20 +332,66 @@ def test_with_oldest_every_a_step_waits_for_the_older_ones_and_for_no_more_dispa
         assert wait.dispatches <= every * (wait.older + 1), wait
 
 
-@pytest.mark.parametrize("name", MAY_STARVE)
-def test_a_policy_with_the_oldest_first_now_and_then_would_starve_a_step_without(name: str) -> None:
-    """The other half of the promise: the default of ten is not there for nothing."""
+# What it says of itself -----------------------------------------------------------------------------------
 
-    def flood(every: int) -> int:
-        ready_set: ReadySet[int] = ReadySet(oldest_every=every)
-        last = Waiting("slow", served=1000.0, expected_steps=1000, number=1)
-        ready_set.add(0, policies.find(name)(last), ready=MIDST_US)
-        for at in range(1, 1001):
-            quick = Waiting("quick", served=0.0, expected_steps=1, deadline=1.0, past=Past((1.0,), 1))
-            ready_set.add(at, policies.find(name)(quick), ready=MIDST_US + at, submitted=MIDST_US + at)
-            if ready_set.pop() == 0:
-                return at
-        return 0
+SHORT, LONG = Past((1.0,), 1), Past((1000.0,) * 9, 9)
+SOME = [
+    Waiting("a", number=number, served=served, expected_steps=told, deadline=deadline, cost=cost)
+    for number, served, told, deadline, cost in itertools.product(
+        (0, 9), (0.0, 3.0, 1000.0), (None, 1, 1000), (None, 1.0, 1e6), (0.0, 1e6)
+    )
+]
+"""Steps that differ in all that a policy may look at, but for the past."""
 
-    assert flood(0) == 0
-    assert flood(policies.oldest_every(name)) == policies.OLDEST_EVERY
+
+@EACH
+def test_a_policy_says_rightly_whether_it_looks_at_earlier_runs(name: str) -> None:
+    """Where it does not say so, the fleet would never fetch them."""
+    policy = policies.find(name)
+    differs = any(len({policy.rank(s._replace(past=p)) for p in (Past(), SHORT, LONG)}) > 1 for s in SOME)
+    tree = ast.walk(ast.parse(inspect.getsource(home(name))))
+    reads = any(isinstance(node, ast.Attribute) and node.attr == "past" for node in tree)
+    assert (differs, reads) == (policy.looks_back, policy.looks_back)
+
+
+@EACH
+def test_earlier_runs_are_shown_to_a_policy_that_looks_back_and_to_no_other(name: str) -> None:
+    policy = policies.find(name)
+    for step in SOME:
+        seen = step._replace(past=LONG) if policy.looks_back else step
+        assert policy.of(step, LONG) == policy.rank(seen)
+        assert policy.of(step) == policy.rank(step)
+
+
+def flood(name: str, every: int) -> int:
+    """The dispatch at which the step that ranks last of all goes, while such as rank first come one an hour
+    for six weeks; 0 where it never does."""
+    policy = policies.find(name)
+
+    def value(step: tuple[Waiting, int]) -> float:
+        return number(policy.rank(step[0]), MIDST_US, priority=step[1])
+
+    facts = [s._replace(past=past) for s in SOME for past in (Past(), SHORT, LONG)]
+    waiting = sorted(itertools.product(facts, (0, 9)), key=value)
+    (quick, high), (slow, low) = waiting[0], waiting[-1]
+    ready_set: ReadySet[int] = ReadySet(oldest_every=every)
+    ready_set.add(0, policy.rank(slow), ready=MIDST_US, submitted=MIDST_US, priority=low)
+    for at in range(1, 1001):
+        now = MIDST_US + at * 3.6e9
+        other = policy.rank(quick._replace(agent="b"))
+        ready_set.add(at, other, ready=now, submitted=now, priority=high)
+        if ready_set.pop() == 0:
+            return at
+    return 0
+
+
+@EACH
+def test_a_policy_says_rightly_whether_it_can_starve_a_step(name: str) -> None:
+    """Where it can, one dispatch in ten goes to the oldest: and that is not there for nothing."""
+    starves = policies.find(name).starves
+    assert (flood(name, 0) == 0) == starves
+    if starves:
+        assert policies.oldest_every(name) == policies.OLDEST_EVERY
+        assert flood(name, policies.OLDEST_EVERY) == policies.OLDEST_EVERY
+    else:
+        assert policies.oldest_every(name) == 0

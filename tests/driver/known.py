@@ -12,8 +12,8 @@ FENCED = True
 """A claim is told from another by more than numbers: ids are used again, Redis is put back to a snapshot."""
 
 MENDS: tuple[Change, ...] = (
-    Change("plans go on in small slices", "_members", "local AT_ONCE = 20", "local AT_ONCE = 3"),
-    Change("… and are thrown away so", "_new", "local MOST_THROWN = 100", "local MOST_THROWN = 2"),
+    Change("plans go on in small slices", "_members", "local AT_ONCE = 16", "local AT_ONCE = 3"),
+    Change("… and are thrown away so", "_new", "local MOST_THROWN = 40", "local MOST_THROWN = 2"),
 )
 
 WIDE: tuple[Change, ...] = (

@@ -1,4 +1,7 @@
-"""Policies on real workers: exact orders on one slot, and what changes while steps wait."""
+"""Policies on real workers: exact orders on one slot, and what changes while steps wait.
+
+Exact orders are without ``oldest_every``: which dispatch is the tenth depends on the tests before.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aios_dist import Fleet, Job, JobSpec, agent_first, fifo, hybrid
+from aios_dist import Fleet, Job, JobSpec, agent_first, fifo, hybrid, policies, prompts
 from aios_dist.testing import FakeLLM
 from tests.fleet.agents import caller, careless, worker_between
 from tests.fleet.conftest import REPLY_S
@@ -75,7 +78,7 @@ def test_a_job_can_be_reranked_while_its_steps_wait(fleet: Fleet, llm: FakeLLM) 
 
 
 def test_the_nearest_deadline_goes_first_and_who_has_none_last(fleet: Fleet, llm: FakeLLM) -> None:
-    with rules(fleet, SLOT, policy="deadline"):
+    with rules(fleet, SLOT, policy="deadline", oldest_every=0):
         with slot_is_busy(fleet, llm):
             jobs = submit(fleet, A=one(), B=one(deadline=300), C=one(deadline=100))
         finish(jobs)
@@ -83,7 +86,7 @@ def test_the_nearest_deadline_goes_first_and_who_has_none_last(fleet: Fleet, llm
 
 
 def test_what_is_expected_to_be_done_soonest_goes_first(fleet: Fleet, llm: FakeLLM) -> None:
-    with rules(fleet, SLOT, policy="remaining"):
+    with rules(fleet, SLOT, policy="remaining", oldest_every=0):
         with slot_is_busy(fleet, llm):
             jobs = submit(
                 fleet,
@@ -93,6 +96,19 @@ def test_what_is_expected_to_be_done_soonest_goes_first(fleet: Fleet, llm: FakeL
             )
         finish(jobs)
     assert order(jobs) == "C1 B1 B2 A1 A2 A3"
+
+
+def test_earlier_runs_on_the_fleet_tell_how_much_of_a_job_is_still_to_come(
+    fleet: Fleet, llm: FakeLLM
+) -> None:
+    long, short = prompts("long", ["1", "2", "3"], model=SLOT), prompts("short", ["1"], model=SLOT)
+    llm.script(latency=REPLY_S / 2)
+    finish(submit(fleet, A=long.job(), B=short.job()))
+    with rules(fleet, SLOT, policy="remaining", oldest_every=0):
+        with slot_is_busy(fleet, llm):
+            jobs = submit(fleet, A=long.job(), B=long.job(), C=short.job())
+        finish(jobs)
+    assert order(jobs).startswith("C1 ")
 
 
 def test_agents_take_turns_under_round_robin_however_many_jobs_they_have(fleet: Fleet, llm: FakeLLM) -> None:
@@ -121,7 +137,7 @@ def test_a_tenant_with_few_jobs_does_not_wait_for_one_with_many(fleet: Fleet, ll
 def test_another_policy_takes_over_what_waits_without_a_restart(fleet: Fleet, llm: FakeLLM) -> None:
     with slot_is_busy(fleet, llm):
         jobs = submit(fleet, A=one(deadline=300), B=one(deadline=200), C=one(deadline=100))
-        fleet.set_lane(SLOT, policy="deadline")
+        fleet.set_lane(SLOT, policy="deadline", oldest_every=0)
         # A producer that has not heard of it yet: its steps are put right by Redis.
         jobs |= submit(fleet, D=one(deadline=50))
     finish(jobs)
@@ -166,7 +182,7 @@ def test_groups_of_an_agent_first_plan_are_fifo_inside(fleet: Fleet, llm: FakeLL
     assert order(jobs) == "A1 B1 A2 B2 C1"
 
 
-@pytest.mark.parametrize("policy", ["fifo", "las", "priority", "remaining", "deadline", "round-robin"])
+@pytest.mark.parametrize("policy", policies.names())
 def test_under_every_policy_all_slots_work_and_all_jobs_end(fleet: Fleet, llm: FakeLLM, policy: str) -> None:
     llm.script(latency=4 * REPLY_S)  # long enough for all slots to be busy at one time
     with rules(fleet, "llm", policy=policy, fair="tenant"):

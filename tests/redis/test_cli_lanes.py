@@ -93,6 +93,22 @@ def test_a_priority_that_no_policy_looks_at_is_kept_and_said_so(
     assert claimed() == ["a", "b"]
 
 
+def test_a_priority_is_taken_also_where_a_lane_has_a_policy_of_a_newer_version(
+    cli: Cli, redis_url: str, fleet_name: str
+) -> None:
+    """Whether that one looks at priorities is not known here."""
+    submit(cli, "a")
+
+    async def newer() -> None:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
+        await journal.set_lane("llm", policy="of-a-newer-version", source="hand")
+        await journal.close()
+
+    asyncio.run(newer())
+    said = cli("job", "priority", "a", "9")
+    assert (said.code, said.out, said.err) == (0, "a has priority 9\n", "")
+
+
 def test_a_job_that_has_ended_takes_no_priority(cli: Cli) -> None:
     submit(cli, "a")
     cli("job", "priority", "a", "2")

@@ -191,6 +191,21 @@ async def test_commands_travel_behind_their_verb_in_the_same_round_trip(far: Han
     assert len(wire.requests) == 2  # the verb with its commands; and our look
 
 
+async def test_all_tenants_are_looked_at_in_one_round_trip_and_none_gets_what_is_anothers(
+    far: Hand, wire: Wire
+) -> None:
+    await far.warm()
+    tenants = [f"t{n}" for n in range(12)]
+    for n, tenant in enumerate(tenants):
+        await far.journal.set_tenant(tenant, tokens_per_day=n + 1, max_in_flight=n, weight=n + 1.0)
+    wire.requests.clear()
+    views = await far.journal.tenant_views(tenants, ["llm", "turns"])
+    assert [(v.name, v.tokens_per_day, v.max_in_flight, v.weight) for v in views] == [
+        (tenant, n + 1, n, n + 1.0) for n, tenant in enumerate(tenants)
+    ]
+    assert len(wire.requests) == 2  # the time, by which a day is named; and all the rest
+
+
 @pytest.mark.parametrize("forgotten", [False, True])
 async def test_a_verb_is_done_whatever_becomes_of_the_tickets_behind_it(hand: Hand, forgotten: bool) -> None:
     await hand.submit(starts("j", "x"))

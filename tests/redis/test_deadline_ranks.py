@@ -9,7 +9,7 @@ import pytest
 from aios_dist.journal import Stray
 from aios_dist.model.jobs import JobState
 from aios_dist.policies import Rank, Waiting
-from aios_dist.policies.deadline import deadline as says
+from aios_dist.policies.deadline import rank as says
 from aios_dist.program import turns
 from tests.redis.conftest import decides, starts
 

@@ -100,7 +100,7 @@ async def test_a_step_that_a_producer_ranked_by_old_rules_is_ranked_anew(hand: H
 async def test_strays_come_with_what_a_policy_asks_of_a_step(hand: Hand) -> None:
     await hand.submit(starts("j", "x", rank=Rank(), policy="fifo", agent="planner", tenant="acme"))
     claim = await hand.claim()
-    await hand.commit(claim, decision=decides(1, 1, "y", rank=Rank(), policy="fifo"))
+    await hand.commit(claim, decision=decides(1, 1, "y", rank=Rank(), policy="fifo", tokens=12))
     await hand.journal.set_lane("llm", policy="las")
     seen: list[Stray] = []
 
@@ -112,6 +112,7 @@ async def test_strays_come_with_what_a_policy_asks_of_a_step(hand: Hand) -> None
     [stray] = seen
     assert (stray.name, stray.waiting[:3]) == ("j/1", ("planner", "acme", 1))
     assert 0 < stray.waiting.served < 60
+    assert stray.waiting.cost == 12
 
 
 async def test_rules_that_change_while_steps_are_ranked_leave_them_to_those_who_know(hand: Hand) -> None:

@@ -384,7 +384,7 @@ async def test_an_extension_of_a_plan_that_stops_meanwhile_is_refused(hand: Hand
 async def as_cut(config: FleetConfig, at_once: int, seed: int) -> tuple[list[str], dict[str, str], str]:
     """A random plan, run with one slot, its members going on so many at a time: the order, and the ends."""
     journal = Told(config)
-    journal._scripts = verbs([Change("cut", "_members", "local AT_ONCE = 20", f"local AT_ONCE = {at_once}")])
+    journal._scripts = verbs([Change("cut", "_members", "local AT_ONCE = 16", f"local AT_ONCE = {at_once}")])
     hand, R, ids = Hand(journal, config), random.Random(seed), []
 
     def grow(depth: int) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from aios_dist import policies
 from aios_dist.cli import entry, groups
 from aios_dist.cli.checks import lanes, rights
 from aios_dist.cli.flower import check_login
@@ -24,6 +25,8 @@ from aios_dist.journal import LaneRules
 from aios_dist.producer.fleet_rules import LaneView
 
 NOBODY = "redis://127.0.0.1:1/0"
+
+POLICIES = ", ".join(map(repr, policies.names()))
 
 
 class Done(NamedTuple):
@@ -140,7 +143,10 @@ def test_without_a_command_the_help_is_shown(cli: Callable[..., Done]) -> None:
         (["job", "priority", "j"], "Missing argument 'N'"),
         (["job", "priority", "j", "10"], "10 is not in the range 0<=x<=9"),
         (["lane", "set", "llm"], "Say what to set: --policy P"),
-        (["lane", "set", "llm", "--policy", "random"], "'random' is not one of 'deadline', 'fifo'"),
+        (
+            ["lane", "set", "llm", "--policy", "random"],
+            f"'random' is not one of {', '.join(map(repr, policies.names()))}.",
+        ),
         (["lane", "set", "llm", "--fair", "all"], "'all' is not one of 'tenant', 'none'"),
         (["lane", "set", "llm", "--oldest-every", "-1"], "--oldest-every"),
         (["lane", "reset"], "Missing argument 'LANE'"),

@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -21,7 +22,7 @@ import click
 import msgspec
 import pytest
 
-from aios_dist import config, errors
+from aios_dist import config, errors, policies
 from aios_dist.cli import entry
 from aios_dist.cli.plan_files import PlanFile
 from aios_dist.errors import AiosError
@@ -61,7 +62,21 @@ def error_tree() -> str:
     return "\n".join(["```", *lines, "```", ""])
 
 
+def list_of_policies() -> str:
+    """A table of all policies, and what the docstring of each one's file says of when to take it."""
+    lines = ["| policy | who goes first | can starve a step | from |", "|---|---|---|---|"]
+    more = [""]
+    for policy in map(policies.find, policies.names()):
+        said = inspect.getdoc(inspect.getmodule(policy.rank)) or ""
+        first, _, rest = said.replace("``", "`").partition("\n\n")
+        starves = "yes" if policy.starves else "no"
+        lines.append(f"| `{policy.name}` | {first.removesuffix('.')} | {starves} | {policy.source} |")
+        more.append(textwrap.fill(f"* `{policy.name}`: {rest}", 128, subsequent_indent="  "))
+    return "\n".join([*lines, *more, ""])
+
+
 MAKERS = {
+    "aios_dist/policies": list_of_policies,
     "aios_dist.model.jobs.JOB_CHANGES": lambda: diagram(jobs.JOB_CHANGES),
     "aios_dist.model.jobs.STEP_CHANGES": lambda: diagram(jobs.STEP_CHANGES),
     "aios_dist/errors.py": error_tree,

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from aios_dist.testing import CLIENT_LEFT, Call, FakeClock, FakeLLM, Fault, Faults, Reply, ToolCall
+from aios_dist.local.owned_process import start_owned
+from aios_dist.testing import CLIENT_LEFT, Call, FakeLLM, Fault, Faults, Reply, ToolCall
 from aios_dist.testing.latency import Constant, LogNormal, Tokens, Uniform, parse_latency
 from aios_dist.testing.replies import fingerprint, pieces_of, seeded
 
@@ -42,17 +42,16 @@ async def streamed(client: AsyncOpenAI, **more: Any) -> list[Any]:
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The fake LLM as a process, and its base URL."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "aios_dist.testing", "--die-with-parent", *arguments],
+    child = start_owned(
+        [sys.executable, "-m", "aios_dist.testing", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     try:
         assert child.stdout is not None
-        line = child.stdout.readline()
+        line = child.stdout.readline().decode()
         assert line.startswith("fake LLM on http://127.0.0.1:"), line
         yield child, line.split()[-1]
     finally:
@@ -499,7 +498,7 @@ async def test_a_process_is_asked_scripted_and_reset_over_http() -> None:
         child.send_signal(signal.SIGTERM)
         assert child.wait(10) == 0
         assert child.stderr is not None
-        assert child.stderr.read() == ""
+        assert child.stderr.read() == b""
 
 
 @pytest.mark.parametrize(
@@ -523,52 +522,3 @@ def test_a_bad_command_line_is_one_sentence_and_exit_code_2(arguments: list[str]
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("fake LLM: ")
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_it_dies_with_its_parent() -> None:
-    script = (
-        "import subprocess, sys, os\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'aios_dist.testing', '--die-with-parent'])\n"
-        "print(child.pid, flush=True)\n"
-        "sys.stdin.read()\n"
-        "os._exit(1)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdin is not None
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    assert parent.stdout.readline().startswith("fake LLM on ")
-    os.kill(pid, 0)
-    parent.kill()
-    parent.wait(10)
-    # The child holds the other end of our pipe: it reads empty once the child has ended too.
-    assert parent.stdout.read() == ""
-    parent.stdin.close()
-    parent.stdout.close()
-
-
-# The clock
-
-
-async def test_a_fake_clock_wakes_sleepers_in_order_and_only_when_moved() -> None:
-    clock, woken = FakeClock(), []
-
-    async def sleeper(name: str, seconds: float) -> None:
-        await clock.sleep(seconds)
-        woken.append((name, clock() - 1_000.0))
-
-    tasks = [asyncio.create_task(sleeper(name, seconds)) for name, seconds in (("b", 2), ("a", 1), ("c", 9))]
-    await clock.run_for(0)
-    assert clock.sleepers == 3
-    await clock.run_for(5)
-    assert woken == [("a", 1.0), ("b", 2.0)]
-    tasks[2].cancel()
-    await clock.run_for(0)
-    assert clock.sleepers == 0
-    clock.advance(100)
-    assert clock.now() == 1_105.0
-    with pytest.raises(ValueError, match="backwards"):
-        clock.advance(-1)

@@ -308,10 +308,10 @@ def test_what_cannot_be_written_fails_the_job(monkeypatch: pytest.MonkeyPatch) -
     async def body() -> None:
         await llm("a")
 
-    def broken(name: str) -> Any:
+    def broken(step: policies.Waiting) -> policies.Rank:
         raise ZeroDivisionError("in a policy")
 
-    monkeypatch.setattr(policies, "find", broken)
+    monkeypatch.setitem(policies._POLICIES, "fifo", policies.find("fifo")._replace(rank=broken))
     replay = turns.start(body, CATALOG)
     error = failed_with_first(replay)
     assert error["type"] == "InvalidInput"

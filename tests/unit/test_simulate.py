@@ -14,7 +14,7 @@ from aios_dist import policies
 from aios_dist.errors import ConfigError, InvalidInput
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
 from aios_dist.model.specs import JobSpec
-from aios_dist.policies import Past
+from aios_dist.policies import Past, Policy, Rank, Waiting
 from aios_dist.simulate import ORACLE, Job, Run, bound, figures, simulate
 from aios_dist.simulate.pasts import MOST, Pasts
 
@@ -120,7 +120,7 @@ def test_the_policies_are_those_of_the_fleet() -> None:
         Job("due", (2.0,), arrival=1.0, deadline=4.0),
         Job("short", (2.0,), arrival=1.0, expected_steps=1),
     ]
-    for name in (*policies.names(), ORACLE):
+    for name in ("deadline", "fifo", "las", ORACLE, "priority", "remaining", "round-robin"):
         run = simulate(
             jobs, 1, name, oldest_every=0, pasts={"due": Past((50.0,), 1), "urgent": Past((60.0,), 1)}
         )
@@ -134,6 +134,31 @@ def test_the_policies_are_those_of_the_fleet() -> None:
         "remaining": "short",
         "round-robin": "urgent",
     }
+
+
+@pytest.mark.parametrize("looks_back", [True, False])
+def test_a_policy_is_told_what_the_fleet_would_tell_it(
+    monkeypatch: pytest.MonkeyPatch, looks_back: bool
+) -> None:
+    """The estimates of its calls, and not what they truly cost; earlier runs where it looks back."""
+    seen: list[Waiting] = []
+
+    def watching(step: Waiting) -> Rank:
+        seen.append(step)
+        return Rank()
+
+    newcomer = Policy("newcomer", watching, starves=True, looks_back=looks_back, source="")
+    monkeypatch.setitem(policies._POLICIES, "newcomer", newcomer)
+    past = Past((3.0, 9.0), 4)
+    told = {"agent": "trip", "tenant": "acme", "expected_steps": 7, "deadline": 60.0}
+    guessed = Job("a", (2.5, 1.0), costs=(70.0, 80.0), estimates=(50.0, 60.0), **told)  # type: ignore[arg-type]
+    simulate([guessed, Job("b", (1.0,), costs=(70.0,))], 1, "newcomer", pasts={"trip": past})
+    facts = (7, 60.0, past if looks_back else Past())
+    assert [step for step in seen if step.agent == "trip"] == [
+        Waiting("trip", "acme", 0, 0.0, *facts, 50.0),
+        Waiting("trip", "acme", 1, 2.5, *facts, 60.0),
+    ]
+    assert [step.cost for step in seen if step.agent == "b"] == [0.0]
 
 
 def test_remaining_learns_from_the_jobs_that_have_ended_and_not_from_those_to_come() -> None:

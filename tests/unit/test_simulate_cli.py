@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aios_dist import policies
 from aios_dist.cli import entry
 
 CSV = "agent,step,prompt_tokens,output_tokens,calls_tool\n" + "".join(
@@ -114,9 +115,7 @@ def test_the_table_marks_the_best_of_each_column(cli: Cli) -> None:
 
 def test_without_a_policy_all_of_them_are_compared(cli: Cli) -> None:
     rows = json.loads(cli("--workload", "light", "--jobs", "5", "--seeds", "1", "--json")[1])
-    assert [row["policy"] for row in rows] == [
-        "deadline", "fifo", "las", "priority", "remaining", "round-robin", "oracle",
-    ]  # fmt: skip
+    assert [row["policy"] for row in rows] == [*policies.names(), "oracle"]
 
 
 def test_known_history_changes_what_remaining_does_from_the_start(cli: Cli) -> None:

@@ -21,7 +21,7 @@ from aios_dist.journal.views import History, JobView
 from aios_dist.local.machine import LocalFleet
 from aios_dist.model.calls import OUTPUT_GUESS, LLMRequest, LLMResponse, ToolRequest
 from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode
-from aios_dist.policies import Past, Rank, Waiting
+from aios_dist.policies import Past, Policy, Rank, Waiting
 from aios_dist.program import turns
 from aios_dist.program.agents import agent, prompts
 from aios_dist.program.commands import gather, llm, signal, sleep, tool
@@ -430,12 +430,29 @@ def test_a_policy_is_told_all_that_it_may_look_at(monkeypatch: pytest.MonkeyPatc
         seen.append(step)
         return Rank()
 
-    monkeypatch.setattr(policies, "find", {"las": watching}.__getitem__)
     past = Past((3.0, 9.0), 4)
-    known = msgspec.structs.replace(catalog(lane_policies={"llm": "las"}), pasts={"turns-test": past})
     record = JobRecord("turns-test", {}, tenant="acme", deadline=60.0, expected_steps=7)
-    turns.decide(turns.start(body, known), record, known, first=0, served=2.5)
-    assert seen == [Waiting("turns-test", "acme", number, 2.5, 7, 60.0, past) for number in (0, 1)]
+    for looks_back in (True, False):
+        newcomer = Policy("newcomer", watching, starves=True, looks_back=looks_back, source="")
+        monkeypatch.setitem(policies._POLICIES, "newcomer", newcomer)
+        known = catalog(lane_policies={"llm": "newcomer", "gpu": "of-a-newer-version"}).under(
+            {"llm": "newcomer", "gpu": "of-a-newer-version"}, {"turns-test": past}
+        )
+        assert known.looks_back == looks_back, "by what the policy says, and by no name"
+        seen.clear()
+        decision = turns.decide(turns.start(body, known), record, known, first=0, served=2.5)
+        cost = decision.steps[0].step.cost
+        assert cost > 0
+        assert seen == [
+            Waiting("turns-test", "acme", number, 2.5, 7, 60.0, past if looks_back else Past(), cost)
+            for number in (0, 1)
+        ]
+
+
+@pytest.mark.parametrize("name", policies.names())
+def test_the_past_is_asked_for_where_a_lanes_policy_looks_back_and_only_there(name: str) -> None:
+    looks_back = policies.find(name).looks_back
+    assert catalog(lane_policies={"a": "fifo", "b": name}).looks_back == looks_back
 
 
 # Bringing a program back -----------------------------------------------------------------------------------
@@ -537,8 +554,8 @@ def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None
     assert order == ["b", "c", "a"]
 
 
-def test_steps_are_written_a_megabyte_at_a_time_and_one_alone_whatever_its_size() -> None:
-    sizes, chance = [500_000, 300_000, 300_000, 1_200_000, 100], Random(1)  # as they are written: packed
+def test_steps_are_written_so_many_bytes_at_a_time_and_one_alone_whatever_its_size() -> None:
+    sizes, chance = [180_000, 110_000, 110_000, 450_000, 100], Random(1)  # as they are written: packed
 
     async def large() -> None:
         await gather(*(llm(texts[size]) for size in sizes))

@@ -79,7 +79,7 @@ async def answer(step: Step, asked: Asked) -> Outcome:
             return Outcome(response=reply(request))
         if isinstance(asked.command, Tool):
             claim = msgspec.structs.replace(a_claim(), label=step.label)
-            tools = Tools(1, 5.0, FLEET.result_limit)
+            tools = Tools(1, 5.0, FLEET.result_limit, check=True)
             return Outcome(value=await tools.run(Work(claim, Origin()), asked.command))
     except AiosError as error:
         return Outcome.failed(error)

@@ -17,6 +17,7 @@ import pytest
 
 from aios_dist import ToolError, agent, llm, tool
 from aios_dist.journal import Claim
+from aios_dist.journal.patience import Patience
 from aios_dist.model.calls import LLMResponse, Usage
 from aios_dist.model.jobs import JobRecord, Kind, Outcome, decode
 from aios_dist.program.replay import Replay
@@ -277,8 +278,7 @@ def test_another_program_of_the_same_job_takes_the_place_of_the_first() -> None:
 async def test_a_task_that_breaks_is_said_once_in_full_and_begun_anew(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aios_dist.worker.background.FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr("aios_dist.worker.background.LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr("aios_dist.worker.background.BEFORE_NEXT", Patience(0.001, 0.001))
     errors = [ValueError("one"), asyncio.CancelledError(), GeneratorExit(), None, KeyError("five")]
     begun = asyncio.Event()
 

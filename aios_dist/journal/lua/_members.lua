@@ -8,14 +8,14 @@
 -- plans     plans that have something left to do, and "PLAN/DIG" of extensions, by when
 --
 -- A `fixed` node admits its next child when the one before has ended, `fifo` and `agent-first` nodes all at once. A fixed node that
--- has failed drops its rest; so does one that is dropped itself. No verb admits and drops more than AT_ONCE: what is left stands in
+-- has failed drops its rest; so does one that is dropped itself. No verb does more than AT_ONCE of this: what is left stands in
 -- `todo`, and goes on with the next verb that comes to this plan, with its producer's, with the reconciler's (plans).
 --
 -- Where a plan stands is written in one command (flush), before what that asks for is done; `now` says what that was. So one that broke
 -- half-way is put right by doing `now` once more, whatever the size of the plan.
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7, dropped = 8 }
-local AT_ONCE = 20   -- members, and their steps
+local AT_ONCE = 16   -- members that are admitted or dropped, and their steps
 local left = AT_ONCE
 
 local works = {}   -- of plans that this verb has come to
@@ -46,8 +46,6 @@ local function push(w, i)
   table.insert(w.todo, 1, i)
 end
 
-local admit_job, end_plan, new_work, work_of
-do   -- (a chunk of Lua has 200 locals at the most)
 local function pop(w, i)
   for at, other in ipairs(w.todo) do
     if other == i then return table.remove(w.todo, at) end
@@ -63,15 +61,28 @@ local function count_end(w, i, failed)
   push(w, i)
 end
 
+local admit_job, end_plan, run_plan, new_work, work_of
+do   -- (a chunk of Lua has 200 locals at the most)
+local LOOK = 0.5      -- what a look at a node counts, also one that only passes an end on: nodes may be nested deeply
+local moved = false   -- whether this verb has admitted or dropped a job: the first goes whatever it counts
+
+local function facts_of(job) return redis.call('HMGET', key('job', job), 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp', 'wake') end
+
+-- Whether the job is more than this verb may still do: then it is the next one's first.
+local function too_much(plan, facts)
+  return moved and facts[1] == 'waiting' and facts[5] == plan and LOOK + number(facts[2]) > left
+end
+
 -- A member whose turn has come: nil while it goes on, else whether it failed. One that was cancelled before its turn counts
 -- as failed, whatever has become of it since: retried, it is no member any more.
-admit_job = function(plan, job)
+admit_job = function(plan, job, facts)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp', 'wake')
+  facts = facts or facts_of(job)
   if facts[5] ~= plan then return true end
   if facts[1] == 'running' or facts[1] == 'paused' then return nil end   -- by a verb that broke then
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end
   mark(job)
+  moved, left = true, left - LOOK
   redis.call('HSET', k, 'st', 'running')
   if facts[7] then redis.call('HDEL', k, 'hp') end
   event(job, stamp(), 'admitted', '')
@@ -89,10 +100,9 @@ admit_job = function(plan, job)
 end
 
 -- Cancelled without a word to the plan. One that was retried, or another under its id, is no member.
-local function drop_job(plan, job)
-  local f = redis.call('HMGET', key('job', job), 'st', 'pl', 'n')
-  if f[1] == 'waiting' and f[2] == plan then
-    left = left - number(f[3])
+local function drop_job(plan, job, facts)
+  if facts[1] == 'waiting' and facts[5] == plan then
+    moved, left = true, left - LOOK - number(facts[2])
     end_job(job, 'cancelled', '', true)
   end
 end
@@ -107,6 +117,7 @@ end
 
 -- What node I, the first in line, has to do: its next child, or its own end.
 local function step_on(plan, w, i)
+  left = left - LOOK
   local v = node(w, i)
   local k = v[N.admitted]
   local dropping = v[N.dropped] == 1 or (v[N.failed] == 1 and v[N.mode] == 'fixed')
@@ -126,24 +137,28 @@ local function step_on(plan, w, i)
     return
   end
   local c = redis.call('HGET', w.key, 'c' .. i .. '.' .. int(k))
-  local id = string.sub(c, 2)
+  local id, inner = string.sub(c, 2), string.sub(c, 1, 1) == 'n'
+  local facts = not inner and facts_of(id)
+  if facts and too_much(plan, facts) then
+    left = 0
+    return
+  end
   v[N.admitted] = k + 1
   change(w, i)
-  left = left - 1
-  if string.sub(c, 1, 1) == 'n' then
+  if inner then
     if dropping then
       node(w, id)[N.dropped] = 1
       change(w, id)
     end
     push(w, id)
   elseif dropping then
-    drop_job(plan, id)
+    drop_job(plan, id, facts)
     v[N.ended] = v[N.ended] + 1
     w.far[3] = w.far[3] + 1
   else
     w.far[1] = w.far[1] + 1
     flush(w, 'admit|' .. i .. '|' .. id)
-    local failed = admit_job(plan, id)
+    local failed = admit_job(plan, id, facts)
     if failed ~= nil then
       w.far[2] = w.far[2] + 1
       count_end(w, i, failed)
@@ -152,7 +167,7 @@ local function step_on(plan, w, i)
 end
 
 -- The plan goes on as far as this verb may: gives whether it is done with for now.
-local function run_plan(plan, w)
+run_plan = function(plan, w)
   while #w.todo > 0 and left > 0 do step_on(plan, w, w.todo[1]) end
   if w.over then return true end
   flush(w, '')
@@ -201,6 +216,7 @@ work_of = function(plan)
   end
   return w
 end
+end
 
 -- A plan that has something left to do goes on; gives whether it is done with for now.
 go_on = function(plan)
@@ -231,5 +247,4 @@ member_ended = function(plan, i, failed)
   w.far[2] = w.far[2] + 1
   count_end(w, i, failed)
   run_plan(plan, w)
-end
 end

@@ -32,7 +32,7 @@ end
 
 local throw_slice
 do   -- (a chunk of Lua has 200 locals at the most)
-local MOST_THROWN = 100   -- members looked at by one verb that throws away
+local MOST_THROWN = 40   -- members and their steps that one verb throws away; a look at one counts half
 
 -- A slice of it is thrown away. Gives whether that was the last.
 throw_slice = function(plan, field)
@@ -42,8 +42,9 @@ throw_slice = function(plan, field)
   local i, c = at[1], at[2]
   local last = own or number(redis.call('HGET', k, 'n')) - 1
   if own then i = own end
-  local gone = {}
-  for _ = 1, MOST_THROWN do
+  local gone, room = {}, MOST_THROWN
+  while room > 0 do
+    room = room - 0.5
     local packed = i <= last and redis.call('HGET', k, 'node' .. int(i))
     if not packed then
       if own then redis.call('HDEL', k, 'node' .. int(own), field, field .. '>', unpack(gone))
@@ -57,8 +58,11 @@ throw_slice = function(plan, field)
       local child = redis.call('HGET', k, link)
       if child and string.sub(child, 1, 1) == 'j' then
         local job = string.sub(child, 2)
-        local f = redis.call('HMGET', key('job', job), 'hp', 'pl')
-        if f[1] == field and f[2] == plan then throw_away(job) end
+        local f = redis.call('HMGET', key('job', job), 'hp', 'pl', 'n')
+        if f[1] == field and f[2] == plan then
+          room = room - 0.5 - number(f[3])
+          throw_away(job)
+        end
       end
       if child then gone[#gone + 1] = link end
       c = c + 1

@@ -2,7 +2,7 @@
 -- ARGV 1: lane, ranked, page, retention_ms
 --   ranked: list of {name, policy, base, since, level, group}: what the lane's policy said of the page before
 -- returns: {how many went where they belong without a rank, flat list of name, kind, "tenant|agent", µs in calls, deadline
---   in s or "", expected steps or ""}
+--   in s or "", expected steps or "", estimated cost}
 -- include: limits
 local r, page = rules(A.lane), {}
 
@@ -45,7 +45,7 @@ for _, set in ipairs({ 'stray', 'astray' }) do
       placed = placed + 1
     else
       local f = redis.call('HMGET', key('job', job), 'who', 'us', 'dl', 'xs')
-      for _, fact in ipairs({ m, h[H.kind], f[1], f[2] or '0', f[3] or '', f[4] or '' }) do
+      for _, fact in ipairs({ m, h[H.kind], f[1], f[2] or '0', f[3] or '', f[4] or '', int(bounded(h[H.cost])) }) do
         page[#page + 1] = fact
       end
     end
