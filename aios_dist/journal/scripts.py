@@ -29,6 +29,7 @@ PARTS = {
     "lib": ("_lib",),
     "limits": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend"),
     "plan": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend"),
+    "again": ("_lib", "_order", "_limits", "_plan", "_sweep", "_again", "_members", "_mend"),
     "rules": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend", "_rules"),
     "new": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend", "_new"),
 }

@@ -187,11 +187,6 @@ end
 local STEPS_AT_ONCE = 150   -- some 4 ms
 local function wide(n) return number(n) > STEPS_AT_ONCE end
 
--- Its list of events begins before it is so wide.
-local function begin_list(job)
-  for _, before in ipairs(first_events(job)) do redis.call('RPUSH', key('ev', job), before) end
-end
-
 -- Something happened to a job. `submitted` (but a fork's, which says of what) and `ready` begin no list; any other
 -- event does, with those before it: numbers stay what they were.
 local function event(job, at, what, step, extra)
@@ -199,7 +194,7 @@ local function event(job, at, what, step, extra)
   local list, new = key('ev', job), packed_event(at, what, step, extra)
   local implied = what == 'ready' or (what == 'submitted' and not extra)
   if redis.call('RPUSHX', list, new) == 0 and not implied then
-    begin_list(job)
+    for _, before in ipairs(first_events(job)) do redis.call('RPUSH', list, before) end
     redis.call('RPUSH', list, new)
   end
   redis.call('PUBLISH', list, what)

@@ -289,24 +289,6 @@ mend = function(job, touched, part)
   end
   return wrong, f[4], state, wide(count) and upto - from + 9 * read_now or count, not last and upto or nil, open
 end
-
--- A slice of a wide job that a verb broke over, see stands_at. Gives whether there is more of it.
-left_to_mend = function(job, how, from)
-  local ok, why, _, state, _, next_, open = pcall(mend, job, true, { from = from, open = how == 'o' })
-  if not ok then
-    if type(why) ~= 'table' or not why.corrupt then error(why) end
-    redis.call('HSET', key('job', job), 'sw', why.corrupt)   -- `walk` sets it aside
-    mark(job)
-    kept[job] = true
-    redis.call('ZREM', P .. 'sweeps', job)
-    return false
-  end
-  if not state then   -- there is no such job any more
-    redis.call('ZREM', P .. 'sweeps', job)
-    return false
-  end
-  return stands_at(job, next_ or 1, next_ and next_ + 1 or 1, state, open and 'o' or 'm')
-end
 end
 
 -- Puts right whatever a broken verb has touched; what could not be stays marked.

@@ -70,7 +70,9 @@ local function add_steps(job, steps)
   local first, proof = tonumber(facts[1]), facts[2] or ''
   local heads, fields = {}, {}
   mark(job)
-  if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then begin_list(job) end
+  if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then   -- its list begins before it is so wide
+    for _, before in ipairs(first_events(job)) do redis.call('RPUSH', key('ev', job), before) end
+  end
   for i, s in ipairs(steps) do
     local step, h = int(first + i - 1), head_of(s)
     heads[i], proof = h, chain(proof, step .. ' ' .. s.digest .. ' ' .. s.label)

@@ -10,7 +10,7 @@
 -- sw       the first step that has still to; behind "m" (or "o", where one before it moves the job) a broken verb is mended on the way (_mend)
 
 local by_caller = false     -- who has called this verb goes on: the reconciler looks only when nobody has for a moment
-local start_over, run_again, exhausted, follow, catch_up, follow_on, stands_at, left_to_mend
+local start_over, exhausted, follow, follow_page, stands_at
 do   -- (a chunk of Lua has 200 locals at the most)
 local LOOK, CHANGE = 1, 4   -- what a step takes that has followed, and one that does so now, beside
 local MOST_TAKEN = STEPS_AT_ONCE * (LOOK + CHANGE)
@@ -20,90 +20,10 @@ local taken = 0             -- by this verb
 -- Whether this verb has let as many steps follow as one may: the rest of its jobs is for the next one.
 exhausted = function() return taken >= MOST_TAKEN end
 
--- A failed step runs again: who reports the failure once more is fenced, its usage has counted, and it begins where it was asked for.
--- `fields`: to be written with its head.
-local function run_anew(job, step, h, fields)
-  if h[H.token] ~= '' then fields[#fields + 1], fields[#fields + 2] = 'u|' .. h[H.token], 1 end
-  h[H.token] = ''
-  local first = redis.call('HGET', key('job', job), 'l' .. int(step))
-  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
-  redis.call('ZREM', P .. 'dead', member(job, int(step)))
-end
-
 -- A step that was dropped, or has failed, is asked for anew.
 start_over = function(h)
   h[H.state], h[H.order], h[H.ended], h[H.tries], h[H.lost], h[H.back] = 'pending', 0, 0, 0, 0, 0
   h[H.first] = 0   -- patience begins anew
-end
-
--- Failed steps of a wide job run again. What is answered keeps its order: `og` counts those that are left out.
-local function undo(job, numbers)
-  local k = key('job', job)
-  local f = redis.call('HMGET', k, 'v', 'og', 'dg')
-  local v, left_out, again, fields, gone = number(f[1]), number(f[2]), {}, {}, { 'rt' }
-  local seen = {}
-  mark(job)
-  for _, step in ipairs(numbers) do
-    local h = not seen[step] and head(job, int(step))
-    seen[step] = true
-    if h and h[H.state] == 'failed' then
-      run_anew(job, step, h, fields)
-      start_over(h)
-      fields[#fields + 1], fields[#fields + 2] = 'h' .. int(step), cmsgpack.pack(h)
-      gone[#gone + 1] = 'o' .. int(step)
-      again[#again + 1] = { int(step), h }
-    end
-  end
-  local which = {}
-  for i, pair in ipairs(again) do which[i] = pair[1] end
-  redis.call('HSET', k, 'v', int(v - #again), 'og', int(left_out + #again), 'dg', chain(f[3] or '', 'again ' .. table.concat(which, ' ')), unpack(fields))
-  redis.call('HDEL', k, unpack(gone))
-  for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
-end
-
--- Steps run again: those named, and those that were dropped. What is answered stays, in its order, without them. (Of a wide job
--- those that were dropped follow its state.)
-run_again = function(job, numbers)
-  local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'n', 'dg', 'og')
-  if wide(facts[1]) or facts[3] then return undo(job, numbers) end
-  local undone, outcomes, again, fields, gone = {}, {}, {}, {}, { 'rt' }
-  for _, step in ipairs(numbers) do undone[step] = true end
-  mark(job)
-  local function change(step, h)
-    fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
-    if #fields >= 2 * MOST_AT_ONCE then
-      redis.call('HSET', k, unpack(fields))
-      fields = {}
-    end
-  end
-  for step = 0, steps_of(job, facts[1]) - 1 do
-    local h = head(job, step)
-    if undone[step] and h[H.state] == 'failed' then
-      run_anew(job, step, h, fields)
-      again[#again + 1] = { step, h }
-    elseif h[H.state] == 'dropped' then again[#again + 1] = { step, h }
-    elseif h[H.order] > 0 then outcomes[#outcomes + 1] = { step, h } end
-  end
-  table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
-  for place, pair in ipairs(outcomes) do
-    if pair[2][H.order] ~= place then
-      pair[2][H.order] = place
-      change(pair[1], pair[2])
-    end
-  end
-  for _, pair in ipairs(again) do
-    local step, h = pair[1], pair[2]
-    start_over(h)
-    change(step, h)
-    gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
-  end
-  local which = {}
-  for i, pair in ipairs(again) do which[i] = pair[1] end
-  local proof = chain(facts[2] or '', 'again ' .. table.concat(which, ' '))
-  redis.call('HSET', k, 'v', #outcomes, 'dg', proof, unpack(fields))
-  for at = 1, #gone, MOST_AT_ONCE do redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1))) end
-  for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
 end
 
 -- The rank that a waiting or held step has by the job's priority and submission of now; nil where it has an order of its own.
@@ -155,7 +75,7 @@ follow = function(job, step, h, state, f)
 end
 
 -- So many of the steps as one verb may. Gives the first that is left, and how many have another place in a line.
-local function page(job, from, count, state)
+follow_page = function(job, from, count, state)
   local k, at, moved, cost = key('job', job), from, 0, 0
   local f = wide(count) and redis.call('HMGET', k, 'pp', 'pr', 't0', 'ta')
   while at < count and cost < MOST_TAKEN do
@@ -172,13 +92,6 @@ local function page(job, from, count, state)
   end
   taken = taken + cost
   return at, moved
-end
-
--- One step that somebody comes to before it has followed. Gives its head.
-catch_up = function(job, step, h, state)
-  if step == TURN then return h end
-  follow(job, step, h, state)
-  return head(job, step)
 end
 
 -- The steps before this one have followed. Gives whether there are others; with the last a job that has ended begins to expire.
@@ -205,28 +118,12 @@ end
 follow_all = function(job, state, n)
   local count = steps_of(job, n)
   if count <= STEPS_AT_ONCE then
-    local _, moved = page(job, 0, count, state)
+    local _, moved = follow_page(job, 0, count, state)
     return false, moved
   end
   if string.match(redis.call('HGET', key('job', job), 'sw') or '', '^%a') then return stands_at(job, 0, count, state, 'm'), 0 end
   local at, moved = 0, 0
-  if not exhausted() then at, moved = page(job, 0, count, state) end
+  if not exhausted() then at, moved = follow_page(job, 0, count, state) end
   return stands_at(job, at, count, state), moved
-end
-
--- A slice more of it. Gives whether there are some left, and how many have another place in a line.
-follow_on = function(job)
-  local k = key('job', job)
-  local f = redis.call('HMGET', k, 'sw', 'st', 'n')
-  local how, at = string.match(f[1] or '', '^(%a?)(%d+)$')
-  if not at then
-    if f[1] then mark(job); kept[job] = true end   -- `walk` sets it aside
-    redis.call('ZREM', P .. 'sweeps', job)
-    return false, 0
-  end
-  local count = steps_of(job, f[3])
-  if how ~= '' then return left_to_mend(job, how, tonumber(at)), 0 end
-  local next_, moved = page(job, tonumber(at), count, f[2])
-  return stands_at(job, next_, count, f[2]), moved
 end
 end
