@@ -550,3 +550,19 @@ async def test_events_of_a_wide_job_have_one_number_for_ever(hand: Hand) -> None
     after = await hand.journal.events("j")
     assert after[: len(before)] == before
     assert len(after) == len(before) + 20
+
+
+async def test_who_retries_a_job_whose_steps_cannot_follow_it_gets_an_answer(
+    hand: Hand, watched: Watched
+) -> None:
+    watched.patience = 0
+    await wide(hand)
+    await cancel(hand, "j")
+    await hand.redis("HSET", hand.keys.job("j"), f"h{MANY - 3}", b"\xc1")
+    for _ in range(3):  # it is left to the reconciler, which is not there
+        with pytest.raises(JournalError):
+            await retry_any(hand, "j")
+    await walk(hand)
+    assert await hand.redis("HGET", hand.keys.prefix + "aside", "j")
+    for key in await hand.redis("KEYS", f"{hand.keys.prefix}*"):
+        await hand.redis("DEL", key)  # (what cannot be read cannot be looked at)

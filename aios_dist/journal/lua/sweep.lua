@@ -28,8 +28,9 @@ local function follow_on(job)
   local f = redis.call('HMGET', k, 'sw', 'st', 'n')
   local how, at = string.match(f[1] or '', '^(%a?)(%d+)$')
   if not at then
-    if f[1] then mark(job); kept[job] = true end   -- `walk` sets it aside
+    mark(job)
     redis.call('ZREM', P .. 'sweeps', job)
+    if f[1] then error(f[1]) end   -- (its mark stays: `walk` sets it aside)
     return false, 0
   end
   local count = steps_of(job, f[3])
