@@ -344,6 +344,24 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
         assert not wrong, f"aios-dist {' '.join(words)}: no such option {sorted(wrong)}"
 
 
+def _all_commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name in group.list_commands(click.Context(group)):
+        found = group.get_command(click.Context(group), name)
+        if isinstance(found, click.Group):
+            yield from _all_commands(found, (*before, name))
+        else:
+            yield (*before, name)
+
+
+def test_every_command_stands_in_a_document() -> None:
+    said = set()
+    for page in PAGES:
+        for words in commands(page):
+            bare = [word for word in words if re.fullmatch(r"[a-z|-]+", word)]
+            said |= {(*bare[:1],), *((*bare[:1], last) for last in (bare[1].split("|") if bare[1:] else ()))}
+    assert {" ".join(name) for name in _all_commands(entry.root) if name not in said} == set()
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for page in PAGES:
