@@ -149,7 +149,10 @@ def test_a_shared_lane_is_listed_by_tenant_and_the_tenants_take_turns(
     ("args", "sentence"),
     [
         (["set", "lm", "--policy", "las"], "There is no lane 'lm'; known are llm, turns."),
-        (["set", "llm", "--oldest-every", "1"], "oldest_every is 0 (never) or a whole number from 2, not 1."),
+        (
+            ["set", "llm", "--oldest-every", "1"],
+            "must be 0 (never) or a whole number from 2 to 1,000,000, not 1.",
+        ),
         (["reset", "lm"], "There is no lane 'lm'; known are llm, turns."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -146,7 +146,7 @@ def test_without_a_command_the_help_is_shown(cli: Callable[..., Done]) -> None:
         (["lane", "reset"], "Missing argument 'LANE'"),
         (["tenant", "set", "t"], "Say what to set: --weight W"),
         (["tenant", "set", "t", "--weight", "0"], "0.0 is not in the range 0.001<=x<=1000.0"),
-        (["tenant", "set", "t", "--weight", "nan"], "weight must be from 0.001 to 1000, not nan"),
+        (["tenant", "set", "t", "--weight", "nan"], "weight must be a number from 0.001 to 1000, not nan"),
         (["tenant", "set", "t", "--max-in-flight", "-1"], "--max-in-flight"),
         (["model", "set", "m"], "Say what to set: --max-in-flight N"),
         (["model", "set", "m", "--max-in-flight", "-1"], "--max-in-flight"),
