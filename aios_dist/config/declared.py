@@ -93,6 +93,8 @@ def _setting(field: inspect.Field) -> Setting:
     if field.default_factory is not msgspec.NODEFAULT:
         default = field.default_factory()
     type_, said, optional = without_none(field.type)
+    if isinstance(type_, inspect.LiteralType):
+        said["choices"], type_ = tuple(map(str, type_.values)), inspect.StrType()
     return Setting(
         field.encode_name, type_, **said, default=default, required=field.required, optional=optional
     )

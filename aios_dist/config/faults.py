@@ -8,23 +8,23 @@ from typing import Any
 
 from msgspec import inspect
 
-from aios_dist.config.bounds import FOREVER
 from aios_dist.config.declared import Kind, Setting, settings_of, without_none
 from aios_dist.config.words import as_written, kind_of, nearest
 
 
-def fault(setting: Setting, value: Any, shown: Callable[[Any], str] | None = None) -> str:
+def fault(setting: Setting, value: Any, shown: Callable[[Any], str] | None = None, at: str = "") -> str:
     """What is wrong with that value of a setting.
 
     Args:
         setting: as it is declared.
         value: any object.
         shown: how a value of the wrong type is told: :func:`kind_of` by default, as it may be a secret.
+        at: what it is called there, as "--lease"; its name by default.
 
     Returns:
         "lease must be a number of seconds above 0, not 0."; "" where nothing is wrong.
     """
-    return _at(setting, setting.name, setting.type, value, shown or kind_of)
+    return _at(setting, at or setting.name, setting.type, value, shown or kind_of)
 
 
 def fault_of(kind: Kind, table: Any, shown: Callable[[Any], str] | None = None) -> str:
@@ -63,9 +63,9 @@ def _at(setting: Setting, at: str, type_: inspect.Type, value: Any, shown: Calla
         inner = fault_of(type_.cls, value, shown)
         return f"{at} {inner}" if inner else ""
     if not _is_of(type_, value):
-        number = isinstance(type_, inspect.IntType) and isinstance(value, float)  # no secret is one
-        told = as_written(value) if number else shown(value)
-        return f"{at} must be {_wanted(setting, type_, value)}, not {told}."
+        if isinstance(type_, inspect.IntType) and isinstance(value, float):
+            shown = as_written  # no secret is one
+        return f"{at} must be {_wanted(setting, type_, value)}, not {shown(value)}."
     if isinstance(type_, inspect.ListType):
         item, *_ = without_none(type_.item_type)
         if len(value) < (type_.min_length or 0):
@@ -93,7 +93,7 @@ def _is_of(type_: inspect.Type, value: Any) -> bool:
         return type(value) is int
     if isinstance(type_, inspect.FloatType):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(type_, (inspect.StrType, inspect.LiteralType)):
+    if isinstance(type_, inspect.StrType):
         return isinstance(value, str)
     if isinstance(type_, inspect.ListType):
         return isinstance(value, (list, tuple))
@@ -102,8 +102,6 @@ def _is_of(type_: inspect.Type, value: Any) -> bool:
 
 def _is_in_range(setting: Setting, type_: inspect.Type, value: Any) -> bool:
     """NaN is in no range."""
-    if isinstance(type_, inspect.LiteralType):
-        return value in type_.values
     if not isinstance(type_, (inspect.IntType, inspect.FloatType)):
         return True
     if setting.without is not None and value != 0 and value <= setting.without:
@@ -118,8 +116,6 @@ def _is_in_range(setting: Setting, type_: inspect.Type, value: Any) -> bool:
 
 def _wanted(setting: Setting, type_: inspect.Type, value: Any) -> str:
     """What can stand there, in words."""
-    if isinstance(type_, inspect.LiteralType):
-        return _listed([repr(choice) for choice in type_.values])
     if isinstance(type_, inspect.StrType):
         choices = [repr(c) if c or not setting.zero else f"'' ({setting.zero})" for c in setting.choices]
         return _listed(choices) or "text in quotes"
@@ -142,10 +138,9 @@ def _range(setting: Setting, type_: inspect.IntType | inspect.FloatType, value: 
     elif type_.ge is not None:
         words += f" from {_digits(type_.ge)}" + (zero if type_.ge == 0 else "")
     if type_.le is not None:
-        words += f" to {_digits(type_.le)}"
+        words += f"{' to' if type_.gt is None else ' and at most'} {_digits(type_.le)}"
     # Where durations end is news to whom has one that is longer, and noise to all others.
-    far = isinstance(value, (int, float)) and type_.lt is not None and value >= type_.lt
-    if type_.lt is not None and (far or type_.lt != FOREVER):
+    if type_.lt is not None and isinstance(value, (int, float)) and value >= type_.lt:
         words += f" and below {_digits(type_.lt)}"
     return words
 

@@ -29,6 +29,15 @@ AtLeast1 = Annotated[int, Meta(ge=1, le=10**9)]
 # fmt: off
 # A setting reads as a row of a table: what it is called, what can stand there, what it means, its default.
 
+# Plan files have these, too.
+Prompts = Annotated[list[str], Meta(min_length=1), says("the prompts, asked one after another")]
+PromptsModel = Annotated[str, says("the model of all its calls; else the default model")]
+System = Annotated[str, says("a system message for all its calls")]
+Temperature = Annotated[float, Meta(ge=0, le=1e3), says(
+    "the temperature of all its calls, passed on where given")]
+MaxTokens = Annotated[AtLeast1, says(
+    "the most output tokens of each call, passed on where given", unit="tokens")]
+
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[models.NAME]``: how one model is reached. Agents use NAME."""
@@ -131,12 +140,11 @@ class PromptsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     ``{input}`` (or ``{input[key]}``), ``{previous}`` and ``{steps[0]}`` are filled in.
     """
 
-    prompts: Annotated[list[str], Meta(min_length=1), says("the prompts, asked one after another")]
-    model: Annotated[str, says("the model of all its calls; else the default model")] | None = None
-    system: Annotated[str, says("a system message for all its calls")] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=1e3), says("passed on where given")] | None = None
-    max_tokens: Annotated[AtLeast1, says(
-        "the most output tokens of each call, passed on where given", unit="tokens")] | None = None
+    prompts: Prompts
+    model: PromptsModel | None = None
+    system: System | None = None
+    temperature: Temperature | None = None
+    max_tokens: MaxTokens | None = None
 
 
 class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

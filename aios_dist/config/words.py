@@ -38,7 +38,13 @@ def as_written(value: Any) -> str:
     if isinstance(value, str):
         return repr(value[:40])
     try:
-        text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split("\n"))
+        text = _float(value) if isinstance(value, float) else " ".join(str(value).split("\n"))
     except Exception:  # an object of a caller's, or a number of thousands of digits
         text = f"an object of {type(value).__name__}"
     return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _float(value: float) -> str:
+    """5.0, where it is said that 5.0 is no whole number."""
+    text = f"{value:g}"
+    return f"{text}.0" if text.removeprefix("-").isdecimal() else text
