@@ -139,6 +139,8 @@ def check_limits(place: str, **limits: Any) -> None:
 
 def odd_option(max_tokens: Any, temperature: Any) -> str:
     """What is wrong with the options of a call, as a sentence; "" where nothing is. None is "not given"."""
+    if isinstance(max_tokens, int) and not isinstance(max_tokens, bool):
+        max_tokens = int.__int__(max_tokens)  # a number of an author's own class is one
     given = {"max_tokens": max_tokens, "temperature": temperature}
     own = settings_of(PromptsConfig)
     faults = (fault(own[name], value, as_written) for name, value in given.items() if value is not None)
