@@ -612,7 +612,5 @@ def test_no_steps_or_half_a_step_cannot_be_expected(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), 3.3e8])
 def test_a_deadline_is_in_the_future_and_within_ten_years(wrong: float) -> None:
-    with pytest.raises(
-        InvalidInput, match="A job's deadline must be a number of seconds above 0"
-    ):
+    with pytest.raises(InvalidInput, match="A job's deadline must be a number of seconds above 0"):
         prompts("one", ["hi"]).job().within(deadline=wrong)
