@@ -49,7 +49,7 @@ def _odd_name(kind: str, name: str) -> str:
     if NAME.fullmatch(name):
         return ""
     return (
-        f"{kind} name {name!r} must be letters, digits and . _ : - (at most 128), "
+        f"{kind} name {as_written(name)} must be letters, digits and . _ : - (at most 128), "
         "and begin with a letter or digit."
     )
 

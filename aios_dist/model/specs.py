@@ -104,7 +104,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInput(
                 f"A budget is a Budget(tokens=…) or Budget(money=…), not {short(self.budget)}."
             )
-        _check("priority", self.priority)
+        if type(self.priority) is not int or self.priority:  # the usual one costs no look at what is declared
+            _check("priority", self.priority)
         for name in ("deadline", "expected_steps"):
             if (value := getattr(self, name)) is not None:
                 _check(name, value)

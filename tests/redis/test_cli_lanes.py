@@ -277,7 +277,7 @@ def test_in_an_agent_first_plan_of_a_file_what_stands_first_goes_first(
         ({"order": "hybird", "jobs": [[greet("a")]]}, "'plan.json': there is no order 'hybird'; did you"),
         ({"order": "hybrid", "jobs": [[greet("a")], []]}, "'plan.json': jobs[1]: a plan needs at least one"),
         ({"order": "fifo", "jobs": [greet("a"), greet("a")]}, "'plan.json': jobs[1]: the id 'a' stands"),
-        ({"order": "fifo", "jobs": [greet("a"), greet("b", priority=10)]}, "'plan.json': jobs[1]: A prior"),
+        ({"order": "fifo", "jobs": [greet("a"), greet("b", priority=10)]}, "'plan.json': jobs[1]: prior"),
     ],
     ids=str,
 )
