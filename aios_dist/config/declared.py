@@ -77,6 +77,8 @@ class Setting(msgspec.Struct, frozen=True):
         text = without_links(self.text)
         if self.unit and self.unit not in text:
             text += f" ({self.unit})"
+        if len(self.choices) > 2:
+            text += f": {', '.join(self.choices)}"
         return f"{text[:1].upper()}{text[1:]}."
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from aios_dist import policies
 from aios_dist.config.bounds import FOREVER, MOST
 from aios_dist.config.declared import says
 from aios_dist.errors import ConfigError
@@ -16,8 +17,8 @@ from aios_dist.text.masking import learn, learn_url
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
-POLICIES = ("deadline", "fifo", "las", "priority", "remaining", "round-robin")
-"""What ``policy`` may be: :mod:`aios_dist.policies` has one for each (a test compares them)."""
+POLICIES = tuple(policies.names())
+"""What ``policy`` may be."""
 
 Above0 = Annotated[float, Meta(gt=0, lt=FOREVER)]
 From0 = Annotated[float, Meta(ge=0, lt=FOREVER)]
@@ -112,12 +113,12 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[lanes.NAME]``: one stream of work, and who goes first on it."""
 
     policy: Annotated[str, says(
-        f"what gives the steps of LLM calls their rank: {', '.join(f'`{name}`' for name in POLICIES)} (tools "
-        "and turns are always `fifo`)", choices=POLICIES)] = "fifo"
+        "what gives the steps of LLM calls their rank: one of the [policies](policies.md) (tools and turns "
+        "are always `fifo`)", choices=POLICIES)] = "fifo"
     oldest_every: Annotated[int, Meta(ge=0, le=10**6), says(
         "one dispatch in so many goes to the step that has waited longest",
         unit="dispatches", zero="never", without=1,
-        then="Left out: 10 under `las`, `remaining` and `deadline`, which can starve a step, else 0",
+        then=f"Left out: {policies.OLDEST_EVERY} under a policy that can starve a step, else 0",
     )] | None = None
     fair: Annotated[str, says(
         '`"tenant"`: tenants share the lane, by the tokens that they use; else they do not',
