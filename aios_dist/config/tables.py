@@ -1,8 +1,8 @@
 """The tables of ``aios.toml`` as records: each setting's name, type, range, default and meaning, once.
 
 A new setting is one field here. ``python -m tests.unit.test_docs`` writes it into docs/configuration.md; the
-schema and ``config show`` have it by themselves, an option is ``setting_option(LaneConfig, "policy")``. What it
-may not be beside another one is a check in :mod:`aios_dist.config.checks`.
+schema and ``config show`` have it by themselves; an option is ``setting_option(LaneConfig, "policy")``. What
+it may not be beside another one is a check in :mod:`aios_dist.config.checks`.
 """
 
 from __future__ import annotations
