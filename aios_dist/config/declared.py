@@ -56,7 +56,7 @@ class Setting(msgspec.Struct, frozen=True):
         name: of the field, as it stands in the file.
         type: what can stand there, without "or nothing".
         text: what it means, in Markdown.
-        default: where it is left out; what :data:`required` says is none.
+        default: what holds where it is left out; of one that is required, nothing does.
         optional: None can stand there.
     """
 
