@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aios_dist.journal.access import Access
+from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.reading import UNREADABLE
 from aios_dist.journal.views import head_to_step
 from aios_dist.model.jobs import Step
@@ -80,16 +81,16 @@ class Following(Access):
             values = await self.connection.command("HMGET", self.keys.job(job), *fields) if fields else []
             written: list[Step] = []
             place = -1
-            for seen, head, outcome in zip(found, values[::2], values[1::2], strict=True):
+            for seen, packed, outcome in zip(found, values[::2], values[1::2], strict=True):
                 if basis == proof:
                     break
-                array = msgspec.msgpack.decode(head)
-                step = head_to_step(job, seen.step, array, None, None if seen.asked else outcome)
+                head = unpack_head(packed)
+                step = head_to_step(job, seen.step, head, None, None if seen.asked else outcome)
                 if seen.asked:
                     basis = chained(basis, f"{step.number} {step.digest} {seen.label}")
                     written.append(step)
                 elif step.order > version:
-                    basis = chained(basis, f"{step.number} {array[25] or array[9]}")
+                    basis = chained(basis, f"{step.number} {head.token or head.ended}")
                     written.append(step)
                 place = seen.place
         except UNREADABLE:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from aios_dist.errors import JournalError, RedisUnfit, UnknownName
 from aios_dist.journal.access import Access
 from aios_dist.journal.connection import open_client, passes, unavailable
+from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import unpack_record
 from aios_dist.journal.views import (
     Event,
@@ -181,7 +182,7 @@ class Reading(Access):
                 head_to_step(
                     job,
                     number,
-                    msgspec.msgpack.decode(facts[b"h%d" % number]),
+                    unpack_head(facts[b"h%d" % number]),
                     facts.get(b"q%d" % number),
                     facts.get(b"o%d" % number),
                 )

@@ -1,6 +1,7 @@
 """Loads the Lua verbs and checks each call against the verb's own header, so that nobody counts ARGV.
 
-Every verb takes one key, the fleet's prefix, and one MessagePack map whose fields its header names.
+Every verb takes one key, the fleet's prefix, and one MessagePack map whose fields its header names. A file of
+``lua/`` is a verb, but those that begin with ``_``: these are parts, and a verb's header says which it uses.
 """
 
 from __future__ import annotations
@@ -8,32 +9,32 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import Any
 
 import msgpack
 
+from aios_dist.journal import heads
+
 _ARGV = re.compile(r"^-- ARGV 1: (.+)$", re.MULTILINE)
-_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include: (.+)$", re.MULTILINE)
 
-VERBS = (
-    *("submit", "extend", "claim", "commit", "advance", "release", "renew", "regain", "reap", "walk"),
-    *("cancel", "pause", "resume", "signal", "retry", "redo", "fork", "sweep"),
-    *("rerank", "lane", "rules", "strays", "counts", "events"),
-    *("plans", "office", "shift", "tickets", "publish"),
-)
-
-PARTS = {
-    "": ("_lib", "_order"),
-    "lib": ("_lib",),
-    "limits": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend"),
-    "plan": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend"),
-    "again": ("_lib", "_order", "_limits", "_plan", "_sweep", "_again", "_members", "_mend"),
-    "rules": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend", "_rules"),
-    "new": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend", "_new"),
+PARTS: dict[str, tuple[str, ...]] = {
+    "lib": (),
+    "waiting": (),
+    "order": ("waiting", "limits"),
+    "limits": ("waiting", "order"),
+    "plan": ("order", "limits", "sweep", "members"),
+    "sweep": ("order", "limits", "plan"),
+    "members": ("order", "plan", "sweep"),
+    "mend": ("waiting", "order", "limits", "plan", "sweep", "members"),
+    "again": ("plan", "sweep"),
+    "rules": ("waiting", "order", "limits", "mend"),
+    "new": ("plan", "members", "mend"),
 }
-"""What stands before a verb that includes it."""
+"""The parts that verbs share (``lua/_NAME.lua``), in the order in which they stand before a verb, and what
+others each of them uses. Every verb has ``lib``. What a part uses of a later one, it declares."""
 
 PLAIN = "local function verb()\n{text}\nend\nreturn verb()"
 WRITES = """local function verb()
@@ -52,8 +53,25 @@ pcall(mend_touched)
 local why = type(answer) == 'table' and answer.err or tostring(answer)
 if not string.match(why, '^%u+ ') then why = 'HALFWAY ' .. why end
 return {{ err = (string.gsub(why, '[\\r\\n]', ' ')) }}"""
-"""Around each verb that includes what mends: Redis undoes nothing of a script that stops with an error, so
+"""Around each verb that includes ``mend``: Redis undoes nothing of a script that stops with an error, so
 the script does. The others write nothing, or one thing."""
+
+
+def parts_of(included: Iterable[str]) -> list[str]:
+    """These parts and all that they use, in their order.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    needed: set[str] = set()
+    left = {"lib", *included}
+    while left:
+        part = left.pop()
+        if part not in PARTS:
+            raise ValueError(f"there is no part _{part}.lua")
+        needed.add(part)
+        left |= {*PARTS[part]} - needed
+    return [part for part in PARTS if part in needed]
 
 
 class Script:
@@ -72,10 +90,10 @@ class Script:
         if not header.startswith(f"-- {name}: ") or found is None:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
         include = _INCLUDE.search(header)
-        included = include[1] if include else ""
-        body = (PLAIN if included in ("", "lib") else WRITES).format(text=text)
+        parts = parts_of(include[1].split(", ") if include else ())
+        body = (WRITES if "mend" in parts else PLAIN).format(text=text)
         self.name = name
-        self.source = "\n".join([*map(part, PARTS[included]), body])
+        self.source = "\n".join([heads.lua(), *(part(f"_{name}") for name in parts), body])
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self.fields = frozenset(field.strip() for field in found[1].split(","))
 
@@ -101,4 +119,6 @@ def load() -> dict[str, Script]:
     def read(name: str) -> str:
         return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
-    return {name: Script(name, read(name), functools.cache(read)) for name in VERBS}
+    files = (file.name.removesuffix(".lua") for file in folder.iterdir() if file.name.endswith(".lua"))
+    verbs = sorted(name for name in files if not name.startswith("_"))
+    return {name: Script(name, read(name), functools.cache(read)) for name in verbs}

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from aios_dist.config import ModelConfig
+from aios_dist.journal.heads import Head
 from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.model.chance import Known
 from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
@@ -316,11 +317,9 @@ def model_view(
     )
 
 
-def head_to_step(
-    job: str, number: int, head: list[Any], request: bytes | None, outcome: bytes | None
-) -> Step:
-    """A step from the array in which the Lua verbs keep it (``H`` in ``_lib.lua``)."""
-    kind = Kind(head[0])
+def head_to_step(job: str, number: int, head: Head, request: bytes | None, outcome: bytes | None) -> Step:
+    """A step from the head that the Lua verbs keep of it, its request and its outcome."""
+    kind = Kind(head.kind)
     record: Request | None = None
     if request:
         record = decode(request, REQUESTS[kind])
@@ -328,19 +327,19 @@ def head_to_step(
         job=job,
         number=number,
         kind=kind,
-        lane="" if kind in (Kind.SLEEP, Kind.SIGNAL) else head[1],  # those wait on none
-        state=StepState(head[2]),
-        attempt=head[3],
-        rank=head[6],
-        ready_at=head[7] / 1e6,
-        started_at=head[8] / 1e6,
-        ended_at=head[9] / 1e6,
-        order=head[10],
-        worker=head[11],
-        digest=head[12],
-        label=head[13],
+        lane="" if kind in (Kind.SLEEP, Kind.SIGNAL) else head.lane,  # those wait on none
+        state=StepState(head.state),
+        attempt=head.attempt,
+        rank=head.rank,
+        ready_at=head.ready / 1e6,
+        started_at=head.started / 1e6,
+        ended_at=head.ended / 1e6,
+        order=head.order,
+        worker=head.worker,
+        digest=head.digest,
+        label=head.label,
         request=record,
         outcome=decode(outcome, Outcome) if outcome else None,
-        rejected=_REJECTED.decode(head[29]) if len(head) > 29 and head[29] else (),
-        once=_ONCE.decode(head[30]) if len(head) > 30 and head[30] else (),
+        rejected=_REJECTED.decode(head.rejected) if head.rejected else (),
+        once=_ONCE.decode(head.once) if head.once else (),
     )

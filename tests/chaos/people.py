@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import redis
 
 from aios_dist import AiosError, Fleet
 from aios_dist.broker.app import keyprefix
 from aios_dist.errors import ResultTimeout, UnknownName
+from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.keys import Keys
 from aios_dist.model.specs import JobSpec
 from tests.chaos.load import REFUSED, REVIEWS, Batch, Promise, review
@@ -293,7 +293,7 @@ class Reuser(Person):
 
 
 def _leased(head: bytes) -> bool:
-    return bool(msgspec.msgpack.decode(head)[2] == "leased")
+    return unpack_head(head).state == "leased"
 
 
 class Vandal(Person):

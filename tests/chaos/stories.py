@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import redis
 
+from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.keys import Keys
 from aios_dist.model.jobs import Kind, Outcome, decode
 
@@ -106,21 +107,21 @@ def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
 def _step(
     job: str, number: str, facts: dict[bytes, bytes], events: list[tuple[float, str, str]]
 ) -> StepStory:
-    head = msgspec.msgpack.decode(facts[f"h{number}".encode()])
+    head = unpack_head(facts[f"h{number}".encode()])
     claims = [(n, at, extra) for n, (at, what, extra) in enumerate(events) if what == "started"]
     ends = [next((at for at, what, _ in events[n + 1 :] if what in ENDS), math.inf) for n, _, _ in claims]
     raw = facts.get(f"o{number}".encode())
     asked = ("", "")
-    if head[0] == Kind.LLM:
+    if head.kind == Kind.LLM:
         request = decode(facts[f"q{number}".encode()], dict)
         asked = (request["model"], request["messages"][-1]["content"])
     return StepStory(
         key=f"{job}/{number}",
-        kind=head[0],
+        kind=head.kind,
         attempts=[Attempt(at, end, worker) for (_, at, worker), end in zip(claims, ends, strict=True)],
         lost_at=[at for at, what, extra in events if what == "released" and extra == "lease ended"],
         written=[(at, what) for at, what, _ in events if what in ("done", "failed")],
-        order=head[10],
+        order=head.order,
         outcome=decode(raw, Outcome) if raw else None,
         asked=asked,
     )

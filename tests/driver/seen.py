@@ -1,6 +1,6 @@
 """All that a fleet has in Redis, read in one round trip: what the checks and the model compare.
 
-Where a head's entries stand and how a lease is named is written here and nowhere else in these tests.
+How a lease is named is written here and nowhere else in these tests.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from aios_dist.journal import heads
+
 OPEN = frozenset({"waiting", "running", "paused"})
 ENDED = frozenset({"done", "failed", "cancelled"})
 TURN = "t"
@@ -20,38 +22,8 @@ CLOCK = "testclock"
 FAIL = "testfail"
 
 
-class Head(NamedTuple):
-    """A step's head: docs/redis.md, "The head of a step", the entries in their order."""
-
-    kind: str
-    lane: str
-    state: str
-    attempt: int
-    base: float
-    since: int
-    rank: float
-    ready: int
-    started: int
-    ended: int
-    order: int
-    worker: str
-    digest: str
-    label: str
-    lost: int
-    tries: int
-    est: int
-    after: int
-    counted: int
-    level: float
-    group: str
-    policy: str
-    cost: int
-    charged: int
-    capped: int
-    token: str
-    back: int
-    first: int
-    passed: int
+class Head(heads.Head, frozen=True):
+    """A step's head, as the journal declares it."""
 
     def lease(self, job: str, step: str) -> str:
         """What its lease is called while it is held."""
@@ -61,17 +33,17 @@ class Head(NamedTuple):
         return f"<{self.kind} {self.label} on {self.lane}: {self.state} #{self.attempt}>"
 
 
+_HEAD = msgspec.msgpack.Decoder(Head)
+
+
 @functools.lru_cache(maxsize=20_000)
 def unpack(packed: bytes) -> Head:
     """A head from what the hash holds.
 
     Raises:
-        ValueError: it is none.
+        msgspec.MsgspecError: it is none.
     """
-    entries = msgspec.msgpack.decode(packed)
-    if not isinstance(entries, list) or [type(entry) for entry in entries[2:4]] != [str, int]:
-        raise ValueError("no head")
-    return Head._make((entries + [0] * len(Head._fields))[: len(Head._fields)])
+    return _HEAD.decode(packed)
 
 
 class Lease(NamedTuple):

@@ -29,6 +29,7 @@ from aios_dist.journal import (
     Ticket,
     scripts,
 )
+from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import Reaped
 from aios_dist.journal.views import Event, Limits
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
@@ -341,10 +342,10 @@ class Hand:
     async def passed_long_ago(self, job: str, step: int = 0) -> None:
         """The step has waited for tokens, and been passed by smaller ones, for a minute more."""
         key, field = self.keys.job(job), f"h{step}"
-        head = msgspec.msgpack.decode(await self.redis("HGET", key, field))
-        since = head[28] if len(head) > 28 else head[7]
-        head[7:] = [head[7] - 61e6, *head[8:28], since - 61e6]
-        await self.redis("HSET", key, field, msgspec.msgpack.encode(head))
+        head = unpack_head(await self.redis("HGET", key, field))
+        since = head.ready if head.passed is None else head.passed
+        older = msgspec.structs.replace(head, ready=head.ready - 61_000_000, passed=since - 61_000_000)
+        await self.redis("HSET", key, field, msgspec.msgpack.encode(older))
 
     # Looking ---------------------------------------------------------------------------------------
 
@@ -429,17 +430,17 @@ class Hand:
             outcomes = int(facts.get("v", 0))
             left = steps - outcomes
             heads = {
-                field[1:]: msgspec.msgpack.decode(value)
+                field[1:]: unpack_head(value)
                 for field, value in facts.items()
                 if field == "ht" or (field[0] == "h" and field[1:].isdigit())
             }
             numbered = {k: h for k, h in heads.items() if k != "t"}
             if set(numbered) != {str(i) for i in range(steps)}:
                 wrong.append(f"{id}: n is {steps}, heads are {sorted(numbered)}")
-            written = {k for k, h in numbered.items() if h[2] in ("done", "failed")}
+            written = {k for k, h in numbered.items() if h.state in ("done", "failed")}
             if written != {f[1:] for f in facts if f[0] == "o" and f[1:].isdigit()}:
                 wrong.append(f"{id}: outcomes and the states of the heads differ")
-            orders, left_out = sorted(numbered[k][10] for k in written), int(facts.get("og", 0))
+            orders, left_out = sorted(numbered[k].order for k in written), int(facts.get("og", 0))
             if len({*orders}) != outcomes or (orders and orders[-1] > outcomes + left_out):
                 wrong.append(f"{id}: the order of outcomes has gaps")
             if "sw" in facts:
@@ -454,43 +455,43 @@ class Hand:
             moves = id in due
             for step, h in heads.items():
                 name = f"{id}/{step}"
-                labels[name] = h[13]
+                labels[name] = h.label
                 own = f"@{facts['who'].decode().partition('|')[0]}"
                 tenants[name] = own
-                if h[2] == "ready":
+                if h.state == "ready":
                     moves = True
                     if (name in timers) + (name in ready) + (name in in_held) > 1:
                         wrong.append(f"{name} waits in two places")
-                    if name in in_held and in_held[name] not in (h[13], own):
-                        wrong.append(f"{name} is held for {in_held[name]}, and its model is {h[13]}")
+                    if name in in_held and in_held[name] not in (h.label, own):
+                        wrong.append(f"{name} is held for {in_held[name]}, and its model is {h.label}")
                     if name not in timers and name not in in_held:
-                        expect_ready[name] = h[1]
-                elif h[2] == "leased":
+                        expect_ready[name] = h.lane
+                elif h.state == "leased":
                     moves = True
-                    expect_leases.add(f"{name}#{h[3]}.{h[25]}")
-                elif h[2] in ("timed", "waiting"):
+                    expect_leases.add(f"{name}#{h.attempt}.{h.token}")
+                elif h.state in ("timed", "waiting"):
                     moves = True
-                    if (name in timers) != (h[2] == "timed"):
-                        wrong.append(f"{name} is {h[2]}, and on a timer {name in timers}")
+                    if (name in timers) != (h.state == "timed"):
+                        wrong.append(f"{name} is {h.state}, and on a timer {name in timers}")
                 elif name in timers:
-                    wrong.append(f"{name} is {h[2]} and on a timer")
-                if name in in_held and h[2] != "ready":
-                    wrong.append(f"{name} is {h[2]} and held")
-                if h[24]:
-                    counted[own].add(f"{name}#{h[3]}.{h[25]}")
-                if h[18]:
-                    counted[h[13]].add(f"{name}#{h[3]}.{h[25]}")
-                if (h[18] or h[24]) and h[2] != "leased":
-                    wrong.append(f"{name} is {h[2]} and counts against a limit")
-                if (h[2] == "parked" and state != "paused") or (h[2] == "ready" and state == "paused"):
-                    wrong.append(f"{name} is {h[2]} in a {state} job")
-                if h[2] == "pending" and state != "waiting":
+                    wrong.append(f"{name} is {h.state} and on a timer")
+                if name in in_held and h.state != "ready":
+                    wrong.append(f"{name} is {h.state} and held")
+                if h.capped:
+                    counted[own].add(f"{name}#{h.attempt}.{h.token}")
+                if h.counted:
+                    counted[h.label].add(f"{name}#{h.attempt}.{h.token}")
+                if (h.counted or h.capped) and h.state != "leased":
+                    wrong.append(f"{name} is {h.state} and counts against a limit")
+                if (h.state == "parked" and state != "paused") or (h.state == "ready" and state == "paused"):
+                    wrong.append(f"{name} is {h.state} in a {state} job")
+                if h.state == "pending" and state != "waiting":
                     wrong.append(f"{name} is pending in a {state} job")
-                if h[2] in ("ready", "leased") and state == "waiting":
-                    wrong.append(f"{name} is {h[2]} in a waiting job")
-                if h[2] == "ready" and state not in OPEN:
+                if h.state in ("ready", "leased") and state == "waiting":
+                    wrong.append(f"{name} is {h.state} in a waiting job")
+                if h.state == "ready" and state not in OPEN:
                     wrong.append(f"{name} is ready in a {state} job")
-                if h[2] == "dropped" and state in OPEN:
+                if h.state == "dropped" and state in OPEN:
                     wrong.append(f"{name} is dropped in a {state} job")
             if state == "running" and not moves:
                 wrong.append(f"{id} is running and nothing will move it")

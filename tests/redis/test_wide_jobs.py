@@ -14,6 +14,7 @@ from aios_dist.broker.app import Tickets
 from aios_dist.config import Config, FleetConfig
 from aios_dist.errors import JournalError
 from aios_dist.journal import Ticket
+from aios_dist.journal.heads import unpack_head
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import JobState, Outcome
 from aios_dist.model.specs import Budget
@@ -94,7 +95,7 @@ async def states(hand: Hand, id: str = "j") -> dict[str, int]:
     found: dict[str, int] = {}
     for field, value in (await hand.hash(hand.keys.job(id))).items():
         if field[0] == "h" and field[1:].isdigit():
-            state = msgspec.msgpack.decode(value)[2]
+            state = unpack_head(value).state
             found[state] = found.get(state, 0) + 1
     return found
 
@@ -270,8 +271,8 @@ async def test_what_a_caller_that_died_has_left_is_finished_and_verbs_in_between
     assert {state: count for state, count in got.items() if state in wanted} == wanted
     if "rerank" in verbs:
         for facts in (await hand.jobs()).values():
-            heads = [msgspec.msgpack.decode(v) for f, v in facts.items() if f[0] == "h" and f[1:].isdigit()]
-            assert {h[6] - h[4] - h[7] for h in heads if h[2] in ("ready", "parked")} == {-5 * 6e7}
+            heads = [unpack_head(v) for f, v in facts.items() if f[0] == "h" and f[1:].isdigit()]
+            assert {h.rank - h.base - h.ready for h in heads if h.state in ("ready", "parked")} == {-5 * 6e7}
     ticking = await hand.redis("PTTL", hand.keys.job("j"))
     assert (ticking > 0) == (await hand.state("j") == "cancelled")
 
@@ -501,8 +502,8 @@ async def test_the_slow_walk_puts_right_what_is_wrong_anywhere_in_a_wide_job(han
 async def test_only_the_last_page_of_a_wide_job_says_that_nothing_moves_it(hand: Hand) -> None:
     await hand.submit(starts("j", *(f"signal:{n}" for n in range(MANY))), starts("k", "x"))
     for field in [f"h{n}" for n in range(MANY)]:
-        head = msgspec.msgpack.decode(await hand.redis("HGET", hand.keys.job("j"), field))
-        head[2] = "done"
+        head = unpack_head(await hand.redis("HGET", hand.keys.job("j"), field))
+        head = msgspec.structs.replace(head, state="done")
         await hand.redis("HSET", hand.keys.job("j"), field, msgspec.msgpack.encode(head))
     assert await walk(hand) == ["nothing that moves it"]
     await hand.redis("UNLINK", hand.keys.job("j"))

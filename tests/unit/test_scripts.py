@@ -10,16 +10,18 @@ import msgpack
 import pytest
 
 from aios_dist.config import ModelConfig
-from aios_dist.journal import Limits, journal
-from aios_dist.journal.scripts import VERBS, Script, load
+from aios_dist.journal import Limits, heads, journal
+from aios_dist.journal.heads import Head, unpack_head
+from aios_dist.journal.scripts import PARTS, Script, load, parts_of
 
 LUA = resources.files("aios_dist.journal").joinpath("lua")
+VERBS = tuple(load())
 HEADER = "-- try: a verb.\n-- ARGV 1: job, step\n-- returns: nothing\n"
 
 
-def test_every_file_is_a_verb_and_every_verb_a_file() -> None:
+def test_every_file_is_a_verb_or_a_part() -> None:
     files = {f.name.removesuffix(".lua") for f in LUA.iterdir() if f.name.endswith(".lua")}
-    assert {f for f in files if not f.startswith("_")} == set(VERBS)
+    assert files == {*VERBS, *(f"_{part}" for part in PARTS)}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -85,14 +87,47 @@ def test_a_verb_without_its_header_does_not_load(text: str) -> None:
         Script("try", text, str)
 
 
-def test_the_shared_part_about_plans_is_put_in_where_it_is_asked_for() -> None:
+def test_a_part_is_put_in_with_all_that_it_uses_where_it_is_asked_for() -> None:
     plain = Script("try", HEADER + "\nreturn 1", "-- part {}".format)
-    with_plan = Script("try", HEADER + "-- include: plan\n\nreturn 1", "-- part {}".format)
-    assert "-- part _plan" not in plain.source
-    assert with_plan.source.index("-- part _lib") < with_plan.source.index("-- part _plan")
+    with_plan = Script("try", HEADER + "-- include: plan, mend\n\nreturn 1", "-- part {}".format)
+    assert re.findall("-- part (.+)", plain.source) == ["_lib"]
+    found = re.findall("-- part _(.+)", with_plan.source)
+    assert found == parts_of(["mend"]) == [part for part in PARTS if part in found]
     assert "mend_touched" in with_plan.source, "what it breaks it puts right"
+    assert "mend_touched" not in plain.source
     assert plain.sha != with_plan.sha
     assert re.fullmatch("[0-9a-f]{40}", plain.sha)
+
+
+def test_a_part_that_is_none_does_not_load() -> None:
+    with pytest.raises(ValueError, match=r"no part _nothing\.lua"):
+        Script("try", HEADER + "-- include: nothing\n\nreturn 1", str)
+
+
+def test_lua_and_python_name_the_entries_of_a_head_alike() -> None:
+    text = heads.lua()
+    entries = dict(re.findall(r"(\w+) = (\d+)", text[: text.index("}")]))
+    assert [*entries] == [*Head.__struct_fields__]
+    assert [int(place) for place in entries.values()] == [*range(1, len(entries) + 1)]
+    assert [*entries][:3] == ["kind", "lane", "state"], "where _mend.lua reads the state of a packed head"
+
+
+def test_what_may_be_absent_from_a_head_is_not_asked_for() -> None:
+    """Neither in Python nor in Lua: heads of earlier versions are read."""
+    text = heads.lua()
+    tested = {
+        int(place)
+        for place in re.findall(r"h\[(\d+)\] < INF|type\(h\[(\d+)\]\)", text)
+        for place in place
+        if place
+    }
+    assert tested == {*range(1, Head.__struct_fields__.index("first") + 2)}
+    assert "h[28] = h[28] or 0" in text
+    packed = msgpack.packb(
+        ["llm", "a", "ready", 0, 0, 0, 0, 0, 0, 0, 0, "", "", "m", 0, 0, 0, 0, 0, 0, "", "", 0, 0, 0, "", 0]
+    )
+    old = unpack_head(packed)
+    assert (old.first, old.passed, old.rejected, old.once) == (0, None, None, None)
 
 
 def test_what_stands_in_lua_and_in_python_is_the_same() -> None:

@@ -16,18 +16,13 @@
 --          before,
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of,
 --          sw the first step that has still to follow the job's state, see _sweep, og orders of outcomes that nothing has any more
--- head     see H below; one array, so that a step costs one field
+-- head     one array, see heads.py, which declares it and writes what stands before this: H, unpacked and new_head
 -- ev:ID    list of the job's events; none while it only waits, see first_events
 -- A million jobs may wait: what other fields imply is none of its own.
 
 local P = KEYS[1]
 local A = cmsgpack.unpack(ARGV[1])
 
-local H = { kind = 1, lane = 2, state = 3, attempt = 4, base = 5, since = 6, rank = 7, ready = 8,
-            started = 9, ended = 10, order = 11, worker = 12, digest = 13, label = 14, lost = 15,
-            tries = 16, est = 17, after = 18, counted = 19, level = 20,
-            group = 21, policy = 22, cost = 23, charged = 24, capped = 25, token = 26, back = 27, first = 28,
-            passed = 29, rejected = 30, once = 31 }   -- (those from `first` on may be absent)
 local TURN = 't'
 
 local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish
@@ -103,28 +98,6 @@ local function unmark()
     if #jobs == 1000 then redis.call('ZREM', P .. 'dirty', unpack(jobs)); jobs = {} end
   end
   if #jobs > 0 then redis.call('ZREM', P .. 'dirty', unpack(jobs)) end
-end
-
--- Written out, and each field compared: every verb reads heads, and a loop over types takes twice as long. (What is no number
--- cannot be compared with one, and pcall says so.)
-local unpacked
-do   -- (a chunk of Lua has 200 locals at the most)
-local open_pack, type, INF = cmsgpack.unpack, type, math.huge
-local function sound(packed)
-  local h = open_pack(packed)
-  h[28] = h[28] or 0   -- `first`, which may be absent
-  if type(h[1]) == 'string' and type(h[2]) == 'string' and type(h[3]) == 'string'
-    and h[4] < INF and h[5] < INF and h[6] < INF and h[7] < INF and h[8] < INF and h[9] < INF and h[10] < INF and h[11] < INF
-    and type(h[12]) == 'string' and type(h[13]) == 'string' and type(h[14]) == 'string'
-    and h[15] < INF and h[16] < INF and h[17] < INF and h[18] < INF and h[19] < INF and h[20] < INF
-    and type(h[21]) == 'string' and type(h[22]) == 'string' and h[23] < INF and h[24] < INF and h[25] < INF
-    and type(h[26]) == 'string' and h[27] < INF and h[28] < INF then return h end
-end
-function unpacked(packed)
-  if not packed then return nil end
-  local ok, h = pcall(sound, packed)
-  return ok and h or nil
-end
 end
 
 -- How many steps a job can have, whatever its hash says: no loop is longer.
@@ -210,10 +183,6 @@ local function ticket(lane, job, step)
   tickets[#tickets + 1] = lane
   tickets[#tickets + 1] = job
   tickets[#tickets + 1] = step
-end
-
-local function new_head(kind, lane, state, label)
-  return { kind, lane, state, 0, 0, 0, 0, 0, 0, 0, 0, '', '', label, 0, 0, 0, 0, 0, 0, '', '', 0, 0, 0, '', 0, 0 }
 end
 
 local function due_later(job, after_us)

@@ -4,7 +4,7 @@
 -- A step's head says where the step stands; the sets follow from it. Whatever is written about steps is written so that
 -- heads and counts change in one command, so that this holds after any write.
 
-local on_error   -- what else a verb undoes when it breaks (_new)
+local on_error = nil   -- what else a verb undoes when it breaks (_new)
 local ABANDONED = 60000000   -- µs after which nobody goes on with what is half-submitted
 
 -- Nothing of the job is left.

@@ -1,4 +1,4 @@
--- Where ready steps wait, and who goes first: shared by every verb, behind _lib.
+-- Where ready steps wait, and who goes first.
 --
 -- lane:L     policy, oldest (every Nth dispatch to the one that has waited longest; 0: never), fair ("tenant" or
 --            ""), file (what aios.toml last said), hand (1: set by hand), n|T dispatches of tenant T (n|: of all)
@@ -73,20 +73,6 @@ local function among_held(model, lane, tenant)
   local own = tonumber(counter(lane, tenant)) - scale_of(model)
   local _, floor = least('held', model, lane)
   return exact(math.max(own, floor or own))
-end
-
--- How many steps stand in the tenants' sets of a shelf; counted anew where nobody has yet, or somebody has miscounted.
-local function counted_anew(shelf, name)
-  local count = 0
-  for _, part in ipairs(redis.call('ZRANGE', key(shelf .. 'by', name), 0, -1)) do
-    count = count + redis.call('ZCARD', key(shelf, name .. '|' .. part))
-  end
-  return count
-end
-local function in_parts(shelf, name)
-  local count = redis.call('HGET', P .. 'waits', shelf .. ':' .. name)
-  if tonumber(count or '') then return math.max(0, tonumber(count)) end
-  return counted_anew(shelf, name)
 end
 
 -- Before one is added and after one is taken away: what stops between leaves too many, which is a ticket too many.
@@ -250,27 +236,6 @@ end
 local function need_of(job, h)
   if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
   return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
-end
-
--- Whether a worker that lives serves this.
-local function somebody_serves(need)
-  local till = redis.call('ZSCORE', P .. 'serving', need)
-  return till and tonumber(till) > clock()
-end
-
-local waiting_on
-do
-local function in_shelf(name) return redis.call('ZCARD', key('held', name)) + in_parts('held', name) end
-
--- How many steps wait on a lane. Those that only other workers can serve are counted among them; `served`: where there
--- are such workers.
-waiting_on = function(lane, served)
-  local count = redis.call('ZCARD', key('ready', lane)) + redis.call('ZCARD', key('stray', lane)) + in_parts('ready', lane)
-  for _, need in ipairs(redis.call('ZRANGE', key('wanted', lane), 0, -1)) do
-    if not served or somebody_serves(need) then count = count + in_shelf('?' .. need) end
-  end
-  return count
-end
 end
 
 local function weight_of(tenant)

@@ -56,10 +56,13 @@ begin = function(job, step, h, parked)
 end
 
 local function head_of(s)
-  local kept = (s.rejected or s.once) and 0 or nil   -- an array has no holes
-  return { s.kind, s.lane, 'pending', 0, s.base, SINCE[s.since], 0, 0, 0, 0, 0, '', s.digest, s.label, 0,
-           0, bounded(s.est), s.after, 0, s.level, s.group, s.policy, bounded(s.cost), 0, 0, '', 0, 0,
-           kept, s.rejected or s.once and '', s.once }
+  local h = new_head(s.kind, s.lane, 'pending', s.label)
+  h[H.digest], h[H.est], h[H.cost], h[H.after] = s.digest, bounded(s.est), bounded(s.cost), s.after
+  h[H.policy], h[H.base], h[H.since], h[H.level], h[H.group] = s.policy, s.base, SINCE[s.since], s.level, s.group
+  if s.rejected or s.once then   -- an array has no holes
+    h[H.passed], h[H.rejected], h[H.once] = 0, s.rejected or '', s.once
+  end
+  return h
 end
 
 -- New steps are written with the count of them, in one command (a thousand at a time): whatever stops us, the heads say

@@ -7,7 +7,7 @@
 --   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record,
 --   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost, over}
 --   over: the tokens a minute that its model may have, where the step's estimate alone is more; else 0
--- include: limits
+-- include: order, limits, plan, sweep, mend
 local function claimed(job, step, h, facts, over)
   return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', number(facts[3]),
            int(h[H.ready]), int(h[H.started]), h[H.tries] or 0, facts[8] or '0', facts[9] or '', h[H.digest],

@@ -8,7 +8,7 @@
 --   turn is due), "ended" (written, but the job has ended), "paused" (written; the turn waits for the end of the pause),
 --   "mine" (this claim had written it already), "written" (another had), "fenced" (somebody else has the step, or it
 --   is another step now), "gone"
--- include: limits
+-- include: order, limits, plan, sweep, mend
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp', 'sw')
 local h = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job)) and head(A.job, A.step)

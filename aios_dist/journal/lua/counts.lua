@@ -2,6 +2,7 @@
 -- ARGV 1: lanes, first, most, retention_ms
 --   first, most: of a shared lane, so many tenants from that place on (the next to be served is 0), with their steps
 -- returns: for each lane {steps, flat list of tenant and steps, tenants that wait (0 where `most` is)}
+-- include: waiting
 local found = {}
 for i, lane in ipairs(A.lanes) do
   local by, tenants = {}, 0

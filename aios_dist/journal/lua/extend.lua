@@ -6,7 +6,7 @@
 -- returns: {"extended", tickets, more} (without tickets where the same jobs were added before; more: see submit) | {"unknown"}
 --   | {"stopped"} (the plan has failed) | {"conflict", id} (nothing is left of it) | {"same"} (so far the same jobs were added before)
 --   | {"more", from} (send the slice from there on) | {"again"} (send the same again: what was there is being thrown away)
--- include: new
+-- include: members, mend, new
 local k, part = key('plan', A.plan), A.part
 local field = part and 'x' .. part.dig or '1'
 local f = redis.call('HMGET', k, 'st', 'half', field, field .. '>', 'places')

@@ -3,7 +3,7 @@
 --   birth: random
 -- returns: {status, tickets, more}: "new" (also when it was made before), "unknown", "conflict" (the id is taken), "beyond" (there is no
 --   such step), or "more" (of a wide job: a slice is copied, the same again copies the next); more: see cancel
--- include: new
+-- include: order, plan, sweep, mend, new
 
 -- A wide job is copied in slices: until the last is there `half` says since when, how far, and the number and the last order of the outcomes.
 -- All steps that are copied were there at the first slice, and what a program had seen when it asked for them too: what comes

@@ -1,7 +1,7 @@
 -- pause: a running job stops where it is; what waits is put aside, calls in flight end and are kept.
 -- ARGV 1: job, reason, retention_ms
 -- returns: {status, tickets, more}: "paused" (also when it was), "unknown", or the state that forbids it; more: see cancel
--- include: plan
+-- include: plan, sweep, mend
 by_caller = true
 local state = redis.call('HGET', key('job', A.job), 'st')
 if not state or hidden(A.job) then return { 'unknown', {}, 0 } end

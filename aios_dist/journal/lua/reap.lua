@@ -6,7 +6,7 @@
 --   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
 -- returns: {moved, ready steps by lane, of them strays by lane, next cursor, next time in µs or 0, flat list of job and
 --   why for what could not be moved}
--- include: limits
+-- include: waiting, order, limits, plan, sweep, members, mend
 local now = clock()
 local moved = 0
 local broken = {}

@@ -4,7 +4,7 @@
 --   basis, undone: what the caller's replay has seen, and the numbers of the steps to run again; '' and nil: a worker decides
 -- returns: {status, tickets, more}: "running", "unknown", "stale" (replay again), "sweep" (steps have still to follow its end: first
 --   that, then again), or the state that forbids it; more: see cancel
--- include: again
+-- include: order, sweep, mend, again
 by_caller = true
 
 -- Which failures are run again is decided by the program's replay: by the caller's (undone), or by the turn that this

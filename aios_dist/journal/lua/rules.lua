@@ -3,7 +3,7 @@
 --   digest: of all that an aios.toml says, noted so that a worker sees whether Redis still knows it; '' with a hand
 --   source: "file" or "hand"; models, tenants, lanes: see _rules.lua
 -- returns: 1
--- include: rules
+-- include: mend, rules
 for _, m in ipairs(A.models) do set_model(m, A.source) end
 for _, t in ipairs(A.tenants) do set_tenant(t, A.source) end
 for _, lane in ipairs(A.lanes) do set_lane(lane, A.source) end

@@ -5,7 +5,7 @@
 --   at, life: of a wide job, the step from which on is looked who waits for it, and the job's life then; 0 and '' at first
 -- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
 --   | {"more", at, life} (send it again with these) | {"sweep"} (steps have still to follow the job: first that, then again)
--- include: plan
+-- include: order, plan, mend
 local k, sent = key('job', A.job), 'gi|' .. A.id
 local facts = redis.call('HMGET', k, 'st', 'n', sent, 'sw', 'dg')
 if not facts[1] or hidden(A.job) then return { 'unknown', {} } end

@@ -3,7 +3,7 @@
 --   ranked: list of {name, policy, base, since, level, group}: what the lane's policy said of the page before
 -- returns: {how many went where they belong without a rank, flat list of name, kind, "tenant|agent", µs in calls, deadline
 --   in s or "", expected steps or "", estimated cost}
--- include: limits
+-- include: order, limits, mend
 local r, page = rules(A.lane), {}
 
 local function waits(m)

@@ -8,7 +8,7 @@
 -- returns: {status, tickets, detail, more}: status is "new", "same" (nothing changed), "conflict" (nothing is left of it; detail is the
 --   id), "more" (send the slice from item `detail` on) or "again" (send the same again: what was there is being thrown away);
 --   with "new" detail is a list of "new" | "same", by job. more: 1 where the plan has something left to do (plans)
--- include: new
+-- include: order, plan, members, mend, new
 local plan = A.plan
 local k = plan and key('plan', plan.id)
 if plan then
