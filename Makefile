@@ -29,7 +29,7 @@ test: $(STAMP)  ## all tests, on a Redis of their own
 # Half of the time is waiting: three processes, file by file. With ARGS, as pytest does it by itself.
 IN_PARALLEL := --numprocesses 3 --dist loadfile
 
-check: $(STAMP)  ## format, lint, types, imports, compose file: exactly what CI checks
+check: $(STAMP)  ## format, lint, types, imports, Lua, compose file: exactly what CI checks
 	@failed=0; \
 	stage() { \
 	  name=$$1; shift; \
@@ -41,6 +41,8 @@ check: $(STAMP)  ## format, lint, types, imports, compose file: exactly what CI 
 	stage types $(BIN)/mypy; \
 	stage imports $(BIN)/lint-imports --no-logo; \
 	stage shell bash -n .ci/run; \
+	if command -v luacheck >/dev/null || [ "$$CI" = true ]; then stage lua $(BIN)/python -m tests.lua; \
+	else echo "skipped lua: luacheck is not installed (Debian: apt-get install lua-check)"; fi; \
 	if [ -f docker-compose.yml ]; then \
 	  stage yaml $(BIN)/yamllint --strict --config-data '$(YAMLLINT)' .; \
 	  stage compose $(BIN)/docker-compose --file docker-compose.yml $(COMPOSE_ENV) --profile '*' config --quiet; \

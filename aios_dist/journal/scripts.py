@@ -28,9 +28,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "plan": ("order", "limits", "sweep", "members"),
     "sweep": ("order", "limits", "plan"),
     "members": ("order", "plan", "sweep"),
-    "mend": ("waiting", "order", "limits", "plan", "sweep", "members"),
+    "mend": ("order", "limits", "plan", "sweep", "members"),
     "again": ("plan", "sweep"),
-    "rules": ("waiting", "order", "limits", "mend"),
+    "rules": ("order", "limits", "mend"),
     "new": ("plan", "members", "mend"),
 }
 """The parts that verbs share (``lua/_NAME.lua``), in the order in which they stand before a verb, and what
@@ -57,14 +57,20 @@ return {{ err = (string.gsub(why, '[\\r\\n]', ' ')) }}"""
 the script does. The others write nothing, or one thing."""
 
 
-def parts_of(included: Iterable[str]) -> list[str]:
+def included(text: str) -> list[str]:
+    """The parts that a verb's header says it uses."""
+    include = _INCLUDE.search(text.split("\n\n", 1)[0])
+    return include[1].split(", ") if include else []
+
+
+def parts_of(used: Iterable[str]) -> list[str]:
     """These parts and all that they use, in their order.
 
     Raises:
         ValueError: there is no such part.
     """
     needed: set[str] = set()
-    left = {"lib", *included}
+    left = {"lib", *used}
     while left:
         part = left.pop()
         if part not in PARTS:
@@ -89,8 +95,7 @@ class Script:
         found = _ARGV.search(header)
         if not header.startswith(f"-- {name}: ") or found is None:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
-        include = _INCLUDE.search(header)
-        parts = parts_of(include[1].split(", ") if include else ())
+        parts = parts_of(included(text))
         body = (WRITES if "mend" in parts else PLAIN).format(text=text)
         self.name = name
         self.source = "\n".join([heads.lua(), *(part(f"_{name}") for name in parts), body])

@@ -181,7 +181,7 @@ BUGS: tuple[Change, ...] = (
     Change("the oldest never has its turn", "_order",
            "  if every == 0 then return false end", "  do return false end"),
     Change("what a model holds is passed over", "claim",
-           "          if first then   --", "          if false then   --"),
+           "  if not first then return 'run' end", "  if true then return 'run' end"),
     Change("a call that ends lets nobody in", "_limits",
            "  if own then later(own) end\n  later(model)\n", "  if own then later(own) end\n"),
     Change("a place of a tenant's lets nobody in", "_limits",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from importlib import resources
 
 import msgpack
@@ -13,6 +14,7 @@ from aios_dist.config import ModelConfig
 from aios_dist.journal import Limits, heads, journal
 from aios_dist.journal.heads import Head, unpack_head
 from aios_dist.journal.scripts import PARTS, Script, load, parts_of
+from tests import lua
 
 LUA = resources.files("aios_dist.journal").joinpath("lua")
 VERBS = tuple(load())
@@ -128,6 +130,30 @@ def test_what_may_be_absent_from_a_head_is_not_asked_for() -> None:
     )
     old = unpack_head(packed)
     assert (old.first, old.passed, old.rejected, old.once) == (0, None, None, None)
+
+
+@pytest.mark.skipif(shutil.which("luacheck") is None, reason="luacheck is not installed")
+def test_what_is_wrong_in_the_lua_is_found() -> None:
+    files = lua.texts()
+    planted = {
+        "cancel": ("return { 'ended'", "nothing()\nreturn { 'ended'"),
+        "counts": ("-- include: waiting", "-- include: waiting, order"),
+        "_again": ("start_over(h)", "start_over(h, allowed)"),
+        "_order": ("local function exact(n)", "local function unused() end\nlocal function exact(n)"),
+        "renew": ("local lost = {}", "local lost, P = {}, 1"),
+    }
+    for name, (old, new) in planted.items():
+        assert old in files[name]
+        files[name] = files[name].replace(old, new, 1)
+    found = "\n".join(lua.wrong(files))
+    for line in (
+        r"cancel\.lua:\d+: accessing undefined variable 'nothing'",
+        r"counts\.lua says that it uses _order\.lua and does not$",
+        r"_again\.lua uses _limits\.lua and does not say so$",
+        r"_order\.lua:\d+: unused function 'unused'",
+        r"renew\.lua:\d+: shadowing upvalue 'P' of _lib\.lua:\d+",
+    ):
+        assert re.search(rf"^{line}", found, re.MULTILINE), (line, found)
 
 
 def test_what_stands_in_lua_and_in_python_is_the_same() -> None:

@@ -6,7 +6,8 @@
 -- job:ID   st state, n steps asked for, v outcomes written (none: 0), rec digest of the record (24 characters) and the record,
 --          pl/pn plan and its node, up/uo/uc usage, ue how much of up and uo is estimated, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
---          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model, wake a turn that waits for the end of a pause or for the plan,
+--          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model,
+--          wake a turn that waits for the end of a pause or for the plan,
 --          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them, gi|ID signals that came, who tenant and agent ("tenant|agent"),
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent (both with decimals),
 --          u|TOKEN the usage of an answer that came too late counts: that of this claim
@@ -81,20 +82,20 @@ local function decimal(n) return (string.gsub(string.format('%.6f', n), '%.?0+$'
 
 -- A job is marked before the first write that concerns it; the last write of the verb takes the marks away
 -- (_mend). What a verb that stopped half-way has left is so known at once.
-local marked, began = {}, false
+local marked, wrote = {}, false
 local function mark(job)
   if not marked[job] then
     marked[job] = true
     redis.call('ZADD', P .. 'dirty', int(clock()), job)
-    began = true
+    wrote = true
   end
 end
 
-local kept = {}   -- marks that stay: the job is still to be mended
+local left_marked = {}   -- marks that stay: the job is still to be mended
 local function unmark()
   local jobs = {}
   for job in pairs(marked) do
-    if not kept[job] then jobs[#jobs + 1] = job end
+    if not left_marked[job] then jobs[#jobs + 1] = job end
     if #jobs == 1000 then redis.call('ZREM', P .. 'dirty', unpack(jobs)); jobs = {} end
   end
   if #jobs > 0 then redis.call('ZREM', P .. 'dirty', unpack(jobs)) end

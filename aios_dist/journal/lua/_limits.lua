@@ -39,12 +39,12 @@ end
 local function other_model(job, step, h, now)
   local first = redis.call('HGET', key('job', job), 'l' .. step)
   first = first and string.match(first, '|(.*)$') or h[H.label]
-  local chain, behind = redis.call('HGET', key('model', first), 'fb'), first == h[H.label]
-  for lane, model in string.gmatch(chain or '', '(%S+)|(%S+)') do
-    if behind and somebody_serves('model/' .. model) and number(redis.call('HGET', key('model', model), 'hold')) <= now then
+  local fallbacks, reached = redis.call('HGET', key('model', first), 'fb'), first == h[H.label]
+  for lane, model in string.gmatch(fallbacks or '', '(%S+)|(%S+)') do
+    if reached and somebody_serves('model/' .. model) and number(redis.call('HGET', key('model', model), 'hold')) <= now then
       return lane, model
     end
-    behind = behind or model == h[H.label]
+    reached = reached or model == h[H.label]
   end
 end
 
@@ -271,14 +271,14 @@ local function let_in_on(model, on, come)
       local yes, again, free = allowed(model, h and not of_tenant(model) and bounded(h[H.est]) or 0, clock())
       if not yes then
         look_at_held(model, again)
-        if not free or not may_pass(job, step, h) then return end
+        if not h or not free or not may_pass(job, step, h) then return end
         if come == false then return end   -- it alone was new, and has gone
         top, h, part, has = fitting(model, free, nil, false, come)
         if come and top == come then come = false end
         if not top then return end
         job, step = split(top)
         lane, by_turn = h[H.lane], true
-        yes, again, free = allowed(model, bounded(h[H.est]), clock())
+        free = select(3, allowed(model, bounded(h[H.est]), clock()))
       end
       free = free - redis.call('ZCARD', in_set(lane, model))
       if free <= 0 then
@@ -344,7 +344,7 @@ local function leave_model(job, step, h, lane, model)
   local k, first = key('job', job), 'l' .. step
   if not redis.call('HGET', k, first) then redis.call('HSET', k, first, h[H.lane] .. '|' .. h[H.label]) end
   h[H.tries] = 0
-  return change_lane(job, step, h, lane, model)
+  return change_lane(job, h, lane, model)
 end
 
 -- A ready step on no shelf that its model keeps waiting goes to the next one, and waits there. Gives whether there is one.
@@ -397,8 +397,8 @@ local function estimated(h)
   return est - output, output
 end
 
--- A claimed step counts against its model's limits from now on (but one that is never called, since it is `over`). Its head is written before what counts it, so that
--- nothing is counted that no head knows of.
+-- A claimed step counts against its model's limits from now on (but one that is never called, since it is `over`). Its head is
+-- written before what counts it, so that nothing is counted that no head knows of.
 local function enter(h, job, step, now, over)
   h[H.capped], h[H.counted], h[H.passed] = 0, 0, h[H.passed] and 0   -- (an array has no holes)
   if h[H.kind] ~= 'llm' then
@@ -407,12 +407,11 @@ local function enter(h, job, step, now, over)
   end
   local own = '@' .. tenant_of(job)
   h[H.capped] = redis.call('EXISTS', key('model', own))
-  local limited = redis.call('EXISTS', key('model', h[H.label])) == 1
-  limited = limited and not over
-  if limited then h[H.counted] = now end
+  local counts = not over and redis.call('EXISTS', key('model', h[H.label])) == 1
+  if counts then h[H.counted] = now end
   put(job, step, h)
   if h[H.capped] == 1 then redis.call('ZADD', key('inflight', own), int(now), lease_of(job, step, h)) end
-  if not limited then return end
+  if not counts then return end
   local lease, model = lease_of(job, step, h), h[H.label]
   redis.call('ZADD', key('inflight', model), int(now), lease)
   local l = redis.call('HMGET', key('model', model), 'l_rpm', 'l_tpm')
@@ -540,7 +539,7 @@ end
 -- said: {hold_us: 0, or how long the provider wants to be left in peace, breaker: failures in a row that hold it too; 0: none do}
 local function hold(model, said, began, now)
   local k, for_us, open = key('model', model), bounded(said.hold_us), false
-  limited[model] = true
+  has_limits[model] = true
   redis.call('ZADD', P .. 'limited', 0, model)
   if began > 0 and began < number(redis.call('HGET', k, 'hold')) then
     if for_us == 0 then return end

@@ -16,7 +16,7 @@
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7, dropped = 8 }
 local AT_ONCE = 16   -- members that are admitted or dropped, and their steps
-local left = AT_ONCE
+local allowance = AT_ONCE
 
 local works = {}   -- of plans that this verb has come to
 
@@ -70,7 +70,7 @@ local function facts_of(job) return redis.call('HMGET', key('job', job), 'st', '
 
 -- Whether the job is more than this verb may still do: then it is the next one's first.
 local function too_much(plan, facts)
-  return moved and facts[1] == 'waiting' and facts[5] == plan and LOOK + number(facts[2]) > left
+  return moved and facts[1] == 'waiting' and facts[5] == plan and LOOK + number(facts[2]) > allowance
 end
 
 -- A member whose turn has come: nil while it goes on, else whether it failed. One that was cancelled before its turn counts
@@ -82,7 +82,7 @@ admit_job = function(plan, job, facts)
   if facts[1] == 'running' or facts[1] == 'paused' then return nil end   -- by a verb that broke then
   if facts[1] ~= 'waiting' then return facts[1] ~= 'done' end
   mark(job)
-  moved, left = true, left - LOOK
+  moved, allowance = true, allowance - LOOK
   redis.call('HSET', k, 'st', 'running')
   if facts[7] then redis.call('HDEL', k, 'hp') end
   event(job, stamp(), 'admitted', '')
@@ -92,7 +92,7 @@ admit_job = function(plan, job, facts)
     return facts[3] ~= 'done'
   end
   local count = steps_of(job, facts[2])
-  left = left - count
+  allowance = allowance - count
   -- (Answers to claims that Redis has lost may be there.)
   if count == 0 or number(facts[6]) > 0 or facts[8] then need_turn(job) end
   if facts[8] then redis.call('HDEL', k, 'wake') end
@@ -102,7 +102,7 @@ end
 -- Cancelled without a word to the plan. One that was retried, or another under its id, is no member.
 local function drop_job(plan, job, facts)
   if facts[1] == 'waiting' and facts[5] == plan then
-    moved, left = true, left - LOOK - number(facts[2])
+    moved, allowance = true, allowance - LOOK - number(facts[2])
     end_job(job, 'cancelled', '', true)
   end
 end
@@ -117,7 +117,7 @@ end
 
 -- What node I, the first in line, has to do: its next child, or its own end.
 local function step_on(plan, w, i)
-  left = left - LOOK
+  allowance = allowance - LOOK
   local v = node(w, i)
   local k = v[N.admitted]
   local dropping = v[N.dropped] == 1 or (v[N.failed] == 1 and v[N.mode] == 'fixed')
@@ -140,7 +140,7 @@ local function step_on(plan, w, i)
   local id, inner = string.sub(c, 2), string.sub(c, 1, 1) == 'n'
   local facts = not inner and facts_of(id)
   if facts and too_much(plan, facts) then
-    left = 0
+    allowance = 0
     return
   end
   v[N.admitted] = k + 1
@@ -168,7 +168,7 @@ end
 
 -- The plan goes on as far as this verb may: gives whether it is done with for now.
 run_plan = function(plan, w)
-  while #w.todo > 0 and left > 0 do step_on(plan, w, w.todo[1]) end
+  while #w.todo > 0 and allowance > 0 do step_on(plan, w, w.todo[1]) end
   if w.over then return true end
   flush(w, '')
   if #w.todo > 0 then
@@ -243,7 +243,7 @@ end
 member_ended = function(plan, i, failed)
   local w = work_of(plan)
   -- A worker waits for this. Where somebody else is at the plan, what this end asks for goes first all the same.
-  left = math.min(left, w.had and 5 or AT_ONCE / 2)
+  allowance = math.min(allowance, w.had and 5 or AT_ONCE / 2)
   w.far[2] = w.far[2] + 1
   count_end(w, i, failed)
   run_plan(plan, w)

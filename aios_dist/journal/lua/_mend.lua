@@ -203,10 +203,10 @@ mend = function(job, touched, part)
     local on = (s == 'ready' or s == 'timed') and places_of(job, step, h) or 0
     if state == 'running' then
       if waits and (on ~= 1 or touched) then
-        local later = redis.call('ZSCORE', P .. 'timers', member(job, step))
+        local timed = redis.call('ZSCORE', P .. 'timers', member(job, step))
         if on ~= 1 then step_is('ready on ' .. on .. ' sets', step) end
         off_shelves(job, step, h)
-        if not later then
+        if not timed then
           if place(job, step, h, true) then ticket(h[H.lane], job, step) end
         end
       elseif s == 'timed' and on ~= 1 then
@@ -243,9 +243,9 @@ mend = function(job, touched, part)
       elseif h then redis.call('HDEL', k, 'o' .. step) end
     end
     table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
-    for place, pair in ipairs(outcomes) do
-      if pair[2][H.order] ~= place then
-        pair[2][H.order] = place
+    for nth, pair in ipairs(outcomes) do
+      if pair[2][H.order] ~= nth then
+        pair[2][H.order] = nth
         put(job, pair[1], pair[2])
       end
     end
@@ -295,8 +295,8 @@ end
 local function mend_touched()
   local plans = {}
   for plan in pairs(works) do plans[#plans + 1] = plan end
-  if not began and #plans == 0 then return end   -- Redis refused the first write: it is full, or a replica
-  works, left = {}, AT_ONCE
+  if not wrote and #plans == 0 then return end   -- Redis refused the first write: it is full, or a replica
+  works, allowance = {}, AT_ONCE
   if on_error then pcall(on_error) end
   for _, plan in ipairs(plans) do
     if not pcall(go_on, plan) then works[plan] = nil end   -- the mark of its member, or `plans`, leads back to it

@@ -115,8 +115,8 @@ end
 local function whole(job) redis.call('HDEL', key('job', job), 'half') end
 
 -- Members of plans are written as what they point to; what is seen at once is made whole below.
-local function create_member(j, plan, node, points, more)
-  create(j, 'waiting', points, { 'pl', plan, 'pn', int(node), unpack(more or {}) })
+local function create_member(j, plan, i, points, more)
+  create(j, 'waiting', points, { 'pl', plan, 'pn', int(i), unpack(more or {}) })
   event(j.id, stamp(), 'submitted', '')
   if j.decision then apply_turn(j.id, j.decision, 'waiting') end
 end

@@ -11,8 +11,8 @@
 -- lanes      the lanes that have rules, or that a reconciler looks at
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
---            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters by `up` of model:M,
---            see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
+--            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters
+--            by `up` of model:M, see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
 -- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
 -- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
@@ -24,13 +24,13 @@ local MOST_PAST, MONTH_MS = 200, 30 * 86400000
 
 local function exact(n) return string.format('%.17g', n) end
 
-local known = {}
+local rules_of = {}
 local function rules(lane)
-  local r = known[lane]
+  local r = rules_of[lane]
   if not r then
     local f = redis.call('HMGET', key('lane', lane), 'policy', 'oldest', 'fair')
     r = { policy = f[1], oldest = tonumber(f[2] or '0') or 0, fair = f[3] == 'tenant' }
-    known[lane] = r
+    rules_of[lane] = r
   end
   return r
 end
@@ -97,7 +97,9 @@ local function put_on(shelf, name, m, h, tenant, behind_all)
   local lane, own = h[H.lane], compartment(name, tenant)
   if tenant then count_on(shelf, name, 1) end
   local last = behind_all and last_score(key(shelf, own))
-  if redis.call('ZADD', key(shelf, own), last and last >= h[H.rank] and behind(last, h[H.rank]) or exact(h[H.rank]), m) == 0 and tenant then count_on(shelf, name, -1) end
+  if redis.call('ZADD', key(shelf, own), last and last >= h[H.rank] and behind(last, h[H.rank]) or exact(h[H.rank]), m) == 0 and tenant then
+    count_on(shelf, name, -1)   -- it stood there already
+  end
   if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
   if not tenant then return end
   local by = key(shelf .. 'by', name)
@@ -160,13 +162,13 @@ local function lift(lane, tenant, model, held)
 end
 
 -- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
-local limited = {}   -- of names that this verb has asked for
+local has_limits = {}   -- of names that this verb has asked for
 local function limits_of(job, h)
   if h[H.kind] ~= 'llm' then return {} end
   local own, model, names = '@' .. tenant_of(job), h[H.label], {}   -- (the cap first: it is asked first)
   for _, name in ipairs({ own, model }) do
-    if limited[name] == nil then limited[name] = redis.call('ZSCORE', P .. 'limited', name) ~= false end
-    if limited[name] then names[#names + 1] = name end
+    if has_limits[name] == nil then has_limits[name] = redis.call('ZSCORE', P .. 'limited', name) ~= false end
+    if has_limits[name] then names[#names + 1] = name end
   end
   return names
 end
@@ -330,7 +332,7 @@ end
 -- A step goes to another lane and model. Its round is decided anew there; any other rank says as much as it did: a time,
 -- or its place in a plan. Under rules that are not its own it waits by its time until it is ranked. Its caller places
 -- it (or sets its time) without `kept`, so that its share is decided anew too.
-local function change_lane(job, step, h, lane, label)
+local function change_lane(job, h, lane, label)
   local moved = lane ~= h[H.lane]
   h[H.lane], h[H.label] = lane, label
   if not moved or h[H.since] ~= SINCE.round then return moved end

@@ -38,7 +38,7 @@ local function astray(lane)
   end
   gone(lane)
   redis.call('HDEL', P .. 'waits', 'ready:' .. lane)
-  began, on_error = true, function() astray(lane) end   -- else they would wait twice until it is said again
+  wrote, on_error = true, function() astray(lane) end   -- else they would wait twice until it is said again
   if #from == 0 and redis.call('EXISTS', key('ready', lane)) == 1 and redis.call('EXISTS', stray) == 0 then
     redis.call('RENAME', key('ready', lane), stray)   -- a million of them in no time
   else

@@ -34,8 +34,8 @@ end
 
 local function has(list, name)
   if not list then return true end
-  for _, known in ipairs(list) do
-    if known == name then return true end
+  for _, one in ipairs(list) do
+    if one == name then return true end
   end
   return false
 end
@@ -74,24 +74,15 @@ local function bring()
 end
 bring()
 
-local over   -- the limit that the step at hand can never keep to
-local function may_start(name, est, now, steady)
-  local yes, again, left, as_before, most = allowed(name, est, now)
-  steady[name] = as_before
-  over = most
-  return yes, again, not yes and left
-end
-
-local MOST_DIVERTED = 20   -- by one claim; the reconciler sees to the rest
 -- One that a limit held goes before the one at hand, which waits where it belongs; and no other before it in this call:
 -- what is ranked under other rules has another order by age than by rank.
 local swapped, next_top, next_aged = {}, nil, false
-local function swap(name, first, part, has, job, step, h)
+local function swap(name, first, part, standing, job, step, h)
   swapped[first] = true
   local job1, step1 = split(first)
   local h1 = head(job1, step1)
   take_from('held', name, first, part)
-  if h1 and h1[H.state] == 'ready' and place(job1, step1, h1, false, has, name) then next_top = first end
+  if h1 and h1[H.state] == 'ready' and place(job1, step1, h1, false, standing, name) then next_top = first end
   if place(job, step, h, true) then ticket(h[H.lane], job, step) end
 end
 
@@ -117,118 +108,175 @@ local function goes_before(model, job, h, aged)
   if top[1] and tonumber(top[2]) < mine then return top[1], tenant, had end
 end
 
-local looked, others, diverted = 0, false, 0
-while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
-  looked = looked + 1
-  let_in_freed()
-  local top, aged
-  if next_top then
-    local job1, step1 = split(next_top)
-    local h1 = head(job1, step1)
-    if h1 and h1[H.lane] == A.lane and take(job1, step1, h1) then top, aged = next_top, next_aged end
-    next_top = nil
+-- What this call knows of the step at hand, `s`: top (its name), job, step, h, facts, tenant, aged, limits (their names), limited (the
+-- same as a set), steady (limits that a start leaves as many places of), over (the limit that it can never keep to), now.
+
+-- Whether one more call may start, as `allowed`; what that says of the step at hand is noted with it.
+local function may_start(s, name, est)
+  local yes, again, left, steady, most = allowed(name, est, s.now)
+  s.steady[name], s.over = steady, most
+  return yes, again, not yes and left
+end
+
+-- Whether it may start as far as the limits go: what becomes of it (see `outcome`), and what that needs to know. The tenant's cap
+-- is asked first: a model's room is for those that have a place of their own.
+local function by_limits(s)
+  local h, own, model = s.h, '@' .. s.tenant, s.h[H.label]
+  local mine = s.aged and h[H.ready] or h[H.rank]
+  if s.limited[own] then
+    if not may_start(s, own, 0) then return 'capped', own end
+    local first, rank, part = first_held(own, s.aged, A.lane)
+    if first and not swapped[s.top] and rank < mine then return 'after', own, first, part end   -- of one tenant the order is the lane's
   end
-  if not top then top, aged = take_best(A.lane) end
-  next_aged = aged
+  if not s.limited[model] then return 'run' end
+  local yes, again, left = may_start(s, model, bounded(h[H.est]))
+  if not yes then return 'held', model, again, left end
+  local first, other, standing
+  if not swapped[s.top] then first, other, standing = goes_before(model, s.job, h, s.aged) end
+  if not first then return 'run' end
+  -- One that is held goes before it. Where that needs more room than there is, we wait with it …
+  local job1, step1 = split(first)
+  local h1 = head(job1, step1)
+  yes, again, left = allowed(model, h1 and bounded(h1[H.est]) or 0, s.now)
+  if yes or not h1 then return 'after', model, first, other, standing end   -- (one that cannot be read leaves what is held)
+  if not (left and may_pass(job1, step1, h1)) then return 'held', model, again, left end
+  -- … but what fits passes it for a while; among those that do, the order holds.
+  look_at_held(model, again)
+  local m2, h2, of = fitting(model, left, rules(h[H.lane]).fair and s.tenant or '', s.aged)
+  if m2 and h2[s.aged and H.ready or H.rank] < mine then
+    return 'after', model, m2, of, of and tonumber(redis.call('ZSCORE', key('heldby', model), of))
+  end
+  return 'run'
+end
+
+-- What becomes of the step at hand: the name of one of OUTCOMES, and what that needs to know.
+local function outcome(s)
+  local h, state = s.h, s.facts[1]
+  if not h then return state == 'running' and 'unreadable' or 'gone' end
+  if h[H.state] ~= 'ready' then return 'gone' end
+  if state ~= 'running' then return s.step == TURN and 'gone' or 'behind' end
+  if h[H.lane] ~= A.lane then return 'gone' end
+  for _, name in ipairs(s.limits) do
+    s.limited[name] = true
+    redis.call('ZREM', in_set(h[H.lane], name), s.top)   -- it is on its way: its place among those let in is free
+  end
+  if not serves(h, s.facts) then return 'unserved' end
+  if h[H.kind] ~= 'llm' then return 'run' end
+  local spent = over_budget(s.job, s.tenant)
+  if spent then return 'spent', spent end
+  return by_limits(s)
+end
+
+local others, diverted = false, 0
+local MOST_ELSEWHERE = 20   -- that go to another model, by one claim; the reconciler sees to the rest
+
+-- What each outcome does. The step is off the lane: what does not run is put where it waits, and where it had been let in its
+-- place is for the next. Gives the answer to the caller, or nil: the next step is looked at.
+local OUTCOMES = {
+  -- Its job has ended or is not there, it is another's by now, or no step at all: what was taken off the lane had no business there.
+  gone = function() end,
+
+  -- Its job runs, and its head says nothing: `walk` sets the job aside.
+  unreadable = function(s) left_marked[s.job] = true end,
+
+  -- Its job was paused or ended, and it has not followed yet, as those of a wide job do one by one.
+  behind = function(s)
+    for _, name in ipairs(s.limits) do
+      redis.call('ZREM', in_set(s.h[H.lane], name), s.top)
+      later(name)
+    end
+    follow(s.job, s.step, s.h, s.facts[1])
+  end,
+
+  -- This worker lacks its model or its agent: it waits for one that has it, and keeps none behind it.
+  unserved = function(s)
+    others = leave_to_others(s.job, s.step, s.h) or others
+    for _, name in ipairs(s.limits) do let_in(name) end   -- its room is for another
+  end,
+
+  -- The budget of the job or of its tenant is used up.
+  spent = function(s, whose)
+    place(s.job, s.step, s.h, true)   -- where pausing and ending look for it
+    if s.facts[7] == 'fail' then end_job(s.job, 'failed', A.budget_outcome)
+    else pause_job(s.job, 'budget of the ' .. whose .. ' used up') end
+  end,
+
+  -- Its tenant has as many calls in flight as it may.
+  capped = function(s, own)
+    hold_back(own, s.job, s.step, s.h)
+    local model = s.h[H.label]
+    if s.limited[model] then let_in(model) end   -- it may have been let in: the room is for another
+  end,
+
+  -- Another that its model or tenant holds goes first: that one is next, and this one is on the lane again.
+  after = function(s, name, first, part, standing) swap(name, first, part, standing, s.job, s.step, s.h) end,
+
+  -- Its model has no room, or is on hold: it goes to the model's fallback where the hold is a long one, else it is held.
+  held = function(s, model, again, left)
+    if diverted < MOST_ELSEWHERE and keeps_waiting(model, s.now) and divert(s.job, s.step, s.h, s.now, true) then
+      diverted = diverted + 1
+    else
+      hold_back(model, s.job, s.step, s.h)
+      look_at_held(model, again)
+      if left then later(model) end   -- what is held and fits passes it
+    end
+    local own = '@' .. s.tenant
+    if s.limited[own] then let_in(own) end   -- its tenant's place, if it has one, is for another step
+  end,
+
+  run = function(s)
+    local job, step, h, at = s.job, s.step, s.h, stamp()
+    h[H.state] = 'leased'
+    h[H.attempt] = h[H.attempt] + 1
+    h[H.token] = A.token
+    h[H.started] = at
+    if h[H.first] == 0 then h[H.first] = at end
+    h[H.worker] = A.worker
+    dispatch(job, h, s.aged)
+    enter(h, job, step, s.now, s.over)
+    redis.call('ZADD', P .. 'leases', int(s.now + A.lease_us), lease_of(job, step, h))
+    event(job, at, 'started', step, A.worker)
+    for _, name in ipairs(s.limits) do
+      if not s.steady[name] and has_held(name, A.lane) then let_in(name) end
+    end
+    return claimed(job, step, h, s.facts, s.over)
+  end,
+}
+
+local looked = 0
+
+-- The step that goes next, taken from the lane: its name, and whether it is its turn as the oldest.
+local function next_step()
+  if next_top then   -- one that a limit held, put on the lane by the step before
+    local top = next_top
+    local job, step = split(top)
+    local h = head(job, step)
+    next_top = nil
+    if h and h[H.lane] == A.lane and take(job, step, h) then return top, next_aged end
+  end
+  local top, aged = take_best(A.lane)
   while not top and looked < 64 and bring() do   -- the first may have been set aside, and not those behind
     looked = looked + 1
     top, aged = take_best(A.lane)
   end
+  return top, aged
+end
+
+while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
+  looked = looked + 1
+  let_in_freed()
+  local top, aged = next_step()
   if not top then return { tickets, others and 'others' or '' } end
+  next_aged = aged
   local job, step = split(top)
   if not job then job, step = top, '' end   -- not one of ours: passed over
   local facts = facts_of(job, step)
-  local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
   whos[job] = facts[6] or nil
-  if facts[1] == 'running' and not h then kept[job] = true end   -- it cannot be read: `walk` sets its job aside
-  if h and facts[1] ~= 'running' and h[H.state] == 'ready' and step ~= TURN then   -- it has not followed its job yet
-    for _, name in ipairs(limits_of(job, h)) do
-      redis.call('ZREM', in_set(h[H.lane], name), top)
-      later(name)
-    end
-    follow(job, step, h, facts[1])
-  elseif facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
-    local now, may, limits = clock(), true, limits_of(job, h)
-    over = nil
-    local limited, steady = {}, {}
-    for _, name in ipairs(limits) do
-      limited[name] = true
-      redis.call('ZREM', in_set(h[H.lane], name), top)
-    end
-    if not serves(h, facts) then
-      others = leave_to_others(job, step, h) or others
-      may = false
-      for _, name in ipairs(limits) do let_in(name) end   -- its room is for another
-    elseif h[H.kind] == 'llm' then
-      local spent = over_budget(job, tenant)
-      local own = '@' .. tenant
-      if spent then
-        place(job, step, h, true)   -- where pausing and ending look for it
-        if facts[7] == 'fail' then end_job(job, 'failed', A.budget_outcome)
-        else pause_job(job, 'budget of the ' .. spent .. ' used up') end
-        may = false
-      elseif limited[own] and not may_start(own, 0, now, steady) then
-        hold_back(own, job, step, h)
-        may = false
-        if limited[h[H.label]] then let_in(h[H.label]) end   -- it may have been let in: the room is for another
-      else
-        local model, first, rank, part = h[H.label], nil, nil, nil
-        if limited[own] then first, rank, part = first_held(own, aged, A.lane) end
-        if first and not swapped[top] and rank < (aged and h[H.ready] or h[H.rank]) then   -- of one tenant the order is the lane's
-          swap(own, first, part, nil, job, step, h)
-          may = false
-        elseif limited[model] then
-          local yes, again, left = may_start(model, bounded(h[H.est]), now, steady)
-          local first, other, has_had
-          if yes and not swapped[top] then first, other, has_had = goes_before(model, job, h, aged) end
-          if first then   -- where it needs more room, we wait with it
-            local job1, step1 = split(first)
-            local h1 = head(job1, step1)
-            yes, again, left = allowed(model, h1 and bounded(h1[H.est]) or 0, now)
-            if yes then
-              swap(model, first, other, has_had, job, step, h)
-              may = false
-            elseif left and may_pass(job1, step1, h1) then
-              look_at_held(model, again)
-              yes = true
-              local m2, h2, of = fitting(model, left, rules(h[H.lane]).fair and tenant or '', aged)
-              if m2 and h2[aged and H.ready or H.rank] < (aged and h[H.ready] or h[H.rank]) then   -- among those that pass it the order holds
-                swap(model, m2, of, of and tonumber(redis.call('ZSCORE', key('heldby', model), of)), job, step, h)
-                may = false
-              end
-            end
-          end
-          if not yes then
-            may = false
-            if diverted < MOST_DIVERTED and keeps_waiting(model, now) and divert(job, step, h, now, true) then
-              diverted = diverted + 1
-            else
-              hold_back(model, job, step, h)
-              look_at_held(model, again)
-              if left then later(model) end   -- what is held and fits passes it
-            end
-            if limited[own] then let_in(own) end   -- its tenant's place, if it has one, is for another step
-          end
-        end
-      end
-    end
-    if may then
-      local at = stamp()
-      h[H.state] = 'leased'
-      h[H.attempt] = h[H.attempt] + 1
-      h[H.token] = A.token
-      h[H.started] = at
-      if h[H.first] == 0 then h[H.first] = at end
-      h[H.worker] = A.worker
-      dispatch(job, h, aged)
-      enter(h, job, step, now, over)
-      redis.call('ZADD', P .. 'leases', int(now + A.lease_us), lease_of(job, step, h))
-      event(job, at, 'started', step, A.worker)
-      for _, name in ipairs(limits) do
-        if not steady[name] and has_held(name, A.lane) then let_in(name) end
-      end
-      return claimed(job, step, h, facts, over)
-    end
-  end
+  local h = unpacked(facts[4])
+  local s = { top = top, job = job, step = step, h = h, facts = facts, tenant = tenant_in(facts[6]), aged = aged,
+              limits = h and limits_of(job, h) or {}, limited = {}, steady = {}, now = clock() }
+  local what, a, b, c, d = outcome(s)
+  local answer = OUTCOMES[what](s, a, b, c, d)
+  if answer then return answer end
 end
 return { tickets, 'more' }

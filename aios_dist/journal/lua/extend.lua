@@ -40,7 +40,7 @@ local root = w and node(w, '0') or cmsgpack.unpack(redis.call('HGET', k, 'node0'
 if state == 'failed' or (root[N.failed] == 1 and root[N.mode] == 'fixed') then return refused('stopped') end
 
 local members = root[N.children]
-began = true
+wrote = true
 joined = function() return cmsgpack.unpack(redis.call('HGET', k, 'node0'))[N.children] > members end
 local own = begun and numbers(f[3])[3]   -- a slice is of a node of its own, which becomes one member when it is whole
 if part and not own then
@@ -56,9 +56,9 @@ for i, j in ipairs(A.jobs) do
 end
 redis.call('HSET', k, unpack(links))
 for _, j in ipairs(A.jobs) do
-  local place   -- its steps go behind all that the plan has now
-  if places then place = { 'pp', '0|' .. int(redis.call('HINCRBY', k, 'next', 1) - 1) .. '|' .. places } end
-  create_member(j, A.plan, own or 0, part and field, place)
+  local where   -- its steps go behind all that the plan has now
+  if places then where = { 'pp', '0|' .. int(redis.call('HINCRBY', k, 'next', 1) - 1) .. '|' .. places } end
+  create_member(j, A.plan, own or 0, part and field, where)
 end
 if part and part.last ~= 1 then
   stands(A.plan, field, part.upto, own)

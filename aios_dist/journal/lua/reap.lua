@@ -20,7 +20,7 @@ local function each(job, what)
   if not ok then
     broken[#broken + 1], broken[#broken + 2] = job, type(why) == 'table' and why.err or tostring(why)
     redis.call('ZADD', P .. 'dirty', int(now), job)
-    kept[job] = true
+    left_marked[job] = true
     works = {}   -- may be ahead of what stands
   end
 end

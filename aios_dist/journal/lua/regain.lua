@@ -11,7 +11,7 @@ for i, c in ipairs(A.claims) do
   local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg', 'sw')
   if facts.err then   -- no hash at all: it keeps none of the others, and `walk` looks at it
     mark(c.job)
-    kept[c.job] = true
+    left_marked[c.job] = true
   end
   local waits = facts[1] == 'running' and 'ready' or facts[1] == 'paused' and 'parked'
   local h = waits and head(c.job, c.step)

@@ -7,8 +7,8 @@ local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'n', 'pr', 'pp')
 if not facts[1] or hidden(A.job) then return { 'unknown', 0, 0 } end
 if facts[1] ~= 'waiting' and facts[1] ~= 'running' and facts[1] ~= 'paused' then return { facts[1], 0, 0 } end
-local change = A.priority - number(facts[3])
-if change == 0 then return { facts[1], 0, 0 } end
+local by = A.priority - number(facts[3])
+if by == 0 then return { facts[1], 0, 0 } end
 mark(A.job)
 redis.call('HSET', k, 'pr', int(A.priority))
 local moved, left = 0, false
@@ -18,7 +18,7 @@ for step = 0, last do
   local h = head(A.job, step)
   local state = h[H.state]
   if h[H.level] ~= 0 and (state == 'ready' or state == 'parked' or state == 'leased') then
-    h[H.rank] = h[H.rank] - h[H.level] * change
+    h[H.rank] = h[H.rank] - h[H.level] * by
     put(A.job, step, h)
     if state == 'ready' and move(A.job, step, h) then moved = moved + 1 end
   end

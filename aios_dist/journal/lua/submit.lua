@@ -54,7 +54,7 @@ if not plan then
   end
   return { 'new', tickets, report, 0 }
 end
-began = true
+wrote = true
 local at_once = plan.first == 0 and plan.last == 1   -- all of it in this call
 joined = function()
   local f = redis.call('HMGET', k, 'st', 'half')

@@ -11,7 +11,7 @@ local function left_to_mend(job, how, from)
     if type(why) ~= 'table' or not why.corrupt then error(why) end
     redis.call('HSET', key('job', job), 'sw', why.corrupt)   -- `walk` sets it aside
     mark(job)
-    kept[job] = true
+    left_marked[job] = true
     redis.call('ZREM', P .. 'sweeps', job)
     return false
   end

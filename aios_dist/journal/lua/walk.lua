@@ -17,7 +17,7 @@ local function set_aside_whole(job, why)
   for _, set in ipairs({ 'open', 'due', 'deadlines', 'sweeps' }) do redis.call('ZREM', P .. set, job) end
   if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
   redis.call('HDEL', k, 'sw')
-  local state, plan, node = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn'))
+  local state, plan, of = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn'))
   if ENDED[state] and redis.call('PTTL', k) >= 0 then return end   -- (else it broke in its end)
   -- What can be read of it waits and counts nowhere; claims pass over the rest, and leases end.
   for _, field in ipairs(redis.call('HKEYS', k)) do
@@ -32,10 +32,10 @@ local function set_aside_whole(job, why)
     end
   end
   if not ENDED[state] then
-    local told = plan and node and state ~= 'waiting' and about_to_end(plan, node, job)
+    local told = plan and of and state ~= 'waiting' and about_to_end(plan, of, job)
     state = 'failed'
     redis.call('HSET', k, 'st', state, 'res', A.corrupt_outcome, 't1', int(clock()))
-    if told then member_ended(plan, node, true) end
+    if told then member_ended(plan, of, true) end
   end
   redis.call('ZADD', P .. 'ended', int(clock()), job)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
@@ -87,7 +87,7 @@ local function look(job, marked_so, part)
   else
     note(job, 'could not be looked at: ' .. (type(wrong) == 'table' and tostring(wrong.err) or tostring(wrong)))
     mark(job)
-    kept[job] = true
+    left_marked[job] = true
     return false
   end
   if not ok then
@@ -96,9 +96,9 @@ local function look(job, marked_so, part)
   end
   keep_on(job, plan)
   if plan and (marked_so or not ok or state == 'waiting') then
-    local stands = redis.call('HGET', key('plan', plan), 'st')
-    if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands, plan } end
-    if stands == 'running' and (marked_so or not ok) then plans[plan] = true end
+    local its_state = redis.call('HGET', key('plan', plan), 'st')
+    if state == 'waiting' and its_state ~= 'running' then orphans[#orphans + 1] = { job, its_state, plan } end
+    if its_state == 'running' and (marked_so or not ok) then plans[plan] = true end
   end
   return true, ok and next_ and int(next_) .. '|' .. (open and 1 or 0)
 end
@@ -161,8 +161,8 @@ if string.sub(A.cursor, 1, 1) ~= '/' then
     local at = heads > MOST_HEADS and i < #jobs and score(job)
     local part = within and i == 1 and score(job) == within and { from = tonumber(step), open = moves == '1' }
     local _, rest = look(job, false, part or nil)
-    local stands = rest and score(job)
-    if stands then last = stands .. '|' .. rest break end
+    local same = rest and score(job)
+    if same then last = same .. '|' .. rest break end
     looked = i
     if at then last = at break end
   end
