@@ -111,9 +111,7 @@ def _failed_tries(events: Sequence[Event]) -> dict[int, list[str]]:
     """The errors of each step's calls that failed and were tried again."""
     failed: dict[int, list[str]] = defaultdict(list)
     for event in events:
-        if event.step is None:
-            continue
-        if event.what == "retry" or (event.what == "released" and ", next: " in event.detail):
+        if event.step is not None and event.what == "retry":
             failed[event.step].append(event.detail)
     return failed
 

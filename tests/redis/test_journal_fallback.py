@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aios_dist.errors import RateLimited
+from aios_dist.errors import ProviderBusy, RateLimited
 from aios_dist.journal import Refusal, Said
 from aios_dist.journal.views import Limits
 from aios_dist.model.jobs import Outcome
@@ -141,6 +141,23 @@ async def test_what_has_nowhere_to_go_keeps_nobody_from_going(hand: Hand, fair: 
         await hand.ring()
         await hand.reap()
     assert sorted(await names(hand, "far")) == ["z0:big", "z1:big", "z2:big"]
+
+
+@pytest.mark.parametrize("way", ["later", "to another", "paused", "elsewhere", "nowhere else"])
+async def test_a_failed_try_is_told_once_as_one_whichever_way_its_step_goes(hand: Hand, way: str) -> None:
+    if way == "elsewhere":
+        await said(hand, *FAR)
+    await hand.submit(starts("a", "x"))
+    claim = await hand.claim()
+    if way == "paused":
+        await hand.journal.pause("a")
+    refusal = Refusal(HOUR) if way in ("elsewhere", "nowhere else") else None
+    to = ("big", "far") if way == "to another" else None
+    after = 0 if way == "to another" else 5
+    await hand.journal.release(claim, "ProviderBusy", after, error=ProviderBusy("x"), refusal=refusal, to=to)
+    told = [(e.what, e.detail) for e in await hand.journal.events("a") if e.step == 0]
+    elsewhere = [("released", "small is on hold: goes to big")] if way == "elsewhere" else []
+    assert told[2:] == [("retry", "ProviderBusy"), *elsewhere]
 
 
 async def test_the_step_that_was_refused_does_not_wait_for_the_hold_either(hand: Hand) -> None:

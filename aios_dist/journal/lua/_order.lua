@@ -352,11 +352,12 @@ local function make_ready(job, step, h, parked)
 end
 
 -- A step that was ready before waits again, with the rank that it had. `kept`: its job has not been idle meanwhile.
-local function back(job, step, h, at, why, kept)
+-- `what`: what is told of it, where that is not that it was released.
+local function back(job, step, h, at, why, kept, what)
   h[H.state] = 'ready'
   put(job, step, h)
   if place(job, step, h, kept) then ticket(h[H.lane], job, step) end
-  event(job, at, 'released', step, why)
+  event(job, at, what or 'released', step, why)
 end
 
 -- The job's program has to be run; not by us. It runs as a step on the lane `turns`, once at a time.

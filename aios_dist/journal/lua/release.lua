@@ -23,6 +23,7 @@ if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
 end
+local what = A.error ~= '' and 'retry' or 'released'   -- a failed try is told as one, wherever the step goes
 local moved = A.model ~= '' and leave_model(A.job, A.step, h, A.lane, A.model)
 local state = redis.call('HGET', key('job', A.job), 'st')
 if state ~= 'running' then
@@ -32,20 +33,23 @@ if state ~= 'running' then
     if state == 'paused' then redis.call('HSET', key('job', A.job), 'wake', 1) end
   end
   put(A.job, A.step, h)
+  if what == 'retry' and state == 'paused' then event(A.job, at, what, A.step, A.reason) end
   return { 'released', tickets }
 end
 if A.most_back > 0 and (h[H.back] or 0) >= A.most_back and A.error == '' and give_up(A.job, A.step, h, A.dead_outcome, A.due_us) then
   return { 'released', tickets }
 end
-if A.refusal and A.model == '' and keeps_waiting(h[H.label], now) then   -- another model does not wait for this one
-  if divert(A.job, A.step, h, now, true) then return { 'released', tickets } end
+if A.refusal and A.model == '' and keeps_waiting(h[H.label], now) and other_model(A.job, A.step, h, now) then
+  if what == 'retry' then event(A.job, at, what, A.step, A.reason) end   -- beside that it goes to another, which does not wait for this one
+  divert(A.job, A.step, h, now, true)
+  return { 'released', tickets }
 end
 if A.after_us == 0 then
-  back(A.job, A.step, h, at, A.reason, not moved)
+  back(A.job, A.step, h, at, A.reason, not moved, what)
 else
   h[H.state] = 'ready'
   put(A.job, A.step, h)
   redis.call('ZADD', P .. 'timers', int(now + A.after_us), member(A.job, A.step))
-  event(A.job, at, A.error ~= '' and 'retry' or 'released', A.step, A.reason)
+  event(A.job, at, what, A.step, A.reason)
 end
 return { 'released', tickets }
