@@ -148,7 +148,7 @@ BUGS: tuple[Change, ...] = (
     Change("a fork has no budget", "fork", "{ 'bt', 'bm', 'ob', 'dl', 'xs' }", "{ 'ob', 'dl', 'xs' }"),
     Change("a retried job has no deadline", "retry", "if facts[3] then", "if false then"),
     Change("a retry is the same life", "retry", "'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), ", ""),
-    Change("what a retry undoes comes after what stays", "_again", "      pair[2][H.order] = place\n      change(", "      change("),
+    Change("what a retry undoes comes after what stays", "_again", "      pair[2][H.order] = nth\n      rewrite(", "      rewrite("),
     Change("an outcome leaves the proof as it is", "_plan", "'dg', chain(facts[2] or '', came)", "'dg', facts[2] or ''"),
     Change("who answered does not matter to the proof", "_plan",
            "step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))", "step"),

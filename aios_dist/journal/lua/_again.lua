@@ -44,7 +44,7 @@ local function run_again(job, numbers)
   local undone, outcomes, again, fields, gone = {}, {}, {}, {}, { 'rt' }
   for _, step in ipairs(numbers) do undone[step] = true end
   mark(job)
-  local function change(step, h)
+  local function rewrite(step, h)
     fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
     if #fields >= 2 * MOST_AT_ONCE then
       redis.call('HSET', k, unpack(fields))
@@ -60,16 +60,16 @@ local function run_again(job, numbers)
     elseif h[H.order] > 0 then outcomes[#outcomes + 1] = { step, h } end
   end
   table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
-  for place, pair in ipairs(outcomes) do
-    if pair[2][H.order] ~= place then
-      pair[2][H.order] = place
-      change(pair[1], pair[2])
+  for nth, pair in ipairs(outcomes) do
+    if pair[2][H.order] ~= nth then
+      pair[2][H.order] = nth
+      rewrite(pair[1], pair[2])
     end
   end
   for _, pair in ipairs(again) do
     local step, h = pair[1], pair[2]
     start_over(h)
-    change(step, h)
+    rewrite(step, h)
     gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
   end
   local which = {}

@@ -12,7 +12,7 @@
 
 local INPUT_COST, OUTPUT_COST = 1, 2   -- of a token, in fair share (aios_dist.model.calls has the same)
 local MINUTE = 60000000
-local OPEN_WINDOW = 1024   -- a window this wide holds nothing back any more
+local OPEN_WINDOW = 1024   -- a window that has doubled up to this holds nothing back any more
 local MOST_LET_IN = 100    -- at a time
 
 -- The calls that a window counts: those let in since the hold. Calls from before it say nothing of how the
@@ -74,6 +74,7 @@ local function allowed(model, est, now)
       redis.call('HSET', key('model', model), 'tok', int(used))
     end
     local count = redis.call('ZCARD', w)
+    -- The sum is kept beside the window, not made anew at each claim: a minute may have thousands of entries.
     if count == 0 and used ~= 0 then   -- also where the whole window has expired meanwhile
       redis.call('HSET', key('model', model), 'tok', 0)
     end
@@ -181,7 +182,7 @@ end
 end
 
 local let_in
-local letting = {}
+local letting = {}   -- who is being let in right now: who is placed meanwhile and held back must not begin it anew
 local freed = {}   -- names that have room or another first, in their order: looked at when the verb has done the rest
 local function later(name)
   if not freed[name] then
@@ -205,6 +206,7 @@ kept_off = function(limits, job, step, h, past, kept, new)
       local waits = not letting[name .. '|' .. lane] and has_held(name, lane)
       local yes, again, free = not waits, nil, nil
       if yes then yes, again, free = allowed(name, of_tenant(name) and 0 or bounded(h[H.est]), clock()) end
+      -- Those that were let in and not claimed yet have taken their room already.
       if not yes or free <= redis.call('ZCARD', in_set(lane, name)) then
         for _, other in ipairs(limits) do
           redis.call('ZREM', in_set(lane, other), member(job, step))
@@ -440,7 +442,7 @@ local function leave(h, job, step, tokens, worked)
   local entry = lease .. '|' .. int(h[H.est] or 0)
   redis.call('ZREM', key('inflight', model), lease)
   local at = redis.call('ZSCORE', key('window', model), entry)
-  if at then
+  if at then   -- What it took counts from the same start as what was reserved. (Else the minute is over, and neither does.)
     redis.call('ZREM', key('window', model), entry)
     redis.call('ZADD', key('window', model), at, lease .. '|' .. int(tokens))
     redis.call('PEXPIRE', key('window', model), 120000)   -- the key was gone if this was its only entry

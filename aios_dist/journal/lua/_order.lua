@@ -22,9 +22,10 @@
 local SINCE = { ready = 0, submitted = 1, round = 2 }
 local MOST_PAST, MONTH_MS = 200, 30 * 86400000
 
+-- Redis reads scores from text: this many digits give the same number back. (`int` would round ranks, and %g cut them.)
 local function exact(n) return string.format('%.17g', n) end
 
-local rules_of = {}
+local rules_of = {}   -- lanes that this verb has read
 local function rules(lane)
   local r = rules_of[lane]
   if not r then
@@ -188,6 +189,7 @@ local function place(job, step, h, kept, held, past, ranked)
   local late = past and redis.call('ZREM', key('astray', lane), m) == 1
   local new = not kept and not ranked and (not past or late)   -- since the rules changed
   if #limits > 0 and kept_off(limits, job, step, h, past, kept, new) then return false end
+  -- While there are strays, what comes under the new rules queues behind them: its rank and theirs do not compare.
   local last = new and not outdated(h) and last_score(key('stray', lane))
   if outdated(h) or last then
     redis.call('ZADD', key('stray', lane), last and behind(last, h[H.rank]) or exact(h[H.rank]), m)
@@ -286,6 +288,7 @@ dispatch = function(job, h, aged)
   if r.oldest > 0 then add('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
   if h[H.since] == SINCE.round and not aged then
     local k = key('rounds', compartment(lane, tenant))
+    -- A group that comes late begins in this round, not in all that it has missed. It never goes back: one of an older round may be left.
     if h[H.rank] > number(redis.call('HGET', k, '!')) then
       redis.call('HSET', k, '!', int(h[H.rank]))
       redis.call('PEXPIRE', k, MONTH_MS)
@@ -313,6 +316,8 @@ local function rank_of(job, h)
       admitted = int(h[H.ready])
       redis.call('HSET', plan, 'a' .. n, admitted)
     end
+    -- Each place has a span of its own behind the node's first moment; its steps stand in it in their order, and the last ones share
+    -- its end. The span grows with the plan, but is no longer than a second: so plans that began a second apart never mix.
     local nth, window = redis.call('HINCRBY', plan, 's' .. n .. '.' .. p, 1) - 1, math.min(1e6, 32 * jobs)
     local steps = math.max(1, math.floor(4 * window / places))
     return tonumber(admitted) + window * (p + math.min(nth, steps - 1) / steps) / places

@@ -17,6 +17,8 @@ local function facts_of(job, step)
   return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg')
 end
 
+-- The answer to a claim may be lost on its way, and the step be leased all the same: the caller asks again under the same token
+-- and gets what it has, or would let it run out.
 if A.again == 1 then   -- rare: a look at all leases is cheaper than a book of claims
   for _, lease in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
     local job, step, token = split_lease(lease)
@@ -72,7 +74,7 @@ local function bring()
   end
   return some
 end
-bring()
+bring()   -- before anything is taken: what only we can serve may be first of all
 
 -- One that a limit held goes before the one at hand, which waits where it belongs; and no other before it in this call:
 -- what is ranked under other rules has another order by age than by rank.
@@ -232,11 +234,12 @@ local OUTCOMES = {
     h[H.started] = at
     if h[H.first] == 0 then h[H.first] = at end
     h[H.worker] = A.worker
-    dispatch(job, h, s.aged)
+    dispatch(job, h, s.aged)   -- charges the head, which `enter` writes
     enter(h, job, step, s.now, s.over)
     redis.call('ZADD', P .. 'leases', int(s.now + A.lease_us), lease_of(job, step, h))
     event(job, at, 'started', step, A.worker)
     for _, name in ipairs(s.limits) do
+      -- (where nothing but calls in flight binds, it has taken a place and freed none)
       if not s.steady[name] and has_held(name, A.lane) then let_in(name) end
     end
     return claimed(job, step, h, s.facts, s.over)
@@ -264,7 +267,7 @@ end
 
 while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
   looked = looked + 1
-  let_in_freed()
+  let_in_freed()   -- what the step before has freed: who is let in may be next
   local top, aged = next_step()
   if not top then return { tickets, others and 'others' or '' } end
   next_aged = aged

@@ -18,10 +18,10 @@ if facts[15] and A.step ~= TURN then   -- it may not have followed its job yet
   h = head(A.job, A.step)
 end
 local mine, version, proof = h[H.token] == A.token, number(facts[2]), facts[5] or ''
-local same = birth_of(A.incarnation) == birth_of(proof)
+local same = birth_of(A.incarnation) == birth_of(proof)   -- this life of the job, retries included: its answers are its own
 local tenant = tenant_in(facts[4])
 
--- What the answer took. One that brought no usage took what was reserved for it.
+-- What the answer took. One that brought no usage took what was reserved for it (of another step's request nobody knows).
 local prompt, output, calls, micros = bounded(A.prompt_tokens), bounded(A.output_tokens), A.calls, micros_of(A.micros)
 local answered = A.ok == 1 and h[H.kind] == 'llm'
 local unknown = answered and prompt + output == 0
@@ -63,7 +63,7 @@ if not mine then
   local known = same
   if A.ok ~= 1 then known = A.incarnation == string.match(proof, '^[^.]*') end
   if not free or not known or A.digest ~= h[H.digest] then return too_late('fenced') end
-  h[H.token] = A.token
+  h[H.token] = A.token   -- this claim's from here on: sent once more, the outcome is "mine"
 end
 mark(A.job)
 whos[A.job] = facts[4] or nil
@@ -71,6 +71,7 @@ local at, began, label = stamp(), h[H.counted], h[H.state] == 'leased' and h[H.l
 if h[H.state] == 'ready' or h[H.state] == 'parked' then
   set_aside(A.job, A.step, h)
 end
+-- The share first, by what the call has taken: where nobody knows, what the claim charged stands.
 settle(A.job, h, not unknown and INPUT_COST * prompt + OUTPUT_COST * output or nil)
 if label and answered and (unknown or began ~= 0) then answers(label, unknown) end
 if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, h[H.started], clock()) end   -- before others are let in
@@ -94,6 +95,7 @@ if right and not facts[12] then
   -- A signal that had come is an outcome of this very write, which the program has not seen.
   return { 'advanced', number(redis.call('HGET', k, 'v')), tickets, basis(A.job) }
 end
+-- Whoever runs the turn may die before it: then the reconciler calls for one.
 due_later(A.job, A.grace_us)
 if A.turn_here ~= 1 then need_turn(A.job) end
 return { 'turn', version, tickets, '' }
