@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Outcome
 from aios_dist.worker.background import Background
 from aios_dist.worker.leases import Leases
@@ -93,4 +94,22 @@ async def test_a_step_that_a_claim_cannot_read_is_looked_at_in_the_next_pass(han
     walked = await hand.journal.walk(cursor="/")  # what is marked, and no page of the open jobs
     assert [job for job, _ in walked.found] == ["odd"]
     assert await hand.state("odd") == "failed"
+    await forget(hand, "odd")
+
+
+async def test_a_held_step_that_cannot_be_read_stops_nobody_whose_turn_as_the_oldest_it_is(
+    hand: Hand,
+) -> None:
+    """Also where its model has taken more tokens than it may: it needs none, and does not fit all the same."""
+    await hand.journal.set_lane("llm", oldest_every=1)
+    await hand.limit(tpm=100)
+    await hand.submit(starts("first", "x", tokens=50))
+    await hand.commit(await hand.claim(), usage=Usage(100, 50, 1))
+    await hand.submit(starts("odd", "x", tokens=50), starts("j", "x", tokens=50))
+    await hand.redis("ZADD", hand.keys.held("small"), 1e18, "odd/0")  # the oldest, and the last by rank
+    await hand.redis("HSET", hand.keys.job("odd"), "h0", b"\xc1")
+    await hand.submit(starts("k", "x", tokens=50))
+    assert await hand.drain() == []
+    await hand.minute()
+    assert {claim.job for claim in await hand.drain()} == {"j", "k"}
     await forget(hand, "odd")

@@ -140,7 +140,7 @@ local function by_limits(s)
   local job1, step1 = split(first)
   local h1 = head(job1, step1)
   yes, again, left = allowed(model, h1 and bounded(h1[H.est]) or 0, s.now)
-  if yes or not h1 then return 'after', model, first, other, standing end   -- (one that cannot be read leaves what is held)
+  if yes then return 'after', model, first, other, standing end
   if not (left and may_pass(job1, step1, h1)) then return 'held', model, again, left end
   -- … but what fits passes it for a while; among those that do, the order holds.
   look_at_held(model, again)
