@@ -97,7 +97,7 @@ async def test_a_step_that_a_claim_cannot_read_is_looked_at_in_the_next_pass(han
     await forget(hand, "odd")
 
 
-async def test_a_held_step_that_cannot_be_read_stops_nobody_whose_turn_as_the_oldest_it_is(
+async def test_a_held_step_that_cannot_be_read_stops_nobody_where_it_is_the_oldest(
     hand: Hand,
 ) -> None:
     """Also where its model has taken more tokens than it may: it needs none, and does not fit all the same."""
