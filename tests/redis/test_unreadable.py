@@ -97,10 +97,8 @@ async def test_a_step_that_a_claim_cannot_read_is_looked_at_in_the_next_pass(han
     await forget(hand, "odd")
 
 
-async def test_a_held_step_that_cannot_be_read_stops_nobody_where_it_is_the_oldest(
-    hand: Hand,
-) -> None:
-    """Also where its model has taken more tokens than it may: it needs none, and does not fit all the same."""
+async def test_a_held_step_that_cannot_be_read_stops_nobody_as_the_oldest(hand: Hand) -> None:
+    """Also where its model took more tokens than it may: it needs none, and does not fit all the same."""
     await hand.journal.set_lane("llm", oldest_every=1)
     await hand.limit(tpm=100)
     await hand.submit(starts("first", "x", tokens=50))
