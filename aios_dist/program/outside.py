@@ -49,17 +49,20 @@ def outside(root: Any) -> Outside:
     todo = deque([root])
     while todo and len(found) < MOST_SEEN:
         one = todo.popleft()
-        if type(one) in PLAIN or id(one) in found:
+        if id(one) in found:
             continue
         found[id(one)] = one
-        todo += (more for more in _in(one, package, modules) if not _holds_nothing(more, modules))
+        try:
+            todo += [more for more in _in(one, package, modules) if not _holds_nothing(more, modules)]
+        except Exception:  # of a class that does not want to be looked at, somewhere in the package
+            pass
     return found
 
 
 def _holds_nothing(one: Any, modules: set[int]) -> bool:
     """Most of a package are functions that hold nothing but the module, which is known."""
     if type(one) is not FunctionType:
-        return type(one) in PLAIN
+        return any(type(one) is plain for plain in PLAIN)  # (a class may have no hash)
     held = one.__closure__ or one.__defaults__ or one.__kwdefaults__ or one.__dict__
     return not held and id(one.__globals__) in modules
 

@@ -315,6 +315,24 @@ def seen_of(look: Callable[[], Shop]) -> Any:
     return look().seen[-1:]
 
 
+class _Unseen(type):
+    """Of classes that cannot even be asked for their module."""
+
+    def __hash__(cls) -> int:
+        raise ValueError("no hash")
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise MemoryError(name)
+
+
+class Unseen(metaclass=_Unseen):
+    def __getattribute__(self, name: str) -> Any:
+        raise MemoryError(name)
+
+
+UNSEEN = [Unseen(), Unseen]
+
+
 @pytest.mark.parametrize(
     "look",
     [
