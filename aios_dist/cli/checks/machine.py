@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from aios_dist.cli.checks.finding import Finding, ok, problem, warning
-from aios_dist.cli.version import installed
+from aios_dist.cli.checks import Finding, ok, problem, warning
+from aios_dist.cli.entry import installed
 from aios_dist.config import DEFAULT_POOLS, FILES_BESIDE_CALLS, Config
 from aios_dist.errors import ConfigError
 from aios_dist.journal import Registry

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.broker.app import keyprefix, make_app
-from aios_dist.cli.checks.finding import Finding, ok, problem
+from aios_dist.cli.checks import Finding, ok, problem
 from aios_dist.config import Config
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import unavailable
