@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aios_dist.cli.checks import Finding, Level, problem
+from aios_dist.cli.checks import Finding, Level, raised
 from aios_dist.cli.entry import say
 from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet, on_journal
@@ -92,13 +92,7 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))
         findings += held.dead_letters(await journal.dead_letters(held.MOST))
     except FleetUnavailable as exc:
-        text, _, fix = str(exc).rpartition("; ")
-        known = text or str(exc)
-        findings.append(
-            problem(
-                "redis", known.rstrip(".") + ".", fix[:1].upper() + fix[1:] if text else "See docs/deploy.md."
-            )
-        )
+        findings.append(raised("redis", exc, "See docs/deploy.md."))
     findings += machine.agents(config)
     findings += machine.models(config, registry)
     findings += machine.open_files(config)

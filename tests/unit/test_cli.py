@@ -94,6 +94,13 @@ def test_every_command_of_a_group_has_help_and_json(cli: Callable[..., Done], gr
     assert "--json" in done.out
 
 
+def test_the_sentence_of_the_list_begins_a_commands_help_once(cli: Callable[..., Done]) -> None:
+    for name, (_, _, line) in entry.COMMANDS.items():
+        if name != "fake-llm":  # its --help is the program's own
+            texts = [" ".join(cli(name, "--help").out.split()) for _ in range(2)]
+            assert [text.count(line) for text in texts] == [1, 1], name
+
+
 def test_version_as_json_names_the_packages(cli: Callable[..., Done]) -> None:
     found = json.loads(cli("version", "--json").out)
     assert found["aios_dist"]
@@ -249,6 +256,16 @@ def test_doctor_says_which_variable_a_key_is_missing_in(
     model = next(finding for finding in found if finding["check"] == "models")
     assert model["level"] == "problem"
     assert "MY_KEY" in f"{model['what']} {model['fix']}"
+
+
+def test_doctor_says_what_is_wrong_with_a_model_and_not_only_with_which(cli: Callable[..., Done]) -> None:
+    Path("aios.toml").write_text(
+        '[models.small]\nmodel = "m"\nbase_url = "10.0.0.1:8000"\n', encoding="utf-8"
+    )
+    found = json.loads(cli("doctor", "--json").out)["findings"]
+    model = next(finding for finding in found if finding["check"] == "models")
+    assert model["what"] == "Model 'small': base_url '10.0.0.1:8000' must start with http:// or https://."
+    assert model["fix"] == "Correct aios.toml."
 
 
 # -- Flower's login ----------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from aios_dist.errors import AiosError
+
 
 class Level(StrEnum):
     """How bad it is. A problem loses work, or keeps it from being done; a warning may."""
@@ -37,3 +39,10 @@ def warning(check: str, what: str, fix: str) -> Finding:
 def problem(check: str, what: str, fix: str) -> Finding:
     """It is one."""
     return Finding(check, Level.PROBLEM, what, fix)
+
+
+def raised(check: str, exc: AiosError, fix: str) -> Finding:
+    """An error is one; ``fix`` for an error that knows none itself."""
+    if not exc.fix:
+        return problem(check, str(exc), fix)
+    return problem(check, f"{exc.what}.", f"{exc.fix[:1].upper()}{exc.fix[1:]}.")

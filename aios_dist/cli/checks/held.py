@@ -47,12 +47,12 @@ def prices(registry: Registry, tenants: Sequence[TenantView]) -> Iterator[Findin
     unpriced = registry.unpriced()
     if not unpriced:
         return
-    said, _, fix = costs.without_price(unpriced).partition(". ")
+    said, fix = costs.without_price(unpriced)
     limited = [tenant.name for tenant in tenants if tenant.money_per_day]
     if limited:
-        yield warning("prices", f"{said}; tenant {limited[0]!r} has one.", fix)
+        yield warning("prices", f"{said} Tenant {limited[0]!r} has one.", fix)
     else:
-        yield ok("prices", f"{said}.")
+        yield ok("prices", said)
 
 
 def jobs(views: Sequence[JobView]) -> Iterator[Finding]:
