@@ -257,10 +257,12 @@ def fake_llm(options: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def version(as_json: bool) -> None:
     """A package that is not installed is named all the same; in JSON its version is null."""
-    import platform
+    with ctrl_c_at_once():
+        import platform
+        from importlib import metadata  # noqa: F401 - for installed()
 
-    from aios_dist import __version__
-    from aios_dist.cli.output import print_json
+        from aios_dist import __version__
+        from aios_dist.cli.output import print_json
 
     found = {"python": platform.python_version()} | {package: installed(package) for package in PACKAGES}
     if as_json:

@@ -37,7 +37,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 def test_a_figure_stands_beside_its_bound_and_is_broken_where_it_does_not_keep_it() -> None:
     assert printed("makespan", [MAKESPAN]).splitlines()[-3:] == [
         "20 x 5, 0.1 s, 1 x 8 slots",
-        "  ratio to rounds    1.16  at most 1.15  BROKEN",
+        "  ratio to rounds     1.16  at most 1.15  BROKEN",
         "  next call        3.94 ms",
     ]
     assert broken("makespan", [MAKESPAN, {**MAKESPAN, "ratio_to_rounds": 1.15}]) == 1
