@@ -50,9 +50,9 @@ def prices(registry: Registry, tenants: Sequence[TenantView]) -> Iterator[Findin
     said, fix = costs.without_price(unpriced)
     limited = [tenant.name for tenant in tenants if tenant.money_per_day]
     if limited:
-        yield warning("prices", f"{said} Tenant {limited[0]!r} has one.", fix)
+        yield warning("prices", f"{said}; tenant {limited[0]!r} has one.", fix)
     else:
-        yield ok("prices", said)
+        yield ok("prices", f"{said}.")
 
 
 def jobs(views: Sequence[JobView]) -> Iterator[Finding]:
