@@ -25,7 +25,7 @@ import pytest
 
 from aios_dist import config, errors, policies
 from aios_dist.cli import entry
-from aios_dist.cli.plan_files import PlanFile
+from aios_dist.cli.plan import PlanFile
 from aios_dist.errors import AiosError
 from aios_dist.journal.keys import PERMANENT, Keys
 from aios_dist.model import jobs
