@@ -118,7 +118,7 @@ local function goes_before(model, job, h, aged)
 end
 
 local looked, others, diverted = 0, false, 0
-while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
+while looked < 64 and not exhausted() do   -- steps set aside by this call, or with jobs that it pauses: a bound, so that one call never blocks Redis for long
   looked = looked + 1
   let_in_freed()
   local top, aged
