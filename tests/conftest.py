@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aios_dist.errors import ConfigError
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
 MARKED_FOLDERS = ("redis", "fleet")
+
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

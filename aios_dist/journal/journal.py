@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from aios_dist.errors import BudgetReached, DeadlineExceeded, JournalDamaged, WorkerLost
+from aios_dist.errors import (
+    BudgetReached,
+    DeadlineExceeded,
+    FleetUnavailable,
+    JournalDamaged,
+    JournalError,
+    WorkerLost,
+)
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
@@ -51,6 +59,7 @@ CORRUPT = encode(
     )
 )
 NO_USAGE = Usage()
+UNDONE_AT_ONCE = 150  # failed steps that one script runs again
 MOST_BACK = 20
 """How often in a row a step may be given back with nothing to show for it."""
 MOST_SIGNALS = 1000
@@ -300,6 +309,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         under the same ``id`` it is the same signal."""
         sent, blob = id or random_name(), encode(outcome)
         at, life = 0, b""
+        some: list[Ticket] = []
         while True:
             status, *said = await self._run(
                 "signal", job=job, name=name, id=sent, outcome=blob, most=MOST_SIGNALS, at=at, life=life
@@ -307,9 +317,9 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             if status == b"more":
                 at, life = said
             elif status == b"sweep":
-                await self.sweep(job)
+                some += (await self.sweep(job))[1]
             else:
-                return status.decode(), tickets_of(said[0])
+                return status.decode(), [*some, *tickets_of(said[0])]
 
     async def retry(
         self, job: str, *, basis: str = "", undone: Sequence[int] | None = None, salt: str | None = None
@@ -326,17 +336,33 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             ``running``, ``unknown``, ``stale`` (replay again), or the state that forbids it.
         """
         salt = salt or random_name()
-        steps = None if undone is None else list(undone)
+        steps = None if undone is None else list(undone[:UNDONE_AT_ONCE])
+        rest = (undone or ())[UNDONE_AT_ONCE:]
+        some: list[Ticket] = []
         while True:
-            said = await self._run("retry", job=job, salt=salt, basis=basis, undone=steps)
+            said = await self._run(
+                "retry", job=job, salt=salt, basis=basis, undone=steps, rest=int(bool(rest))
+            )
             if said[0] != b"sweep":
-                return await self._to_the_end(job, said)
-            await self.sweep(job)
+                break
+            some += (await self.sweep(job))[1]
+        if rest and said[3:]:
+            with contextlib.suppress(FleetUnavailable, JournalError):  # then the job's turn says them
+                some += (await self.redo(job, said[3].decode(), rest))[1]
+        status, tickets = await self._to_the_end(job, said)
+        return status, [*some, *tickets]
 
     async def redo(self, job: str, basis: str, undone: Sequence[int]) -> tuple[str, list[Ticket]]:
-        """In the turn that a retry asks for: the steps to run again. See ``redo.lua`` for the answers."""
-        status, tickets = await self._run("redo", job=job, basis=basis, undone=list(undone))
-        return status.decode(), tickets_of(tickets)
+        """In the turn that a retry asks for: the steps to run again, some at a time; see ``redo.lua``."""
+        status, tickets, at = b"redone", list[Ticket](), 0
+        while status == b"redone" and (at < len(undone) or not at):
+            page, at = list(undone[at : at + UNDONE_AT_ONCE]), at + UNDONE_AT_ONCE
+            status, some, now = await self._run(
+                "redo", job=job, basis=basis, undone=page, rest=int(at < len(undone))
+            )
+            tickets += tickets_of(some)
+            basis = now.decode()
+        return status.decode(), tickets
 
     async def fork(self, job: str, new: str, step: int) -> tuple[str, list[Ticket]]:
         """A new job with another's history before ``step``; ``new``, or why not (see ``fork.lua``)."""
@@ -347,7 +373,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
 
     async def _to_the_end(self, job: str, said: list[Any]) -> tuple[str, list[Ticket]]:
         """What a verb has said: status and tickets, when all steps of the job have followed it."""
-        status, tickets, more = said
+        status, tickets, more, *_ = said
         rest, _ = await self._follow(job, more)
         return status.decode(), [*tickets_of(tickets), *rest]
 

@@ -68,7 +68,7 @@ class Following(Access):
         """
         facts, said = await self._gather(
             [
-                ("HMGET", self.keys.job(job), "dg", "st", "rt", "us", "half", "hp", "v", "n"),
+                ("HMGET", self.keys.job(job), "dg", "st", "rt", "us", "half", "hp", "v", "n", "og"),
                 ("LRANGE", self.keys.events(job), events, events + MOST - 1),
             ]
         )
@@ -80,6 +80,7 @@ class Following(Access):
             fields = [name for seen in found for name in (f"h{seen.step}", f"o{seen.step}")]
             values = await self.connection.command("HMGET", self.keys.job(job), *fields) if fields else []
             written: list[Step] = []
+            last = version + _number(facts[8])  # the order of the last outcome that it has seen, at the most
             place = -1
             for seen, packed, outcome in zip(found, values[::2], values[1::2], strict=True):
                 if basis == proof:
@@ -89,7 +90,7 @@ class Following(Access):
                 if seen.asked:
                     basis = chained(basis, f"{step.number} {step.digest} {seen.label}")
                     written.append(step)
-                elif step.order > version:
+                elif step.order > last:
                     basis = chained(basis, f"{step.number} {head.token or head.ended}")
                     written.append(step)
                 place = seen.place

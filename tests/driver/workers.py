@@ -53,10 +53,9 @@ class Workers(Producers):
         after = self.fleet.look_without_ends()
         self.follow(after)
         self._budgets(before, after)
-        if isinstance(claim, Nothing) and lane_sets(
-            after, lane
-        ):  # a plan went on behind it: tickets bring others
-            before = after
+        asked = False
+        while isinstance(claim, Nothing) and (claim.again or (not asked and lane_sets(after, lane))):
+            asked, before = True, after  # as workers do; or a plan went on behind it: tickets bring others
             claim = self.run(self.journal.take(lane, worker, random_name(), **ask))
             self.said[-1] += f", then {claim.lease if isinstance(claim, Claim) else claim}"
             after = self.fleet.look_without_ends()

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aios_dist.cli.job_export import calls_of
+from aios_dist.cli.job import calls_of
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal
 from aios_dist.model.calls import LLMResponse, Usage
@@ -58,6 +58,7 @@ async def order_of_the_journal(hand: Hand, plan: Plan, fails: str) -> list[str]:
             await hand.commit(claim, decision=decides(number, number, "next", policy="fifo"))
         else:
             await hand.finish(claim, JobState.FAILED if claim.job in fails else JobState.DONE)
+    await hand.go_on()  # what a worker's commit has left of a plan's end
     return order
 
 

@@ -1,4 +1,5 @@
--- Steps that run again: shared by retry and redo.
+-- Steps that run again: shared by retry and redo. Who names many says so in several calls: until the last (`rest` is not 1) the job
+-- keeps `rt`, so no turn decides anything; should its caller die, the job's turn says the others.
 
 -- A failed step runs again: who reports the failure once more is fenced, its usage has counted, and it begins where it was asked for.
 -- `fields`: to be written with its head.
@@ -11,10 +12,10 @@ local function run_anew(job, step, h, fields)
 end
 
 -- Failed steps of a wide job run again. What is answered keeps its order: `og` counts those that are left out.
-local function undo(job, numbers)
+local function undo(job, numbers, rest)
   local k = key('job', job)
   local f = redis.call('HMGET', k, 'v', 'og', 'dg')
-  local v, left_out, again, fields, gone = number(f[1]), number(f[2]), {}, {}, { 'rt' }
+  local v, left_out, again, fields, gone = number(f[1]), number(f[2]), {}, {}, rest == 1 and {} or { 'rt' }
   local seen = {}
   mark(job)
   for _, step in ipairs(numbers) do
@@ -31,17 +32,17 @@ local function undo(job, numbers)
   local which = {}
   for i, pair in ipairs(again) do which[i] = pair[1] end
   redis.call('HSET', k, 'v', int(v - #again), 'og', int(left_out + #again), 'dg', chain(f[3] or '', 'again ' .. table.concat(which, ' ')), unpack(fields))
-  redis.call('HDEL', k, unpack(gone))
+  if #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
   for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
 end
 
 -- Steps run again: those named, and those that were dropped. What is answered stays, in its order, without them. (Of a wide job
 -- those that were dropped follow its state.)
-local function run_again(job, numbers)
+local function run_again(job, numbers, rest)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'n', 'dg', 'og')
-  if wide(facts[1]) or facts[3] then return undo(job, numbers) end
-  local undone, outcomes, again, fields, gone = {}, {}, {}, {}, { 'rt' }
+  if wide(facts[1]) or facts[3] then return undo(job, numbers, rest) end
+  local undone, outcomes, again, fields, gone = {}, {}, {}, {}, rest == 1 and {} or { 'rt' }
   for _, step in ipairs(numbers) do undone[step] = true end
   mark(job)
   local function rewrite(step, h)

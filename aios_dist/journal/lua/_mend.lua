@@ -253,9 +253,10 @@ mend = function(job, touched, part)
     redis.call('HDEL', k, 'og')
     redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock())))   -- whoever decides replays first
   end
+  local ranks = touched and wide(count) and redis.call('HMGET', k, 'pp', 'pr', 't0', 'ta')
   for step = from, upto - 1 do
     if touched or heads[step] then look(step) end
-    if touched and wide(count) then follow(job, step, head(job, step), state) end
+    if ranks then follow(job, step, head(job, step), state, ranks) end
   end
   if last and f[7] then look(TURN) end
 

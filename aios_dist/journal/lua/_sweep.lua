@@ -12,7 +12,7 @@
 local by_caller = false     -- who has called this verb goes on: the reconciler looks only when nobody has for a moment
 local start_over, exhausted, follow, follow_page, stands_at
 do   -- (a chunk of Lua has 200 locals at the most)
-local LOOK, CHANGE = 1, 4   -- what a step takes that has followed, and one that does so now, beside
+local LOOK, CHANGE, LIMITED = 1, 4, 4   -- what a step takes that has followed; one that does so now, beside; and one that a limit may hold
 local MOST_TAKEN = STEPS_AT_ONCE * (LOOK + CHANGE)
 local PATIENCE = 1000000    -- µs
 local taken = 0             -- by this verb
@@ -85,7 +85,7 @@ follow_page = function(job, from, count, state)
       local h, changed, placed = unpacked(packed), false, false
       if h then changed, placed = follow(job, int(at), h, state, f)
       elseif state ~= 'running' then error('the head of step ' .. int(at) .. ' cannot be read') end
-      at, cost = at + 1, cost + LOOK + (changed and CHANGE or 0)
+      at, cost = at + 1, cost + LOOK + (changed and CHANGE + (f and #limits_of(job, h) > 0 and LIMITED or 0) or 0)
       if placed then moved = moved + 1 end
       if cost >= MOST_TAKEN then break end
     end

@@ -265,7 +265,8 @@ local function next_step()
   return top, aged
 end
 
-while looked < 64 do   -- steps set aside by this call: a bound, so that one call never blocks Redis for long
+-- Steps set aside by this call, or with jobs that it pauses: a bound, so that one call never blocks Redis for long.
+while looked < 64 and not exhausted() do
   looked = looked + 1
   let_in_freed()   -- what the step before has freed: who is let in may be next
   local top, aged = next_step()

@@ -35,6 +35,7 @@ redis.call('SET', P .. 'beat', int(now) .. '|' .. int(spare))
 -- Ended leases: back with the old rank, or given up after too many lost workers.
 local ended = now < spare and {} or redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), 'LIMIT', 0, A.page)
 for _, lease in ipairs(ended) do
+  if exhausted() then break end   -- (a turn that is given up ends its job)
   local job, step, token = split_lease(lease)
   if job then mark(job) end
   redis.call('ZREM', P .. 'leases', lease)

@@ -1,8 +1,9 @@
 -- retry: a job that failed or was cancelled goes on; what is answered stays answered.
--- ARGV 1: job, salt, basis, undone, retention_ms
+-- ARGV 1: job, salt, basis, undone, rest, retention_ms
 --   salt: random; the job's incarnation is another one from here on
 --   basis, undone: what the caller's replay has seen, and the numbers of the steps to run again; '' and nil: a worker decides
--- returns: {status, tickets, more}: "running", "unknown", "stale" (replay again), "sweep" (steps have still to follow its end: first
+--   rest: 1 where more of them follow, by redo
+-- returns: {status, tickets, more, basis}: "running", "unknown", "stale" (replay again), "sweep" (steps have still to follow its end: first
 --   that, then again), or the state that forbids it; more: see cancel
 -- include: order, sweep, mend, again
 by_caller = true
@@ -36,8 +37,8 @@ for step = 0, wide(facts[7]) and -1 or steps_of(A.job, facts[7]) - 1 do   -- (th
   end
 end
 event(A.job, at, 'retried', '')
-run_again(A.job, A.undone or {})
+run_again(A.job, A.undone or {}, A.rest)
 if not A.undone then redis.call('HSET', k, 'rt', 1) end
 local left = wide(facts[7]) and follow_all(A.job, 'running', facts[7])
 need_turn(A.job)   -- outcomes may have come that no turn has seen
-return { 'running', tickets, left and 1 or 0 }
+return { 'running', tickets, left and 1 or 0, basis(A.job) }

@@ -95,7 +95,7 @@ if by ~= 0 then
   part(each, P .. 'leases', function(_, at) return before(at - A.lease_us) end)
   part(each, P .. 'timers', timer)
   part(each, P .. 'deadlines', deadline)
-  part(each, P .. 'due', function(_, at) return pending(at) end)
+  for _, set in ipairs({ 'due', 'sweeps', 'plans' }) do part(each, P .. set, function(_, at) return pending(at) end) end
 end
 part(function()   -- a second more: not all workers need have the same settings at the same time
   local late = int(now + A.lease_us)
