@@ -283,6 +283,27 @@ def test_a_signal_goes_to_the_oldest_that_still_waits() -> None:
     assert names(live) == ["sleep", "signal", "signal"]
 
 
+def test_a_block_that_comes_to_its_end_after_its_time_has_done_what_it_was_for() -> None:
+    async def body() -> str:
+        async with within(5):
+            try:
+                return await ask("a")
+            except asyncio.CancelledError:
+                kept = "what there is"
+        return kept
+
+    assert run(body, 0).result == "what there is"
+
+    async def fails() -> str:
+        async with within(5):
+            try:
+                return await ask("a")
+            except asyncio.CancelledError:
+                raise KeyError("mine") from None
+
+    assert isinstance(run(fails, 0).error, KeyError)
+
+
 def test_tools_can_be_bounded_too() -> None:
     async def body() -> str:
         try:
