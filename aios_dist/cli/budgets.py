@@ -5,36 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import click
-
+from aios_dist.cli.setting_options import setting_option
 from aios_dist.errors import InvalidInput
 from aios_dist.model.specs import Budget
 
-on_budget_option = click.option(
-    "--on-budget",
-    type=click.Choice(["pause", "fail"]),
-    help="What becomes of the job when its budget is used up  [default: pause]",
-)
+on_budget_option = setting_option(Budget, "on_budget", left_out="pause")
 """At the submission only: the job keeps it."""
 
 
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--budget-tokens`` and ``--budget-money``."""
-    for option in (
-        click.option(
-            "--budget-money",
-            metavar="X",
-            type=click.FloatRange(min=0),
-            help="The most money, in the currency of the models' prices, over the whole life of the job.",
-        ),
-        click.option(
-            "--budget-tokens",
-            metavar="N",
-            type=click.IntRange(min=0),
-            help="The most tokens, prompt and output, over the whole life of the job.",
-        ),
-    ):
-        command = option(command)
+    for name in ("money", "tokens"):
+        command = setting_option(Budget, name, flag=f"--budget-{name}")(command)
     return command
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "tenant": ("aios_dist.cli.groups", "tenant", "Weights, limits and budgets of tenants."),
     "fleet": ("aios_dist.cli.fleet", "fleet", "Show workers, slots, lanes and what waits on them."),
     "simulate": ("aios_dist.cli.simulate", "simulate", "What would another policy have done?"),
+    "config": ("aios_dist.cli.groups", "config", "What aios.toml and the environment say, and its schema."),
     "doctor": ("aios_dist.cli.doctor", "doctor", "Look for what is wrong, and say how to mend it."),
     "healthcheck": ("aios_dist.cli.healthcheck", "healthcheck", "Exit 0 when this host's worker is alive."),
     "fake-llm": ("aios_dist.cli.fake_llm", "fake_llm", "Run a fake LLM that speaks OpenAI's protocol."),

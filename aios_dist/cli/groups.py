@@ -89,6 +89,15 @@ lane = _group(
     },
 )
 
+config = _group(
+    "config",
+    "What aios.toml and the environment say.",
+    {
+        "show": ("aios_dist.cli.config_commands", "show", "Each value, and where it comes from."),
+        "schema": ("aios_dist.cli.config_commands", "schema", "The JSON schema of aios.toml, for editors."),
+    },
+)
+
 tenant = _group(
     "tenant",
     "Weights, limits and budgets of tenants.",

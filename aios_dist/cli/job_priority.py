@@ -10,7 +10,10 @@ from aios_dist import policies
 from aios_dist.cli.job_commands import as_json_option
 from aios_dist.cli.output import print_json
 from aios_dist.cli.session import on_fleet
+from aios_dist.cli.setting_options import SettingType
+from aios_dist.config import settings_of
 from aios_dist.errors import InvalidInput
+from aios_dist.model.specs import JobSpec
 
 if TYPE_CHECKING:
     from aios_dist.producer.fleet import AsyncFleet
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("id")
-@click.argument("priority", metavar="N", type=click.IntRange(0, 9))
+@click.argument("priority", metavar="N", type=SettingType(settings_of(JobSpec)["priority"]))
 @as_json_option
 def priority(id: str, priority: int, as_json: bool) -> None:
     """Give job ID the priority N, 0 to 9 (9 runs first), also while its steps wait.

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist import policies
 from aios_dist.cli.job_commands import as_json_option
 from aios_dist.cli.output import print_json, print_table
 from aios_dist.cli.session import on_fleet
-from aios_dist.errors import InvalidInput
+from aios_dist.cli.setting_options import needs_one, setting_options
+from aios_dist.config import LaneConfig
 
 if TYPE_CHECKING:
     from aios_dist.journal import LaneRules
@@ -50,30 +50,18 @@ def list_(as_json: bool) -> None:
 
 @click.command("set")
 @click.argument("name", metavar="LANE")
-@click.option(
-    "--policy", type=click.Choice(policies.names()), help="What gives the steps of LLM calls their rank."
-)
-@click.option(
-    "--oldest-every",
-    metavar="N",
-    type=click.IntRange(min=0),
-    help="One dispatch in N goes to the step that has waited longest; 0 for never.",
-)
-@click.option("--fair", type=click.Choice(["tenant", "none"]), help="Share the lane between tenants, or not.")
+@setting_options(LaneConfig, "policy", "oldest_every", "fair")
 @as_json_option
-def set_(name: str, policy: str | None, oldest_every: int | None, fair: str | None, as_json: bool) -> None:
+def set_(name: str, as_json: bool, **wanted: Any) -> None:
     """Change policy and shares of LANE in the running fleet; no restart, nothing that waits is lost.
 
     What is not named stays as it is (with a new policy, the oldest go as often as that policy has it). It
     holds until `aios-dist lane reset LANE`, or until a worker starts whose aios.toml says something new.
     """
-    if policy is None and oldest_every is None and fair is None:
-        raise InvalidInput("Say what to set: --policy P, --oldest-every N, --fair tenant|none.")
+    needs_one(LaneConfig, wanted)
 
     async def work(fleet: AsyncFleet) -> LaneRules:
-        return await fleet.set_lane(
-            name, policy=policy, oldest_every=oldest_every, fair="" if fair == "none" else fair
-        )
+        return await fleet.set_lane(name, **wanted)
 
     _say(name, on_fleet(work), as_json)
 

@@ -9,13 +9,14 @@ import click
 from aios_dist.cli.job_commands import as_json_option
 from aios_dist.cli.output import clock, iso, of_most, print_json, print_table, without_usage
 from aios_dist.cli.session import on_journal
-from aios_dist.config import load
-from aios_dist.errors import InvalidInput, UnknownName
+from aios_dist.cli.setting_options import needs_one, setting_options
+from aios_dist.config import ModelConfig, load
+from aios_dist.errors import UnknownName
 
 if TYPE_CHECKING:
     from aios_dist.journal import Journal, ModelView
 
-limit = click.IntRange(min=0)
+LIMITS = ("max_in_flight", "requests_per_minute", "tokens_per_minute")
 
 
 @click.command("list")
@@ -54,27 +55,15 @@ def list_(as_json: bool) -> None:
 
 @click.command("set")
 @click.argument("name")
-@click.option("--max-in-flight", metavar="N", type=limit, help="Calls at a time, over the whole fleet.")
-@click.option("--requests-per-minute", metavar="N", type=limit, help="Calls begun in any 60 s.")
-@click.option("--tokens-per-minute", metavar="N", type=limit, help="Tokens of the calls begun in any 60 s.")
+@setting_options(ModelConfig, *LIMITS)
 @as_json_option
-def set_(
-    name: str,
-    max_in_flight: int | None,
-    requests_per_minute: int | None,
-    tokens_per_minute: int | None,
-    as_json: bool,
-) -> None:
+def set_(name: str, as_json: bool, **wanted: Any) -> None:
     """Change limits of model NAME in the running fleet, from the next call on; 0 is no limit.
 
     What is not named stays as it is. The limits hold until they are changed again, or until a worker starts
     whose aios.toml says something new.
     """
-    wanted = (max_in_flight, requests_per_minute, tokens_per_minute)
-    if all(value is None for value in wanted):
-        raise InvalidInput(
-            "Say what to set: --max-in-flight N, --requests-per-minute N, --tokens-per-minute N."
-        )
+    needs_one(ModelConfig, wanted)
 
     async def work(journal: Journal) -> ModelView:
         from aios_dist.journal import Limits
@@ -85,7 +74,7 @@ def set_(
             raise UnknownName(f"There is no model {name!r}; known are {names}.")
         now = (await journal.model_views([name]))[0].limits
         before = (now.in_flight, now.requests_per_minute, now.tokens_per_minute)
-        asked = [old if new is None else new for new, old in zip(wanted, before, strict=True)]
+        asked = [old if wanted[of] is None else wanted[of] for of, old in zip(LIMITS, before, strict=True)]
         await journal.set_limits(name, Limits(asked[0], asked[1], asked[2]))
         return (await journal.model_views([name]))[0]
 

@@ -112,8 +112,8 @@ def amount(money: float) -> str:
 
 def resume_command(view: JobView) -> str:
     """What lets a paused job go on; a budget that is used up has to be raised."""
-    spent = view.why.startswith("budget of the job")
-    return f"aios-dist job resume {view.id}" + (" --budget-tokens N (or --budget-money X)" if spent else "")
+    more = " --budget-tokens N (or --budget-money X)" if view.spent == "job" else ""
+    return f"aios-dist job resume {view.id}{more}"
 
 
 def job_record(view: JobView) -> dict[str, Any]:

@@ -38,25 +38,25 @@ members of a hybrid plan are groups: such lists, or tables, which are fifo when 
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from aios_dist.config import PromptsConfig, nearest
+from aios_dist.config import PromptsConfig, fault_of, tables
 from aios_dist.config.files import read_text
 from aios_dist.errors import InvalidInput
+from aios_dist.model import specs
 
 
 class BudgetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``budget = {tokens = 20000}`` of a job."""
 
-    tokens: int | None = None
-    money: float | None = None
-    on_budget: Literal["pause", "fail"] = "pause"
+    tokens: specs.BudgetTokens | None = None
+    money: specs.BudgetMoney | None = None
+    on_budget: specs.OnBudget = "pause"
 
 
 class JobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,15 +66,15 @@ class JobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input: Any = None
     id: str | None = None
     tenant: str = "default"
-    prompts: list[str] | None = None
-    model: str | None = None
-    system: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
-    deadline: float | None = None
+    prompts: tables.Prompts | None = None
+    model: tables.PromptsModel | None = None
+    system: tables.System | None = None
+    temperature: tables.Temperature | None = None
+    max_tokens: tables.MaxTokens | None = None
+    deadline: specs.Deadline | None = None
     budget: BudgetEntry | None = None
-    priority: int | None = None
-    expected_steps: int | None = None
+    priority: specs.Priority | None = None
+    expected_steps: specs.ExpectedSteps | None = None
 
     def definition(self) -> PromptsConfig | None:
         """The agent that is written down in the entry itself, if one is."""
@@ -134,15 +134,10 @@ def read_file(path: str) -> PlanFile:
         raise InvalidInput(f"{path!r} has no jobs = […] to go with order, on_failure or id.")
     if file.jobs is None and not file.agents:
         raise InvalidInput(f'{path!r} has neither a plan (order = "fifo", jobs = […]) nor [agents.NAME].')
-    for name, agent in file.agents.items():
-        if not agent.prompts:
-            raise InvalidInput(f"{path!r}: [agents.{name}] needs at least one prompt.")
     return file
 
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-_UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
 
 
 def record(data: Any, kind: type[T]) -> T:
@@ -151,14 +146,6 @@ def record(data: Any, kind: type[T]) -> T:
     Raises:
         InvalidInput: it is none; names the field, and the nearest right spelling.
     """
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as exc:
-        unknown = _UNKNOWN.match(str(exc))
-        if unknown is None:
-            text = str(exc).replace("`$.", "`").replace(" - at `$`", "")
-            raise InvalidInput(f"{text}.") from None
-        field, at = unknown.groups()
-        inner = BudgetEntry if kind is JobEntry else PromptsConfig
-        hint = nearest(field, (inner if at else kind).__struct_fields__)
-        raise InvalidInput(f"unknown field {field!r}" + (f" in {at}" if at else "") + f"; {hint}") from None
+    if found := fault_of(kind, data):
+        raise InvalidInput(found)
+    return msgspec.convert(data, kind)

@@ -94,8 +94,6 @@ class _Members:
     def _spec(self, entry: JobEntry) -> JobSpec:
         definition = entry.definition()
         if definition is not None:
-            if not definition.prompts:
-                raise InvalidInput("prompts = […] needs at least one.")
             named = PromptsAgent(entry.agent or "prompts", definition)
             return named.job(entry.input, id=entry.id, tenant=entry.tenant)
         if entry.agent is None:

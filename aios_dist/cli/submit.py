@@ -15,7 +15,8 @@ from aios_dist.cli.output import job_record, print_json
 from aios_dist.cli.plan_files import PlanFile, read_file
 from aios_dist.cli.plan_of_file import plan_of
 from aios_dist.cli.session import on_fleet
-from aios_dist.config import load
+from aios_dist.cli.setting_options import setting_option, setting_options
+from aios_dist.config import PromptsConfig, load
 from aios_dist.config.files import read_text
 from aios_dist.errors import ConfigError, InvalidInput, UnknownName
 from aios_dist.model.plans import Plan
@@ -24,8 +25,6 @@ from aios_dist.program.agents import prompts
 
 if TYPE_CHECKING:
     from aios_dist.producer.fleet import AsyncFleet
-
-FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
 
 
 @click.command(
@@ -36,35 +35,16 @@ FOR_PROMPTS = ("model", "system", "temperature", "max_tokens")
 @click.option("--input", "input_", metavar="JSON", help="The agent's input: JSON, @FILE, or - for stdin.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="One argument of the agent.")
 @click.option("--prompt", "texts", metavar="TEXT", multiple=True, help="A prompt; several are asked in turn.")
-@click.option("--model", help="With --prompt: a model of aios.toml.")
-@click.option("--system", help="With --prompt: the system message.")
-@click.option("--temperature", type=float, help="With --prompt.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="With --prompt.")
+@setting_options(PromptsConfig, "model", "system", "temperature", "max_tokens", when="With --prompt")
 @click.option(
     "--file", "-f", "path", metavar="FILE", help="Agents or a plan, TOML or JSON; see docs/agents.md."
 )
 @click.option("--id", help="The job's (or the plan's) id; the same id twice is the same job.")
 @click.option("--tenant", default="default", show_default=True, help="On whose behalf it runs.")
-@click.option(
-    "--deadline",
-    metavar="S",
-    type=click.FloatRange(min=0, min_open=True, max=3.2e8),
-    help="Seconds from now; then the job fails, wherever it stands.",
-)
+@setting_option(JobSpec, "deadline")
 @budget_options
 @on_budget_option
-@click.option(
-    "--priority",
-    metavar="N",
-    type=click.IntRange(0, 9),
-    help="0 to 9, 9 runs first, on lanes whose policy looks at it  [default: 0]",
-)
-@click.option(
-    "--expected-steps",
-    metavar="N",
-    type=click.IntRange(min=1, max=10**6 - 1),
-    help="How many steps it will have, for lanes of policy `remaining`.",
-)
+@setting_options(JobSpec, "priority", "expected_steps")
 @click.option("--wait", is_flag=True, help="Wait, and print the result; exit 1 unless it ended well.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=3600.0, show_default=True, help="With --wait: seconds."

@@ -9,13 +9,12 @@ import click
 from aios_dist.cli.job_commands import as_json_option
 from aios_dist.cli.output import amount, of_most, print_json, print_table
 from aios_dist.cli.session import on_fleet
-from aios_dist.errors import InvalidInput
+from aios_dist.cli.setting_options import needs_one, setting_options
+from aios_dist.config import TenantConfig
 
 if TYPE_CHECKING:
     from aios_dist.journal import TenantView
     from aios_dist.producer.fleet import AsyncFleet
-
-limit = click.IntRange(min=0)
 
 
 @click.command("list")
@@ -51,48 +50,18 @@ def list_(as_json: bool) -> None:
 
 @click.command("set")
 @click.argument("name")
-@click.option(
-    "--weight",
-    metavar="W",
-    type=click.FloatRange(1e-3, 1e3),
-    help="Its share of shared lanes; others have 1.",
-)
-@click.option("--max-in-flight", metavar="N", type=limit, help="Calls at a time, over the whole fleet.")
-@click.option("--tokens-per-day", metavar="N", type=limit, help="Prompt and output tokens, each day (UTC).")
-@click.option(
-    "--money-per-day",
-    metavar="X",
-    type=click.FloatRange(min=0),
-    help="In the models' currency, each day (UTC).",
-)
+@setting_options(TenantConfig, "weight", "max_in_flight", "tokens_per_day", "money_per_day")
 @as_json_option
-def set_(
-    name: str,
-    weight: float | None,
-    max_in_flight: int | None,
-    tokens_per_day: int | None,
-    money_per_day: float | None,
-    as_json: bool,
-) -> None:
+def set_(name: str, as_json: bool, **wanted: Any) -> None:
     """Change weight, limit and budgets of tenant NAME in the running fleet, at once.
 
     What is not named stays as it is; a limit of 0 is none. The settings hold until they are changed again, or
     until a worker starts whose aios.toml says something new.
     """
-    wanted = (weight, max_in_flight, tokens_per_day, money_per_day)
-    if all(value is None for value in wanted):
-        raise InvalidInput(
-            "Say what to set: --weight W, --max-in-flight N, --tokens-per-day N, --money-per-day X."
-        )
+    needs_one(TenantConfig, wanted)
 
     async def work(fleet: AsyncFleet) -> TenantView:
-        await fleet.set_tenant(
-            name,
-            weight=weight,
-            max_in_flight=max_in_flight,
-            tokens_per_day=tokens_per_day,
-            money_per_day=money_per_day,
-        )
+        await fleet.set_tenant(name, **wanted)
         return (await fleet.journal.tenant_views([name], fleet.config.lane_names()))[0]
 
     view = on_fleet(work)

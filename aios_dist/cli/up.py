@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.text import Text
 
 from aios_dist.cli.entry import say
+from aios_dist.cli.setting_options import setting_option
 from aios_dist.cli.signals import every_end_is_ctrl_c, no_hang_up
 from aios_dist.cli.streams import Lasting
 from aios_dist.cli.up_end import count_of, end
 from aios_dist.cli.up_news import follow
-from aios_dist.config import DEFAULT_POOLS, Config, load, read_toml
+from aios_dist.config import DEFAULT_POOLS, Config, PoolConfig, load, read_toml
 from aios_dist.errors import InvalidInput
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.text.masking import masked
@@ -31,7 +32,7 @@ WITHOUT_REDIS_S = 5.0
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Processes of each pool that calls models.")  # fmt: skip
-@click.option("--slots", type=click.IntRange(min=1), help="Slots of each of those  [default: the pool's own]")
+@setting_option(PoolConfig, "slots", left_out="the pool's own")
 @click.option("--flower-port", type=click.IntRange(0, 65535), default=5555, show_default=True,
               help="0 takes a free one.")  # fmt: skip
 @click.option("--no-flower", is_flag=True, help="Do without Flower.")

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist.cli.at_once import ctrl_c_at_once
+from aios_dist.cli.setting_options import setting_option
 from aios_dist.cli.signals import hang_up_is_sigterm
+from aios_dist.config import FILES_BESIDE_CALLS, PoolConfig, load
 from aios_dist.text import masking
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ QUIET = ("celery", "kombu", "amqp")
 
 @click.command()
 @click.argument("pool")
-@click.option("--slots", type=click.IntRange(min=1), help="Steps held at a time  [default: the pool's]")
+@setting_option(PoolConfig, "slots", left_out="the pool's")
 @click.option("--name", help="Celery's node name; %h is the host  [default: POOL@%h]")
 @click.option(
     "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="info", show_default=True
@@ -49,7 +51,6 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
         from celery.exceptions import SecurityWarning
         from celery.utils.nodenames import default_nodename, host_format
 
-        from aios_dist.config import FILES_BESIDE_CALLS, load
         from aios_dist.runtime import worker_app
 
     config = load()

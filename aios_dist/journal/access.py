@@ -14,7 +14,15 @@ from aios_dist.journal.keys import Keys
 SAID_TWICE = frozenset(
     {
         *("submit", "extend", "fork", "signal"),  # under ids that the caller makes first
-        *("pause", "resume", "rerank", "lane", "rules", "renew"),  # how things shall be, not what to change
+        *(
+            "pause",
+            "resume",
+            "rerank",
+            "lane",
+            "rules",
+            "renew",
+            "sweep",
+        ),  # how things shall be, not what to change
         *("counts", "events"),  # they look
     }
 )

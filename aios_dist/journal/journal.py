@@ -281,28 +281,35 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
 
     async def cancel(self, job: str) -> tuple[str, list[Ticket]]:
         """End a job; ``cancelled``, ``unknown``, or ``ended`` when it had ended before."""
-        status, tickets = await self._run("cancel", job=job)
-        return status.decode(), tickets_of(tickets)
+        return await self._to_the_end(job, await self._run("cancel", job=job))
 
     async def pause(self, job: str, reason: str = "asked for") -> str:
         """Stop a running job where it is; ``paused``, ``unknown``, or the state that forbids it."""
-        state: bytes = await self._run("pause", job=job, reason=reason)
-        return state.decode()
+        status, _ = await self._to_the_end(job, await self._run("pause", job=job, reason=reason))
+        return status
 
     async def resume(self, job: str, budget: Budget | None = None) -> tuple[str, list[Ticket]]:
         """Let a paused job go on; ``running``, ``unknown``, or the state that forbids it."""
-        status, tickets = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
-        return status.decode(), tickets_of(tickets)
+        said = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
+        return await self._to_the_end(job, said)
 
     async def signal(
         self, job: str, name: str, outcome: Outcome, id: str | None = None
     ) -> tuple[str, list[Ticket]]:
         """Send what a job waits for: ``delivered``, ``kept``, ``full``, ``ended`` or ``unknown``. Sent again
         under the same ``id`` it is the same signal."""
-        status, tickets = await self._run(
-            "signal", job=job, name=name, id=id or random_name(), outcome=encode(outcome), most=MOST_SIGNALS
-        )
-        return status.decode(), tickets_of(tickets)
+        sent, blob = id or random_name(), encode(outcome)
+        at, life = 0, b""
+        while True:
+            status, *said = await self._run(
+                "signal", job=job, name=name, id=sent, outcome=blob, most=MOST_SIGNALS, at=at, life=life
+            )
+            if status == b"more":
+                at, life = said
+            elif status == b"sweep":
+                await self.sweep(job)
+            else:
+                return status.decode(), tickets_of(said[0])
 
     async def retry(
         self, job: str, *, basis: str = "", undone: Sequence[int] | None = None, salt: str | None = None
@@ -318,14 +325,13 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         Returns:
             ``running``, ``unknown``, ``stale`` (replay again), or the state that forbids it.
         """
-        status, tickets = await self._run(
-            "retry",
-            job=job,
-            salt=salt or random_name(),
-            basis=basis,
-            undone=None if undone is None else list(undone),
-        )
-        return status.decode(), tickets_of(tickets)
+        salt = salt or random_name()
+        steps = None if undone is None else list(undone)
+        while True:
+            said = await self._run("retry", job=job, salt=salt, basis=basis, undone=steps)
+            if said[0] != b"sweep":
+                return await self._to_the_end(job, said)
+            await self.sweep(job)
 
     async def redo(self, job: str, basis: str, undone: Sequence[int]) -> tuple[str, list[Ticket]]:
         """In the turn that a retry asks for: the steps to run again. See ``redo.lua`` for the answers."""
@@ -334,8 +340,16 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
 
     async def fork(self, job: str, new: str, step: int) -> tuple[str, list[Ticket]]:
         """A new job with another's history before ``step``; ``new``, or why not (see ``fork.lua``)."""
-        status, tickets = await self._run("fork", job=job, new=new, step=step, birth=random_name())
-        return status.decode(), tickets_of(tickets)
+        birth, said = random_name(), [b"more"]
+        while said[0] == b"more":
+            said = await self._run("fork", job=job, new=new, step=step, birth=birth)
+        return await self._to_the_end(new, said)
+
+    async def _to_the_end(self, job: str, said: list[Any]) -> tuple[str, list[Ticket]]:
+        """What a verb has said: status and tickets, when all steps of the job have followed it."""
+        status, tickets, more = said
+        rest, _ = await self._follow(job, more)
+        return status.decode(), [*tickets_of(tickets), *rest]
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """Steps that were given up, newest first."""

@@ -8,7 +8,20 @@ from __future__ import annotations
 
 PERMANENT = (
     *("clock", "beat", "leases", "timers", "due", "deadlines", "open", "ended", "ends", "dead", "registry"),
-    *("dirty", "mended", "aside", "rules", "serving", "limited", "lanes", "waits", "used", "plans", "jumps"),
+    *(
+        "dirty",
+        "mended",
+        "aside",
+        "rules",
+        "serving",
+        "limited",
+        "lanes",
+        "waits",
+        "used",
+        "plans",
+        "sweeps",
+        "jumps",
+    ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
 )

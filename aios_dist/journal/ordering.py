@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from aios_dist.config import TenantConfig, check_limits, check_tenant
-from aios_dist.journal.access import Access
 from aios_dist.journal.records import Said, Stray, TenantRules, as_text, micros
+from aios_dist.journal.sweeping import Sweeping
 from aios_dist.journal.views import LaneRules, Limits, TenantView
 from aios_dist.model.jobs import Kind
 from aios_dist.policies import Past, Rank, Waiting
@@ -27,7 +27,7 @@ MOST_STRAYS = MOST_PAGES * PAGE
 """… and in one call, so that the reconciler gets on with what else it does."""
 
 
-class Ordering(Access):
+class Ordering(Sweeping):
     """The part of the journal that policies and shares are kept by."""
 
     async def set_lane(
@@ -90,8 +90,9 @@ class Ordering(Access):
 
     async def rerank(self, job: str, priority: int) -> tuple[str, int]:
         """Another priority for a job; its state (or ``unknown``), and how many waiting steps moved."""
-        state, moved = await self._run("rerank", job=job, priority=priority)
-        return state.decode(), moved
+        state, moved, more = await self._run("rerank", job=job, priority=priority)
+        _, others = await self._follow(job, more)
+        return state.decode(), moved + others
 
     async def pasts(self, agents: Iterable[str]) -> dict[str, Past]:
         """What is known of the earlier runs of agents; those that never succeeded are left out."""

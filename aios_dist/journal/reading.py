@@ -48,6 +48,9 @@ FIELDS_AT_ONCE = 2_000
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
 
+MOST_EVENTS = 5_000
+"""Of a job, read by one script."""
+
 
 class Reading(Access):
     """The reading half of the journal."""
@@ -345,7 +348,12 @@ class Reading(Access):
         Raises:
             JournalError: one cannot be read.
         """
-        packed = await self._run("events", job=job, after=after)
+        packed: list[bytes] = []
+        while True:
+            page = await self._run("events", job=job, after=after + len(packed), most=MOST_EVENTS)
+            packed += page
+            if len(page) < MOST_EVENTS:
+                break
         try:
             return [_event(after + 1 + i, p) for i, p in enumerate(packed)]
         except UNREADABLE as exc:

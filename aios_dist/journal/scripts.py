@@ -19,7 +19,7 @@ _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 VERBS = (
     *("submit", "extend", "claim", "commit", "advance", "release", "renew", "regain", "reap", "walk"),
-    *("cancel", "pause", "resume", "signal", "retry", "redo", "fork"),
+    *("cancel", "pause", "resume", "signal", "retry", "redo", "fork", "sweep"),
     *("rerank", "lane", "rules", "strays", "counts", "events"),
     *("plans", "office", "shift", "tickets", "publish"),
 )
@@ -27,10 +27,11 @@ VERBS = (
 PARTS = {
     "": ("_lib", "_order"),
     "lib": ("_lib",),
-    "limits": ("_lib", "_order", "_limits", "_plan", "_members", "_mend"),
-    "plan": ("_lib", "_order", "_limits", "_plan", "_members", "_mend"),
-    "rules": ("_lib", "_order", "_limits", "_plan", "_members", "_mend", "_rules"),
-    "new": ("_lib", "_order", "_limits", "_plan", "_members", "_mend", "_new"),
+    "limits": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend"),
+    "plan": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend"),
+    "again": ("_lib", "_order", "_limits", "_plan", "_sweep", "_again", "_members", "_mend"),
+    "rules": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend", "_rules"),
+    "new": ("_lib", "_order", "_limits", "_plan", "_sweep", "_members", "_mend", "_new"),
 }
 """What stands before a verb that includes it."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from aios_dist.config import ModelConfig
 from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.model.chance import Known
 from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
@@ -49,6 +50,15 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     placed: bool = False
     submitted_at: float = 0.0
     ended_at: float = 0.0
+
+    @property
+    def spent(self) -> str:
+        """Whose budget has paused it, ``job`` or ``tenant``; empty where none has."""
+        return _SPENT.get(self.why, "")
+
+
+_SPENT = {f"budget of the {whose} used up": whose for whose in ("job", "tenant")}
+"""What ``claim.lua`` writes as the reason of such a pause."""
 
 
 class History(msgspec.Struct, frozen=True):
@@ -185,7 +195,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     fallback: tuple[tuple[str, str], ...] = ()
-    fallback_after: float = 60.0
+    fallback_after: float = ModelConfig().fallback_after
 
 
 class LaneRules(msgspec.Struct, frozen=True):

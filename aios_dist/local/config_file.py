@@ -28,7 +28,7 @@ def to_toml(config: Config) -> str:
         for name, table in tables.items():
             lines += [
                 f"[{name}]",
-                *(f"{_text(key)} = {_value(v)}" for key, v in table.items() if v is not None),
+                *(f"{_text(key)} = {as_toml(v)}" for key, v in table.items() if v is not None),
                 "",
             ]
     return "\n".join(lines)
@@ -38,11 +38,12 @@ def _named(section: str, tables: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{_text(name)}": table for name, table in tables.items()}
 
 
-def _value(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """A value as TOML writes it, without what is None in its tables."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
+        return "{" + ", ".join(f"{_text(k)} = {as_toml(v)}" for k, v in value.items() if v is not None) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
+        return "[" + ", ".join(map(as_toml, value)) + "]"
     return _text(value)
 
 

@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from aios_dist.config import FOREVER, PromptsConfig
+from aios_dist.config import FOREVER, PromptsConfig, fault, fault_of, says, settings_of
 from aios_dist.errors import InvalidInput
-from aios_dist.model.given import short
+from aios_dist.model.given import LONGEST_S, short
 
 Program = Callable[[], Coroutine[Any, Any, Any]]
 """An agent with its input bound: each call starts the program anew."""
 
 
+# fmt: off
+Deadline = Annotated[float, Meta(gt=0, le=LONGEST_S), says(
+    "seconds from the submission; then the job fails with `DeadlineExceeded`, wherever it stands",
+    unit="seconds")]
+Priority = Annotated[int, Meta(ge=0, le=9), says(
+    "0 to 9, 9 runs first, on lanes whose policy looks at it; can be changed while the job runs")]
+ExpectedSteps = Annotated[int, Meta(ge=1, le=10**6 - 1), says(
+    "how many steps it will have, for lanes of policy `remaining`", unit="steps")]
+BudgetTokens = Annotated[int, Meta(ge=0, lt=2**53), says(
+    "the most tokens, prompt and output, over the whole life of the job", unit="tokens")]
+BudgetMoney = Annotated[float, Meta(ge=0, lt=FOREVER), says(
+    "the most money, in the currency of the models' prices, over the whole life of the job", unit="money")]
+OnBudget = Annotated[Literal["pause", "fail"], says("what becomes of the job when its budget is used up")]
+# fmt: on
+
+
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """What a job may cost, in tokens (prompt and output together) or in money; calls in flight are paid out.
 
-    Attributes:
-        tokens, money: the most; money in the currency of the models' prices.
-        on_budget: ``pause`` the job, which ``job.resume(budget=…)`` lets go on, or ``fail`` it.
+    ``on_budget="pause"`` lets ``job.resume(budget=…)`` let it go on.
     """
 
-    tokens: int | None = None
-    money: float | None = None
-    on_budget: Literal["pause", "fail"] = "pause"
+    tokens: BudgetTokens | None = None
+    money: BudgetMoney | None = None
+    on_budget: OnBudget = "pause"
 
     def __post_init__(self) -> None:
         if self.tokens is None and self.money is None:
             raise InvalidInput("A budget is in tokens or in money: Budget(tokens=…) or Budget(money=…).")
-        number = self.money is None or isinstance(self.money, (int, float))
-        if not number or isinstance(self.money, bool) or type(self.tokens) not in (int, type(None)):
-            raise InvalidInput(
-                "A budget's tokens are a whole number and its money a number, "
-                f"not {short(self.tokens)} and {short(self.money)}."
-            )
-        if not 0 <= (self.tokens or 0) < 2**53 or not 0 <= (self.money or 0) < FOREVER:
-            raise InvalidInput("A budget cannot be less than nothing, nor without end.")
-        if not isinstance(self.on_budget, str) or self.on_budget not in ("pause", "fail"):
-            raise InvalidInput(f"on_budget is 'pause' or 'fail', not {short(self.on_budget)}.")
-
-
-PRIORITIES = range(10)
+        if found := fault_of(Budget, self, short):
+            raise InvalidInput(f"A budget's {found}")
 
 
 def checked_priority(priority: int) -> int:
@@ -51,9 +55,14 @@ def checked_priority(priority: int) -> int:
     Raises:
         InvalidInput: it is not a whole number from 0 to 9.
     """
-    if type(priority) is not int or priority not in PRIORITIES:
-        raise InvalidInput(f"A priority is a whole number from 0 to 9 (9 runs first), not {short(priority)}.")
+    _check("priority", priority)
     return priority
+
+
+def _check(name: str, value: Any) -> None:
+    """Raises InvalidInput: that cannot be this setting of a job."""
+    if found := fault(settings_of(JobSpec)[name], value, short):
+        raise InvalidInput(f"A job's {found}")
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +77,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         defaults: of the arguments that were not given, as far as they are JSON: a job keeps those that it was
             submitted with.
         program: starts the agent, where the submitting process has its code.
-        deadline: seconds from the submission; then the job fails with ``DeadlineExceeded``.
         budget: what it may cost; see :class:`Budget`.
-        priority: 0 to 9, where the lane's policy looks at it; can be changed while the job runs.
-        expected_steps: how many steps it will have, for the policy ``remaining``.
+        deadline, priority, expected_steps: see :data:`Deadline`, :data:`Priority`, :data:`ExpectedSteps`.
     """
 
     agent: str
@@ -80,10 +87,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = "default"
     prompts: PromptsConfig | None = None
     program: Program | None = None
-    deadline: float | None = None
+    deadline: Deadline | None = None
     budget: Budget | None = None
-    priority: int = 0
-    expected_steps: int | None = None
+    priority: Priority = 0
+    expected_steps: ExpectedSteps | None = None
     defaults: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -93,19 +100,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInput(
                 f"A job's program is made by its agent, agent.job(…), and not {short(self.program)}."
             )
-        number = isinstance(self.deadline, (int, float)) and not isinstance(self.deadline, bool)
-        if self.deadline is not None and not (number and 0 < self.deadline <= 3.2e8):
-            raise InvalidInput(
-                f"A deadline is seconds from the submission, more than 0, not {short(self.deadline)}."
-            )
         if self.budget is not None and not isinstance(self.budget, Budget):
             raise InvalidInput(
                 f"A budget is a Budget(tokens=…) or Budget(money=…), not {short(self.budget)}."
             )
-        checked_priority(self.priority)
-        steps = self.expected_steps
-        if steps is not None and (type(steps) is not int or not 0 < steps < 10**6):
-            raise InvalidInput(f"expected_steps is a whole number from 1 to 999,999, not {short(steps)}.")
+        if type(self.priority) is not int or self.priority:  # the usual one costs no look at what is declared
+            _check("priority", self.priority)
+        for name in ("deadline", "expected_steps"):
+            if (value := getattr(self, name)) is not None:
+                _check(name, value)
 
     def named(self, id: str) -> JobSpec:
         """The same job under that id: submitted again under it, it is one job."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from aios_dist import policies
+from aios_dist.config import LaneConfig, fault, settings_of
 from aios_dist.errors import InvalidInput
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
 from aios_dist.model.specs import JobSpec
@@ -14,6 +15,7 @@ from aios_dist.policies import Past
 from aios_dist.simulate.events import ORACLE, simulate
 from aios_dist.simulate.work import Job, Run
 
+EVERY = settings_of(LaneConfig)["oldest_every"]
 PLANS = "fifo, fixed, agent-first, hybrid:N or agent-first:N"
 
 
@@ -71,7 +73,7 @@ def of_policy(text: str) -> Choice:
         key, _, value = modifier.partition("=")
         if modifier == "fair":
             choice = msgspec.structs.replace(choice, fair=True)
-        elif key == "oldest_every" and value.isdecimal() and value != "1":
+        elif key == "oldest_every" and value.isdecimal() and not fault(EVERY, int(value)):
             choice = msgspec.structs.replace(choice, oldest_every=int(value))
         else:
             raise InvalidInput(

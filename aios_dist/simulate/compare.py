@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aios_dist.config import TenantConfig, as_written, fault, settings_of
 from aios_dist.errors import InvalidInput
 from aios_dist.policies import Past
 from aios_dist.simulate.choices import Choice, of_policy
@@ -70,8 +71,9 @@ class Setup(msgspec.Struct, frozen=True):
         if self.seeds > MOST_SEEDS or (self.count or 0) > MOST_JOBS:
             raise InvalidInput(f"A simulation takes at most {MOST_SEEDS:,} seeds and {MOST_JOBS:,} jobs.")
         for tenant, weight in self.weights.items():
-            if not 1e-3 <= weight <= 1e3:
-                raise InvalidInput(f"The weight of tenant {tenant!r} is from 0.001 to 1000, not {weight:g}.")
+            share = settings_of(TenantConfig)["weight"]
+            if found := fault(share, weight, as_written, f"The weight of tenant {tenant!r}"):
+                raise InvalidInput(found)
         for tenant, cap in self.caps.items():
             if cap < 1:
                 raise InvalidInput(f"The cap of tenant {tenant!r} is a whole number from 1, not {cap}.")

@@ -46,7 +46,8 @@ class Control:
         leases: what the worker holds.
         worker: the worker's id, as steps name it.
         new_rules: told of lanes whose rules have changed; of none where nobody has listened for a while.
-        busy_plan: told that a plan has members left to admit or to drop.
+        busy_plan: told that a plan has members left to admit or to drop, or that steps have still
+                to follow their job.
 
     Attributes:
         dropped: the messages that were no valid ones.
@@ -70,6 +71,7 @@ class Control:
             "drop": self._drop,
             "lane": self._lane,
             "plan": self._plan,
+            "sweep": self._plan,
         }
         self._lanes: set[str] = set()
         self._reading: asyncio.Task[None] | None = None

@@ -32,7 +32,7 @@ MOST_PAGES = 50
 """Calls in one pass."""
 
 MOST_SLICES = 100
-"""Of plans, some milliseconds of Redis each, in one pass."""
+"""Of plans, and of wide jobs, some milliseconds of Redis each, in one pass."""
 
 WALK_S = 1740.0
 """In this time every open job is looked at, whether a broken verb has left it aside."""
@@ -166,6 +166,8 @@ class Reconciler:
             pause = min(pause, await self._reap())
         with self._part("plans"):
             await self._go_on_with_plans()
+        with self._part("sweeps"):
+            await self._go_on_with_sweeps()
         with self._part("walk"):
             await self._walk()
         with self._part("tickets"):
@@ -223,6 +225,18 @@ class Reconciler:
             return
         for _ in range(MOST_SLICES):
             _, tickets, more = await self._journal.go_on()
+            commands = self._tickets.commands(tickets)
+            await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
+            if not more:
+                return
+        self.look_again(0.0)
+
+    async def _go_on_with_sweeps(self) -> None:
+        """Steps of wide jobs that no verb has come to yet follow the states of their jobs."""
+        if not self._office.mine:
+            return
+        for _ in range(MOST_SLICES):
+            _, tickets, more, _ = await self._journal.sweep()
             commands = self._tickets.commands(tickets)
             await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
             if not more:

@@ -20,6 +20,7 @@ from aios_dist.errors import ConfigError, LLMError
 from aios_dist.model.calls import LLMRequest
 from aios_dist.model.calls import ToolCall as Called
 from aios_dist.testing import CLIENT_LEFT, FakeLLM, Fault, Faults, Reply, ToolCall
+from aios_dist.worker import providers
 from aios_dist.worker.providers import (
     Provider,
     SdkProvider,
@@ -70,7 +71,17 @@ class Adapter:
         return raised.value
 
 
-ADAPTERS = [Adapter("openai", lambda llm: llm.url), Adapter("anthropic", lambda llm: llm.root)]
+ADDRESSES: dict[str, Callable[[FakeLLM], str]] = {
+    "openai": lambda llm: llm.url,
+    "anthropic": lambda llm: llm.root,
+}
+"""Where an adapter finds the fake LLM; what has none, this suite cannot try."""
+
+ADAPTERS = [Adapter(name, ADDRESSES[name]) for name in providers.ADAPTERS if name in ADDRESSES]
+
+
+def test_every_adapter_is_tried_here() -> None:
+    assert set(providers.ADAPTERS) == set(ADDRESSES)
 
 
 @pytest.fixture(params=ADAPTERS, ids=lambda adapter: adapter.name)

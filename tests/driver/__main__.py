@@ -19,9 +19,9 @@ from tests.driver.core import Broken
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
 from tests.driver.injected import Injector, inject
-from tests.driver.known import MENDS
+from tests.driver.known import cut
 from tests.driver.patched import Outdated
-from tests.driver.planted import BUGS, WHEN_BROKEN, find
+from tests.driver.planted import BUGS, WHEN_BROKEN, WHEN_WIDE, find
 from tests.driver.scheduling import Scheduling
 
 
@@ -58,7 +58,7 @@ def drive(url: str, given: argparse.Namespace) -> int:
     """Runs of the driver until the time is over."""
     began, runs, broken, moves = time.monotonic(), 0, 0, Counter[str]()
     while more(given, began, runs):
-        fleet = Fleet(url, f"d{runs}", () if given.plain else MENDS)
+        fleet = Fleet(url, f"d{runs}", () if given.plain else cut(given.seed + runs))
         driver = (Scheduling if given.scheduling else Driver)(fleet, random.Random(given.seed + runs))
         try:
             for _ in range(given.moves):
@@ -79,7 +79,7 @@ def drive(url: str, given: argparse.Namespace) -> int:
 def planted(url: str) -> int:
     """Each planted bug, and what found it."""
     missed, seeds = 0, {}
-    for number, bug in enumerate((*BUGS, *WHEN_BROKEN)):
+    for number, bug in enumerate((*BUGS, *WHEN_BROKEN, *WHEN_WIDE)):
         began = time.monotonic()
         try:
             found = find(url, f"b{number}", bug)
@@ -93,15 +93,15 @@ def planted(url: str) -> int:
         how = f"{found.moves} moves, seed {found.seed}: {found.broken}" if found else "NOT FOUND"
         print(f"{time.monotonic() - began:5.1f} s  {bug.name}: {how[:200]}", flush=True)
     print("FOUND_BY =", seeds)
-    print(f"{len(BUGS) + len(WHEN_BROKEN)} bugs, {missed} not found")
+    print(f"{len(BUGS) + len(WHEN_BROKEN) + len(WHEN_WIDE)} bugs, {missed} not found")
     return int(missed > 0)
 
 
 def injected(url: str, given: argparse.Namespace) -> int:
     """Verbs that end half-way, until the time is over."""
     began, runs, tried, broken = time.monotonic(), 0, Counter[str](), Counter[str]()
-    mends = () if given.plain else MENDS
     while more(given, began, runs):
+        mends = () if given.plain else cut(given.seed + runs)
         fleet, injector = Fleet(url, f"i{runs}", mends), Injector(url, f"i{runs}copy", mends)
         driver = Driver(fleet, random.Random(given.seed + runs), most_open=5)
         for case in inject(driver, injector, moves=given.moves, cases=2):

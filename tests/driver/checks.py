@@ -68,25 +68,30 @@ def of_a_job(seen: Seen, id: str, job: JobSeen) -> Iterator[str]:
     written = {s for s, h in heads.items() if h.state in ("done", "failed")}
     if written != set(job.outcomes()):
         yield f"{id}: outcomes of {sorted(job.outcomes())}, by the heads of {sorted(written)}"
-    if sorted(heads[s].order for s in written) != list(range(1, v + 1)):
-        yield f"{id}: v is {v}, the orders of outcomes are {sorted(heads[s].order for s in written)}"
+    orders, left_out = sorted(heads[s].order for s in written), job.number("og")
+    if len({*orders}) != v or (orders and not 0 < orders[0] <= orders[-1] <= v + left_out):
+        yield f"{id}: v is {v}, {left_out} are left out, the orders of outcomes are {orders}"
     if stray := [s for s, h in heads.items() if h.order and s not in written]:
         yield f"{id}: {stray} have an order and no outcome"
     for step, h in job.heads.items():
-        if not fits(state, step, h):
+        if job.follows(step) and not fits(state, step, h):
             yield f"{id}/{step} is {h.state} in a {state} job"
         if h.charged and h.state != "leased":
             yield f"{id}/{step} is {h.state} and has charged {h.charged}"
         if (h.counted or h.capped) and h.state != "leased":
             yield f"{id}/{step} is {h.state} and counts against a limit"
     due = id in seen.one["due"]
-    if state == "running" and not due and not any(h.state in WAITS for h in job.heads.values()):
+    if ("sw" in job.fields) != (id in seen.one["sweeps"]):
+        yield f"{id} stands at {job.text('sw')!r}, in `sweeps`: {id in seen.one['sweeps']}"
+    followed = "sw" not in job.fields
+    if state == "running" and followed and not due and not any(h.state in WAITS for h in job.heads.values()):
         yield f"{id} is running and nothing will move it"
     if due and state != "running":
         yield f"{id} is {state} and its turn is due"
-    if (state in OPEN) != (seen.ttl[f"job:{id}"] == -1):
+    lives = state in OPEN or not followed
+    if lives != (seen.ttl[f"job:{id}"] == -1):
         yield f"{id}: {state}, and its time to live is {seen.ttl[f'job:{id}']} ms"
-    if id in seen.events and (state in OPEN) != (seen.ttl[f"ev:{id}"] == -1):
+    if id in seen.events and lives != (seen.ttl[f"ev:{id}"] == -1):
         yield f"{id}: {state}, and the time to live of its events is {seen.ttl[f'ev:{id}']} ms"
     if state in ENDED and "t1" not in job.fields:
         yield f"{id}: {state}, without a time of its end"
@@ -347,6 +352,8 @@ def of_indices(seen: Seen) -> Iterator[str]:
         for id in seen.one[name]:
             if id not in seen.jobs or seen.jobs[id].state not in OPEN:
                 yield f"`{name}` names {id}, which is {seen.jobs[id].state if id in seen.jobs else 'gone'}"
+    if ghosts := seen.one["sweeps"].keys() - seen.jobs.keys():
+        yield f"`sweeps` names {sorted(ghosts)}, which are gone"
     if seen.one["dirty"]:
         yield f"marked are {sorted(seen.one['dirty'])}"
     for m in seen.one["dead"]:
@@ -455,7 +462,7 @@ def between(before: Seen, after: Seen, *, again: frozenset[str], moved: bool) ->
             begun = h.state not in ("pending", "dropped")
             # Another lane may be in another round, also when a step went there and came back.
             ranked = other.rank == h.rank or other.lane != h.lane or other.since == ROUND
-            if begun and not moved and not (ranked and other.ready == h.ready):
+            if begun and not moved and was.follows(step) and not (ranked and other.ready == h.ready):
                 yield f"{id}/{step}: its rank was {h.rank} and is {other.rank}"
         was_events, now_events = before.events.get(id, []), after.events.get(id, [])
         if now_events[: len(was_events)] != was_events:

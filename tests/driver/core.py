@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from aios_dist.journal import Claim, Decision
+from aios_dist.journal import Claim, Decision, Ticket
 from tests.driver.checks import between, wrong
 from tests.driver.fleet import Fleet
 from tests.driver.known import FENCED
 from tests.driver.model import Model, differences
 from tests.driver.promises import Promises
-from tests.driver.seen import Seen
-from tests.driver.sending import MODELS, RANKS, go_on, set_limits
+from tests.driver.seen import JobSeen, Seen
+from tests.driver.sending import MODELS, RANKS, go_on, set_limits, sweep
 
 TENANTS = ("t0", "t1", "t2", "t3")
 
@@ -33,6 +33,15 @@ class Held:
     life: int = 0  # of its job, and its incarnation
     incarnation: int = 0
     models: tuple[str, ...] | None = None
+
+
+def awaits_a_signal(job: JobSeen) -> bool:
+    """A step of it is to begin to wait for a signal that is there: with it, more than that step changes."""
+    return any(
+        h.kind == "signal" and h.state in ("pending", "dropped") and f"g|{h.label}" in job.fields
+        for step, h in job.heads.items()
+        if not job.follows(step)
+    )
 
 
 class Core:
@@ -91,6 +100,14 @@ class Core:
                 flight, rpm, tpm = random.choice([0, 1, 3]), random.choice([0, 4]), random.choice([0, 350])
                 self.run(set_limits(self.journal, model, flight, rpm, tpm))
         self.seen = fleet.look()
+        fleet.journal._follow = self._dies  # type: ignore[method-assign]
+
+    async def _dies(self, job: str, more: int) -> tuple[list[Ticket], int]:
+        """Who has called goes on with the steps of a wide job; sometimes it dies before the last."""
+        for _ in range((len(self.said) * 7) % 3):
+            if more:
+                *_, more, _ = await self.journal.sweep(job)
+        return [], 0
 
     # Saying and looking ----------------------------------------------------------------------------
 
@@ -116,6 +133,8 @@ class Core:
         Raises:
             Broken: something does not hold.
         """
+        if any(awaits_a_signal(job) for job in self.fleet.look_without_ends().jobs.values()):
+            self.fleet.run(sweep(self.journal))
         before, now = self.seen, self.fleet.look()
         ends = [
             ("plan" if "plan" in f else "job", f.get("plan") or f["job"], f["state"]) for _, f in now.ends
@@ -187,6 +206,8 @@ class Core:
         answer = self.fleet.run(verb)
         if self.fleet.client.exists(f"{self.fleet.prefix}plans") and not self.lenient:
             self.fleet.run(go_on(self.journal))  # as the reconciler is woken to do
+        if not self.lenient and len(self.said) % 4 == 0:  # … or has not been yet
+            self.fleet.run(sweep(self.journal))
         return answer
 
     def twice(self) -> bool:

@@ -18,7 +18,7 @@ from tests.driver.producers import AGENTS, MOST_STEPS
 from tests.driver.promises import idle_room
 from tests.driver.scenes import SCENES
 from tests.driver.seen import ENDED, OPEN, TURN, lease_of
-from tests.driver.sending import LANES, MODELS, RANKS, reconcile, says, send_advance, send_signal
+from tests.driver.sending import LANES, MODELS, RANKS, reconcile, says, send_advance, send_signal, sweep
 from tests.driver.workers import SERVES, Workers
 
 
@@ -97,7 +97,7 @@ class Driver(People, Workers):
                     served = after.one["serving"].get(need, 0) > self.fleet.now
                     if kind in ("ready", "stray") or (kind == "held" and name[0] == "?" and served):
                         counted[h.lane] += 1
-        if waiting != counted and not self.vanished and not aside:
+        if waiting and waiting != counted and not self.vanished and not aside:
             lines.append(f"counted as waiting were {waiting}, there wait {counted}")
         if not self.vanished and not aside:
             lines += idle_room(after, self.fleet.now)
@@ -118,7 +118,8 @@ class Driver(People, Workers):
             id
             for id, job in self.model.jobs.items()
             if job.state in OPEN and not job.plan and (job.due_by is None or job.due_by > now)
-        ]
+            and "sw" not in self.fleet.job(id).fields
+        ]  # fmt: skip
         if not ids or R.random() < 0.5:
             return
         id = R.choice(ids)
@@ -200,7 +201,8 @@ class Driver(People, Workers):
             id
             for id, job in self.model.jobs.items()
             if job.state in ENDED and id not in kept and job.in_flight() == in_flight
-        ]
+            and "sw" not in self.fleet.job(id).fields
+        ]  # fmt: skip
         if not ids:
             return
         known = {got.claim.job for got in [*self.held, *self.dead]}  # to workers that have slept that long
@@ -210,6 +212,7 @@ class Driver(People, Workers):
 
     def vanish(self, id: str, *, reuse: bool = True) -> None:
         """Nothing is left of the job; ``reuse``: its id may be used again."""
+        self.fleet.run(sweep(self.journal))  # (before that it does not begin to expire)
         prefix = self.fleet.prefix
         leases = [*self.fleet.look_without_ends().one["leases"]]
         self.vanished |= {id, *(name for name in leases if name.rpartition("/")[0] == id)}
@@ -337,7 +340,7 @@ class Driver(People, Workers):
         ]
         left += [
             f"{name} is left over: {sorted(now.one[name])}"
-            for name in ("leases", "timers", "due", "open", "dirty")
+            for name in ("leases", "timers", "due", "open", "dirty", "sweeps")
             if now.one[name]
         ]
         left += [

@@ -26,7 +26,7 @@ from tests.driver.fleet import Fleet
 from tests.driver.patched import Change
 from tests.driver.scenes import SCENES
 from tests.driver.seen import OPEN, JobSeen, Seen
-from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal, walk
+from tests.driver.sending import LANES, reconcile, says, send_advance, send_commit, send_signal, sweep, walk
 
 ROUNDS = 60
 """Of workers and reconciler, in which all must have ended."""
@@ -98,6 +98,7 @@ class Injector:
         try:
             if lines := wrong(self.probe.look(), self.vanished):
                 self.probe.run(walk(self.probe.journal))
+                self.probe.run(sweep(self.probe.journal))  # (a wide job is put right in slices)
                 lines = [f"at once: {line}" for line in wrong(self.probe.look(), self.vanished)]
             return lines
         except Exception as exc:

@@ -15,3 +15,18 @@ MENDS: tuple[Change, ...] = (
     Change("plans go on in small slices", "_members", "local AT_ONCE = 16", "local AT_ONCE = 3"),
     Change("… and are thrown away so", "_new", "local MOST_THROWN = 40", "local MOST_THROWN = 2"),
 )
+
+WIDE: tuple[Change, ...] = (
+    *MENDS,
+    Change("more than one step is many", "_lib", "local STEPS_AT_ONCE = 150", "local STEPS_AT_ONCE = 1"),
+    Change("… which are mended so", "_mend", "local MOST_MENDED = 100", "local MOST_MENDED = 1"),
+    Change("… and walked over so", "_mend", "(touched and MOST_MENDED or MOST_AT_ONCE))", "MOST_MENDED)"),
+    Change("… and signalled so", "signal", "at + MOST_AT_ONCE)", "at + 2)"),
+    Change("… and forked so", "fork", "so_far[2] + STEPS_AT_ONCE)", "so_far[2] + 2)"),
+)
+"""The same, and jobs of some steps are cut as those of thousands are."""
+
+
+def cut(seed: int) -> tuple[Change, ...]:
+    """Every other run has wide jobs."""
+    return WIDE if seed % 2 else MENDS

@@ -631,9 +631,12 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
         h = found.heads.get(str(n))
         if h is None:
             continue
-        got = (h.kind, h.lane, h.label, h.state, h.attempt, h.order, h.tries, h.lost, h.back)
+        order = sum(0 < other.order <= h.order for other in found.heads.values())  # (of a wide job with gaps)
+        got = (h.kind, h.lane, h.label, h.state, h.attempt, order, h.tries, h.lost, h.back)
         want = (step.kind, step.lane, step.label, step.state, step.attempt, step.order, step.tries, step.lost)
         want = (*want, step.back)
+        if not found.follows(str(n)):
+            got, want = got[:3], want[:3]
         if got != want:
             wrong.append(f"{id}/{n} is {got}, by the model {want}")
         if found.fields.get(f"q{n}") != step.request:

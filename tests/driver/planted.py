@@ -15,7 +15,7 @@ from tests.driver.core import Broken
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
 from tests.driver.injected import Injector, inject
-from tests.driver.known import MENDS
+from tests.driver.known import MENDS, WIDE
 from tests.driver.patched import Change
 
 MOVES = 150
@@ -90,7 +90,7 @@ BUGS: tuple[Change, ...] = (
            "local fields = { 'todo', '',"),
     Change("members that are dropped are not counted", "_members", "    w.far[3] = w.far[3] + 1\n", ""),
     Change("a group of a plan that has failed runs on", "_members", "      node(w, id)[N.dropped] = 1\n", ""),
-    Change("a pause leaves steps on the lane", "_plan", """      set_aside(job, step, h)
+    Change("a pause leaves steps on the lane", "_sweep", """      set_aside(job, step, h)
       h[H.state] = 'parked'
 """, """      h[H.state] = 'parked'
 """),
@@ -125,8 +125,8 @@ BUGS: tuple[Change, ...] = (
     Change("who gives a step back need not hold it", "release", " or h[H.token] ~= A.token", ""),
     Change("a lease that is gone is taken up from another job", "regain", " and birth_of(facts[2] or '') == c.birth", ""),
     Change("a lease is taken up whoever has had the step since", "regain", "h[H.attempt] < c.attempt", "h[H.attempt] <= c.attempt"),
-    Change("a resumed step waits nowhere", "resume", "back(A.job, step, h, at, 'resumed')",
-           "h[H.state] = 'ready' put(A.job, step, h)"),
+    Change("a resumed step waits nowhere", "_sweep", "back(job, step, h, stamp(), 'resumed')",
+           "h[H.state] = 'ready' put(job, step, h)"),
     Change("a lost worker keeps its place", "reap",
            "    leave(h, job, step, h[H.est] or 0, false)   -- what", "    -- what"),
     Change("a lease that ended is forgotten", "reap",
@@ -148,7 +148,7 @@ BUGS: tuple[Change, ...] = (
     Change("a fork has no budget", "fork", "{ 'bt', 'bm', 'ob', 'dl', 'xs' }", "{ 'ob', 'dl', 'xs' }"),
     Change("a retried job has no deadline", "retry", "if facts[3] then", "if false then"),
     Change("a retry is the same life", "retry", "'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), ", ""),
-    Change("what a retry undoes comes after what stays", "_plan", "      pair[2][H.order] = place\n      change(", "      change("),
+    Change("what a retry undoes comes after what stays", "_again", "      pair[2][H.order] = place\n      change(", "      change("),
     Change("an outcome leaves the proof as it is", "_plan", "'dg', chain(facts[2] or '', came)", "'dg', facts[2] or ''"),
     Change("who answered does not matter to the proof", "_plan",
            "step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))", "step"),
@@ -165,7 +165,7 @@ BUGS: tuple[Change, ...] = (
     Change("models that hold are forgotten when rules change again", "_rules", "  for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, -1)) do\n    local sets",
            "  local all = redis.call('ZRANGE', key('holds', lane), 0, -1)\n  redis.call('DEL', key('holds', lane))\n  for _, model in ipairs(all) do\n    local sets"),
     Change("a step is let in beyond the room", "_limits", "      if not yes or free <= redis.call('ZCARD', in_set(lane, name)) then", "      if not yes then"),
-    Change("what was let in and is claimed counts on", "claim", "      redis.call('ZREM', in_set(h[H.lane], name), top)\n", ""),
+    Change("what was let in and is claimed counts on", "claim", "      limited[name] = true\n      redis.call('ZREM', in_set(h[H.lane], name), top)\n", "      limited[name] = true\n"),
     Change("what was let in and goes away counts on", "_order", "  not_in(job, m, h)\n  if redis", "  if redis"),
     Change("what is let in does not count", "_order", "  for _, name in ipairs(limits) do redis.call('ZADD', in_set", "  for _, name in ipairs({}) do redis.call('ZADD', in_set"),
     Change("the next is not let in when one goes to others", "claim", "      for _, name in ipairs(limits) do let_in(name) end   -- its room", "      -- its room"),
@@ -182,7 +182,7 @@ BUGS: tuple[Change, ...] = (
     Change("a step that goes elsewhere is called for on its old lane", "_limits", "  if place(job, step, h, kept and not moved) then ticket(lane, job, step) end", "  place(job, step, h, kept and not moved)"),
     Change("a step goes to a fallback that is on hold itself", "_limits", " and number(redis.call('HGET', key('model', model), 'hold')) <= now then", " then"),
     Change("what is held goes elsewhere and stays held", "_limits", "        take_from('held', model, m, tenant)\n        some", "        some"),
-    Change("a retry begins where the step went to", "_plan", "      if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
+    Change("a retry begins where the step went to", "_again", "  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
     Change("a fork begins where the step went to", "fork", "  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
     Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),
     Change("other rules leave the lane by age as it is", "_rules", "    old[#old + 1] = key('readyold', name)\n", ""),
@@ -204,6 +204,22 @@ WHEN_BROKEN: tuple[Change, ...] = (
 )  # fmt: skip
 """… of what puts right what a broken verb has left."""
 
+WHEN_WIDE: tuple[Change, ...] = (
+    Change("what is left of a wide job is forgotten", "_sweep", "    local new = redis.call('ZADD', P .. 'sweeps', int(clock() + (by_caller and PATIENCE or 0)), job) == 1\n", "    local new = false\n"),
+    Change("a slice is passed over", "sweep", "local next_, moved = follow_page(job, tonumber(at), count, f[2])", "local next_, moved = follow_page(job, tonumber(at) + 1, count, f[2])"),
+    Change("a job that has ended half way expires", "_plan", "  if not left then\n    redis.call('PEXPIRE', k, A.retention_ms)", "  if true then\n    redis.call('PEXPIRE', k, A.retention_ms)"),
+    Change("a step that has not followed its job counts on as let in", "claim", "      redis.call('ZREM', in_set(h[H.lane], name), top)\n      later(name)\n    end\n    follow", "    end\n    follow"),
+    Change("a claim that meets a step of a paused job leaves it so", "claim", "    follow(job, step, h, facts[1])\n", ""),
+    Change("a retry does not wait for the end before it", "retry", "if facts[8] then return { 'sweep', {}, 0 } end\n", ""),
+    Change("outcomes that a retry leaves out are not counted", "_again", "'og', int(left_out + #again), ", ""),
+    Change("a timer rings for a step that has not followed its job", "reap", "      follow(job, step, h, state)   -- it has not yet\n", "      back(job, step, h, stamp(), 'time')\n"),
+    Change("a late answer meets a step that has not followed", "commit", "  follow(A.job, A.step, h, facts[1])\n", ""),
+    Change("a wide fork forgets where it was", "fork", "int(count), int(last) }, '|'))", "0, 0 }, '|'))"),
+    Change("a signal passes over those who wait", "signal", "local at = life == A.life and A.at or 0", "local at = life == A.life and A.at or 1"),
+    Change("a priority reaches only the first steps", "_sweep", "  if rank == h[H.rank] then rank = nil end", "  rank = nil"),
+)  # fmt: skip
+"""… of what goes on with the steps of wide jobs."""
+
 
 class Find(NamedTuple):
     """How a bug was found: the run's seed, moves of all runs until then, what was broken."""
@@ -223,7 +239,7 @@ def find(url: str, name: str, bug: Change) -> Find | None:
     first = FOUND_BY.get(bug.name, SCENES_FROM)
     look = _broken if bug in WHEN_BROKEN else _driven
     for seed in (first, *(seed for seed in (*SEEDS[SCENES_FROM:], *SEEDS[:SCENES_FROM]) if seed != first)):
-        fleet = Fleet(url, f"{name}-{seed}", [*MENDS, bug])
+        fleet = Fleet(url, f"{name}-{seed}", [*(WIDE if bug in WHEN_WIDE else MENDS), bug])
         driver = Driver(
             fleet,
             random.Random(seed),
@@ -261,6 +277,11 @@ def _broken(url: str, driver: Driver, bug: Change) -> str:
 
 
 FOUND_BY: dict[str, int] = {
+    "what is left of a wide job is forgotten": 24,
+    "a slice is passed over": 24,
+    "a job that has ended half way expires": 24,
+    "a wide fork forgets where it was": 27,
+    "a signal passes over those who wait": 24,
     "a step is put on no lane": 24,
     "what is taken off a shelf stays on it by age": 1,
     "a tenant without steps is still among those who wait": 0,

@@ -22,6 +22,8 @@ def steps_on(seen: Seen, lane: str) -> Iterator[tuple[str, JobSeen, Head]]:
     """The ready steps of a lane, wherever they wait but for a time: ``(name, job, head)``."""
     places = seen.places()
     for id, job in seen.jobs.items():
+        if job.state != "running":
+            continue  # a step that has not followed it yet does not run
         for step, h in job.heads.items():
             where = places.get(f"{id}/{step}", ())
             if h.state == "ready" and h.lane == lane and any(kind != "timers" for kind, _ in where):

@@ -127,6 +127,11 @@ class JobSeen:
         """The job's state."""
         return self.text("st")
 
+    def follows(self, step: str) -> bool:
+        """Whether the step stands where the job's state says: those of a wide job come to it one by one."""
+        at = self.text("sw")
+        return not at or step == TURN or (at.isdigit() and int(step) < int(at))
+
     @property
     def tenant(self) -> str:
         """On whose behalf it runs."""

@@ -16,7 +16,7 @@ from aios_dist.model.jobs import Kind, Outcome
 from aios_dist.model.plans import Plan, Shape
 from aios_dist.policies import Rank
 from tests.driver.model import MOST_BACK, MOST_SIGNALS
-from tests.driver.seen import Seen
+from tests.driver.seen import CLOCK, Seen
 
 MODELS = {"m0": "llm", "m1": "llm", "m2": "far"}
 LANES = ("llm", "far", "turns")
@@ -53,6 +53,15 @@ async def go_on(journal: Journal) -> None:
     more = True
     while more:
         _, _, more = await journal.go_on()
+
+
+async def sweep(journal: Journal) -> int:
+    """Steps of wide jobs follow their jobs, until all have. Of how many jobs there were some left."""
+    jobs = await journal.connection.command("ZRANGE", journal.keys.prefix + "sweeps", 0, -1)
+    for job in jobs:
+        while (await journal.sweep(job.decode()))[2]:
+            pass
+    return len(jobs)
 
 
 async def send_signal(journal: Journal, id: str, name: str, sent: str) -> str:
@@ -111,14 +120,18 @@ async def send_release(journal: Journal, claim: Claim, more: dict[str, Any]) -> 
 
 async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, int]]:
     """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
-    steps that wait on each lane."""
+    steps that wait on each lane; nothing of them where some moved behind that."""
+    await sweep(journal)
     cursor, found = "0", await walk(journal)  # (first: it may let held steps in, which reaping counts)
     while True:
         reaped = await journal.reap(list(LANES), cursor, page=1000)
         cursor, found = reaped.cursor, [*found, *reaped.broken]
-        if cursor == "0":
+        due = float(await journal.connection.command("GET", journal.keys.prefix + CLOCK)) / 1e6
+        # More have ended than one pass lets end?
+        late = reaped.moved and reaped.next_s is not None and reaped.next_s <= due
+        if cursor == "0" and not late:
             await go_on(journal)
-            return found, reaped.ready
+            return found, {} if await sweep(journal) else reaped.ready
 
 
 async def walk(journal: Journal) -> list[tuple[str, str]]:

@@ -439,8 +439,11 @@ class Hand:
             written = {k for k, h in numbered.items() if h[2] in ("done", "failed")}
             if written != {f[1:] for f in facts if f[0] == "o" and f[1:].isdigit()}:
                 wrong.append(f"{id}: outcomes and the states of the heads differ")
-            if sorted(numbered[k][10] for k in written) != list(range(1, outcomes + 1)):
+            orders, left_out = sorted(numbered[k][10] for k in written), int(facts.get("og", 0))
+            if len({*orders}) != outcomes or (orders and orders[-1] > outcomes + left_out):
                 wrong.append(f"{id}: the order of outcomes has gaps")
+            if "sw" in facts:
+                wrong.append(f"{id}: its steps have still to follow it, from {facts['sw']!r} on")
             if (id in open_) != (state in OPEN):
                 wrong.append(f"{id}: {state}, and in `open` {id in open_}")
             wrong += [

@@ -165,7 +165,10 @@ def test_a_shared_lane_is_listed_by_tenant_and_the_tenants_take_turns(
     ("args", "sentence"),
     [
         (["set", "lm", "--policy", "las"], "There is no lane 'lm'; known are llm, turns."),
-        (["set", "llm", "--oldest-every", "1"], "oldest_every is 0 (never) or a whole number from 2, not 1."),
+        (
+            ["set", "llm", "--oldest-every", "1"],
+            "must be 0 (never) or a whole number from 2 to 1,000,000, not 1.",
+        ),
         (["reset", "lm"], "There is no lane 'lm'; known are llm, turns."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -290,7 +293,7 @@ def test_in_an_agent_first_plan_of_a_file_what_stands_first_goes_first(
         ({"order": "hybird", "jobs": [[greet("a")]]}, "'plan.json': there is no order 'hybird'; did you"),
         ({"order": "hybrid", "jobs": [[greet("a")], []]}, "'plan.json': jobs[1]: a plan needs at least one"),
         ({"order": "fifo", "jobs": [greet("a"), greet("a")]}, "'plan.json': jobs[1]: the id 'a' stands"),
-        ({"order": "fifo", "jobs": [greet("a"), greet("b", priority=10)]}, "'plan.json': jobs[1]: A prior"),
+        ({"order": "fifo", "jobs": [greet("a"), greet("b", priority=10)]}, "'plan.json': jobs[1]: prior"),
     ],
     ids=str,
 )

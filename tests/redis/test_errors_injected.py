@@ -20,7 +20,7 @@ from tests.driver.checks import wrong
 from tests.driver.driver import Driver
 from tests.driver.fleet import Fleet
 from tests.driver.injected import Injector, inject
-from tests.driver.known import MENDS
+from tests.driver.known import MENDS, WIDE
 from tests.driver.patched import verbs
 from tests.driver.sending import walk
 from tests.redis.breaking import SITUATIONS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aios_dist.config import FleetConfig
     from aios_dist.local.redis_server import EmbeddedRedis
     from tests.conftest import Fleets
+    from tests.driver.patched import Change
 
 MOVES = 60
 EVERY = 7
@@ -41,7 +42,7 @@ ROUNDS = 60
 @pytest.fixture
 def driver(each_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Driver]:
     """A driver of a small fleet."""
-    fleet = Fleet(each_server.url, name := fleets.new_name(), MENDS)
+    fleet = Fleet(each_server.url, name := fleets.new_name(), _cuts(each_server))
     yield Driver(fleet, random.Random(1), most_open=5, scenes=False)
     fleet.close()
     fleets.names.discard(name)
@@ -50,7 +51,7 @@ def driver(each_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Driver]:
 @pytest.fixture
 def injector(each_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Injector]:
     """Where its fleet is copied to."""
-    made = Injector(each_server.url, name := fleets.new_name(), MENDS)
+    made = Injector(each_server.url, name := fleets.new_name(), _cuts(each_server))
     yield made
     made.close()
     fleets.names.discard(name)
@@ -65,6 +66,11 @@ def fleet(redis_server: EmbeddedRedis, fleets: Fleets) -> Iterator[Fleet]:
     yield made
     made.close()
     fleets.names.discard(name)
+
+
+def _cuts(server: EmbeddedRedis) -> tuple[Change, ...]:
+    """On Valkey jobs of some steps are wide ones."""
+    return MENDS if server.kind.startswith("redis") else WIDE
 
 
 async def _told(config: FleetConfig) -> Told:

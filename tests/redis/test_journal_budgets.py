@@ -36,7 +36,7 @@ async def test_a_job_that_has_spent_its_budget_is_paused_and_says_why(hand: Hand
     await spend(hand, "j", tokens=1, money=0.001)
     assert await hand.drain() == []
     view = (await hand.journal.load("j")).view
-    assert (view.state, view.why) == (JobState.PAUSED, "budget of the job used up")
+    assert (view.state, view.why, view.spent) == (JobState.PAUSED, "budget of the job used up", "job")
     assert view.money == pytest.approx(0.01)
     await hand.look()
 
@@ -107,7 +107,8 @@ async def test_the_budget_of_a_tenant_holds_for_the_day_and_all_its_jobs(
     await hand.submit(starts("a", "x", tenant="acme"), starts("b", "x", tenant="acme"), starts("c", "x"))
     await spend(hand, "a", tokens=10, money=0.01)
     assert [c.job for c in await hand.drain()] == ["c"]
-    assert (await hand.journal.load("b")).view.why == "budget of the tenant used up"
+    paused = (await hand.journal.load("b")).view
+    assert (paused.why, paused.spent) == ("budget of the tenant used up", "tenant")
     assert await hand.states("a", "b", "c") == ["paused", "paused", "running"]
     day = int(await hand.journal.now() // 86400)
     key = hand.keys.spend("acme", day)

@@ -19,11 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from tests.driver.driver import WITH_SCENES, Driver
 from tests.driver.fleet import Fleet
-from tests.driver.known import MENDS
+from tests.driver.known import MENDS, WIDE, cut
 
 if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
     from tests.conftest import Fleets
+    from tests.driver.patched import Change
 
 
 class Machine(RuleBasedStateMachine):
@@ -31,10 +32,11 @@ class Machine(RuleBasedStateMachine):
 
     url: ClassVar[str]
     new_name: ClassVar[Any]
+    changes: ClassVar[tuple[Change, ...]]
 
     def __init__(self) -> None:
         super().__init__()
-        self.fleet = Fleet(self.url, self.new_name(), MENDS)
+        self.fleet = Fleet(self.url, self.new_name(), self.changes)
         self.driver = Driver(self.fleet, random.Random(0), most_open=8)
         self.whole = False
 
@@ -71,6 +73,7 @@ for move, weight in WITH_SCENES.items():
 
 def _run(server: EmbeddedRedis, fleets: Fleets, examples: int) -> None:
     names: list[str] = []
+    fleet = {"url": server.url, "changes": MENDS if server.kind.startswith("redis") else WIDE}
 
     def new_name() -> str:
         names.append(fleets.new_name())
@@ -78,7 +81,7 @@ def _run(server: EmbeddedRedis, fleets: Fleets, examples: int) -> None:
 
     try:
         run_state_machine_as_test(
-            type("Machine", (Machine,), {"url": server.url, "new_name": staticmethod(new_name)}),
+            type("Machine", (Machine,), {**fleet, "new_name": staticmethod(new_name)}),
             settings=settings(
                 max_examples=int(os.environ.get("MACHINE_EXAMPLES", examples)),
                 stateful_step_count=50,
@@ -111,7 +114,7 @@ def test_a_long_life_of_a_fleet_keeps_to_the_design(
 
 def live(server: EmbeddedRedis, fleets: Fleets, seed: int, moves: int) -> None:
     """A run of the driver: moves by chance, then everything ends."""
-    fleet = Fleet(server.url, name := fleets.new_name(), MENDS)
+    fleet = Fleet(server.url, name := fleets.new_name(), cut(seed))
     driver = Driver(fleet, random.Random(seed))
     try:
         for _ in range(moves):

@@ -166,7 +166,7 @@ def test_a_rule_that_cannot_be_is_refused_in_a_sentence() -> None:
 
     for rules, words in (
         (LaneConfig("lass"), "no policy 'lass'; did you mean 'las'"),
-        (LaneConfig(fair="agent"), "fair is 'tenant'"),
+        (LaneConfig(fair="agent"), "fair must be 'tenant'"),
         (LaneConfig(oldest_every=1), "oldest_every"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -288,6 +288,8 @@ async def test_no_lane_lets_the_oldest_go_every_so_many_times_that_are_no_number
     hand: Hand, every: Any
 ) -> None:
     async with AsyncFleet(Config(fleet=hand.config)) as fleet:
-        with pytest.raises(ConfigError, match=r"oldest_every is 0 \(never\) or a whole number from 2, not "):
+        with pytest.raises(
+            ConfigError, match=r"oldest_every must be 0 \(never\) or a whole number from 2 to 1,000,000, not "
+        ):
             await fleet.set_lane("llm", oldest_every=every)
     assert await hand.whole() == {}

@@ -599,18 +599,18 @@ def test_priorities_are_zero_to_nine(priority: int) -> None:
 def test_another_priority_is_refused_in_a_sentence(wrong: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         prompts("one", ["hi"]).job().within(priority=wrong)
-    assert str(caught.value) == f"A priority is a whole number from 0 to 9 (9 runs first), not {wrong!r}."
+    assert str(caught.value) == f"A job's priority must be a whole number from 0 to 9, not {wrong!r}."
 
 
 @pytest.mark.parametrize("wrong", [0, -3, 2.0, True, "4", 10**6])
 def test_no_steps_or_half_a_step_cannot_be_expected(wrong: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         prompts("one", ["hi"]).job().within(expected_steps=wrong)
-    assert "expected_steps is a whole number from 1" in str(caught.value)
+    assert "A job's expected_steps must be a whole number from 1 to 999,999, not " in str(caught.value)
     assert repr(wrong) in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), 3.3e8])
 def test_a_deadline_is_in_the_future_and_within_ten_years(wrong: float) -> None:
-    with pytest.raises(InvalidInput, match="A deadline is seconds from the submission"):
+    with pytest.raises(InvalidInput, match="A job's deadline must be a number of seconds above 0"):
         prompts("one", ["hi"]).job().within(deadline=wrong)

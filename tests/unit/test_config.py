@@ -21,6 +21,9 @@ from aios_dist.local.config_file import to_toml
 
 JARGON = ("`", "$", "[...]", "msgspec", "Struct", "object", "Traceback", "NoneType", "<class")
 
+*_, LAST = policies.names()
+OTHERS = ", ".join(map(repr, policies.names()[:-1]))
+
 
 def sentence(text: str, tmp_path: Path, env: dict[str, str] | None = None) -> str:
     """What the user reads for that file."""
@@ -52,59 +55,92 @@ MISTAKES = [
     ("[pools.x]\nlanes = ['a']\nslot = 3", "[pools.x] has an unknown field 'slot'; did you mean 'slots'?"),
     ("[agents.x]\nprompt = ['a']", "[agents.x] has an unknown field 'prompt'; did you mean 'prompts'?"),
     # the wrong kind
-    ("fleet = 'x'", "FILE: fleet must be a table, [fleet], not text."),
+    ("fleet = 'x'", "FILE: fleet must be a table, [fleet], not text in quotes."),
     ("models = [1]", "FILE: models must be a table, [models.NAME], not a list."),
     ("[models]\nsmall = 3", "FILE: [models.small] must be a table with provider, model,"),
     ("[models]\nmodel = 'gpt'", "FILE: [models.model] must be a table"),
-    ("[models.small]\ntimeout = '3'", "[models.small] timeout must be a number, not text in quotes."),
+    (
+        "[models.small]\ntimeout = '3'",
+        "[models.small] timeout must be a number of seconds above 0, not text in quotes.",
+    ),
     ("[models.small]\nstream = 1", "[models.small] stream must be true or false, not a whole number."),
     ("[models.small]\nmodel = 3", "[models.small] model must be text in quotes, not a whole number."),
     ("[models.small]\noptions = 3", "[models.small] options must be a table, not a whole number."),
-    ("[fleet]\nattempts = 1.5", "[fleet] attempts must be a whole number, not a number."),
-    ("[models.a]\nfallback_after = -1", "[models.a] fallback_after must be 0 or more seconds (and finite)."),
-    ("[models.a]\nfallback_after = inf", "[models.a] fallback_after must be 0 or more seconds (and finite)."),
+    ("[fleet]\nattempts = 1.5", "[fleet] attempts must be a whole number from 1 to 1,000,000,000, not 1.5."),
+    (
+        "[models.a]\nfallback_after = -1",
+        "fallback_after must be a number of seconds from 0 (any hold does), not -1.",
+    ),
+    ("[models.a]\nfallback_after = inf", "from 0 (any hold does) and below 10,000,000,000, not inf."),
     ("[fleet]\nmodules = 'a'", "[fleet] modules must be a list, not text in quotes."),
     ("[fleet]\nmodules = ['a', 3]", "[fleet] modules[1] must be text in quotes, not a whole number."),
     ("[pools.x]\nslots = 3", "[pools.x] needs lanes."),
     ("[agents.x]\nmodel = 'small'", "[agents.x] needs prompts."),
     # out of bounds
-    ("[fleet]\nlease = 0", "[fleet] lease must be more than 0"),
-    ("[fleet]\nlease = nan", "[fleet] lease must be more than 0"),
-    ("[fleet]\nretention = inf", "[fleet] retention must be more than 0 (and finite)"),
-    ("[fleet]\nattempts = -1", "[fleet] attempts"),
+    ("[fleet]\nlease = 0", "[fleet] lease must be a number of seconds above 0, not 0."),
+    ("[fleet]\nlease = nan", "[fleet] lease must be a number of seconds above 0, not nan."),
+    (
+        "[fleet]\nretention = inf",
+        "retention must be a number of seconds above 0 and below 10,000,000,000, not inf.",
+    ),
+    ("[fleet]\nattempts = -1", "[fleet] attempts must be a whole number from 1 to 1,000,000,000, not -1."),
+    ("[models.x]\nbackoff = 90", "[models.x] backoff (90 s) must be at most backoff_max (60 s)."),
+    (
+        "[pools.x]\nlanes = ['a']\nmemory_limit = -1",
+        "a whole number of bytes from 0 (no limit) to 1,000,000,000,000, not -1.",
+    ),
+    ("[agents.x]\nprompts = ['a']\ntemperature = -1", "temperature must be a number from 0 to 1000, not -1."),
     ("[fleet]\nprompt_limit = 0", "[fleet] prompt_limit"),
     ("[fleet]\nreconcile = -0.5", "[fleet] reconcile"),
     ("[fleet]\nshutdown_grace = -1", "[fleet] shutdown_grace"),
     ("[fleet]\nshutdown_grace = nan", "[fleet] shutdown_grace"),
     ("[fleet]\nlease = 4", "[fleet] renew (3.0 s) must be at most half of lease (4.0 s)."),
     ("[fleet]\nredis_timeout = 7", "[fleet] redis_timeout (7 s) must be less than lease - renew (7 s)"),
-    ("[models.a]\ninput_price = -1", "[models.a] input_price must be 0 (free) or more"),
-    ("[models.a]\noutput_price = nan", "[models.a] output_price must be 0 (free) or more"),
-    ("[models.small]\ntimeout = 0", "[models.small] timeout must be more than 0"),
-    ("[models.small]\ntimeout = inf", "[models.small] timeout must be more than 0 seconds (and finite)"),
-    ("[pools.x]\nlanes = []", "[pools.x] needs at least one slot and one lane"),
-    ("[pools.x]\nlanes = ['a']\nslots = 0", "[pools.x] needs at least one slot and one lane"),
+    ("[models.a]\ninput_price = -1", "[models.a] input_price must be a number from 0 (free), not -1."),
+    ("[models.a]\noutput_price = nan", "[models.a] output_price must be a number from 0 (free), not nan."),
+    ("[models.small]\ntimeout = 0", "[models.small] timeout must be a number of seconds above 0, not 0."),
+    (
+        "[models.small]\ntimeout = inf",
+        "timeout must be a number of seconds above 0 and below 10,000,000,000, not inf.",
+    ),
+    ("[pools.x]\nlanes = []", "[pools.x] lanes must be a list with at least one entry, not an empty one."),
+    (
+        "[pools.x]\nlanes = ['a']\nslots = 0",
+        "[pools.x] slots must be a whole number from 1 to 1,000,000,000, not 0.",
+    ),
     # who goes first
     ("[lanes.x]\npolicy = 'lass'", "[lanes.x] policy: there is no policy 'lass'; did you mean 'las'?"),
     ("[lanes.x]\npolicy = 'round_robin'", "no policy 'round_robin'; did you mean 'round-robin'?"),
     (
         "[lanes.x]\npolicy = 'xyz'",
-        f"no policy 'xyz'; known are {', '.join(policies.names())}",
+        f"[lanes.x] policy must be {OTHERS} or {LAST!r}, not 'xyz'.",
     ),
-    ("[lanes.x]\npolicy = ''", "[lanes.x] policy: there is no policy ''; known are"),
-    ("[lanes.x]\npolicy = 3", "[lanes.x] policy must be text in quotes, not a whole number."),
-    ("[lanes.x]\nfair = 'agent'", "[lanes.x] fair is 'tenant' or '' (no shares), not 'agent'."),
-    ("[lanes.x]\nfair = true", "[lanes.x] fair must be text in quotes, not true or false."),
-    ("[lanes.x]\noldest_every = 1", "[lanes.x] oldest_every is 0 (never) or a whole number from 2, not 1."),
-    ("[lanes.x]\noldest_every = -2", "[lanes.x] oldest_every is 0 (never) or a whole number from 2, not -2."),
-    ("[lanes.x]\noldest_every = 2.5", "[lanes.x] oldest_every must be a whole number, not a number."),
-    ("[tenants.x]\nweight = 0", "[tenants.x] weight must be from 0.001 to 1000, not 0."),
-    ("[tenants.x]\nweight = -1", "[tenants.x] weight must be from 0.001 to 1000, not -1."),
-    ("[tenants.x]\nweight = nan", "[tenants.x] weight must be from 0.001 to 1000, not nan."),
-    ("[tenants.x]\nweight = inf", "[tenants.x] weight must be from 0.001 to 1000, not inf."),
+    ("[lanes.x]\npolicy = ''", f"or {LAST!r}, not ''."),
+    ("[lanes.x]\npolicy = 3", f"or {LAST!r}, not a whole number."),
+    ("[lanes.x]\nfair = 'agent'", "[lanes.x] fair must be 'tenant' or '' (no shares), not 'agent'."),
+    ("[lanes.x]\nfair = true", "[lanes.x] fair must be 'tenant' or '' (no shares), not true or false."),
+    (
+        "[lanes.x]\noldest_every = 1",
+        "oldest_every must be 0 (never) or a whole number from 2 to 1,000,000, not 1.",
+    ),
+    (
+        "[lanes.x]\noldest_every = -2",
+        "oldest_every must be 0 (never) or a whole number from 2 to 1,000,000, not -2.",
+    ),
+    (
+        "[lanes.x]\noldest_every = 2.5",
+        "[lanes.x] oldest_every must be 0 (never) or a whole number from 2 to 1,000,000, not 2.5.",
+    ),
+    ("[tenants.x]\nweight = 0", "[tenants.x] weight must be a number from 0.001 to 1000, not 0."),
+    ("[tenants.x]\nweight = -1", "[tenants.x] weight must be a number from 0.001 to 1000, not -1."),
+    ("[tenants.x]\nweight = nan", "[tenants.x] weight must be a number from 0.001 to 1000, not nan."),
+    ("[tenants.x]\nweight = inf", "[tenants.x] weight must be a number from 0.001 to 1000, not inf."),
     ("[tenants.x]\nmax_in_flight = -1", "[tenants.x] max_in_flight must be a whole number from 0 (no"),
-    ("[tenants.x]\nmax_in_flight = 2.5", "[tenants.x] max_in_flight must be a whole number, not a number."),
-    ("[tenants.x]\nmax_in_flight = true", "[tenants.x] max_in_flight must be a whole number, not true or"),
+    (
+        "[tenants.x]\nmax_in_flight = 2.5",
+        "max_in_flight must be a whole number from 0 (no limit) to 1,000,000,000,000, not 2.5.",
+    ),
+    ("[tenants.x]\nmax_in_flight = true", "from 0 (no limit) to 1,000,000,000,000, not true or false."),
     ("[tenants.x]\ntokens_per_day = 10_000_000_000_000", "to 1,000,000,000,000, not 10000000000000."),
     ("[tenants.x]\nmoney_per_day = nan", "money_per_day must be a number from 0 (no limit), not nan."),
     ("[models.x]\nmax_in_flight = 10_000_000_000_000", "[models.x] max_in_flight must be a whole number"),
@@ -122,7 +158,10 @@ MISTAKES = [
     ("[tenants._x]", "tenant name '_x' must be letters, digits and . _ : - (at most 128), and begin with a"),
     # what must fit together
     ("[fleet]\ndefault_model = 'b'\n[models.a]", "default_model 'b' is not one of the models (a)."),
-    ("[agents.x]\nprompts = []", "[agents.x] needs at least one prompt."),
+    (
+        "[agents.x]\nprompts = []",
+        "[agents.x] prompts must be a list with at least one entry, not an empty one.",
+    ),
     ("[agents.x]\nprompts = ['hi']\nmodel = 'b'\n[models.a]", "[agents.x] model 'b' is not one of (a)."),
     # addresses
     ("[fleet]\nredis_url = 'http://u:pw@h'", "redis_url 'http://u:***@h' must start with redis://"),

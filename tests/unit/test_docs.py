@@ -12,8 +12,9 @@ import re
 import shlex
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,8 +76,28 @@ def list_of_policies() -> str:
     return "\n".join([*lines, *more, ""])
 
 
-MAKERS = {
+def default_of(setting: config.Setting) -> str:
+    if setting.required:
+        return "required"
+    value = setting.default
+    if value is None:
+        return "none"
+    return f"`{value:.0f}`" if isinstance(value, float) and value.is_integer() else f"`{json.dumps(value)}`"
+
+
+def table(kind: config.Kind) -> str:
+    """The settings of one table of aios.toml, as they are declared."""
+    lines = ["| field | default | unit | meaning |", "|---|---|---|---|"]
+    for each in config.settings_of(kind).values():
+        unit = f"{each.unit} " if each.unit else ""
+        meaning = each.text.removeprefix(unit)  # reads on from the unit: "calls | at a time"
+        lines.append(f"| `{each.name}` | {default_of(each)} | {unit}| {meaning} |")
+    return "\n".join([*lines, ""])
+
+
+MAKERS: dict[str, Callable[[], str]] = {
     "aios_dist/policies": list_of_policies,
+    **{f"aios_dist.config.{kind.__name__}": partial(table, kind) for kind in config.TABLES.values()},
     "aios_dist.model.jobs.JOB_CHANGES": lambda: diagram(jobs.JOB_CHANGES),
     "aios_dist.model.jobs.STEP_CHANGES": lambda: diagram(jobs.STEP_CHANGES),
     "aios_dist/errors.py": error_tree,
@@ -121,36 +142,13 @@ def sections(page: Path) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def default_of(field: msgspec.structs.FieldInfo) -> str:
-    if field.required:
-        return "required"
-    factory = field.default_factory
-    value = factory() if factory is not msgspec.NODEFAULT else field.default  # type: ignore[operator, misc]
-    if value is None:
-        return "none"
-    return f"`{value:.0f}`" if isinstance(value, float) and value.is_integer() else f"`{json.dumps(value)}`"
-
-
-TABLES = {
-    "[fleet]": config.FleetConfig,
-    "[models.NAME]": config.ModelConfig,
-    "[lanes.NAME]": config.LaneConfig,
-    "[pools.NAME]": config.PoolConfig,
-    "[agents.NAME]": config.PromptsConfig,
-    "[tenants.NAME]": config.TenantConfig,
-}
-
-
-@pytest.mark.parametrize("heading", TABLES)
-def test_every_setting_is_in_the_configuration_page_with_its_default(heading: str) -> None:
-    table = rows(sections(ROOT / "docs/configuration.md")[heading])[1:]
-    written = {name.strip("`"): default for name, default, *_ in table}
-    assert written == {f.encode_name: default_of(f) for f in msgspec.structs.fields(TABLES[heading])}
-
-
-def test_no_section_of_the_configuration_is_missing() -> None:
-    named = {heading.strip("[]").partition(".")[0] for heading in TABLES}
-    assert named == set(config.Config.__struct_fields__)
+def test_every_section_of_the_configuration_has_its_table_in_its_page() -> None:
+    page = sections(ROOT / "docs/configuration.md")
+    made = {heading: found[2] for heading, text in page.items() for found in MADE.finditer(text)}
+    assert made == {
+        f"[{name}]" if name == "fleet" else f"[{name}.NAME]": f"aios_dist.config.{kind.__name__}"
+        for name, kind in config.TABLES.items()
+    }
 
 
 def test_every_variable_of_the_environment_is_in_the_configuration_page() -> None:
@@ -342,6 +340,24 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
         command, given = command_of(words)
         wrong = {w for w in given if re.fullmatch(r"--?[a-z][\w-]*", w)} - options_of(command)
         assert not wrong, f"aios-dist {' '.join(words)}: no such option {sorted(wrong)}"
+
+
+def _all_commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name in group.list_commands(click.Context(group)):
+        found = group.get_command(click.Context(group), name)
+        if isinstance(found, click.Group):
+            yield from _all_commands(found, (*before, name))
+        else:
+            yield (*before, name)
+
+
+def test_every_command_stands_in_a_document() -> None:
+    said = set()
+    for page in PAGES:
+        for words in commands(page):
+            bare = [word for word in words if re.fullmatch(r"[a-z|-]+", word)]
+            said |= {(*bare[:1],), *((*bare[:1], last) for last in (bare[1].split("|") if bare[1:] else ()))}
+    assert {" ".join(name) for name in _all_commands(entry.root) if name not in said} == set()
 
 
 def test_every_make_target_that_is_named_exists() -> None:

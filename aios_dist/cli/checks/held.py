@@ -57,7 +57,7 @@ def prices(registry: Registry, tenants: Sequence[TenantView]) -> Iterator[Findin
 
 def jobs(views: Sequence[JobView]) -> Iterator[Finding]:
     """Jobs whose budget is used up wait for a person."""
-    spent = [view for view in views if view.state == "paused" and view.why.startswith("budget")]
+    spent = [view for view in views if view.state == "paused" and view.spent]
     if spent:
         one = spent[0]
         several = f" and {len(spent) - 1} more" if len(spent) > 1 else ""

@@ -14,7 +14,8 @@
 --          us µs in calls, pr priority, dl deadline in s, xs expected steps, pp place in an agent-first plan ("node|place|places|jobs"),
 --          ta when it was last asked to be retried: what counts from the submission counts from then; of the plan that it belonged to
 --          before,
---          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of
+--          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of,
+--          sw the first step that has still to follow the job's state, see _sweep, og orders of outcomes that nothing has any more
 -- head     see H below; one array, so that a step costs one field
 -- ev:ID    list of the job's events; none while it only waits, see first_events
 -- A million jobs may wait: what other fields imply is none of its own.
@@ -181,6 +182,10 @@ local function first_events(job)
   for _, r in ipairs(ready) do events[#events + 1] = packed_event(r[1], 'ready', r[2], r[3]) end
   return events
 end
+
+-- A job of more steps than a verb looks at: those that follow its state come later, see _sweep.
+local STEPS_AT_ONCE = 150   -- some 4 ms
+local function wide(n) return number(n) > STEPS_AT_ONCE end
 
 -- Something happened to a job. `submitted` (but a fork's, which says of what) and `ready` begin no list; any other
 -- event does, with those before it: numbers stay what they were.

@@ -148,12 +148,14 @@ local function may_pass(job, step, h)
   return clock() - h[H.passed] < MINUTE
 end
 
+local fitting
+do   -- (a chunk of Lua has 200 locals at the most)
 local MOST_SEEN, MOST_BEFORE = 50, 4   -- held steps that are looked at for one that fits; and when one has just come
 
 -- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that
 -- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest; `come`: nothing is new
 -- but that one, so it goes if it fits, behind those in front that do by now.
-local function fitting(model, left, of, aged, come)
+fitting = function(model, left, of, aged, come)
   local function fits(m)
     local job, step = split(m)
     local h = job and head(job, step)
@@ -175,6 +177,7 @@ local function fitting(model, left, of, aged, come)
   end
   local part = its and rules(its[H.lane]).fair and tenant_of(job) or nil
   if its then return come, its, part, part and tonumber(redis.call('ZSCORE', key('heldby', model), part) or '') end
+end
 end
 
 local let_in

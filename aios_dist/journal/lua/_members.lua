@@ -96,10 +96,7 @@ admit_job = function(plan, job, facts)
   -- (Answers to claims that Redis has lost may be there.)
   if count == 0 or number(facts[6]) > 0 or facts[8] then need_turn(job) end
   if facts[8] then redis.call('HDEL', k, 'wake') end
-  for step = 0, count - 1 do
-    local h = head(job, step)
-    if h[H.state] == 'pending' then begin(job, int(step), h) end
-  end
+  follow_all(job, 'running', facts[2])
 end
 
 -- Cancelled without a word to the plan. One that was retried, or another under its id, is no member.

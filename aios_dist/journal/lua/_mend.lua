@@ -5,10 +5,12 @@
 -- heads and counts change in one command, so that this holds after any write.
 
 local on_error   -- what else a verb undoes when it breaks (_new)
+local ABANDONED = 60000000   -- µs after which nobody goes on with what is half-submitted
 
 -- Nothing of the job is left.
 local function throw_away(job)
   local k = key('job', job)
+  local f = redis.call('HMGET', k, 'n', 'half')
   mark(job)
   local function off(step)
     local h = head(job, step)
@@ -18,10 +20,12 @@ local function throw_away(job)
     redis.call('ZREM', P .. 'timers', member(job, step))
     redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
   end
-  for step = 0, steps_of(job, redis.call('HGET', k, 'n')) - 1 do off(step) end
+  if not string.find(f[2] or '', '|', 1, true) then   -- (nothing of a wide fork that is being made waits anywhere)
+    for step = 0, steps_of(job, f[1]) - 1 do off(step) end
+  end
   off(TURN)
   for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
-  redis.call('DEL', k, key('ev', job))
+  redis.call('UNLINK', k, key('ev', job))
   whos[job] = nil
 end
 
@@ -102,14 +106,18 @@ local function read(heads, step, packed)
   if not heads[step] then corrupt('the head of step ' .. step .. ' cannot be read') end
 end
 
--- Puts a job right; gives a list of what was wrong, its plan, its state, and how many steps it has. `touched`: a verb broke over it, so
--- what stands on shelves is put there anew. An error that is {corrupt = why}: its own record cannot be read; any other is
--- not the job's.
-mend = function(job, touched)
+local MOST_MENDED = 100   -- steps, by one verb: of a wide job the next one goes on
+
+-- Puts a job right; gives a list of what was wrong, its plan, its state, how many steps it has looked at, and of a wide job the first that
+-- is left. `touched`: a verb broke over it, so what stands on shelves is put there anew. `part`: of a wide job, {from: step, open: whether
+-- one before it moves the job}; without it one that a verb broke over is left to `sweep`. An error that is {corrupt = why}: its own
+-- record cannot be read; any other is not the job's.
+mend = function(job, touched, part)
   local k, wrong = key('job', job), {}
   local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp',
     'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7')
   if f.err then corrupt('its record is no hash') end
+  if f[5] and number(string.match(f[5], '^%d+')) > clock() - ABANDONED then return wrong end   -- a wide fork that is being made
   local there, coming = not f[5], false
   if there and f[9] then there, coming = staged(f[4], f[9]) end
   if coming then   -- with its plan, which comes to be whole or goes
@@ -127,20 +135,44 @@ mend = function(job, touched)
   if count > MOST_AT_ONCE and count > redis.call('HLEN', k) then corrupt('it has not as many steps as it says') end
   if not f[6] then corrupt('what its program has seen is not known') end
   whos[job] = f[8] or nil
-  local heads, open = {}, false
+  local from, upto, read_now = 0, count, 0
+  if wide(count) then
+    local stands = redis.call('HGET', k, 'sw')
+    if stands and not string.match(stands, '^%a?%d+$') then corrupt(stands) end
+    if touched and not part then
+      stands_at(job, 0, count, state, 'm')
+      return wrong, f[4], state, 0
+    elseif stands and not touched then   -- its steps have still to follow: whoever comes sees to them
+      if not redis.call('ZSCORE', P .. 'sweeps', job) then
+        wrong[1] = 'nobody goes on with its steps'
+        redis.call('ZADD', P .. 'sweeps', int(clock()), job)
+      end
+      return wrong, f[4], state, 0
+    end
+    from = part and part.from or 0
+    upto = math.min(count, from + (touched and MOST_MENDED or MOST_AT_ONCE))
+  end
+  local heads, open = {}, part and part.open or false
   local function meet(step, packed)
     local so = not touched and well(job, step, packed, state == 'running')
-    if not so then read(heads, step, packed) elseif so == 'in line' then open = true end
+    if not so then
+      read(heads, step, packed)
+      read_now = read_now + 1
+    elseif so == 'in line' then open = true end
   end
-  for step = 0, math.min(FIRST, count) - 1 do meet(step, f[9 + 1 + step]) end
-  for from = FIRST, count - 1, MOST_AT_ONCE do   -- one reply a page: the slow walk comes by every head there is
-    local fields = {}
-    for step = from, math.min(from + MOST_AT_ONCE, count) - 1 do fields[#fields + 1] = field_of[step] end
+  for step = from, math.min(FIRST, upto) - 1 do meet(step, f[9 + 1 + step]) end
+  local first = math.max(from, FIRST)
+  while first < upto do   -- one reply a page: the slow walk comes by every head there is
+    local last, fields = math.min(first + MOST_AT_ONCE, upto), {}
+    for step = first, last - 1 do fields[#fields + 1] = field_of[step] end
     for at, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do
-      meet(from + at - 1, packed)
+      meet(first + at - 1, packed)
+      if read_now >= MOST_MENDED and wide(count) then upto = math.min(upto, first + at) break end
     end
+    first = last
   end
-  if f[7] then read(heads, TURN, f[7]) end
+  local last = upto == count
+  if last and f[7] then read(heads, TURN, f[7]) end
 
   local function step_is(what, step) wrong[#wrong + 1] = 'step ' .. step .. ': ' .. what end
   local function look(step)
@@ -182,7 +214,11 @@ mend = function(job, touched)
         redis.call('ZADD', P .. 'timers', int(h[H.ready] + h[H.after]), member(job, step))
       elseif step ~= TURN and (s == 'pending' or s == 'parked' or s == 'dropped') then
         step_is(s .. ' in a running job', step)
-        if s == 'parked' then back(job, step, h, stamp(), 'mended') else begin(job, step, h) end
+        if s == 'parked' then back(job, step, h, stamp(), 'mended')
+        else
+          if s == 'dropped' then start_over(h) end
+          begin(job, step, h)
+        end
       end
       if s == 'ready' or s == 'leased' or s == 'timed' or s == 'waiting' then open = true end
     elseif s == 'ready' or (ENDED[state] and OPEN[s] and step ~= TURN) then
@@ -194,7 +230,12 @@ mend = function(job, touched)
       if step == TURN and state == 'paused' then redis.call('HSET', k, 'wake', 1) end
     end
   end
-  if touched then   -- outcomes and their order follow from the heads
+  if touched and wide(count) then   -- (their order stays as it is, see undo)
+    for step = from, upto - 1 do
+      if heads[step][H.order] == 0 then redis.call('HDEL', k, 'o' .. step) end
+    end
+    if from == 0 then redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock()))) end
+  elseif touched then   -- outcomes and their order follow from the heads
     local outcomes = {}
     for step = 0, count - 1 do
       local h = head(job, step)
@@ -209,22 +250,31 @@ mend = function(job, touched)
       end
     end
     if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end
+    redis.call('HDEL', k, 'og')
     redis.call('HSET', k, 'dg', chain(basis(job), 'mended ' .. int(clock())))   -- whoever decides replays first
   end
-  for step = 0, count - 1 do if touched or heads[step] then look(step) end end
-  if f[7] then look(TURN) end
+  for step = from, upto - 1 do
+    if touched or heads[step] then look(step) end
+    if touched and wide(count) then follow(job, step, head(job, step), state) end
+  end
+  if last and f[7] then look(TURN) end
 
   if ENDED[state] then
     for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
       if redis.call('ZREM', P .. set, job) == 1 then wrong[#wrong + 1] = 'ended, and in ' .. set end
     end
-    if redis.call('PTTL', k) < 0 or redis.call('PTTL', key('ev', job)) == -1 then   -- its end was not told
+    if wide(count) and redis.call('ZSCORE', P .. 'ended', job) then   -- (it expires when its steps have followed)
+      if last then redis.call('PEXPIRE', k, A.retention_ms) end
+      if last then redis.call('PEXPIRE', key('ev', job), A.retention_ms) end
+    elseif redis.call('PTTL', k) < 0 or redis.call('PTTL', key('ev', job)) == -1 then   -- its end was not told
       wrong[#wrong + 1] = 'an end that was not told'
       if redis.call('EXISTS', key('ev', job)) == 0 then event(job, stamp(), state, '') end
-      redis.call('ZADD', P .. 'ended', int(clock()), job)
       redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
-      redis.call('PEXPIRE', k, A.retention_ms)
-      redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+      redis.call('ZADD', P .. 'ended', int(clock()), job)
+      if last then
+        redis.call('PEXPIRE', k, A.retention_ms)
+        redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+      end
     end
   else
     if touched then redis.call('ZREM', P .. 'ended', job) end   -- a retry that broke
@@ -232,12 +282,12 @@ mend = function(job, touched)
       wrong[#wrong + 1] = state .. ', and not in open'
       redis.call('ZADD', P .. 'open', int(clock()), job)
     end
-    if state == 'running' and not open and not redis.call('ZSCORE', P .. 'due', job) then
+    if last and state == 'running' and not open and not redis.call('ZSCORE', P .. 'due', job) then
       wrong[#wrong + 1] = 'nothing that moves it'
       need_turn(job)
     end
   end
-  return wrong, f[4], state, count
+  return wrong, f[4], state, wide(count) and upto - from + 9 * read_now or count, not last and upto or nil, open
 end
 end
 

@@ -3,10 +3,8 @@
 -- `half` stands in a job's hash from its first write to its last. What has it is not there for anybody: it is thrown away by the
 -- verb that broke, by the next one that submits the same, or by the reconciler (_mend). A plan too big for one verb is written in
 -- slices: `half` of it (or x<DIG> of an extension) says when the last came and what stands; its jobs point to that (hp). One write makes
--- all of it visible. When nothing has come for ABANDONED it is thrown away, in slices too.
-
-local ABANDONED = 60000000   -- µs
-local MOST_THROWN = 40       -- members and their steps that one verb throws away; a look at one counts half
+-- all of it visible. When nothing has come for ABANDONED it is thrown away, in slices too. A wide fork is
+-- copied in slices: `half` says since when, how far, and what is copied (fork).
 
 local function numbers(text)
   local found = {}
@@ -32,8 +30,12 @@ local function give_back(plan, field)
   redis.call('ZADD', P .. 'plans', int(clock()), name_of(plan, field))
 end
 
+local throw_slice
+do   -- (a chunk of Lua has 200 locals at the most)
+local MOST_THROWN = 40   -- members and their steps that one verb throws away; a look at one counts half
+
 -- A slice of it is thrown away. Gives whether that was the last.
-local function throw_slice(plan, field)
+throw_slice = function(plan, field)
   local k = key('plan', plan)
   give_back(plan, field)
   local at, own = numbers(redis.call('HGET', k, field .. '>')), numbers(redis.call('HGET', k, field))[3]
@@ -70,10 +72,12 @@ local function throw_slice(plan, field)
   if own and #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
   return false
 end
+end
 
 -- The digest of a job's record; nil where there is none, or only half of one. plan, field: what the caller is writing.
 local function known(job, plan, field)
   local facts = redis.call('HMGET', key('job', job), 'rec', 'half', 'hp', 'pl')
+  if facts[2] and not abandoned(facts[2]) then return string.sub(facts[1] or '', 1, DIGEST) end   -- a wide fork that is being made
   if facts[2] or facts[3] then
     local there, coming = false, false
     if not facts[2] then there, coming = staged(facts[4], facts[3]) end

@@ -252,22 +252,25 @@ local function need_of(job, h)
   return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
 end
 
-local function in_shelf(name) return redis.call('ZCARD', key('held', name)) + in_parts('held', name) end
-
 -- Whether a worker that lives serves this.
 local function somebody_serves(need)
   local till = redis.call('ZSCORE', P .. 'serving', need)
   return till and tonumber(till) > clock()
 end
 
+local waiting_on
+do
+local function in_shelf(name) return redis.call('ZCARD', key('held', name)) + in_parts('held', name) end
+
 -- How many steps wait on a lane. Those that only other workers can serve are counted among them; `served`: where there
 -- are such workers.
-local function waiting_on(lane, served)
+waiting_on = function(lane, served)
   local count = redis.call('ZCARD', key('ready', lane)) + redis.call('ZCARD', key('stray', lane)) + in_parts('ready', lane)
   for _, need in ipairs(redis.call('ZRANGE', key('wanted', lane), 0, -1)) do
     if not served or somebody_serves(need) then count = count + in_shelf('?' .. need) end
   end
   return count
+end
 end
 
 local function weight_of(tenant)
@@ -284,6 +287,8 @@ local function holders(lane)
   return names
 end
 
+local settle, dispatch
+do   -- (a chunk of Lua has 200 locals at the most)
 -- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
 local function charge(h, tenant, amount)
   local lane = h[H.lane]
@@ -299,7 +304,7 @@ end
 
 -- A dispatched step has taken so much, which is never nothing: among equals the name would decide for ever.
 -- nil: nobody knows, what was charged stands.
-local function settle(job, h, taken)
+settle = function(job, h, taken)
   local charged = h[H.charged] or 0
   if charged == 0 then return end
   h[H.charged] = 0
@@ -308,7 +313,7 @@ local function settle(job, h, taken)
 end
 
 -- The step is dispatched: rounds, turns of the oldest and shares count on.
-local function dispatch(job, h, aged)
+dispatch = function(job, h, aged)
   local lane, r = h[H.lane], rules(h[H.lane])
   local tenant = r.fair and tenant_of(job) or nil
   if r.oldest > 0 then add('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
@@ -325,6 +330,7 @@ local function dispatch(job, h, aged)
     redis.call('HSET', key('share', lane), '!', tenant, '!m', h[H.label])
     redis.call('ZADD', P .. 'used', int(clock()), lane .. '|' .. tenant)
   end
+end
 end
 
 -- The number that the step's rank comes to: what its policy said, or its place in an agent-first plan.
@@ -367,15 +373,15 @@ local function change_lane(job, step, h, lane, label)
   return moved
 end
 
--- The step waits on its lane from now on; its rank is decided here.
-local function make_ready(job, step, h)
+-- The step waits on its lane from now on; its rank is decided here. `parked`: not yet, its job is paused.
+local function make_ready(job, step, h, parked)
   local at = stamp()
   h[H.ready] = at
   h[H.rank] = rank_of(job, h)
-  h[H.state] = 'ready'
+  h[H.state] = parked and 'parked' or 'ready'
   put(job, step, h)
   event(job, at, 'ready', step, h[H.label])   -- first: its model may keep it waiting, and it goes to another at once
-  if place(job, step, h) then ticket(h[H.lane], job, step) end
+  if not parked and place(job, step, h) then ticket(h[H.lane], job, step) end
 end
 
 -- A step that was ready before waits again, with the rank that it had. `kept`: its job has not been idle meanwhile.

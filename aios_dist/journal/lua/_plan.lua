@@ -1,26 +1,31 @@
 -- Jobs and their turns: shared by submit, extend, commit, advance, cancel, reap. Plans: _members.
 
 local end_job, go_on, about_to_end, member_ended   -- below, and in _members
+local follow_all   -- _sweep
 local ENDED = { done = true, failed = true, cancelled = true }
 
 -- An outcome is written: once, in the order of writing, with all that belongs to it in one command (`more`: a flat list of
 -- fields). The caller has checked that there is none.
 local function write_outcome(job, step, h, ok, blob, at, more)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'v', 'dg')
-  local order = number(facts[1]) + 1
+  local facts = redis.call('HMGET', k, 'v', 'dg', 'og')
+  local version = number(facts[1]) + 1
+  local order = version + number(facts[3])
   mark(job)
   redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
   h[H.state] = ok and 'done' or 'failed'
   h[H.ended] = at
   h[H.order] = order
   local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))   -- a claim's token is random
-  redis.call('HSET', k, 'v', order, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came),
+  redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came),
              unpack(more or {}))
   event(job, at, h[H.state], step)
-  return order
+  return version
 end
 
+local MOST_AT_ONCE = 1000   -- steps in one HSET: as many as Lua can hand over
+local begin, apply_turn
+do   -- (a chunk of Lua has 200 locals at the most)
 -- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
 -- is taken with the command that writes it. Gives whether there was one.
 local function had_signal(job, step, h)
@@ -34,8 +39,8 @@ local function had_signal(job, step, h)
   return true
 end
 
--- A step begins to wait: on its lane, for a time, or for a signal.
-local function begin(job, step, h)
+-- A step begins to wait: on its lane, for a time, or for a signal. `parked`: its job is paused.
+begin = function(job, step, h, parked)
   if h[H.kind] == 'sleep' then
     h[H.state], h[H.ready] = 'timed', stamp()
     put(job, step, h)
@@ -46,7 +51,7 @@ local function begin(job, step, h)
     event(job, h[H.ready], 'waiting', step, h[H.label])
     if had_signal(job, step, h) then need_turn(job) else put(job, step, h) end
   else
-    make_ready(job, step, h)
+    make_ready(job, step, h, parked)
   end
 end
 
@@ -57,8 +62,6 @@ local function head_of(s)
            kept, s.rejected or s.once and '', s.once }
 end
 
-local MOST_AT_ONCE = 1000   -- steps in one HSET: as many as Lua can hand over
-
 -- New steps are written with the count of them, in one command (a thousand at a time): whatever stops us, the heads say
 -- what is still to begin.
 local function add_steps(job, steps)
@@ -67,6 +70,9 @@ local function add_steps(job, steps)
   local first, proof = tonumber(facts[1]), facts[2] or ''
   local heads, fields = {}, {}
   mark(job)
+  if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then   -- its list begins before it is so wide
+    for _, before in ipairs(first_events(job)) do redis.call('RPUSH', key('ev', job), before) end
+  end
   for i, s in ipairs(steps) do
     local step, h = int(first + i - 1), head_of(s)
     heads[i], proof = h, chain(proof, step .. ' ' .. s.digest .. ' ' .. s.label)
@@ -81,7 +87,7 @@ local function add_steps(job, steps)
 end
 
 -- What a turn decided: new steps, or the end. `state` is where the job stands.
-local function apply_turn(job, decision, state)
+apply_turn = function(job, decision, state)
   local k = key('job', job)
   if #decision.steps > 0 then
     local first, heads = add_steps(job, decision.steps)
@@ -99,6 +105,7 @@ local function apply_turn(job, decision, state)
       redis.call('HSET', k, 'ends', decision.ends, 'res', decision.result)
     end
   end
+end
 end
 
 -- A step that nobody brings to an end goes to the dead letters, and its outcome says so; with a turn the job ends.
@@ -132,18 +139,10 @@ end
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
 local function pause_job(job, reason)
   local k = key('job', job)
-  local count = steps_of(job, redis.call('HGET', k, 'n'))
   mark(job)
   redis.call('HSET', k, 'st', 'paused', 'why', reason)
   if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
-  for step = 0, count - 1 do
-    local h = head(job, step)
-    if h[H.state] == 'ready' then
-      set_aside(job, step, h)
-      h[H.state] = 'parked'
-      put(job, step, h)
-    end
-  end
+  local left = follow_all(job, 'paused', redis.call('HGET', k, 'n'))
   local turn = head(job, TURN)
   if turn and turn[H.state] == 'ready' then
     set_aside(job, TURN, turn)
@@ -152,54 +151,7 @@ local function pause_job(job, reason)
     redis.call('HSET', k, 'wake', 1)
   end
   event(job, stamp(), 'paused', '', reason)
-end
-
--- Steps run again: those named, and those that were dropped. What is answered stays, in its order, without them.
-local function run_again(job, numbers)
-  local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'n', 'dg')
-  local undone, outcomes, again, fields, gone = {}, {}, {}, {}, { 'rt' }
-  for _, step in ipairs(numbers) do undone[step] = true end
-  mark(job)
-  local function change(step, h)
-    fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
-    if #fields >= 2 * MOST_AT_ONCE then
-      redis.call('HSET', k, unpack(fields))
-      fields = {}
-    end
-  end
-  for step = 0, steps_of(job, facts[1]) - 1 do
-    local h = head(job, step)
-    if undone[step] and h[H.state] == 'failed' then
-      if h[H.token] ~= '' then fields[#fields + 1], fields[#fields + 2] = 'u|' .. h[H.token], 1 end   -- its usage has counted
-      h[H.token] = ''   -- who reports the failure again is fenced
-      local first = redis.call('HGET', k, 'l' .. step)
-      if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
-      again[#again + 1] = { step, h }
-    elseif h[H.state] == 'dropped' then again[#again + 1] = { step, h }
-    elseif h[H.order] > 0 then outcomes[#outcomes + 1] = { step, h } end
-  end
-  table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
-  for place, pair in ipairs(outcomes) do
-    if pair[2][H.order] ~= place then
-      pair[2][H.order] = place
-      change(pair[1], pair[2])
-    end
-  end
-  for _, pair in ipairs(again) do
-    local step, h = pair[1], pair[2]
-    redis.call('ZREM', P .. 'dead', member(job, step))
-    h[H.state], h[H.order], h[H.ended], h[H.tries], h[H.lost], h[H.back] = 'pending', 0, 0, 0, 0, 0
-    h[H.first] = 0   -- patience begins anew
-    change(step, h)
-    gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
-  end
-  local which = {}
-  for i, pair in ipairs(again) do which[i] = pair[1] end
-  local proof = chain(facts[2] or '', 'again ' .. table.concat(which, ' '))
-  redis.call('HSET', k, 'v', #outcomes, 'dg', proof, unpack(fields))
-  for at = 1, #gone, MOST_AT_ONCE do redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1))) end
-  for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
+  return left
 end
 
 -- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
@@ -213,18 +165,7 @@ end_job = function(job, state, result, silent)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if facts[6] then redis.call('HDEL', k, 'hp') end
-  if number(facts[2]) > number(facts[3]) then   -- some have no outcome
-    for step = 0, steps_of(job, facts[2]) - 1 do
-      local h = head(job, step)
-      if OPEN[h[H.state]] then
-        set_aside(job, step, h)
-        h[H.state] = 'dropped'
-        put(job, step, h)
-      elseif h[H.state] == 'leased' then
-        redis.call('PUBLISH', P .. 'control', cmsgpack.pack({ 'drop', job, tostring(step), h[H.worker] }))
-      end
-    end
-  end
+  local left = number(facts[2]) > number(facts[3]) and follow_all(job, state, facts[2])   -- some have no outcome
   local turn = head(job, TURN)
   if turn then
     set_aside(job, TURN, turn)
@@ -237,11 +178,13 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)
   redis.call('ZREM', P .. 'deadlines', job)
-  redis.call('ZADD', P .. 'ended', int(at), job)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
-  redis.call('PEXPIRE', k, A.retention_ms)
-  redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+  redis.call('ZADD', P .. 'ended', int(at), job)   -- behind that: so it was told (_mend)
+  if not left then
+    redis.call('PEXPIRE', k, A.retention_ms)
+    redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+  end
   if state == 'done' then remember(job) end
   if told then member_ended(facts[4], facts[5], state ~= 'done') end
-  return true
+  return true, left
 end

@@ -141,7 +141,13 @@ while looked < 64 do   -- steps set aside by this call: a bound, so that one cal
   local h, tenant = unpacked(facts[4]), tenant_in(facts[6])
   whos[job] = facts[6] or nil
   if facts[1] == 'running' and not h then kept[job] = true end   -- it cannot be read: `walk` sets its job aside
-  if facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
+  if h and facts[1] ~= 'running' and h[H.state] == 'ready' and step ~= TURN then   -- it has not followed its job yet
+    for _, name in ipairs(limits_of(job, h)) do
+      redis.call('ZREM', in_set(h[H.lane], name), top)
+      later(name)
+    end
+    follow(job, step, h, facts[1])
+  elseif facts[1] == 'running' and h and h[H.state] == 'ready' and h[H.lane] == A.lane then
     local now, may, limits = clock(), true, limits_of(job, h)
     over = nil
     local limited, steady = {}, {}

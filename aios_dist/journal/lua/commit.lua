@@ -10,9 +10,13 @@
 --   is another step now), "gone"
 -- include: limits
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp')
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp', 'sw')
 local h = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job)) and head(A.job, A.step)
 if not h then return { 'gone', 0, {}, '' } end
+if facts[15] and A.step ~= TURN then   -- it may not have followed its job yet
+  follow(A.job, A.step, h, facts[1])
+  h = head(A.job, A.step)
+end
 local mine, version, proof = h[H.token] == A.token, number(facts[2]), facts[5] or ''
 local same = birth_of(A.incarnation) == birth_of(proof)
 local tenant = tenant_in(facts[4])

@@ -1,8 +1,9 @@
 -- events: what has happened to a job after the event of that number. Reads only.
--- ARGV 1: job, after, retention_ms
+-- ARGV 1: job, after, most, retention_ms
+--   most: events; of a wide job, who asks goes on
 -- returns: list of packed events
 local list = key('ev', A.job)
-if redis.call('EXISTS', list) == 1 then return redis.call('LRANGE', list, int(A.after + 1), -1) end
+if redis.call('EXISTS', list) == 1 then return redis.call('LRANGE', list, int(A.after + 1), int(A.after + A.most)) end
 local all, wanted = first_events(A.job), {}
-for number = A.after + 1, #all - 1 do wanted[#wanted + 1] = all[number + 1] end
+for number = A.after + 1, math.min(#all - 1, A.after + A.most) do wanted[#wanted + 1] = all[number + 1] end
 return wanted

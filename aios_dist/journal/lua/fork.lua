@@ -1,45 +1,59 @@
 -- fork: a new job with the history of another up to a step; what came before is reused, not paid again.
 -- ARGV 1: job, new, step, birth, retention_ms
 --   birth: random
--- returns: {status, tickets}: "new" (also when it was made before), "unknown", "conflict" (the id is taken), "beyond" (there is no such step)
+-- returns: {status, tickets, more}: "new" (also when it was made before), "unknown", "conflict" (the id is taken), "beyond" (there is no
+--   such step), or "more" (of a wide job: a slice is copied, the same again copies the next); more: see cancel
 -- include: new
+
+-- A wide job is copied in slices: until the last is there `half` says since when, how far, and the number and the last order of the outcomes.
+-- All steps that are copied were there at the first slice, and what a program had seen when it asked for them too: what comes
+-- to the other job meanwhile is copied as far as it happens to be met, and is the same history.
+local MOST_BYTES = 256 * 1024
+by_caller = true
 local from, to = key('job', A.job), key('job', A.new)
 local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'who', 'pr', 'bt', 'bm', 'ob', 'dl', 'xs', 'dg')
-if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
-local whence = A.job .. '/' .. int(A.step)
-if known(A.new) then
-  return { redis.call('HGET', to, 'from') == whence and 'new' or 'conflict', {} }   -- 'new': the answer was lost
+if not facts[1] or hidden(A.job) then return { 'unknown', {}, 0 } end
+local whence, was = A.job .. '/' .. int(A.step), redis.call('HMGET', to, 'half', 'from')
+local so_far = was[1] and was[2] == whence and numbers(was[1]) or {}
+local goes_on = so_far[4] ~= nil
+if not goes_on and known(A.new) then
+  local same = not was[1] and was[2] == whence   -- the answer was lost
+  return { same and 'new' or 'conflict', {}, 0 }
 end
-if A.step > tonumber(facts[2]) then return { 'beyond', {} } end
-local at, answered, open = stamp(), {}, {}
+if A.step > tonumber(facts[2]) then return { 'beyond', {}, 0 } end
 mark(A.new)
-created[1] = A.new
-event(A.new, at, 'submitted', '', 'fork of ' .. A.job)   -- its first, before its hash says of others
-redis.call('ZADD', P .. 'open', int(at), A.new)
--- Data agents stay so: the birth begins with a letter that says it.
-redis.call('HSET', to, 'half', '1', 'st', 'running', 'n', A.step, 'rec', facts[3], 'who', facts[4], 'pr', facts[5] or 0,
-           't0', int(at), 'from', whence, 'dg', string.sub(facts[11] or 'c', 1, 1) .. A.birth)
-for i, field in ipairs({ 'bt', 'bm', 'ob', 'dl', 'xs' }) do   -- its limits are the job's
-  if facts[5 + i] then redis.call('HSET', to, field, facts[5 + i]) end
-end
-if facts[9] then redis.call('ZADD', P .. 'deadlines', int(clock() + facts[9] * 1e6), A.new) end
-for step = 0, A.step - 1 do
-  local h = head(A.job, step)
-  h[H.token], h[H.back] = '', 0
-  redis.call('HSET', to, 'q' .. step, redis.call('HGET', from, 'q' .. step))
-  if h[H.order] > 0 then
-    redis.call('HSET', to, 'o' .. step, redis.call('HGET', from, 'o' .. step))
-    answered[#answered + 1] = { step, h }
-  else
-    open[#open + 1] = { step, h }
+if not goes_on then
+  local at = stamp()
+  so_far = { 0, 0, 0, 0 }
+  created[1] = A.new
+  event(A.new, at, 'submitted', '', 'fork of ' .. A.job)   -- its first, before its hash says of others
+  redis.call('ZADD', P .. 'open', int(at), A.new)
+  -- Data agents stay so: the birth begins with a letter that says it.
+  redis.call('HSET', to, 'half', '1', 'st', 'running', 'n', A.step, 'rec', facts[3], 'who', facts[4], 'pr', facts[5] or 0,
+             't0', int(at), 'from', whence, 'dg', string.sub(facts[11] or 'c', 1, 1) .. A.birth)
+  for i, field in ipairs({ 'bt', 'bm', 'ob', 'dl', 'xs' }) do   -- its limits are the job's
+    if facts[5 + i] then redis.call('HSET', to, field, facts[5 + i]) end
   end
+  if facts[9] then redis.call('ZADD', P .. 'deadlines', int(clock() + facts[9] * 1e6), A.new) end
+end
+local answered, open, bytes = {}, {}, 0
+local upto = wide(A.step) and math.min(A.step, so_far[2] + STEPS_AT_ONCE) or A.step
+for step = so_far[2], upto - 1 do
+  if bytes > MOST_BYTES and wide(A.step) then upto = step break end
+  local h = head(A.job, step)
+  local request, outcome = redis.call('HGET', from, 'q' .. step), h[H.order] > 0 and redis.call('HGET', from, 'o' .. step)
+  h[H.token], h[H.back] = '', 0
+  redis.call('HSET', to, 'q' .. step, request, unpack(outcome and { 'o' .. step, outcome } or {}))
+  local list = outcome and answered or open
+  list[#list + 1] = { step, h }
+  bytes = bytes + #request + (outcome and #outcome or 0)
 end
 table.sort(answered, function(a, b) return a[2][H.order] < b[2][H.order] end)
 for order, pair in ipairs(answered) do
-  pair[2][H.order] = order
+  if not wide(A.step) then pair[2][H.order] = order end
   put(A.new, pair[1], pair[2])
 end
-redis.call('HSET', to, 'v', #answered)
+local count, last = so_far[3] + #answered, math.max(so_far[4], #answered > 0 and answered[#answered][2][H.order] or 0)
 for _, pair in ipairs(open) do
   local h = pair[2]
   h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0
@@ -49,7 +63,19 @@ for _, pair in ipairs(open) do
   h[H.state] = 'pending'
   put(A.new, pair[1], h)
 end
-for _, pair in ipairs(open) do begin(A.new, pair[1], pair[2]) end
-need_turn(A.new)
+if upto < A.step then
+  redis.call('HSET', to, 'half', table.concat({ int(clock()), int(upto), int(count), int(last) }, '|'))
+  return { 'more', {}, 0 }
+end
+redis.call('HSET', to, 'v', int(count), unpack(last > count and { 'og', int(last - count) } or {}))
+if not wide(A.step) then
+  for _, pair in ipairs(open) do begin(A.new, pair[1], pair[2]) end
+  need_turn(A.new)
+  whole(A.new)
+  return { 'new', tickets, 0 }
+end
 whole(A.new)
-return { 'new', tickets }
+joined = function() return true end   -- (from here on it is there)
+local left = follow_all(A.new, 'running', A.step)
+need_turn(A.new)
+return { 'new', tickets, left and 1 or 0 }

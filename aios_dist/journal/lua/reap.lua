@@ -76,7 +76,10 @@ for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMI
     let_in(model)
   else
     local h = job and head(job, step)
-    if h and h[H.state] == 'ready' then
+    local state = h and redis.call('HGET', key('job', job), 'st')
+    if h and step ~= TURN and ((h[H.state] == 'ready' and state ~= 'running') or (h[H.state] == 'timed' and ENDED[state])) then
+      follow(job, step, h, state)   -- it has not yet
+    elseif h and h[H.state] == 'ready' then
       moved = moved + 1
       back(job, step, h, stamp(), 'time')
     elseif h and h[H.state] == 'timed' then
@@ -90,6 +93,7 @@ end
 
 -- Jobs past their deadline.
 for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', 0, int(now), 'LIMIT', 0, A.page)) do
+  if exhausted() then break end
   mark(job)
   redis.call('ZREM', P .. 'deadlines', job)
   each(job, function()

@@ -2,7 +2,7 @@
 -- ARGV 1: job, basis, undone, retention_ms
 --   undone: the numbers of those steps
 -- returns: {status, tickets}: "redone", "stale" (replay again), "ended", "gone"
--- include: plan
+-- include: again
 local facts = redis.call('HMGET', key('job', A.job), 'st', 'dg', 'rt')
 if not facts[1] then return { 'gone', {} } end
 if facts[1] ~= 'running' then return { 'ended', {} } end

@@ -8,13 +8,17 @@
 local now = clock()
 local lost = {}
 for i, c in ipairs(A.claims) do
-  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg')
+  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg', 'sw')
   if facts.err then   -- no hash at all: it keeps none of the others, and `walk` looks at it
     mark(c.job)
     kept[c.job] = true
   end
   local waits = facts[1] == 'running' and 'ready' or facts[1] == 'paused' and 'parked'
   local h = waits and head(c.job, c.step)
+  if h and facts[3] and c.step ~= TURN then   -- it may not have followed its job yet
+    follow(c.job, c.step, h, facts[1])
+    h = head(c.job, c.step)
+  end
   local same = h and h[H.state] == waits and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
   -- One that was given back (started is 0) is not taken up by a renewal that crosses it, unless Redis never knew of the claim.
   local ours = same and ((h[H.token] == c.token and h[H.started] > 0) or (h[H.token] ~= c.token and h[H.attempt] < c.attempt))

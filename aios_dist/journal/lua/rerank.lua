@@ -1,17 +1,19 @@
 -- rerank: another priority for a job, also while its steps wait.
 -- ARGV 1: job, priority, retention_ms
--- returns: {state of the job, how many waiting steps moved}, or {"unknown", 0}
+-- returns: {state of the job, how many waiting steps moved, more}, or {"unknown", 0, 0}; more: see cancel
 -- include: limits
+by_caller = true
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'n', 'pr', 'pp')
-if not facts[1] or hidden(A.job) then return { 'unknown', 0 } end
-if facts[1] ~= 'waiting' and facts[1] ~= 'running' and facts[1] ~= 'paused' then return { facts[1], 0 } end
+if not facts[1] or hidden(A.job) then return { 'unknown', 0, 0 } end
+if facts[1] ~= 'waiting' and facts[1] ~= 'running' and facts[1] ~= 'paused' then return { facts[1], 0, 0 } end
 local change = A.priority - number(facts[3])
-if change == 0 then return { facts[1], 0 } end
+if change == 0 then return { facts[1], 0, 0 } end
 mark(A.job)
 redis.call('HSET', k, 'pr', int(A.priority))
-local moved = 0
-local last = facts[4] and -1 or steps_of(A.job, facts[2]) - 1   -- an agent-first plan has an order of its own
+local moved, left = 0, false
+if wide(facts[2]) then left, moved = follow_all(A.job, facts[1], facts[2]) end
+local last = (facts[4] or wide(facts[2])) and -1 or steps_of(A.job, facts[2]) - 1   -- an agent-first plan has an order of its own
 for step = 0, last do
   local h = head(A.job, step)
   local state = h[H.state]
@@ -22,4 +24,4 @@ for step = 0, last do
   end
 end
 event(A.job, stamp(), 'reranked', '', 'priority ' .. int(A.priority))
-return { facts[1], moved }
+return { facts[1], moved, left and 1 or 0 }

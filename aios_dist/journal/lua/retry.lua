@@ -2,16 +2,19 @@
 -- ARGV 1: job, salt, basis, undone, retention_ms
 --   salt: random; the job's incarnation is another one from here on
 --   basis, undone: what the caller's replay has seen, and the numbers of the steps to run again; '' and nil: a worker decides
--- returns: {status, tickets}: "running", "unknown", "stale" (replay again), or the state that forbids it
--- include: plan
+-- returns: {status, tickets, more}: "running", "unknown", "stale" (replay again), "sweep" (steps have still to follow its end: first
+--   that, then again), or the state that forbids it; more: see cancel
+-- include: again
+by_caller = true
 
 -- Which failures are run again is decided by the program's replay: by the caller's (undone), or by the turn that this
 -- asks for (see redo).
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'dg', 'dl', 'pl', 't0', 'ta', 'n')
-if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
-if facts[1] ~= 'failed' and facts[1] ~= 'cancelled' then return { facts[1], {} } end
-if A.undone and A.basis ~= facts[2] then return { 'stale', {} } end
+local facts = redis.call('HMGET', k, 'st', 'dg', 'dl', 'pl', 't0', 'ta', 'n', 'sw')
+if not facts[1] or hidden(A.job) then return { 'unknown', {}, 0 } end
+if facts[1] ~= 'failed' and facts[1] ~= 'cancelled' then return { facts[1], {}, 0 } end
+if facts[8] then return { 'sweep', {}, 0 } end
+if A.undone and A.basis ~= facts[2] then return { 'stale', {}, 0 } end
 mark(A.job)
 redis.call('PERSIST', k)
 redis.call('PERSIST', key('ev', A.job))
@@ -25,7 +28,7 @@ redis.call('HDEL', k, 'res', 't1')
 redis.call('ZREM', P .. 'ended', A.job)
 redis.call('ZREM', P .. 'dead', member(A.job, TURN))
 if facts[3] then redis.call('ZADD', P .. 'deadlines', int(clock() + number(facts[3]) * 1e6), A.job) end   -- anew, as all that counts from it
-for step = 0, steps_of(A.job, facts[7]) - 1 do
+for step = 0, wide(facts[7]) and -1 or steps_of(A.job, facts[7]) - 1 do   -- (those of a wide job follow)
   local h = head(A.job, step)
   if h and h[H.state] == 'leased' and h[H.since] == SINCE.submitted then
     h[H.rank] = h[H.rank] + at - number(facts[6] or facts[5])
@@ -35,5 +38,6 @@ end
 event(A.job, at, 'retried', '')
 run_again(A.job, A.undone or {})
 if not A.undone then redis.call('HSET', k, 'rt', 1) end
+local left = wide(facts[7]) and follow_all(A.job, 'running', facts[7])
 need_turn(A.job)   -- outcomes may have come that no turn has seen
-return { 'running', tickets }
+return { 'running', tickets, left and 1 or 0 }

@@ -1,15 +1,21 @@
 -- signal: what a job waits for, or will wait for, has come.
--- ARGV 1: job, name, id, outcome, most, retention_ms
+-- ARGV 1: job, name, id, outcome, most, at, life, retention_ms
 --   id: the caller's; sent again under the same one it is the same signal
 --   most: signals of one name that are kept while nobody waits for them
+--   at, life: of a wide job, the step from which on is looked who waits for it, and the job's life then; 0 and '' at first
 -- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
+--   | {"more", at, life} (send it again with these) | {"sweep"} (steps have still to follow the job: first that, then again)
 -- include: plan
 local k, sent = key('job', A.job), 'gi|' .. A.id
-local facts = redis.call('HMGET', k, 'st', 'n', sent)
+local facts = redis.call('HMGET', k, 'st', 'n', sent, 'sw', 'dg')
 if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
 if facts[3] then return { facts[3], {} } end
 if facts[1] ~= 'running' and facts[1] ~= 'paused' and facts[1] ~= 'waiting' then return { 'ended', {} } end
-for step = 0, steps_of(A.job, facts[2]) - 1 do
+if facts[4] then return { 'sweep' } end   -- one that has been passed might begin to wait for it
+local life, count = string.match(facts[5] or '', '^[^.]*'), steps_of(A.job, facts[2])
+local at = life == A.life and A.at or 0
+local upto = math.min(count, at + MOST_AT_ONCE)
+for step = at, upto - 1 do
   local h = head(A.job, step)
   if h and h[H.kind] == 'signal' and h[H.state] == 'waiting' and h[H.label] == A.name then
     mark(A.job)
@@ -18,6 +24,7 @@ for step = 0, steps_of(A.job, facts[2]) - 1 do
     return { 'delivered', tickets }
   end
 end
+if upto < count then return { 'more', upto, life } end
 local ends = 'g|' .. A.name
 local first, next_ = string.match(redis.call('HGET', k, ends) or '0|0', '^(%d+)|(%d+)$')
 if next_ - first >= A.most then return { 'full', {} } end

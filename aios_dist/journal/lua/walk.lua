@@ -1,6 +1,7 @@
 -- walk: puts right what is marked, a page of the open jobs, and what counts or is held; the unreadable is set aside.
 -- ARGV 1: page, cursor, corrupt_outcome, retention_ms
---   page: the most jobs of each kind; cursor: score in `open` from which jobs are looked at, or "/" and a model's name
+--   page: the most jobs of each kind; cursor: score in `open` from which jobs are looked at (behind it "|STEP|1" within a wide one: from
+--     which step on, and whether one before it moves the job), or "/" and a model's name
 --   corrupt_outcome: the encoded error of a job whose record cannot be read
 -- returns: {what was wrong: flat list of job (or model), what; next cursor; open jobs; how many of them were looked at}
 -- include: new
@@ -13,8 +14,9 @@ local function set_aside_whole(job, why)
   note(job, 'set aside: ' .. why)
   redis.call('HSET', P .. 'aside', job, why)
   local k = key('job', job)
-  for _, set in ipairs({ 'open', 'due', 'deadlines' }) do redis.call('ZREM', P .. set, job) end
+  for _, set in ipairs({ 'open', 'due', 'deadlines', 'sweeps' }) do redis.call('ZREM', P .. set, job) end
   if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
+  redis.call('HDEL', k, 'sw')
   local state, plan, node = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn'))
   if ENDED[state] and redis.call('PTTL', k) >= 0 then return end   -- (else it broke in its end)
   -- What can be read of it waits and counts nowhere; claims pass over the rest, and leases end.
@@ -74,9 +76,9 @@ end
 local MOST_HEADS = 1000
 local heads = 0
 
--- Gives whether it is done with: a fault that is not the job's own leaves its mark.
-local function look(job, marked_so)
-  local ok, wrong, plan, state, count = pcall(mend, job, marked_so)
+-- Gives whether it is done with: a fault that is not the job's own leaves its mark; and of a wide job where to go on.
+local function look(job, marked_so, part)
+  local ok, wrong, plan, state, count, next_, open = pcall(mend, job, marked_so, part)
   heads = heads + 1 + (ok and count or 0)
   if ok then
     for _, what in ipairs(wrong) do note(job, what) end
@@ -98,7 +100,7 @@ local function look(job, marked_so)
     if state == 'waiting' and stands ~= 'running' then orphans[#orphans + 1] = { job, stands, plan } end
     if stands == 'running' and (marked_so or not ok) then plans[plan] = true end
   end
-  return true
+  return true, ok and next_ and int(next_) .. '|' .. (open and 1 or 0)
 end
 
 -- What waits in tenants' sets is counted as it moves. It is counted anew where few tenants wait, and where a verb broke.
@@ -151,12 +153,16 @@ end
 forget_tenants()   -- at each look, not each round: there may come more of them than a page in that time
 local cursor, looked = '0', 0
 if string.sub(A.cursor, 1, 1) ~= '/' then
-  local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', '(' .. A.cursor, '+inf', 'LIMIT', 0, A.page)
+  local within, step, moves = string.match(A.cursor, '^(.*)|(%d+)|(%d)$')
+  local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', within or '(' .. A.cursor, '+inf', 'LIMIT', 0, A.page)
   local function score(job) return redis.call('ZSCORE', P .. 'open', job) end   -- (as text, which takes as long as a look)
   local last = #jobs == A.page and score(jobs[#jobs])
   for i, job in ipairs(jobs) do
     local at = heads > MOST_HEADS and i < #jobs and score(job)
-    look(job, false)
+    local part = within and i == 1 and score(job) == within and { from = tonumber(step), open = moves == '1' }
+    local _, rest = look(job, false, part or nil)
+    local stands = rest and score(job)
+    if stands then last = stands .. '|' .. rest break end
     looked = i
     if at then last = at break end
   end
