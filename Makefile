@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench experiment chaos lock clean
+.PHONY: help setup demo test mutants coverage check format bench experiment chaos lock clean
 MAKEFLAGS += --no-print-directory
 # Whatever stands in the caller's environment, these two hold here.
 export UV_PYTHON_DOWNLOADS := never
@@ -28,6 +28,14 @@ test: $(STAMP)  ## all tests, on a Redis of their own
 
 # Half of the time is waiting: three processes, file by file. With ARGS, as pytest does it by itself.
 IN_PARALLEL := --numprocesses 3 --dist loadfile
+
+mutants: $(STAMP)  ## small faults put into the code, one at a time: the tests must notice each (ARGS: numbers, words, --tenth)
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
+coverage: $(STAMP)  ## what of the code the tests run, workers' processes included: a table (twice as long as make test)
+	@mkdir -p build/coverage && rm -f build/coverage/data*
+	@$(BIN)/python -m coverage run -m pytest $(or $(ARGS),$(IN_PARALLEL)); status=$$?; \
+	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report; exit $$status
 
 check: $(STAMP)  ## format, lint, types, imports, compose file: exactly what CI checks
 	@failed=0; \

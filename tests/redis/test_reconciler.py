@@ -103,7 +103,7 @@ async def test_tickets_that_nothing_can_need_are_taken_away(hand: Hand, passes: 
     await Pass(hand, hand.config).once()
     assert await passes.depth() == 5 + 3, "each slot may have one in hand"
     await hand.drain()
-    await passes.once()
+    await Pass(hand, hand.config).once()
     assert await passes.depth() == 0, "nothing is ready"
 
 

@@ -6,16 +6,21 @@ The worker's part is played by hand, on a real Redis.
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
-from aios_dist import AsyncFleet, AsyncJob, prompts
+from aios_dist import AsyncFleet, AsyncJob, Budget, agent, fixed, llm, prompts
 from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, ResultTimeout, UnknownName
+from aios_dist.journal import WorkerInfo
 from aios_dist.model.jobs import JobState, Outcome
+from aios_dist.policies import Past
 from aios_dist.producer import endings
 from tests.redis.conftest import decides
 
@@ -93,10 +98,11 @@ async def test_jobs_come_in_the_order_in_which_they_end_and_what_had_ended_comes
     jobs = await submitted(fleet, "a", "b", "c", "d")
     await end(hand, "c")
     got = []
-    async for job in fleet.as_completed(jobs, timeout=30):
-        got.append(job.id)
-        for id in {1: ["d", "a"], 3: ["b"]}.get(len(got), []):
-            await end(hand, id)
+    async with asyncio.timeout(endings.LOOK_AGAIN_S / 2):  # nobody has to look again
+        async for job in fleet.as_completed(jobs, timeout=60):
+            got.append(job.id)
+            for id in {1: ["d", "a"], 3: ["b"]}.get(len(got), []):
+                await end(hand, id)
     assert got == ["c", "d", "a", "b"]
     assert fleet._endings._waiting == {}, "nothing is kept of those that nobody waits for"
 
@@ -144,6 +150,35 @@ async def test_an_end_that_the_news_never_bring_is_found_by_looking(
     await end(hand, "x")
     async with asyncio.timeout(10):
         assert await result == "of x"
+
+
+async def test_a_gap_in_the_news_is_a_reason_to_look(
+    fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = await submitted(fleet, "x")
+    ended = asyncio.Event()
+
+    async def gap(*_: Any, **__: Any) -> AsyncIterator[list[str]]:
+        await ended.wait()
+        yield []
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(fleet.journal, "ends", gap)
+    result = asyncio.create_task(job.result(timeout=60))
+    await waiting(fleet, "x")
+    await end(hand, "x")
+    ended.set()
+    async with asyncio.timeout(endings.LOOK_AGAIN_S / 2):
+        assert await result == "of x"
+
+
+async def test_a_redis_that_was_never_there_is_not_waited_for() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"redis://127.0.0.1:{nobody.getsockname()[1]}"
+        async with AsyncFleet(Config(fleet=FleetConfig(redis_url=url))) as fleet, asyncio.timeout(10):
+            with pytest.raises(FleetUnavailable):
+                await fleet.submit(ONE, input="x")
 
 
 async def test_a_look_that_breaks_is_not_the_last(
@@ -270,13 +305,29 @@ async def test_a_job_that_is_resumed_signalled_retried_or_forked_has_its_tickets
 async def test_the_end_of_a_member_by_a_cancel_brings_the_ticket_of_the_next(
     fleet: AsyncFleet, hand: Hand
 ) -> None:
-    from aios_dist import fixed
-
-    plan = await fleet.submit_plan(fixed([ONE.job(id=id, input=id) for id in ("a", "b")]), id="p")
+    jobs = [ONE.job(id=id, input=id) for id in ("a", "b")]
+    plan = await fleet.submit_plan(fixed(jobs, on_failure="continue"), id="p")
     await taken(hand)
     assert await plan[0].cancel()
-    assert await tickets(hand) in (0, 1)
-    assert await hand.states("a", "b") in (["cancelled", "running"], ["cancelled", "cancelled"])
+    assert await hand.states("a", "b") == ["cancelled", "running"]
+    assert await tickets(hand) == 1
+
+
+async def test_events_come_once_each_and_end_with_the_job_or_in_time(fleet: AsyncFleet, hand: Hand) -> None:
+    (job,) = await submitted(fleet, "x")
+    got = []
+    async with asyncio.timeout(20):
+        with pytest.raises(ResultTimeout, match="has not ended"):
+            async for event in job.events(timeout=0.3):
+                got.append(event.index)
+        assert await job.rerank(priority=9)
+        async for event in job.events(after=got[-1], timeout=60):
+            got.append(event.index)
+            if event.index < 4:
+                assert await job.rerank(priority=event.index)
+            elif event.index == 4:
+                await end(hand, "x")
+    assert got == [0, 1, 2, 3, 4, 5]
 
 
 async def test_what_is_asked_of_a_job_that_has_ended_or_is_none_says_so(
@@ -354,3 +405,79 @@ async def test_a_retry_of_a_job_that_moved_meanwhile_looks_again(fleet: AsyncFle
     await job.retry()
     assert len(loads) == 2
 
+
+
+async def test_an_extension_with_an_id_twice_is_refused_before_it_is_written(fleet: AsyncFleet, hand: Hand) -> None:
+    await fleet.submit_plan(fixed([ONE.job(id="a", input="a")]), id="p")
+    with pytest.raises(InvalidInput, match="comes twice"):
+        await fleet.extend_plan("p", [ONE.job(id="b", input="b"), ONE.job(id="b", input="b")])
+    assert await hand.journal.states(["b"]) == [None]
+
+
+# What a producer knows of the fleet ---------------------------------------------------------------------------
+
+
+@agent(name="waits-newcomer")
+async def asks_the_newcomer() -> str:
+    return str((await llm("a", model="newcomer")).text)
+
+
+async def announced(hand: Hand, **models: str) -> None:
+    now = await hand.journal.now()
+    info = WorkerInfo(
+        id="w", host="h", pid=1, pool="p", lanes=["llm"], slots=1, models=sorted(models),
+        started_at=now, seen_at=now, unpriced=sorted(models),
+    )  # fmt: skip
+    await hand.journal.announce(info, models)
+
+
+async def test_a_model_that_a_worker_brought_since_is_known_at_the_next_submission(
+    fleet: AsyncFleet, hand: Hand
+) -> None:
+    await submitted(fleet, "x")
+    with pytest.raises(UnknownName, match="newcomer"):
+        await fleet.submit(asks_the_newcomer)
+    await announced(hand, newcomer="llm")
+    job = await fleet.submit(asks_the_newcomer)
+    assert await job.status() is JobState.RUNNING
+
+
+async def test_a_budget_of_money_that_sees_no_price_is_said_once_for_the_same_models(
+    fleet: AsyncFleet, hand: Hand, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING)
+    asked, registry = list[int](), fleet.journal.registry
+
+    async def counted() -> Any:
+        asked.append(1)
+        return await registry()
+
+    fleet.journal.registry = counted  # type: ignore[method-assign]
+
+    async def submit() -> int:
+        await fleet.submit(msgspec.structs.replace(ONE.job(input="x"), budget=Budget(money=1.0)))
+        return caplog.text.count("No price is known")
+
+    await announced(hand, small="llm")
+    said = await submit()
+    before = len(asked)
+    assert [said, await submit(), await submit()] == [1, 1, 1]
+    assert len(asked) == before, "the fleet is asked now and then"
+    monkeypatch.setattr("aios_dist.producer.fleet.RULES_S", 0.0)
+    fleet._prices_until = 0.0
+    assert [await submit(), await submit()] == [1, 1]
+    await announced(hand, small="llm", other="llm")
+    assert [await submit(), await submit()] == [2, 2]
+
+
+async def test_steps_are_ranked_by_the_rules_of_now_and_by_what_is_known_of_the_agent(
+    fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_dist.producer.fleet.RULES_S", 0.0)
+    await submitted(fleet, "x")
+    await hand.journal.set_lane("llm", policy="remaining")
+    await hand.redis("LPUSH", hand.keys.past("one"), "2000000:1")
+    await hand.redis("PEXPIRE", hand.keys.past("one"), 60_000)
+    await submitted(fleet, "y")
+    assert fleet._catalog is not None
+    assert fleet._catalog.pasts["one"] == Past((2.0,), 1)
