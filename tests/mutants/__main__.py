@@ -23,7 +23,8 @@ def chosen(mutants: Sequence[Mutant], words: Sequence[str], tenth: int | None) -
     found = [
         mutant
         for mutant in mutants
-        if not words or any(w == str(mutant.number) or (not w.isdigit() and w in mutant.all_text) for w in words)
+        if not words
+        or any(w == str(mutant.number) or (not w.isdigit() and w in mutant.all_text) for w in words)
     ]
     return found if tenth is None else found[tenth % 10 :: 10]
 
@@ -43,10 +44,17 @@ def table(tried: Sequence[Tried]) -> str:
 def main() -> int:
     """Try those that are chosen, say what became of each, and count."""
     today = datetime.date.today().toordinal()
-    parser = argparse.ArgumentParser(prog="make mutants ARGS=…", description="Small faults that tests must notice.")
+    parser = argparse.ArgumentParser(
+        prog="make mutants ARGS=…", description="Small faults that tests must notice."
+    )
     parser.add_argument("which", nargs="*", help="numbers, or words of entries; nothing: all")
     parser.add_argument(
-        "--tenth", nargs="?", type=int, const=today, metavar="N", help="every tenth, from the N-th; without N by the day"
+        "--tenth",
+        nargs="?",
+        type=int,
+        const=today,
+        metavar="N",
+        help="every tenth, from the N-th; without N by the day",
     )
     parser.add_argument("--processes", type=int, default=2, help="so many at a time  [default: 2]")
     options = parser.parse_args()

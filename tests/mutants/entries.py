@@ -57,7 +57,9 @@ class Mutant(msgspec.Struct, forbid_unknown_fields=True, dict=True):
         for test in self.tests:
             file, _, name = test.partition("::")
             there = root / file
-            if not there.is_file() or (name and not re.search(rf"def {name}\b", there.read_text(encoding="utf-8"))):
+            if not there.is_file() or (
+                name and not re.search(rf"def {name}\b", there.read_text(encoding="utf-8"))
+            ):
                 return f"there is no {test}"
         return "" if self.tests else "it names no test"
 

@@ -23,7 +23,17 @@ import pytest
 from tests.mutants.entries import ROOT, Mutant
 
 COPIED = ("aios_dist", "tests", "workers", "examples", "docs", "deploy", "benchmarks")
-LOADED = ("asyncio", "aiohttp", "celery", "click", "hypothesis", "kombu", "msgspec", "pytest_asyncio", "redis")
+LOADED = (
+    "asyncio",
+    "aiohttp",
+    "celery",
+    "click",
+    "hypothesis",
+    "kombu",
+    "msgspec",
+    "pytest_asyncio",
+    "redis",
+)
 MOST_S = 180.0
 """For the tests of one mutant; then it counts as noticed: something hangs."""
 
@@ -141,7 +151,9 @@ class _Run:
             return failed, ""
         if failed:  # a module that cannot be imported any more
             return failed, ""
-        last = (self._answer.with_name(f"{self._answer.name}.log").read_text().strip().splitlines() or [""])[-1]
+        last = (self._answer.with_name(f"{self._answer.name}.log").read_text().strip().splitlines() or [""])[
+            -1
+        ]
         return "", f"its tests cannot be run: {last}"
 
 
@@ -207,7 +219,9 @@ def try_all(mutants: Sequence[Mutant], processes: int) -> Iterator[Tried]:
         yield from (Tried(m, fault=faults[m.number]) for m in mutants if faults[m.number])
         sound = [mutant for mutant in mutants if not faults[mutant.number]]
         tests = sorted({test for mutant in sound for test in mutant.tests})
-        for _, _, failed in _in_turn([_Job(tests[n::processes]) for n in range(processes) if tests[n:]], copies):
+        for _, _, failed in _in_turn(
+            [_Job(tests[n::processes]) for n in range(processes) if tests[n:]], copies
+        ):
             if failed:
                 raise SystemExit(f"Without any mutant: {failed}")
         for _, tried, _ in _in_turn([_Job(mutant.tests, mutant) for mutant in sound], copies):

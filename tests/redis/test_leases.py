@@ -80,7 +80,9 @@ async def test_the_end_of_one_branch_stops_its_call_and_not_that_of_another(hand
     assert [work.stopped for work in works] == ["", "job ended", ""]
 
 
-async def test_a_claim_is_sure_for_a_lease_less_the_time_between_two_renewals(hand: Hand, clock: Clock) -> None:
+async def test_a_claim_is_sure_for_a_lease_less_the_time_between_two_renewals(
+    hand: Hand, clock: Clock
+) -> None:
     leases, (work, *_) = await holding(hand, "a")
     sure_s = hand.config.lease - hand.config.renew
     clock.now += sure_s - 0.1

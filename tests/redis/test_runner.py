@@ -17,18 +17,19 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from aios_dist import AsyncFleet, agent, gather, llm, tool
+from aios_dist import AsyncFleet, agent, fixed, gather, llm, sleep, tool
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.errors import BadRequest, FleetUnavailable, JobFailed, JournalError, ProviderBusy, RateLimited
-from aios_dist.journal import Claim, WorkerInfo
+from aios_dist.journal import Advance, Claim, Decision, RankedStep, Ticket, WorkerInfo
 from aios_dist.model.calls import LLMRequest, LLMResponse, Usage
-from aios_dist.model.jobs import JobState
-from aios_dist.policies import Past
+from aios_dist.model.jobs import JobState, Kind, NewStep
+from aios_dist.policies import Past, Rank
 from aios_dist.program import replay, waits
 from aios_dist.worker import runner as ours
 from aios_dist.worker import spool
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
+from aios_dist.worker.writing import _beyond
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Anybodys:
             raise said
         if callable(said):
             said = await said()
+        if isinstance(said, LLMResponse):
+            return said
         return LLMResponse(said, usage=USED, model="m")
 
     async def aclose(self) -> None:
@@ -121,11 +124,18 @@ class Bench:
 async def bench(config: FleetConfig, tmp_path: Path, hand: Hand) -> AsyncIterator[Bench]:
     await hand.warm()
     Anybodys.said, Anybodys.asked = {}, []
-    threshold, interval, dispose, served = gc.get_threshold(), sys.getswitchinterval(), replay.dispose, [*waits._served]
+    threshold, interval, dispose, served = (
+        gc.get_threshold(),
+        sys.getswitchinterval(),
+        replay.dispose,
+        [*waits._served],
+    )
     fleet = msgspec.structs.replace(config, shutdown_grace=0.0, spool_dir=str(tmp_path / "spool"))
     provider = f"{__name__}:Anybodys"
     models = {
-        "small": ModelConfig(provider=provider, fallback=["big"], attempts=2, breaker=0),
+        "small": ModelConfig(
+            provider=provider, fallback=["big"], attempts=2, breaker=0, input_price=1e6, output_price=2e6
+        ),
         "big": ModelConfig(provider=provider),
     }
     made = Bench(Config(fleet=fleet, models=models))
@@ -146,6 +156,11 @@ async def tickets(hand: Hand, lane: str = "llm") -> int:
 async def test_a_ticket_is_a_call_a_commit_and_the_next_step(bench: Bench, hand: Hand) -> None:
     worker = await bench.worker()
     job = await bench.fleet.submit(two, id="x")
+
+    async def no_turn(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it went with the commit")
+
+    worker.journal.advance = no_turn  # type: ignore[method-assign]
     assert await bench.serve(worker) == "30 + 20 tokens"
     assert [step.kind for step in await job.steps()] == ["llm", "llm"]
     assert await tickets(hand) == 2, "that of the first, and with the commit that of the second"
@@ -174,6 +189,77 @@ async def test_branches_served_by_two_workers_at_once_are_all_told(bench: Bench)
     assert len(Anybodys.asked) == 4
 
 
+async def test_workers_that_answer_branches_of_one_job_all_the_time_leave_no_turn_to_others(
+    bench: Bench,
+) -> None:
+    workers = [await bench.worker() for _ in range(2)]
+    job = await bench.fleet.submit(wide, id="x", count=10)
+    for _ in range(5):
+        await asyncio.gather(*(bench.serve(worker) for worker in workers))
+    assert await job.result(timeout=0) == [f"re w{n}" for n in range(10)]
+
+
+async def test_a_claim_that_lets_others_in_publishes_their_tickets(bench: Bench, hand: Hand) -> None:
+    worker = await bench.worker()
+    for id in "xy":
+        await bench.fleet.submit(two, id=id)
+    await hand.redis("DEL", f"{hand.config.name}.llm")
+    take = worker.journal.take
+
+    async def lets_in(*args: Any, **more: Any) -> Any:
+        got = await take(*args, **more)
+        return msgspec.structs.replace(got, tickets=[Ticket("llm", "y", "0")])
+
+    worker.journal.take = lets_in  # type: ignore[method-assign]
+    await bench.serve(worker)
+    assert await tickets(hand) == 2, "y's, and that of the step that came with the commit"
+
+
+async def test_the_next_member_of_a_plan_has_its_ticket_as_the_one_before_ends(
+    bench: Bench, hand: Hand
+) -> None:
+    worker = await bench.worker()
+    await bench.fleet.submit_plan(fixed([wide.job(id=id, count=1) for id in "ab"]), id="p")
+    await hand.redis("DEL", f"{hand.config.name}.llm")
+    await bench.serve(worker)
+    assert await hand.states("a", "b") == ["done", "running"]
+    assert await tickets(hand) == 1
+
+
+@agent(name="runner-rests")
+async def rests() -> str:
+    await llm("a", model="small")
+    await sleep(1.5)
+    return "rested"
+
+
+async def test_a_worker_looks_again_when_a_sleep_that_it_wrote_is_over(bench: Bench) -> None:
+    worker = await bench.worker()
+    looks: list[float] = []
+    worker._writer.look_again = looks.append  # type: ignore[method-assign]
+    await bench.fleet.submit(rests, id="x")
+    await bench.serve(worker)
+    assert looks == [1.5]
+
+
+async def test_an_answer_without_usage_costs_what_it_was_guessed_to_take(bench: Bench) -> None:
+    worker = await bench.worker()
+    job = await bench.fleet.submit(wide, id="x", count=1)
+    Anybodys.said = {"w0": [LLMResponse("silent", usage=Usage(), model="m")]}
+    await bench.serve(worker)
+    (step,) = await job.steps()
+    view = await job.view()
+    assert view.usage.output_tokens > 0
+    assert view.money == view.usage.prompt_tokens * 1.0 + view.usage.output_tokens * 2.0
+
+
+def test_of_tickets_that_went_with_a_write_as_many_are_left_out_as_went() -> None:
+    step = NewStep(Kind.LLM, "llm", b"", "d", "small")
+    sent = Decision(0, 0, [RankedStep(step, Rank(), "")])
+    asked_for = [Ticket("llm", "x", "1"), Ticket("llm", "y", "0"), Ticket("turns", "z", "t")]
+    assert _beyond(Advance("advanced", 1, asked_for), sent) == asked_for[1:]
+
+
 async def test_who_is_told_of_a_step_may_break_over_it(bench: Bench) -> None:
     worker = await bench.worker()
     await bench.fleet.submit(two, id="x")
@@ -190,11 +276,10 @@ async def test_a_worker_that_ends_or_cannot_renew_gives_the_ticket_back_and_take
     monkeypatch.setattr(ours, "NOT_NOW_S", 0.01)
     worker = await bench.worker()
     await bench.fleet.submit(two, id="x")
-    for stop in (
-        lambda: setattr(worker.leases, "_through", float("-inf")),
-        lambda: worker._writer.closing.set(),
-    ):
+    ends = worker._writer.closing
+    for stop in (lambda: setattr(worker.leases, "_through", float("-inf")), ends.set):
         await hand.redis("DEL", f"{hand.config.name}.llm")
+        await worker.leases.renew()
         stop()
         assert await bench.serve(worker) == "given back: this worker takes nothing now"
         assert await tickets(hand) == 1
@@ -304,7 +389,9 @@ async def test_a_claim_that_redis_breaks_over_is_a_spare_ticket_and_the_next_is_
     assert await bench.serve(worker) == "30 + 20 tokens"
 
 
-async def test_a_claim_whose_answer_was_lost_is_asked_for_again_and_is_the_same(bench: Bench, hand: Hand) -> None:
+async def test_a_claim_whose_answer_was_lost_is_asked_for_again_and_is_the_same(
+    bench: Bench, hand: Hand
+) -> None:
     worker = await bench.worker()
     await bench.fleet.submit(two, id="x")
     take, tokens = worker.journal.take, list[tuple[str, bool]]()
@@ -402,7 +489,9 @@ async def test_answers_of_another_fleet_stay_where_they_are(bench: Bench, hand: 
     assert place.exists()
 
 
-async def test_what_is_paid_for_is_insisted_on_and_what_is_not_is_not_as_the_worker_ends(bench: Bench) -> None:
+async def test_what_is_paid_for_is_insisted_on_and_what_is_not_is_not_as_the_worker_ends(
+    bench: Bench,
+) -> None:
     worker = await bench.worker()
     writer, tried = worker._writer, list[int]()
 

@@ -76,7 +76,9 @@ async def test_the_result_of_a_job_that_has_ended_is_there_at_once(fleet: AsyncF
     assert await job.result(timeout=5) == "of x"
 
 
-async def test_a_job_that_ends_between_two_looks_is_found_by_the_second(fleet: AsyncFleet, hand: Hand) -> None:
+async def test_a_job_that_ends_between_two_looks_is_found_by_the_second(
+    fleet: AsyncFleet, hand: Hand
+) -> None:
     (job,) = await submitted(fleet, "x")
     state, calls = fleet.journal.state, list[str]()
 
@@ -358,7 +360,9 @@ async def test_made_up_ids_stay_within_what_an_id_may_be(fleet: AsyncFleet, hand
     assert many[0].id.startswith("n" * 100 + "-")
 
 
-async def test_a_signals_value_may_have_as_many_bytes_as_a_prompt(fleet: AsyncFleet, config: FleetConfig) -> None:
+async def test_a_signals_value_may_have_as_many_bytes_as_a_prompt(
+    fleet: AsyncFleet, config: FleetConfig
+) -> None:
     (job,) = await submitted(fleet, "x")
     most = config.prompt_limit
     assert await job.signal("go", "v" * (most - 2))
@@ -366,7 +370,9 @@ async def test_a_signals_value_may_have_as_many_bytes_as_a_prompt(fleet: AsyncFl
         await job.signal("go", "v" * (most - 1))
 
 
-async def test_a_signal_whose_sending_broke_names_the_id_under_which_it_is_the_same(fleet: AsyncFleet) -> None:
+async def test_a_signal_whose_sending_broke_names_the_id_under_which_it_is_the_same(
+    fleet: AsyncFleet,
+) -> None:
     (job,) = await submitted(fleet, "x")
 
     async def away(*_: Any) -> Any:
@@ -406,8 +412,9 @@ async def test_a_retry_of_a_job_that_moved_meanwhile_looks_again(fleet: AsyncFle
     assert len(loads) == 2
 
 
-
-async def test_an_extension_with_an_id_twice_is_refused_before_it_is_written(fleet: AsyncFleet, hand: Hand) -> None:
+async def test_an_extension_with_an_id_twice_is_refused_before_it_is_written(
+    fleet: AsyncFleet, hand: Hand
+) -> None:
     await fleet.submit_plan(fixed([ONE.job(id="a", input="a")]), id="p")
     with pytest.raises(InvalidInput, match="comes twice"):
         await fleet.extend_plan("p", [ONE.job(id="b", input="b"), ONE.job(id="b", input="b")])

@@ -28,8 +28,8 @@ from aios_dist.worker.ending import OVERDUE
 from aios_dist.worker.health import Health, most_lost, resident_bytes
 from aios_dist.worker.limits import Stillness
 from aios_dist.worker.programs import Live, Programs
-from aios_dist.worker.spool import Answer, Answers
 from aios_dist.worker.shortages import Slots
+from aios_dist.worker.spool import Answer, Answers
 from aios_dist.worker.steps import Machine, Steps, billed, idempotency_key, kept
 from aios_dist.worker.threads import Run, Threads, rested
 from aios_dist.worker.work import Origin, Stopped, Work
@@ -197,7 +197,9 @@ async def test_a_tool_beside_one_that_hung_comes_to_its_end_on_the_loop_that_the
     assert made.lost == []
 
 
-async def test_what_a_plain_function_gives_to_await_has_the_rest_of_its_time_and_not_all_of_it_again() -> None:
+async def test_what_a_plain_function_gives_to_await_has_the_rest_of_its_time_and_not_all_of_it_again() -> (
+    None
+):
     async def rest() -> None:
         await asyncio.sleep(0.4)
 
@@ -373,11 +375,28 @@ def test_an_answer_is_saved_whole_and_for_its_owner_alone(tmp_path: Path) -> Non
     answers.save()
     answers.save()
     ((place, answer),) = spool.read(folder, "fleet")
-    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, place)] == [0o700, 0o600]
     assert (answer.outcome, answer.usage, answer.money) == (b"jx", Usage(3, 4, 1), 0.5)
     back, sent = answer.claim(), claim()
     assert (back.lease, back.birth, back.digest) == (sent.lease, sent.birth, sent.digest)
     assert list(spool.read(folder, "another fleet")) == []
+
+
+def test_an_answer_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    answer = Answer.of("fleet", claim(), b"jx", True, Usage(), 0.0)
+    (tmp_path / answer.file).mkdir()
+    with pytest.raises(OSError, match="directory"):
+        spool.write(tmp_path, answer)
+    assert [path.name for path in tmp_path.iterdir()] == [answer.file]
+
+
+def test_each_claim_of_each_fleet_has_a_file_of_its_own() -> None:
+    made = [
+        Answer.of(fleet, claim(token=token), b"jx", True, Usage(), 0.0).file
+        for fleet in ("one", "two")
+        for token in ("t", "u")
+    ]
+    assert len(set(made)) == 4
 
 
 def test_what_is_no_saved_answer_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -394,7 +413,8 @@ def test_what_cannot_be_saved_is_said_by_name(tmp_path: Path, caplog: pytest.Log
     with pytest.raises(RuntimeError), answers.held(claim(), b"jx", True, Usage(), 0.0):
         raise RuntimeError
     answers.save()
-    assert "LOST 1 answers" in caplog.text
+    answers.save()
+    assert caplog.text.count("LOST 1 answers") == 1
     assert "job/0" in caplog.text
 
 
