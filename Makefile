@@ -32,7 +32,7 @@ IN_PARALLEL := --numprocesses 3 --dist loadfile
 mutants: $(STAMP)  ## small faults put into the code, one at a time: the tests must notice each (ARGS: numbers, words, --tenth)
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
-coverage: $(STAMP)  ## what of the code the tests run, workers' processes included: a table (twice as long as make test)
+coverage: $(STAMP)  ## what of the code the tests run, processes that they start included: a table
 	@mkdir -p build/coverage && rm -f build/coverage/data*
 	@$(BIN)/python -m coverage run -m pytest $(or $(ARGS),$(IN_PARALLEL)); status=$$?; \
 	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report; exit $$status

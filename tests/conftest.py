@@ -1,8 +1,8 @@
 """What every test may ask for: a Redis of this test run, a fleet name of its own, and a look at what it left.
 
-``AIOS_TEST_REDIS=redis|valkey`` chooses the server. Without one, tests that need it are skipped. With ``CI=true``
-a skip is a failure, but for what that machine itself may lack (``LACKING``): what nobody ran is not proven. Nothing
-of the caller's own configuration (``AIOS_…``) reaches a test.
+``AIOS_TEST_REDIS=redis|valkey`` chooses the server. Without one, tests that need it are skipped. With
+``CI=true`` a skip is a failure, but for what that machine itself may lack (``LACKING``): what nobody ran is
+not proven. Nothing of the caller's own configuration (``AIOS_…``) reaches a test.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """``make mutants``: small faults put into the code one at a time; the tests that are named must notice each.
 
-The list is ``*.toml`` beside this file; see :mod:`.entries`. ARGS choose: a number, or a word that stands in an
-entry (``make mutants ARGS='claim.lua 17'``), ``--tenth`` for today's tenth. Exit 1 where one survives without a
-reason, where one that is said to survive is noticed after all, and where an entry can no longer be tried.
+The list is ``*.toml`` beside this file; see :mod:`.entries`. ARGS choose: a number, or a word that stands in
+an entry (``make mutants ARGS='claim.lua 17'``), ``--tenth`` for today's tenth. Exit 1 where one survives
+without a reason, where one that is said to survive is noticed after all, and where an entry can no longer be
+tried.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def table(tried: Sequence[Tried]) -> str:
 
 def main() -> int:
     """Try those that are chosen, say what became of each, and count."""
-    today = datetime.date.today().toordinal()
+    today = datetime.datetime.now(datetime.UTC).toordinal()
     parser = argparse.ArgumentParser(
         prog="make mutants ARGS=…", description="Small faults that tests must notice."
     )

@@ -1,7 +1,7 @@
 """Trying mutants: each in a copy of the checkout, so nothing here is touched, in a process of its own.
 
-Starting Python, pytest and what the tests import would take longer than most of the tests. So that is loaded once,
-here, and each try is a fork; of ours nothing is, since that is what changes.
+Starting Python, pytest and what the tests import would take longer than most of the tests. So that is loaded
+once, here, and each try is a fork; of ours nothing is, since that is what changes.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class _Job(NamedTuple):
 
 
 def _in_turn(jobs: Sequence[_Job], copies: Sequence[Path]) -> Iterator[tuple[_Job, Tried | None, str]]:
-    """Run them, one in each copy at a time: each with what became of it, and the test that failed without a mutant."""
+    """Run them, one in each copy at a time: each with what became of it, and the test that failed."""
     waiting, free, running = list(jobs), list(copies), dict[_Run, _Job]()
     try:
         while waiting or running:

@@ -1,7 +1,8 @@
-"""What verbs do at their bounds and on the way back: small things, each of which a mutant once got away with."""
+"""What verbs do at their bounds and on the way back: small things that mutants once got away with."""
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,13 +10,13 @@ import pytest
 
 from aios_dist.config import PromptsConfig
 from aios_dist.errors import ProviderBusy
-from aios_dist.journal import Claim, Decision, NewJob, Nothing, RankedStep, WorkerInfo
+from aios_dist.journal import Claim, Decision, NewJob, Nothing, RankedStep, WorkerInfo, submitting
 from aios_dist.journal.records import Said
 from aios_dist.journal.views import LaneRules
 from aios_dist.model.calls import LLMRequest, Usage
 from aios_dist.model.jobs import JobRecord, Kind, NewStep, Outcome, encode
 from aios_dist.policies import Rank
-from tests.redis.conftest import ranked, starts
+from tests.redis.conftest import plan_of, ranked, starts
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Hand
@@ -34,7 +35,7 @@ async def counters(hand: Hand, *tenants: str) -> dict[str, float]:
     return {view.name: view.counters.get("llm", 0.0) for view in views}
 
 
-# Claims ------------------------------------------------------------------------------------------------------
+# Claims -----------------------------------------------------------------------------------------------
 
 
 async def test_a_claim_whose_answer_was_lost_is_none_any_more_once_its_job_has_ended(hand: Hand) -> None:
@@ -87,7 +88,7 @@ async def test_needs_that_nobody_has_served_for_long_are_forgotten(hand: Hand) -
     assert await hand.redis("ZRANGE", serving, 0, -1) == [b"model/new"]
 
 
-# Given back, lost and regained -------------------------------------------------------------------------------
+# Given back, lost and regained ------------------------------------------------------------------------
 
 
 async def test_a_failed_try_begins_the_count_of_those_that_came_to_nothing_anew(
@@ -149,7 +150,7 @@ async def test_a_retried_job_has_no_end_and_no_result(hand: Hand) -> None:
     await hand.submit(starts("j", "x"))
     await hand.journal.cancel("j")
     await hand.journal.retry("j", basis=(await hand.journal.load("j")).basis, undone=[], salt="s")
-    assert not {b"res", b"t1"} & {field for field in await hand.redis("HKEYS", hand.keys.job("j"))}
+    assert not {b"res", b"t1"} & set(await hand.redis("HKEYS", hand.keys.job("j")))
     (view,) = await hand.journal.views(["j"])
     assert view is not None
     assert view.ended_at == 0.0
@@ -163,7 +164,7 @@ async def test_a_fork_has_the_priority_of_its_job(hand: Hand) -> None:
     assert view.priority == 7
 
 
-# Limits and usage --------------------------------------------------------------------------------------------
+# Limits and usage -------------------------------------------------------------------------------------
 
 
 async def test_a_call_from_before_a_hold_is_none_of_those_that_try_the_model_again(hand: Hand) -> None:
@@ -221,7 +222,7 @@ async def test_as_many_signals_are_kept_as_may_be_and_no_more(
     assert said == ["kept", "kept", "full"]
 
 
-# Order -------------------------------------------------------------------------------------------------------
+# Order ------------------------------------------------------------------------------------------------
 
 
 async def test_the_round_of_now_is_the_highest_that_was_dispatched(hand: Hand) -> None:
@@ -258,3 +259,56 @@ async def test_whoever_listens_hears_of_a_lanes_new_rules(hand: Hand, redis_clie
 async def test_no_beat_of_the_office_comes_again(hand: Hand) -> None:
     beats = [(await hand.journal.office("w1", "take", "")).beat for _ in range(25)]
     assert len(set(beats)) == 25
+
+
+# Plans and tenants as Python tells them ---------------------------------------------------------------------
+
+
+async def test_who_wants_no_news_of_a_plan_gets_all_its_tickets_at_the_end(hand: Hand) -> None:
+    shape, owners = plan_of("p", ("fifo", "stop", *(f"j{n}" for n in range(60))))
+    jobs = [msgspec.structs.replace(starts(id, id), node=node) for id, node in owners.items()]
+    done = await hand.journal.submit(jobs, shape)
+    assert sorted(ticket.job for ticket in done.tickets) == sorted(owners)
+
+
+async def test_an_id_twice_in_a_plan_is_refused_however_far_they_stand_apart(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting, "MOST_STEPS", 2)
+    shape, owners = plan_of("p", ("fifo", "stop", "a", "b", "c", "d"))
+    jobs = [msgspec.structs.replace(starts(id, id), node=owners[id]) for id in "abc"]
+    done = await hand.journal.submit([*jobs, jobs[0]], shape)
+    assert (done.status, done.conflict) == ("conflict", "a")
+    assert await hand.journal.states(["a", "b"]) == [None, None]
+
+
+async def test_a_slice_of_a_plan_has_no_more_bytes_than_one_may_have(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting, "MOST_BYTES", 3000)
+    run, slices = hand.journal._run, list[int]()
+
+    async def counted(verb: str, *then: Any, **fields: Any) -> Any:
+        if verb == "submit":
+            slices.append(len(fields["jobs"]))
+        return await run(verb, *then, **fields)
+
+    hand.journal._run = counted  # type: ignore[method-assign]
+    shape, owners = plan_of("p", ("fifo", "stop", "a", "b", "c"))
+    jobs = [
+        msgspec.structs.replace(starts(id, incompressible(2000)), node=node) for id, node in owners.items()
+    ]
+    assert (await hand.journal.submit(jobs, shape)).status == "new"
+    assert slices == [1, 1, 1]
+
+
+def incompressible(size: int) -> str:
+    return Random(1).randbytes(size).hex()
+
+
+async def test_what_a_tenant_has_spent_today_is_money_as_it_was_paid(hand: Hand) -> None:
+    await hand.journal.set_tenant("t1", money_per_day=2.0)
+    await hand.submit(starts("j", "x", tenant="t1"))
+    await hand.commit(await hand.claim(), money=0.5)
+    (view,) = await hand.journal.tenant_views(["t1"], ["llm"])
+    assert (view.money_today, view.money_per_day) == (0.5, 2.0)

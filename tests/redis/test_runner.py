@@ -30,6 +30,7 @@ from aios_dist.worker import spool
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 from aios_dist.worker.writing import _beyond
+from tests.found import files
 from tests.redis.conftest import starts
 
 if TYPE_CHECKING:
@@ -73,10 +74,7 @@ async def two(first: str = "a", second: str = "b") -> str:
 
 @agent(name="runner-tools")
 async def uses_tools(rounds: int = 4) -> list[str]:
-    said = []
-    for n in range(rounds):
-        said.append(str(await tool(str.upper, f"x{n}")))
-    return said
+    return [str(await tool(str.upper, f"x{n}")) for n in range(rounds)]
 
 
 @agent(name="runner-wide")
@@ -247,7 +245,6 @@ async def test_an_answer_without_usage_costs_what_it_was_guessed_to_take(bench: 
     job = await bench.fleet.submit(wide, id="x", count=1)
     Anybodys.said = {"w0": [LLMResponse("silent", usage=Usage(), model="m")]}
     await bench.serve(worker)
-    (step,) = await job.steps()
     view = await job.view()
     assert view.usage.output_tokens > 0
     assert view.money == view.usage.prompt_tokens * 1.0 + view.usage.output_tokens * 2.0
@@ -443,7 +440,7 @@ async def test_a_turn_whose_job_has_expired_meanwhile_is_over(bench: Bench, hand
     assert await bench.serve(worker, "turns") == "the job has expired"
 
 
-# Into the journal: what is paid for, and what was saved ------------------------------------------------------
+# Into the journal: what is paid for, and what was saved -----------------------------------------------
 
 
 async def test_an_answer_in_hand_is_saved_at_the_end_and_written_by_the_next_life(
@@ -466,7 +463,7 @@ async def test_an_answer_in_hand_is_saved_at_the_end_and_written_by_the_next_lif
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
     folder = Path(bench.config.fleet.spool_dir)
-    (place,) = folder.glob("*.answer")
+    (place,) = files(folder, "*.answer")
     assert "Saved 1 answers" in caplog.text
     worker.journal.commit = commit  # type: ignore[method-assign]
     again = await bench.worker()
@@ -528,7 +525,7 @@ async def test_a_verb_that_breaks_is_asked_again_where_its_answer_is_paid_for(be
         await worker._writer.insist(breaks, paid=False)
 
 
-# Rules -------------------------------------------------------------------------------------------------------
+# Rules ------------------------------------------------------------------------------------------------
 
 
 async def test_a_worker_reads_the_lanes_policies_and_says_one_that_it_does_not_know_once(
@@ -577,3 +574,16 @@ async def test_what_waited_under_other_rules_is_ranked_by_the_policy_of_now(benc
     await hand.journal.set_lane("llm", policy="deadline")
     assert not await worker._rules.rank_anew("llm")
     assert await hand.names() == ["soon/0", "late/0"]
+
+
+async def test_what_waited_is_ranked_anew_by_what_is_known_of_agents_that_nobody_served(
+    bench: Bench, hand: Hand
+) -> None:
+    worker = await bench.worker()
+    await bench.fleet.submit_many([wide.job(id="long", count=1), two.job(id="short")])
+    for name, us in (("runner-wide", 100_000_000), ("runner-two", 1_000_000)):
+        await hand.redis("LPUSH", hand.keys.past(name), f"{us}:1")
+        await hand.redis("PEXPIRE", hand.keys.past(name), 60_000)
+    await hand.journal.set_lane("llm", policy="remaining")
+    await worker._rules.rank_anew("llm")
+    assert await hand.names() == ["short/0", "long/0"]

@@ -66,7 +66,7 @@ async def follows_nothing(fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.Mon
     monkeypatch.setattr(fleet.journal, "ends", silent)
 
 
-# What has ended ---------------------------------------------------------------------------------------------
+# What has ended ---------------------------------------------------------------------------------------
 
 
 async def test_the_result_of_a_job_that_has_ended_is_there_at_once(fleet: AsyncFleet, hand: Hand) -> None:
@@ -112,11 +112,10 @@ async def test_jobs_come_in_the_order_in_which_they_end_and_what_had_ended_comes
 async def test_how_many_have_not_ended_is_said(fleet: AsyncFleet, hand: Hand) -> None:
     jobs = await submitted(fleet, "a", "b", "c")
     await end(hand, "b")
-    got = []
+    ended = aiter(fleet.as_completed(jobs, timeout=0.2))
+    assert (await anext(ended)).id == "b"
     with pytest.raises(ResultTimeout, match=r"2 of 3 jobs have not ended within 0\.2 s"):
-        async for job in fleet.as_completed(jobs, timeout=0.2):
-            got.append(job.id)
-    assert got == ["b"]
+        await anext(ended)
     assert fleet._endings._waiting == {}
 
 
@@ -145,7 +144,7 @@ async def test_an_end_that_the_news_never_bring_is_found_by_looking(
     async def wait() -> Any:
         if way == "result":
             return await job.result(timeout=60)
-        return [await found.result(timeout=0) async for found in fleet.as_completed([job], timeout=60)][0]
+        return await (await anext(aiter(fleet.as_completed([job], timeout=60)))).result(timeout=0)
 
     result = asyncio.create_task(wait())
     await waiting(fleet, "x")
@@ -262,7 +261,7 @@ async def test_who_waits_as_the_fleet_is_closed_hears_it(fleet: AsyncFleet) -> N
                 await wait
 
 
-# Steering: what is ready again has its ticket in the same breath --------------------------------------------
+# Steering: what is ready again has its ticket in the same breath --------------------------------------
 
 
 async def tickets(hand: Hand, lane: str = "llm") -> int:
@@ -317,11 +316,11 @@ async def test_the_end_of_a_member_by_a_cancel_brings_the_ticket_of_the_next(
 
 async def test_events_come_once_each_and_end_with_the_job_or_in_time(fleet: AsyncFleet, hand: Hand) -> None:
     (job,) = await submitted(fleet, "x")
-    got = []
     async with asyncio.timeout(20):
+        events = aiter(job.events(timeout=0.5))
+        got = [(await anext(events)).index, (await anext(events)).index]
         with pytest.raises(ResultTimeout, match="has not ended"):
-            async for event in job.events(timeout=0.3):
-                got.append(event.index)
+            await anext(events)
         assert await job.rerank(priority=9)
         async for event in job.events(after=got[-1], timeout=60):
             got.append(event.index)
@@ -421,7 +420,7 @@ async def test_an_extension_with_an_id_twice_is_refused_before_it_is_written(
     assert await hand.journal.states(["b"]) == [None]
 
 
-# What a producer knows of the fleet ---------------------------------------------------------------------------
+# What a producer knows of the fleet -------------------------------------------------------------------
 
 
 @agent(name="waits-newcomer")

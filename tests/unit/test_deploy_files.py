@@ -208,7 +208,7 @@ def test_secrets_beside_the_code_do_not_reach_the_engine() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    files(ROOT / "deploy", "**/*") + [COMPOSE, ROOT / ".dockerignore"],
+    [*files(ROOT / "deploy", "**/*"), COMPOSE, ROOT / ".dockerignore"],
     ids=lambda p: p.name,
 )
 def test_no_deploy_file_names_a_registry_host(file: Path) -> None:

@@ -430,10 +430,14 @@ async def test_a_process_that_stood_still_reads_what_came_meanwhile_before_its_t
 
 async def test_a_pause_is_counted_once_from_what_was_heard_last() -> None:
     limit = Limit(1.2, pause=0.65)
-    with pytest.raises(TimeoutError):
+
+    async def hears_once() -> None:
         async with limit:
             limit.heard()
             await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await hears_once()
     assert limit.expired == "pause"
 
 

@@ -208,7 +208,7 @@ async def test_what_a_plain_function_gives_to_await_has_the_rest_of_its_time_and
         return rest()
 
     made = tools.Tools(2, 0.6, 1000)
-    with pytest.raises(ToolError, match="within its timeout of 0.6 s"):
+    with pytest.raises(ToolError, match=r"within its timeout of 0\.6 s"):
         await made.run(work(), tool(begins))
 
 
