@@ -312,8 +312,8 @@ async def test_each_jump_of_redis_clock_is_put_right_once_and_the_next_one_too(
     """Our clock goes the other way instead."""
     here = Office(hand.journal, "w1", PERIOD_S)
     await here.ask("take")
-    for count in (1, 2):
+    for _ in range(2):
         clock.now -= jump
         await here.ask("take")
-        await here.ask("take")
-        assert (await hand.journal.office("w1", "look")).jumps == count
+    await here.ask("take")
+    assert (await hand.journal.office("w1", "look")).jumps == 2

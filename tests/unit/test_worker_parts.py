@@ -212,6 +212,23 @@ async def test_what_a_plain_function_gives_to_await_has_the_rest_of_its_time_and
         await made.run(work(), tool(begins))
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
+async def test_whatever_an_async_tool_raises_is_its_error_and_the_next_has_the_loop(
+    error: BaseException,
+) -> None:
+    async def raises() -> None:
+        raise error
+
+    async def does_well() -> str:
+        return "well"
+
+    made = tools.Tools(2, 5.0, 1000)
+    with pytest.raises(ToolError) as raised:
+        await made.run(work(), tool(raises))
+    assert raised.value.detail["error"] == type(error).__name__
+    assert await made.run(work(), tool(does_well)) == "well"
+
+
 async def test_a_result_of_as_many_bytes_as_may_be_is_kept_and_one_of_more_is_refused() -> None:
     made = tools.Tools(2, 5.0, 10)
     assert await made.run(work(), tool(lambda: "x" * 8)) == "x" * 8
