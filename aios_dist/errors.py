@@ -41,7 +41,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from aios_dist.text.masking import hide
 from aios_dist.text.tracebacks import MESSAGE_LIMIT, name_of, text_of, user_traceback
@@ -55,10 +55,21 @@ class AiosError(Exception):
         ids: of a submission that broke off: the jobs that are there, or may be, in the order in which they
             were given. Submitted again under these ids (``job.named(id)``) they are the same jobs.
         plan: … and the id of the plan, where it was one.
+        what: what is wrong, without a full stop, and
+        fix: what to do about it, in words that go on with it; both "" where the message is one piece.
     """
 
     ids: tuple[str, ...] = ()
     plan: str | None = None
+    what: str = ""
+    fix: str = ""
+
+    @classmethod
+    def with_fix(cls, what: str, fix: str, between: str = "; ") -> Self:
+        """An error that says what to do: in its message, and as a field for who shows them apart."""
+        error = cls(f"{what}{between}{fix}.")
+        error.what, error.fix = what, fix
+        return error
 
     def broke_off(self, ids: Sequence[str], plan: str | None = None) -> None:
         """Say which jobs may be there."""

@@ -7,14 +7,14 @@ part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``pla
 
 from __future__ import annotations
 
+import inspect
 import json
+import shutil
 import sys
 import time
 from typing import Any
 
 import redis
-from rich.console import Console
-from rich.table import Table
 
 from aios_dist import Fleet, prompts
 from aios_dist.config import Config, FleetConfig
@@ -25,6 +25,7 @@ from benchmarks.measures import Load, best_and_median, machine, next_call_ms, ru
 from benchmarks.memory import memory
 from benchmarks.plans import plans
 from benchmarks.policies import by_policy
+from benchmarks.tables import broken, lines
 from benchmarks.verbs import verbs
 from benchmarks.waiting import waiting
 from benchmarks.walk import walk
@@ -146,28 +147,13 @@ def main(argv: list[str]) -> int:
     if "--json" in argv:
         print(json.dumps(results, indent=2))
         return 0
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    width = shutil.get_terminal_size().columns
     for name, rows in results.items():
-        table = Table(title=f"{name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", title_justify="left")
-        for column in rows[0]:
-            side: Any = "left" if column == "load" else "right"
-            table.add_column(column.replace("_", " "), justify=side, no_wrap=column == "load")
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
-        console.print(table)
+        about = inspect.getdoc(PARTS[name]) or ""
+        print("\n".join(lines(name, about, rows, width)), end="\n\n")
+    count = sum(broken(name, rows) for name, rows in results.items())
+    print(f"{count} of the bounds {'is' if count == 1 else 'are'} BROKEN." if count else "All bounds hold.")
     return 0
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and value < 100
-        else f"{value:,.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
 
 
 if __name__ == "__main__":

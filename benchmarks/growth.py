@@ -46,7 +46,7 @@ async def wide(branches: int) -> int:
 
 
 def growth() -> list[dict[str, Any]]:
-    """A long chat (bound: ratio 1.5 to one worker), a wide gather (bound: ratio 1.5 to as many jobs)."""
+    """A long chat beside one worker, a wide gather beside as many jobs."""
     rows: list[dict[str, Any]] = []
     for latency, load in (("0", _chat), ("0.2", _gather)):
         first = 0.0

@@ -48,7 +48,7 @@ class Part:
 
 
 def plans(members: int = MEMBERS) -> list[dict[str, Any]]:
-    """Processor time of a verb, ms (bound: 5 in all runs), beside a script that always does the same."""
+    """Processor time of a verb, the longest of all runs too, beside a script that always does the same."""
     rows = []
     for case in CASES:
         count = max(2, int(case.part * members))

@@ -36,9 +36,7 @@ CASES = (
 
 
 def verbs(size: int = SIZE) -> list[dict[str, Any]]:
-    """Each hot verb behind so many waiting steps, µs in Redis (bound: 1,000 for the median; of
-    ``reap`` and ``strays``, which look at a page of steps, 5,000; ``lane set`` is once, and over all of a
-    shared lane)."""
+    """Each hot verb behind so many waiting steps: its time in Redis."""
     return [row for rules, limit in CASES for row in asyncio.run(_case(rules, limit, size))]
 
 

@@ -85,7 +85,7 @@ async def tour(city: str) -> str:
 
 
 def waiting() -> list[dict[str, Any]]:
-    """A claim behind so many steps (bound: ratio 1.2), and their bytes beyond the prompt (bound: 1.5 KB)."""
+    """A claim behind so many steps, and their bytes beyond the prompt."""
     rows = []
     for rules in RULES:
         with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:

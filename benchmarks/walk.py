@@ -38,7 +38,7 @@ end
 
 
 def walk() -> list[dict[str, Any]]:
-    """Coming by all open jobs: µs of Redis' main thread a job, and of a core with 1,000,000 (bound: 2 %)."""
+    """Coming by all open jobs: µs of Redis' main thread a job, and of a core with 1,000,000."""
     return [asyncio.run(_with(steps)) for steps in STEPS]
 
 

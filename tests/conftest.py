@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aios_dist.errors import ConfigError
 
@@ -27,6 +28,11 @@ FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
 MARKED_FOLDERS = ("redis", "fleet")
 LACKING = ("faketime", "network namespaces", "systemd-analyze", "no git", "/proc", "pidfd")
 """In the reasons of skips: of the kernel or the system, which a container has from its host."""
+
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:

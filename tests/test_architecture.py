@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import re
 import shutil
 import subprocess
 import sys
+import typing
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import aios_dist
+import aios_dist.config
 from tests.found import files
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +56,49 @@ def loaded_by(statement: str, *watched: str) -> set[str]:
     """Which of these packages are loaded after that statement."""
     printed = python(f"import sys\n{statement}\nprint(*{{n.partition('.')[0] for n in sys.modules}})")
     return set(watched) & set(printed.split())
+
+
+# What is public -----------------------------------------------------------------------------------------
+
+AWAITED = {"Gather", "LLM", "Signal", "Sleep", "Tool", "Within"}
+"""What ``llm()`` and the like give: to be awaited, and nothing else."""
+MADE_BY_A_FLEET = {"Journal", "Lines"}
+"""What a fleet hands to its own handles and commands."""
+
+
+def _named_in(annotation: Any) -> Iterator[type]:
+    for part in typing.get_args(annotation):
+        yield from _named_in(part)
+    kind = typing.get_origin(annotation) or annotation
+    if isinstance(kind, type) and kind.__module__.startswith("aios_dist"):
+        yield kind
+
+
+def _signatures() -> Iterator[Any]:
+    for name in aios_dist.__all__:
+        public = getattr(aios_dist, name)
+        yield public
+        for member, held in vars(public).items() if isinstance(public, type) else ():
+            function = getattr(held, "__func__", getattr(held, "fget", held))
+            if (not member.startswith("_") or member == "__init__") and inspect.isfunction(function):
+                yield function
+
+
+def test_what_a_public_signature_names_is_public() -> None:
+    named = {
+        kind.__name__
+        for each in _signatures()
+        for hint in typing.get_type_hints(each).values()
+        for kind in _named_in(hint)
+    }
+    public = {*aios_dist.__all__, *aios_dist.config.__all__}
+    assert named - public == AWAITED | MADE_BY_A_FLEET
+
+
+def test_every_error_is_public() -> None:
+    errors = importlib.import_module("aios_dist.errors")
+    own = {name for name, kind in vars(errors).items() if getattr(kind, "__module__", "") == errors.__name__}
+    assert {name for name in own if isinstance(getattr(errors, name), type)} <= set(aios_dist.__all__)
 
 
 # Imports ------------------------------------------------------------------------------------------------

@@ -1,35 +1,38 @@
-"""``aios-dist doctor``: what is wrong with this fleet, seen from this machine, and how to mend it."""
+"""``aios-dist doctor``: what is wrong with this fleet, seen from here. ``healthcheck``: for containers."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING
 
 import click
 
-from aios_dist.cli.checks import Finding, Level
+from aios_dist.cli.checks import Finding, Level, raised
+from aios_dist.cli.entry import say
 from aios_dist.cli.output import console, plain, print_json
-from aios_dist.cli.session import on_fleet
+from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.config import Config, load
-from aios_dist.errors import FleetUnavailable
+from aios_dist.errors import AiosError, FleetUnavailable
 from aios_dist.text.masking import hide
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Registry
+    from aios_dist.journal import Journal, Registry
     from aios_dist.producer.fleet import AsyncFleet
 
 MARKS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.PROBLEM: ("✗", "red")}
+PATIENCE_S = 8.0
+"""Seconds for a health check's answer: less than the 10 s that the Dockerfile gives it."""
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Look for what is wrong, and say how to mend it; exit 1 when there is a problem.
-
-    Keys, packages and limits are those of the machine that it runs on: on a worker's machine, run it with the
-    worker's environment.
+    """Exit 1 when there is a problem. Keys, packages and limits are those of the machine that it runs on:
+    on a worker's machine, run it with the worker's environment.
     """
     config = load()
 
@@ -67,8 +70,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
-    from aios_dist.cli.checks import held, lanes, machine, repairs, rights, server
-    from aios_dist.cli.checks.finding import problem
+    from aios_dist.cli.checks import held, lanes, machine, rights, server
 
     findings = list(machine.packages())
     registry: Registry | None = None
@@ -78,25 +80,19 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         findings += await _all(server.clock(journal))
         findings += await _all(rights.rights(config, journal))
         registry = await fleet.registry()
-        findings += repairs.registry(registry)
+        findings += lanes.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
         views = await fleet.lanes()
         findings += lanes.lanes(config, views)
-        findings += repairs.needs(await journal.needs([view.name for view in views]))
-        findings += repairs.repairs(await journal.repairs())
+        findings += lanes.needs(await journal.needs([view.name for view in views]))
+        findings += held.repairs(await journal.repairs())
         findings += held.prices(registry, await fleet.tenants())
         names = sorted({*config.models, *registry.models})
         findings += held.models(await journal.model_views(names))
         findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))
         findings += held.dead_letters(await journal.dead_letters(held.MOST))
     except FleetUnavailable as exc:
-        text, _, fix = str(exc).rpartition("; ")
-        known = text or str(exc)
-        findings.append(
-            problem(
-                "redis", known.rstrip(".") + ".", fix[:1].upper() + fix[1:] if text else "See docs/deploy.md."
-            )
-        )
+        findings.append(raised("redis", exc, "See docs/deploy.md."))
     findings += machine.agents(config)
     findings += machine.models(config, registry)
     findings += machine.open_files(config)
@@ -114,3 +110,42 @@ async def _all(source: AsyncIterable[Finding]) -> list[Finding]:
 
 def _of(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+@click.command()
+@click.option("--pool", help="Only workers of this pool.")
+@click.pass_context
+def healthcheck(context: click.Context, pool: str | None) -> None:
+    """Alive is a worker that has renewed within its lease.
+
+    It asks Redis, so a worker whose event loop hangs is unhealthy too, and so is one without a Redis.
+    """
+    try:
+        wrong = _ask(pool)
+    except AiosError as exc:
+        wrong = str(exc)
+    if wrong:
+        say(wrong)
+        context.exit(1)  # also without a Redis: Docker reserves the 2
+
+
+def _ask(pool: str | None) -> str:
+    async def look(journal: Journal) -> str:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                workers, now = (await journal.registry()).workers, await journal.now()
+        except TimeoutError:
+            raise FleetUnavailable(f"Redis does not answer within {PATIENCE_S:g} s.") from None
+        host, lease = socket.gethostname(), journal.config.lease
+        mine = [w for w in workers if w.host == host and pool in (None, w.pool)]
+        if any(w.seen_at > now - lease for w in mine):
+            return ""
+        which = f"of pool {pool!r} " if pool else ""
+        if not mine:
+            return f"No worker {which}on this host ({host}) has registered."
+        late = min(now - w.seen_at for w in mine)
+        return (
+            f"The worker {which}on this host ({host}) has not renewed for {late:.0f} s (lease: {lease:g} s)."
+        )
+
+    return on_journal(look)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.lane_commands import lane_record
+from aios_dist.cli.lane import lane_record
 from aios_dist.cli.output import clock, console, iso, print_json, print_table
 from aios_dist.cli.session import on_fleet
 from aios_dist.text.masking import masked
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def fleet(as_json: bool) -> None:
-    """Show workers, slots, lanes and what waits on them, models and agents.
-
-    A lane's depth is the number of its waiting steps; its tickets are the Celery messages in its queue.
-    """
+    """A lane's depth is the number of its waiting steps; its tickets are the Celery messages in its queue."""
 
     async def look(fleet: AsyncFleet) -> tuple[Registry, list[LaneView], dict[str, int], list[ModelView]]:
         registry, lanes, counts = await asyncio.gather(

@@ -1,27 +1,17 @@
-"""``aios-dist flower``: the real Flower for this fleet, with a login, and with lane depths that are right.
-
-Flower's own queue counter reads neither TLS settings in a URL nor several Sentinels, names only the queues of
-workers that it has seen, and counts tickets. Its pages get a counter of ours instead: waiting steps of every
-lane, over the journal's connection.
-"""
+"""``aios-dist flower``: the real Flower for this fleet, with a login, and with lane depths that are right."""
 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from aios_dist.config import Config, load
+from aios_dist.config import load
 from aios_dist.errors import ConfigError, InvalidInput
-from aios_dist.text import masking
-
-if TYPE_CHECKING:
-    from aios_dist.cli.lane_depths import LaneDepths
 
 COLUMNS = "name,state,args,kwargs,result,runtime,worker,received,started,uuid"
 LOGIN_ENV = "FLOWER_BASIC_AUTH"
@@ -53,17 +43,21 @@ LOGIN_ENV = "FLOWER_BASIC_AUTH"
 def flower(
     port: int, address: str, read_only: bool, no_login: bool, max_tasks: int, purge_offline_workers: int
 ) -> None:
-    """Run Flower, the web page of the fleet: each row a step, with agent, job, model, state and run time.
+    """Each row is a step, with agent, job, model, state and run time.
 
     Its login is in the environment: FLOWER_BASIC_AUTH=user:password (several: comma separated). Other
     FLOWER_… variables hold too.
     """
     config = load()
-    check_login(os.environ.get(LOGIN_ENV, ""), no_login, address)
+    login = os.environ.get(LOGIN_ENV, "")
+    check_login(login, no_login, address)
     if importlib.util.find_spec("flower") is None:
         raise ConfigError("Flower is an extra: pip install 'aios-dist[flower]'.")
-    web = _application(
+    from aios_dist.cli.flower_app import application
+
+    web = application(
         config,
+        (account.partition(":")[2] for account in login.split(",")),
         port=port,
         address=address,
         read_only=read_only,
@@ -120,49 +114,6 @@ def check_login(login: str, no_login: bool, address: str) -> None:
             raise InvalidInput(f"{LOGIN_ENV} must be user:password (several: comma separated).")
     if not login.isascii():
         raise InvalidInput(f"{LOGIN_ENV} may have ASCII signs only: browsers differ in how they send others.")
-
-
-def _application(config: Config, **settings: Any) -> Any:
-    """Flower's own web application, guarded, with our counter on its two pages of queues."""
-    from flower.api.tasks import GetQueueLengths
-    from flower.command import apply_env_options, extract_settings
-    from flower.options import options
-    from flower.urls import settings as web_settings
-    from flower.views.broker import BrokerView
-
-    from aios_dist.broker.app import make_app
-    from aios_dist.cli.flower_guard import GuardedFlower, GuardedMetrics, MaskedPages
-    from aios_dist.cli.lane_depths import LaneDepths
-    from aios_dist.cli.worker import set_up_logging
-
-    set_up_logging(logging.INFO)
-    masking.learn(*(account.partition(":")[2] for account in os.environ.get(LOGIN_ENV, "").split(",")))
-    logging.getLogger("tornado.access").setLevel(logging.ERROR)
-    logging.getLogger("flower.inspector").setLevel(logging.ERROR)  # four warnings while there is no worker
-    apply_env_options()
-    for name, value in settings.items():
-        setattr(options, name, value)
-    extract_settings()
-    web = GuardedFlower(capp=make_app(config), options=options, **web_settings)
-    web.add_transform(MaskedPages)
-    depths: LaneDepths = LaneDepths(config)
-
-    class Lanes:
-        """Both pages: our lanes, our counter."""
-
-        def get_broker(self) -> LaneDepths:
-            return depths
-
-        def get_active_queue_names(self) -> list[str]:
-            seen: list[str] = super().get_active_queue_names()  # type: ignore[misc]
-            return sorted({*seen, *config.lane_names()})
-
-    page = type("LanesPage", (Lanes, BrokerView), {})
-    lengths = type("LaneLengths", (Lanes, GetQueueLengths), {})
-    prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
-    ours = {"/broker": page, "/api/queues/length": lengths, "/metrics": GuardedMetrics}
-    web.add_handlers(".*", [(f"{prefix}{path}", handler) for path, handler in ours.items()])
-    return web
 
 
 def _host(address: str) -> str:

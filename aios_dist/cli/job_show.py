@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--prompts", is_flag=True, help="Also the texts: input, prompts, answers, result.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def show(id: str, prompts: bool, as_json: bool) -> None:
-    """One job: its steps with state, model, tokens, waiting and running time, worker."""
+    """One job: its steps with state, model, tokens, times, worker."""
 
     async def look(journal: Journal) -> tuple[History, list[Event], float, list[Need]]:
         history = await journal.load(id)

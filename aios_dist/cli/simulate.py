@@ -103,7 +103,7 @@ def simulate(
     tool: float,
     as_json: bool,
 ) -> None:
-    """Compare policies and plans on a virtual clock: no fleet, no Redis, no model is needed.
+    """On a virtual clock: no fleet, no Redis, no model is needed.
 
     The same policies and plans as on the fleet run over the same jobs and arrivals. docs/policies-lab.md
     says how the figures are meant.

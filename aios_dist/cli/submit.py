@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import msgspec
 
-from aios_dist.cli.agents_by_name import Agents
-from aios_dist.cli.budgets import budget_of, budget_options, on_budget_option
+from aios_dist.cli.options import (
+    budget_of,
+    budget_options,
+    on_budget_option,
+    setting_option,
+    setting_options,
+)
 from aios_dist.cli.output import job_record, print_json
-from aios_dist.cli.plan_files import PlanFile, read_file
-from aios_dist.cli.plan_of_file import plan_of
+from aios_dist.cli.plan import PlanFile, plan_of, read_file
 from aios_dist.cli.session import on_fleet
-from aios_dist.cli.setting_options import setting_option, setting_options
-from aios_dist.config import PromptsConfig, load
+from aios_dist.config import Config, PromptsConfig, load
 from aios_dist.config.files import read_text
 from aios_dist.errors import ConfigError, InvalidInput, UnknownName
+from aios_dist.model.given import given_json
 from aios_dist.model.plans import Plan
 from aios_dist.model.specs import JobSpec
-from aios_dist.program.agents import prompts
+from aios_dist.program import imports as modules
+from aios_dist.program.agents import Agent, PromptsAgent, prompts
 
 if TYPE_CHECKING:
     from aios_dist.producer.fleet import AsyncFleet
@@ -69,7 +76,7 @@ def submit(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Submit AGENT, a list of --prompt, or the plan of --file; prints the id of each job.
+    """AGENT by its name, a list of --prompt, or --file; prints the id of each job.
 
     \b
     aios-dist submit trip --set city=Lima --wait
@@ -195,3 +202,49 @@ def _input(text: str | None, settings: tuple[str, ...]) -> Any:
         except (ValueError, RecursionError):
             named[key] = value
     return named or None
+
+
+class Agents:
+    """Where an agent is found by its name: in a file, ``aios.toml``, Python, or on the workers.
+
+    Args:
+        config: the configuration; its ``[fleet] modules`` are imported.
+        written: agents of the file that was given.
+    """
+
+    def __init__(self, config: Config, written: Mapping[str, PromptsConfig] | None = None) -> None:
+        self._config = config
+        self._written = dict(written or {})
+        self.absent: str | None = None
+        """A module of agents that this machine does not have: the workers may."""
+        try:
+            modules.load(config)
+        except ConfigError as exc:
+            if not isinstance(exc.__cause__, ModuleNotFoundError):
+                raise
+            self.absent = str(exc)
+
+    def job(self, name: str, value: Any, *, id: str | None = None, tenant: str = "default") -> JobSpec:
+        """An agent, by name, with its input.
+
+        Raises:
+            InvalidInput: the input does not fit.
+        """
+        definition = self._written.get(name)
+        known = modules.agent(self._config, name) if definition is None else PromptsAgent(name, definition)
+        if isinstance(known, PromptsAgent):
+            return known.job(value, id=id, tenant=tenant)
+        named = {} if value is None else value
+        if not isinstance(named, dict):
+            raise InvalidInput(
+                f'Agent {name!r} takes its arguments by name: {{"city": "Lima"}}, or --set city=Lima.'
+            )
+        if not isinstance(known, Agent):
+            named = given_json(named, f"input of agent {name!r}")
+            return JobSpec(agent=name, input=named, id=id, tenant=tenant)
+        for taken in ("id", "tenant"):
+            if taken in named:
+                raise InvalidInput(
+                    f"{taken!r} is the job's own; agent {name!r} cannot have an argument of that name."
+                )
+        return msgspec.structs.replace(known.job(**named), id=id, tenant=tenant)

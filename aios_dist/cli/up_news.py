@@ -1,10 +1,15 @@
-"""What ``aios-dist up`` shows while the fleet runs: jobs that ended, and the logs' warnings."""
+"""``aios-dist up`` while the fleet runs: it shows jobs that ended and the logs' warnings.
+
+And it looks after the embedded Redis, which is started again when it has ended, if it keeps its data.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import re
+import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,8 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aios_dist.cli.output import plain
-from aios_dist.cli.up_redis import kept_up
-from aios_dist.errors import AiosError
+from aios_dist.errors import AiosError, ConfigError
 from aios_dist.journal import Journal
 from aios_dist.local.machine import LocalFleet
 from aios_dist.model.jobs import JobState
@@ -28,6 +32,9 @@ AGAIN_S = 1.0
 """Between two questions to a Redis that is away."""
 ONE_BY_ONE = 10
 """More jobs than these that end together are told in one line."""
+MOST_ENDS = 3
+"""A Redis that has ended so often within ``SPAN_S`` is not started again."""
+SPAN_S = 60.0
 
 _LEVEL = re.compile(r"^[\d-]+ [\d:,]+ (DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+(.*)$")
 _STYLES = {JobState.DONE: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
@@ -120,3 +127,42 @@ def important(lines: list[str]) -> list[str]:
         if wanted and line.strip():
             kept.append(plain(found[2] if found else line))
     return kept
+
+
+# The embedded Redis -------------------------------------------------------------------------------------
+
+
+async def kept_up(out: Console, machine: LocalFleet) -> str:
+    """Look after it for as long as the fleet runs; for ever, where Redis is another's.
+
+    Returns:
+        Why there is none any more, in one sentence.
+    """
+    ends: list[float] = []
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        redis = machine.redis
+        if redis is None or redis.ended_with is None:
+            continue
+        how = f"The embedded Redis has ended {_how(redis.ended_with)}"
+        if not machine.keeps_data:
+            return f"{how}, and with it all jobs: it keeps nothing without --data DIR."
+        now = time.monotonic()
+        ends = [*(at for at in ends if now - at < SPAN_S), now]
+        if len(ends) >= MOST_ENDS:
+            return f"{how}, {MOST_ENDS} times within {SPAN_S:g} s: see {str(redis.log)!r}."
+        try:
+            await asyncio.to_thread(redis.restart)
+        except ConfigError as exc:
+            return f"{how}, and does not start again: {exc}"
+        out.print(Text(f"  {how}; it runs again, with its data.", style="yellow"))
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"by {name} (out of memory?)" if name == "SIGKILL" else f"by {name}"

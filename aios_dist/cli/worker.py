@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.at_once import ctrl_c_at_once
-from aios_dist.cli.setting_options import setting_option
-from aios_dist.cli.signals import hang_up_is_sigterm
+from aios_dist.cli import ctrl_c_at_once
+from aios_dist.cli.options import setting_option
+from aios_dist.cli.session import hang_up_is_sigterm
 from aios_dist.config import FILES_BESIDE_CALLS, PoolConfig, load
 from aios_dist.text import masking
 
@@ -39,7 +39,7 @@ QUIET = ("celery", "kombu", "amqp")
 )
 @click.pass_context
 def worker(context: click.Context, pool: str, slots: int | None, name: str | None, loglevel: str) -> None:
-    """Run one worker of POOL (a pool of aios.toml, or the built-in llm and turns).
+    """POOL is a pool of aios.toml, or one of the built-in llm and turns.
 
     The same as `celery -A workers.POOL worker -n POOL@%h`, without needing that file. Two workers of a pool
     on one machine need two names: --name a@%h. SIGTERM (exit code 0), a terminal that closes, or

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from aios_dist.cli.signals import every_end_is_ctrl_c
+from aios_dist.cli.session import every_end_is_ctrl_c
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.demo.gantt import chart
 from aios_dist.demo.runs import BATCH_AGENTS, OWN_WORK, PAUSE_REPLIES, Run, batch_jobs, run, seed_jobs
@@ -54,9 +54,8 @@ WORKERS = [
 @click.option("--keep", is_flag=True, help="Leave everything up until Ctrl-C, for a look at Flower.")
 @click.option("--no-flower", is_flag=True, help="Do without Flower.")
 def demo(latency: float, as_json: bool, keep: bool, no_flower: bool) -> None:
-    """A fleet on this machine runs agents under fifo and fixed order, and shows what happened.
-
-    Everything is real but the language model: a Redis, Celery workers as processes, Flower. Nothing stays.
+    """And it shows what happened. Everything is real but the language model: a Redis, Celery workers as
+    processes, Flower. Nothing stays.
     """
     out = Console(quiet=as_json, highlight=False)
     if not out.is_terminal or out.width > WIDTH:

@@ -360,23 +360,25 @@ def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exce
         waited = exc.seconds if isinstance(exc, _Silent) else timeout or SOCKET_TIMEOUT_S
         return FleetUnavailable(f"Redis at {where} does not answer within {waited:g} s.")
     if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
-        return FleetUnavailable(
-            f"Redis at {where} is a replica (READONLY); point AIOS_REDIS_URL at the primary."
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} is a replica (READONLY)", "point AIOS_REDIS_URL at the primary"
         )
     if isinstance(exc, (AuthenticationError, AuthorizationError)):
-        return RedisUnfit(f"Redis at {where} refuses the account ({text}); check AIOS_REDIS_URL.")
+        return RedisUnfit.with_fix(f"Redis at {where} refuses the account ({text})", "check AIOS_REDIS_URL")
     if isinstance(exc, RedisConnectionError) or text.startswith(AWAY):
-        return FleetUnavailable(
-            f"Redis at {where} cannot be reached ({text}); start it or set AIOS_REDIS_URL."
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} cannot be reached ({text})", "start it or set AIOS_REDIS_URL"
         )
     if isinstance(exc, NoPermissionError) or text.startswith(FORBIDS):
-        return FleetUnavailable(f"Redis at {where} does not allow it ({text}); see docs/deploy.md, ACL.")
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} does not allow it ({text})", "see docs/deploy.md, ACL"
+        )
     if isinstance(exc, OutOfMemoryError) or text.startswith("OOM"):
-        return FleetUnavailable(
-            f"Redis at {where} is full (maxmemory): nothing is lost; give it more memory."
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} is full (maxmemory): nothing is lost", "give it more memory"
         )
     if text.startswith(REFUSES):
-        return FleetUnavailable(f"Redis at {where} does not serve now ({text}); its log says more.")
+        return FleetUnavailable.with_fix(f"Redis at {where} does not serve now ({text})", "its log says more")
     if text != str(exc).rstrip("."):
         return type(exc)(text)
     return exc

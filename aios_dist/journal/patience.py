@@ -71,6 +71,8 @@ class Patience:
                     raise
             away(why)
             if clock() >= begun + self.together_s:
-                raise FleetUnavailable(f"{why} It was asked for {clock() - begun:.0f} s.") from None
+                given_up = FleetUnavailable(f"{why} It was asked for {clock() - begun:.0f} s.")
+                given_up.what, given_up.fix = why.what, why.fix
+                raise given_up from None
             await wait(pause)
         raise AssertionError("pauses do not end")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.errors import JournalError, RedisUnfit, UnknownName
 from aios_dist.journal.access import Access
@@ -397,15 +397,15 @@ class Reading(Access):
         try:
             told: bytes = await self.connection.plain("INFO", "memory")
         except RedisError as exc:
-            if "permission" in str(exc).lower() or "NOPERM" in str(exc):
+            if isinstance(exc, NoPermissionError):
                 return  # an account without INFO: `doctor` says so, work goes on
             raise unavailable(exc, self.config.redis_url) from None
         facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
-            raise RedisUnfit(
-                f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs; "
-                "set it to noeviction: CONFIG SET maxmemory-policy noeviction."
+            raise RedisUnfit.with_fix(
+                f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs",
+                "set it to noeviction: CONFIG SET maxmemory-policy noeviction",
             )
 
 

@@ -37,13 +37,14 @@ def known(name: str, model: ModelConfig) -> bool:
     return given or _listed(model.model or name, model.provider) is not None
 
 
-def without_price(models: Iterable[str]) -> str:
-    """A sentence of models whose calls no budget of money sees, and what to do about it."""
+def without_price(models: Iterable[str]) -> tuple[str, str]:
+    """What is said of models whose calls no budget of money sees (no stop behind it), and what to do."""
     names = ", ".join(sorted(models))
-    return (
-        f"No price is known of {names}: in a budget of money such calls cost nothing. Give input_price and "
-        "output_price in [models.NAME] (0 where they are free), or install the extra `prices` on the workers."
+    fix = (
+        "Give input_price and output_price in [models.NAME] (0 where they are free), or install the extra "
+        "`prices` on the workers."
     )
+    return f"No price is known of {names}: in a budget of money such calls cost nothing", fix
 
 
 @functools.cache

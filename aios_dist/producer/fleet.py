@@ -309,7 +309,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         unpriced = (await self.journal.registry()).unpriced()
         if unpriced - self._unpriced:
             self._unpriced |= unpriced
-            logger.warning("%s", costs.without_price(unpriced))
+            logger.warning("%s. %s", *costs.without_price(unpriced))
 
     async def _learn(self) -> None:
         registry = await self.journal.registry()

@@ -105,13 +105,21 @@ def changeable(default: Any, seen: set[int] | None = None) -> bool:
 def held_by(value: Any) -> list[Any]:
     """What an object holds, by its attributes."""
     try:
-        names: list[str] = [*getattr(type(value), "__struct_fields__", ())]
-        for kind in type(value).__mro__:
-            slots = kind.__dict__.get("__slots__", ())
-            names += [slots] if isinstance(slots, str) else slots
-        return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
+        return [
+            *getattr(value, "__dict__", {}).values(),
+            *(getattr(value, n, None) for n in slots(type(value))),
+        ]
     except Exception:  # an object that does not want to be looked at
         return []
+
+
+def slots(kind: Any) -> list[str]:
+    """The attributes of a class's objects that are not in their ``__dict__``."""
+    names: list[str] = [*getattr(kind, "__struct_fields__", ())]
+    for base in kind.__mro__:
+        said = base.__dict__.get("__slots__", ())
+        names += [said] if isinstance(said, str) else said
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def copied(default: Any) -> Any:

@@ -161,7 +161,8 @@ class Tool(Leaf):
             return ""
         return (
             f"It has changed {' and '.join(changed)}, of which a tool gets a copy: the agent does not see "
-            "that, here or on another worker. Let the tool return what the agent is to know."
+            "that, here or on another worker. Let the tool return what the agent is to know; what is the "
+            "tool's own affair (a cache, a counter) begins with _, or is the module's."
         )
 
 

@@ -91,8 +91,7 @@ def carried(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, for a thread that the turn here starts: what it awaits there, the turn is told."""
     tell = _noted.notes.elsewhere
 
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:  # without its name: an object may answer to any
         before, in_turn.begun_in = in_turn.begun_in, tell
         try:
             return function(*args, **kwargs)

@@ -129,10 +129,9 @@ class Loops:
             todo += more
             for kind in more:
                 self._watch_class(kind)
-        before = base.__init_subclass__
 
         def begun(kind: Any, /, **kwargs: Any) -> None:
-            before.__func__(kind, **kwargs) if hasattr(before, "__func__") else before(**kwargs)
+            super(base, kind).__init_subclass__(**kwargs)  # of what else it is derived from
             self._watch_class(kind)
 
         base.__init_subclass__ = classmethod(begun)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from aios_dist.model.given import PLAIN
 from aios_dist.program.arguments import held_by
@@ -30,7 +31,8 @@ MOST_IN_ONE = 1_000
 EMPTY = object()
 """What is in a cell that is not set yet."""
 
-_LOOKED_INTO = frozenset({dict, list, tuple, set, frozenset, deque})
+_NAMED = frozenset({dict, WeakKeyDictionary, WeakValueDictionary})
+_LOOKED_INTO = _NAMED | {list, tuple, set, frozenset, deque, WeakSet}
 _CODE = (ModuleType, type, FunctionType)
 _CACHED: Any = type(functools.cache(len))
 
@@ -47,11 +49,22 @@ def outside(root: Any) -> Outside:
     todo = deque([root])
     while todo and len(found) < MOST_SEEN:
         one = todo.popleft()
-        if type(one) in PLAIN or id(one) in found:
+        if id(one) in found:
             continue
         found[id(one)] = one
-        todo += (more for more in _in(one, package, modules) if type(more) not in PLAIN)
+        try:
+            todo += [more for more in _in(one, package, modules) if not _holds_nothing(more, modules)]
+        except Exception:  # of a class that does not want to be looked at, somewhere in the package
+            pass
     return found
+
+
+def _holds_nothing(one: Any, modules: set[int]) -> bool:
+    """Most of a package are functions that hold nothing but the module, which is known."""
+    if type(one) is not FunctionType:
+        return any(type(one) is plain for plain in PLAIN)  # (a class may have no hash)
+    held = one.__closure__ or one.__defaults__ or one.__kwdefaults__ or one.__dict__
+    return not held and id(one.__globals__) in modules
 
 
 def _in(one: Any, package: str, modules: set[int]) -> Iterable[Any]:
@@ -69,7 +82,9 @@ def _in(one: Any, package: str, modules: set[int]) -> Iterable[Any]:
         return [held for held in gc.get_referents(one) if type(held) is not type]
     if kind in _LOOKED_INTO:
         try:
-            return list(itertools.islice(one.values() if isinstance(one, dict) else one, MOST_IN_ONE))
+            held = itertools.chain.from_iterable(one.items()) if kind in _NAMED else one
+            some = list(itertools.islice(held, 2 * MOST_IN_ONE))
+            return [one for one in some if not issubclass(type(one), ModuleType)]  # sys.modules has them all
         except RuntimeError:  # another thread changes it just now
             return []
     if issubclass(kind, ModuleType):

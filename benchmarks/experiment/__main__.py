@@ -23,7 +23,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from aios_dist.cli.signals import every_end_is_ctrl_c
+from aios_dist.cli.session import every_end_is_ctrl_c
 from aios_dist.errors import AiosError, UsageError
 from benchmarks.experiment import drawing
 from benchmarks.experiment.report import show

@@ -27,7 +27,7 @@ import pytest
 
 from aios_dist import Fleet, JobFailed, prompts
 from aios_dist.broker.app import make_app
-from aios_dist.cli.flower_guard import is_local
+from aios_dist.cli.flower_app import is_local
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.errors import BadReply
 from aios_dist.local.machine import LocalFleet, WorkerSpec

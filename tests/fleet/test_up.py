@@ -24,9 +24,8 @@ import redis
 from rich.console import Console
 
 from aios_dist import Fleet, prompts
-from aios_dist.cli.up_end import end
-from aios_dist.cli.up_news import important
-from aios_dist.cli.up_redis import kept_up
+from aios_dist.cli.up import end
+from aios_dist.cli.up_news import important, kept_up
 from aios_dist.config import Config, FleetConfig, load
 from aios_dist.journal import Journal
 from aios_dist.local import folders

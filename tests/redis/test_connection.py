@@ -513,6 +513,19 @@ async def test_an_account_that_is_refused_is_said_so(own_server: EmbeddedRedis) 
     await journal.close()
 
 
+async def test_an_account_that_may_not_ask_for_settings_works_all_the_same(own_server: EmbeddedRedis) -> None:
+    admin = Journal(FleetConfig(redis_url=own_server.url))
+    await admin.connection.command("ACL", "SETUSER", "quiet", "on", ">hush", "~*", "&*", "+@all", "-info")
+    await admin.close()
+    journal = Journal(FleetConfig(redis_url=own_server.url.replace("redis://", "redis://quiet:hush@")))
+    await journal.check()
+    with pytest.raises(FleetUnavailable, match="does not allow it") as caught:
+        await journal.connection.command("INFO")
+    assert caught.value.fix == "see docs/deploy.md, ACL"
+    assert str(caught.value).endswith(f"; {caught.value.fix}.")
+    await journal.close()
+
+
 async def test_a_full_redis_hands_out_no_work_and_keeps_it_whole(alone: Hand) -> None:
     # ZREM frees memory, so Redis would let a claim begin with it; then nothing may stop it.
     await alone.submit(starts("j", "x"))

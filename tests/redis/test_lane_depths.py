@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from aios_dist.broker.app import Tickets
-from aios_dist.cli.lane_depths import LaneDepths
+from aios_dist.cli.flower_app import LaneDepths
 from aios_dist.config import Config, FleetConfig
 from aios_dist.journal import Ticket
 from tests.redis.conftest import Hand, starts

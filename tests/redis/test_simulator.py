@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aios_dist.cli.job_export import calls_of
+from aios_dist.cli.job import calls_of
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal
 from aios_dist.model.calls import LLMResponse, Usage

@@ -16,7 +16,7 @@ import click
 import pytest
 
 from aios_dist import policies
-from aios_dist.cli import entry, groups
+from aios_dist.cli import entry
 from aios_dist.cli.checks import lanes, rights
 from aios_dist.cli.flower import check_login
 from aios_dist.cli.output import iso, plain, print_table
@@ -78,18 +78,27 @@ def test_every_command_has_help(cli: Callable[..., Done], name: str) -> None:
     assert "Usage: aios-dist" in done.out
 
 
-@pytest.mark.parametrize(
-    ("group", "name"),
-    [
-        (group.name, n)
-        for group in (groups.job, groups.dead, groups.lane, groups.model, groups.tenant)
-        for n in group.table
-    ],
-)
+def of_groups() -> list[tuple[str, str]]:
+    """The commands that have a noun before them."""
+    context = click.Context(entry.root)
+    known = ((name, entry.root.get_command(context, name)) for name in entry.COMMANDS)
+    return [
+        (name, verb) for name, group in known if isinstance(group, click.Group) for verb in group.commands
+    ]
+
+
+@pytest.mark.parametrize(("group", "name"), [pair for pair in of_groups() if pair[1] != "schema"])
 def test_every_command_of_a_group_has_help_and_json(cli: Callable[..., Done], group: str, name: str) -> None:
     done = cli(group, name, "--help")
     assert done.code == 0
     assert "--json" in done.out
+
+
+def test_the_sentence_of_the_list_begins_a_commands_help_once(cli: Callable[..., Done]) -> None:
+    for name, (_, _, line) in entry.COMMANDS.items():
+        if name != "fake-llm":  # its --help is the program's own
+            texts = [" ".join(cli(name, "--help").out.split()) for _ in range(2)]
+            assert [text.count(line) for text in texts] == [1, 1], name
 
 
 def test_version_as_json_names_the_packages(cli: Callable[..., Done]) -> None:
@@ -247,6 +256,16 @@ def test_doctor_says_which_variable_a_key_is_missing_in(
     model = next(finding for finding in found if finding["check"] == "models")
     assert model["level"] == "problem"
     assert "MY_KEY" in f"{model['what']} {model['fix']}"
+
+
+def test_doctor_says_what_is_wrong_with_a_model_and_not_only_with_which(cli: Callable[..., Done]) -> None:
+    Path("aios.toml").write_text(
+        '[models.small]\nmodel = "m"\nbase_url = "10.0.0.1:8000"\n', encoding="utf-8"
+    )
+    found = json.loads(cli("doctor", "--json").out)["findings"]
+    model = next(finding for finding in found if finding["check"] == "models")
+    assert model["what"] == "Model 'small': base_url '10.0.0.1:8000' must start with http:// or https://."
+    assert model["fix"] == "Correct aios.toml."
 
 
 # -- Flower's login ----------------------------------------------------------------------------------

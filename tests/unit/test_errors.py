@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import re
 from typing import Any
 
@@ -116,6 +118,14 @@ def test_a_detail_that_contains_itself_can_be_written() -> None:
 def test_an_error_is_described_in_one_line() -> None:
     assert describe(ValueError("bad")) == "ValueError: bad"
     assert describe(ValueError()) == "ValueError"
+
+
+def test_what_to_do_about_an_error_is_a_field_that_travels() -> None:
+    made = UsageError.with_fix("It is off", "switch it on")
+    for error in (made, pickle.loads(pickle.dumps(made)), copy.copy(made)):
+        assert (type(error), str(error)) == (UsageError, "It is off; switch it on.")
+        assert (error.what, error.fix) == ("It is off", "switch it on")
+    assert UsageError("It is off.").fix == ""
 
 
 def test_retryable_is_a_class() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
+import itertools
+import random
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +20,9 @@ from aios_dist.model.calls import LLMResponse
 from aios_dist.model.jobs import Outcome
 from aios_dist.program import holdings
 from aios_dist.program.commands import Tool
+from aios_dist.program.reached import MOST_HELD
 from aios_dist.program.replay import Replay
+from aios_dist.testing.rehearsal import rehearse
 from aios_dist.worker.tools import Tools
 from tests.unit.test_worker_parts import work
 
@@ -309,6 +315,24 @@ def seen_of(look: Callable[[], Shop]) -> Any:
     return look().seen[-1:]
 
 
+class _Unseen(type):
+    """Of classes that cannot even be asked for their module."""
+
+    def __hash__(cls) -> int:
+        raise ValueError("no hash")
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise MemoryError(name)
+
+
+class Unseen(metaclass=_Unseen):
+    def __getattribute__(self, name: str) -> Any:
+        raise MemoryError(name)
+
+
+UNSEEN = [Unseen(), Unseen]
+
+
 @pytest.mark.parametrize(
     "look",
     [
@@ -464,3 +488,288 @@ def test_an_agent_goes_on_from_what_its_tool_returned() -> None:
     replay.deliver(0, Outcome(value=ran(commands(replay)[0])))
     replay.deliver(1, Outcome(response=LLMResponse(text="yes")))
     assert replay.result == "[1] yes"
+
+
+# What worked when nothing was copied ---------------------------------------------------------------------
+
+WORKS: list[Any] = []
+KEYED: dict[Any, int] = {}
+KEYED_WEAKLY: Any = weakref.WeakKeyDictionary()
+
+
+def works(body: Body) -> Body:
+    WORKS.append(body)
+    return body
+
+
+class Calls:
+    """As a client with a callback; ``lock`` makes it one that cannot be copied."""
+
+    def __init__(self, on: Callable[[int], Any], lock: Any = None) -> None:
+        self._on, self._lock = on, lock
+
+    def run(self, x: int) -> None:
+        self._on(x)
+
+
+@works
+async def a_client_and_the_list_that_its_callback_fills() -> Any:
+    for lock in (threading.Lock(), None):
+        for on in (lambda results: results.append, lambda results: lambda x: results.append(x)):
+            _results: list[int] = []
+            calls = Calls(on(_results), lock)
+            for order in (0, 1):
+                held = (_results, calls)[:: 1 - 2 * order]
+
+                def fetch(x: int, held: Any = held, _results: Any = _results, calls: Any = calls) -> bool:
+                    calls.run(x)
+                    return _results.pop() == x
+
+                if not await tool(fetch, 5):
+                    return False
+    return True
+
+
+@works
+async def functions_in_a_dict_beside_what_they_change() -> Any:
+    _state = {"n": 0}
+
+    def add() -> None:
+        _state["n"] += 1
+
+    tools = {"add": add}
+
+    def run(name: str) -> bool:
+        before = _state["n"]
+        tools[name]()
+        return _state["n"] == before + 1
+
+    return await tool(run, "add")
+
+
+@works
+async def two_functions_that_share_a_variable() -> Any:
+    def add() -> None:
+        nonlocal _count
+        _count += 1
+
+    _count = 0
+
+    def run() -> int:
+        add()
+        return _count
+
+    return await tool(run) == 1
+
+
+OPEN: set[int] = set()
+NUMBERS = itertools.count()
+
+
+class Opened:
+    """As what holds a file's number, and closes it with itself."""
+
+    def __init__(self) -> None:
+        self.at = [next(NUMBERS)]
+        OPEN.add(self.at[0])
+
+    def look(self) -> bool:
+        return self.at[0] in OPEN
+
+    def __del__(self) -> None:
+        OPEN.discard(self.at[0])
+
+
+@works
+async def an_object_that_closes_what_it_has_open() -> Any:
+    opened = Opened()
+    return [await tool(opened.look), await tool(opened.look), opened.look()] == [True] * 3
+
+
+class AnyName:
+    def __init__(self) -> None:
+        self.url = "http://there"
+
+    def __getattr__(self, name: str) -> Callable[..., str]:
+        return lambda *args: f"called {name}"
+
+
+@works
+async def a_client_that_answers_to_every_name() -> Any:
+    there = AnyName()
+    return await tool(lambda: there.say()) == "called say"
+
+
+class Keyed:
+    def __init__(self, there: Any) -> None:
+        self.there = [there]
+        there[self] = 7
+
+    def look(self) -> int:
+        return int((KEYED if self.there[0] is KEYED else KEYED_WEAKLY)[self])
+
+
+@works
+async def an_object_by_which_the_module_knows_something() -> Any:
+    return [await tool(Keyed(there).look) for there in (KEYED, KEYED_WEAKLY)] == [7, 7]
+
+
+def library() -> Any:
+    names: dict[str, Any] = {"__name__": "a_library"}
+    exec(
+        "NONE = object()\n"
+        "class Option:\n"
+        "    def __init__(self): self.default = NONE\n"
+        "    def unset(self): return self.default is NONE\n",
+        names,
+    )
+    return names["Option"]
+
+
+Option = library()
+
+
+@works
+async def what_a_library_knows_by_its_identity() -> Any:
+    return await tool(Option().unset)
+
+
+@works
+async def a_semaphore_of_asyncios() -> Any:
+    semaphore = asyncio.Semaphore(1)
+    await tool(semaphore.release)
+    return await tool(lambda: semaphore._value) == 2
+
+
+class Tree:
+    def __init__(self, parent: Tree | None = None) -> None:
+        self.parent = parent
+        self.children = [Tree(self) for _ in range(0 if parent and parent.parent else 5)]
+
+    def size(self) -> int:
+        return 1 + sum(child.size() for child in self.children)
+
+
+@works
+async def objects_that_know_each_other() -> Any:
+    return await tool(Tree().size) == 31
+
+
+@works
+async def a_set_and_a_dict_of_objects() -> Any:
+    known, named = {Careful(), Careful()}, {Careful(): 1}
+    return await tool(lambda: len(known) + len(named)) == 3
+
+
+class Odd:
+    def __init__(self, copy: Any) -> None:
+        self.copy = [copy]
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        if isinstance(self.copy[0], type):
+            raise self.copy[0]
+        return self.copy[0]
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("outside of a request")
+
+    def look(self) -> int:
+        return 1
+
+
+@works
+async def objects_that_cannot_be_looked_at_or_copied() -> Any:
+    odd = Odd(None)
+    found = [await tool(Odd(copy).look) for copy in (None, 5, SystemExit, ValueError)]
+    return [*found, await tool(lambda: odd.look())] == [1] * 5
+
+
+class Frame:
+    """Laid out as an array: it says how large it is."""
+
+    nbytes = 10**9
+
+    def __init__(self) -> None:
+        self.rows = [1]
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise AssertionError("nobody has so much memory")
+
+    def look(self) -> int:
+        return len(self.rows)
+
+
+@works
+async def more_than_can_be_copied_at_each_await() -> Any:
+    frame, rows = Frame(), [[n] for n in range(MOST_HELD + 1)]
+    same = id(rows[-1])
+    found = await gather(tool(frame.look), tool(lambda: id(rows[-1]) == same), tool(lambda: frame.look()))
+    return found == [1, True, 1]
+
+
+@pytest.mark.parametrize("body", WORKS, ids=lambda b: b.__name__)
+def test_a_program_that_worked_without_copies_works_with_them(body: Body) -> None:
+    assert rehearse(agent(body, name=f"works-{body.__name__}").job()) is True
+
+
+def counted() -> Callable[..., Any]:
+    count = 0
+
+    def add(n: int) -> None:
+        nonlocal count
+        count += 1
+        if n:
+            again(n - 1)
+
+    def again(n: int) -> None:
+        add(n)
+
+    return add
+
+
+def holding(held: Any, use: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda n: repr(use(held))
+
+
+def text() -> Callable[..., Any]:
+    held = b"a"
+
+    def add(n: int) -> None:
+        nonlocal held
+        held += b"b"
+
+    return add
+
+
+class Slotted:
+    __slots__ = ("_own", "count")
+
+    def __init__(self) -> None:
+        self.count = self._own = 0
+
+    def add(self, n: int) -> None:
+        self._own += 1
+        self.count += n
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (counted, "count"),
+        (lambda: holding(itertools.count(), next), "held"),
+        (lambda: holding(iter([1, 2]), next), "held"),
+        (lambda: holding(random.Random(7), lambda rng: rng.random()), "held"),
+        (lambda: holding(io.StringIO(), lambda file: file.write("a")), "held"),
+        (text, "held"),
+        (lambda: Slotted().add, "Slotted.count"),
+        (lambda: functools.partial(lambda held, n: held.append(n), []), "partial"),
+    ],
+)
+def test_what_a_tool_keeps_is_seen_wherever_it_is(make: Any, said: str) -> None:
+    async def body() -> None:
+        await tool(make(), 1)
+
+    (command,) = commands(Replay(body))
+    command.call()
+    assert said in command.kept()

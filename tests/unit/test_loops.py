@@ -274,6 +274,37 @@ def test_a_thread_that_outlives_its_turn_is_nobodys() -> None:
     assert replay.result == "yes"
 
 
+class Remote:
+    """As a client that makes a call of whatever name it is asked for."""
+
+    def __getattr__(self, name: str) -> Remote:
+        return Remote()
+
+    def __call__(self, x: int) -> int:
+        return x
+
+
+def test_threads_run_what_answers_to_every_name() -> None:
+    async def body() -> int:
+        return POOL.submit(Remote().anything, 7).result()
+
+    assert Replay(body).result == 7
+
+
+def test_a_loops_class_begins_as_its_other_bases_say() -> None:
+    class Flagged:
+        flag = ""
+
+        def __init_subclass__(cls, flag: str, **kwargs: Any) -> None:
+            cls.flag = flag
+            super().__init_subclass__(**kwargs)
+
+    class Loop(asyncio.AbstractEventLoop, Flagged, flag="set"):
+        pass
+
+    assert Loop.flag == "set"
+
+
 def test_loops_of_other_threads_run_while_a_turn_runs() -> None:
     in_the_turn, go_on = threading.Event(), threading.Event()
 

@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist.cli.agents_by_name import Agents
-from aios_dist.cli.plan_files import read_file
-from aios_dist.cli.plan_of_file import DEEPEST, ORDERS, plan_of
+from aios_dist.cli.plan import DEEPEST, ORDERS, plan_of, read_file
+from aios_dist.cli.submit import Agents
 from aios_dist.config import Config, PromptsConfig
 from aios_dist.errors import InvalidInput
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid

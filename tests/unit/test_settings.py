@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from aios_dist.cli import entry
-from aios_dist.cli.setting_options import SettingType, setting_option
+from aios_dist.cli.options import SettingType, setting_option
 from aios_dist.config import TABLES, Config, FleetConfig, LaneConfig, TenantConfig, fault, parse, settings_of
 from aios_dist.config.origins import lines_of, origins
 from aios_dist.config.schema import schema

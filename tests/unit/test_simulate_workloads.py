@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aios_dist.cli.job_export import calls_of
+from aios_dist.cli.job import calls_of
 from aios_dist.errors import InvalidInput
 from aios_dist.journal import History, JobView
 from aios_dist.model import estimates

@@ -1,16 +1,16 @@
-"""What waits for something else than a slot: models on hold, jobs without budget, dead letters."""
+"""What waits for something else than a slot: models on hold, jobs without budget, dead letters, repairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from aios_dist.cli.checks.finding import Finding, ok, warning
+from aios_dist.cli.checks import Finding, ok, problem, warning
 from aios_dist.cli.output import clock, resume_command, steps_wait, without_usage
 from aios_dist.model import costs
 
 if TYPE_CHECKING:
-    from aios_dist.journal import DeadLetter, JobView, ModelView, Registry, TenantView
+    from aios_dist.journal import DeadLetter, JobView, ModelView, Registry, Repairs, TenantView
 
 SOME = 20
 """One answer in so many without usage is worth a word."""
@@ -47,7 +47,7 @@ def prices(registry: Registry, tenants: Sequence[TenantView]) -> Iterator[Findin
     unpriced = registry.unpriced()
     if not unpriced:
         return
-    said, _, fix = costs.without_price(unpriced).partition(". ")
+    said, fix = costs.without_price(unpriced)
     limited = [tenant.name for tenant in tenants if tenant.money_per_day]
     if limited:
         yield warning("prices", f"{said}; tenant {limited[0]!r} has one.", fix)
@@ -77,4 +77,27 @@ def dead_letters(letters: Sequence[DeadLetter]) -> Iterator[Finding]:
             "dead letters",
             f"{count} lost every worker that tried; the last: {letters[0].job}, step {letters[0].step}.",
             f"aios-dist dead show {letters[0].job}; then aios-dist dead retry or dead drop.",
+        )
+
+
+def repairs(found: Repairs) -> Iterator[Finding]:
+    """Nothing is left half-done, and every record can be read."""
+    for job, why in list(found.aside.items())[:10]:
+        yield problem(
+            "journal",
+            f"Job {job!r} is set aside: {why}.",
+            "What wrote to Redis besides aios_dist? Submit the job again under another id; all others go on.",
+        )
+    more = len(found.aside) - 10
+    if more > 0:
+        yield problem("journal", f"{more} more jobs are set aside.", "See above.")
+    if found.marked:
+        yield ok("journal", f"{found.marked} jobs are being changed, or looked at by the reconciler next.")
+    times = sum(found.counts.values())
+    if times:
+        counted = ", ".join(f"{what} {count}" for what, count in sorted(found.counts.items()))
+        yield warning(
+            "journal",
+            f"The journal was put right {times} times after writes that broke ({counted}).",
+            "Nothing is lost. The workers' logs say what it was: please report it.",
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from aios_dist.cli.checks.finding import Finding, ok, problem, warning
-from aios_dist.cli.output import steps_wait
+from aios_dist.cli.checks import Finding, ok, problem, warning
+from aios_dist.cli.output import needed, steps_wait
 from aios_dist.config import DEFAULT_POOLS, Config
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Registry
+    from aios_dist.journal import Need, Registry
     from aios_dist.producer.fleet_rules import LaneView
 
 TURNS = "turns"
@@ -95,3 +95,27 @@ def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]
             )
     if registry.workers:
         yield ok("workers", f"{len(registry.workers)} registered.")
+
+
+def needs(found: Sequence[Need]) -> Iterator[Finding]:
+    """Whatever waits has a worker that can serve it."""
+    for need in found:
+        if need.served:
+            continue
+        yield problem(
+            "workers",
+            f"{steps_wait(need.steps)} on lane {need.lane!r} for a worker with {needed(need.need)}: "
+            "none that runs has it.",
+            "Start one with it: add it to the workers' aios.toml ([models.*]; [fleet] modules for agents).",
+        )
+
+
+def registry(found: Registry) -> Iterator[Finding]:
+    """Every entry of the registry is one that this version understands."""
+    if found.odd:
+        named = ", ".join(map(repr, found.odd[:3])) + (" …" if len(found.odd) > 3 else "")
+        yield warning(
+            "registry",
+            f"Entries that this version does not understand are passed over: {named}.",
+            "If no newer version of aios_dist runs in this fleet: what else writes to its Redis?",
+        )

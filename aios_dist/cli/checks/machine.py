@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from aios_dist.cli.checks.finding import Finding, ok, problem, warning
-from aios_dist.cli.version import installed
+from aios_dist.cli.checks import Finding, ok, problem, raised, warning
+from aios_dist.cli.entry import installed
 from aios_dist.config import DEFAULT_POOLS, FILES_BESIDE_CALLS, Config
 from aios_dist.errors import ConfigError
 from aios_dist.journal import Registry
@@ -33,7 +33,7 @@ def agents(config: Config) -> Iterator[Finding]:
     try:
         modules.load(config)
     except ConfigError as exc:
-        yield problem("agents", str(exc), "Put it on PYTHONPATH, or correct [fleet] modules in aios.toml.")
+        yield raised("agents", exc, "Put it on PYTHONPATH, or correct [fleet] modules in aios.toml.")
         return
     if config.fleet.modules:
         yield ok("agents", f"Imported {', '.join(config.fleet.modules)}.")
@@ -65,10 +65,7 @@ def models(
                     f"Model {name!r} is served by workers; this machine has no key for it, and needs none.",
                 )
             else:
-                text, _, fix = str(exc).partition(": ")
-                yield problem(
-                    "models", f"{text}.", f"{fix[:1].upper()}{fix[1:]}" if fix else "Correct aios.toml."
-                )
+                yield raised("models", exc, "Correct aios.toml.")
         else:
             yield ok("models", f"Model {name!r} has what it needs.")
     if not config.models and not served:

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.broker.app import keyprefix, make_app
-from aios_dist.cli.checks.finding import Finding, ok, problem
+from aios_dist.cli.checks import Finding, ok, problem
 from aios_dist.config import Config
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import unavailable
@@ -163,8 +163,8 @@ async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
     refused += workers_only
     yield problem(
         "rights",
-        f"Redis refuses the account {user!r}: {'; '.join(refused[:6])}"
-        + (" …" if len(refused) > 6 else "")
+        f"Redis refuses the account {user!r}: {'; '.join(refused[:4])}"
+        + (" …" if len(refused) > 4 else "")
         + ".",
         f"ACL SETUSER {user} with the commands of deploy/redis/users.acl.example, "
         f"keys ~{prefix}* ~{keyprefix(config.name)}*, "
@@ -220,7 +220,5 @@ def _refused_to_publish(settings: Config) -> list[str]:
 
 
 def _words(command: Command, exc: Exception) -> str:
-    text = str(exc)
-    if "channel" in text:
-        return f"{command[0]} on channel {command[1]}"
-    return f"{command[0]} on key {command[1]}" if "key" in text else str(command[0])
+    """Redis says in its own words only whether it is the command, or this key or channel."""
+    return f"{' '.join(map(str, command[:2]))} ({str(exc).rstrip('.')})"

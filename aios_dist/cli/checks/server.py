@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, RedisError
 
-from aios_dist.cli.checks.finding import Finding, ok, problem, warning
+from aios_dist.cli.checks import Finding, ok, problem, warning
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import unavailable
 

@@ -118,7 +118,9 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
     else:
         missing = [package for package in adapter.packages if importlib.util.find_spec(package) is None]
         if missing:
-            raise ConfigError(f"Model {name!r} needs the package {missing[0]!r}: {adapter.install}.")
+            raise ConfigError.with_fix(
+                f"Model {name!r} needs the package {missing[0]!r}", adapter.install, ": "
+            )
     if model.base_url is not None and not model.base_url.startswith(("http://", "https://")):
         raise ConfigError(
             f"Model {name!r}: base_url {masked(model.base_url)!r} must start with http:// or https://."
@@ -159,12 +161,14 @@ def key_of(name: str, model: ModelConfig, env: Mapping[str, str]) -> str | None:
     # A trailing line break is what `export KEY="$(cat file)"` and secret mounts often leave.
     key = env.get(variable, "").strip()
     if not key:
-        raise ConfigError(
-            f"Model {name!r} needs its key in the environment variable {variable}: set it for the worker."
+        raise ConfigError.with_fix(
+            f"Model {name!r} needs its key in the environment variable {variable}",
+            "set it for the worker",
+            ": ",
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(
-            f"Model {name!r}: the key in {variable} has characters that no key has: set it again."
+        raise ConfigError.with_fix(
+            f"Model {name!r}: the key in {variable} has characters that no key has", "set it again", ": "
         )
     learn(key)
     return key

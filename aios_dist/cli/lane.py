@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.job_commands import as_json_option
+from aios_dist.cli.entry import Commands
+from aios_dist.cli.options import as_json_option, needs_one, setting_options
 from aios_dist.cli.output import print_json, print_table
 from aios_dist.cli.session import on_fleet
-from aios_dist.cli.setting_options import needs_one, setting_options
 from aios_dist.config import LaneConfig
 
 if TYPE_CHECKING:
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from aios_dist.producer.fleet import AsyncFleet
     from aios_dist.producer.fleet_rules import LaneView
 
+lane = Commands("lane")
 
-@click.command("list")
+
+@lane.command("list")
 @as_json_option
 def list_(as_json: bool) -> None:
-    """Lanes with their policy, what waits on them (of whom, where they are shared), and who set the rules."""
+    """Lanes with their policies and what waits on them.
+
+    Of whom, where they are shared between tenants; and who set the rules.
+    """
 
     async def look(fleet: AsyncFleet) -> list[LaneView]:
         return await fleet.lanes()
@@ -48,15 +53,16 @@ def list_(as_json: bool) -> None:
     )
 
 
-@click.command("set")
+@lane.command("set")
 @click.argument("name", metavar="LANE")
 @setting_options(LaneConfig, "policy", "oldest_every", "fair")
 @as_json_option
 def set_(name: str, as_json: bool, **wanted: Any) -> None:
-    """Change policy and shares of LANE in the running fleet; no restart, nothing that waits is lost.
+    """Change policy and shares in the running fleet.
 
-    What is not named stays as it is (with a new policy, the oldest go as often as that policy has it). It
-    holds until `aios-dist lane reset LANE`, or until a worker starts whose aios.toml says something new.
+    No restart, and nothing that waits is lost. What is not named stays as it is (with a new policy, the
+    oldest go as often as that policy has it). It holds until `aios-dist lane reset LANE`, or until a
+    worker starts whose aios.toml says something new.
     """
     needs_one(LaneConfig, wanted)
 
@@ -66,7 +72,7 @@ def set_(name: str, as_json: bool, **wanted: Any) -> None:
     _say(name, on_fleet(work), as_json)
 
 
-@click.command()
+@lane.command()
 @click.argument("name", metavar="LANE")
 @as_json_option
 def reset(name: str, as_json: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from aios_dist.cli.job_commands import as_json_option
+from aios_dist.cli.entry import Commands
+from aios_dist.cli.options import as_json_option
 from aios_dist.cli.output import print_json, print_table
 from aios_dist.config.origins import Origin, origins
 from aios_dist.config.schema import schema as schema_of_file
@@ -20,15 +21,17 @@ from aios_dist.text.masking import hide_in
 SECRET = re.compile(r"key|auth|pass|secret|token|cookie", re.IGNORECASE)
 """A provider's option of such a name is not shown: somebody may have written a key there all the same."""
 
+config = Commands("config")
 
-@click.command()
+
+@config.command()
 @as_json_option
 @click.pass_context
 def show(context: click.Context, as_json: bool) -> None:
-    """Each value of the configuration, and where it comes from; secrets are masked.
+    """Each value, and where it comes from.
 
-    What a hand has set in the running fleet is not here: see `aios-dist lane list`, `model list` and
-    `tenant list`.
+    Secrets are masked. What a hand has set in the running fleet is not here: see `aios-dist lane list`,
+    `model list` and `tenant list`.
     """
     file, found = origins()
     shown = [(each, _hidden(each.value), *_source(each, context)) for each in found]
@@ -59,7 +62,7 @@ def show(context: click.Context, as_json: bool) -> None:
     print_table(("SETTING", "VALUE", "FROM"), rows, empty="")
 
 
-@click.command()
+@config.command()
 def schema() -> None:
     """The JSON schema of aios.toml, by which editors complete and check it.
 

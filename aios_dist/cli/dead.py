@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.job_commands import as_json_option
-from aios_dist.cli.job_control import ids_argument, retry_jobs
+from aios_dist.cli.entry import Commands
+from aios_dist.cli.job_steering import retry_jobs
+from aios_dist.cli.options import as_json_option, ids_argument
 from aios_dist.cli.output import clock, console, iso, job_record, plain, print_json, print_table
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.errors import UnknownName
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 MOST = 10_000
 """Dead letters that are looked through for those of one job."""
 
+dead = Commands("dead")
 
-@click.command("list")
+
+@dead.command("list")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at the most."
 )
 @as_json_option
 def list_(limit: int, as_json: bool) -> None:
-    """Dead letters, newest first: steps that lost their worker [fleet] attempts times."""
+    """Dead letters, newest first. They are steps that lost their worker [fleet] attempts times."""
 
     async def look(journal: Journal) -> list[tuple[DeadLetter, JobView | None]]:
         letters = await journal.dead_letters(limit)
@@ -64,11 +67,11 @@ def list_(limit: int, as_json: bool) -> None:
     )
 
 
-@click.command()
+@dead.command()
 @click.argument("id")
 @as_json_option
 def show(id: str, as_json: bool) -> None:
-    """The dead letters of job ID: which step, and what became of each attempt."""
+    """The dead letters of a job, attempt by attempt."""
 
     async def look(journal: Journal) -> tuple[list[DeadLetter], History, list[Event]]:
         letters = [letter for letter in await journal.dead_letters(MOST) if letter.job == id]
@@ -100,19 +103,19 @@ def show(id: str, as_json: bool) -> None:
         )
 
 
-@click.command()
+@dead.command()
 @ids_argument
 @as_json_option
 def retry(ids: tuple[str, ...], as_json: bool) -> None:
-    """Let jobs that failed over a dead letter go on from there (the same as `job retry`)."""
+    """Let the jobs of dead letters go on from there (the same as `job retry`)."""
     retry_jobs(ids, as_json=as_json)
 
 
-@click.command()
+@dead.command()
 @ids_argument
 @as_json_option
 def drop(ids: tuple[str, ...], as_json: bool) -> None:
-    """Forget the dead letters of jobs; the jobs themselves stay as they are."""
+    """Forget the dead letters of jobs. The jobs themselves stay as they are."""
 
     async def work(fleet: AsyncFleet) -> list[dict[str, Any]]:
         return [{"id": id, "dropped": await fleet.drop_dead(id)} for id in dict.fromkeys(ids)]

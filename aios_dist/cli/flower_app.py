@@ -1,4 +1,4 @@
-"""What stands between Flower and those who reach it: browsers of other sites, and malformed events.
+"""Flower's web application as a fleet needs it: what stands between it and who reaches it, and its numbers.
 
 Flower asks for its login on every page but ``/metrics``, and looks at where a request comes from only where
 there is a login. One event with a word in the place of a number makes its pages answer 500 for good.
@@ -6,21 +6,34 @@ there is a login. One event with a word in the place of a number makes its pages
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import flower.events
 from celery.events import EventReceiver
+from flower.api.tasks import GetQueueLengths
 from flower.app import Flower
+from flower.command import apply_env_options, extract_settings
+from flower.options import options
+from flower.urls import settings as web_settings
+from flower.views.broker import BrokerView
 from flower.views.monitor import Metrics
+from redis.exceptions import ResponseError
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import ErrorHandler, OutputTransform, authenticated
 
+from aios_dist.broker.app import depth_commands, make_app
+from aios_dist.cli.worker import set_up_logging
+from aios_dist.config import Config
+from aios_dist.errors import FleetUnavailable
+from aios_dist.journal import Journal
+from aios_dist.text import masking
 from aios_dist.text.masking import hide
 
 logger = logging.getLogger("aios_dist.flower")
@@ -166,3 +179,78 @@ class SoundEvents(EventReceiver):  # type: ignore[misc]
 
 
 flower.events.EventReceiver = SoundEvents
+
+
+# Lanes -----------------------------------------------------------------------------------------------
+
+
+class LaneDepths:
+    """Stands in for Flower's counter of queues. Every Redis URL that a worker can use will do.
+
+    Flower's own reads neither TLS settings in a URL nor several Sentinels, names only the queues of workers
+    that it has seen, and counts tickets. This one has the waiting steps of every lane, over the journal's
+    connection.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.journal = Journal(config.fleet)
+
+    async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Name and number of waiting steps of each lane.
+
+        The journal's count is exact. An account that may only touch Celery's keys gets the number of
+        tickets: the same but for a spare ticket now and then.
+
+        Raises:
+            FleetUnavailable: Redis cannot be reached.
+        """
+        lanes = list(names)
+        try:
+            waiting = await self.journal.waiting(lanes, most=0)
+            counts = [waiting[lane].ready for lane in lanes]
+        except (FleetUnavailable, ResponseError):  # refused as a whole, or a command within the verb
+            send = self.journal.connection.command
+            counts = await asyncio.gather(*(send(*c) for c in depth_commands(self._config, lanes)))
+        return [
+            {"name": lane, "messages": count, "messages_ready": count}
+            for lane, count in zip(lanes, counts, strict=True)
+        ]
+
+
+def application(config: Config, passwords: Iterable[str], **settings: Any) -> Any:
+    """Flower's own web application, guarded, with our counter on its two pages of queues.
+
+    Args:
+        config: the fleet's.
+        passwords: of its logins; no page and no log shows them.
+        settings: options of Flower.
+    """
+    set_up_logging(logging.INFO)
+    masking.learn(*passwords)
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    logging.getLogger("flower.inspector").setLevel(logging.ERROR)  # four warnings while there is no worker
+    apply_env_options()
+    for name, value in settings.items():
+        setattr(options, name, value)
+    extract_settings()
+    web = GuardedFlower(capp=make_app(config), options=options, **web_settings)
+    web.add_transform(MaskedPages)
+    depths: LaneDepths = LaneDepths(config)
+
+    class Lanes:
+        """Both pages: our lanes, our counter."""
+
+        def get_broker(self) -> LaneDepths:
+            return depths
+
+        def get_active_queue_names(self) -> list[str]:
+            seen: list[str] = super().get_active_queue_names()  # type: ignore[misc]
+            return sorted({*seen, *config.lane_names()})
+
+    page = type("LanesPage", (Lanes, BrokerView), {})
+    lengths = type("LaneLengths", (Lanes, GetQueueLengths), {})
+    prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
+    ours = {"/broker": page, "/api/queues/length": lengths, "/metrics": GuardedMetrics}
+    web.add_handlers(".*", [(f"{prefix}{path}", handler) for path, handler in ours.items()])
+    return web

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.job_commands import as_json_option
+from aios_dist.cli.entry import Commands
+from aios_dist.cli.options import as_json_option, needs_one, setting_options
 from aios_dist.cli.output import clock, iso, of_most, print_json, print_table, without_usage
 from aios_dist.cli.session import on_journal
-from aios_dist.cli.setting_options import needs_one, setting_options
 from aios_dist.config import ModelConfig, load
 from aios_dist.errors import UnknownName
 
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 LIMITS = ("max_in_flight", "requests_per_minute", "tokens_per_minute")
 
+model = Commands("model")
 
-@click.command("list")
+
+@model.command("list")
 @as_json_option
 def list_(as_json: bool) -> None:
-    """Models with their limits, and what counts against them now: calls in flight, the last 60 s."""
+    """Models with their limits, calls and holds.
+
+    Against the limits count the calls in flight, and those of the last 60 s.
+    """
 
     async def look(journal: Journal) -> list[ModelView]:
         return await journal.model_views(sorted(await _known(journal)))
@@ -53,15 +58,15 @@ def list_(as_json: bool) -> None:
     )
 
 
-@click.command("set")
+@model.command("set")
 @click.argument("name")
 @setting_options(ModelConfig, *LIMITS)
 @as_json_option
 def set_(name: str, as_json: bool, **wanted: Any) -> None:
-    """Change limits of model NAME in the running fleet, from the next call on; 0 is no limit.
+    """Change limits in the running fleet, from the next call on.
 
-    What is not named stays as it is. The limits hold until they are changed again, or until a worker starts
-    whose aios.toml says something new.
+    0 is no limit. What is not named stays as it is. The limits hold until they are changed again, or until a
+    worker starts whose aios.toml says something new.
     """
     needs_one(ModelConfig, wanted)
 

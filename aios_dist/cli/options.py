@@ -1,10 +1,10 @@
-"""Options for what can be set: each takes its type, range and help from where the setting is declared."""
+"""Options that several commands take. Those for settings have type, range and help from their declaration."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 import msgspec
@@ -12,6 +12,10 @@ from msgspec import inspect
 
 from aios_dist.config import Kind, Setting, as_written, fault, settings_of
 from aios_dist.errors import InvalidInput
+from aios_dist.model.specs import Budget
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 
 NOTHING = "none"
 """How the command line says the choice that is an empty text."""
@@ -107,3 +111,31 @@ def metavar_of(setting: Setting) -> str:
         return "|".join(choice or NOTHING for choice in setting.choices)
     letters: dict[type, str] = {inspect.IntType: "N", inspect.FloatType: "X"}
     return letters.get(type(setting.type), setting.name[0].upper() if setting.choices else "TEXT")
+
+
+# What a job may cost, on `submit` and on `job resume` ------------------------------------------------
+
+on_budget_option = setting_option(Budget, "on_budget", left_out="pause")
+"""At the submission only: the job keeps it."""
+
+
+def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--budget-tokens`` and ``--budget-money``."""
+    for name in ("money", "tokens"):
+        command = setting_option(Budget, name, flag=f"--budget-{name}")(command)
+    return command
+
+
+def budget_of(
+    tokens: int | None, money: float | None, on_budget: Literal["pause", "fail"] | None = None
+) -> Budget | None:
+    """What the options say; None when they say nothing.
+
+    Raises:
+        InvalidInput: ``--on-budget`` without a budget.
+    """
+    if tokens is None and money is None:
+        if on_budget is not None:
+            raise InvalidInput("--on-budget goes with --budget-tokens or --budget-money.")
+        return None
+    return Budget(tokens=tokens, money=money, on_budget=on_budget or "pause")

@@ -6,22 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.job_commands import as_json_option
+from aios_dist.cli.entry import Commands
+from aios_dist.cli.options import as_json_option, needs_one, setting_options
 from aios_dist.cli.output import amount, of_most, print_json, print_table
 from aios_dist.cli.session import on_fleet
-from aios_dist.cli.setting_options import needs_one, setting_options
 from aios_dist.config import TenantConfig
 
 if TYPE_CHECKING:
     from aios_dist.journal import TenantView
     from aios_dist.producer.fleet import AsyncFleet
 
+tenant = Commands("tenant")
 
-@click.command("list")
+
+@tenant.command("list")
 @as_json_option
 def list_(as_json: bool) -> None:
-    """Tenants with their weights and limits, what counts against those now and today (UTC), and what they
-    have had of each shared lane: tokens by weight, where the least runs next."""
+    """Tenants with their weights, limits and budgets.
+
+    Also what counts against those now and today (UTC), and what they have had of each shared lane: tokens by
+    weight, where the least runs next.
+    """
 
     async def look(fleet: AsyncFleet) -> list[TenantView]:
         return await fleet.tenants()
@@ -48,12 +53,12 @@ def list_(as_json: bool) -> None:
     )
 
 
-@click.command("set")
+@tenant.command("set")
 @click.argument("name")
 @setting_options(TenantConfig, "weight", "max_in_flight", "tokens_per_day", "money_per_day")
 @as_json_option
 def set_(name: str, as_json: bool, **wanted: Any) -> None:
-    """Change weight, limit and budgets of tenant NAME in the running fleet, at once.
+    """Change them in the running fleet, at once.
 
     What is not named stays as it is; a limit of 0 is none. The settings hold until they are changed again, or
     until a worker starts whose aios.toml says something new.

@@ -1,4 +1,4 @@
-"""``aios-dist job pause | resume | signal | retry | fork``: steering jobs, also after their end."""
+"""``aios-dist job cancel | pause | resume | signal | retry | fork | priority``: what steers a job."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.budgets import budget_of, budget_options
-from aios_dist.cli.job_commands import as_json_option
+from aios_dist import policies
+from aios_dist.cli.options import SettingType, as_json_option, budget_of, budget_options, ids_argument
 from aios_dist.cli.output import job_record, print_json
 from aios_dist.cli.session import on_fleet
+from aios_dist.config import settings_of
 from aios_dist.errors import InvalidInput
+from aios_dist.model.specs import JobSpec
 
 if TYPE_CHECKING:
     from aios_dist.producer.fleet import AsyncFleet
     from aios_dist.producer.handles import AsyncJob
-
-ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 
 
 def steer(
@@ -65,8 +65,32 @@ def steer(
 @click.command()
 @ids_argument
 @as_json_option
+def cancel(ids: tuple[str, ...], as_json: bool) -> None:
+    """End jobs now. Waiting steps are dropped, calls in flight are stopped."""
+
+    async def work(fleet: AsyncFleet) -> list[dict[str, Any]]:
+        done = []
+        for id in ids:
+            job = fleet.job(id)
+            cancelled = await job.cancel()
+            done.append({"id": id, "cancelled": cancelled, "state": (await job.status()).value})
+        return done
+
+    done = on_fleet(work)
+    if as_json:
+        print_json(done)
+        return
+    for entry in done:
+        print(
+            f"{entry['id']} " + ("cancelled" if entry["cancelled"] else f"had ended before: {entry['state']}")
+        )
+
+
+@click.command()
+@ids_argument
+@as_json_option
 def pause(ids: tuple[str, ...], as_json: bool) -> None:
-    """Stop jobs where they are: waiting steps wait on, calls in flight end and are kept."""
+    """Stop jobs where they are. Waiting steps wait on, calls in flight end and are kept."""
     steer(
         ids,
         lambda job: job.pause(),
@@ -107,7 +131,10 @@ def resume(
 @click.option("--value", metavar="JSON", help="What the agent's await gives  [default: null]")
 @as_json_option
 def signal(id: str, name: str, value: str | None, as_json: bool) -> None:
-    """Send NAME to a job that waits for it with `await signal(NAME)`, or will."""
+    """Send what a job waits for.
+
+    The job waits with `await signal(NAME)`, or it will.
+    """
     try:
         sent = json.loads(value) if value is not None else None
     except (ValueError, RecursionError) as exc:
@@ -125,7 +152,7 @@ def signal(id: str, name: str, value: str | None, as_json: bool) -> None:
 @ids_argument
 @as_json_option
 def retry(ids: tuple[str, ...], as_json: bool) -> None:
-    """Let jobs that failed or were cancelled go on from there; what is answered stays answered."""
+    """Go on from where jobs failed or were cancelled. What is answered stays answered."""
     retry_jobs(ids, as_json=as_json)
 
 
@@ -148,7 +175,7 @@ def retry_jobs(ids: Sequence[str], *, as_json: bool) -> None:
 @click.option("--id", "new", metavar="NEW", help="The new job's id  [default: one is made up]")
 @as_json_option
 def fork(id: str, step: int, new: str | None, as_json: bool) -> None:
-    """A new job with the history of ID before step K: what came before is reused, not paid again."""
+    """A new job with the history of ID up to a step. What came before step K is reused, not paid again."""
 
     async def work(fleet: AsyncFleet) -> dict[str, Any]:
         made = await fleet.job(id).fork(step, new)
@@ -159,3 +186,51 @@ def fork(id: str, step: int, new: str | None, as_json: bool) -> None:
         print_json(record)
     else:
         print(record["id"])
+
+
+@click.command()
+@click.argument("id")
+@click.argument("priority", metavar="N", type=SettingType(settings_of(JobSpec)["priority"]))
+@as_json_option
+def priority(id: str, priority: int, as_json: bool) -> None:
+    """Let a job run earlier or later, also while its steps wait.
+
+    The priority N is 0 to 9; 9 runs first. Only lanes of policy `priority` look at it: see
+    `aios-dist lane list`.
+    """
+
+    async def work(fleet: AsyncFleet) -> dict[str, Any]:
+        job = fleet.job(id)
+        changed = await job.rerank(priority=priority)
+        view = await job.view()
+        return {
+            "id": id,
+            "priority": view.priority,
+            "changed": changed,
+            "state": view.state.value,
+            "in_agent_first_plan": view.placed,
+            "ignored_on_lanes": await _blind(fleet, id) if changed and not view.placed else [],
+        }
+
+    record = on_fleet(work)
+    if as_json:
+        print_json(record)
+    elif record["changed"]:
+        print(f"{id} has priority {record['priority']}")
+        if record["in_agent_first_plan"]:
+            print("Its steps keep their order all the same: that is the place in its agent-first plan.")
+        for lane in record["ignored_on_lanes"]:
+            print(f"Lane {lane} does not look at priorities: aios-dist lane set {lane} --policy priority")
+    if not record["changed"]:
+        raise InvalidInput(f"Job {id!r} is {record['state']}: a job that has ended takes no priority.")
+
+
+async def _blind(fleet: AsyncFleet, id: str) -> list[str]:
+    """The lanes of the job's LLM calls whose policy does not look at priorities."""
+    calls = {step.lane for step in await fleet.job(id).steps() if step.kind == "llm"}
+    return [lane.name for lane in await fleet.lanes() if lane.name in calls and not _looks(lane.rules.policy)]
+
+
+def _looks(policy: str) -> bool:
+    known = policies.get(policy)  # one of a newer version may, as far as we know
+    return known is None or known.rank(policies.Waiting(agent="")).per_priority > 0
