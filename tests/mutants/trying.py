@@ -74,22 +74,29 @@ class Tried(NamedTuple):
         return f"{word:8}{self.seconds:5.1f} s {self.mutant}"
 
 
-class _First:
-    """A plugin of pytest: the first test that failed."""
+class _Job(NamedTuple):
+    """Tests to run in a copy, with a mutant or without any."""
+
+    tests: Sequence[str]
+    mutant: Mutant | None = None
+
+
+class _Failed:
+    """A plugin of pytest: the tests that failed."""
 
     def __init__(self) -> None:
-        self.failed = ""
+        self.names: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and not self.failed:
-            self.failed = report.nodeid
+        if report.failed:
+            self.names.append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed and not self.failed:
-            self.failed = report.nodeid or "the collection"
+        if report.failed:
+            self.names.append(report.nodeid or "the collection")
 
 
-def _child(copy: Path, tests: Sequence[str], answer: Path) -> None:
+def _child(copy: Path, job: _Job, answer: Path) -> None:
     """Run the tests of a copy in this process, and leave behind which failed; never returns."""
     os.setsid()
     said = os.open(f"{answer}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -102,9 +109,9 @@ def _child(copy: Path, tests: Sequence[str], answer: Path) -> None:
     sys.path[:] = [str(copy), *(place for place in sys.path if place not in ("", str(ROOT)))]
     for name in [name for name in sys.modules if name.partition(".")[0] in ("aios_dist", "tests", "workers")]:
         del sys.modules[name]
-    first = _First()
-    code = pytest.main(["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *tests], plugins=[first])
-    answer.write_text(json.dumps([int(code), first.failed]))
+    failed, how = _Failed(), ["-x"] if job.mutant is not None else []
+    code = pytest.main([*how, "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *job.tests], plugins=[failed])
+    answer.write_text(json.dumps([int(code), failed.names]))
     sys.stdout.flush()
     os._exit(0)
 
@@ -112,8 +119,8 @@ def _child(copy: Path, tests: Sequence[str], answer: Path) -> None:
 class _Run:
     """One run of tests in a copy, in a child."""
 
-    def __init__(self, copy: Path, tests: Sequence[str]) -> None:
-        self.copy = copy
+    def __init__(self, copy: Path, job: _Job) -> None:
+        self.copy, self._job = copy, job
         self._answer = copy.with_suffix(".answer")
         self._answer.unlink(missing_ok=True)
         self._begun = time.monotonic()
@@ -121,7 +128,7 @@ class _Run:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _child(copy, tests, self._answer)
+                _child(copy, job, self._answer)
             finally:
                 os._exit(1)
 
@@ -132,7 +139,7 @@ class _Run:
     def over(self) -> bool:
         """Whether it has ended; what it leaves running is ended with it."""
         done, _ = os.waitpid(self.pid, os.WNOHANG)
-        if not done and self.seconds < MOST_S:
+        if not done and (self._job.mutant is None or self.seconds < MOST_S):
             return False
         try:
             os.killpg(self.pid, signal.SIGKILL)
@@ -142,19 +149,17 @@ class _Run:
             os.waitpid(self.pid, 0)
         return True
 
-    def outcome(self) -> tuple[str, str]:
-        """The test that failed, and why nothing can be said of them."""
+    def outcome(self) -> tuple[list[str], str]:
+        """The tests that failed, and why nothing can be said of them."""
         if not self._answer.is_file():
-            return "the run: it did not come to its end", ""
+            return ["the run: it did not come to its end"], ""
         code, failed = json.loads(self._answer.read_text())
-        if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        if failed or code == pytest.ExitCode.OK:
             return failed, ""
-        if failed:  # a module that cannot be imported any more
-            return failed, ""
-        last = (self._answer.with_name(f"{self._answer.name}.log").read_text().strip().splitlines() or [""])[
+        said = (self._answer.with_name(f"{self._answer.name}.log").read_text().strip().splitlines() or [""])[
             -1
         ]
-        return "", f"its tests cannot be run: {last}"
+        return [], f"its tests cannot be run: {said}"
 
 
 def _copy_to(folder: Path) -> None:
@@ -166,29 +171,21 @@ def _copy_to(folder: Path) -> None:
             shutil.copy2(file, folder)
 
 
-class _Job(NamedTuple):
-    """Tests to run in a copy, with a mutant or without any."""
-
-    tests: Sequence[str]
-    mutant: Mutant | None = None
-
-
-def _in_turn(jobs: Sequence[_Job], copies: Sequence[Path]) -> Iterator[tuple[_Job, Tried | None, str]]:
-    """Run them, one in each copy at a time: each with what became of it, and the test that failed."""
+def _in_turn(jobs: Sequence[_Job], copies: Sequence[Path]) -> Iterator[tuple[_Job, list[str], str, float]]:
+    """Run them, one in each copy at a time: each with the tests that failed, a fault, and its seconds."""
     waiting, free, running = list(jobs), list(copies), dict[_Run, _Job]()
     try:
         while waiting or running:
             while waiting and free:
                 job, copy = waiting.pop(0), free.pop()
                 _change(copy, job.mutant, there=True)
-                running[_Run(copy, job.tests)] = job
+                running[_Run(copy, job)] = job
             time.sleep(0.02)
             for run in [run for run in running if run.over()]:
                 job = running.pop(run)
                 _change(run.copy, job.mutant, there=False)
                 free.append(run.copy)
-                failed, fault = run.outcome()
-                yield job, job.mutant and Tried(job.mutant, failed, fault, run.seconds), failed or fault
+                yield job, *run.outcome(), run.seconds
     finally:
         for run in running:
             os.killpg(run.pid, signal.SIGKILL)
@@ -203,11 +200,7 @@ def _change(copy: Path, mutant: Mutant | None, *, there: bool) -> None:
 
 
 def try_all(mutants: Sequence[Mutant], processes: int) -> Iterator[Tried]:
-    """All of them, some at a time; first their tests without any.
-
-    Raises:
-        SystemExit: the tests fail as it is.
-    """
+    """All of them, some at a time; first their tests without any, which then must pass."""
     for name in LOADED:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -216,14 +209,21 @@ def try_all(mutants: Sequence[Mutant], processes: int) -> Iterator[Tried]:
             copy.mkdir()
             _copy_to(copy)
         faults = {mutant.number: mutant.fault() for mutant in mutants}
-        yield from (Tried(m, fault=faults[m.number]) for m in mutants if faults[m.number])
-        sound = [mutant for mutant in mutants if not faults[mutant.number]]
-        tests = sorted({test for mutant in sound for test in mutant.tests})
-        for _, _, failed in _in_turn(
+        tests = sorted({test for m in mutants if not faults[m.number] for test in m.tests})
+        for _, failed, fault, _ in _in_turn(
             [_Job(tests[n::processes]) for n in range(processes) if tests[n:]], copies
         ):
-            if failed:
-                raise SystemExit(f"Without any mutant: {failed}")
-        for _, tried, _ in _in_turn([_Job(mutant.tests, mutant) for mutant in sound], copies):
-            assert tried is not None
-            yield tried
+            names = [name.partition("[")[0] for name in failed]
+            for mutant in mutants:
+                own = [
+                    name for name in names if name in mutant.tests or name.partition("::")[0] in mutant.tests
+                ]
+                if fault or own:
+                    faults[mutant.number] = (
+                        faults[mutant.number] or fault or f"without it, too, {own[0]} fails"
+                    )
+        yield from (Tried(m, fault=faults[m.number]) for m in mutants if faults[m.number])
+        sound = [mutant for mutant in mutants if not faults[mutant.number]]
+        for job, failed, fault, seconds in _in_turn([_Job(m.tests, m) for m in sound], copies):
+            assert job.mutant is not None
+            yield Tried(job.mutant, next(iter(failed), ""), fault, seconds)
