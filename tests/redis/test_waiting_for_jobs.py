@@ -109,6 +109,13 @@ async def test_jobs_come_in_the_order_in_which_they_end_and_what_had_ended_comes
     assert fleet._endings._waiting == {}, "nothing is kept of those that nobody waits for"
 
 
+async def test_a_result_that_has_not_come_in_time_is_waited_for_no_longer(fleet: AsyncFleet) -> None:
+    (job,) = await submitted(fleet, "x")
+    async with asyncio.timeout(10):
+        with pytest.raises(ResultTimeout, match="it goes on"):
+            await job.result(timeout=0.2)
+
+
 async def test_how_many_have_not_ended_is_said(fleet: AsyncFleet, hand: Hand) -> None:
     jobs = await submitted(fleet, "a", "b", "c")
     await end(hand, "b")
