@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench experiment chaos lock clean
+.PHONY: help setup demo test mutants coverage check format bench experiment chaos lock clean
 MAKEFLAGS += --no-print-directory
 # Whatever stands in the caller's environment, these two hold here.
 export UV_PYTHON_DOWNLOADS := never
@@ -29,6 +29,14 @@ test: $(STAMP)  ## all tests, on a Redis of their own
 # Half of the time is waiting: three processes, file by file. With ARGS, as pytest does it by itself.
 IN_PARALLEL := --numprocesses 3 --dist loadfile
 
+mutants: $(STAMP)  ## small faults put into the code, one at a time: the tests must notice each (ARGS: numbers, words, --tenth)
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
+coverage: $(STAMP)  ## what of the code the tests run, processes that they start included: a table
+	@mkdir -p build/coverage && rm -f build/coverage/data*
+	@$(BIN)/python -m coverage run -m pytest $(or $(ARGS),$(IN_PARALLEL)); status=$$?; \
+	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report; exit $$status
+
 check: $(STAMP)  ## format, lint, types, imports, Lua, compose file: exactly what CI checks
 	@failed=0; \
 	stage() { \
@@ -41,7 +49,7 @@ check: $(STAMP)  ## format, lint, types, imports, Lua, compose file: exactly wha
 	stage types $(BIN)/mypy; \
 	stage imports $(BIN)/lint-imports --no-logo; \
 	stage shell bash -n .ci/run; \
-	if command -v luacheck >/dev/null || [ "$$CI" = true ]; then stage lua $(BIN)/python -m tests.lua; \
+	if command -v luacheck >/dev/null; then stage lua $(BIN)/python -m tests.lua; \
 	else echo "skipped lua: luacheck is not installed (Debian: apt-get install lua-check)"; fi; \
 	if [ -f docker-compose.yml ]; then \
 	  stage yaml $(BIN)/yamllint --strict --config-data '$(YAMLLINT)' .; \

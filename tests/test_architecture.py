@@ -20,6 +20,7 @@ import pytest
 
 import aios_dist
 import aios_dist.config
+from tests.found import files
 
 ROOT = Path(__file__).parent.parent
 OURS = [ROOT / "aios_dist", ROOT / "workers"]
@@ -39,7 +40,7 @@ EXTRAS = ("aiohttp", "anthropic", "flower", "greenback", "openai", "tornado", "v
 
 
 def modules() -> list[Path]:
-    return sorted(file for folder in OURS for file in folder.rglob("*.py"))
+    return sorted(file for folder in OURS for file in files(folder, "**/*.py"))
 
 
 def python(code: str) -> str:
@@ -210,7 +211,7 @@ def test_every_module_has_a_docstring(file: Path) -> None:
 def test_files_stay_short() -> None:
     lengths = {
         str(f.relative_to(ROOT)): len(f.read_text(encoding="utf-8").splitlines())
-        for f in [*modules(), *(ROOT / "aios_dist").rglob("*.lua")]
+        for f in [*modules(), *files(ROOT / "aios_dist", "**/*.lua")]
     }
     long = {name: count for name, count in lengths.items() if count > LONG}
     if long:
@@ -231,7 +232,7 @@ def test_no_key_of_the_journal_is_spelt_outside_of_it() -> None:
 
 
 def test_every_verb_has_its_header() -> None:
-    for file in (ROOT / "aios_dist/journal/lua").glob("*.lua"):
+    for file in files(ROOT / "aios_dist/journal/lua", "*.lua"):
         text = file.read_text(encoding="utf-8")
         if file.name.startswith("_"):
             assert text.startswith("-- "), file.name
@@ -299,7 +300,7 @@ def test_no_key_stands_in_a_file() -> None:
 
 def test_tests_are_named_as_sentences() -> None:
     """At least three words each, and no name twice in a file, which would hide the first."""
-    for file in (ROOT / "tests").rglob("test_*.py"):
+    for file in files(ROOT / "tests", "**/test_*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         names = [
             node.name

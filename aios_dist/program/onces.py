@@ -52,12 +52,10 @@ def once(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
             outcome = _call(function, args, kwargs)
         finally:
             here.known = known
+        if sum(len(msgspec.json.encode(one)) for one in (*known.given, outcome)) > MOST_BYTES:
+            said = f"once() keeps up to {MOST_BYTES:,} bytes between two steps; for more: await tool(f, x)."
+            outcome = Outcome.failed(InvalidInput(said))  # kept in its place: a replay refuses it as well
     known.given.append(outcome)
-    if sum(len(msgspec.json.encode(one)) for one in known.given) > MOST_BYTES:
-        known.given.pop()
-        raise InvalidInput(
-            f"once() keeps up to {MOST_BYTES:,} bytes between two steps; for more: await tool(f, x)."
-        )
     return copy.deepcopy(outcome.result())
 
 

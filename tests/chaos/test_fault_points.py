@@ -27,6 +27,7 @@ from aios_dist.worker.faults import EXIT_CODE, VARIABLE
 from tests.chaos.agents import calling
 from tests.chaos.conftest import LEASE_S, PERIOD_S, ROOT, SLACK_S, small_fleet
 from tests.fleet.reading import called
+from tests.found import files
 
 if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
@@ -37,7 +38,7 @@ POISON = ("poison-1", "poison-2", "poison-3")
 POINTS = ("popped", "claimed", "call", "reply", "committed", "turn", "ticket")
 HOOKS = {
     name
-    for file in (ROOT / "aios_dist/worker").glob("*.py")
+    for file in files(ROOT / "aios_dist/worker", "*.py")
     for name in re.findall(r'^\s+point\("([a-z]+)"\)', file.read_text(encoding="utf-8"), re.MULTILINE)
 }
 

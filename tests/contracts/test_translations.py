@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 
 from aios_dist.config import ModelConfig
-from aios_dist.errors import BadRequest, CallTimeout, ConfigError
+from aios_dist.errors import (
+    BadRequest,
+    CallTimeout,
+    ConfigError,
+    ContentRefused,
+    NotAllowed,
+    ProviderBusy,
+)
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.program.commands import llm
 from aios_dist.testing import FakeLLM
 from aios_dist.worker.providers import SdkProvider, check_model, open_provider
+from aios_dist.worker.providers.refusals import refusal, retry_after_s
 
 pytest.importorskip("anthropic")
 
@@ -169,6 +177,48 @@ def test_what_was_refused_is_said_and_a_field_of_a_message_without_a_counterpart
     assert left_out == ["cache_control of messages"]
 
 
+def test_what_the_system_says_in_several_messages_is_one_prompt_of_anthropics() -> None:
+    body, _ = asked(
+        "anthropic",
+        LLMRequest(
+            [
+                {"role": "system", "content": "Be brief."},
+                {"role": "developer", "content": "Be kind."},
+                {"role": "user", "content": "q"},
+            ]
+        ),
+    )
+    assert body["system"] == "Be brief.\n\nBe kind."
+    assert body["messages"] == [{"role": "user", "content": "q"}]
+
+
+def test_the_results_of_calls_that_were_made_together_come_in_one_message_of_anthropics() -> None:
+    calls = [
+        {"id": id, "type": "function", "function": {"name": "now", "arguments": ""}} for id in ("a", "b")
+    ]
+    sent = talk(
+        "anthropic",
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": "noon"},
+        {"role": "tool", "tool_call_id": "b", "content": "one"},
+    )
+    assert [[part["tool_use_id"] for part in sent[2]["content"]], len(sent)] == [["a", "b"], 3]
+
+
+def test_what_is_left_out_more_than_once_is_said_once_and_a_tool_may_have_no_parameters() -> None:
+    detailed = {"type": "image_url", "image_url": {"url": PICTURE, "detail": "high"}}
+    tools = [{"type": "function", "function": {"name": "now", "description": "the time", "strict": True}}]
+    body, left_out = asked(
+        "anthropic", llm(messages=[{"role": "user", "content": [detailed, detailed]}], tools=tools).request
+    )
+    assert left_out == ["detail of pictures"]
+    empty = {"type": "object", "properties": {}}
+    assert body["tools"] == [
+        {"name": "now", "description": "the time", "strict": True, "input_schema": empty}
+    ]
+
+
 @pytest.mark.parametrize("url", ["data:image/png;name=a.png;base64,AAAA", "DATA:image/png;base64,AAAA"])
 def test_a_picture_in_any_form_of_a_data_url_is_inline(url: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
@@ -278,6 +328,26 @@ def test_a_conversation_with_anthropics_blocks_is_one_that_openai_takes() -> Non
     ]
 
 
+def test_pictures_by_address_and_files_with_their_titles_are_openais_too() -> None:
+    document = {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}
+    blocks = [
+        {"type": "image", "source": {"type": "url", "url": "https://host/a.png"}},
+        {"type": "document", "title": "a.pdf", "source": document},
+        {"type": "document", "source": document},
+    ]
+    assert talk("openai", {"role": "user", "content": blocks})[0]["content"] == [
+        {"type": "image_url", "image_url": {"url": "https://host/a.png"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}},
+        {"type": "file", "file": {"filename": "document", "file_data": PDF}},
+    ]
+
+
+def test_all_that_anthropics_definition_of_a_tool_says_is_said_to_openai() -> None:
+    told = {"name": "now", "description": "the time", "strict": True}
+    sent, _ = options("openai", tools=[{**told, "input_schema": {"type": "object"}, "cache_control": {}}])
+    assert sent["tools"] == [{"type": "function", "function": {**told, "parameters": {"type": "object"}}}]
+
+
 def test_what_a_tools_result_holds_is_sent_or_said_and_no_url_is_made_of_nothing() -> None:
     told = ["noon", {"type": "text", "text": "PET"}, {"type": "search_result", "content": "x"}]
     result = {"type": "tool_result", "tool_use_id": "c1", "content": told}
@@ -346,3 +416,47 @@ async def test_the_timeout_of_a_call_bounds_it_and_is_not_sent(kind: str) -> Non
 def test_options_in_the_file_are_checked_as_those_of_a_call(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check_model("small", ModelConfig(base_url="http://127.0.0.1:1", options=settings), {})
+
+
+# Refusals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": "2m"}, 120.0),
+        ({"retry-after": "-5"}, 0.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "soon"}, None),
+        (
+            {"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT", "date": "Wed, 21 Oct 2015 07:28:00 GMT"},
+            30.0,
+        ),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}, 0.0),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_when_to_ask_again_is_read_in_each_form_and_never_before_now(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert retry_after_s(headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        (429, {"type": "insufficient_quota"}, NotAllowed),
+        (400, {"message": "Your credit balance is too low."}, NotAllowed),
+        (400, {"code": "content_filter"}, ContentRefused),
+        (409, {"message": "busy"}, ProviderBusy),
+        (402, {"message": "pay"}, NotAllowed),
+        (422, {"message": "odd"}, BadRequest),
+    ],
+)
+def test_what_a_refusal_means_is_more_than_its_number(status: int, error: Any, kind: type[Exception]) -> None:
+    assert type(refusal("p", status, {"error": error}, {}, "m")) is kind
+    assert type(refusal("p", status, [{"error": error}], {}, "m")) is kind, "in a list, as Gemini's"

@@ -303,3 +303,17 @@ def _worker() -> Any:
     from aios_dist.journal import WorkerInfo
 
     return WorkerInfo(id="w", host="h", pid=1, pool="p", lanes=["llm"], slots=1, started_at=1.0, seen_at=1e12)
+
+
+@JUMPS
+async def test_each_jump_of_redis_clock_is_put_right_once_and_the_next_one_too(
+    hand: Hand, clock: OurClock, jump: float
+) -> None:
+    """Our clock goes the other way instead."""
+    here = Office(hand.journal, "w1", PERIOD_S)
+    await here.ask("take")
+    for _ in range(2):
+        clock.now -= jump
+        await here.ask("take")
+    await here.ask("take")
+    assert (await hand.journal.office("w1", "look")).jumps == 2

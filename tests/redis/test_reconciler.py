@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from aios_dist.broker.app import Tickets
@@ -103,7 +104,7 @@ async def test_tickets_that_nothing_can_need_are_taken_away(hand: Hand, passes: 
     await Pass(hand, hand.config).once()
     assert await passes.depth() == 5 + 3, "each slot may have one in hand"
     await hand.drain()
-    await passes.once()
+    await Pass(hand, hand.config).once()
     assert await passes.depth() == 0, "nothing is ready"
 
 
@@ -336,3 +337,67 @@ async def test_a_plan_that_cannot_be_read_keeps_no_other_from_going_on(hand: Han
     assert (await hand.journal.plan("q")).state == "failed"
     assert passes.reconciler.broken["plans"] >= 1
     await hand.redis("UNLINK", *await hand.redis("KEYS", hand.keys.prefix + "*"))
+
+
+async def test_after_a_full_page_a_pass_goes_on_at_once(
+    hand: Hand, passes: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "PAGE", 3)
+    await hand.submit(*(starts(f"j{n}", "x") for n in range(7)))
+    await hand.drain()
+    await hand.lapse()
+    await passes.once()
+    assert len(await hand.names()) == 7
+
+
+async def test_the_open_jobs_are_looked_at_page_by_page(
+    hand: Hand, passes: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "PAGE", 2)
+    await hand.submit(*(starts(f"j{n}", "x") for n in range(5)))
+    for claim in await hand.drain():
+        await hand.commit(claim, turn_here=True)
+    await hand.redis("DEL", hand.keys.due)
+    for _ in range(4):
+        await passes.once()
+    assert len(await hand.names("turns")) == 5
+
+
+async def test_while_steps_are_left_to_rank_the_next_pass_comes_at_once(
+    hand: Hand, config: FleetConfig
+) -> None:
+    async def more(lane: str) -> bool:
+        return True
+
+    await hand.submit(starts("j", "x", policy="fifo"))
+    await hand.journal.set_lane("llm", policy="las")
+    assert await Pass(hand, config, more).once() == 0.0
+
+
+async def test_the_slots_of_a_lane_are_those_of_all_its_workers(hand: Hand, config: FleetConfig) -> None:
+    await hand.submit(starts("j", "x"))
+    for id, slots in (("one", 3), ("other", 4)):
+        await hand.journal.announce(msgspec.structs.replace(worker(slots=slots), id=id), {})
+    passes = Pass(hand, config)
+    await passes.put(100)
+    await passes.once()
+    assert await passes.depth() == 1 + 3 + 4
+
+
+async def test_one_pass_walks_as_many_jobs_as_all_need_to_be_looked_at_in_time(
+    hand: Hand, passes: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "PAGE", 2)
+    monkeypatch.setattr(reconciler, "WALK_S", hand.config.reconcile)
+    await hand.submit(*(starts(f"j{n}", "x") for n in range(6)))
+    walk, looked = hand.journal.walk, list[int]()
+
+    async def counted(*args: Any) -> Any:
+        walked = await walk(*args)
+        looked.append(walked.looked)
+        return walked
+
+    hand.journal.walk = counted  # type: ignore[method-assign]
+    await passes.reconciler._office.ask("take")
+    await passes.once()
+    assert sum(looked) >= 6

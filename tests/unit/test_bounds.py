@@ -283,6 +283,56 @@ def test_a_signal_goes_to_the_oldest_that_still_waits() -> None:
     assert names(live) == ["sleep", "signal", "signal"]
 
 
+def test_a_block_that_comes_to_its_end_after_its_time_has_done_what_it_was_for() -> None:
+    async def body() -> str:
+        async with within(5):
+            try:
+                return await ask("a")
+            except asyncio.CancelledError:
+                kept = "what there is"
+        return kept
+
+    assert run(body, 0).result == "what there is"
+
+    async def fails() -> str:
+        async with within(5):
+            try:
+                return await ask("a")
+            except asyncio.CancelledError:
+                raise KeyError("mine") from None
+
+    assert isinstance(run(fails, 0).error, KeyError)
+
+
+def test_signals_whose_waits_were_given_up_go_to_the_oldest_wait_and_are_kept_in_their_order() -> None:
+    async def hurried() -> str:
+        try:
+            async with within(5):
+                return str(await signal("go"))
+        except TimeoutError:
+            return "gave up"
+
+    async def patient() -> str:
+        return str(await signal("go"))
+
+    async def beside() -> list[str]:
+        return list(await gather(hurried(), patient(), patient()))
+
+    one, two = Outcome(value=1), Outcome(value=2)
+    assert run(beside, 0, (1, one), (2, two)).result == ["gave up", "1", "2"]
+
+    async def later() -> list[str]:
+        both = await gather(hurried(), hurried())
+        await ask("a")
+        return [*both, await patient(), await patient()]
+
+    live = Replay(later)
+    steps = {name: [n for n, kind in enumerate(names(live)) if kind == name] for name in ("sleep", "signal")}
+    told = [*steps["sleep"], (steps["signal"][0], one), (steps["signal"][1], two), len(live.asked)]
+    live.close()
+    assert run(later, *told).result == ["gave up", "gave up", "1", "2"]
+
+
 def test_tools_can_be_bounded_too() -> None:
     async def body() -> str:
         try:

@@ -21,7 +21,7 @@ from aios_dist.cli.checks import lanes, rights
 from aios_dist.cli.flower import check_login
 from aios_dist.cli.output import iso, plain, print_table
 from aios_dist.config import Config, TenantConfig
-from aios_dist.errors import InvalidInput
+from aios_dist.errors import InvalidInput, JobCancelled
 from aios_dist.journal import LaneRules
 from aios_dist.producer.fleet_rules import LaneView
 
@@ -354,3 +354,36 @@ def test_a_plan_that_is_given_without_its_option_is_recognised(cli: Callable[...
     done = cli("submit", "plan.toml")
     assert done.code == 2
     assert "--file plan.toml" in done.err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (click.Abort(), 130, ""),
+        (click.ClickException("odd"), 2, "aios-dist: odd\n"),
+        (click.UsageError("odd"), 2, "aios-dist: odd\n"),
+        (JobCancelled("It was cancelled."), 1, "aios-dist: It was cancelled.\n"),
+        (InvalidInput("It is odd."), 2, "aios-dist: It is odd.\n"),
+        (BrokenPipeError(), 1, ""),
+        (
+            PermissionError(13, "Permission denied", "x"),
+            2,
+            "aios-dist: 'x' cannot be used: Permission denied.\n",
+        ),
+    ],
+    ids=lambda what: type(what).__name__,
+)
+def test_each_end_of_a_command_has_its_exit_code_and_its_sentence(
+    raised: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ends(**_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(entry.root, "main", ends)
+    assert entry.run([]) == code
+    assert capsys.readouterr().err == said

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aios_dist import policies
 from aios_dist.config import DEFAULT_REDIS_URL, Config, FleetConfig, load, parse
+from aios_dist.config.checks import odd_option
 from aios_dist.errors import ConfigError
 from aios_dist.local.config_file import to_toml
 
@@ -387,3 +388,55 @@ def test_a_redis_timeout_that_nobody_chose_is_shorter_than_what_a_lease_can_spar
     chosen = Config(fleet=FleetConfig(lease=lease, renew=renew))
     for data in ({"fleet": {"lease": lease, "renew": renew}}, tomllib.loads(to_toml(chosen))):
         assert parse(data).fleet.redis_timeout == pytest.approx(timeout)
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "most_that_cannot_be", "least_that_can"),
+    [
+        ("models", "attempts", 0, 1),
+        ("models", "stream_pause", -0.1, 0),
+        ("models", "fallback_after", -1, 0),
+        ("models", "input_price", -0.1, 0),
+        ("models", "breaker", -1, 0),
+        ("fleet", "step_deadline", 0, 0.1),
+        ("fleet", "retention", 0, 0.1),
+        ("fleet", "shutdown_grace", -1, 0),
+        ("fleet", "attempts", 0, 1),
+        ("tenants", "weight", 0.0009, 0.001),
+    ],
+)
+def test_what_can_be_begins_where_it_is_said_to_begin(
+    table: str, field: str, most_that_cannot_be: float, least_that_can: float
+) -> None:
+    def told(value: float) -> dict[str, Any]:
+        return {table: {field: value} if table == "fleet" else {"x": {field: value}}}
+
+    parse(told(least_that_can))
+    with pytest.raises(ConfigError, match=f"{field} must be"):
+        parse(told(most_that_cannot_be))
+
+
+def test_a_name_has_128_characters_at_the_most() -> None:
+    assert parse({"models": {"m" * 128: {}}}).models
+    with pytest.raises(ConfigError, match="at most 128"):
+        parse({"models": {"m" * 129: {}}})
+
+
+def test_no_model_is_its_own_fallback() -> None:
+    with pytest.raises(ConfigError, match="'a' is not another of the models"):
+        parse({"models": {"a": {"fallback": ["a"]}}})
+
+
+def test_a_redis_timeout_of_a_second_goes_with_any_lease() -> None:
+    short = {"lease": 1.0, "renew": 0.5}
+    assert parse({"fleet": {**short, "redis_timeout": 1.0}}).fleet.redis_timeout == 1.0
+    with pytest.raises(ConfigError, match="must be less than lease - renew"):
+        parse({"fleet": {**short, "redis_timeout": 1.1}})
+
+
+def test_a_number_of_an_authors_own_class_is_one() -> None:
+    class Tokens(int):
+        pass
+
+    assert odd_option(Tokens(5), None) == ""
+    assert odd_option(Tokens(0), None) != ""

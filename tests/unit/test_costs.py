@@ -73,6 +73,10 @@ def test_the_list_knows_the_model_by_the_name_that_the_provider_is_called_with()
     named = money("gpt-4o", model(), Usage(1000, 100, 1))
     assert named > 0
     assert money("mine", model(model="gpt-4o"), Usage(1000, 100, 1)) == named
+    assert money("gpt-4o", model(), Usage(1000, 200, 1)) > named, (
+        "what it says costs as well as what it reads"
+    )
+    assert money("gpt-4o", model(), Usage(1000, 100, 0)) == 0.0, "nobody was called"
 
 
 @pytest.mark.parametrize("name", ["claude-sonnet-4-5"])

@@ -14,12 +14,13 @@ import yaml
 
 from aios_dist.cli.checks import rights
 from aios_dist.config import load
+from tests.found import files
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 BOX = ROOT / "deploy/compose/box.yml"
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
-UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
+UNITS = files(ROOT / "deploy/systemd", "*.service")
 VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+)")
 GRACE = 30.0  # [fleet] shutdown_grace
 VALUES = {
@@ -207,7 +208,7 @@ def test_secrets_beside_the_code_do_not_reach_the_engine() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [p for p in sorted((ROOT / "deploy").rglob("*")) if p.is_file()] + [COMPOSE, ROOT / ".dockerignore"],
+    [*files(ROOT / "deploy", "**/*"), COMPOSE, ROOT / ".dockerignore"],
     ids=lambda p: p.name,
 )
 def test_no_deploy_file_names_a_registry_host(file: Path) -> None:
@@ -226,7 +227,7 @@ def accounts() -> dict[str, list[str]]:
 
 def commands_of_the_code() -> set[str]:
     """What the Lua verbs call, and what ``aios-dist doctor`` tries because the journal or kombu needs it."""
-    lua = "".join(f.read_text(encoding="utf-8") for f in (ROOT / "aios_dist/journal/lua").glob("*.lua"))
+    lua = "".join(f.read_text(encoding="utf-8") for f in files(ROOT / "aios_dist/journal/lua", "*.lua"))
     found = set(re.findall(r"redis\.p?call\(\s*['\"](\w+)", lua))
     assert found
     tried = (*rights.journal_commands("k", "c"), *rights.broker_commands("k"))

@@ -30,13 +30,14 @@ from aios_dist.errors import AiosError
 from aios_dist.journal.heads import Head
 from aios_dist.journal.keys import PERMANENT, Keys
 from aios_dist.model import jobs
+from tests.found import files
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *files(ROOT / "docs", "*.md"),
 ]
 HOSTS = {"127.0.0.1", "localhost", "gpu-1", "host", "fake-llm"}
 """Addresses that a document may name: this machine, and stand-ins for the reader's own."""
@@ -158,7 +159,7 @@ def test_every_section_of_the_configuration_has_its_table_in_its_page() -> None:
 
 
 def test_every_variable_of_the_environment_is_in_the_configuration_page() -> None:
-    sources = [*(ROOT / "aios_dist").rglob("*.py"), ROOT / "tests/conftest.py"]
+    sources = [*files(ROOT / "aios_dist", "**/*.py"), ROOT / "tests/conftest.py"]
     used = {name for file in sources for name in re.findall(r'"(AIOS_[A-Z_]+)"', file.read_text("utf-8"))}
     named = set(re.findall(r"`(AIOS_[A-Z_]+)`", sections(ROOT / "docs/configuration.md")["Environment"]))
     assert named == used
@@ -167,8 +168,8 @@ def test_every_variable_of_the_environment_is_in_the_configuration_page() -> Non
 def kinds_in_code() -> dict[str, bool]:
     """The first word of each key of the journal, and whether such keys are permanent."""
     keys = Keys("f")
-    source = "\n".join(file.read_text("utf-8") for file in (ROOT / "aios_dist").rglob("*.py"))
-    verbs = "\n".join(f.read_text("utf-8") for f in (ROOT / "aios_dist/journal/lua").glob("*.lua"))
+    source = "\n".join(file.read_text("utf-8") for file in files(ROOT / "aios_dist", "**/*.py"))
+    verbs = "\n".join(f.read_text("utf-8") for f in files(ROOT / "aios_dist/journal/lua", "*.lua"))
     names = {value.removeprefix(keys.prefix) for name, value in vars(keys).items() if name != "prefix"}
     for name, make in inspect.getmembers(Keys, inspect.isfunction):
         # A name that neither Python nor a verb asks for is no key yet.
@@ -189,7 +190,7 @@ def test_every_key_is_in_the_page_about_redis_and_its_life_is_right() -> None:
 
 
 def test_every_key_and_field_of_the_verbs_is_in_the_page_about_redis() -> None:
-    verbs = "\n".join(f.read_text("utf-8") for f in (ROOT / "aios_dist/journal/lua").glob("*.lua"))
+    verbs = "\n".join(f.read_text("utf-8") for f in files(ROOT / "aios_dist/journal/lua", "*.lua"))
     used = set(re.findall(r"\bP \.\. '(\w+)'", verbs)) | set(re.findall(r"\bkey\('(\w+)'", verbs))
     assert used <= kinds_in_code().keys()
     page = sections(ROOT / "docs/redis.md")
@@ -280,13 +281,13 @@ def _called(decorator: ast.expr) -> str:
 
 def test_nobody_says_that_a_tool_runs_once() -> None:
     """It runs at least once (docs/agents.md)."""
-    files = [
+    told = [
         *PAGES,
-        *(ROOT / "examples").glob("*.py"),
+        *files(ROOT / "examples", "*.py"),
         ROOT / "aios_dist/program/agents.py",
         ROOT / "aios_dist/program/commands.py",
     ]
-    for file in files:
+    for file in told:
         said = re.findall(r".*\bruns? once\b.*", file.read_text("utf-8"))
         assert [line for line in said if "Not" not in line and "CHANGELOG" not in file.name] == [], file
 

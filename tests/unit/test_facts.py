@@ -183,6 +183,23 @@ def test_a_look_up_that_came_too_early_for_the_journal_is_seen_at_the_next_step(
     assert [a.digest for a in other.asked] == [a.digest for a in live.asked]
 
 
+def test_what_once_keeps_is_bounded_over_all_of_a_step_and_what_is_too_much_is_not_among_it() -> None:
+    async def body() -> list[str]:
+        said = []
+        for size in (10_000, 10_000, 5_000, 20_000, 1_000):
+            try:
+                said.append(str(len(once("x".__mul__, size))))
+            except InvalidInput:
+                said.append("no")
+        await llm("a")
+        said.append(str(len(once("x".__mul__, 10_000))))
+        return said
+
+    live = told(Replay(body), 0)
+    assert live.result == ["10000", "no", "5000", "no", "1000", "10000"]
+    assert told(Replay(body, as_journaled(live)), 0).result == live.result
+
+
 def test_what_once_takes_and_keeps() -> None:
     async def body(function: Any, *args: Any) -> str:
         try:

@@ -20,6 +20,7 @@ from aios_dist.errors import InvalidInput
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
 from aios_dist.model.specs import Budget, JobSpec
 from aios_dist.program.agents import prompts
+from tests.found import files
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -172,7 +173,7 @@ def test_each_group_has_its_own_on_failure_and_a_list_has_that_of_the_plan_aroun
     assert [group.on_failure for group in groups] == ["stop", "continue"]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*plan*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", files(EXAMPLES, "*plan*.toml"), ids=lambda path: path.name)
 def test_the_plans_of_the_examples_can_be_submitted(path: Path) -> None:
     assert [spec.agent for spec in as_plan(path).jobs()]
 

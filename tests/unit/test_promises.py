@@ -22,6 +22,7 @@ from aios_dist.policies.priority import LEVEL_S
 from aios_dist.producer import endings, fleet, handles
 from aios_dist.program import turns
 from aios_dist.worker import ending, office, reconciler, steps
+from tests.found import files
 
 ROOT = Path(__file__).parents[2]
 PROMISES: dict[str, dict[str, str]] = tomllib.loads((ROOT / "tests/promises.toml").read_text("utf-8"))
@@ -52,7 +53,7 @@ def test_what_is_promised_stands_in_its_document_and_its_test_is_there(document:
 
 
 def test_every_page_that_promises_something_is_in_the_list() -> None:
-    pages = {"README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))}
+    pages = {"README.md", *(f"docs/{page.name}" for page in files(ROOT / "docs", "*.md"))}
     assert pages - set(PROMISES) <= {"docs/glossary.md"}
     assert sum(map(len, PROMISES.values())) >= LEAST
 

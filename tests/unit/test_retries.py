@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import msgspec
 import pytest
@@ -131,6 +132,12 @@ def test_a_call_that_may_pass_waits_and_tells_the_breaker() -> None:
     assert again is not None
     assert 0 < again.after <= 1
     assert (again.model, refusal) == ("", Refusal(0.0, 7))
+
+
+def test_a_429_holds_the_model_for_half_a_backoff_at_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    again, refusal = steps(a=model()).failed(claim(), RateLimited("x"))
+    assert (again, refusal) == (Again(0.001), Refusal(0.5, 7))
 
 
 def test_a_429_holds_the_model_also_where_it_names_no_time() -> None:

@@ -18,6 +18,7 @@ from aios_dist.errors import (
     BadReply,
     CallTimeout,
     ConnectionBroken,
+    FinalLLMError,
     LLMError,
     ProviderBusy,
     RateLimited,
@@ -26,9 +27,9 @@ from aios_dist.journal import Claim
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.model.jobs import JobRecord, Kind, Outcome, encode
 from aios_dist.worker import shortages
-from aios_dist.worker.limits import Stillness
+from aios_dist.worker.limits import Limit, Stillness
 from aios_dist.worker.shortages import NO_DNS, Slots, open_files, shortage
-from aios_dist.worker.steps import Machine, Steps
+from aios_dist.worker.steps import Failed, Machine, Steps
 from aios_dist.worker.threads import Threads
 from aios_dist.worker.work import Origin, Stopped, Work
 
@@ -107,6 +108,19 @@ def test_a_shortage_halves_the_slots_once_an_instant_and_they_come_back_by_and_b
         found.look()
     assert told == [15, 19, 23, 27, 31, 35, 39, 40]
     assert found.why == ""
+
+
+def test_few_slots_come_back_too_and_never_more_than_the_open_files_allow(clock: Clock) -> None:
+    found, told = slots(200)
+    found.of_files(11)
+    clock.now += 2 * shortages.REST_S
+    found.look()
+    assert told == [5]
+    found.short(errno.ENOMEM, busy=5)
+    for _ in range(9):
+        clock.now += shortages.REST_S
+        found.look()
+    assert told == [5, 2, 3, 4, 5]
 
 
 def test_trouble_without_an_end_halves_the_slots_again_and_is_said_as_often(
@@ -252,6 +266,25 @@ async def test_an_adapter_that_lets_the_shortage_through_is_not_broken() -> None
     assert bench.steps.failed(claim(), error).refusal is None
 
 
+async def test_an_adapter_that_breaks_fails_the_step_for_good_and_the_log_says_where(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for raised in (KeyError("secret"), SystemExit(3)):
+        bench = Bench(raised)  # type: ignore[arg-type]
+        error = await bench.call(claim())
+        assert type(error) is FinalLLMError
+        assert str(error) == f"The provider's adapter broke: {type(raised).__name__}."
+        assert bench.steps.failed(claim(), error) == Failed(None, None)
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+async def test_a_refusal_is_an_answer_so_the_network_is_there_and_a_cut_is_none(clock: Clock) -> None:
+    for error, there in ((ProviderBusy("503"), True), (ConnectionBroken("cut"), False)):
+        bench = Bench(error)
+        await bench.call(claim())
+        assert bench.slots.short(errno.ENETUNREACH, busy=4) is not there
+
+
 async def test_a_step_that_was_short_of_something_for_longer_than_its_deadline_fails() -> None:
     bench = Bench(deadline=10.0)
     again, refusal = bench.steps.failed(claim(tried=20.0), broken(errno.EMFILE))
@@ -328,6 +361,16 @@ async def test_a_call_whose_end_nobody_saw_is_repeated_under_its_key_and_an_answ
     assert len({one, two, five, six}) == 4
 
 
+async def test_the_first_try_of_a_step_asks_redis_for_no_error_before_it() -> None:
+    bench = Bench()
+
+    async def asked(*_: str) -> None:
+        raise AssertionError
+
+    bench.steps._last_error = asked
+    assert await bench.call(claim()) is None
+
+
 async def test_what_an_earlier_life_has_left_is_no_key() -> None:
     bench = Bench()
     bench.left = ConnectionBroken("?", idempotency_key="of another life")
@@ -374,6 +417,28 @@ async def test_the_machine_has_no_thread_left_and_the_others_do_the_work(
     assert await threads.attend(first, Work(claim(), Origin()), 0.0)
     assert await threads.attend(second, Work(claim(), Origin()), 0.0)
     assert (second.value, threads.alive) == (7, 1)
+
+
+async def test_a_process_that_stood_still_reads_what_came_meanwhile_before_its_time_is_over() -> None:
+    came = asyncio.Event()
+    async with Limit(0.1) as limit:
+        time.sleep(0.8)  # noqa: ASYNC251  # it stands still
+        asyncio.get_running_loop().call_later(0.05, came.set)
+        await came.wait()
+    assert limit.expired == ""
+
+
+async def test_a_pause_is_counted_once_from_what_was_heard_last() -> None:
+    limit = Limit(1.2, pause=0.65)
+
+    async def hears_once() -> None:
+        async with limit:
+            limit.heard()
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await hears_once()
+    assert limit.expired == "pause"
 
 
 def test_lateness_of_a_busy_loop_is_no_standstill() -> None:

@@ -281,6 +281,14 @@ def test_a_first_request_that_cannot_be_served_is_raised_where_the_job_is_submit
         turns.start(body, catalog())
 
 
+def test_ctrl_c_in_turn_0_is_the_producers_and_ends_no_job() -> None:
+    async def body() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        turns.start(body, catalog())
+
+
 def test_an_error_of_the_agents_own_in_turn_0_ends_the_job_and_not_the_submission() -> None:
     async def body() -> None:
         raise KeyError("mine")
@@ -447,6 +455,9 @@ def test_a_policy_is_told_all_that_it_may_look_at(monkeypatch: pytest.MonkeyPatc
             Waiting("turns-test", "acme", number, 2.5, 7, 60.0, past if looks_back else Past(), cost)
             for number in (0, 1)
         ]
+        seen.clear()
+        turns.decide(turns.start(body, known), record, known, first=1, served=2.5)
+        assert [step.number for step in seen] == [1], "by its place in the job, not in the turn"
 
 
 @pytest.mark.parametrize("name", policies.names())
@@ -568,6 +579,33 @@ def test_steps_are_written_so_many_bytes_at_a_time_and_one_alone_whatever_its_si
         first += len(decision.steps)
         parts.append((len(decision.steps), decision.more))
     assert parts == [(2, True), (1, True), (1, True), (1, False)]
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_of_a_wide_turn_a_producer_checks_all_and_a_worker_what_it_writes(checked: bool) -> None:
+    async def wide() -> None:
+        await gather(*(llm(f"{n}", model="small" if n <= turns.MOST_STEPS else "huge") for n in range(30)))
+
+    replay = turns.start(wide, catalog({}))
+    decision = turns.decide(replay, RECORD, catalog(), first=0, checked=checked)
+    if checked:
+        assert (decision.steps, decision.ends) == ([], JobState.FAILED)
+        assert "no model 'huge'" in (result_of(decision).error or {})["message"]
+    else:
+        assert (len(decision.steps), decision.more, decision.ends) == (turns.MOST_STEPS, True, None)
+
+
+@agent(name="turns-other")
+async def asks_otherwise(city: str = "Lima") -> str:
+    return str((await llm(f"all about {city}")).text)
+
+
+def test_which_steps_a_retry_runs_again_is_said_by_the_code_that_has_run_and_by_no_other() -> None:
+    live = turns.start(two_steps.program({}), catalog())
+    steps = journaled(live, {0: (1, Outcome.failed(RateLimited("slow down")))})
+    assert turns.undone(history(steps)) == [0]
+    assert turns.undone(history(steps, JobRecord("turns-other", {}))) is None
+    assert turns.undone(history(steps, JobRecord("not-here", {}))) is None
 
 
 def test_a_step_of_the_journal_is_not_refused_when_the_fleet_has_changed_since() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from aios_dist import ToolError, agent, llm, tool
+from aios_dist.config import Config
 from aios_dist.journal import Claim
 from aios_dist.journal.patience import Patience
 from aios_dist.model.calls import LLMResponse, Usage
@@ -25,9 +26,11 @@ from aios_dist.worker import programs, spool, tools
 from aios_dist.worker.background import Background
 from aios_dist.worker.ending import OVERDUE
 from aios_dist.worker.health import Health, most_lost, resident_bytes
+from aios_dist.worker.limits import Stillness
 from aios_dist.worker.programs import Live, Programs
+from aios_dist.worker.shortages import Slots
 from aios_dist.worker.spool import Answer, Answers
-from aios_dist.worker.steps import idempotency_key, kept
+from aios_dist.worker.steps import Machine, Steps, billed, idempotency_key, kept
 from aios_dist.worker.threads import Run, Threads, rested
 from aios_dist.worker.work import Origin, Stopped, Work
 
@@ -194,6 +197,46 @@ async def test_a_tool_beside_one_that_hung_comes_to_its_end_on_the_loop_that_the
     assert made.lost == []
 
 
+async def test_what_a_plain_function_gives_to_await_has_the_rest_of_its_time_and_not_all_of_it_again() -> (
+    None
+):
+    async def rest() -> None:
+        await asyncio.sleep(0.4)
+
+    def begins() -> Any:
+        time.sleep(0.4)
+        return rest()
+
+    made = tools.Tools(2, 0.6, 1000)
+    with pytest.raises(ToolError, match=r"within its timeout of 0\.6 s"):
+        await made.run(work(), tool(begins))
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
+async def test_whatever_an_async_tool_raises_is_its_error_and_the_next_has_the_loop(
+    error: BaseException,
+) -> None:
+    async def raises() -> None:
+        raise error
+
+    async def does_well() -> str:
+        return "well"
+
+    made = tools.Tools(2, 5.0, 1000)
+    with pytest.raises(ToolError) as raised:
+        await made.run(work(), tool(raises))
+    assert raised.value.detail["error"] == type(error).__name__
+    assert await made.run(work(), tool(does_well)) == "well"
+
+
+async def test_a_result_of_as_many_bytes_as_may_be_is_kept_and_one_of_more_is_refused() -> None:
+    made = tools.Tools(2, 5.0, 10)
+    assert await made.run(work(), tool(lambda: "x" * 8)) == "x" * 8
+    with pytest.raises(ToolError, match="11 bytes, more than result_limit") as raised:
+        await made.run(work(), tool(lambda: "x" * 9))
+    assert raised.value.detail["error"] == "ValueError"
+
+
 # Live programs ------------------------------------------------------------------------------------------
 
 
@@ -211,6 +254,25 @@ def living(size: int) -> Live:
     live.replay.written(2)  # as the turn's decision was
     live.weigh([answer])
     return live
+
+
+async def test_a_tool_that_the_program_asks_for_no_more_fails_in_a_sentence_and_nothing_is_run() -> None:
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError
+
+    async def program(live: Live | None) -> Live | None:
+        return live
+
+    machine = Machine(Slots(8, lambda _: None), Stillness(), lambda: 8)
+    steps = Steps(Config(), None, {}, nothing, machine, nothing)
+    said = {}
+    for name, live, step in (("gone", None, "0"), ("beyond", living(1), "2"), ("other", living(1), "1")):
+        ready = asyncio.create_task(program(live))
+        with pytest.raises(ToolError) as raised:
+            await steps.tool(Work(claim(step), Origin()), ready)
+        said[name] = str(raised.value)
+    assert said["gone"] == said["beyond"] == "The agent's program no longer asks for this tool."
+    assert said["other"] == "The agent's program asks for something else than this tool."
 
 
 def test_live_programs_are_bounded_in_bytes() -> None:
@@ -330,11 +392,28 @@ def test_an_answer_is_saved_whole_and_for_its_owner_alone(tmp_path: Path) -> Non
     answers.save()
     answers.save()
     ((place, answer),) = spool.read(folder, "fleet")
-    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, place)] == [0o700, 0o600]
     assert (answer.outcome, answer.usage, answer.money) == (b"jx", Usage(3, 4, 1), 0.5)
     back, sent = answer.claim(), claim()
     assert (back.lease, back.birth, back.digest) == (sent.lease, sent.birth, sent.digest)
     assert list(spool.read(folder, "another fleet")) == []
+
+
+def test_an_answer_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    answer = Answer.of("fleet", claim(), b"jx", True, Usage(), 0.0)
+    (tmp_path / answer.file).mkdir()
+    with pytest.raises(OSError, match="directory"):
+        spool.write(tmp_path, answer)
+    assert [path.name for path in tmp_path.iterdir()] == [answer.file]
+
+
+def test_each_claim_of_each_fleet_has_a_file_of_its_own() -> None:
+    made = [
+        Answer.of(fleet, claim(token=token), b"jx", True, Usage(), 0.0).file
+        for fleet in ("one", "two")
+        for token in ("t", "u")
+    ]
+    assert len(set(made)) == 4
 
 
 def test_what_is_no_saved_answer_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -351,7 +430,8 @@ def test_what_cannot_be_saved_is_said_by_name(tmp_path: Path, caplog: pytest.Log
     with pytest.raises(RuntimeError), answers.held(claim(), b"jx", True, Usage(), 0.0):
         raise RuntimeError
     answers.save()
-    assert "LOST 1 answers" in caplog.text
+    answers.save()
+    assert caplog.text.count("LOST 1 answers") == 1
     assert "job/0" in caplog.text
 
 
@@ -385,6 +465,18 @@ def test_an_answer_that_cannot_be_kept_is_a_failure_with_its_first_characters() 
     assert outcome.error["type"] == "BadReply"
     assert "paid for" in outcome.error["detail"]["raw"]
     assert decode(data, Outcome) == outcome
+
+
+def test_of_an_answer_that_cannot_be_kept_the_error_keeps_the_beginning_and_no_more() -> None:
+    odd: Any = LLMResponse(text="x" * 100_000, tool_calls=[object()])  # type: ignore[list-item]
+    error = kept(Outcome(response=odd))[0].error
+    assert error is not None
+    assert len(error["detail"]["raw"]) == 4000
+
+
+@pytest.mark.parametrize("said", [None, Usage(0, 0, None), "much"])  # type: ignore[arg-type]
+def test_an_answer_whose_usage_is_no_usage_was_one_call(said: Any) -> None:
+    assert billed(Outcome(response=LLMResponse("well", usage=said))) == Usage(0, 0, 1)
 
 
 # Health and the end -------------------------------------------------------------------------------------
