@@ -33,8 +33,8 @@ async def booking(path: str) -> str:
 
 
 @agent
-async def letter() -> str:
-    """A draft, a person's word on it, the letter."""
-    draft = (await llm("A letter to the hotel", model="small")).text
+async def complaint() -> str:
+    """A draft, a person's word on it, the complaint."""
+    draft = (await llm("A complaint to the hotel", model="small")).text
     word = await signal("review")
     return (await llm(f"{draft}, but {word}", model="small")).text

@@ -10,7 +10,7 @@ from aios_dist import Budget, Fleet, Job, JobFailed, JobSpec, JobState, LLMRespo
 from aios_dist.errors import BadRequest
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
-from tests.fundamentals.agents import booking, letter, trip
+from tests.fundamentals.agents import booking, complaint, trip
 
 # What a job is
 
@@ -121,7 +121,7 @@ def test_a_paused_job_keeps_what_was_under_way_and_goes_on_when_told(fleet: Flee
 
 
 def test_a_job_waits_for_a_signal_in_no_process_at_all(fleet: Fleet, llm: FakeLLM) -> None:
-    job = fleet.submit(letter)
+    job = fleet.submit(complaint)
     llm.wait_until(lambda: llm.count == 1 and llm.in_flight == 0)
     job.signal("review", "shorter")
     job.result(timeout=20)

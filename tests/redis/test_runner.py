@@ -300,7 +300,7 @@ async def test_a_call_that_may_pass_is_tried_again_then_elsewhere_and_the_job_go
     assert [one for one in said if one[0] in ("retry", "released")] == [
         ("retry", "ProviderBusy"),
         ("released", "time"),
-        ("released", "ProviderBusy, next: big"),
+        ("retry", "ProviderBusy, next: big"),
     ]
     assert (await job.view()).state is JobState.RUNNING
 

@@ -20,6 +20,7 @@ from aios_dist.program.agents import agent, prompts
 from aios_dist.program.commands import gather, llm, tool
 from aios_dist.program.replay import Replay
 from aios_dist.program.turns import Catalog
+from tests.heads import new_head
 
 SMALL = Catalog({"small": "llm"}, "small", 1_000, 100_000)
 BIG = Catalog({"small": "llm", "big": "gpu"}, "small", 100_000, 100_000)
@@ -58,16 +59,8 @@ class Story:
         assert not decision.ends or decision.ends is JobState.DONE, decision.result
         for number, ranked in enumerate(decision.steps, len(self.steps)):
             plain = ranked.plain()
-            head: list[Any] = [
-                plain["kind"],
-                plain["lane"],
-                "ready",
-                *[0] * 8,
-                "",
-                plain["digest"],
-                plain["label"],
-            ]
-            head += [0] * 15 + ([plain["rejected"]] if "rejected" in plain else [])
+            head = new_head(plain["kind"], plain["lane"], plain["label"], digest=plain["digest"])
+            head = msgspec.structs.replace(head, rejected=plain.get("rejected"))
             self.steps.append(head_to_step("j", number, head, None, None))
         if not decision.ends:
             step = self.pick([step for step in self.steps if step.outcome is None])
@@ -286,7 +279,7 @@ def test_a_limit_that_is_lowered_stops_no_agent_that_is_data(make: Callable[[], 
 
 
 def test_a_step_of_the_release_before_has_no_refusals() -> None:
-    head: list[Any] = ["llm", "llm", "ready", *[0] * 8, "", "digest", "small", *[0] * 14]
+    head = new_head("llm", "llm", "small", digest="digest")
     assert head_to_step("j", 0, head, None, None).rejected == ()
     program: Program = ask.program({})
     assert Replay(program).asked[0].rejected == ()

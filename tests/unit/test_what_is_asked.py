@@ -150,15 +150,17 @@ def test_what_has_a_type_of_its_own_keeps_it_and_is_no_object_of_the_programs() 
 
 
 def test_what_a_partial_holds_is_taken_at_the_await_too() -> None:
-    cart = ["hotel"]
-
     async def body() -> None:
-        await tool(functools.partial(count, cart, more=1), other=2)
+        cart = ["hotel"]  # (what the agent's function itself closes over, its tools share)
+
+        async def clears() -> None:
+            cart.clear()
+            await llm("What else?")
+
+        await gather(tool(functools.partial(count, cart, more=1), other=2), clears())
 
     call = the_tool(body).call
-    cart.clear()
     assert [call(), call()] == [[2, {"more": 1, "other": 2}]] * 2
-    assert cart == []
 
 
 @dataclasses.dataclass

@@ -25,6 +25,7 @@ from aios_dist.program.requests import Asked
 from aios_dist.program.turns import Catalog
 from aios_dist.worker.tools import Tools
 from aios_dist.worker.work import Origin, Work
+from tests.heads import new_head
 from tests.unit.test_docs import FENCE
 from tests.unit.test_worker_parts import claim as a_claim
 
@@ -105,8 +106,8 @@ async def end_of(spec: JobSpec) -> str:
             return describe(from_record(outcome.error or {}))
         for number, ranked in enumerate(decision.steps, len(steps)):
             plain = ranked.plain()
-            head = [plain["kind"], plain["lane"], "ready", *[0] * 8, "", plain["digest"], plain["label"]]
-            head += [0] * 15 + [plain.get("rejected", b""), plain.get("once", b"")]
+            head = new_head(plain["kind"], plain["lane"], plain["label"], digest=plain["digest"])
+            head = msgspec.structs.replace(head, rejected=plain.get("rejected"), once=plain.get("once"))
             steps.append(head_to_step("j", number, head, plain["request"], None))
         open_ = [step for step in steps if step.outcome is None]
         signals = [step for step in open_ if step.kind is Kind.SIGNAL and step.label in SIGNALS]
