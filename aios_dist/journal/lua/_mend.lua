@@ -32,7 +32,7 @@ end
 local mend
 do   -- (a chunk of Lua has 200 locals at the most)
 -- On how many sets the step waits.
-local function places_of(job, step, h)
+places_of = function(job, step, h)
   local m, lane, tenant = member(job, step), h[H.lane], tenant_of(job)
   local count = 0
   local function look(set) if redis.call('ZSCORE', set, m) then count = count + 1 end end
@@ -48,6 +48,11 @@ local function places_of(job, step, h)
   if redis.call('EXISTS', key('wanted', lane)) == 1 then shelf('held', '?' .. need_of(job, h)) end
   look(P .. 'timers')
   return count
+end
+
+-- Whether it stands where most do.
+in_line = function(job, step, lane)
+  return redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant_of(job) or nil)), member(job, step))
 end
 
 -- Off every shelf, whatever of it was written.
@@ -90,8 +95,7 @@ local function well(job, step, packed, running)
   local size, first = byte(packed, at, at + 1)
   if size == 164 and first == 100 or size == 166 and first == 102 then return true end   -- the states of four letters with a d, of six with an f
   if not running or size ~= 165 or sub(packed, at + 1, at + 5) ~= 'ready' then return false end
-  lane = sub(packed, lane + 1, at - 1)
-  return redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant_of(job) or nil)), member(job, step)) and 'in line'
+  return in_line(job, step, sub(packed, lane + 1, at - 1)) and 'in line'
 end
 
 local FIRST = 8   -- heads that are read with the record: most jobs have no more
@@ -106,7 +110,7 @@ local function read(heads, step, packed)
   if not heads[step] then corrupt('the head of step ' .. step .. ' cannot be read') end
 end
 
-local MOST_MENDED = 100   -- steps, by one verb: of a wide job the next one goes on
+local MOST_MENDED = 40   -- steps, by one verb: of a wide job the next one goes on
 
 -- Puts a job right; gives a list of what was wrong, its plan, its state, how many steps it has looked at, and of a wide job the first that
 -- is left. `touched`: a verb broke over it, so what stands on shelves is put there anew. `part`: of a wide job, {from: step, open: whether

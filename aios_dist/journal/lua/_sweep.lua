@@ -11,6 +11,7 @@
 
 local by_caller = false     -- who has called this verb goes on: the reconciler looks only when nobody has for a moment
 local start_over, exhausted, follow, follow_page, stands_at
+local in_line, places_of   -- _mend
 do   -- (a chunk of Lua has 200 locals at the most)
 local LOOK, CHANGE, LIMITED = 1, 4, 4   -- what a step takes that has followed; one that does so now, beside; and one that a limit may hold
 local MOST_TAKEN = STEPS_AT_ONCE * (LOOK + CHANGE)
@@ -67,30 +68,39 @@ follow = function(job, step, h, state, f)
     end
     return false
   end
-  if not rank then return false end
-  h = head(job, step)   -- what others of its job have done may have changed it
-  h[H.rank] = rank
-  put(job, step, h)
-  return true, h[H.state] == 'ready' and move(job, step, h)
+  if rank then
+    h = head(job, step)   -- what others of its job have done may have changed it
+    h[H.rank] = rank
+    put(job, step, h)
+    if h[H.state] == 'ready' and move(job, step, h) then return true, true end
+  end
+  -- While it was stopped, a worker of a release without slices has taken it off its line and let it be.
+  if state == 'running' and h[H.state] == 'ready' and not in_line(job, step, h[H.lane]) then
+    taken = taken + (f and LIMITED or 0)
+    if places_of(job, step, h) == 0 then
+      if place(job, step, h, true) then ticket(h[H.lane], job, step) end
+      return true
+    end
+  end
+  return rank ~= nil
 end
 
 -- So many of the steps as one verb may. Gives the first that is left, and how many have another place in a line.
 follow_page = function(job, from, count, state)
-  local k, at, moved, cost = key('job', job), from, 0, 0
+  local k, at, moved, most = key('job', job), from, 0, taken + MOST_TAKEN
   local f = wide(count) and redis.call('HMGET', k, 'pp', 'pr', 't0', 'ta')
-  while at < count and cost < MOST_TAKEN do
+  while at < count and taken < most do
     local fields = {}
     for step = at, math.min(at + 50, count) - 1 do fields[#fields + 1] = 'h' .. int(step) end
     for _, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do
       local h, changed, placed = unpacked(packed), false, false
       if h then changed, placed = follow(job, int(at), h, state, f)
       elseif state ~= 'running' then error('the head of step ' .. int(at) .. ' cannot be read') end
-      at, cost = at + 1, cost + LOOK + (changed and CHANGE + (f and #limits_of(job, h) > 0 and LIMITED or 0) or 0)
+      at, taken = at + 1, taken + LOOK + (changed and CHANGE + (f and #limits_of(job, h) > 0 and LIMITED or 0) or 0)
       if placed then moved = moved + 1 end
-      if cost >= MOST_TAKEN then break end
+      if taken >= most then break end
     end
   end
-  taken = taken + cost
   return at, moved
 end
 

@@ -6,6 +6,7 @@
 -- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
 --   | {"more", at, life} (send it again with these) | {"sweep"} (steps have still to follow the job: first that, then again)
 -- include: order, plan, mend
+local MOST_LOOKED = 500   -- some 3 ms
 local k, sent = key('job', A.job), 'gi|' .. A.id
 local facts = redis.call('HMGET', k, 'st', 'n', sent, 'sw', 'dg')
 if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
@@ -14,7 +15,7 @@ if facts[1] ~= 'running' and facts[1] ~= 'paused' and facts[1] ~= 'waiting' then
 if facts[4] then return { 'sweep' } end   -- one that has been passed might begin to wait for it
 local life, count = string.match(facts[5] or '', '^[^.]*'), steps_of(A.job, facts[2])
 local at = life == A.life and A.at or 0
-local upto = math.min(count, at + MOST_AT_ONCE)
+local upto = math.min(count, at + MOST_LOOKED)
 for step = at, upto - 1 do
   local h = head(A.job, step)
   if h and h[H.kind] == 'signal' and h[H.state] == 'waiting' and h[H.label] == A.name then
