@@ -21,7 +21,7 @@ WIDE: tuple[Change, ...] = (
     Change("more than one step is many", "_lib", "local STEPS_AT_ONCE = 75", "local STEPS_AT_ONCE = 1"),
     Change("… which are mended so", "_mend", "local MOST_MENDED = 40", "local MOST_MENDED = 1"),
     Change("… and walked over so", "_mend", "(touched and MOST_MENDED or MOST_AT_ONCE))", "MOST_MENDED)"),
-    Change("… and signalled so", "signal", "at + MOST_AT_ONCE)", "at + 2)"),
+    Change("… and signalled so", "signal", "at + MOST_LOOKED)", "at + 2)"),
     Change("… and forked so", "fork", "so_far[2] + STEPS_AT_ONCE)", "so_far[2] + 2)"),
 )
 """The same, and jobs of some steps are cut as those of thousands are."""
