@@ -91,10 +91,10 @@ async def begun(hand: Hand, id: str = "j", **more: Any) -> Any:
 
 
 async def states(hand: Hand, id: str = "j") -> dict[str, int]:
-    """How many steps stand where."""
+    """How many steps stand where, of those that can be read."""
     found: dict[str, int] = {}
     for field, value in (await hand.hash(hand.keys.job(id))).items():
-        if field[0] == "h" and field[1:].isdigit():
+        if field[0] == "h" and field[1:].isdigit() and value != b"\xc1":
             state = unpack_head(value).state
             found[state] = found.get(state, 0) + 1
     return found
@@ -560,6 +560,25 @@ async def test_a_wide_job_with_an_unreadable_step_is_set_aside_and_stops_no_othe
     if verb is not fork:
         assert await hand.state("j") in ("failed", "cancelled")
     assert [claim.job for claim in await hand.drain() if claim.job != "j"] == ["k"]
+    for key in await hand.redis("KEYS", f"{hand.keys.prefix}*"):
+        await hand.redis("DEL", key)  # (what cannot be read cannot be looked at)
+
+
+async def test_a_wide_job_is_set_aside_in_slices_and_its_end_is_told_once(hand: Hand, watched: Watched) -> None:
+    await wide(hand, count=MORE)
+    watched.patience = 0
+    await hand.redis("HSET", hand.keys.job("j"), f"h{MANY - 3}", b"\xc1")
+    await hand.redis("ZADD", hand.keys.dirty, 1, "j")
+    watched.scripts.clear()
+    for _ in range(3):
+        await walk(hand)
+        await finish(hand)
+    assert max(commands for _, commands in watched.scripts) < 40 * AT_ONCE < 4 * MORE
+    assert await hand.state("j") == "failed"
+    assert await states(hand) == {"dropped": MORE - 1}
+    assert await hand.members(hand.keys.ready("llm")) == {f"j/{MANY - 3}"}  # claims pass over it
+    assert await hand.redis("XLEN", hand.keys.ends) == 1
+    assert await hand.redis("PTTL", hand.keys.job("j")) > 0
     for key in await hand.redis("KEYS", f"{hand.keys.prefix}*"):
         await hand.redis("DEL", key)  # (what cannot be read cannot be looked at)
 

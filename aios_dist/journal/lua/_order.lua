@@ -20,13 +20,15 @@
 -- past:A     "µs in calls:calls" of the agent's last runs that succeeded
 
 local SINCE = { ready = 0, submitted = 1, round = 2 }
-local MOST_PAST, MONTH_MS = 200, 30 * 86400000
+local MONTH_MS = 30 * 86400000
 
 -- Redis reads scores from text: this many digits give the same number back. (`int` would round ranks, and %g cut them.)
 local function exact(n) return string.format('%.17g', n) end
 
+local rules
+do   -- (a chunk of Lua has 200 locals at the most)
 local rules_of = {}   -- lanes that this verb has read
-local function rules(lane)
+rules = function(lane)
   local r = rules_of[lane]
   if not r then
     local f = redis.call('HMGET', key('lane', lane), 'policy', 'oldest', 'fair')
@@ -34,6 +36,7 @@ local function rules(lane)
     rules_of[lane] = r
   end
   return r
+end
 end
 
 local function tenant_in(who) return who and string.match(who, '^[^|]*') or 'default' end
@@ -380,6 +383,7 @@ end
 
 -- A run that succeeded becomes part of its agent's past.
 local function remember(job)
+  local MOST_PAST = 200
   local f = redis.call('HMGET', key('job', job), 'who', 'us', 'uc', 'from')
   if not f[1] or f[4] or tonumber(f[3] or '0') <= 0 then return end   -- a fork has had only a part of its service
   local k = key('past', string.match(f[1], '|(.*)$'))

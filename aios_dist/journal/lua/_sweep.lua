@@ -95,7 +95,7 @@ follow_page = function(job, from, count, state)
     for _, packed in ipairs(redis.call('HMGET', k, unpack(fields))) do
       local h, changed, placed = unpacked(packed), false, false
       if h then changed, placed = follow(job, int(at), h, state, f)
-      elseif state ~= 'running' then error('the head of step ' .. int(at) .. ' cannot be read') end
+      elseif state ~= 'running' and redis.call('HEXISTS', P .. 'aside', job) == 0 then error('the head of step ' .. int(at) .. ' cannot be read') end
       at, taken = at + 1, taken + LOOK + (changed and CHANGE + (f and #limits_of(job, h) > 0 and LIMITED or 0) or 0)
       if placed then moved = moved + 1 end
       if taken >= most then break end

@@ -17,10 +17,12 @@ local function set_aside_whole(job, why)
   for _, set in ipairs({ 'open', 'due', 'deadlines', 'sweeps' }) do redis.call('ZREM', P .. set, job) end
   if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
   redis.call('HDEL', k, 'sw')
-  local state, plan, of = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn'))
-  if ENDED[state] and redis.call('PTTL', k) >= 0 then return end   -- (else it broke in its end)
-  -- What can be read of it waits and counts nowhere; claims pass over the rest, and leases end.
-  for _, field in ipairs(redis.call('HKEYS', k)) do
+  local state, plan, of, count = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn', 'n'))
+  count = steps_of(job, count)
+  if ENDED[state] and (redis.call('PTTL', k) >= 0 or wide(count) and redis.call('ZSCORE', P .. 'ended', job)) then return end
+  -- (else it broke in its end)
+  -- What can be read of it waits and counts nowhere (of a wide one soon); claims pass over the rest, and leases end.
+  for _, field in ipairs(wide(count) and {} or redis.call('HKEYS', k)) do
     local step = string.match(field, '^h(%d+)$') or (field == 'ht' and TURN)
     local h = step and head(job, step)
     if h then
@@ -37,8 +39,12 @@ local function set_aside_whole(job, why)
     redis.call('HSET', k, 'st', state, 'res', A.corrupt_outcome, 't1', int(clock()))
     if told then member_ended(plan, of, true) end
   end
-  redis.call('ZADD', P .. 'ended', int(clock()), job)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
+  redis.call('ZADD', P .. 'ended', int(clock()), job)
+  if wide(count) then
+    stands_at(job, 0, count, state)
+    return
+  end
   redis.call('PEXPIRE', k, A.retention_ms)
   redis.call('PEXPIRE', key('ev', job), A.retention_ms)
 end
