@@ -97,7 +97,7 @@ def test_no_ticket_ends_a_worker_holds_it_up_or_makes_it_do_anything(
     assert llm.count == 40
     assert not touched.exists()
     watch.check()
-    # Workers wait for tickets, so Redis hands them over at once; those of a moment's delay may be deleted first.
+    # Redis hands them over at once to workers that wait; those of a moment's delay may be deleted first.
     wait_for(lambda: len(malformed()) <= watch.dropped())
     assert watch.dropped() < len(tickets) * 2
 

@@ -297,7 +297,7 @@ async def test_a_claim_takes_nothing_of_a_job_whose_steps_have_still_to_follow_i
 @pytest.mark.parametrize("held", [False, True], ids=["", "held"])
 @pytest.mark.parametrize("count", [AT_ONCE, MANY])
 @pytest.mark.parametrize("between", [(), (rerank,)], ids=["", "rerank"])
-async def test_what_a_worker_of_the_release_before_took_off_the_line_is_put_back_when_the_job_goes_on(
+async def test_what_a_worker_of_the_release_before_took_off_its_line_is_put_back(
     hand: Hand, watched: Watched, between: tuple[Verb, ...], count: int, held: bool
 ) -> None:
     """It knows of no slices: what it meets of a job that was stopped it takes off, and writes nothing."""
@@ -312,7 +312,7 @@ async def test_what_a_worker_of_the_release_before_took_off_the_line_is_put_back
     for verb in (*between, resume):
         await verb(hand, "j")
     await finish(hand)
-    assert await states(hand) == {"ready": count}  # (and on how many sets each stands is looked at behind each test)
+    assert await states(hand) == {"ready": count}
 
 
 @pytest.mark.parametrize("retention", [1, 604800])
@@ -564,7 +564,9 @@ async def test_a_wide_job_with_an_unreadable_step_is_set_aside_and_stops_no_othe
         await hand.redis("DEL", key)  # (what cannot be read cannot be looked at)
 
 
-async def test_a_wide_job_is_set_aside_in_slices_and_its_end_is_told_once(hand: Hand, watched: Watched) -> None:
+async def test_a_wide_job_is_set_aside_in_slices_and_its_end_is_told_once(
+    hand: Hand, watched: Watched
+) -> None:
     await wide(hand, count=MORE)
     watched.patience = 0
     await hand.redis("HSET", hand.keys.job("j"), f"h{MANY - 3}", b"\xc1")
