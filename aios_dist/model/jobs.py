@@ -228,7 +228,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         label: the model or the tool.
         rank: the lowest rank on a lane runs first.
         attempt: how often it was claimed.
-        order: the how-manieth outcome of its job it brought (from 1); 0 while there is none.
+        order: its place among the outcomes of its job (from 1); 0 while there is none.
         worker: who claimed it last.
         rejected: what the agent had asked for since the step before, and was refused.
         once: what ``once()`` gave it since then.

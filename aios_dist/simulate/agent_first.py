@@ -23,7 +23,7 @@ def agent_first(admitted: float, place: int, places: int, nth: int, jobs: int | 
         admitted: when the plan was admitted, µs since the epoch.
         place: the member's place, from 0.
         places: how many places the plan had when it was admitted.
-        nth: the how-manieth step of that place it is to become ready, from 0: FIFO within a place.
+        nth: how many steps of that place became ready before it: FIFO within a place.
         jobs: how many jobs the plan had when it was admitted; None for one a place.
 
     Returns:

@@ -46,7 +46,7 @@ def simulate(
         plan: the order between the jobs, as the fleet takes it. Its jobs are found by id among the names of
             ``jobs`` (``job.spec()`` makes such a member); where none has an id, the first is the first of
             ``jobs``, and so on. A job that is admitted before its arrival begins at its arrival.
-        oldest_every: every so-manieth dispatch goes to the step that has waited longest; 0 for never, None
+        oldest_every: every Nth dispatch goes to the step that has waited longest; 0 for never, None
             for the policy's own.
         fair: share the slots between tenants (VTC).
         weights, caps: of tenants; see :class:`aios_dist.simulate.ready.ReadySet`.

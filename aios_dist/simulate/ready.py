@@ -54,7 +54,7 @@ class ReadySet(Generic[S]):
     """The ready steps of a lane. Methods take O(log n), amortised; without ``fair``, caps cost O(caps) more.
 
     Args:
-        oldest_every: every so-manieth dispatch (of a tenant, with ``fair``) goes to the step that has waited
+        oldest_every: every Nth dispatch (of a tenant, with ``fair``) goes to the step that has waited
             longest; 0 for never.
         fair: share by tenant with virtual token counters (VTC; Sheng et al., "Fairness in Serving Large
             Language Models", OSDI 2024): the tenant that has been charged least goes first, and one that
