@@ -44,11 +44,11 @@ _TOGETHER = 0.0005
 class Answering:
     """Serves calls under a behaviour and remembers the last ``keep`` of them. Lives in one event loop.
 
-    ``other(connection, request, is_call)`` answers what is not a call; ``is_call``: only its method is wrong.
+    ``other(self, connection, request, is_call)`` answers what is no call; ``is_call``: but for its method.
     """
 
     def __init__(
-        self, behaviour: Behaviour, keep: int, other: Callable[[Connection, Request, bool], None]
+        self, behaviour: Behaviour, keep: int, other: Callable[[Answering, Connection, Request, bool], None]
     ) -> None:
         self.behaviour = behaviour
         self.calls: dict[int, CallInFlight] = {}
@@ -82,7 +82,7 @@ class Answering:
         """Answer a request, now or when its time has come."""
         found = _PROTOCOLS.get(request.path)
         if found is None or request.method != "POST":
-            self._other(connection, request, found is not None)
+            self._other(self, connection, request, found is not None)
             return
         call = CallInFlight(self.count, found[0], request.headers, request.at, self._wall)
         self.count += 1

@@ -19,12 +19,12 @@ from aios_dist.testing.http_server import Connection, Request
 from aios_dist.testing.replies import BadRequest, Json, check_key, compact
 
 if TYPE_CHECKING:
-    from aios_dist.testing.fake_llm import FakeLLM
+    from aios_dist.testing.answering import Answering
 
 _ROUTES = {"/health": "GET", "/models": "GET", "/calls": "GET", "/reset": "POST", "/script": "POST"}
 
 
-def answer(llm: FakeLLM, connection: Connection, request: Request, is_call: bool) -> None:
+def answer(llm: Answering, connection: Connection, request: Request, is_call: bool) -> None:
     """Answer a request that is not a call; ``is_call``: its path is one, only its method is wrong."""
     # A base URL ends in /v1 and people add to it: "/v1/calls" is meant as "/calls".
     path = request.path.removeprefix("/v1")
@@ -45,7 +45,7 @@ def answer(llm: FakeLLM, connection: Connection, request: Request, is_call: bool
     connection.respond(200, body)
 
 
-def _control(llm: FakeLLM, path: str, request: Request) -> Json:
+def _control(llm: Answering, path: str, request: Request) -> Json:
     if path == "/reset":
         llm.reset()
     elif path == "/script":
@@ -53,7 +53,7 @@ def _control(llm: FakeLLM, path: str, request: Request) -> Json:
             settings = json.loads(request.body or b"{}")
             if not isinstance(settings, dict):
                 raise ValueError("the settings must be a JSON object")
-            llm.script(**settings)
+            llm.change(llm.behaviour.changed(settings))
         except (TypeError, ValueError) as wrong:
             raise BadRequest(400, str(wrong)) from None
     state: Json = {"in_flight": llm.in_flight, "max_in_flight": llm.max_in_flight, "count": llm.count}
@@ -62,7 +62,7 @@ def _control(llm: FakeLLM, path: str, request: Request) -> Json:
     return {"status": "ok", **state}
 
 
-def _calls(llm: FakeLLM, query: str) -> list[dict[str, Any]]:
+def _calls(llm: Answering, query: str) -> list[dict[str, Any]]:
     wanted = parse_qs(query)
     fields = [name for text in wanted.get("fields", []) for name in text.split(",")] or list(SHORT_FIELDS)
     for name in fields:
@@ -73,4 +73,5 @@ def _calls(llm: FakeLLM, query: str) -> list[dict[str, Any]]:
         first = int(after) + 1
     except ValueError:
         raise BadRequest(400, f"after={after!r} is not a call number", "after") from None
-    return [{name: getattr(call, name) for name in fields} for call in llm.calls if call.number >= first]
+    calls = [call.record() for call in llm.calls.values()]
+    return [{name: getattr(call, name) for name in fields} for call in calls if call.number >= first]

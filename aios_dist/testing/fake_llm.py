@@ -59,7 +59,7 @@ class FakeLLM:
             }
         )
         self.host, self.port = host, port
-        self._answering = Answering(behaviour, keep_calls, partial(control.answer, self))
+        self._answering = Answering(behaviour, keep_calls, control.answer)
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
