@@ -95,6 +95,37 @@ def test_what_a_public_signature_names_is_public() -> None:
     assert named - public == AWAITED | MADE_BY_A_FLEET
 
 
+PUBLIC = {
+    *(
+        "aios_dist",
+        "aios_dist.config",
+        "aios_dist.errors",
+        "aios_dist.local.machine",
+        "aios_dist.policies.rank",
+    ),
+    *("aios_dist.runtime", "aios_dist.simulate", "aios_dist.testing"),
+}
+"""What a user's program imports."""
+
+
+def test_every_folder_is_public_or_says_that_it_is_internal() -> None:
+    for file in (ROOT / "aios_dist").glob("*/__init__.py"):
+        name = f"aios_dist.{file.parent.name}"
+        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        assert ("Internal" in said) != any(public.startswith(name) for public in PUBLIC), name
+
+
+def test_what_people_read_imports_nothing_internal() -> None:
+    pages = [ROOT / "README.md", *files(ROOT / "docs", "*.md"), *files(ROOT / "examples", "*.py")]
+    named = {
+        module
+        for page in pages
+        for module in re.findall(r"^(?:from|import) (aios_dist[\w.]*)", page.read_text(), re.MULTILINE)
+    }
+    assert named <= PUBLIC
+    assert len(named) > 4
+
+
 def test_every_error_is_public() -> None:
     errors = importlib.import_module("aios_dist.errors")
     own = {name for name, kind in vars(errors).items() if getattr(kind, "__module__", "") == errors.__name__}

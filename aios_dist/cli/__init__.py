@@ -1,4 +1,5 @@
 """``aios-dist``: the command line. A file a noun; each is imported when one of its commands is asked for.
+Internal: programs use :mod:`aios_dist`.
 
 This file is the first, and looks after Ctrl-C while the others are imported: it imports next to nothing.
 """

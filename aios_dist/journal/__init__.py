@@ -1,4 +1,4 @@
-"""The journal: all that is known of a fleet's jobs, in Redis, and the only code that touches it."""
+"""The journal: all that is known of a fleet's jobs, in Redis, and the only code that touches it. Internal."""
 
 from aios_dist.journal.journal import Journal
 from aios_dist.journal.keys import Keys

@@ -5,7 +5,7 @@ admits is decided by the same objects as in the fleet (:mod:`.policies`, :mod:`.
 
 ::
 
-    from aios_dist.model.plans import fixed
+    from aios_dist import fixed
     from aios_dist.simulate import Job, figures, simulate
 
     jobs = [Job("A", (1.0, 1.0, 1.0)), Job("B", (1.0, 1.0)), Job("C", (1.0, 1.0))]
