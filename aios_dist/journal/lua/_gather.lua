@@ -14,8 +14,9 @@ local function rules_line(r) return r.policy .. '|' .. int(r.oldest) .. '|' .. r
 
 local gather, rules_to_come
 do   -- (a chunk of Lua has 200 locals at the most)
-local SLICE = 1000   -- steps, some 3 ms
-local SET, SETS = 6, 20   -- what one more set takes, as so many steps; sets that are noted at once
+local SLICE = 800   -- steps, some 3 ms
+local SET = 6    -- what one more set takes, as so many steps
+local SETS = 20   -- that are noted at once
 local left = SLICE   -- of this verb
 local AT_MOST = 4000
 
@@ -69,7 +70,6 @@ end
 local function switch(lane, r)
   local k = key('lane', lane)
   redis.call('UNLINK', key('readyold', lane))
-  redis.call('HDEL', P .. 'waits', 'ready:' .. lane)
   local held = redis.call('EXISTS', key('holds', lane)) == 1
   redis.call('HSET', k, 'policy', r.policy, 'oldest', int(r.oldest), 'fair', r.fair, 'at', int(stamp()), 'next', '',
              unpack(held and { 'look', cmsgpack.pack({ { 'models', '', '' } }) } or {}))
