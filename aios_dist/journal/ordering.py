@@ -24,6 +24,9 @@ FALLBACK_AFTER_S = Limits().fallback_after
 PAGE = 20
 """Steps that are ranked anew in one round trip: some milliseconds of Redis."""
 
+SAID_AT_ONCE = 40
+"""Tenants, and models, of which rules are written in one round trip: some milliseconds of Redis."""
+
 MOST_PAGES = 500
 MOST_STRAYS = MOST_PAGES * PAGE
 """… and in one call, so that the reconciler gets on with what else it does."""
@@ -43,9 +46,9 @@ class Ordering(Sweeping):
     ) -> LaneRules:
         """Other rules for a lane, for the whole fleet; None leaves each as it is.
 
-        They hold from the moment when what waits there is gathered: at once where it is little or the lane is not shared,
-        else some seconds for a million steps, in which the lane goes by those that it had. Should the caller or Redis go
-        away meanwhile, the reconciler gathers the rest.
+        They hold as soon as what waits there is gathered: at once where it is little or the lane is not
+        shared, else some seconds for a million steps, in which the lane goes by those that it had. Should the
+        caller or Redis go away meanwhile, the reconciler gathers the rest.
 
         Args:
             lane: its name.
@@ -168,7 +171,10 @@ class Ordering(Sweeping):
         await self.say(Said(tenants={tenant: rules}), "hand")
 
     async def say(self, said: Said, source: Source) -> None:
-        """What aios.toml says, or a hand: in one write, all of it or nothing. (Rules of lanes hold as in `set_lane`.)
+        """What aios.toml says, or a hand: in one write, all of it or nothing.
+
+        Of many tenants or models in several, the last of which notes that all was said: who breaks off between
+        says it again. Rules of lanes hold as in :meth:`set_lane`.
 
         Args:
             said: of models, tenants and lanes.
@@ -179,17 +185,23 @@ class Ordering(Sweeping):
             for name, t in said.tenants.items()
             if t.max_in_flight is not None
         }
-        left = await self._run(
-            "rules",
-            digest=said.digest() if source == "file" else "",
-            source=source,
-            models=[_model(name, limits, source) for name, limits in (*said.models.items(), *caps.items())],
-            tenants=[_tenant(name, rules) for name, rules in said.tenants.items()],
-            lanes=[
-                {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
-                for name, r in said.lanes.items()
-            ],
-        )
+        models = [_model(name, limits, source) for name, limits in (*said.models.items(), *caps.items())]
+        tenants = [_tenant(name, rules) for name, rules in said.tenants.items()]
+        lanes = [
+            {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
+            for name, r in said.lanes.items()
+        ]
+        count = max(len(models), len(tenants))
+        for at in range(0, max(1, count), SAID_AT_ONCE):
+            part, last = slice(at, at + SAID_AT_ONCE), at + SAID_AT_ONCE >= count
+            left = await self._run(
+                "rules",
+                digest=said.digest() if source == "file" and last else "",
+                source=source,
+                models=models[part],
+                tenants=tenants[part],
+                lanes=lanes if last else [],
+            )
         if left:
             await self._gather_all([lane.decode() for lane in left])
 

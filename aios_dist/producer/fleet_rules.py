@@ -97,9 +97,9 @@ class Steering(abc.ABC):
     ) -> LaneRules:
         """Other rules for a lane of the running fleet; None leaves each as it is.
 
-        They hold as soon as what waits there is gathered, which this waits for: at once where it is little, some seconds
-        for a million steps of a shared lane. They hold until they are changed again, or a worker starts whose aios.toml
-        says something new.
+        They hold as soon as what waits there is gathered, which this waits for: at once where it is little,
+        some seconds for a million steps of a shared lane. They hold until they are changed again, or a worker
+        starts whose aios.toml says something new.
 
         Args:
             name: the lane.

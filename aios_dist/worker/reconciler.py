@@ -162,14 +162,14 @@ class Reconciler:
             with self._part("lanes"):
                 await self._count_slots()
         pause = self._period
+        with self._part("new rules"):
+            await self._go_on_with_lanes()
         with self._part("reap"):
             pause = min(pause, await self._reap())
         with self._part("plans"):
             await self._go_on_with_plans()
         with self._part("sweeps"):
             await self._go_on_with_sweeps()
-        with self._part("new rules"):
-            await self._go_on_with_lanes()
         with self._part("walk"):
             await self._walk()
         with self._part("tickets"):

@@ -173,7 +173,7 @@ BUGS: tuple[Change, ...] = (
     Change("other rules leave what waits counted", "_gather", "    if tenant then count_on('ready', lane, -#names) end\n", ""),
     Change("what is gathered waits on the lane too", "_gather", "    redis.call('ZREM', set, unpack(names))\n", ""),
     Change("other rules hold before all is gathered", "_gather", "    if not empty(lane) then return true end\n", "    empty(lane)\n"),
-    Change("what is gathered is ranked before all is", "strays", "if rules_to_come(A.lane) then return { 0, {} } end", ""),
+    Change("what is gathered is ranked before all is", "strays", "if rules_to_come(A.lane) or r.look then", "if r.look then"),
     Change("rules that are taken back come all the same", "_rules", "'hand', hand, 'next', '', unpack(noted))\n    redis.call('HDEL', k, 'next', 'over')\n", "'hand', hand, unpack(noted))\n"),
     Change("what is held is looked at for a while", "_gather", "    if name then stack[#stack + 1] = { top[1], name, cursor } end\n", ""),
     Change("a tenant whose steps are gathered still waits", "_gather", "  if tenant then redis.call('ZREM', key('readyby', lane), tenant) end\n", "  left = 0\n"),

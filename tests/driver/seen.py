@@ -231,8 +231,9 @@ class Seen:
         return (policy.decode() if policy else None, int(f.get("oldest", 0)), f.get("fair") == b"tenant")
 
     def comes(self, lane: str) -> bool:
-        """Whether a lane is to have other rules, for which what waits is being gathered."""
-        return bool(self.hashes["lane"].get(lane, {}).get("next"))
+        """Whether what waits or is held on a lane is being gathered for other rules."""
+        fields = self.hashes["lane"].get(lane, {})
+        return bool(fields.get("next")) or "look" in fields
 
     def astray(self, lane: str, m: str) -> bool:
         """Whether a held step of a lane is to be ranked anew, or may have still to be noted as such."""

@@ -1,4 +1,4 @@
-"""Rules of a lane on which much waits: it is gathered a slice at a time, and nobody goes before whom it was behind."""
+"""Rules of a lane on which much waits: it is gathered in slices, and nobody passes whom it was behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.redis.conftest import Hand, ranked
 from tests.redis.test_work_of_a_slice import counted
 
 SLICES = [change for change in MENDS if change.file == "_gather"]
-"""Of three steps each."""
+"""Of one step each."""
 ROUNDS = Rank(since="round", group="g")
 MOST = 100
 """Slices of the few steps that wait here."""
@@ -119,7 +119,7 @@ async def test_rules_that_are_taken_back_between_slices_leave_the_order_as_it_wa
 
 @pytest.mark.usefixtures("dies")
 async def test_rounds_that_are_taken_back_are_what_they_were(hand: Hand) -> None:
-    """A new round would be behind all that the group has had: it would wait while others go again and again."""
+    """A new round would be behind all that the group has had: others would go again and again."""
     await hand.journal.set_lane("llm", policy="round-robin", fair="tenant")
     await hand.submit(*(ranked(name(n), ROUNDS, "round-robin") for n in range(9)))
     other = Rank(since="round", group="other")
@@ -189,7 +189,9 @@ async def test_a_round_that_was_counted_by_the_old_shares_is_counted_anew(hand: 
 
 
 @pytest.mark.usefixtures("dies")
-@pytest.mark.parametrize("after", [("fifo", 0, ""), ("fifo", 0, "tenant"), ("fifo", 3, ""), ("las", 3, "tenant")])
+@pytest.mark.parametrize(
+    "after", [("fifo", 0, ""), ("fifo", 0, "tenant"), ("fifo", 3, ""), ("las", 3, "tenant")]
+)
 @pytest.mark.parametrize("before", [("fifo", 0, ""), ("fifo", 0, "tenant"), ("fifo", 2, "tenant")])
 @pytest.mark.parametrize("limited", [False, True], ids=["", "held"])
 async def test_between_any_two_rules_nobody_is_lost_or_overtaken(

@@ -126,7 +126,8 @@ local function look(lane)
   if not ok or type(stack) ~= 'table' then stack = { { 'models', '', '' } } end
   while left > 0 and #stack > 0 do
     local top, below = table.remove(stack), {}
-    local name, cursor = LOOKS[top[1]](lane, top[2], top[3], below)
+    local one, name, cursor = type(top) == 'table' and LOOKS[top[1]], nil, nil
+    if one then name, cursor = one(lane, tostring(top[2]), tostring(top[3]), below) end
     if name then stack[#stack + 1] = { top[1], name, cursor } end
     for _, set in ipairs(below) do stack[#stack + 1] = set end
   end

@@ -5,7 +5,7 @@
 --   in s or "", expected steps or "", estimated cost}
 -- include: order, limits, mend, gather
 local r, page = rules(A.lane), {}
-if rules_to_come(A.lane) then return { 0, {} } end   -- what is gathered for them stays where it is
+if rules_to_come(A.lane) or r.look then return { 0, {} } end   -- what is gathered stays where it is until all is
 local changed = number(redis.call('HGET', key('lane', A.lane), 'at'))
 
 local function waits(m)
