@@ -62,6 +62,7 @@ async def test_until_all_is_gathered_the_first_run_by_the_old_rules(hand: Hand) 
     await wait_there(hand)
     said = await hand.journal.set_lane("llm", policy="las", oldest_every=5)
     assert (said.policy, said.oldest_every, said.by_hand) == ("las", 5, True), "what the lane will have"
+    assert await hand.by_model("stray") == {"llm": ["j11/0"]}, "the last of one of those whose turn is last"
     ran = [(await hand.claim()).job]
     await hand.journal.gather(["llm"])
     assert await rules(hand) == ("fifo", 0, "tenant")
@@ -124,10 +125,13 @@ async def test_rounds_that_are_taken_back_are_what_they_were(hand: Hand) -> None
     await hand.submit(*(ranked(name(n), ROUNDS, "round-robin") for n in range(9)))
     other = Rank(since="round", group="other")
     await hand.journal.set_lane("llm", policy="fifo")
+    for _ in range(5):
+        await hand.journal.gather(["llm"])
     await hand.journal.set_lane("llm", policy="round-robin")
     await hand.rank_anew("round-robin", ROUNDS)
-    await hand.submit(*(ranked(f"k{n}", other, "round-robin") for n in range(3)))
-    assert await hand.order() == ["j00", "k0", "j01", "k1", "j02", "k2", *(name(n) for n in range(3, 9))]
+    await hand.submit(*(ranked(f"k{n}", other, "round-robin") for n in range(5)))
+    in_turn = [one for n in range(5) for one in (name(n), f"k{n}")]
+    assert await hand.order() == [*in_turn, *(name(n) for n in range(5, 9))]
 
 
 @pytest.mark.usefixtures("dies")
@@ -228,7 +232,7 @@ async def test_between_any_two_rules_nobody_is_lost_or_overtaken(
         assert ran == [name(n) for n in range(14)]
 
 
-@pytest.mark.parametrize("tenants", [3, 60])
+@pytest.mark.parametrize("tenants", [2, 60])
 @pytest.mark.parametrize("limited", [False, True], ids=["on the lane", "held"])
 async def test_a_slice_is_as_much_however_much_waits_and_of_however_many(
     hand: Hand, tenants: int, limited: bool
@@ -241,7 +245,7 @@ async def test_a_slice_is_as_much_however_much_waits_and_of_however_many(
     await wait_there(hand, 180, tenants)
     async with counted(hand.journal) as seen:
         await hand.journal.set_lane("llm", policy="las")
-    assert len(seen) >= 3
+    assert len(seen) >= (2 if limited else 3)  # (what is held by few, Redis gives in one)
     assert max(commands for _, commands in seen) < 110, seen
     assert await rules(hand) == ("las", 4, "tenant")
 
