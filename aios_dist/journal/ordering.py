@@ -173,8 +173,8 @@ class Ordering(Sweeping):
     async def say(self, said: Said, source: Source) -> None:
         """What aios.toml says, or a hand: in one write, all of it or nothing.
 
-        Of many tenants or models in several, the last of which notes that all was said: who breaks off between
-        says it again. Rules of lanes hold as in :meth:`set_lane`.
+        Of many tenants or models in several, the last of which notes that all was said: who breaks off
+        between says it again. Rules of lanes hold as in :meth:`set_lane`.
 
         Args:
             said: of models, tenants and lanes.
