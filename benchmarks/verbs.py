@@ -56,7 +56,7 @@ async def _case(rules: Rules, limit: int, size: int) -> list[dict[str, Any]]:
             await lane.journal.close()
     load = f"{rules}{f', {limit} in flight' if limit else ''}; {size:,} wait"
     return [
-        {"load": load, "verb": verb, "median_us": statistics.median(us), "most_us": max(us)}
+        {"load": load, "verb": verb, "calls": len(us), "median_us": statistics.median(us), "most_us": max(us)}
         for verb, us in timed.us.items()
     ]
 
@@ -119,11 +119,10 @@ async def _rerank_all(lane: Lane, timed: Timed) -> None:
     """Another policy: some pages of what waits are ranked anew."""
     policy = "fifo" if lane.rules.policy != "fifo" else "las"
     _, oldest, fair, _ = lane.rules
-    await timed("lane set", lane.journal.set_lane(LANE, policy=policy, oldest_every=oldest, fair=fair))
-    run, pages = lane.journal.connection.eval, 0
+    run, pages, name = lane.journal.connection.eval, 0, "lane set"
 
     async def paged(script: Any, *args: Any, **more: Any) -> Any:
-        return await timed("strays", run(script, *args, **more))
+        return await timed(name, run(script, *args, **more))
 
     async def ranked(strays: list[Stray]) -> list[tuple[Rank, str]]:
         nonlocal pages
@@ -133,6 +132,8 @@ async def _rerank_all(lane: Lane, timed: Timed) -> None:
         return [(Rank(), policy) for _ in strays]
 
     lane.journal.connection.eval = paged  # type: ignore[method-assign]
+    await lane.journal.set_lane(LANE, policy=policy, oldest_every=oldest, fair=fair)  # slice by slice
+    name = "strays"
     with contextlib.suppress(_Enough):
         await lane.journal.rank_strays(LANE, ranked)
     lane.journal.connection.eval = run  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ SAID_TWICE = frozenset(
             "rules",
             "renew",
             "sweep",
+            "gather",
         ),  # how things shall be, not what to change
         *("counts", "events"),  # they look
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from aios_dist.config import TenantConfig, check_limits, check_tenant
+from aios_dist.errors import FleetUnavailable, JournalError
 from aios_dist.journal.records import Said, Stray, TenantRules, as_text, micros
 from aios_dist.journal.sweeping import Sweeping
 from aios_dist.journal.views import LaneRules, Limits, TenantView
@@ -21,6 +23,9 @@ DAY_S = 86400
 FALLBACK_AFTER_S = Limits().fallback_after
 PAGE = 20
 """Steps that are ranked anew in one round trip: some milliseconds of Redis."""
+
+SAID_AT_ONCE = 40
+"""Tenants, and models, of which rules are written in one round trip: some milliseconds of Redis."""
 
 MOST_PAGES = 500
 MOST_STRAYS = MOST_PAGES * PAGE
@@ -39,14 +44,23 @@ class Ordering(Sweeping):
         fair: str | None = None,
         source: Literal["file", "hand", "reset"] = "hand",
     ) -> LaneRules:
-        """Other rules for a lane, for the whole fleet, from now on; None leaves each as it is.
+        """Other rules for a lane, for the whole fleet; None leaves each as it is.
+
+        They hold as soon as what waits there is gathered: at once where it is little or the lane is not
+        shared, else some seconds for a million steps, in which the lane goes by those that it had. Should the
+        caller or Redis go away meanwhile, the reconciler gathers the rest.
 
         Args:
             lane: its name.
             policy, oldest_every, fair: see :class:`aios_dist.config.LaneConfig`.
             source: ``file`` counts only where aios.toml says something new; ``reset`` is what it said last.
+
+        Returns:
+            The rules that the lane has then.
         """
         got = await self._run("lane", lane=lane, source=source, policy=policy, oldest=oldest_every, fair=fair)
+        if got[4]:
+            await self._gather_all([lane])
         return LaneRules(got[0].decode(), int(got[1]), got[2].decode(), bool(got[3]))
 
     async def lane_rules(self, lanes: Sequence[str]) -> dict[str, LaneRules]:
@@ -63,6 +77,23 @@ class Ordering(Sweeping):
             )
             for lane, (policy, oldest, fair, hand) in zip(lanes, found, strict=True)
         }
+
+    async def gather(self, lanes: Sequence[str] = ()) -> bool:
+        """A slice more of what new rules of lanes ask for: some milliseconds of Redis.
+
+        Args:
+            lanes: their names; none for all that there are.
+
+        Returns:
+            Whether there is more to do now.
+        """
+        return bool(await self._run("gather", lanes=list(lanes)))
+
+    async def _gather_all(self, lanes: Sequence[str]) -> None:
+        """All slices that are left. Should Redis be away, the reconciler goes on: what was said stands."""
+        with contextlib.suppress(FleetUnavailable, JournalError):
+            while await self.gather(lanes):
+                pass
 
     async def rank_strays(self, lane: str, rank: RankStrays) -> int:
         """Rank steps of a lane anew that were ranked under other rules; how many (``MOST_STRAYS`` at most).
@@ -142,6 +173,9 @@ class Ordering(Sweeping):
     async def say(self, said: Said, source: Source) -> None:
         """What aios.toml says, or a hand: in one write, all of it or nothing.
 
+        Of many tenants or models in several, the last of which notes that all was said: who breaks off
+        between says it again. Rules of lanes hold as in :meth:`set_lane`.
+
         Args:
             said: of models, tenants and lanes.
             source: ``file`` counts only where aios.toml says something new: what a hand set stays till then.
@@ -151,17 +185,25 @@ class Ordering(Sweeping):
             for name, t in said.tenants.items()
             if t.max_in_flight is not None
         }
-        await self._run(
-            "rules",
-            digest=said.digest() if source == "file" else "",
-            source=source,
-            models=[_model(name, limits, source) for name, limits in (*said.models.items(), *caps.items())],
-            tenants=[_tenant(name, rules) for name, rules in said.tenants.items()],
-            lanes=[
-                {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
-                for name, r in said.lanes.items()
-            ],
-        )
+        models = [_model(name, limits, source) for name, limits in (*said.models.items(), *caps.items())]
+        tenants = [_tenant(name, rules) for name, rules in said.tenants.items()]
+        lanes = [
+            {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
+            for name, r in said.lanes.items()
+        ]
+        count = max(len(models), len(tenants))
+        for at in range(0, max(1, count), SAID_AT_ONCE):
+            part, last = slice(at, at + SAID_AT_ONCE), at + SAID_AT_ONCE >= count
+            left = await self._run(
+                "rules",
+                digest=said.digest() if source == "file" and last else "",
+                source=source,
+                models=models[part],
+                tenants=tenants[part],
+                lanes=lanes if last else [],
+            )
+        if left:
+            await self._gather_all([lane.decode() for lane in left])
 
     async def knows(self, said: Said) -> bool:
         """Whether Redis still has what was said: it may have been emptied, or put back."""

@@ -30,7 +30,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "members": ("order", "plan", "sweep"),
     "mend": ("order", "limits", "plan", "sweep", "members"),
     "again": ("plan", "sweep"),
-    "rules": ("order", "limits", "mend"),
+    "gather": ("order", "limits", "mend"),
+    "rules": ("order", "limits", "gather"),
     "new": ("plan", "members", "mend"),
 }
 """The parts that verbs share (``lua/_NAME.lua``), in the order in which they stand before a verb, and what

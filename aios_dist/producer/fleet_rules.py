@@ -95,9 +95,11 @@ class Steering(abc.ABC):
         oldest_every: int | None = None,
         fair: str | None = None,
     ) -> LaneRules:
-        """Other rules for a lane of the running fleet, at once; None leaves each as it is.
+        """Other rules for a lane of the running fleet; None leaves each as it is.
 
-        They hold until they are changed again, or a worker starts whose aios.toml says something new.
+        They hold as soon as what waits there is gathered, which this waits for: at once where it is little,
+        some seconds for a million steps of a shared lane. They hold until they are changed again, or a worker
+        starts whose aios.toml says something new.
 
         Args:
             name: the lane.
@@ -115,8 +117,9 @@ class Steering(abc.ABC):
         )
         if policy is not None:
             oldest_every = policies.oldest_every(policy, oldest_every)
-        self._rules_until = 0.0
-        return await self.journal.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)
+        rules = await self.journal.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)
+        self._rules_until = 0.0  # (others of this process may have read those that were until now)
+        return rules
 
     async def reset_lane(self, name: str) -> LaneRules:
         """The lane's rules as aios.toml gave them last.
@@ -125,8 +128,9 @@ class Steering(abc.ABC):
             UnknownName: neither aios.toml nor any worker has such a lane.
         """
         await self._known_lane(name)
+        rules = await self.journal.set_lane(name, source="reset")
         self._rules_until = 0.0
-        return await self.journal.set_lane(name, source="reset")
+        return rules
 
     async def _known_lane(self, name: str) -> None:
         looked_up("Lane", name)

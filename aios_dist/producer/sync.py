@@ -171,7 +171,7 @@ class Fleet(forks.OfThisProcess):
         oldest_every: int | None = None,
         fair: str | None = None,
     ) -> LaneRules:
-        """Other rules for a lane of the running fleet, at once; None leaves each as it is; see
+        """Other rules for a lane of the running fleet; None leaves each as it is; see
         :meth:`aios_dist.AsyncFleet.set_lane`."""
         return self._run(
             lambda fleet: fleet.set_lane(name, policy=policy, oldest_every=oldest_every, fair=fair)

@@ -32,7 +32,7 @@ MOST_PAGES = 50
 """Calls in one pass."""
 
 MOST_SLICES = 100
-"""Of plans, and of wide jobs, some milliseconds of Redis each, in one pass."""
+"""Of plans, of wide jobs, and of lanes with new rules, some milliseconds of Redis each, in one pass."""
 
 WALK_S = 1740.0
 """In this time every open job is looked at, whether a broken verb has left it aside."""
@@ -162,6 +162,8 @@ class Reconciler:
             with self._part("lanes"):
                 await self._count_slots()
         pause = self._period
+        with self._part("new rules"):
+            await self._go_on_with_lanes()
         with self._part("reap"):
             pause = min(pause, await self._reap())
         with self._part("plans"):
@@ -240,6 +242,15 @@ class Reconciler:
             commands = self._tickets.commands(tickets)
             await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
             if not more:
+                return
+        self.look_again(0.0)
+
+    async def _go_on_with_lanes(self) -> None:
+        """What waits on lanes that have other rules now, and whose caller is gone, is gathered."""
+        if not self._office.mine:
+            return
+        for _ in range(MOST_SLICES):
+            if not await self._journal.gather():
                 return
         self.look_again(0.0)
 

@@ -188,10 +188,14 @@ def of_shelves(seen: Seen) -> Iterator[str]:
                 h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
                 if h is not None and seen.lane(h.lane)[1] > 0:
                     expected[m] = float(h.ready)
-            astray = {m for ms in seen.sets["astray"].values() for m in ms} if kind == "held" else set()
-            if {m: at for m, at in aged.get(name, {}).items() if m not in astray} != {
-                m: at for m, at in expected.items() if m not in astray
-            }:
+
+            def settled(members: dict[str, float], kind: str = kind) -> dict[str, float]:
+                """Without those whose place by age is decided when they are ranked anew."""
+                heads = {m: seen.head(m) for m in members if kind == "held"}
+                astray = {m for m, h in heads.items() if h is not None and seen.astray(h.lane, m)}
+                return {m: at for m, at in members.items() if m not in astray}
+
+            if settled(aged.get(name, {})) != settled(expected):
                 yield f"{kind}old:{name} is {aged.get(name, {})}, what waits there is {expected}"
     for name, members in seen.sets["held"].items():
         model = name.partition("|")[0]
@@ -200,7 +204,7 @@ def of_shelves(seen: Seen) -> Iterator[str]:
             h = seen.jobs[id].heads.get(step) if id in seen.jobs else None
             if h is None:
                 continue
-            astray = m in seen.sets["astray"].get(h.lane, ())
+            astray = seen.astray(h.lane, m)
             policy = seen.lane(h.lane)[0]
             if policy and h.policy not in ("", policy) and not astray:
                 yield f"{m} is held, ranked under {h.policy} and not under {policy}, and not astray"

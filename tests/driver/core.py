@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,7 @@ class Core:
         self.said: list[str] = []
         self.moves: Counter[str] = Counter()
         self.policy = {"llm": "fifo", "far": "fifo"}
+        self.rules: dict[str, tuple[str, int, bool]] = {}  # that were said last, as Seen.lane() has them
         self.numbers = 0
         self.texts = 0
         self.again: set[str] = set()
@@ -101,6 +102,7 @@ class Core:
                 self.run(set_limits(self.journal, model, flight, rpm, tpm))
         self.seen = fleet.look()
         fleet.journal._follow = self._dies  # type: ignore[method-assign]
+        fleet.journal._gather_all = self._dies_gathering  # type: ignore[method-assign]
 
     async def _dies(self, job: str, more: int) -> tuple[list[Ticket], int]:
         """Who has called goes on with the steps of a wide job; sometimes it dies before the last."""
@@ -108,6 +110,12 @@ class Core:
             if more:
                 *_, more, _ = await self.journal.sweep(job)
         return [], 0
+
+    async def _dies_gathering(self, lanes: Sequence[str]) -> None:
+        """Who has set other rules gathers what waits; sometimes it dies before the last slice."""
+        for _ in range((len(self.said) * 5) % 3):
+            if not await self.journal.gather(lanes):
+                return
 
     # Saying and looking ----------------------------------------------------------------------------
 

@@ -101,6 +101,9 @@ class Driver(People, Workers):
             lines.append(f"counted as waiting were {waiting}, there wait {counted}")
         if not self.vanished and not aside:
             lines += idle_room(after, self.fleet.now)
+        for lane, rules in self.rules.items():
+            if after.lane(lane) != rules:
+                lines.append(f"lane {lane} has the rules {after.lane(lane)}, {rules} were said")
         for model, leases in after.sets["inflight"].items():
             lines += [f"{m} counts against {model}" for m in leases if m in self.vanished]
         if lines:
@@ -183,9 +186,15 @@ class Driver(People, Workers):
         policy = rules.policy if self.random.random() < 0.8 else self.random.choice([*RANKS])
         self.say(f"strays {lane} as {policy}")
         self.moved = True
+        if len(self.said) % 2:  # who set other rules has died, or gathers yet
+            self.run(self.journal.gather([lane]))
+        before = self.fleet.look_without_ends()
         self.run(self.journal.rank_strays(lane, says(policy)))
-        if policy == rules.policy:
-            now = self.fleet.look_without_ends()
+        now = self.fleet.look_without_ends()
+        if before.comes(lane):
+            if before.sets["stray"].get(lane) != now.sets["stray"].get(lane):
+                raise self.broken(["ranked before all was gathered"])
+        elif policy == now.lane(lane)[0]:
             left = [*now.sets["stray"].get(lane, ()), *now.sets["astray"].get(lane, ())]
             if left:
                 raise self.broken([f"ranked anew, and astray are still {left}"])
@@ -263,7 +272,7 @@ class Driver(People, Workers):
         self.gone += [id for id in self.model.jobs if id not in ids and id[0] == "j"]
         self.model, self.decided, self.expected_us, self.policy, self.older, self.vanished = kept
         self.gone = [id for id in dict.fromkeys(self.gone) if id not in self.model.jobs]
-        self.saved = None
+        self.saved, self.rules = None, {}
         self.seen = self.fleet.look_without_ends()
 
     # The end ---------------------------------------------------------------------------------------

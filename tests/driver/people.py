@@ -136,6 +136,7 @@ class People(Producers):
         every, fair = R.choice([None, 0, 2, 3]), R.choice([None, None, "", "tenant"])
         self.say(f"lane {lane} policy={policy} oldest_every={every} fair={fair}")
         rules = self.run(self.journal.set_lane(lane, policy=policy, oldest_every=every, fair=fair))
+        self.rules[lane] = (rules.policy, rules.oldest_every, bool(rules.fair))
         if R.random() < 0.8:
             self.policy[lane] = rules.policy
 

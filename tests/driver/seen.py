@@ -230,6 +230,15 @@ class Seen:
         policy = f.get("policy")
         return (policy.decode() if policy else None, int(f.get("oldest", 0)), f.get("fair") == b"tenant")
 
+    def comes(self, lane: str) -> bool:
+        """Whether what waits or is held on a lane is being gathered for other rules."""
+        fields = self.hashes["lane"].get(lane, {})
+        return bool(fields.get("next")) or "look" in fields
+
+    def astray(self, lane: str, m: str) -> bool:
+        """Whether a held step of a lane is to be ranked anew, or may have still to be noted as such."""
+        return m in self.sets["astray"].get(lane, ()) or "look" in self.hashes["lane"].get(lane, {})
+
     def model(self, name: str, field: str) -> float:
         """A number of a model, 0 where there is none."""
         return float(self.hashes["model"].get(name, {}).get(field, 0))

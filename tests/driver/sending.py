@@ -122,6 +122,8 @@ async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, 
     """One pass of the reconciler over everything, but for strays. What it found to be put right, and the
     steps that wait on each lane; nothing of them where some moved behind that."""
     await sweep(journal)
+    while await journal.gather():
+        pass
     cursor, found = "0", await walk(journal)  # (first: it may let held steps in, which reaping counts)
     while True:
         reaped = await journal.reap(list(LANES), cursor, page=1000)

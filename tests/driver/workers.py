@@ -167,7 +167,8 @@ class Workers(Producers):
         count = int(before.hashes["lane"].get(h.lane, {}).get(f"n|{job.tenant if fair else ''}", 0)) + 1
         m = f"{claim.job}/{claim.step}"
         aged = every > 0 and count % every == 0
-        if before.sets["astray"].get(h.lane):  # what is held moves to other shelves first (docs/policies.md)
+        looked_at = "look" not in before.hashes["lane"].get(h.lane, {})
+        if before.sets["astray"].get(h.lane) or not looked_at:  # what is held moves first (docs/policies.md)
             return []
         others = {}
         for other, its, o in steps_on(before, h.lane):

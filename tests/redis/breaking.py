@@ -312,6 +312,35 @@ async def set_a_lane(h: Hand) -> Verb:
     return lambda: h.journal.set_lane("llm", policy="las", oldest_every=3)
 
 
+async def gather_what_waits(h: Hand) -> Verb:
+    await h.journal.set_lane("llm", fair="tenant", oldest_every=2)
+    await h.submit(starts("j", "a", "b"), starts("k", "b", tenant="t2"))
+    await _told(h, "las|3|")
+    return lambda: h.journal.gather()
+
+
+async def gather_what_is_held(h: Hand) -> Verb:
+    await h.journal.set_lane("llm", fair="tenant")
+    await h.limit(flight=1)
+    await h.journal.set_tenant("t2", max_in_flight=1)
+    await h.submit(starts("j", "a", "b", "c"), starts("k", "a", "b", tenant="t2", model="other"))
+    await h.drain()
+    await _told(h, "las|3|tenant")
+    return lambda: h.journal.gather(["llm"])
+
+
+async def take_rules_back(h: Hand) -> Verb:
+    await gather_what_waits(h)
+    return lambda: h.journal.set_lane("llm", policy="fifo", fair="tenant", oldest_every=4)
+
+
+async def _told(h: Hand, rules: str) -> None:
+    """Other rules for the lane were said, and who said so is gone."""
+    now = (await h.journal.lane_rules(["llm"]))["llm"]
+    over = f"{now.policy}|{now.oldest_every}|{now.fair}"
+    await h.redis("HSET", h.keys.lane("llm"), "next", rules, "over", over)
+
+
 async def say_the_rules(h: Hand) -> Verb:
     await h.limit(flight=1)
     await h.submit(starts("j", "a", "b"), starts("k", "b", tenant="t2"))
@@ -381,5 +410,6 @@ SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
             extend_in_slices,
         ),
         *(say_the_rules, say_other_rules),
+        *(gather_what_waits, gather_what_is_held, take_rules_back),
     )
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from aios_dist.journal import Said, TenantRules
 from aios_dist.policies import Rank
 from tests.driver.patched import Change, verbs
 from tests.redis.conftest import Hand, ranked, starts
+from tests.redis.test_work_of_a_slice import MOST, counted
 
 
 async def long_ago(hand: Hand) -> None:
@@ -73,12 +77,24 @@ async def test_a_place_of_a_job_that_has_expired_becomes_free_however_many_limit
     assert [c.job for c in await hand.drain()] == ["k"]
 
 
-async def test_a_lane_of_more_tenants_than_fit_in_one_union_is_set_whole(hand: Hand) -> None:
-    hand.journal._scripts = verbs([Change("few", "_rules", "local AT_MOST = 4000", "local AT_MOST = 6")])
-    await hand.journal.set_lane("llm", fair="tenant", oldest_every=2)
-    await hand.submit(*(ranked(f"j{n:02}", Rank(), "fifo", tenant=f"t{n % 20}") for n in range(40)))
-    await hand.journal.set_lane("llm", fair="", oldest_every=0)
-    assert {name: len(steps) for name, steps in (await hand.by_model("stray")).items()} == {"llm": 40}
-    assert await hand.by_model("readyold") == {}
-    assert await hand.rank_anew("fifo", Rank()) == 40
-    assert await hand.order() == [f"j{n:02}" for n in range(40)]
+async def test_rules_of_many_tenants_are_said_in_parts_and_known_with_the_last(hand: Hand) -> None:
+    """Each with another weight, on a lane where they wait and are held."""
+    await hand.journal.set_lane("llm", fair="tenant")
+    await hand.limit(flight=1)
+    await hand.submit(*(ranked(f"j{n:03}", Rank(), "fifo", tenant=f"t{n}") for n in range(130)))
+    said = Said(tenants={f"t{n}": TenantRules(weight=2.0, max_in_flight=3) for n in range(130)})
+    known = []
+    run = hand.journal.connection.eval
+
+    async def looked(*args: Any, **more: Any) -> Any:
+        known.append(await hand.journal.knows(said))
+        return await run(*args, **more)
+
+    async with counted(hand.journal) as seen:
+        run, hand.journal.connection.eval = hand.journal.connection.eval, looked  # type: ignore[method-assign]
+        await hand.journal.say(said, "file")
+    assert known == [False] * 4
+    assert await hand.journal.knows(said)
+    assert max(commands for _, commands in seen) < MOST, seen
+    views = await hand.journal.tenant_views([f"t{n}" for n in range(130)], ["llm"])
+    assert {(view.weight, view.max_in_flight) for view in views} == {(2.0, 3)}

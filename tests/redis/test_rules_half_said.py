@@ -179,7 +179,7 @@ def said_in(seen: Seen) -> dict[str, Any]:
         for name, fields in seen.hashes["model"].items()
     }
     of_lanes = {
-        name: {field: value for field, value in fields.items() if field[:2] != "n|"}
+        name: {field: value for field, value in fields.items() if field[:2] != "n|" and field != "at"}
         for name, fields in seen.hashes["lane"].items()
     }
     known = sorted(name for name in seen.hashes["registry"].get("", {}) if name.startswith("tenant/"))

@@ -98,7 +98,7 @@ local function hold_back(model, job, step, h, new)
   local lane = h[H.lane]
   local part = of_tenant(model) and lane or rules(lane).fair and tenant_of(job) or nil
   if part and not of_tenant(model) then redis.call('HSET', key('model', model), 'ln', lane) end
-  local late = new and not outdated(h) and redis.call('EXISTS', key('astray', lane), key('stray', lane)) > 0
+  local late = new and not outdated(h) and (rules(lane).look or redis.call('EXISTS', key('astray', lane), key('stray', lane)) > 0)
   put_on('held', model, member(job, step), h, part, late)
   redis.call('ZADD', key('holds', lane), 0, model)
   if model == h[H.label] and keeps_waiting(model, clock()) then look_at_held(model, clock()) end

@@ -1,7 +1,8 @@
 -- Where ready steps wait, and who goes first.
 --
 -- lane:L     policy, oldest (every Nth dispatch to the one that has waited longest; 0: never), fair ("tenant" or
---            ""), file (what aios.toml last said), hand (1: set by hand), n|T dispatches of tenant T (n|: of all)
+--            ""), file (what aios.toml last said), hand (1: set by hand), n|T dispatches of tenant T (n|: of all);
+--            next, over, at, look: see _gather
 -- ready:L    steps by rank; with fair share ready:L|T by tenant, and readyby:L the tenants that wait by counter
 -- readyold:L the same steps by time of becoming ready, where the lane's rules look at it; readyold:L|T
 -- stray:L    steps that were ranked under other rules than the lane has now, until the reconciler ranks them anew; behind
@@ -31,8 +32,8 @@ local rules_of = {}   -- lanes that this verb has read
 rules = function(lane)
   local r = rules_of[lane]
   if not r then
-    local f = redis.call('HMGET', key('lane', lane), 'policy', 'oldest', 'fair')
-    r = { policy = f[1], oldest = tonumber(f[2] or '0') or 0, fair = f[3] == 'tenant' }
+    local f = redis.call('HMGET', key('lane', lane), 'policy', 'oldest', 'fair', 'look')
+    r = { policy = f[1], oldest = tonumber(f[2] or '0') or 0, fair = f[3] == 'tenant', look = f[4] }
     rules_of[lane] = r
   end
   return r
@@ -189,7 +190,7 @@ local kept_off   -- _limits
 local function place(job, step, h, kept, held, past, ranked)
   mark(job)
   local lane, m, limits = h[H.lane], member(job, step), limits_of(job, h)
-  local late = past and redis.call('ZREM', key('astray', lane), m) == 1
+  local late = past and (redis.call('ZREM', key('astray', lane), m) == 1 or rules(lane).look)
   local new = not kept and not ranked and (not past or late)   -- since the rules changed
   if #limits > 0 and kept_off(limits, job, step, h, past, kept, new) then return false end
   -- While there are strays, what comes under the new rules queues behind them: its rank and theirs do not compare.

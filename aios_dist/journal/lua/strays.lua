@@ -3,13 +3,22 @@
 --   ranked: list of {name, policy, base, since, level, group}: what the lane's policy said of the page before
 -- returns: {how many went where they belong without a rank, flat list of name, kind, "tenant|agent", µs in calls, deadline
 --   in s or "", expected steps or "", estimated cost}
--- include: order, limits, mend
+-- include: order, limits, mend, gather
 local r, page = rules(A.lane), {}
+if rules_to_come(A.lane) or r.look then return { 0, {} } end   -- what is gathered stays where it is until all is
+local changed = number(redis.call('HGET', key('lane', A.lane), 'at'))
 
 local function waits(m)
   local job, step = split(m)
   local h = job and head(job, step)
   return h and h[H.state] == 'ready' and h[H.lane] == A.lane and h, job, step
+end
+
+-- Whether its rank is by the rules of now: they have not changed since it became ready, or it came behind strays. (A round
+-- counts among those of its tenant, or of all: not where shares were switched on or off.)
+local function right(h, score)
+  if outdated(h) then return false end
+  return changed > 0 and h[H.ready] >= changed or score ~= h[H.rank] and h[H.since] ~= SINCE.round
 end
 
 for _, s in ipairs(A.ranked) do
@@ -39,7 +48,7 @@ for _, set in ipairs({ 'stray', 'astray' }) do
     if not h then
       redis.call('ZREM', key(set, A.lane), m)
       placed = placed + 1
-    elseif set == 'stray' and not outdated(h) and tonumber(names[i + 1]) ~= h[H.rank] then
+    elseif set == 'stray' and right(h, tonumber(names[i + 1])) then
       redis.call('ZREM', key(set, A.lane), m)
       place(job, step, h, false, nil, nil, true)
       placed = placed + 1
