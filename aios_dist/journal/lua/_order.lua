@@ -26,10 +26,8 @@ local MONTH_MS = 30 * 86400000
 -- Redis reads scores from text: this many digits give the same number back. (`int` would round ranks, and %g cut them.)
 local function exact(n) return string.format('%.17g', n) end
 
-local rules
-do   -- (a chunk of Lua has 200 locals at the most)
 local rules_of = {}   -- lanes that this verb has read
-rules = function(lane)
+local function rules(lane)
   local r = rules_of[lane]
   if not r then
     local f = redis.call('HMGET', key('lane', lane), 'policy', 'oldest', 'fair', 'look')
@@ -37,7 +35,6 @@ rules = function(lane)
     rules_of[lane] = r
   end
   return r
-end
 end
 
 local function tenant_in(who) return who and string.match(who, '^[^|]*') or 'default' end
