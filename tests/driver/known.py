@@ -14,7 +14,7 @@ FENCED = True
 MENDS: tuple[Change, ...] = (
     Change("plans go on in small slices", "_members", "local AT_ONCE = 16", "local AT_ONCE = 3"),
     Change("… and are thrown away so", "_new", "local MOST_THROWN = 40", "local MOST_THROWN = 2"),
-    Change("what waits is gathered so", "_gather", "local SLICE = 600", "local SLICE = 1"),
+    Change("what waits is gathered so", "_gather", "local SLICE = 500", "local SLICE = 1"),
     Change("… set by set", "_gather", "local SET = 6", "local SET = 1"),
     Change("… and noted where it is held", "_gather", "local SETS = 20", "local SETS = 1"),
 )

@@ -237,7 +237,7 @@ async def test_between_any_two_rules_nobody_is_lost_or_overtaken(
 async def test_a_slice_is_as_much_however_much_waits_and_of_however_many(
     hand: Hand, tenants: int, limited: bool
 ) -> None:
-    size = [Change("small slices", "_gather", "local SLICE = 600", "local SLICE = 60")]
+    size = [Change("small slices", "_gather", "local SLICE = 500", "local SLICE = 60")]
     hand.journal._scripts = verbs(size)
     await hand.journal.set_lane("llm", fair="tenant", oldest_every=4)
     if limited:
@@ -251,7 +251,7 @@ async def test_a_slice_is_as_much_however_much_waits_and_of_however_many(
 
 
 async def test_a_slice_of_what_is_held_by_one_is_bounded(hand: Hand) -> None:
-    size = [Change("small slices", "_gather", "local SLICE = 600", "local SLICE = 60")]
+    size = [Change("small slices", "_gather", "local SLICE = 500", "local SLICE = 60")]
     await hand.limit("small", flight=1)
     await wait_there(hand, 300)
     await hand.drain()

@@ -14,7 +14,7 @@ local function rules_line(r) return r.policy .. '|' .. int(r.oldest) .. '|' .. r
 
 local gather, rules_to_come
 do   -- (a chunk of Lua has 200 locals at the most)
-local SLICE = 600   -- steps, some 3 ms
+local SLICE = 500   -- steps, some 3 ms
 local SET = 6    -- what one more set takes, as so many steps
 local SETS = 20   -- that are noted at once
 local left = SLICE   -- of this verb
