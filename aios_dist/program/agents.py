@@ -22,9 +22,10 @@ from aios_dist.model.calls import LLMResponse
 from aios_dist.model.given import given_json, short
 from aios_dist.model.given import named as checked_name
 from aios_dist.model.specs import JobSpec, Program
-from aios_dist.program.arguments import Defaults, renewed
+from aios_dist.program.arguments import Defaults
 from aios_dist.program.commands import llm
 from aios_dist.program.definitions import definition, same
+from aios_dist.program.holdings import own
 from aios_dist.program.templates import ANYTHING, PROMPT_BOUND, fill, pieces
 
 
@@ -226,7 +227,8 @@ def _as_function(function: Any, name: str | None) -> Any:
         raise InvalidInput(f"A {kind} has no name of its own; give it one: agent({kind}(…), name=…).")
 
     async def called(*args: Any, **kwargs: Any) -> Any:
-        return await (renewed(function) if partial else function)(*args, **kwargs)
+        fresh = own(function, {id(inner): inner})[0] if partial else function
+        return await fresh(*args, **kwargs)
 
     functools.update_wrapper(called, inner)
     called.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]

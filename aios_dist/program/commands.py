@@ -13,7 +13,7 @@ from aios_dist.errors import InvalidInput
 from aios_dist.model.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.model.given import named
 from aios_dist.program.holdings import Taken
-from aios_dist.program.outside import Outside
+from aios_dist.program.reached import ById
 
 
 class Refused(InvalidInput):
@@ -138,7 +138,7 @@ class Tool(Leaf):
         self.context = context
         self.timeout = timeout
 
-    def taken(self, data: bytes, context: Context, outside: Callable[[], Outside] | None = None) -> Tool:
+    def taken(self, data: bytes, context: Context, outside: Callable[[], ById] | None = None) -> Tool:
         """The same tool as it is now, which is what its function gets, whatever becomes of the arguments.
 
         Args:

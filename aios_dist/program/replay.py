@@ -41,7 +41,7 @@ from aios_dist.program.commands import LLM, Gather, Leaf, Refused, Signal, Sleep
 from aios_dist.program.crowds import Crowd, Scope, Waiting
 from aios_dist.program.generators import Generators, unheard
 from aios_dist.program.handovers import HandOver
-from aios_dist.program.outside import Outside, outside
+from aios_dist.program.reached import ById, Outside
 from aios_dist.program.requests import Asked, brief, briefs, check_new, check_same, encoded
 from aios_dist.program.tending import WAITS, Tending
 from aios_dist.text.tracebacks import traceback_of
@@ -129,7 +129,7 @@ class Replay(Tending):
         self._ending: list[int] = []  # the failures that it ended with
         self._running = False
         self._origin = getattr(program, "agent", program)
-        self._seen: Outside | None = None
+        self._seen: ById | None = None
         self._root: Branch | None = None
         self._answer: Any = None  # what the root came to, while closings go on
         self._generators = Generators()
@@ -517,10 +517,10 @@ class Replay(Tending):
         self.awaited += len(data)
         return number
 
-    def _outside(self) -> Outside:
+    def _outside(self) -> ById:
         """What is there without the program, looked at once for all that it asks for at a time."""
         if self._seen is None:
-            self._seen = outside(self._origin)
+            self._seen = Outside(self._origin).found
         return self._seen
 
     def _settle(self, branch: Branch | None, answer: Any) -> None:

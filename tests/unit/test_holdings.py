@@ -399,7 +399,7 @@ def test_what_cannot_be_copied_is_shared_whole() -> None:
 
 def test_a_tool_that_has_run_is_not_copied_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[Any] = []
-    monkeypatch.setattr(holdings, "_own", lambda value, memo: copies.append(value) or value)
+    monkeypatch.setattr(holdings, "_own", lambda value, *_: copies.append(value) or value)
 
     async def body() -> None:
         await tool(lambda: body)
