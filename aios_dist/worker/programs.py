@@ -130,7 +130,7 @@ def _size(values: Iterable[Any]) -> int:
             todo += value
         elif isinstance(value, msgspec.Struct):
             total += 64
-            todo += (getattr(value, field) for field in value.__struct_fields__)
+            todo += msgspec.structs.astuple(value)
         else:
             total += 32
     return total

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from aios_dist.errors import ProgramChanged, UnknownName, describe
 from aios_dist.journal import Advance, Claim, Decision, History, Journal
 from aios_dist.journal.news import News
-from aios_dist.model.jobs import JobState, Outcome, encode
+from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
 from aios_dist.program import turns
 from aios_dist.program.agents import find
 from aios_dist.program.replay import Replay
@@ -213,22 +213,15 @@ class Turns:
             self.programs.drop(live)
             return Turn(None, None)
         replay = live.replay
-        first, basis = replay.held, replay.basis
         try:
             await self._drive(work, live, functools.partial(replay.deliver, int(claim.step), outcome))
         except Late as late:
-            return Turn(None, _failed(late, basis, first))
+            return Turn(None, _failed(late, replay.basis, replay.held))
         if await self._lacks(live) or not await self._repeats(work, live, [(int(claim.step), outcome)]):
             self.programs.drop(live)
             return Turn(None, None)
         live.weigh([outcome])
-        try:
-            decision = turns.decide(replay, claim.record, self.catalog, first, served)
-            _say(claim, replay)
-            return Turn(live, decision)
-        except BaseException:
-            self.programs.drop(live)
-            raise
+        return self._decided(work, live, claim.record, replay.held, served)
 
     def settle(self, work: Work, turn: Turn, done: Advance) -> None:
         """A commit or advance was answered: keep the program where it stands there, else drop it."""
@@ -311,7 +304,9 @@ class Turns:
     def _rest(self, work: Work, served: float) -> Turn | None:
         """The turn goes on with what it could not write at a time; None: the journal is to be replayed."""
         live = self.programs.take(work.claim.job)
-        return self._decided(work, live, served) if live is not None else None
+        if live is None:
+            return None
+        return self._decided(work, live, work.claim.record, live.replay.held, served)
 
     async def _after_news(self, work: Work) -> Turn | None:
         """The turn of the program that is kept; None: the journal is to be replayed."""
@@ -321,13 +316,13 @@ class Turns:
         if not news.open:
             self.programs.drop(live)
             return None
-        return self._decided(work, live, news.served)
+        return self._decided(work, live, work.claim.record, live.replay.held, news.served)
 
-    def _decided(self, work: Work, live: Live, served: float) -> Turn:
-        replay = live.replay
+    def _decided(self, work: Work, live: Live, record: JobRecord, first: int, served: float) -> Turn:
+        """What a turn came to, where the journal holds so many steps of the program."""
         try:
-            decision = turns.decide(replay, work.claim.record, self.catalog, replay.held, served)
-            _say(work.claim, replay)
+            decision = turns.decide(live.replay, record, self.catalog, first, served)
+            _say(work.claim, live.replay)
         except BaseException:
             self.programs.drop(live)
             raise
@@ -346,9 +341,8 @@ class Turns:
         first = len(history.steps)
         try:
             live = await self._rebuilt(work, history)
-            decision = turns.decide(live.replay, history.record, self.catalog, first, history.view.served)
-            _say(work.claim, live.replay)
-            return Turn(live, decision, history.view.served), live.replay.undone() if history.retried else []
+            turn = self._decided(work, live, history.record, first, history.view.served)
+            return turn, live.replay.undone() if history.retried else []
         except Stopped:
             raise
         except Late as exc:
