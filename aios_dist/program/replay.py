@@ -139,7 +139,7 @@ class Replay(Tending):
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
         # (the precision of decimal's context) would reach whoever uses the thread next.
         context = Context()
-        with foreign.Turn(self._generators, self.known):
+        with foreign.turn(self._generators, self.known):
             try:
                 coroutine: Any = context.run(program)
                 if not isinstance(coroutine, Coroutine):
@@ -168,7 +168,7 @@ class Replay(Tending):
             outcomes: with the numbers of their steps, in the order of writing.
             rested: called whenever the program has come to an await.
         """
-        with foreign.Turn(self._generators, self.known):
+        with foreign.turn(self._generators, self.known):
             for number, outcome in outcomes:
                 rested()
                 self._deliver(number, outcome)
@@ -291,7 +291,7 @@ class Replay(Tending):
         mine: list[BaseException] = []
         self._waiting = Waiting()
         self._runnable.clear()
-        with foreign.Turn(self._generators, self.known, drops=True):
+        with foreign.turn(self._generators, self.known, drops=True):
             while True:
                 while self._drop_one(mine):
                     pass

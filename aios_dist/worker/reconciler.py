@@ -17,8 +17,8 @@ from aios_dist.broker.app import Tickets
 from aios_dist.broker.messages import Tally
 from aios_dist.config import Config
 from aios_dist.journal import Journal, Ticket
+from aios_dist.worker.leases import Outage
 from aios_dist.worker.office import Office
-from aios_dist.worker.outage import Outage
 
 logger = logging.getLogger("aios_dist.reconciler")
 

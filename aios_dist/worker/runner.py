@@ -48,8 +48,6 @@ class Runner:
         models: Sequence[str],
     ) -> None:
         self.turns = turns
-        self.agents: set[str] = set()
-        """The agents of the steps that were served."""
         self.hung: set[Work] = set()
         """Steps that are over, and whose tool is not: their slots are taken."""
         self._writer = writer
@@ -140,7 +138,7 @@ class Runner:
                     return await self.turns.catch_up(work, claim.token)
             except UnknownName:
                 return "the job has expired"
-        self.agents.add(claim.record.agent)
+        self.turns.rules.served.add(claim.record.agent)
         begun = asyncio.get_running_loop().time()
         # The program is brought up to date while the provider thinks.
         ready = asyncio.create_task(self.turns.program(work)) if self.turns.here(claim) else None

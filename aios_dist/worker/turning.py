@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -24,8 +24,8 @@ from aios_dist.program.agents import find
 from aios_dist.program.replay import Replay
 from aios_dist.text.tracebacks import user_traceback
 from aios_dist.worker.faults import point
-from aios_dist.worker.programs import Live, Programs
-from aios_dist.worker.repeating import Seen
+from aios_dist.worker.programs import Live, Programs, Seen
+from aios_dist.worker.rules import Rules
 from aios_dist.worker.threads import Threads, rested
 from aios_dist.worker.work import Stopped, Work
 from aios_dist.worker.writing import Writer
@@ -52,11 +52,10 @@ class Turns:
     Args:
         threads, closing: where programs run, and where they are closed.
         limit: seconds for each turn; 0: no limit.
-        fresh: asks the fleet which models there are, for the catalogue.
+        rules: what is known of the fleet.
         check: programs are run again beside, to see whether they repeat themselves.
 
     Attributes:
-        catalog: what is known of the fleet.
         programs: those that are kept alive.
     """
 
@@ -67,21 +66,24 @@ class Turns:
         threads: Threads,
         closing: Threads,
         limit: float,
-        catalog: turns.Catalog,
-        fresh: Callable[[], Awaitable[None]],
+        rules: Rules,
         check: bool = False,
     ) -> None:
-        self.catalog = catalog
+        self.rules = rules
         self.programs = Programs(closing.soon)
         self._journal = journal
         self._writer = writer
         self._threads = threads
         self._closing = closing
         self._limit = limit
-        self._fresh = fresh
         self._check = check
         self._shared: OrderedDict[str, None] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def catalog(self) -> turns.Catalog:
+        """What is known of the fleet."""
+        return self.rules.catalog
 
     def shared(self, job: str) -> bool:
         """Others write outcomes of the job all the time: ours is written first, the program told after it."""
@@ -376,7 +378,7 @@ class Turns:
         """A model was refused that was not known, and now more are: the program is to be asked again."""
         if not isinstance(live.replay.refused, UnknownName):
             return False
-        await self._fresh()
+        await self.rules.fresh()
         return self.catalog.models != live.models
 
     async def _repeats(self, work: Work, live: Live, told: list[tuple[int, Outcome]]) -> bool:

@@ -17,7 +17,7 @@ from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind
 from aios_dist.worker import spool
 from aios_dist.worker.faults import point
-from aios_dist.worker.outage import Outage
+from aios_dist.worker.leases import Outage
 from aios_dist.worker.work import Origin, Stopped, Work
 
 logger = logging.getLogger("aios_dist.writing")
