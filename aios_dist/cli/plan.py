@@ -71,17 +71,7 @@ def show(id: str, as_json: bool) -> None:
     """One plan: its state, and how many of its jobs were admitted, have ended, or were dropped."""
     view = on_journal(lambda journal: journal.plan(id))
     if as_json:
-        print_json(
-            {
-                "id": view.id,
-                "state": view.state,
-                "jobs": view.jobs,
-                "admitted": view.admitted,
-                "ended": view.ended,
-                "dropped": view.dropped,
-                "at_work": view.at_work,
-            }
-        )
+        print_json(msgspec.to_builtins(view))
         return
     so_far = ""
     if view.jobs is not None:
