@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from aios_dist.program.bounds import as_done, within
     from aios_dist.program.commands import gather, llm, signal, sleep, tool
     from aios_dist.program.facts import now, once, random, uuid
-    from aios_dist.program.handovers import HandOver, handed_over
+    from aios_dist.program.foreign import HandOver, handed_over
 
 _HOMES = {
     "config.tables": (
@@ -153,7 +153,7 @@ _HOMES = {
     ),
     "producer.fleet": ("AsyncFleet",),
     "producer.fleet_rules": ("LaneView",),
-    "program.handovers": (
+    "program.foreign": (
         "HandOver",
         "handed_over",
     ),

@@ -74,6 +74,9 @@ class Leaf(Command):
     kind: ClassVar[str]
     request: Request
 
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
 
 class LLM(Leaf):
     """A step of kind ``llm``."""
@@ -81,9 +84,6 @@ class LLM(Leaf):
     __slots__ = ()
     kind = "llm"
     request: LLMRequest
-
-    def __init__(self, request: LLMRequest) -> None:
-        self.request = request
 
     def __await__(self) -> Generator[Command, Any, LLMResponse]:
         return super().__await__()
@@ -96,9 +96,6 @@ class Sleep(Leaf):
     kind = "sleep"
     request: SleepRequest
 
-    def __init__(self, request: SleepRequest) -> None:
-        self.request = request
-
 
 class Signal(Leaf):
     """A step of kind ``signal``."""
@@ -106,9 +103,6 @@ class Signal(Leaf):
     __slots__ = ()
     kind = "signal"
     request: SignalRequest
-
-    def __init__(self, request: SignalRequest) -> None:
-        self.request = request
 
 
 class Tool(Leaf):
@@ -133,7 +127,7 @@ class Tool(Leaf):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> None:
-        self.request = request
+        super().__init__(request)
         self.call = call
         self.context = context
         self.timeout = timeout

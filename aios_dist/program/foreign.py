@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 from aios_dist.model.chance import Known, here
 from aios_dist.program.commands import Refused, in_turn
 from aios_dist.program.generators import Generators
-from aios_dist.program.handovers import dropping
 from aios_dist.program.loops import Loops
 from aios_dist.text.tracebacks import related, text_of, traceback_of
 
@@ -38,6 +37,30 @@ LOOPS = (
     "this event loop is already running",
 )
 """How loops say so that are not written in Python."""
+
+
+class HandOver(BaseException):
+    """Raised at an agent's await where this process lets go of it.
+
+    It goes on elsewhere or later, from its journal; or its job was ended by somebody else. What its
+    ``finally`` blocks await then is not done: it raises this again.
+    """
+
+
+class _Dropping(threading.local):
+    value = False
+
+
+dropping = _Dropping()
+"""Whether a program is dropped on this thread just now."""
+
+
+def handed_over() -> bool:
+    """Whether an agent's ``finally`` or ``except`` block runs only because this process lets go of it.
+
+    False where the agent itself comes to its end, and outside of agents.
+    """
+    return dropping.value
 
 
 class Misused(BaseException):

@@ -39,8 +39,8 @@ from aios_dist.program.branches import (
 )
 from aios_dist.program.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
 from aios_dist.program.crowds import Crowd, Scope, Waiting
+from aios_dist.program.foreign import HandOver
 from aios_dist.program.generators import Generators, unheard
-from aios_dist.program.handovers import HandOver
 from aios_dist.program.reached import ById, Outside
 from aios_dist.program.requests import Asked, brief, briefs, check_new, check_same, encoded
 from aios_dist.program.tending import WAITS, Tending

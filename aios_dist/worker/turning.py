@@ -12,7 +12,7 @@ import functools
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from aios_dist.errors import ProgramChanged, UnknownName, describe
@@ -434,15 +434,12 @@ class Turns:
             self._closing.soon(replay.close)
 
 
-class Turn:
+class Turn(NamedTuple):
     """What a turn came to: the program as it stands, what is to be written, seconds of the job's in calls."""
 
-    __slots__ = ("decision", "live", "served")
-
-    def __init__(self, live: Live | None, decision: Decision | None, served: float = 0.0) -> None:
-        self.live = live
-        self.decision = decision
-        self.served = served
+    live: Live | None
+    decision: Decision | None
+    served: float = 0.0
 
 
 def _failed(error: Exception, basis: str, first: int) -> Decision:
