@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import sys
 from collections.abc import Callable
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
@@ -20,7 +21,16 @@ import msgspec
 from aios_dist.model.calls import ToolRequest
 from aios_dist.model.given import PLAIN
 from aios_dist.program.kept import changes
-from aios_dist.program.reached import EMPTY, ById, content, holds, is_one_of_a_kind, is_sentinel, reached
+from aios_dist.program.reached import (
+    EMPTY,
+    MOST_HELD,
+    ById,
+    content,
+    holds,
+    is_one_of_a_kind,
+    is_sentinel,
+    reached,
+)
 from aios_dist.program.values import changeable, held_by, is_plain
 
 _read = msgspec.json.Decoder(ToolRequest).decode
@@ -63,7 +73,7 @@ class Taken:
         )
         self._shared: ById | None = None
         if outside is not None and holds(function):
-            mine, shared = own(function, outside())
+            mine, shared = own(function, outside(), MOST_HELD)
             if mine is not function:
                 self._function, self._shared = mine, shared
         self._own: tuple[list[Any], dict[str, Any]] | None = None
@@ -88,15 +98,16 @@ class Taken:
         return list(changes(self._function, ran)) if ran is not None else []
 
 
-def own(value: Any, outside: ById) -> tuple[Any, ById]:
+def own(value: Any, outside: ById, most: float = math.inf) -> tuple[Any, ById]:
     """The value with its own of what it holds, and what that shares; itself where it has too much.
 
     Args:
         outside: what is the module's.
+        most: objects that are copied.
     """
     shared: ById = {}
     try:
-        held = reached(value, outside, shared)
+        held = reached(value, outside, shared, most)
         while True:
             try:
                 return _own(value, held, shared.copy()), shared
@@ -123,7 +134,7 @@ def _own(value: Any, held: list[Any], memo: ById) -> Any:
         held: all that it holds.
         memo: copies by ``id`` of what they are of; what is shared stands for itself. Is added to.
     """
-    memo |= {id(one): one for one in held if is_sentinel(one)}
+    memo |= {id(one): one for one in held if is_sentinel(one) and not is_one_of_a_kind(one)}
     functions = [one for one in held if type(one) is FunctionType and id(one) not in memo and holds(one)]
     for one in functions:  # all known before one of them is filled: they hold each other
         cells = tuple(memo.setdefault(id(cell), CellType()) for cell in one.__closure__ or ())

@@ -12,6 +12,7 @@ import array
 import functools
 import gc
 import io
+import math
 import re
 import sys
 import threading
@@ -101,14 +102,15 @@ def _held(one: Any, most: int) -> list[Any]:
     return held
 
 
-def reached(value: Any, outside: ById, met: ById) -> list[Any]:
+def reached(value: Any, outside: ById, met: ById, most: float = math.inf) -> list[Any]:
     """The value and all that it holds, but for plain values, modules, classes, and what is outside.
 
     Args:
         met: what of ``outside`` it holds is added.
+        most: so many objects.
 
     Raises:
-        TooMuch: that is more than ``MOST_HELD``.
+        TooMuch: it holds more.
     """
     found: ById = {}
     todo, weight = [value], 0
@@ -122,10 +124,10 @@ def reached(value: Any, outside: ById, met: ById) -> list[Any]:
             continue
         found[id(one)] = one
         weight += 1 + _bytes(one) // BYTES_EACH
-        if weight > MOST_HELD or (issubclass(kind, (*_MANY, dict)) and len(one) > MOST_HELD):
+        if weight > most or (issubclass(kind, (*_MANY, dict)) and len(one) > most):
             raise TooMuch
         if kind is not FunctionType or holds(one):
-            todo += _held(one, MOST_HELD)
+            todo += _held(one, sys.maxsize)
     return list(found.values())
 
 
