@@ -76,9 +76,8 @@ if TYPE_CHECKING:
     from aios_dist.program.agents import Agent, PromptsAgent, agent, prompts
     from aios_dist.program.bounds import as_done, within
     from aios_dist.program.commands import gather, llm, signal, sleep, tool
-    from aios_dist.program.facts import now, random, uuid
-    from aios_dist.program.handovers import HandOver, handed_over
-    from aios_dist.program.onces import once
+    from aios_dist.program.facts import now, once, random, uuid
+    from aios_dist.program.foreign import HandOver, handed_over
 
 _HOMES = {
     "config.tables": (
@@ -148,12 +147,13 @@ _HOMES = {
     ),
     "program.facts": (
         "now",
+        "once",
         "random",
         "uuid",
     ),
     "producer.fleet": ("AsyncFleet",),
     "producer.fleet_rules": ("LaneView",),
-    "program.handovers": (
+    "program.foreign": (
         "HandOver",
         "handed_over",
     ),
@@ -179,7 +179,6 @@ _HOMES = {
         "Step",
         "StepState",
     ),
-    "program.onces": ("once",),
     "model.specs": (
         "Budget",
         "JobSpec",

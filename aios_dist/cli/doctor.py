@@ -35,11 +35,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     on a worker's machine, run it with the worker's environment.
     """
     config = load()
-
-    async def work(fleet: AsyncFleet) -> list[Finding]:
-        return await examine(config, fleet)
-
-    findings = [_configuration(config), *on_fleet(work, config)]
+    findings = [_configuration(config), *on_fleet(lambda fleet: examine(config, fleet), config)]
     problems = sum(f.level is Level.PROBLEM for f in findings)
     if as_json:
         print_json(

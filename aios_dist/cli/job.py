@@ -20,7 +20,7 @@ from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.model.jobs import JobState, Kind
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Event, History, JobView, Journal
+    from aios_dist.journal import Event, History, Journal
     from aios_dist.producer.fleet import AsyncFleet
     from aios_dist.simulate.files import ExportedStep
 
@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 def list_(which: str | None, limit: int, as_json: bool) -> None:
     """Jobs, newest first."""
     ended = None if which is None else which == "ended"
-
-    async def look(journal: Journal) -> list[JobView]:
-        return await journal.list_jobs(limit, ended=ended)
-
-    views = on_journal(look)
+    views = on_journal(lambda journal: journal.list_jobs(limit, ended=ended))
     if as_json:
         print_json([job_record(view) for view in views])
         return
@@ -71,10 +67,7 @@ def wait(ids: tuple[str, ...], timeout: float, as_json: bool) -> None:
     """Wait for jobs and print their results. Exit 1 unless all ended well."""
     from aios_dist.cli.waiting import wait_and_print
 
-    async def work(fleet: AsyncFleet) -> None:
-        await wait_and_print(fleet, list(dict.fromkeys(ids)), timeout, as_json=as_json)
-
-    on_fleet(work)
+    on_fleet(lambda fleet: wait_and_print(fleet, list(dict.fromkeys(ids)), timeout, as_json=as_json))
 
 
 @click.command()

@@ -41,16 +41,7 @@ def steer(
     Raises:
         InvalidInput: for the first one that it could not be done with.
     """
-
-    async def work(fleet: AsyncFleet) -> list[dict[str, Any]]:
-        records = []
-        for id in dict.fromkeys(ids):
-            job = fleet.job(id)
-            worked = await verb(job)
-            records.append({"id": id, done: worked, "state": (await job.status()).value})
-        return records
-
-    records = on_fleet(work)
+    records = _each(ids, verb, done)
     if as_json:
         print_json(records)
     else:
@@ -62,21 +53,24 @@ def steer(
         raise InvalidInput(f"Job {failed['id']!r} is {failed['state']}: {refused}.")
 
 
+def _each(ids: Sequence[str], verb: Callable[[AsyncJob], Awaitable[bool]], done: str) -> list[dict[str, Any]]:
+    async def work(fleet: AsyncFleet) -> list[dict[str, Any]]:
+        records = []
+        for id in dict.fromkeys(ids):
+            job = fleet.job(id)
+            worked = await verb(job)
+            records.append({"id": id, done: worked, "state": (await job.status()).value})
+        return records
+
+    return on_fleet(work)
+
+
 @click.command()
 @ids_argument
 @as_json_option
 def cancel(ids: tuple[str, ...], as_json: bool) -> None:
     """End jobs now. Waiting steps are dropped, calls in flight are stopped."""
-
-    async def work(fleet: AsyncFleet) -> list[dict[str, Any]]:
-        done = []
-        for id in ids:
-            job = fleet.job(id)
-            cancelled = await job.cancel()
-            done.append({"id": id, "cancelled": cancelled, "state": (await job.status()).value})
-        return done
-
-    done = on_fleet(work)
+    done = _each(ids, lambda job: job.cancel(), "cancelled")
     if as_json:
         print_json(done)
         return

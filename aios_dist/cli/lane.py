@@ -14,7 +14,6 @@ from aios_dist.config import LaneConfig
 
 if TYPE_CHECKING:
     from aios_dist.journal import LaneRules
-    from aios_dist.producer.fleet import AsyncFleet
     from aios_dist.producer.fleet_rules import LaneView
 
 lane = Commands("lane")
@@ -27,11 +26,7 @@ def list_(as_json: bool) -> None:
 
     Of whom, where they are shared between tenants; and who set the rules.
     """
-
-    async def look(fleet: AsyncFleet) -> list[LaneView]:
-        return await fleet.lanes()
-
-    lanes = on_fleet(look)
+    lanes = on_fleet(lambda fleet: fleet.lanes())
     if as_json:
         print_json([lane_record(lane) for lane in lanes])
         return
@@ -65,11 +60,7 @@ def set_(name: str, as_json: bool, **wanted: Any) -> None:
     worker starts whose aios.toml says something new.
     """
     needs_one(LaneConfig, wanted)
-
-    async def work(fleet: AsyncFleet) -> LaneRules:
-        return await fleet.set_lane(name, **wanted)
-
-    _say(name, on_fleet(work), as_json)
+    _say(name, on_fleet(lambda fleet: fleet.set_lane(name, **wanted)), as_json)
 
 
 @lane.command()
@@ -77,11 +68,7 @@ def set_(name: str, as_json: bool, **wanted: Any) -> None:
 @as_json_option
 def reset(name: str, as_json: bool) -> None:
     """Give LANE the rules of aios.toml again."""
-
-    async def work(fleet: AsyncFleet) -> LaneRules:
-        return await fleet.reset_lane(name)
-
-    _say(name, on_fleet(work), as_json)
+    _say(name, on_fleet(lambda fleet: fleet.reset_lane(name)), as_json)
 
 
 def _say(name: str, rules: LaneRules, as_json: bool) -> None:

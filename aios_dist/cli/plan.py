@@ -60,7 +60,6 @@ from aios_dist.program.agents import PromptsAgent
 
 if TYPE_CHECKING:
     from aios_dist.cli.submit import Agents
-    from aios_dist.journal import Journal, PlanView
 
 plan = Commands("plan")
 
@@ -70,23 +69,9 @@ plan = Commands("plan")
 @as_json_option
 def show(id: str, as_json: bool) -> None:
     """One plan: its state, and how many of its jobs were admitted, have ended, or were dropped."""
-
-    async def look(journal: Journal) -> PlanView:
-        return await journal.plan(id)
-
-    view = on_journal(look)
+    view = on_journal(lambda journal: journal.plan(id))
     if as_json:
-        print_json(
-            {
-                "id": view.id,
-                "state": view.state,
-                "jobs": view.jobs,
-                "admitted": view.admitted,
-                "ended": view.ended,
-                "dropped": view.dropped,
-                "at_work": view.at_work,
-            }
-        )
+        print_json(msgspec.to_builtins(view))
         return
     so_far = ""
     if view.jobs is not None:

@@ -27,11 +27,7 @@ def list_(as_json: bool) -> None:
     Also what counts against those now and today (UTC), and what they have had of each shared lane: tokens by
     weight, where the least runs next.
     """
-
-    async def look(fleet: AsyncFleet) -> list[TenantView]:
-        return await fleet.tenants()
-
-    views = on_fleet(look)
+    views = on_fleet(lambda fleet: fleet.tenants())
     if as_json:
         print_json([_record(view) for view in views])
         return

@@ -6,14 +6,14 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from aios_dist.errors import FleetUnavailable
+from aios_dist.errors import AiosError, FleetUnavailable
 
 T = TypeVar("T")
 
 
-def _go_on(_: FleetUnavailable) -> None:
+def _go_on(_: AiosError) -> None:
     """Nothing is said of it."""
 
 
@@ -42,7 +42,8 @@ class Patience:
         self,
         question: Callable[[], Awaitable[T]],
         *,
-        away: Callable[[FleetUnavailable], None] = _go_on,
+        away: Callable[[Any], None] = _go_on,
+        errors: tuple[type[AiosError], ...] = (FleetUnavailable,),
         wait: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> T:
         """The answer to a question, or to a write that is safe to repeat.
@@ -50,6 +51,7 @@ class Patience:
         Args:
             question: asked again and again while Redis is away.
             away: told each time why; raises where waiting does not help.
+            errors: what says that it is.
             wait: passes the time between two tries, in seconds; raises where who waits is to stop.
 
         Raises:
@@ -57,14 +59,14 @@ class Patience:
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
-        why: FleetUnavailable | None = None
+        why: AiosError | None = None
         for pause in self.pauses():
             # The first answer may take its time: Redis is there. One that has been away has until the end.
             until = None if why is None or math.isinf(self.together_s) else begun + self.together_s
             try:
                 async with asyncio.timeout_at(until) as limit:
                     return await question()
-            except FleetUnavailable as exc:
+            except errors as exc:
                 why = exc
             except TimeoutError:
                 if why is None or not limit.expired():

@@ -180,9 +180,7 @@ class AsyncJob(OfThisProcess):
         Raises:
             UnknownName: no such job.
         """
-        status, tickets = await self._lines.endings.ask(_Cancel(self._lines.journal, self.id))
-        await self._lines.publish(tickets)
-        return self._known(status) == "cancelled"
+        return await self._became(_Cancel(self._lines.journal, self.id)) == "cancelled"
 
     async def pause(self) -> bool:
         """Stop the job where it is: its waiting steps wait on, calls in flight end and are kept.
@@ -209,9 +207,7 @@ class AsyncJob(OfThisProcess):
         if budget is not None:
             one("resume() takes", budget, Budget)
         say = functools.partial(self._lines.journal.resume, self.id, budget)
-        status, tickets = await self._lines.endings.ask(say)
-        await self._lines.publish(tickets)
-        return self._known(status) == "running"
+        return await self._became(say) == "running"
 
     async def rerank(self, *, priority: int) -> bool:
         """Give the job another priority, also while its steps wait.
@@ -258,17 +254,16 @@ class AsyncJob(OfThisProcess):
             )
         sent = functools.partial(journal.signal, self.id, name, outcome, sending)
         try:
-            status, tickets = await self._lines.endings.ask(sent)
+            status = await self._became(sent)
         except (FleetUnavailable, JournalError) as exc:
             exc.args = (f"{exc} The signal may have come all the same: under id={sending!r} it is the same.",)
             raise
-        await self._lines.publish(tickets)
         if status == "full":
             raise InvalidInput(
                 f"Job {self.id!r} keeps {MOST_SIGNALS:,} signals {name!r} that it has not waited for: "
                 "it takes no more of them."
             )
-        return self._known(status) != "ended"
+        return status != "ended"
 
     async def retry(self) -> bool:
         """A job that failed or was cancelled goes on from where it failed; what is answered stays answered.
@@ -281,16 +276,14 @@ class AsyncJob(OfThisProcess):
         Raises:
             UnknownName: no such job.
         """
-        journal, ask = self._lines.journal, self._lines.endings.ask
-        status, tickets = "stale", list[Ticket]()
+        journal, status = self._lines.journal, "stale"
         while status == "stale":
-            history = await ask(functools.partial(journal.load, self.id))
+            history = await self._lines.endings.ask(functools.partial(journal.load, self.id))
             undone = None
             if history.view.state.ended:
                 undone = await users_code(functools.partial(turns.undone, history))
-            status, tickets = await ask(_Retry(journal, self.id, history.basis, undone))
-        await self._lines.publish(tickets)
-        return self._known(status) == "running"
+            status = await self._became(_Retry(journal, self.id, history.basis, undone))
+        return status == "running"
 
     async def fork(self, step: int, id: str | None = None) -> AsyncJob:
         """A new job with this one's history before ``step``: what came before is reused, not paid again.
@@ -308,20 +301,25 @@ class AsyncJob(OfThisProcess):
         new = f"{self.id[:100]}-fork-{uuid.uuid4().hex[:8]}" if id is None else named("Job id", id)
         if type(step) is not int:
             raise InvalidInput(f"A job is forked at the number of one of its steps, not at {short(step)}.")
-        status, tickets = "beyond", list[Ticket]()
+        status = "beyond"
         if 0 <= step < 2**31:
             say = functools.partial(self._lines.journal.fork, self.id, new, step)
             try:
-                status, tickets = await self._lines.endings.ask(say)
+                status = await self._became(say)
             except (FleetUnavailable, JournalError) as exc:
                 exc.broke_off([new])
                 raise
-        if self._known(status) == "conflict":
+        if status == "conflict":
             raise JobConflict(f"Job id {new!r} is taken; choose another id.")
         if status == "beyond":
             raise InvalidInput(f"Job {self.id!r} has no step {short(step)}: fork it at one of its steps.")
-        await self._lines.publish(tickets)
         return AsyncJob(self._lines, new)
+
+    async def _became(self, verb: Callable[[], Awaitable[tuple[str, list[Ticket]]]]) -> str:
+        """What a verb has made of the job; its tickets are published."""
+        status, tickets = await self._lines.endings.ask(verb)
+        await self._lines.publish(tickets)
+        return self._known(status)
 
     def _known(self, status: str) -> str:
         if status == "unknown":
@@ -349,9 +347,8 @@ class AsyncJob(OfThisProcess):
         client = open_client(journal.config.redis_url)
         try:
             while True:
-                await endings.by(
-                    deadline, look
-                )  # where the line broke, a new one: events are numbered, so none is missed
+                # Where the line broke, a new one: events are numbered, so none is missed.
+                await endings.by(deadline, look)
                 try:
                     async with client.pubsub(ignore_subscribe_messages=True) as news:
                         subscribe = functools.partial(news.subscribe, journal.keys.events(self.id))

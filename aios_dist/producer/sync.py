@@ -19,7 +19,7 @@ from aios_dist.model.plans import Plan
 from aios_dist.model.specs import Budget, JobSpec
 from aios_dist.producer.fleet import AsyncFleet, handles_of
 from aios_dist.producer.fleet_rules import LaneView
-from aios_dist.producer.handles import RESULT_TIMEOUT_S
+from aios_dist.producer.handles import RESULT_TIMEOUT_S, AsyncJob
 from aios_dist.producer.side import Side, here
 from aios_dist.program import waits
 from aios_dist.program.agents import Agent, PromptsAgent, specs_of
@@ -69,9 +69,7 @@ class Fleet(forks.OfThisProcess):
                 return side
             made = Side(functools.partial(AsyncFleet, self.config))
             made.fleet.met = self._met  # what the parent has met is there, or comes back
-            side = (
-                self._side
-            )  # a finalizer of somebody's, on this thread, may have asked or closed us meanwhile
+            side = self._side  # a finalizer of somebody's, on this thread, may have asked or closed us
             if side is None:
                 side = self._side = made
                 weakref.finalize(self, made.abandon).atexit = False
@@ -119,10 +117,8 @@ class Fleet(forks.OfThisProcess):
         **input: Any,
     ) -> Job:
         """Submit one job and return at once; see :meth:`aios_dist.AsyncFleet.submit`."""
-        fleet = (
-            self._on().fleet
-        )  # here: it may import the agent's module, and look at objects of the caller's
-        spec = fleet.spec(agent, id, tenant, input)
+        # Here: it may import the agent's module, and look at objects of the caller's.
+        spec = self._on().fleet.spec(agent, id, tenant, input)
         return Job(self, self._run(lambda fleet: fleet.submit(spec)).id)
 
     def submit_many(self, specs: Iterable[JobSpec]) -> list[Job]:
@@ -234,69 +230,66 @@ class Job(forks.OfThisProcess):
     def __repr__(self) -> str:
         return f"<job {self.id}>"
 
-    def _run(self, what: str, *args: Any, **named: Any) -> Any:
-        return self._fleet._run(lambda fleet: getattr(fleet.job(self.id), what)(*args, **named))
+    def _run(self, ask: Callable[[AsyncJob], Coroutine[Any, Any, T]]) -> T:
+        return self._fleet._run(lambda fleet: ask(fleet.job(self.id)))
 
     def view(self) -> JobView:
         """The job as it stands; see :meth:`aios_dist.AsyncJob.view`."""
-        view: JobView = self._run("view")
-        return view
+        return self._run(lambda job: job.view())
 
     def status(self) -> JobState:
         """``waiting``, ``running``, ``paused``, ``done``, ``failed`` or ``cancelled``."""
-        return JobState(self._run("status"))
+        return self._run(lambda job: job.status())
 
     def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
         """What the agent returned, when it has; see :meth:`aios_dist.AsyncJob.result`."""
         waits.check("result()", self._fleet.config.fleet, seconds("timeout", timeout))
-        return self._run("result", timeout)
+        return self._run(lambda job: job.result(timeout))
 
     def steps(self) -> list[Step]:
         """Every step with request, outcome, usage and times."""
-        steps: list[Step] = self._run("steps")
-        return steps
+        return self._run(lambda job: job.steps())
 
     @property
     def usage(self) -> Usage:
         """Tokens that the job has cost so far."""
-        usage: Usage = self._run("usage")
-        return usage
+        return self._run(lambda job: job.usage())
 
     def cancel(self) -> bool:
         """End the job now: waiting steps are dropped, calls in flight are stopped; see
         :meth:`aios_dist.AsyncJob.cancel`."""
-        return bool(self._run("cancel"))
+        return self._run(lambda job: job.cancel())
 
     def pause(self) -> bool:
         """Stop the job where it is: its waiting steps wait on, calls in flight end and are kept;
         see :meth:`aios_dist.AsyncJob.pause`."""
-        return bool(self._run("pause"))
+        return self._run(lambda job: job.pause())
 
     def resume(self, budget: Budget | None = None) -> bool:
         """Let a paused job go on, with a new budget where one is given; see
         :meth:`aios_dist.AsyncJob.resume`."""
-        return bool(self._run("resume", budget))
+        return self._run(lambda job: job.resume(budget))
 
     def rerank(self, *, priority: int) -> bool:
         """Give the job another priority, also while its steps wait; see
         :meth:`aios_dist.AsyncJob.rerank`."""
-        return bool(self._run("rerank", priority=priority))
+        return self._run(lambda job: job.rerank(priority=priority))
 
     def signal(self, name: str, value: Any = None, *, id: str | None = None) -> bool:
         """Send what the job waits for with ``await signal(name)``, or will wait for; see
         :meth:`aios_dist.AsyncJob.signal`."""
         given = given_json(value, f"value of signal {name!r}")  # here: it may hold objects of the caller's
-        return bool(self._run("signal", name, given, id=id))
+        return self._run(lambda job: job.signal(name, given, id=id))
 
     def retry(self) -> bool:
         """A job that failed or was cancelled goes on from where it failed; what is answered stays
         answered; see :meth:`aios_dist.AsyncJob.retry`."""
-        return bool(self._run("retry"))
+        return self._run(lambda job: job.retry())
 
     def fork(self, step: int, id: str | None = None) -> Job:
         """A new job with this one's history before ``step``: what came before is reused, not paid
         again; see :meth:`aios_dist.AsyncJob.fork`."""
-        return Job(self._fleet, self._run("fork", step, id).id)
+        return Job(self._fleet, self._run(lambda job: job.fork(step, id)).id)
 
     def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
         """What happens to the job, from the event after number ``after``, until it has ended; see

@@ -22,9 +22,10 @@ from aios_dist.model.calls import LLMResponse
 from aios_dist.model.given import given_json, short
 from aios_dist.model.given import named as checked_name
 from aios_dist.model.specs import JobSpec, Program
-from aios_dist.program.arguments import Defaults, renewed
+from aios_dist.program.arguments import Defaults
 from aios_dist.program.commands import llm
 from aios_dist.program.definitions import definition, same
+from aios_dist.program.holdings import own
 from aios_dist.program.templates import ANYTHING, PROMPT_BOUND, fill, pieces
 
 
@@ -226,7 +227,8 @@ def _as_function(function: Any, name: str | None) -> Any:
         raise InvalidInput(f"A {kind} has no name of its own; give it one: agent({kind}(…), name=…).")
 
     async def called(*args: Any, **kwargs: Any) -> Any:
-        return await (renewed(function) if partial else function)(*args, **kwargs)
+        fresh = own(function, {id(inner): inner})[0] if partial else function
+        return await fresh(*args, **kwargs)
 
     functools.update_wrapper(called, inner)
     called.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
@@ -340,27 +342,22 @@ class PromptsAgent:
             id=id,
             tenant=tenant,
             prompts=self.config,
-            program=prompts_program(self.name, self.config, value),
+            program=PromptsProgram(self.name, self.config, value),
         )
 
     def program(self, input: dict[str, Any], defaults: dict[str, Any] | None = None) -> Program:
         """The agent with the input of a job: ``{"input": value}``; there are no defaults."""
-        return prompts_program(self.name, self.config, input.get("input"))
-
-
-def prompts_program(
-    name: str, config: PromptsConfig, value: Any, limit: int = PROMPT_BOUND
-) -> PromptsProgram:
-    """The program of an agent that is data; ``limit``: the bytes that a filled-in prompt may have."""
-    return PromptsProgram(name, config, value, limit)
+        return PromptsProgram(self.name, self.config, input.get("input"))
 
 
 class PromptsProgram:
-    """The program of an agent that is data."""
+    """The program of an agent that is data; ``limit``: the bytes that a filled-in prompt may have."""
 
     __slots__ = ("_asked", "_config", "_limit", "_name", "_value")
 
-    def __init__(self, name: str, config: PromptsConfig, value: Any, limit: int, asked: int = 0) -> None:
+    def __init__(
+        self, name: str, config: PromptsConfig, value: Any, limit: int = PROMPT_BOUND, asked: int = 0
+    ) -> None:
         self._name = name
         self._config = config
         self._value = value
@@ -382,8 +379,9 @@ class PromptsProgram:
         answers: list[str] = []
         config = self._config
         for number, prompt in enumerate(config.prompts):
+            limit = max(self._limit, PROMPT_BOUND) if number < self._asked else self._limit
             answer: LLMResponse = await llm(
-                fill(self._name, number, prompt, self._value, answers, self._most(number)),
+                fill(self._name, number, prompt, self._value, answers, limit),
                 system=config.system,
                 model=config.model,
                 temperature=config.temperature,
@@ -392,28 +390,23 @@ class PromptsProgram:
             answers.append(answer.text)
         return answers[-1]
 
-    def _most(self, number: int) -> int:
-        return max(self._limit, PROMPT_BOUND) if number < self._asked else self._limit
-
 
 def program_of(
     name: str,
     input: dict[str, Any],
     definition: PromptsConfig | None,
-    limit: int = PROMPT_BOUND,
     defaults: dict[str, Any] | None = None,
 ) -> Program:
     """The program of a journaled job.
 
     Args:
         name, input, definition, defaults: as it was submitted.
-        limit: the bytes that a request may have.
 
     Raises:
         UnknownName: its code is not in this process.
     """
     if definition is not None:
-        return prompts_program(name, definition, input.get("input"), limit)
+        return PromptsProgram(name, definition, input.get("input"))
     known = find(name)
     if known is None:
         raise UnknownName(f"Agent {name!r} is not in this process; import its module.")

@@ -1,42 +1,15 @@
-"""Values that a program could change: what is a copy of them, and what is plain JSON anyway."""
+"""The defaults of a function's parameters."""
 
 from __future__ import annotations
 
-import array
-import collections
 import copy
-import functools
 import inspect
-import io
-import random
-from collections.abc import Iterator
-from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
 
-from aios_dist.model.given import PLAIN
-
-MUTABLE = (
-    *(list, dict, set, bytearray, collections.deque, array.array, io.StringIO, io.BytesIO),
-    *(random.Random, SimpleNamespace, Iterator),
-)
-
-
-def is_plain(value: Any, depth: int = 200) -> bool:
-    """Whether JSON gives the value back as it is, with all its types."""
-    kind = type(value)
-    if kind in PLAIN:
-        return True
-    if depth == 0:
-        return False
-    if kind is list:
-        return all(type(entry) in PLAIN or is_plain(entry, depth - 1) for entry in value)
-    if kind is dict:
-        return all(type(key) is str for key in value) and all(
-            type(entry) in PLAIN or is_plain(entry, depth - 1) for entry in value.values()
-        )
-    return False
+from aios_dist.program.holdings import own
+from aios_dist.program.values import changeable, is_plain
 
 
 class Defaults:
@@ -68,7 +41,7 @@ class Defaults:
         except TypeError:  # said by the call itself
             return kwargs
         missing = [name for name in self._changeable if name not in given]
-        return {**{n: copied(self._signature.parameters[n].default) for n in missing}, **kwargs}
+        return {**{n: own(self._signature.parameters[n].default, {})[0] for n in missing}, **kwargs}
 
 
 def _comes_back(value: Any) -> bool:
@@ -76,62 +49,3 @@ def _comes_back(value: Any) -> bool:
         return is_plain(value) and bool(msgspec.json.decode(msgspec.json.encode(value)) == value)
     except Exception:  # half a character, say
         return False
-
-
-def changeable(default: Any, seen: set[int] | None = None) -> bool:
-    """Whether a start could change it. What else there is, is the module's own, as its globals are.
-
-    An object that compares by what it holds is a value; one that does not may be a sentinel, of which a copy
-    would be another one: it is copied only where it holds what could be changed.
-    """
-    kind: Any = type(default)
-    seen = set() if seen is None else seen
-    if kind in PLAIN or isinstance(default, (type, FunctionType, ModuleType)) or id(default) in seen:
-        return False
-    seen.add(id(default))
-    if isinstance(default, MUTABLE) or hasattr(kind, "__attrs_attrs__"):
-        return True
-    if isinstance(default, (tuple, frozenset)):
-        return any(changeable(one, seen) for one in default)
-    held = held_by(default)
-    said = getattr(kind, "__dataclass_params__", None) or getattr(kind, "__struct_config__", None)
-    if said is not None:  # of a dataclass, or of msgspec's
-        value = not said.frozen
-    else:
-        value = bool(held) and kind.__eq__ is not object.__eq__ and not isinstance(default, (str, int, float))
-    return value or any(changeable(one, seen) for one in held)
-
-
-def held_by(value: Any) -> list[Any]:
-    """What an object holds, by its attributes."""
-    try:
-        return [
-            *getattr(value, "__dict__", {}).values(),
-            *(getattr(value, n, None) for n in slots(type(value))),
-        ]
-    except Exception:  # an object that does not want to be looked at
-        return []
-
-
-def slots(kind: Any) -> list[str]:
-    """The attributes of a class's objects that are not in their ``__dict__``."""
-    names: list[str] = [*getattr(kind, "__struct_fields__", ())]
-    for base in kind.__mro__:
-        said = base.__dict__.get("__slots__", ())
-        names += [said] if isinstance(said, str) else said
-    return [name for name in names if name not in ("__dict__", "__weakref__")]
-
-
-def copied(default: Any) -> Any:
-    """A copy of a default, or of what a partial holds; itself, where it cannot be copied."""
-    try:
-        return copy.deepcopy(default)
-    except Exception:  # it holds what cannot be copied: the module's own, as a global is
-        return default
-
-
-def renewed(call: functools.partial[Any]) -> functools.partial[Any]:
-    """The same call, with copies of what it holds by place and a start could change."""
-    if not any(map(changeable, call.args)):
-        return call
-    return functools.partial(call.func, *map(copied, call.args), **call.keywords)

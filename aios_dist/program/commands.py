@@ -13,7 +13,7 @@ from aios_dist.errors import InvalidInput
 from aios_dist.model.calls import LLMRequest, LLMResponse, Request, SignalRequest, SleepRequest, ToolRequest
 from aios_dist.model.given import named
 from aios_dist.program.holdings import Taken
-from aios_dist.program.outside import Outside
+from aios_dist.program.reached import ById
 
 
 class Refused(InvalidInput):
@@ -74,6 +74,9 @@ class Leaf(Command):
     kind: ClassVar[str]
     request: Request
 
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
 
 class LLM(Leaf):
     """A step of kind ``llm``."""
@@ -81,9 +84,6 @@ class LLM(Leaf):
     __slots__ = ()
     kind = "llm"
     request: LLMRequest
-
-    def __init__(self, request: LLMRequest) -> None:
-        self.request = request
 
     def __await__(self) -> Generator[Command, Any, LLMResponse]:
         return super().__await__()
@@ -96,9 +96,6 @@ class Sleep(Leaf):
     kind = "sleep"
     request: SleepRequest
 
-    def __init__(self, request: SleepRequest) -> None:
-        self.request = request
-
 
 class Signal(Leaf):
     """A step of kind ``signal``."""
@@ -106,9 +103,6 @@ class Signal(Leaf):
     __slots__ = ()
     kind = "signal"
     request: SignalRequest
-
-    def __init__(self, request: SignalRequest) -> None:
-        self.request = request
 
 
 class Tool(Leaf):
@@ -133,12 +127,12 @@ class Tool(Leaf):
         context: Context | None = None,
         timeout: float | None = None,
     ) -> None:
-        self.request = request
+        super().__init__(request)
         self.call = call
         self.context = context
         self.timeout = timeout
 
-    def taken(self, data: bytes, context: Context, outside: Callable[[], Outside] | None = None) -> Tool:
+    def taken(self, data: bytes, context: Context, outside: Callable[[], ById] | None = None) -> Tool:
         """The same tool as it is now, which is what its function gets, whatever becomes of the arguments.
 
         Args:

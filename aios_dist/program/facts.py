@@ -1,11 +1,25 @@
-"""What an agent may know between its awaits, because its journal says it: time and chance."""
+"""What an agent may know between its awaits, because its journal says it: time, chance, and what it looked up
+for itself once, which is kept with the next step that it asks for."""
 
 from __future__ import annotations
 
+import copy
+import inspect
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
+import msgspec
+
+from aios_dist.errors import InvalidInput, ToolError, describe
 from aios_dist.model.chance import Known, here
+from aios_dist.model.given import as_json
+from aios_dist.model.jobs import Outcome
+from aios_dist.text.tracebacks import name_of
+
+MOST_BYTES = 16 * 1024
+"""Of all that is kept with one step, as JSON: it is read whenever the step's state is."""
 
 
 def now() -> datetime:
@@ -45,3 +59,56 @@ def _known(what: str) -> Known:
             f"{what}() is for agents that a fleet runs; elsewhere, in tools too, take Python's own."
         )
     return known
+
+
+def once(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function here and now, and give the same at each replay: ``region = once(os.getenv, "REGION")``.
+
+    No step and no wait, as a ``tool()`` is: for what is short and small, a setting or a local file. It runs
+    where the agent runs, at first in the producer. What it gave is kept with the next step that the agent
+    asks for; if that is never written, it may be called again.
+
+    Args:
+        function: plain, not ``async``.
+        args, kwargs: anything: they are not kept.
+
+    Returns:
+        What it returned, as JSON gives it back.
+
+    Raises:
+        ToolError: it raised.
+        InvalidInput: it is ``async``; or what it gave is not JSON, or too big.
+        RuntimeError: not inside an agent that a fleet runs.
+    """
+    known = here.known
+    if known is None:
+        raise RuntimeError("once() is for agents that a fleet runs; elsewhere call the function.")
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise InvalidInput("once() takes a plain function and its arguments, once(f, x); else: tool(f, x).")
+    place = len(known.given)
+    if place < len(known.then):
+        outcome = known.then[place]
+    else:
+        here.known = None  # what it gives, it gives once: chance that it drew would be missing on replay
+        try:
+            outcome = _call(function, args, kwargs)
+        finally:
+            here.known = known
+        if sum(len(msgspec.json.encode(one)) for one in (*known.given, outcome)) > MOST_BYTES:
+            said = f"once() keeps up to {MOST_BYTES:,} bytes between two steps; for more: await tool(f, x)."
+            outcome = Outcome.failed(InvalidInput(said))  # kept in its place: a replay refuses it as well
+    known.given.append(outcome)
+    return copy.deepcopy(outcome.result())
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+    try:
+        value = function(*args, **kwargs)
+    except Exception as error:
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        said = ToolError(f"{name}: {describe(error)}", error=name_of(type(error)))
+        return Outcome.failed(said)
+    try:
+        return Outcome(value=as_json(value, "value of once()"))
+    except InvalidInput as error:
+        return Outcome.failed(error)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.tasks
+import contextlib
 import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from aios_dist.model.chance import Known, here
 from aios_dist.program.commands import Refused, in_turn
 from aios_dist.program.generators import Generators
-from aios_dist.program.handovers import dropping
 from aios_dist.program.loops import Loops
 from aios_dist.text.tracebacks import related, text_of, traceback_of
 
@@ -37,6 +37,30 @@ LOOPS = (
     "this event loop is already running",
 )
 """How loops say so that are not written in Python."""
+
+
+class HandOver(BaseException):
+    """Raised at an agent's await where this process lets go of it.
+
+    It goes on elsewhere or later, from its journal; or its job was ended by somebody else. What its
+    ``finally`` blocks await then is not done: it raises this again.
+    """
+
+
+class _Dropping(threading.local):
+    value = False
+
+
+dropping = _Dropping()
+"""Whether a program is dropped on this thread just now."""
+
+
+def handed_over() -> bool:
+    """Whether an agent's ``finally`` or ``except`` block runs only because this process lets go of it.
+
+    False where the agent itself comes to its end, and outside of agents.
+    """
+    return dropping.value
 
 
 class Misused(BaseException):
@@ -207,7 +231,8 @@ def _install() -> None:
     _loops.watch()
 
 
-class Turn:
+@contextlib.contextmanager
+def turn(generators: Generators, known: Known, drops: bool = False) -> Iterator[None]:
     """Around agents' code: llm() and tool() mean something here, and asyncio nothing, on every machine.
 
     Args:
@@ -215,57 +240,32 @@ class Turn:
         known: what it knows of time and chance.
         drops: the program is dropped.
     """
-
-    __slots__ = (
-        "_before",
-        "_dropped",
-        "_drops",
-        "_generators",
-        "_hooks",
-        "_known",
-        "_known_before",
-        "_loop",
-        "_notes",
-        "_task",
-        "_trio",
-    )
-
-    def __init__(self, generators: Generators, known: Known, drops: bool = False) -> None:
-        self._drops = drops
-        self._generators = generators
-        self._known = known
-
-    def __enter__(self) -> None:
-        _install()
-        self._before, in_turn.value = in_turn.value, True
-        self._known_before, here.known = here.known, self._known
-        self._dropped, dropping.value = dropping.value, self._drops
-        self._notes, _noted.notes = _noted.notes, _Notes(_here())
-        self._loop = _running()
-        self._task = _swap(self._loop, None) if _swap is not None and self._loop is not None else None
-        self._hooks = _hooks()
-        self._trio = _loops.trio_away()
-        _run_on(_NO_LOOP)
-        if _swap is not None:
-            _swap(_NO_LOOP, _NO_TASK)
-        _hook(self._generators.begun, self._generators.left)
-        self._generators.thread = _here()
-
-    def __exit__(self, *_: object) -> None:
-        self._generators.thread = 0
-        _hook(*self._hooks)
+    _install()
+    before = in_turn.value, here.known, dropping.value, _noted.notes
+    notes = _Notes(_here())
+    in_turn.value, here.known, dropping.value, _noted.notes = True, known, drops, notes
+    loop, hooks = _running(), _hooks()
+    task = _swap(loop, None) if _swap is not None and loop is not None else None
+    trio = _loops.trio_away()
+    _run_on(_NO_LOOP)
+    if _swap is not None:
+        _swap(_NO_LOOP, _NO_TASK)
+    _hook(generators.begun, generators.left)
+    generators.thread = _here()
+    try:
+        yield
+    finally:
+        generators.thread = 0
+        _hook(*hooks)
         if _swap is not None:
             _swap(_NO_LOOP, None)
-        _run_on(self._loop)
-        if _swap is not None and self._loop is not None:
-            _swap(self._loop, self._task)
-        if self._trio:
-            _loops.trio_back(self._trio)
-        _noted.notes.thread = 0
-        _noted.notes = self._notes
-        here.known = self._known_before
-        dropping.value = self._dropped
-        in_turn.value = self._before
+        _run_on(loop)
+        if _swap is not None and loop is not None:
+            _swap(loop, task)
+        if trio:
+            _loops.trio_back(trio)
+        notes.thread = 0
+        in_turn.value, here.known, dropping.value, _noted.notes = before
 
 
 def refusal(error: BaseException) -> Refused | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import operator
+import math
 import sys
 from collections.abc import Callable
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
@@ -20,12 +20,23 @@ import msgspec
 
 from aios_dist.model.calls import ToolRequest
 from aios_dist.model.given import PLAIN
-from aios_dist.program.arguments import changeable, held_by, is_plain
 from aios_dist.program.kept import changes
-from aios_dist.program.outside import EMPTY, Outside, content
-from aios_dist.program.reached import holds, is_one_of_a_kind, is_sentinel, reached
+from aios_dist.program.reached import (
+    EMPTY,
+    MOST_HELD,
+    ById,
+    content,
+    holds,
+    is_one_of_a_kind,
+    is_sentinel,
+    reached,
+)
+from aios_dist.program.values import changeable, held_by, is_plain
 
 _read = msgspec.json.Decoder(ToolRequest).decode
+
+_UNASKED = (FunctionType, BuiltinMethodType) if sys.version_info >= (3, 14) else ()
+"""What deepcopy does not look for in its memo."""
 
 
 class Taken:
@@ -42,23 +53,29 @@ class Taken:
         outside: gives what is the module's; None: the tool is not going to run.
     """
 
-    __slots__ = ("_data", "_function", "_own", "_ran", "func")
+    __slots__ = ("_data", "_function", "_own", "_ran", "_shared", "func")
 
     def __init__(
         self,
         call: functools.partial[Any],
         request: ToolRequest,
         data: bytes,
-        outside: Callable[[], Outside] | None,
+        outside: Callable[[], ById] | None,
     ) -> None:
         self.func = call.func
         self._data = data
         self._ran: Any = None
         held = call.args[: len(call.args) - len(request.args)]
         named = {name: value for name, value in call.keywords.items() if name not in request.kwargs}
-        self._function = Own(
-            functools.partial(call.func, *held, **named) if held or named else call.func, outside
+        function = functools.partial(call.func, *held, **named) if held or named else call.func
+        self._function: Callable[..., Any] = (
+            function  # as it is now: what a run changes, the next does not see
         )
+        self._shared: ById | None = None
+        if outside is not None and holds(function):
+            mine, shared = own(function, outside(), MOST_HELD)
+            if mine is not function:
+                self._function, self._shared = mine, shared
         self._own: tuple[list[Any], dict[str, Any]] | None = None
         if not (is_plain(request.args) and is_plain(request.kwargs)):
             try:
@@ -67,7 +84,8 @@ class Taken:
                 pass  # an object that cannot be copied: never the program's own, so as JSON has it
 
     def __call__(self) -> Any:
-        function = self._ran = self._function.anew()
+        function = self._function if self._shared is None else own(self._function, self._shared)[0]
+        self._ran = function
         if self._own is None:
             asked = _read(self._data)
             return function(*asked.args, **asked.kwargs)
@@ -77,48 +95,29 @@ class Taken:
     def changed(self) -> list[str]:
         """What the last run has changed of what it holds, by name: nobody sees that."""
         ran, self._ran = self._ran, None
-        return list(changes(self._function.function, ran)) if ran is not None else []
+        return list(changes(self._function, ran)) if ran is not None else []
 
 
-class Own:
-    """A function that has its own of what it holds, as that is now: ``function``, of which runs get copies.
+def own(value: Any, outside: ById, most: float = math.inf) -> tuple[Any, ById]:
+    """The value with its own of what it holds, and what that shares; itself where it has too much.
 
     Args:
-        function: of a tool.
-        outside: see :class:`Taken`; asked only where the function holds something.
+        outside: what is the module's.
+        most: objects that are copied.
     """
-
-    __slots__ = ("_shared", "function")
-
-    def __init__(self, function: Callable[..., Any], outside: Callable[[], Outside] | None) -> None:
-        self._shared: Outside | None = None
-        self.function = function
-        if outside is not None and holds(function):
-            mine, shared = _owned(function, outside())
-            if mine is not function:
-                self.function, self._shared = mine, shared
-
-    def anew(self) -> Callable[..., Any]:
-        """The function for one run: what it changes, the next run does not see."""
-        return self.function if self._shared is None else _owned(self.function, self._shared)[0]
-
-
-def _owned(function: Callable[..., Any], outside: Outside) -> tuple[Callable[..., Any], Outside]:
-    """The function with its own of what it holds, and what that shares; itself where it has too much."""
-    shared: Outside = {}
+    shared: ById = {}
     try:
-        reached(function, outside)
+        held = reached(value, outside, shared, most)
         while True:
-            memo = _Memo(outside, shared)
             try:
-                return _own(function, memo), shared
+                return _own(value, held, shared.copy()), shared
             except _Stays as stays:  # anew: what it holds may have been copied already, for others
                 before = len(shared)
-                shared |= {id(one): one for one in reached(stays.value, outside)}
+                shared |= {id(one): one for one in reached(stays.value, outside, shared)}
                 if len(shared) == before:
-                    return function, shared
+                    return value, shared
     except (Exception, SystemExit):  # too much, or objects that do not want to be looked at
-        return function, shared
+        return value, shared
 
 
 class _Stays(Exception):
@@ -128,108 +127,66 @@ class _Stays(Exception):
         self.value = value
 
 
-class _Memo(dict[int, Any]):
-    """Copies by ``id`` of what they are of, as deepcopy keeps them; what is shared stands for itself.
+def _own(value: Any, held: list[Any], memo: ById) -> Any:
+    """A copy as ``deepcopy`` makes it, which takes functions and sentinels for unchangeable.
 
     Args:
-        outside: what is the module's.
-        shared: the same, of what is met; is added to.
+        held: all that it holds.
+        memo: copies by ``id`` of what they are of; what is shared stands for itself. Is added to.
     """
+    memo |= {id(one): one for one in held if is_sentinel(one) and not is_one_of_a_kind(one)}
+    functions = [one for one in held if type(one) is FunctionType and id(one) not in memo and holds(one)]
+    for one in functions:  # all known before one of them is filled: they hold each other
+        cells = tuple(memo.setdefault(id(cell), CellType()) for cell in one.__closure__ or ())
+        memo[id(one)] = FunctionType(one.__code__, one.__globals__, one.__name__, None, cells or None)
+    for one in held:
+        if type(one) is BuiltinMethodType and id(one) not in memo:
+            memo[id(one)] = _mine(one, memo)
+    for one in functions:
+        _fill(memo[id(one)], one, memo)
+    return _mine(value, memo)
 
-    def __init__(self, outside: Outside, shared: Outside) -> None:
-        super().__init__()
-        self.outside = outside
-        self.shared = shared
 
-    def get(self, key: int, default: Any = None) -> Any:
-        """Asked for each object before it is copied."""
-        if key in self.outside:
-            self.shared[key] = self.outside[key]
-        return self.shared[key] if key in self.shared else super().get(key, default)
+def _fill(made: FunctionType, function: FunctionType, memo: ById) -> None:
+    functools.update_wrapper(made, function, updated=())
+    made.__dict__ = _named(vars(function), memo)
+    if function.__defaults__ is not None:
+        made.__defaults__ = tuple(_mine(one, memo) for one in function.__defaults__)
+    if function.__kwdefaults__ is not None:
+        made.__kwdefaults__ = _named(function.__kwdefaults__, memo)
+    for cell, mine in zip(function.__closure__ or (), made.__closure__ or (), strict=True):
+        if content(mine) is EMPTY and (held := content(cell)) is not EMPTY:
+            mine.cell_contents = _mine(held, memo)
 
 
-def _own(value: Any, memo: _Memo) -> Any:
+def _named(values: dict[str, Any], memo: ById) -> dict[str, Any]:
+    return {name: _mine(value, memo) for name, value in values.items()}
+
+
+def _mine(value: Any, memo: ById) -> Any:
     """The value, or a copy; itself where it is the module's, or can neither be changed nor be copied."""
     kind = type(value)
-    if kind in PLAIN or (known := memo.get(id(value), memo)) is not memo:
-        return value if kind in PLAIN else known
-    if kind is FunctionType:
-        return _own_function(value, memo)
+    if kind in PLAIN or id(value) in memo:
+        return value if kind in PLAIN else memo[id(value)]
     if kind is MethodType:
-        held = _own(value.__self__, memo)
-        return value if held is value.__self__ else MethodType(value.__func__, held)
+        return MethodType(value.__func__, _mine(value.__self__, memo))
     if kind is BuiltinMethodType:
-        held = _own(value.__self__, memo) if holds(value) else value.__self__
-        return value if held is value.__self__ else getattr(held, value.__name__)
+        return getattr(_mine(value.__self__, memo), value.__name__) if holds(value) else value
     if kind is functools.partial:
-        args = [_own(one, memo) for one in value.args]
-        return functools.partial(_own(value.func, memo), *args, **_own_named(value.keywords, memo))
+        args = [_mine(one, memo) for one in value.args]
+        return functools.partial(_mine(value.func, memo), *args, **_named(value.keywords, memo))
     if not changeable(value) and not _has_attributes(value):
         return value
-    _prepare(value, memo)
+    met: ById = {}
+    held = reached(value, memo, met)
+    unasked = any(memo[id(one)] is not one for one in met.values() if type(one) in _UNASKED)
+    if unasked or any(map(is_one_of_a_kind, held)):
+        raise _Stays(value)
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # it holds a lock, say
         raise _Stays(value) from None
 
 
-def _prepare(value: Any, memo: _Memo) -> None:
-    """What deepcopy would take for unchangeable, or not see that it is one of a kind.
-
-    Raises:
-        _Stays: it is not to be copied.
-    """
-    held = reached(value, memo.outside)
-    if any(map(is_one_of_a_kind, held)):
-        raise _Stays(value)
-    for one in held:
-        kind = type(one)
-        if kind in (FunctionType, BuiltinMethodType):
-            mine = memo[id(one)] = _own(one, memo)
-            if mine is not one and sys.version_info >= (3, 14):  # deepcopy does not ask there
-                raise _Stays(value)
-        elif is_sentinel(one):
-            memo.shared[id(one)] = one
-
-
 def _has_attributes(value: Any) -> bool:
     return not isinstance(value, (type, ModuleType, BaseException)) and bool(held_by(value))
-
-
-def _own_function(function: FunctionType, memo: _Memo) -> FunctionType:
-    if not holds(function):
-        return function
-    cells = function.__closure__ or ()
-    mine, empty = [], []
-    for cell in cells:  # all known before one of them is filled: functions in there share them
-        own = memo.get(id(cell))
-        if own is None:
-            own = memo[id(cell)] = CellType()
-            empty.append((cell, own))
-        mine.append(own)
-    made = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(mine) or None)
-    memo[id(function)] = made  # it may hold itself
-    if function.__kwdefaults__ is not None:
-        made.__kwdefaults__ = _own_named(function.__kwdefaults__, memo)
-    if function.__defaults__ is not None:
-        made.__defaults__ = tuple(_own(one, memo) for one in function.__defaults__)
-    for cell, own in empty:
-        if (held := content(cell)) is not EMPTY:
-            own.cell_contents = _own(held, memo)
-    functools.update_wrapper(made, function, updated=())
-    made.__dict__ = _own_named(vars(function), memo)
-    if (mine and not all(map(operator.is_, mine, cells))) or not _same_values(made, function):
-        return made
-    memo[id(function)] = function
-    return function
-
-
-def _same_values(made: FunctionType, function: FunctionType) -> bool:
-    def values(f: FunctionType) -> list[Any]:
-        return [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values(), *vars(f).values()]
-
-    return all(map(operator.is_, values(made), values(function)))
-
-
-def _own_named(values: dict[str, Any], memo: _Memo) -> dict[str, Any]:
-    return {name: _own(value, memo) for name, value in values.items()}

@@ -14,8 +14,8 @@ from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from aios_dist.model.given import PLAIN
-from aios_dist.program.arguments import slots
-from aios_dist.program.outside import content
+from aios_dist.program.reached import content
+from aios_dist.program.values import slots
 
 Seen = dict[tuple[int, int], Any]
 """Pairs that are compared already, or just now, by their ids: objects may hold each other."""
@@ -42,50 +42,38 @@ def changes(was: Any, now: Any, seen: Seen | None = None) -> Iterator[str]:
         return
     if type(was) is FunctionType:
         seen[id(was), id(now)] = was, now
-        yield from _of_function(was, now, seen)
-    elif type(was) in (MethodType, BuiltinMethodType):
-        yield from _of_object(was.__self__, now.__self__, seen)
-    elif type(was) is functools.partial:
-        yield from changes(was.func, now.func, seen)
-        for a, b in zip(was.args, now.args, strict=True):
-            yield from _of_variable("what its partial holds", a, b, seen)
-        for name, a in was.keywords.items():
-            yield from _of_variable(name, a, now.keywords[name], seen)
+    after = dict(_named(now))
+    for name, one in _named(was):
+        other = after.get(name)
+        if not name or (type(one) is FunctionType and type(other) is FunctionType):
+            yield from changes(one, other, seen)
+        elif not name.startswith("_") and not _same(one, other, seen):
+            yield name
+
+
+def _named(one: Any) -> Iterator[tuple[str, Any]]:
+    """What it holds, and what each is called; the function of a partial, nothing."""
+    kind = type(one)
+    if kind is FunctionType:
+        code = one.__code__
+        yield from zip(code.co_freevars, map(content, one.__closure__ or ()), strict=True)
+        defaults = one.__defaults__ or ()
+        yield from zip(code.co_varnames[code.co_argcount - len(defaults) :], defaults, strict=False)
+        yield from (one.__kwdefaults__ or {}).items()
+        yield from ((f"{one.__name__}.{n}", held) for n, held in vars(one).items() if not n.startswith("_"))
+    elif kind is functools.partial:
+        yield from [("", one.func), ("what its partial holds", one.args), *one.keywords.items()]
+    elif kind in (MethodType, BuiltinMethodType):
+        yield from _named_of(one.__self__)
     else:
-        yield from _of_object(was, now, seen)
+        yield from _named_of(one)
 
 
-def _of_function(was: FunctionType, now: FunctionType, seen: Seen) -> Iterator[str]:
-    code = was.__code__
-    before, after = was.__closure__ or (), now.__closure__ or ()
-    for name, one, other in zip(code.co_freevars, before, after, strict=True):
-        if one is not other:
-            yield from _of_variable(name, content(one), content(other), seen)
-    defaults = was.__defaults__ or ()
-    names = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
-    for name, a, b in zip(names, defaults, now.__defaults__ or (), strict=True):
-        yield from _of_variable(name, a, b, seen)
-    for name, a in (was.__kwdefaults__ or {}).items():
-        yield from _of_variable(name, a, (now.__kwdefaults__ or {}).get(name), seen)
-    for name, a in vars(was).items():
-        if not name.startswith("_"):
-            yield from _of_variable(f"{was.__name__}.{name}", a, vars(now).get(name), seen)
-
-
-def _of_variable(name: str, was: Any, now: Any, seen: Seen) -> Iterator[str]:
-    if type(was) is FunctionType and type(now) is FunctionType:
-        yield from changes(was, now, seen)
-    elif not name.startswith("_") and not _same(was, now, seen):
-        yield name
-
-
-def _of_object(was: Any, now: Any, seen: Seen) -> Iterator[str]:
-    before, after = _public(was), _public(now)
-    for name, value in before.items():
-        if value is not None and not _same(value, after.get(name), seen):
-            yield f"{type(was).__name__}.{name}"
-    if not before and not _same(was, now, seen):
-        yield type(was).__name__
+def _named_of(one: Any) -> Iterator[tuple[str, Any]]:
+    public = _public(one)
+    yield from ((f"{type(one).__name__}.{n}", held) for n, held in public.items() if held is not None)
+    if not public:
+        yield type(one).__name__, one
 
 
 def _public(one: Any) -> dict[str, Any]:

@@ -39,9 +39,9 @@ from aios_dist.program.branches import (
 )
 from aios_dist.program.commands import LLM, Gather, Leaf, Refused, Signal, Sleep, Tool
 from aios_dist.program.crowds import Crowd, Scope, Waiting
+from aios_dist.program.foreign import HandOver
 from aios_dist.program.generators import Generators, unheard
-from aios_dist.program.handovers import HandOver
-from aios_dist.program.outside import Outside, outside
+from aios_dist.program.reached import ById, Outside
 from aios_dist.program.requests import Asked, brief, briefs, check_new, check_same, encoded
 from aios_dist.program.tending import WAITS, Tending
 from aios_dist.text.tracebacks import traceback_of
@@ -129,7 +129,7 @@ class Replay(Tending):
         self._ending: list[int] = []  # the failures that it ended with
         self._running = False
         self._origin = getattr(program, "agent", program)
-        self._seen: Outside | None = None
+        self._seen: ById | None = None
         self._root: Branch | None = None
         self._answer: Any = None  # what the root came to, while closings go on
         self._generators = Generators()
@@ -139,7 +139,7 @@ class Replay(Tending):
         # Not a copy of the caller's: a replay elsewhere would not see that, and what is set in place
         # (the precision of decimal's context) would reach whoever uses the thread next.
         context = Context()
-        with foreign.Turn(self._generators, self.known):
+        with foreign.turn(self._generators, self.known):
             try:
                 coroutine: Any = context.run(program)
                 if not isinstance(coroutine, Coroutine):
@@ -168,7 +168,7 @@ class Replay(Tending):
             outcomes: with the numbers of their steps, in the order of writing.
             rested: called whenever the program has come to an await.
         """
-        with foreign.Turn(self._generators, self.known):
+        with foreign.turn(self._generators, self.known):
             for number, outcome in outcomes:
                 rested()
                 self._deliver(number, outcome)
@@ -291,7 +291,7 @@ class Replay(Tending):
         mine: list[BaseException] = []
         self._waiting = Waiting()
         self._runnable.clear()
-        with foreign.Turn(self._generators, self.known, drops=True):
+        with foreign.turn(self._generators, self.known, drops=True):
             while True:
                 while self._drop_one(mine):
                     pass
@@ -517,10 +517,10 @@ class Replay(Tending):
         self.awaited += len(data)
         return number
 
-    def _outside(self) -> Outside:
+    def _outside(self) -> ById:
         """What is there without the program, looked at once for all that it asks for at a time."""
         if self._seen is None:
-            self._seen = outside(self._origin)
+            self._seen = Outside(self._origin).found
         return self._seen
 
     def _settle(self, branch: Branch | None, answer: Any) -> None:

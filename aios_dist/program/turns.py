@@ -141,11 +141,8 @@ class Catalog(msgspec.Struct, frozen=True):
         if isinstance(command, Sleep):
             seconds = command.request.seconds
             return NewStep(asked.kind, TURNS_LANE, data, asked.digest, f"{seconds:g} s", after=seconds)
-        return NewStep(asked.kind, TURNS_LANE, data, asked.digest, _name(command))
-
-
-def _name(command: Leaf) -> str:
-    return command.request.name if isinstance(command, (Tool, Signal)) else ""
+        name = command.request.name if isinstance(command, (Tool, Signal)) else ""
+        return NewStep(asked.kind, TURNS_LANE, data, asked.digest, name)
 
 
 def start(program: Program, catalog: Catalog, known: Known | None = None) -> Replay:
@@ -229,7 +226,7 @@ def repeats(
 
 def _program(record: JobRecord, catalog: Catalog, asked: int) -> Program:
     """The program of a job with so many steps in its journal. Raises UnknownName."""
-    program = program_of(record.agent, record.input, record.prompts, catalog.prompt_limit, record.defaults)
+    program = program_of(record.agent, record.input, record.prompts, record.defaults)
     if isinstance(program, PromptsProgram):
         return program.within(catalog.prompt_limit, asked)
     return program
@@ -243,7 +240,7 @@ def undone(history: History) -> list[int] | None:
     """
     record = history.record
     try:
-        program = program_of(record.agent, record.input, record.prompts, defaults=record.defaults)
+        program = program_of(record.agent, record.input, record.prompts, record.defaults)
     except UnknownName:
         return None
     replay = Replay(program, history.steps, known=history.known())

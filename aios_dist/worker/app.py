@@ -15,8 +15,7 @@ from aios_dist.broker.app import TASK, make_app
 from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
 from aios_dist.text import masking
-from aios_dist.worker.replies import mask_replies
-from aios_dist.worker.telemetry import Dispatcher, StepRequest, started
+from aios_dist.worker.telemetry import Dispatcher, StepRequest, mask_replies, started
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 

@@ -7,20 +7,54 @@ runs on it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from aios_dist.broker.messages import Tally
 from aios_dist.errors import FleetUnavailable, JournalError
 from aios_dist.journal import Claim, Journal
-from aios_dist.worker.outage import Outage
 
 logger = logging.getLogger("aios_dist.leases")
-
+outages = logging.getLogger("aios_dist.outage")
 
 SOON_S = 0.1
 """After a renewal that did not get through; doubles up to the usual time between two."""
+
+REMIND_S = 30.0
+"""A long outage is mentioned again after this long."""
+
+
+class Outage:
+    """What a worker says of a Redis that is away: hundreds of calls may be waiting to be written."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._said = 0.0
+
+    @contextlib.contextmanager
+    def passes(self) -> Iterator[None]:
+        """What needs Redis and is made up for later: where it is away, that is said, and no fault."""
+        try:
+            yield
+        except FleetUnavailable as exc:
+            self.away(exc)
+
+    def away(self, why: Exception) -> None:
+        """Somebody could not write."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if not self._said or now - self._said >= REMIND_S:
+            self._said = now
+            outages.warning("%s Waiting for it; nothing is lost.", why)
+
+    def over(self) -> None:
+        """The worker's sign of life was written."""
+        if self._since:
+            outages.warning("Redis is back after %.1f s.", time.monotonic() - self._since)
+        self._since = self._said = 0.0
 
 
 class Stoppable(Protocol):

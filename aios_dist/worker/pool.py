@@ -82,9 +82,7 @@ class AsyncioPool(BasePool):
         while not self._ended:
             try:
                 self._loop.run_forever()
-            except (
-                BaseException
-            ):  # a task of somebody's raised SystemExit or KeyboardInterrupt: not ours to obey
+            except BaseException:  # a task raised SystemExit or KeyboardInterrupt: not ours to obey
                 logger.exception("Something tried to end the loop of this worker.")
 
     def _call(self, coroutine: Any) -> Any:

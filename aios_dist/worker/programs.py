@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from aios_dist.model.jobs import Outcome
 from aios_dist.program.replay import Replay
-from aios_dist.worker.repeating import Seen
 
 MOST_BYTES = 48 * 1024 * 1024
 """Of outcomes that live programs have seen and of requests that they wait for, together; beyond, those that
@@ -22,6 +22,42 @@ IDLE_S = 600.0
 
 FRAME = 8 * 1024
 """Bytes of a program that has seen nothing."""
+
+ALWAYS = 64
+"""Outcomes of a program up to which it is run again at every turn; beyond, whenever there are a quarter more,
+and at its end: what a job costs in all is to stay a small multiple of what it costs without."""
+
+SHORT_S = 0.05
+"""A program that takes longer to run again is run as seldom from the start."""
+
+
+class Seen:
+    """What a live program has seen, and when it is next run again beside, to see whether it repeats itself.
+
+    One that draws a random number between its awaits goes well while it is kept alive, and fails once another
+    worker replays it. With ``check_replays`` that is seen at the next turn.
+
+    Attributes:
+        outcomes: by number of their steps, in their order.
+    """
+
+    __slots__ = ("_began", "_next", "outcomes")
+
+    def __init__(self, outcomes: list[tuple[int, Outcome]]) -> None:
+        self.outcomes = outcomes
+        self._next = 0  # it has just been replayed from its journal
+        self._began = 0.0
+
+    def due(self, finished: bool) -> bool:
+        """Whether it is to be run again now."""
+        self._began = time.monotonic()
+        return finished or len(self.outcomes) >= self._next
+
+    def ran(self) -> None:
+        """It was run again, since it was due."""
+        count = len(self.outcomes)
+        often = count < ALWAYS and time.monotonic() - self._began < SHORT_S
+        self._next = count + (1 if often else max(1, count // 4))
 
 
 class Live:
@@ -130,7 +166,7 @@ def _size(values: Iterable[Any]) -> int:
             todo += value
         elif isinstance(value, msgspec.Struct):
             total += 64
-            todo += (getattr(value, field) for field in value.__struct_fields__)
+            todo += msgspec.structs.astuple(value)
         else:
             total += 32
     return total

@@ -11,14 +11,15 @@ import contextlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from aios_dist.broker.app import Tickets
 from aios_dist.broker.messages import Tally
 from aios_dist.config import Config
 from aios_dist.journal import Journal, Ticket
+from aios_dist.worker.leases import Outage
 from aios_dist.worker.office import Office
-from aios_dist.worker.outage import Outage
 
 logger = logging.getLogger("aios_dist.reconciler")
 
@@ -167,9 +168,9 @@ class Reconciler:
         with self._part("reap"):
             pause = min(pause, await self._reap())
         with self._part("plans"):
-            await self._go_on_with_plans()
+            await self._in_slices(self._journal.go_on)
         with self._part("sweeps"):
-            await self._go_on_with_sweeps()
+            await self._in_slices(self._journal.sweep)
         with self._part("walk"):
             await self._walk()
         with self._part("tickets"):
@@ -221,29 +222,21 @@ class Reconciler:
             return self._period
         return max(SOONEST_S, reaped.next_s - await self._journal.now())
 
-    async def _go_on_with_plans(self) -> None:
-        """Members that no verb has come to yet are admitted or dropped; what nobody submits further goes."""
+    async def _in_slices(self, go_on: Callable[[], Awaitable[tuple[Any, ...]]]) -> None:
+        """What verbs have left for later, of plans (members are admitted or dropped, and what nobody submits
+        further goes) or of wide jobs (steps follow the states of their jobs)."""
         if not self._office.mine:
             return
         for _ in range(MOST_SLICES):
-            _, tickets, more = await self._journal.go_on()
-            commands = self._tickets.commands(tickets)
-            await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
+            _, tickets, more, *_ = await go_on()
+            await self._publish(tickets)
             if not more:
                 return
         self.look_again(0.0)
 
-    async def _go_on_with_sweeps(self) -> None:
-        """Steps of wide jobs that no verb has come to yet follow the states of their jobs."""
-        if not self._office.mine:
-            return
-        for _ in range(MOST_SLICES):
-            _, tickets, more, _ = await self._journal.sweep()
-            commands = self._tickets.commands(tickets)
-            await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
-            if not more:
-                return
-        self.look_again(0.0)
+    async def _publish(self, tickets: Sequence[Ticket]) -> None:
+        commands = self._tickets.commands(tickets)
+        await asyncio.gather(*(self._journal.connection.command(*c) for c in commands))
 
     async def _go_on_with_lanes(self) -> None:
         """What waits on lanes that have other rules now, and whose caller is gone, is gathered."""
@@ -277,5 +270,4 @@ class Reconciler:
                 self._breaks(f"tickets of lane {lane}", has.wrong)
             with self._part(f"tickets of lane {lane}"):
                 missing = min(has.ready - has.tickets, MOST_TICKETS)
-                more = self._tickets.commands([Ticket(lane, "?", "?")] * missing)
-                await asyncio.gather(*(self._journal.connection.command(*c) for c in more))
+                await self._publish([Ticket(lane, "?", "?")] * missing)

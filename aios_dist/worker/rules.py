@@ -14,7 +14,6 @@ from aios_dist.journal import Journal, LaneRules, Limits, Said, Stray, TenantRul
 from aios_dist.journal.ordering import MOST_STRAYS
 from aios_dist.program import turns
 from aios_dist.program.turns import Catalog
-from aios_dist.worker.runner import Runner
 
 logger = logging.getLogger("aios_dist.rules")
 
@@ -23,14 +22,18 @@ MOST_PASTS = 1000
 
 
 class Rules:
-    """Limits of models and tenants, policies of lanes; and what policies want to know of agents."""
+    """Limits of models and tenants, policies of lanes; and what policies want to know of agents.
 
-    def __init__(
-        self, config: Config, journal: Journal, runner: Runner, lanes: Sequence[str], models: Sequence[str]
-    ) -> None:
+    Attributes:
+        catalog: what is known of the fleet.
+        served: the agents of steps that were served of late.
+    """
+
+    def __init__(self, config: Config, journal: Journal, lanes: Sequence[str], models: Sequence[str]) -> None:
+        self.catalog = Catalog.of(config)
+        self.served: set[str] = set()
         self._config = config
         self._journal = journal
-        self._runner = runner
         self._lanes = lanes
         self._models = models
         self._unknown: set[str] = set()
@@ -74,27 +77,24 @@ class Rules:
     async def read(self, *more: str) -> None:
         """The fleet's models and lanes' policies as they are now, and the pasts of agents served of late."""
         await self.fresh()
-        served = self._runner.turns
-        lanes = sorted({*self._lanes, *served.catalog.models.values(), *more})
+        lanes = sorted({*self._lanes, *self.catalog.models.values(), *more})
         rules = await self._journal.lane_rules(lanes)
         self._say_unknown({r.policy for r in rules.values()})
-        agents, self._runner.agents = self._runner.agents, set()
+        agents, self.served = self.served, set()
         names = {lane: r.policy for lane, r in rules.items()}
-        pasts = served.catalog.pasts
-        if served.catalog.under(names, pasts).looks_back:
+        pasts = self.catalog.pasts
+        if self.catalog.under(names, pasts).looks_back:
             known = pasts if len(pasts) < MOST_PASTS else {}
             pasts = {**known, **await self._journal.pasts(agents)}
-        served.catalog = served.catalog.under(names, pasts)
+        self.catalog = self.catalog.under(names, pasts)
 
     async def fresh(self) -> None:
         """Ask the fleet which models there are; where Redis is away, what was known stands."""
-        served = self._runner.turns
         try:
             found = Catalog.of(self._config, (await self._journal.registry()).models)
         except FleetUnavailable:
             return
-        known = served.catalog
-        served.catalog = found.under(known.lane_policies, known.pasts)
+        self.catalog = found.under(self.catalog.lane_policies, self.catalog.pasts)
 
     def _say_unknown(self, names: set[str]) -> None:
         for name in sorted(names - set(policies.names()) - self._unknown):
@@ -109,7 +109,7 @@ class Rules:
         await self.read(lane)
 
         async def rank(strays: list[Stray]) -> list[tuple[policies.Rank, str]]:
-            catalog = self._runner.turns.catalog
+            catalog = self.catalog
             if catalog.looks_back:
                 found = await self._journal.pasts({stray.waiting.agent for stray in strays})
                 catalog = catalog.under(catalog.lane_policies, found)

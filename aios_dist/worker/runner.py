@@ -48,8 +48,6 @@ class Runner:
         models: Sequence[str],
     ) -> None:
         self.turns = turns
-        self.agents: set[str] = set()
-        """The agents of the steps that were served."""
         self.hung: set[Work] = set()
         """Steps that are over, and whose tool is not: their slots are taken."""
         self._writer = writer
@@ -140,7 +138,7 @@ class Runner:
                     return await self.turns.catch_up(work, claim.token)
             except UnknownName:
                 return "the job has expired"
-        self.agents.add(claim.record.agent)
+        self.turns.rules.served.add(claim.record.agent)
         begun = asyncio.get_running_loop().time()
         # The program is brought up to date while the provider thinks.
         ready = asyncio.create_task(self.turns.program(work)) if self.turns.here(claim) else None
@@ -266,16 +264,15 @@ class Runner:
     async def _try_again(self, work: Work, error: Exception, again: Again, refusal: Refusal | None) -> str:
         """The call failed and may succeed later: the step waits for that without a slot (invariant 7)."""
         where = (again.model, self.turns.catalog.models.get(again.model, "llm")) if again.model else None
-        release = functools.partial(
-            self._writer.journal.release,
-            work.claim,
-            f"{type(error).__name__}, next: {again.model}" if again.model else type(error).__name__,
+        why = f"{type(error).__name__}, next: {again.model}" if again.model else type(error).__name__
+        await self._release(
+            work,
+            why,
             again.after,
             error=error,
             refusal=refusal,
             to=where,
         )
-        await self._writer.publish(await self._writer.insist(release), work.origin)
         self._writer.look_again(max(again.after, refusal.hold if refusal is not None else 0.0))
         return f"{type(error).__name__}: " + (
             f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
@@ -283,10 +280,7 @@ class Runner:
 
     async def _not_counted(self, work: Work, again: Again) -> str:
         """This worker could not make the call: the step goes back as it came."""
-        release = functools.partial(
-            self._writer.journal.release, work.claim, again.ours, again.after, counted=not again.endless
-        )
-        await self._writer.publish(await self._writer.insist(release), work.origin)
+        await self._release(work, again.ours, again.after, counted=not again.endless)
         self._leases.remove(work.claim)
         self._writer.look_again(again.after)
         if again.endless:  # and the slot rests: what is short, is so for the next step too
@@ -297,18 +291,16 @@ class Runner:
     async def _hand_back(self, work: Work, reason: str) -> str:
         """The step goes back with its old rank; not for ever, where nothing comes of it."""
         ours = reason in ("job ended", "shutdown")
-        release = functools.partial(
-            self._writer.journal.release,
-            work.claim,
-            reason,
-            0.0 if ours else NOT_NOW_S,
-            counted=reason != "job ended",
-        )
+        after = 0.0 if ours else NOT_NOW_S
         try:
-            await self._writer.publish(await self._writer.insist(release, paid=False), work.origin)
+            await self._release(work, reason, after, paid=False, counted=reason != "job ended")
         except (Stopped, JournalError):
             return f"kept until its lease ends: {reason}"
         return f"handed back: {reason}"
+
+    async def _release(self, work: Work, why: str, after: float, *, paid: bool = True, **more: Any) -> None:
+        release = functools.partial(self._writer.journal.release, work.claim, why, after, **more)
+        await self._writer.publish(await self._writer.insist(release, paid=paid), work.origin)
 
     async def _until_free(self, work: Work) -> None:
         """A tool that was given up and still runs has the slot."""

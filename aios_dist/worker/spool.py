@@ -23,6 +23,7 @@ from aios_dist.model.jobs import JobRecord, Kind
 logger = logging.getLogger("aios_dist.spool")
 
 NOBODY = JobRecord(agent="", input={})
+OF_CLAIM = ("job", "step", "attempt", "kind", "label", "token", "basis", "digest", "worker")
 MOST_NAMED = 20
 """Steps named in a log line."""
 
@@ -48,28 +49,13 @@ class Answer(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, fleet: str, claim: Claim, outcome: bytes, ok: bool, usage: Usage, money: float) -> Answer:
         """The outcome of a claim."""
-        names = ("job", "step", "attempt", "kind", "label", "token", "basis", "digest", "worker")
-        own = {name: getattr(claim, name) for name in names}
+        own = {name: getattr(claim, name) for name in OF_CLAIM}
         return cls(fleet=fleet, ok=ok, outcome=outcome, usage=usage, money=money, **own)
 
     def claim(self) -> Claim:
         """The claim that it answers, without what a commit does not look at."""
-        return Claim(
-            job=self.job,
-            step=self.step,
-            attempt=self.attempt,
-            kind=self.kind,
-            label=self.label,
-            record=NOBODY,
-            request=b"",
-            version=0,
-            ready_us=0,
-            started_us=0,
-            token=self.token,
-            basis=self.basis,
-            digest=self.digest,
-            worker=self.worker,
-        )
+        own = {name: getattr(self, name) for name in OF_CLAIM}
+        return Claim(record=NOBODY, request=b"", version=0, ready_us=0, started_us=0, **own)
 
     @property
     def file(self) -> str:

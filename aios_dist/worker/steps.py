@@ -360,17 +360,7 @@ def _count(value: object) -> int:
 
 def _sound(response: LLMResponse) -> bool:
     """Every field is of its type, so that the journal gives it back."""
-    calls, texts = response.tool_calls, [response.text, response.model, response.provider]
-    return (
-        isinstance(calls, list)
-        and isinstance(response.timings, Timings)
-        and billed(Outcome(response=response)) is response.usage
-        and (response.finish_reason is None or isinstance(response.finish_reason, str))
-        and all(isinstance(text, str) for call in calls for text in (call.id, call.name, call.arguments))
-        and all(isinstance(text, str) for text in texts)
-        and isinstance(response.left_out, tuple)
-        and all(isinstance(text, str) for text in response.left_out)
-    )
+    return msgspec.convert(msgspec.to_builtins(response), LLMResponse) == response
 
 
 def _lenient(response: LLMResponse) -> LLMResponse:

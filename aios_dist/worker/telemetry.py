@@ -7,9 +7,12 @@ Celery's place. Never a prompt, never a key.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
+from celery.worker.control import Panel
 from celery.worker.request import Request
 
 from aios_dist.journal import Claim
@@ -77,3 +80,22 @@ def started(ticket: str, claim: Claim) -> None:
         + (f", attempt {claim.attempt}" if claim.attempt > 1 else ""),
         retries=claim.attempt - 1,
     )
+
+
+def mask_replies() -> None:
+    """Mask what a worker answers to remote control (``celery inspect``, Flower's pages); twice is as once.
+
+    Celery's own ``stats`` gives the broker's options and alternative URLs as they are, passwords included.
+    """
+    for name, command in list(Panel.data.items()):
+        if not getattr(command, "masks", False):
+            Panel.data[name] = _masking(command)
+
+
+def _masking(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        return hide_in(command(*args, **kwargs))
+
+    answer.masks = True  # type: ignore[attr-defined]
+    return answer

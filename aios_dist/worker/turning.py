@@ -11,21 +11,21 @@ import contextlib
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from aios_dist.errors import ProgramChanged, UnknownName, describe
 from aios_dist.journal import Advance, Claim, Decision, History, Journal
 from aios_dist.journal.news import News
-from aios_dist.model.jobs import JobState, Outcome, encode
+from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
 from aios_dist.program import turns
 from aios_dist.program.agents import find
 from aios_dist.program.replay import Replay
 from aios_dist.text.tracebacks import user_traceback
 from aios_dist.worker.faults import point
-from aios_dist.worker.programs import Live, Programs
-from aios_dist.worker.repeating import Seen
+from aios_dist.worker.programs import Live, Programs, Seen
+from aios_dist.worker.rules import Rules
 from aios_dist.worker.threads import Threads, rested
 from aios_dist.worker.work import Stopped, Work
 from aios_dist.worker.writing import Writer
@@ -52,11 +52,10 @@ class Turns:
     Args:
         threads, closing: where programs run, and where they are closed.
         limit: seconds for each turn; 0: no limit.
-        fresh: asks the fleet which models there are, for the catalogue.
+        rules: what is known of the fleet.
         check: programs are run again beside, to see whether they repeat themselves.
 
     Attributes:
-        catalog: what is known of the fleet.
         programs: those that are kept alive.
     """
 
@@ -67,21 +66,24 @@ class Turns:
         threads: Threads,
         closing: Threads,
         limit: float,
-        catalog: turns.Catalog,
-        fresh: Callable[[], Awaitable[None]],
+        rules: Rules,
         check: bool = False,
     ) -> None:
-        self.catalog = catalog
+        self.rules = rules
         self.programs = Programs(closing.soon)
         self._journal = journal
         self._writer = writer
         self._threads = threads
         self._closing = closing
         self._limit = limit
-        self._fresh = fresh
         self._check = check
         self._shared: OrderedDict[str, None] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def catalog(self) -> turns.Catalog:
+        """What is known of the fleet."""
+        return self.rules.catalog
 
     def shared(self, job: str) -> bool:
         """Others write outcomes of the job all the time: ours is written first, the program told after it."""
@@ -213,22 +215,15 @@ class Turns:
             self.programs.drop(live)
             return Turn(None, None)
         replay = live.replay
-        first, basis = replay.held, replay.basis
         try:
             await self._drive(work, live, functools.partial(replay.deliver, int(claim.step), outcome))
         except Late as late:
-            return Turn(None, _failed(late, basis, first))
+            return Turn(None, _failed(late, replay.basis, replay.held))
         if await self._lacks(live) or not await self._repeats(work, live, [(int(claim.step), outcome)]):
             self.programs.drop(live)
             return Turn(None, None)
         live.weigh([outcome])
-        try:
-            decision = turns.decide(replay, claim.record, self.catalog, first, served)
-            _say(claim, replay)
-            return Turn(live, decision)
-        except BaseException:
-            self.programs.drop(live)
-            raise
+        return self._decided(work, live, claim.record, replay.held, served)
 
     def settle(self, work: Work, turn: Turn, done: Advance) -> None:
         """A commit or advance was answered: keep the program where it stands there, else drop it."""
@@ -311,7 +306,9 @@ class Turns:
     def _rest(self, work: Work, served: float) -> Turn | None:
         """The turn goes on with what it could not write at a time; None: the journal is to be replayed."""
         live = self.programs.take(work.claim.job)
-        return self._decided(work, live, served) if live is not None else None
+        if live is None:
+            return None
+        return self._decided(work, live, work.claim.record, live.replay.held, served)
 
     async def _after_news(self, work: Work) -> Turn | None:
         """The turn of the program that is kept; None: the journal is to be replayed."""
@@ -321,13 +318,13 @@ class Turns:
         if not news.open:
             self.programs.drop(live)
             return None
-        return self._decided(work, live, news.served)
+        return self._decided(work, live, work.claim.record, live.replay.held, news.served)
 
-    def _decided(self, work: Work, live: Live, served: float) -> Turn:
-        replay = live.replay
+    def _decided(self, work: Work, live: Live, record: JobRecord, first: int, served: float) -> Turn:
+        """What a turn came to, where the journal holds so many steps of the program."""
         try:
-            decision = turns.decide(replay, work.claim.record, self.catalog, replay.held, served)
-            _say(work.claim, replay)
+            decision = turns.decide(live.replay, record, self.catalog, first, served)
+            _say(work.claim, live.replay)
         except BaseException:
             self.programs.drop(live)
             raise
@@ -346,9 +343,8 @@ class Turns:
         first = len(history.steps)
         try:
             live = await self._rebuilt(work, history)
-            decision = turns.decide(live.replay, history.record, self.catalog, first, history.view.served)
-            _say(work.claim, live.replay)
-            return Turn(live, decision, history.view.served), live.replay.undone() if history.retried else []
+            turn = self._decided(work, live, history.record, first, history.view.served)
+            return turn, live.replay.undone() if history.retried else []
         except Stopped:
             raise
         except Late as exc:
@@ -382,7 +378,7 @@ class Turns:
         """A model was refused that was not known, and now more are: the program is to be asked again."""
         if not isinstance(live.replay.refused, UnknownName):
             return False
-        await self._fresh()
+        await self.rules.fresh()
         return self.catalog.models != live.models
 
     async def _repeats(self, work: Work, live: Live, told: list[tuple[int, Outcome]]) -> bool:
@@ -438,15 +434,12 @@ class Turns:
             self._closing.soon(replay.close)
 
 
-class Turn:
+class Turn(NamedTuple):
     """What a turn came to: the program as it stands, what is to be written, seconds of the job's in calls."""
 
-    __slots__ = ("decision", "live", "served")
-
-    def __init__(self, live: Live | None, decision: Decision | None, served: float = 0.0) -> None:
-        self.live = live
-        self.decision = decision
-        self.served = served
+    live: Live | None
+    decision: Decision | None
+    served: float = 0.0
 
 
 def _failed(error: Exception, basis: str, first: int) -> Decision:

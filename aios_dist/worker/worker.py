@@ -26,7 +26,7 @@ from aios_dist.journal.patience import Patience
 from aios_dist.model import costs
 from aios_dist.model.calls import Usage
 from aios_dist.program import imports as modules
-from aios_dist.program import replay, turns, waits
+from aios_dist.program import replay, waits
 from aios_dist.program.agents import registered
 from aios_dist.worker.background import Background
 from aios_dist.worker.control import Control
@@ -137,8 +137,9 @@ class Runtime:
         self._providers = {n: open_provider(n, self.config.models[n], self.env) for n in self.models()}
         self._unpriced = [model for model in self._providers if not self._has_price(model)]
         self.started_at = await AT_START.ask(self.journal.now, away=_unless_unfit)
+        self._rules = Rules(self.config, self.journal, self.settings.lanes, sorted(self.models()))
         self._reconciler = reconciler = Reconciler(
-            self.config, self.journal, tickets, self.id, self.leases.outage, self._rank_anew
+            self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew
         )
         self._writer = Writer(
             self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
@@ -147,18 +148,16 @@ class Runtime:
         # Programs that are dropped run users' `finally` blocks, and no turn is to wait for those.
         self._closing = Threads("aios-closing", min(self.slots, MOST_CLOSING))
         replay.dispose = self._closing.soon
-        catalog = turns.Catalog.of(self.config)
+        check = bool(fleet.check_replays)
         self._turns = Turns(
             self.journal,
             self._writer,
             self._threads,
             self._closing,
             fleet.turn_timeout,
-            catalog,
-            self._fresh,
-            check=bool(fleet.check_replays),
+            self._rules,
+            check,
         )
-        check = bool(fleet.check_replays)
         self._tools = Tools(self.slots, fleet.tool_timeout, fleet.result_limit, check)
         self._slots = Slots(self.slots, set_slots)
         self._slots.of_files(open_files())
@@ -166,12 +165,14 @@ class Runtime:
         self._stillness.start()
         machine = Machine(self._slots, self._stillness, lambda: len(self.leases.held), self.leases.sure)
         steps = Steps(
-            self.config, catalog.default, self._providers, self._tools.run, machine, self.journal.last_error
+            self.config,
+            self._rules.catalog.default,
+            self._providers,
+            self._tools.run,
+            machine,
+            self.journal.last_error,
         )
         self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
-        self._rules = Rules(
-            self.config, self.journal, self.runner, self.settings.lanes, sorted(self.models())
-        )
         self._users = [self._tools, self._threads, self._closing]
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
         self.control = Control(
@@ -209,12 +210,6 @@ class Runtime:
         except Exception:
             logger.exception("The price of a call of %s is not known now.", model)
             return False
-
-    async def _rank_anew(self, lane: str) -> bool:
-        return await self._rules.rank_anew(lane)
-
-    async def _fresh(self) -> None:
-        await self._rules.fresh()
 
     async def _keep_rules(self) -> None:
         await self._rules.keep()

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aios_dist.broker.app import Tickets
-from aios_dist.errors import JournalError
+from aios_dist.errors import AiosError, FleetUnavailable, JournalError
 from aios_dist.journal import Advance, Claim, Decision, Journal, Refusal, Ticket
 from aios_dist.journal.patience import Patience
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind
 from aios_dist.worker import spool
 from aios_dist.worker.faults import point
-from aios_dist.worker.outage import Outage
+from aios_dist.worker.leases import Outage
 from aios_dist.worker.work import Origin, Stopped, Work
 
 logger = logging.getLogger("aios_dist.writing")
@@ -28,11 +28,11 @@ ON_LANES = (Kind.LLM, Kind.TOOL)
 
 NOBODY = Origin()
 
-WHEN_AWAY = Patience(0.05, 2.0)
-"""With a verb that Redis does not take."""
+UNTIL_WRITTEN = Patience(0.05, 30.0)
+"""With a verb that breaks in its middle: its answer stays in hand, and the log says so."""
 
-WHEN_BROKEN = Patience(0.05, 30.0)
-"""With one that breaks in its middle: its answer stays in hand, and the log says so."""
+AWAY_S = 2.0
+"""The longest pause where Redis does not take a verb."""
 
 
 class Writer:
@@ -79,27 +79,30 @@ class Writer:
             JournalError: nothing is paid for, and the journal cannot be written or read here.
         """
 
+        longest = AWAY_S
+
+        def refused(why: AiosError) -> None:
+            nonlocal longest
+            if isinstance(why, FleetUnavailable):
+                longest = AWAY_S
+                self._outage.away(why)
+                return
+            longest = UNTIL_WRITTEN.longest_s
+            logger.error("%s", why)  # what it left is put right: the next try may go through
+            if not paid:
+                raise why
+
         async def wait(pause: float) -> None:
             if self.closing.is_set() and not paid:
                 raise Stopped("shutdown")
-            if work is None:
-                await asyncio.sleep(pause)
-            else:
+            if work is not None:
                 work.check()
-                await work.wait(asyncio.get_running_loop().create_future(), pause)
+                await work.wait(asyncio.get_running_loop().create_future(), min(pause, longest))
+            else:
+                await asyncio.sleep(min(pause, longest))
 
-        async def written() -> T:
-            for pause in WHEN_BROKEN.pauses():
-                try:
-                    return await write()
-                except JournalError as exc:  # what it left is put right: the next try may go through
-                    logger.error("%s", exc)
-                    if not paid:
-                        raise
-                await wait(pause)
-            raise AssertionError("pauses do not end")
-
-        return await WHEN_AWAY.ask(written, away=self._outage.away, wait=wait)
+        errors = (FleetUnavailable, JournalError)
+        return await UNTIL_WRITTEN.ask(write, away=refused, errors=errors, wait=wait)
 
     async def commit(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -169,7 +169,7 @@ def test_a_lane_that_is_set_and_breaks_is_in_order_by_the_reconciler_alone(fleet
 
 def _rules(fleet: Fleet, says: dict[str, Any]) -> Rules:
     """A worker's, whose aios.toml says this; it runs no turns here."""
-    return Rules(parse(says), fleet.journal, cast(Any, None), ["llm", "far"], [*says["models"]])
+    return Rules(parse(says), fleet.journal, ["llm", "far"], [*says["models"]])
 
 
 def said_in(seen: Seen) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from aios_dist.model.given import as_json
 from aios_dist.model.jobs import JobRecord, JobState, Outcome
 from aios_dist.model.specs import Budget, JobSpec
 from aios_dist.program import agents, turns
-from aios_dist.program.agents import Agent, PromptsAgent, agent, find, program_of, prompts
+from aios_dist.program.agents import Agent, PromptsAgent, PromptsProgram, agent, find, program_of, prompts
 from aios_dist.program.commands import gather, llm, signal, sleep, tool
 from aios_dist.program.replay import Replay
 
@@ -520,7 +520,7 @@ def test_where_nobody_knows_the_limit_there_is_one_all_the_same() -> None:
 def test_a_prompt_of_just_the_limit_is_asked() -> None:
     made = PromptsConfig(["{input} {input}"])
     for size, fits in ((50, True), (49, False)):
-        replay = Replay(program_of("data", {"input": "ä" * 12 + "x"}, made, size + 1))
+        replay = Replay(PromptsProgram("data", made, "ä" * 12 + "x", size + 1))
         assert (replay.error is None) is fits, size
 
 

@@ -17,7 +17,7 @@ from aios_dist.model.calls import LLMResponse
 from aios_dist.model.chance import Known
 from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Step, StepState, decode, encode
 from aios_dist.program.commands import gather, llm
-from aios_dist.program.onces import MOST_BYTES
+from aios_dist.program.facts import MOST_BYTES
 from aios_dist.program.replay import Replay
 
 AT = 1_800_000_000.25

@@ -386,20 +386,29 @@ def test_what_the_agents_function_closes_over_was_there_before_it() -> None:
 
 
 def test_what_cannot_be_copied_is_shared_whole() -> None:
-    made: list[Locks] = []
-
     async def body() -> Any:
         mine = Locks()
-        made.append(mine)
         await tool(mine.look, 1)
+        return mine.seen, mine.chat.notes
 
-    ran(commands(Replay(body))[0])
-    assert made[0].seen == [1]
+    replay = Replay(body)
+    ran(commands(replay)[0])
+    replay.deliver(0, Outcome(value=1))
+    assert replay.result == [[1], [1]]
+
+
+def test_a_default_is_each_starts_own_also_where_it_is_more_than_a_tool_gets() -> None:
+    @agent(name="large-default")
+    async def keeps(rows: list[int] = [0] * (MOST_HELD + 1), locks: Locks = Locks()) -> Any:  # noqa: B008
+        rows.append(1)
+        return len(rows), locks.look(1), len(locks.seen)
+
+    assert [asyncio.run(keeps()) for _ in range(2)] == [(MOST_HELD + 2, 1, n) for n in (1, 2)]
 
 
 def test_a_tool_that_has_run_is_not_copied_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[Any] = []
-    monkeypatch.setattr(holdings, "_own", lambda value, memo: copies.append(value) or value)
+    monkeypatch.setattr(holdings, "_own", lambda value, *_: copies.append(value) or value)
 
     async def body() -> None:
         await tool(lambda: body)

@@ -15,7 +15,7 @@ from aios_dist.model.jobs import Outcome
 from aios_dist.program import replay as replays
 from aios_dist.program.branches import drop
 from aios_dist.program.commands import gather, llm
-from aios_dist.program.handovers import handed_over
+from aios_dist.program.foreign import handed_over
 from aios_dist.program.replay import Replay
 
 CLOSED_ON: list[str] = []

@@ -25,10 +25,11 @@ from aios_dist.policies import Past, Policy, Rank, Waiting
 from aios_dist.program import turns
 from aios_dist.program.agents import agent, prompts
 from aios_dist.program.commands import gather, llm, signal, sleep, tool
-from aios_dist.program.onces import once
+from aios_dist.program.facts import once
 from aios_dist.program.replay import Replay
 from aios_dist.program.turns import Catalog
-from aios_dist.worker.repeating import ALWAYS, Seen
+from aios_dist.worker.programs import ALWAYS, Seen
+from aios_dist.worker.rules import Rules
 from aios_dist.worker.threads import Threads
 from aios_dist.worker.turning import Turns, _follow
 from aios_dist.worker.work import Origin, Work
@@ -537,7 +538,9 @@ async def test_the_time_of_a_turn_is_not_that_of_all_turns_that_a_worker_replays
     anything: Any = None
     work = Work(Claim("j", "5", 1, Kind.LLM, "small", record, b"", 5, 0, 0), Origin())
     threads = Threads("test", 1)
-    here = Turns(anything, anything, threads, threads, limit, catalog(), anything)
+    rules = Rules(Config(), anything, [], [])
+    rules.catalog = catalog()
+    here = Turns(anything, anything, threads, threads, limit, rules)
     again = await here._rebuilt(work, history(steps, record))
     assert again.replay.version == calls - 1
     behind = turns.rebuild(history([asked(steps[0])], record), catalog())

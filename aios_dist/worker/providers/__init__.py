@@ -18,7 +18,7 @@ import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
@@ -193,6 +193,10 @@ def _load(name: str, model: ModelConfig) -> Any:
         return getattr(importlib.import_module(module), attribute)
 
 
+NO_KEY = "none"
+"""Sent where a server of one's own asks for no key: the SDKs insist on one."""
+
+
 class Reply(ABC):
     """An answer as it comes in; each protocol reads its own bytes.
 
@@ -244,34 +248,41 @@ class NoAnswer(Exception):
         super().__init__(data.decode("utf-8", "replace").strip() or "nothing")
 
 
-_Post = Callable[..., Awaitable[Any]]
-_Close = Callable[[], Awaitable[None]]
-
-
 class SdkProvider(ABC):
     """One model over the client of an official SDK: the call, its time limit and its errors.
 
     Args:
-        name, model: as for :func:`open_provider`.
-        post, close: of the SDK's asyncio client, which has ``max_retries=0`` and the HTTP client of
-            :mod:`aios_dist.worker.providers.transport`.
-        key: hidden wherever a provider repeats it in an error.
+        name, model, env: as for :func:`open_provider`.
+
+    Attributes:
+        sdk, stream: the SDK's asyncio client, and its class of streams.
     """
 
     name: str
+    sdk: Callable[..., Any]
+    stream: Any
     path: str
     reply: type[Reply]
     options: Mapping[str, Any] = {}
     connection_error: type[Exception]
 
-    def __init__(self, name: str, model: ModelConfig, post: _Post, close: _Close, key: str | None) -> None:
+    def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
+        from aios_dist.worker.providers.transport import open_client
+
+        http = open_client()
+        self._client = self.sdk(
+            # Given always, so that the SDK looks for no other credentials of the machine.
+            api_key=key_of(name, model, env) or NO_KEY,
+            base_url=model.base_url,
+            max_retries=0,
+            timeout=http.timeout,
+            http_client=http,
+        )
         self.label = name
         self.model = model.model or name
         self.config = model
         self.left_out: list[str] = []
         self._said: set[str] = set()
-        self._post = post
-        self._close = close
 
     @abstractmethod
     def body(self, request: LLMRequest) -> dict[str, Any]:
@@ -356,7 +367,7 @@ class SdkProvider(ABC):
 
     async def aclose(self) -> None:
         """See :meth:`Provider.aclose`."""
-        await self._close()
+        await self._client.close()
 
     async def _exchange(
         self, body: dict[str, Any], options: dict[str, Any], reply: Reply, limit: Limit
@@ -365,8 +376,9 @@ class SdkProvider(ABC):
         import httpx2
 
         # stream=True: the SDK gives the response before its body, which is then read here, streamed or not.
-        response: httpx2.Response = await self._post(
+        response: httpx2.Response = await self._client.post(
             self.path,
+            stream_cls=self.stream,
             cast_to=httpx2.Response,
             content=msgspec.json.encode(body),
             options={**self.options, **options},

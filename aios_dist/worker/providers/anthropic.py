@@ -6,18 +6,14 @@ https://platform.claude.com/docs/en/build-with-claude/streaming
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import anthropic
 import msgspec
 
-from aios_dist.config import ModelConfig
 from aios_dist.model.calls import LLMRequest, ToolCall
-from aios_dist.worker.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of, to_anthropic
+from aios_dist.worker.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, to_anthropic
 from aios_dist.worker.providers.lenient import arguments_of, count, decode, table, tables, usage, word
-from aios_dist.worker.providers.transport import open_client
 
 MAX_TOKENS = 4096
 """What is asked for where the request says nothing: Anthropic insists on a number."""
@@ -148,21 +144,9 @@ class AnthropicProvider(SdkProvider):
     name = "anthropic"
     path = "/v1/messages"
     reply = MessageReply
+    sdk = anthropic.AsyncAnthropic
+    stream = anthropic.AsyncStream[Any]
     connection_error = anthropic.APIConnectionError
-
-    def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
-        key = key_of(name, model, env)
-        http = open_client()
-        client = anthropic.AsyncAnthropic(
-            # Given always, so that the SDK looks for no other credentials of the machine.
-            api_key=key or "none",
-            base_url=model.base_url,
-            max_retries=0,
-            timeout=http.timeout,
-            http_client=http,
-        )
-        post = partial(client.post, stream_cls=anthropic.AsyncStream[Any])
-        super().__init__(name, model, post, client.close, key)
 
     def body(self, request: LLMRequest) -> dict[str, Any]:
         """The request in Anthropic's form; options that are Anthropic's own pass untouched.

@@ -6,15 +6,13 @@ https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
 import openai
 
-from aios_dist.config import ModelConfig
 from aios_dist.model.calls import LLMRequest, ToolCall
-from aios_dist.worker.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, key_of, to_openai
+from aios_dist.worker.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, to_openai
 from aios_dist.worker.providers.lenient import (
     arguments_of,
     count,
@@ -25,11 +23,6 @@ from aios_dist.worker.providers.lenient import (
     usage,
     word,
 )
-from aios_dist.worker.providers.transport import open_client
-
-NO_KEY = "none"
-"""Sent where a server of one's own asks for no key: the SDK insists on one."""
-
 
 _STATUS_OF = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_request_error": 400}
 _GIVEN_UP = ("error", "network_error", "insufficient_system_resource", "abort")
@@ -136,20 +129,9 @@ class OpenAIProvider(SdkProvider):
     # Without this the SDK would also send the organisation's admin key, where the environment has one.
     options: Mapping[str, Any] = {"security": {"bearer_auth": True}}
     reply = CompletionReply
+    sdk = openai.AsyncOpenAI
+    stream = openai.AsyncStream[Any]
     connection_error = openai.APIConnectionError
-
-    def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
-        key = key_of(name, model, env)
-        http = open_client()
-        client = openai.AsyncOpenAI(
-            api_key=key or NO_KEY,
-            base_url=model.base_url,
-            max_retries=0,
-            timeout=http.timeout,
-            http_client=http,
-        )
-        post = partial(client.post, stream_cls=openai.AsyncStream[Any])
-        super().__init__(name, model, post, client.close, key)
 
     def body(self, request: LLMRequest) -> dict[str, Any]:
         """The model's options, over them the request's fields, over them its ``extra``, all untouched but for
