@@ -28,8 +28,8 @@ FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
 HERE = Path(__file__).parent
 MARKED_FOLDERS = ("redis", "fleet")
 SLOW_FOLDERS = ("fleet", "chaos", "producers", "redis")
-"""Slowest first: several processes (`make test`) that end with many small files end together, and the fleet that
-a process has for all of ``fleet`` runs no longer than it is needed."""
+"""Slowest first: several processes (`make test`) that end with many small files end together, and the fleet
+that a process has for all of ``fleet`` runs no longer than it is needed."""
 LACKING = ("faketime", "network namespaces", "systemd-analyze", "no git", "/proc", "pidfd")
 """In the reasons of skips: of the kernel or the system, which a container has from its host."""
 
