@@ -9,9 +9,10 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test mutants coverage check format bench experiment chaos lock clean
 MAKEFLAGS += --no-print-directory
-# Whatever stands in the caller's environment, these two hold here.
+# Whatever stands in the caller's environment, these hold here. (Without bytecode every process that a test starts, and
+# every one of pytest's, compiles all of our modules anew.)
 export UV_PYTHON_DOWNLOADS := never
-unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -26,8 +27,9 @@ demo: $(STAMP)  ## a fleet on this machine runs agents under fifo and fixed orde
 test: $(STAMP)  ## all tests, on a Redis of their own
 	@$(BIN)/python -m pytest $(or $(ARGS),$(IN_PARALLEL))
 
-# Half of the time is waiting: three processes, file by file. With ARGS, as pytest does it by itself.
-IN_PARALLEL := --numprocesses 3 --dist loadfile
+# Half of the time is waiting: three processes, file by file, those that wait longest first (tests/conftest.py). With
+# ARGS, as pytest does it by itself.
+IN_PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 mutants: $(STAMP)  ## small faults put into the code, one at a time: the tests must notice each (ARGS: numbers, words, --tenth)
 	@$(BIN)/python -m tests.mutants $(ARGS)

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
 
 FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
+HERE = Path(__file__).parent
 MARKED_FOLDERS = ("redis", "fleet")
+SLOW_FOLDERS = ("fleet", "chaos", "producers", "redis")
+"""Slowest first: several processes (`make test`) that end with many small files end together, and the fleet
+that a process has for all of ``fleet`` runs no longer than it is needed."""
 LACKING = ("faketime", "network namespaces", "systemd-analyze", "no git", "/proc", "pidfd")
 """In the reasons of skips: of the kernel or the system, which a container has from its host."""
 
@@ -40,12 +44,28 @@ def pytest_configure() -> None:
         del os.environ[name]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
+class Folder(pytest.Package):
+    """A folder whose fixtures of the scope ``package`` end behind its last test, as in a package."""
+
+    def setup(self) -> None:
+        """There is no ``__init__.py`` to import."""
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    return Folder.from_parent(parent, path=path) if path == HERE / "fleet" else None
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        top = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
-        if top in MARKED_FOLDERS:
-            item.add_marker(top)
+        if _folder(item) in MARKED_FOLDERS:
+            item.add_marker(_folder(item))
+    if hasattr(config, "workerinput"):  # one of several processes
+        places = {folder: place for place, folder in enumerate(SLOW_FOLDERS)}
+        items.sort(key=lambda item: places.get(_folder(item), len(places)))
 
 
 def _may_be_skipped(report: pytest.TestReport | pytest.CollectReport) -> bool:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aios_dist.errors import FleetUnavailable, ResultTimeout
+from aios_dist.errors import FleetUnavailable, RedisUnfit, ResultTimeout
 from aios_dist.journal import Journal
 from aios_dist.journal.patience import Patience
 from aios_dist.threads.errands import CLOSED_MEANWHILE
@@ -55,11 +55,11 @@ class Endings:
 
         Raises:
             FleetUnavailable: it was not there the first time, is away for longer than ``PATIENCE_S``, or the
-                fleet was closed.
+                fleet was closed; RedisUnfit: at once, as waiting does not help.
         """
 
         def away(why: FleetUnavailable) -> None:
-            if not self._journal.connection.met:
+            if not self._journal.connection.met or isinstance(why, RedisUnfit):
                 raise why
 
         self._look_whether_closed()

@@ -14,7 +14,7 @@ from tests.chaos.run import Options, run
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(360)  # it takes 60 s, and on a machine that is busy with else, much more
 def test_nothing_is_lost_or_wrong_and_nothing_paid_twice_while_machines_die_and_people_err(
     tmp_path: Path,
 ) -> None:
@@ -23,7 +23,7 @@ def test_nothing_is_lost_or_wrong_and_nothing_paid_twice_while_machines_die_and_
     except ConfigError as error:
         pytest.skip(str(error))
     options = Options(
-        jobs=80, odd=14, seconds=140.0, kill_every=4.0, redis_restarts=1, forget_every=8.0, seed=1
+        jobs=80, odd=14, seconds=280.0, kill_every=4.0, redis_restarts=1, forget_every=8.0, seed=1
     )
     report = run(options, say=print)
     print(report.numbers())

@@ -188,7 +188,7 @@ BUGS: tuple[Change, ...] = (
            "  if own then later(own) end\n  later(model)", "  later(model)"),
 )  # fmt: skip
 FOUND_BY: dict[str, int] = {
-    "the oldest never has its turn": 2,
+    "the oldest never has its turn": 3,
     "what a model holds is passed over": 1,
     "a call that ends lets nobody in": 0,
     "a place of a tenant's lets nobody in": 5,

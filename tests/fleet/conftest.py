@@ -56,7 +56,7 @@ def llm(fake_llm: FakeLLM) -> FakeLLM:
     return fake_llm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iterator[LocalFleet]:
     """Two machines of eight slots, a pool of one slot, a pool for turns; ``frail`` is for faults."""
     config = Config(
@@ -73,13 +73,13 @@ def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iter
         yield started
 
 
-@pytest.fixture(scope="session")
-def session_fleet(machine: LocalFleet) -> Iterator[Fleet]:
+@pytest.fixture(scope="package")
+def folder_fleet(machine: LocalFleet) -> Iterator[Fleet]:
     with Fleet(machine.config) as opened:
         yield opened
 
 
 @pytest.fixture
-def fleet(session_fleet: Fleet, llm: FakeLLM) -> Fleet:
+def fleet(folder_fleet: Fleet, llm: FakeLLM) -> Fleet:
     """The fleet from the producers' side, with the fake LLM as new."""
-    return session_fleet
+    return folder_fleet

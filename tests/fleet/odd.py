@@ -223,7 +223,7 @@ async def hoards(path: str, size: int, model: str) -> int:
     await llm("before", model=model)
     if ran(path) == 1:
         HOARD.append(bytearray(size))
-        HOARD[0][::4096] = b"x" * len(HOARD[0][::4096])
+        HOARD[0][::4096] = b"x" * -(-size // 4096)
     await llm("after", model=model)
     return size
 

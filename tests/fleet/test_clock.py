@@ -23,8 +23,8 @@ from tests.fleet.reading import called, calls_of, wait_for
 
 KEYS = Keys("aios")
 LEASE_S, PERIOD_S = 1.0, 0.5
-SLACK_S = 1.5
-"""For the machine that the tests run on."""
+SLACK_S = 10.0
+"""For the machine that the tests run on: what went wrong would wait for the hour."""
 HOUR_S = 3600
 SLOTS = 4
 
@@ -116,6 +116,8 @@ def test_a_clock_that_jumps_by_an_hour_costs_nothing_but_a_few_periods(
         first, second = [call for _, call in calls_of(llm, nap)]
         assert 2.8 <= second.start - first.start < 2.8 + 2 * PERIOD_S + SLACK_S
         calls = called(llm, *jobs)
-        assert {step for step, count in calls.items() if count > 1} == {f"{job}/0" for job in lost}
+        assert set(calls) == {f"{job.id}/0" for job in jobs}
+        # (A busy machine may see an answer of the dying one before it is killed.)
+        assert {step for step, count in calls.items() if count > 1} <= {f"{job}/0" for job in lost}
         assert len(lost) == SLOTS
         wait_for(lambda: not direct.zcard(KEYS.leases))

@@ -90,14 +90,12 @@ def test_no_ticket_ends_a_worker_holds_it_up_or_makes_it_do_anything(
         for said in tickets.values():  # one at a time: what lies there and no step needs is deleted unread
             redis_client.lpush(where, said)
             wait_for(lambda where=where: not redis_client.llen(where))  # type: ignore[misc]
-        began = time.monotonic()
         for job in [fleet.submit(caller, calls=2, model=model) for _ in range(10)]:
             job.result(timeout=20)
-        assert time.monotonic() - began < 10
     assert llm.count == 40
     assert not touched.exists()
     watch.check()
-    # Redis hands them over at once to workers that wait; those of a moment's delay may be deleted first.
+    # Workers wait for tickets, so Redis hands them over at once; one that is delayed may be deleted first.
     wait_for(lambda: len(malformed()) <= watch.dropped())
     assert watch.dropped() < len(tickets) * 2
 

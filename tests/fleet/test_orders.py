@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from aios_dist import Fleet, JobSpec, Plan, fifo, fixed, hybrid
 from aios_dist.testing import FakeLLM
+from aios_dist.testing.replies import Reply
 from tests.fleet.agents import caller, worker_between
 from tests.fleet.conftest import REPLY_S
 from tests.fleet.reading import calls, finish, order
@@ -30,10 +31,8 @@ def test_fifo_on_one_slot_takes_calls_in_the_order_in_which_they_became_ready(fl
 
 
 def test_under_fifo_an_agent_that_works_between_its_calls_is_overtaken(fleet: Fleet, llm: FakeLLM) -> None:
-    llm.script(
-        latency=2 * REPLY_S
-    )  # half a reply time is what the machine may lose before A3 and C2 change places
-    assert run(fleet, fifo(seed(pause=2.5 * 2 * REPLY_S))) == "A1 B1 C1 A2 B2 A3 C2"
+    # Eight reply times are what the machine may lose, over A2 alone, before A3 and C2 change places.
+    assert run(fleet, fifo(seed(pause=10 * REPLY_S))) == "A1 B1 C1 A2 B2 A3 C2"
 
 
 def test_fixed_order_on_one_slot_runs_agent_after_agent(fleet: Fleet) -> None:
@@ -52,6 +51,7 @@ def test_fixed_order_runs_one_call_at_a_time_also_on_two_processes_with_eight_sl
 
 
 def test_an_agent_may_join_a_fifo_fleet_at_any_moment(fleet: Fleet, llm: FakeLLM) -> None:
+    llm.script(reply=[Reply(), Reply(latency=1.0)])
     early = fleet.submit(caller, calls=3)
     llm.wait_until(lambda: llm.count == 2)  # its second call is under way
     late = fleet.submit(caller, calls=2)

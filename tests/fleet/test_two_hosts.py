@@ -139,7 +139,8 @@ def test_the_late_answer_of_a_machine_that_was_cut_off_is_kept_when_nobody_has_t
         wait_for(lambda: cut.worker.wrote(AWAY), cut)
     assert job.result(timeout=30) == "answer 1"
     assert sites.answers(job) == {f"{job.id}/0": 1, f"{job.id}/1": 1}
-    assert [(step.worker, step.attempt) for step in calls(job)] == [(cut.id, 1)] * 2
+    first, second = calls(job)
+    assert (first.worker, first.attempt, second.worker) == (cut.id, 1, cut.id)  # (the next claim may be lost)
     takes_steps_again(sites, cut)
     reports_briefly(cut)
 

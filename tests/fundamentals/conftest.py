@@ -31,7 +31,7 @@ def llm(fake_llm: FakeLLM) -> FakeLLM:
     return fake_llm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iterator[LocalFleet]:
     """All processes of the fleet."""
     config = Config(

@@ -109,9 +109,10 @@ def test_a_call_that_cannot_get_better_fails_the_job_and_retry_goes_on_from_ther
 
 
 def test_a_paused_job_keeps_what_was_under_way_and_goes_on_when_told(fleet: Fleet, llm: FakeLLM) -> None:
-    llm.script(latency=0.3)
+    llm.script(latency=1.0)
     job = fleet.submit(trip, city="Lima")
     llm.wait_until(lambda: llm.in_flight == 1)
+    llm.script(latency=0.05)
     assert job.pause()
     llm.wait_until(lambda: llm.in_flight == 0)
     assert (job.status(), llm.count) == (JobState.PAUSED, 1)
@@ -164,11 +165,12 @@ def run(fleet: Fleet, plan: Plan) -> str:
 
 def behind_another(fleet: Fleet, llm: FakeLLM, *specs: JobSpec) -> list[Job]:
     """Submit jobs while the only slot is taken, so that all of them wait; give them when they have ended."""
-    llm.script(latency=0.5)
-    fleet.submit(trip, city="somewhere", calls=1)
+    llm.script(latency=60.0)
+    other = fleet.submit(trip, city="somewhere", calls=1)
     llm.wait_until(lambda: llm.in_flight == 1)
     llm.script(latency=0.05)
     jobs = fleet.submit_many(specs)
+    other.cancel()
     assert len(list(fleet.as_completed(jobs, timeout=20))) == len(jobs)
     return jobs
 

@@ -16,7 +16,7 @@ from redis.exceptions import DataError, ResponseError
 
 from aios_dist import AsyncFleet, prompts
 from aios_dist.config import Config, FleetConfig
-from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError
+from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError, RedisUnfit
 from aios_dist.journal import Journal, scripts
 from aios_dist.journal import connection as module
 from aios_dist.journal.connection import BATCH, Connection, open_client, unavailable
@@ -543,7 +543,7 @@ async def test_an_evicting_redis_is_refused(alone: Hand) -> None:
     with pytest.raises(FleetUnavailable, match="noeviction"):
         await alone.journal.check()
     async with AsyncFleet(Config(fleet=alone.config)) as producer:
-        with pytest.raises(FleetUnavailable, match="noeviction"):
+        with pytest.raises(RedisUnfit, match="noeviction"):
             await producer.submit(prompts("one-of-evicting", ["say {input}"], model="small"), input="a")
     assert await alone.names() == []
 

@@ -30,6 +30,7 @@ def test_a_scheduler_keeps_its_promises(each_server: EmbeddedRedis, fleets: Flee
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)  # a driver that has changed finds it with another seed: it tries all
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_a_planted_bug_of_scheduling_is_found(
     redis_server: EmbeddedRedis, fleets: Fleets, bug: Change
