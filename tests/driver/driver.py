@@ -143,6 +143,8 @@ class Driver(People, Workers):
         """One pass of the reconciler. ``aside``: the job that it cannot read."""
         before, now = self.look_again(), self.fleet.now
         late = {id for id, job in self.model.jobs.items() if job.due_by is not None and job.due_by <= now}
+        jobs = copy.deepcopy({id: self.model.jobs[id] for id in late})
+        waited = {id: job for id, job in jobs.items() if job.state == "waiting"}
         self.say("reap")
         found, waiting = self.run(reconcile(self.journal))
         if not self.lenient:
@@ -164,6 +166,9 @@ class Driver(People, Workers):
         for id, at in sorted(one["deadlines"].items(), key=lambda e: (e[1], e[0])):
             if at <= now and id != aside:
                 model.end(id, "failed")
+        for id, job in waited.items():  # its plan came to it in this pass too: which was first is one as well
+            if model.jobs[id].written and not self.fleet.job(id).fields.get("v"):
+                model.jobs[id] = job.ended_as("failed")
         for id in late:  # its plan stopped in this pass too: which of both ends it is a matter of slices
             if (
                 id in model.jobs

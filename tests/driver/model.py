@@ -92,6 +92,16 @@ class JobOf:
         spent = self.tokens[0] + self.tokens[1]
         return (tokens is not None and spent >= tokens) or (micros is not None and self.tokens[3] >= micros)
 
+    def ended_as(self, state: str) -> JobOf:
+        """It has ended: what was not answered never is."""
+        self.state, self.due_by = state, None
+        for step in self.steps:
+            if step.state in UNANSWERED:
+                step.state = "dropped"
+        if self.turn.state == "ready":
+            self.turn.state = "dropped"
+        return self
+
     def in_flight(self) -> bool:
         """A worker is at one of its steps, or was when it ended."""
         return any(step.state == "leased" for step in [*self.steps, self.turn])
@@ -185,12 +195,7 @@ class Model:
         before = job.state
         if before not in OPEN:
             return False
-        job.state, job.due_by = state, None
-        for step in job.steps:
-            if step.state in UNANSWERED:
-                step.state = "dropped"
-        if job.turn.state == "ready":
-            job.turn.state = "dropped"
+        job.ended_as(state)
         self.ended.append(("job", id, state))
         if job.plan and before != "waiting" and not silent:
             self.member_ended(job.plan, job.node, state != "done")

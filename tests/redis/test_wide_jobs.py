@@ -332,6 +332,22 @@ async def test_a_job_begins_to_expire_when_all_its_steps_have_followed_its_end(
     assert await hand.members(hand.keys.ready("llm")) == set()
 
 
+async def test_nor_one_without_an_open_step_that_ends_again_before_its_steps_have_followed_a_retry(
+    hand: Hand, watched: Watched
+) -> None:
+    many = 5 * AT_ONCE + 5  # (to look at a step is a fifth of what it is to change one)
+    await wide(hand, count=many)
+    for _ in range(many):
+        await hand.commit(await hand.claim())
+    await cancel(hand, "j")
+    watched.patience = 0
+    await retry_any(hand, "j")
+    await cancel(hand, "j")
+    assert await hand.redis("PTTL", hand.keys.job("j")) == -1
+    await finish(hand)
+    assert await hand.redis("PTTL", hand.keys.job("j")) > 0
+
+
 async def test_an_end_is_told_at_once_and_once(hand: Hand, watched: Watched) -> None:
     watched.patience = 0
     await hand.plan("p", ("fixed", "continue", "j", "next"), [starts("j", *map(str, range(MANY)))])

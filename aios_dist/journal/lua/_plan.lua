@@ -161,14 +161,15 @@ end
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp', 'sw')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   mark(job)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if facts[6] then redis.call('HDEL', k, 'hp') end
-  local left = number(facts[2]) > number(facts[3]) and follow_all(job, state, facts[2])   -- some have no outcome
+  -- Some have no outcome; or some had still to follow what it was before.
+  local left = (number(facts[2]) > number(facts[3]) or facts[7]) and follow_all(job, state, facts[2])
   local turn = head(job, TURN)
   if turn then
     set_aside(job, TURN, turn)
