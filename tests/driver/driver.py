@@ -146,7 +146,7 @@ class Driver(People, Workers):
         jobs = copy.deepcopy({id: self.model.jobs[id] for id in late})
         waited = {id: job for id, job in jobs.items() if job.state == "waiting"}
         self.say("reap")
-        found, waiting = self.run(reconcile(self.journal))
+        found, waiting = self.fleet.run(reconcile(self.journal))  # (… nor behind this, which counts)
         if not self.lenient:
             self._judge_pass(found, waiting, aside)
         model, one = self.model, before.one
@@ -194,7 +194,7 @@ class Driver(People, Workers):
         if len(self.said) % 2:  # who set other rules has died, or gathers yet
             self.run(self.journal.gather([lane]))
         before = self.fleet.look_without_ends()
-        self.run(self.journal.rank_strays(lane, says(policy)))
+        self.fleet.run(self.journal.rank_strays(lane, says(policy)))  # (no step follows its job behind that)
         now = self.fleet.look_without_ends()
         if before.comes(lane):
             if before.sets["stray"].get(lane) != now.sets["stray"].get(lane):

@@ -132,8 +132,9 @@ async def reconcile(journal: Journal) -> tuple[list[tuple[str, str]], dict[str, 
         # More have ended than one pass lets end?
         late = reaped.moved and reaped.next_s is not None and reaped.next_s <= due
         if cursor == "0" and not late:
+            planned = await journal.connection.command("EXISTS", journal.keys.prefix + "plans")
             await go_on(journal)
-            return found, {} if await sweep(journal) else reaped.ready
+            return found, {} if await sweep(journal) or planned else reaped.ready
 
 
 async def walk(journal: Journal) -> list[tuple[str, str]]:

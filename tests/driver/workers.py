@@ -379,7 +379,8 @@ class Workers(Producers):
         among = list({got.number: got for got in among}.values())
         names = [got.claim.lease for got in among]
         self.say(f"renew {[f'{got.claim.lease} ({got.number})' for got in among]}")
-        places = self.look_again().places()
+        seen = self.look_again()
+        places = seen.places()
         lost = self.run(self.journal.renew(names))
         left = []
         for got in among:
@@ -396,6 +397,8 @@ class Workers(Producers):
         gone = self.run(self.journal.regain([got.claim for got in left]))
         for got in left:
             waits = places.get(f"{got.claim.job}/{got.claim.step}", [("", "")])[0][0]
+            if got.claim.job in seen.one["sweeps"]:  # as where it stands when it has followed its job
+                waits = waits or "ready"
             self.expect_lost(got.claim, got.claim in gone, not self.model.regain(got, waits))
 
     def expect_lost(self, claim: Claim, lost: bool, should: bool) -> None:

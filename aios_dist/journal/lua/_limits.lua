@@ -276,7 +276,6 @@ local function let_in_on(model, on, come)
         if not h or not free or not may_pass(job, step, h) then return end
         if come == false then return end   -- it alone was new, and has gone
         top, h, part, has = fitting(model, free, nil, false, come)
-        if come and top == come then come = false end
         if not top then return end
         job, step = split(top)
         lane, by_turn = h[H.lane], true
@@ -287,8 +286,9 @@ local function let_in_on(model, on, come)
         if by_turn or made_way or not makes_way(model, h, rank, part) then return end
         made_way = true
       end
-      take_from('held', model, top, part)
-      if h and h[H.state] == 'ready' then
+      if top == come then come = false end   -- it has gone, and nothing else is new
+      local was_held = take_from('held', model, top, part)
+      if was_held and h and h[H.state] == 'ready' then
         if place(job, step, h, false, scaled(model) and part and has, model) then
           ticket(lane, job, step)
           if free <= 1 and not made_way then return end   -- what is held goes behind those that were let in
