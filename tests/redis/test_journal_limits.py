@@ -357,6 +357,20 @@ async def test_what_fits_passes_a_call_that_does_not_and_was_held_before_it(hand
     assert [c.job for c in await hand.drain()] == ["b", "d"]
 
 
+async def test_what_comes_back_and_goes_first_is_let_in_once_though_it_would_fit_as_well(hand: Hand) -> None:
+    """Where it would be once more, its tenant's cap would hold it beside the place that it has."""
+    await hand.journal.set_tenant("t", max_in_flight=1)
+    await hand.limit(tpm=1000)
+    await hand.submit(starts("a", "x", tokens=100), starts("first", "x", tokens=50, tenant="t"))
+    running = await hand.drain()
+    assert [c.job for c in running] == ["a", "first"]
+    await hand.submit(starts("later", "x", tokens=50, tenant="t"), starts("big", "x", tokens=950))
+    assert await hand.names() == []
+    await hand.fail(running[1])
+    assert await hand.names() == ["first/0"]
+    assert await hand.members(hand.keys.prefix + "held:@t|llm") == {"later/0"}
+
+
 async def test_for_a_minute_only_a_call_is_passed(hand: Hand) -> None:
     await hand.limit(tpm=1000)
     await hand.submit(starts("a", "x", tokens=800), starts("b", "x", tokens=500))
