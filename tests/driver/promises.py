@@ -145,9 +145,11 @@ class Promises:
                 entry.others.pop(tenant, None)
 
     def dispatched(
-        self, before: Seen, lane: str, m: str, now: int, spent: Callable[[Seen, str], bool]
-    ) -> list[str]:
-        """What is wrong with a claim of this step of a lane. ``spent``: whether a job's budget is used up."""
+        self, before: Seen, lane: str, m: str, now: int, spent: Callable[[Seen, str], bool],
+        able: Callable[[str], bool],
+    ) -> list[str]:  # fmt: skip
+        """What is wrong with a claim of this step of a lane. ``spent``: whether a job's budget is used up;
+        ``able``: whether the worker can serve a step (else that makes way)."""
         id, _, step = m.rpartition("/")
         tenant, (policy, every, fair) = before.jobs[id].tenant, before.lane(lane)
         places = before.places()
@@ -173,6 +175,7 @@ class Promises:
                 and (h.kind != "llm" or h.label in open_models)
                 and (h.kind != "llm" or allowed(before, f"@{job.tenant}", 0, now))
                 and not spent(before, name.rpartition("/")[0])
+                and able(name)
             )
 
         on_lane = {n for n in steps if competes(n) and any(kind == "ready" for kind, _ in places[n])}

@@ -86,7 +86,13 @@ class Workers(Producers):
             raise self.broken([f"claimed {claim.lease} at {claim.basis}, and the job stands elsewhere"])
         self._judge(before, after, claim, job)
         m = f"{claim.job}/{claim.step}"
-        if lines := self.promises.dispatched(before, lane, m, self.fleet.now, self.spent):
+
+        def able(name: str) -> bool:
+            id, _, step = name.rpartition("/")
+            h, its = before.jobs[id].heads[step], self.model.jobs.get(id)
+            return not serves or served(h.kind, h.label, its.agent if its else "", *serves)
+
+        if lines := self.promises.dispatched(before, lane, m, self.fleet.now, self.spent, able):
             raise self.broken(lines)
         s.state, s.holder, s.attempt, s.given_back = "leased", got.number, s.attempt + 1, False
         self.held.append(got)
