@@ -54,8 +54,7 @@ BUGS: tuple[Change, ...] = (
            """  redis.call('ZREM', key('inflight', model), lease)
   local at =""", """  local at ="""),
     Change("what was held is let in without leaving the held", "_limits",
-           """      take_from('held', model, top, part)
-      if h and""", """      if h and"""),
+           "local was_held = take_from('held', model, top, part)", "local was_held = true"),
     Change("an estimate stays beside what the call took", "_limits",
            """    redis.call('ZREM', key('window', model), entry)
 """, ""),

@@ -77,6 +77,7 @@ async def test_a_turn_says_the_failures_that_who_has_retried_did_not_come_to(
     assert (await hand.journal.redo("j", between.basis, range(AT_ONCE, MANY)))[0] == "redone"
     after = await hand.journal.load("j")
     assert (after.retried, after.view.outcomes) == (False, 0)
+    await finish(hand)
     assert await states(hand) == {"ready": MANY}
     assert turn.job == "j"
 
