@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from aios_dist.journal.heads import unpack_head
 from aios_dist.model.calls import LLMResponse, Usage
 from aios_dist.model.jobs import JobState, Outcome
 from aios_dist.model.specs import Budget
@@ -77,6 +78,21 @@ async def test_a_failure_reported_again_after_a_retry_is_not_written_again(hand:
     assert (await hand.commit(claim, ok=False)).status == "fenced", "the answer to the first was lost"
     assert (again.birth, again.incarnation) != (claim.birth, claim.incarnation)
     assert again.birth == claim.birth
+
+
+async def test_a_claim_whose_failure_was_undone_is_not_regained_by_a_redis_that_was_put_back_meanwhile(
+    hand: Hand,
+) -> None:
+    """It knew nothing of the claim, took its answer all the same, and so counts fewer attempts than it has had."""
+    await hand.submit(starts("j", "x"))
+    claim = await hand.claim()
+    await answer(hand, claim, ends="failed", ok=False)
+    await retry(hand, 0)
+    head = unpack_head(await hand.redis("HGET", hand.keys.job("j"), "h0"))
+    head = msgspec.structs.replace(head, attempt=0)
+    await hand.redis("HSET", hand.keys.job("j"), "h0", msgspec.msgpack.encode(head))
+    assert await hand.journal.regain([claim]) == [claim]
+    assert (await hand.claim()).lease != claim.lease
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "done", "waiting", "unknown"])

@@ -157,10 +157,12 @@ local MOST_SEEN, MOST_BEFORE = 50, 4   -- held steps that are looked at for one 
 -- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest; `come`: nothing is new
 -- but that one, so it goes if it fits, behind those in front that do by now.
 fitting = function(model, left, of, aged, come)
-  local function fits(m)
+  local limit = number(redis.call('HGET', key('model', model), 'l_tpm'))
+  local function fits(m)   -- (or never will: it needs no room, see `allowed`)
     local job, step = split(m)
     local h = job and head(job, step)
-    return h and h[H.state] == 'ready' and bounded(h[H.est]) <= left and h, job
+    local est = h and bounded(h[H.est])
+    return h and h[H.state] == 'ready' and (est <= left or est > limit) and h, job
   end
   local its, job
   if come then

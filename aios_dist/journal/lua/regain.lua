@@ -8,7 +8,7 @@
 local now = clock()
 local lost = {}
 for i, c in ipairs(A.claims) do
-  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg', 'sw')
+  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg', 'sw', 'u|' .. c.token)
   if facts.err then   -- no hash at all: it keeps none of the others, and `walk` looks at it
     mark(c.job)
     left_marked[c.job] = true
@@ -19,7 +19,8 @@ for i, c in ipairs(A.claims) do
     follow(c.job, c.step, h, facts[1])
     h = head(c.job, c.step)
   end
-  local same = h and h[H.state] == waits and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
+  -- (What this claim has answered was undone by a retry: it is another's by now.)
+  local same = h and not facts[4] and h[H.state] == waits and birth_of(facts[2] or '') == c.birth and h[H.digest] == c.digest
   -- One that was given back (started is 0) is not taken up by a renewal that crosses it, unless Redis never knew of the claim.
   local ours = same and ((h[H.token] == c.token and h[H.started] > 0) or (h[H.token] ~= c.token and h[H.attempt] < c.attempt))
   if ours and (waits == 'parked' or take(c.job, c.step, h) or unhold(c.job, c.step, h)) then
