@@ -83,7 +83,7 @@ async def test_a_failure_reported_again_after_a_retry_is_not_written_again(hand:
 async def test_a_claim_whose_failure_was_undone_is_not_regained_by_a_redis_that_was_put_back_meanwhile(
     hand: Hand,
 ) -> None:
-    """It knew nothing of the claim, took its answer all the same, and so counts fewer attempts than it has had."""
+    """It knew nothing of the claim, took its answer all the same, and so counts fewer attempts."""
     await hand.submit(starts("j", "x"))
     claim = await hand.claim()
     await answer(hand, claim, ends="failed", ok=False)

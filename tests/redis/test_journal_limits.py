@@ -371,6 +371,15 @@ async def test_what_comes_back_and_goes_first_is_let_in_once_though_it_would_fit
     assert await hand.members(hand.keys.prefix + "held:@t|llm") == {"later/0"}
 
 
+async def test_what_can_never_fit_needs_no_room_and_passes_what_waits_for_some(hand: Hand) -> None:
+    """Its worker refuses it, or it goes to a fallback."""
+    await hand.limit(tpm=1000)
+    await hand.submit(*(starts(job, "x", tokens=size) for job, size in {"a": 800, "b": 500}.items()))
+    assert [c.job for c in await hand.drain()] == ["a"]
+    await hand.submit(starts("never", "x", tokens=2000))
+    assert [c.job for c in await hand.drain()] == ["never"]
+
+
 async def test_for_a_minute_only_a_call_is_passed(hand: Hand) -> None:
     await hand.limit(tpm=1000)
     await hand.submit(starts("a", "x", tokens=800), starts("b", "x", tokens=500))
