@@ -8,7 +8,8 @@
 local now = clock()
 local lost = {}
 for i, c in ipairs(A.claims) do
-  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg', 'sw', 'u|' .. c.token)
+  local answered = 'u|' .. c.token
+  local facts = redis.pcall('HMGET', key('job', c.job), 'st', 'dg', 'sw', answered)
   if facts.err then   -- no hash at all: it keeps none of the others, and `walk` looks at it
     mark(c.job)
     left_marked[c.job] = true
