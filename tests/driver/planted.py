@@ -170,7 +170,7 @@ BUGS: tuple[Change, ...] = (
     Change("the next is not let in when one goes to others", "claim", "    for _, name in ipairs(s.limits) do let_in(name) end   -- its room", "    -- its room"),
     Change("what leaves a tenant's set is still counted", "_order", "  if tenant then count_on(shelf, name, -1) end\n", ""),
     Change("other rules leave what waits counted", "_gather", "    if tenant then count_on('ready', lane, -#names) end\n", ""),
-    Change("what is gathered waits on the lane too", "_gather", "    redis.call('ZREMRANGEBYRANK', set, -#names, -1)\n", ""),
+    Change("what is gathered waits on the lane too", "_gather", "    redis.call('ZREM', set, unpack(names))\n", ""),
     Change("other rules hold before all is gathered", "_gather", "    if not empty(lane) then return true end\n", "    empty(lane)\n"),
     Change("what is gathered is ranked before all is", "strays", "if rules_to_come(A.lane) or r.look then", "if r.look then"),
     Change("what is held is looked at for a while", "_gather", "    if name then stack[#stack + 1] = { top[1], name, cursor } end\n", ""),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from aios_dist.broker.app import Tickets
 from aios_dist.config import Config
-from aios_dist.journal import LaneRules, Said
+from aios_dist.journal import Journal, LaneRules, Said
 from aios_dist.policies import Rank
 from aios_dist.worker.reconciler import Reconciler
 from tests.driver.known import MENDS
@@ -260,3 +262,21 @@ async def test_a_slice_of_what_is_held_by_one_is_bounded(hand: Hand) -> None:
         await hand.journal.set_lane("llm", policy="las")
     assert len(seen) > 3
     assert len(await hand.members(f"{hand.keys.prefix}astray:llm")) == 299
+
+
+async def test_an_account_of_the_release_before_may_set_rules_too(hand: Hand) -> None:
+    """It may not ask for a set by pages, and asks for all of it."""
+    await hand.limit("small", flight=1)
+    await wait_there(hand, 20)
+    await hand.drain()
+    who, url = "before", urlsplit(hand.journal.config.redis_url)
+    await hand.redis("ACL", "SETUSER", who, "on", ">x", "~*", "&*", "+@all", "-zscan")
+    mine = msgspec.structs.replace(
+        hand.journal.config, redis_url=url._replace(netloc=f"{who}:x@{url.netloc}").geturl()
+    )
+    theirs = Journal(mine)
+    assert (await theirs.set_lane("llm", policy="las")).policy == "las"
+    await theirs.close()
+    await hand.redis("ACL", "DELUSER", who)
+    assert await rules(hand) == ("las", 0, "")
+    assert len(await hand.members(f"{hand.keys.prefix}astray:llm")) == 19

@@ -58,7 +58,6 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("ZRANGEBYLEX", z, "-", "+"),
         ("ZREM", z, "n"),
         ("ZREMRANGEBYSCORE", z, 5, 5),
-        ("ZREMRANGEBYRANK", z, 5, 5),
         ("ZSCAN", z, 0),
         ("SADD", m, "1"),
         ("PEXPIRE", m, TTL_MS),

@@ -45,7 +45,7 @@ local function move_last(lane, tenant)
   if #names > 0 then
     redis.call('ZADD', key('stray', lane), unpack(scored))
     redis.call('ZREM', key('readyold', own), unpack(names))
-    redis.call('ZREMRANGEBYRANK', set, -#names, -1)
+    redis.call('ZREM', set, unpack(names))
     if tenant then count_on('ready', lane, -#names) end
   end
   if redis.call('EXISTS', set) == 1 then return end
@@ -78,6 +78,12 @@ local function switch(lane, r)
   redis.call('PUBLISH', P .. 'control', cmsgpack.pack({ 'lane', lane, '', '' }))
 end
 
+-- A page of a set. An account of the release before has no right to ask so: then all of it.
+local function page_of(set, cursor, count)
+  local found = redis.pcall('ZSCAN', set, cursor, 'COUNT', count)
+  return found.err and { '0', redis.call('ZRANGE', set, 0, -1, 'WITHSCORES') } or found
+end
+
 -- What there is below one entry of the stack, where it goes on, and where it does not, nil.
 local LOOKS = {
   -- The models (and "@T") that hold steps of the lane, behind this one by name.
@@ -98,7 +104,7 @@ local LOOKS = {
 
   -- Its tenants. (What stands in a set all along, ZSCAN comes by; what comes meanwhile has come under the new rules.)
   tenants = function(_, model, cursor, sets)
-    local found = redis.call('ZSCAN', key('heldby', model), cursor, 'COUNT', SETS)
+    local found = page_of(key('heldby', model), cursor, SETS)
     for i = 1, #found[2], 2 do sets[#sets + 1] = { 'held', model .. '|' .. found[2][i], '0' } end
     left = left - SET - #found[2] / 2
     return found[1] ~= '0' and model or nil, found[1]
@@ -106,7 +112,7 @@ local LOOKS = {
 
   -- The steps.
   held = function(lane, name, cursor)
-    local found = redis.call('ZSCAN', key('held', name), cursor, 'COUNT', int(math.max(SETS, left)))
+    local found = page_of(key('held', name), cursor, int(math.max(SETS, left)))
     local scored = {}
     for i = 1, #found[2], 2 do scored[i], scored[i + 1] = found[2][i + 1], found[2][i] end
     for at = 1, #scored, AT_MOST do   -- (as many names as Lua can hand over)
