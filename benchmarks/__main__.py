@@ -1,8 +1,9 @@
-"""``make bench``, or ``python -m benchmarks [PART …] [--json]``; ``verbs=N``, ``plans=N``: so many steps.
+"""``make bench``, or ``python -m benchmarks [PART …] [--json]``.
 
 Real processes: an embedded Redis, the fake LLM, workers. All on loopback, bounded, under five minutes; the
-part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``plans`` seven, and 1 GiB.
-``memory`` (50,000 jobs, ten minutes or so) only where it is named.
+part ``waiting`` takes three more, and 3 GiB of memory, ``verbs`` as much, ``plans`` seven, and 1 GiB,
+``wide`` two. ``memory`` (50,000 jobs, ten minutes or so) only where it is named. ``verbs=N``, ``plans=N``,
+``wide=N``: so many steps.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.tables import broken, lines
 from benchmarks.verbs import verbs
 from benchmarks.waiting import waiting
 from benchmarks.walk import walk
+from benchmarks.wide import wide
 
 REPEATS = 3
 
@@ -121,13 +123,14 @@ PARTS = {
     "limits": limits,
     "policies": by_policy,
     "plans": plans,
+    "wide": wide,
     "waiting": waiting,
     "verbs": verbs,
     "walk": walk,
     "growth": growth,
     "memory": memory,
 }
-SIZED = {"plans": plans, "verbs": verbs}
+SIZED = {"plans": plans, "verbs": verbs, "wide": wide}
 """Parts of which the number of steps can be told."""
 
 

@@ -47,6 +47,7 @@ BOUNDS: Mapping[str, Sequence[Bound]] = {
     ),
     "limits": (Bound("most", most="limit"), Bound("most_by_journal", most="limit")),
     "plans": (Bound("longest_in_all_ms", of="(the same)"), Bound("longest_in_all_ms", most=5)),
+    "wide": (Bound("longest_in_all_ms", of="(the same)"), Bound("longest_in_all_ms", most=5)),
     "waiting": (Bound("ratio_to_1000", most=1.2), Bound("bytes", most=1536)),
     "verbs": (
         Bound("median_us", most=5000, of="lane set"),  # a slice of what waits there

@@ -59,7 +59,7 @@ CORRUPT = encode(
     )
 )
 NO_USAGE = Usage()
-UNDONE_AT_ONCE = 75  # failed steps that one script runs again
+UNDONE_AT_ONCE = 20  # failed steps that one script runs again
 MOST_BACK = 20
 """How often in a row a step may be given back with nothing to show for it."""
 MOST_SIGNALS = 1000

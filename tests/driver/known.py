@@ -21,8 +21,8 @@ MENDS: tuple[Change, ...] = (
 
 WIDE: tuple[Change, ...] = (
     *MENDS,
-    Change("more than one step is many", "_lib", "local STEPS_AT_ONCE = 75", "local STEPS_AT_ONCE = 1"),
-    Change("… which are mended so", "_mend", "MOST_MENDED, MOST_LOOKED = 30", "MOST_MENDED, MOST_LOOKED = 1"),
+    Change("more than one step is many", "_lib", "local STEPS_AT_ONCE = 30", "local STEPS_AT_ONCE = 1"),
+    Change("… which are mended so", "_mend", "MOST_MENDED, MOST_LOOKED = 10", "MOST_MENDED, MOST_LOOKED = 1"),
     Change("… and walked over so", "_mend", "(touched and MOST_MENDED or MOST_LOOKED))", "MOST_MENDED)"),
     Change("… and signalled so", "signal", "at + MOST_LOOKED)", "at + 2)"),
     Change("… and forked so", "fork", "so_far[2] + STEPS_AT_ONCE)", "so_far[2] + 2)"),

@@ -368,7 +368,7 @@ async def test_the_reconciler_goes_on_with_what_nobody_has_called_for(
     await hand.commit(call, usage=Usage(100, 100, 1))
     assert await hand.journal.claim("llm", "w") is None
     assert await hand.state("j") == "failed"
-    assert (await states(hand))["ready"] > 64
+    assert (await states(hand))["ready"] > AT_ONCE
     await reconciler.once()
     assert await states(hand) == {"done": 3, "failed": 1, "dropped": MANY - 4}
     assert not reconciler.broken
@@ -378,7 +378,7 @@ async def test_a_small_job_that_a_claim_ends_with_wide_ones_is_ended_whole(hand:
     spent = {"budget": Budget(tokens=0)}
     for id, count in (("a", MANY), ("b", MANY), ("c", AT_ONCE)):
         await wide(hand, id, count=count, rank=Rank(), **spent)
-    for _ in range(2 * MANY // 64 + 4):
+    for _ in range(2 * MANY // AT_ONCE + 4):
         assert await hand.journal.claim("llm", "w") is None
     assert await states(hand, "c") == {"parked": AT_ONCE}
     await finish(hand)

@@ -105,7 +105,7 @@ NUMBERS: list[tuple[str, str, Any, Any]] = [
     ("docs/how-it-runs.md", "stopped for two periods", office.STOPPED, 2),
     ("docs/how-it-runs.md", "mentioned once a minute", messages.SAY_EVERY_S, 60),
     ("docs/how-it-runs.md", "nobody goes on with for a minute", lua("_mend", "ABANDONED"), 60_000_000),
-    ("docs/how-it-runs.md", "of up to 75 steps", lua("_lib", "STEPS_AT_ONCE"), 75),
+    ("docs/how-it-runs.md", "of up to 30 steps", lua("_lib", "STEPS_AT_ONCE"), 30),
     ("docs/policies.md", "every Nth dispatch", OLDEST_EVERY, 10),
     ("docs/policies.md", "`rank = ready − priority × 60 s`", LEVEL_S, 60),
     ("docs/redis.md", "zlib (above 1 KiB)", COMPRESS_ABOVE, 1024),

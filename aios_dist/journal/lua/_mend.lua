@@ -110,7 +110,7 @@ local function read(heads, step, packed)
   if not heads[step] then corrupt('the head of step ' .. step .. ' cannot be read') end
 end
 
-local MOST_MENDED, MOST_LOOKED = 30, 600   -- steps, by one verb: of a wide job the next one goes on
+local MOST_MENDED, MOST_LOOKED = 10, 150   -- steps, by one verb: of a wide job the next one goes on
 
 -- Puts a job right; gives a list of what was wrong, its plan, its state, how many steps it has looked at, and of a wide job the first that
 -- is left. `touched`: a verb broke over it, so what stands on shelves is put there anew. `part`: of a wide job, {from: step, open: whether

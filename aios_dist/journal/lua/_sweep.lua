@@ -13,7 +13,7 @@ local by_caller = false     -- who has called this verb goes on: the reconciler 
 local start_over, exhausted, follow, follow_page, stands_at
 local in_line, places_of   -- _mend
 do   -- (a chunk of Lua has 200 locals at the most)
-local LOOK, CHANGE, LIMITED = 1, 4, 4   -- what a step takes that has followed; one that does so now, beside; and one that a limit may hold
+local LOOK, CHANGE, LIMITED = 2, 4, 4   -- what a step takes that has followed; one that does so now, beside; and one that a limit may hold
 local MOST_TAKEN = STEPS_AT_ONCE * (LOOK + CHANGE)
 local PATIENCE = 1000000    -- µs
 local taken = 0             -- by this verb

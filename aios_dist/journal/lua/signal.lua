@@ -6,7 +6,7 @@
 -- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
 --   | {"more", at, life} (send it again with these) | {"sweep"} (steps have still to follow the job: first that, then again)
 -- include: order, plan, mend
-local MOST_LOOKED = 500   -- some 3 ms
+local MOST_LOOKED = 200   -- 2 ms
 local k, sent = key('job', A.job), 'gi|' .. A.id
 local facts = redis.call('HMGET', k, 'st', 'n', sent, 'sw', 'dg')
 if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
