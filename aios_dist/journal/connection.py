@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.asyncio as aioredis
@@ -151,6 +151,10 @@ FORBIDS = ("NOPERM", "NOAUTH", "WRONGPASS", "The user executing the script", "AC
 """Rights that the account lacks; the last two are how Redis and Valkey say it of a command inside a verb."""
 
 
+_Sent: TypeAlias = tuple[tuple[Any, ...], int, asyncio.Future[Any]]
+"""A command, its bytes, and who waits for its answer."""
+
+
 class Connection:
     """Batches verbs and commands of one event loop over one Redis connection."""
 
@@ -158,7 +162,7 @@ class Connection:
         self.url = url
         self.timeout = timeout or SOCKET_TIMEOUT_S
         self.client = open_client(url, socket_timeout=self.timeout)
-        self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._queue: list[_Sent] = []
         self._flusher: asyncio.Task[None] | None = None
         self._encode = self.client.get_encoder().encode
         self._patience = self.timeout
@@ -248,23 +252,24 @@ class Connection:
     def _send(self, *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # Made bytes here, where what cannot be sent hits its own caller and not the whole batch.
-        self._queue.append((tuple(map(self._encode, args)), future))
+        encoded = tuple(map(self._encode, args))
+        self._queue.append((encoded, sum(map(len, encoded)), future))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
         return future
 
     async def _flush(self) -> None:
         while self._queue:
-            batch = self._next_batch()
+            batch, size = self._next_batch()
             try:
                 if self._closing:
                     raise asyncio.CancelledError
-                await self._give_time(sum(len(part) for args, _ in batch for part in args))
+                await self._give_time(size)
                 if len(batch) == 1:
                     answers = [await self._one(batch[0][0])]
                 else:
                     pipe = self.client.pipeline(transaction=False)
-                    for args, _ in batch:
+                    for args, *_ in batch:
                         pipe.execute_command(*args)
                     answers = await pipe.execute(raise_on_error=False)
                 self.met = True
@@ -278,10 +283,10 @@ class Connection:
                     # Nobody asked for it: the transport of another loop than asyncio's has ended so.
                     answers = [RedisConnectionError("the connection has ended")] * len(batch)
                 else:
-                    for _, future in batch:
+                    for *_, future in batch:
                         future.cancel()
                     raise
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (*_, future), answer in zip(batch, answers, strict=True):
                 if future.done():
                     continue
                 if isinstance(answer, Exception):
@@ -289,15 +294,15 @@ class Connection:
                 else:
                     future.set_result(answer)
 
-    def _next_batch(self) -> list[tuple[tuple[Any, ...], asyncio.Future[Any]]]:
+    def _next_batch(self) -> tuple[list[_Sent], int]:
+        """What goes to Redis next, and its bytes."""
         size = count = 0
-        for args, _ in self._queue[:BATCH]:
-            size += sum(map(len, args))
-            if count and size > BATCH_BYTES:
+        for _, more, _ in self._queue[:BATCH]:
+            if count and size + more > BATCH_BYTES:
                 break
-            count += 1
+            count, size = count + 1, size + more
         batch, self._queue = self._queue[:count], self._queue[count:]
-        return batch
+        return batch, size
 
     async def _give_time(self, size: int) -> None:
         """The connection's time-out by what is to be sent; the batches come one after another."""

@@ -466,10 +466,12 @@ async def test_a_flood_of_large_commands_goes_in_round_trips_of_bounded_size() -
     connection = Connection("redis://127.0.0.1:1/0")
     loop = asyncio.get_running_loop()
     sizes = [BATCH_BYTES // 3] * 7 + [3 * BATCH_BYTES] + [10] * 300
-    connection._queue = [((b"x" * size,), loop.create_future()) for size in sizes]
+    connection._queue = [((b"x" * size,), size, loop.create_future()) for size in sizes]
     trips = []
     while connection._queue:
-        trips.append([len(args[0]) for args, _ in connection._next_batch()])
+        batch, size = connection._next_batch()
+        trips.append([len(args[0]) for args, *_ in batch])
+        assert size == sum(trips[-1])
     assert [size for trip in trips for size in trip] == sizes, "all, in their order"
     assert all(sum(trip) <= BATCH_BYTES or len(trip) == 1 for trip in trips)
     assert len(trips) <= 6

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from aios_dist.model.calls import LLMResponse
-from aios_dist.model.jobs import JobState, Outcome, encode
+from aios_dist.journal import RankedStep
+from aios_dist.model.calls import LLMResponse, ToolRequest, Usage
+from aios_dist.model.jobs import JobState, Kind, NewStep, Outcome, encode
+from aios_dist.policies import Rank
 from tests.redis.conftest import USED, decides, starts
 
 if TYPE_CHECKING:
@@ -63,6 +65,23 @@ async def test_an_answer_to_another_request_is_refused_where_redis_was_put_back(
     assert late.step == "1"
     assert (await hand.commit(late, "to: two")).status == "fenced"
     assert await hand.names() == ["j/1"]
+
+
+async def test_a_tools_result_is_no_call_where_redis_was_put_back_and_a_call_stands_there_now(
+    hand: Hand,
+) -> None:
+    await hand.submit(starts("j", "one"))
+    before = await dump(hand)
+    first = await hand.claim()
+    tool = RankedStep(NewStep(Kind.TOOL, "llm", encode(ToolRequest("t", [], {})), "d-tool", "tool"), Rank())
+    await hand.commit(first, decision=msgspec.structs.replace(decides(1, 1), steps=[tool]))
+    held = await hand.claim()
+    await put_back(hand, before)
+    await hand.commit(await hand.claim(), decision=decides(1, 1, "a call"))
+    assert held.step == "1"
+    assert (await hand.commit(held, usage=Usage())).status == "fenced"
+    view = (await hand.journal.load("j")).view
+    assert view.usage.calls == 1, "the first step's"
 
 
 async def test_a_claim_that_redis_has_forgotten_goes_on_and_its_answer_counts(hand: Hand) -> None:

@@ -326,11 +326,8 @@ async def test_a_call_that_fails_for_good_is_written_raised_and_the_agents(bench
     assert worker.leases.held == {}
 
 
-async def test_a_step_whose_job_ends_goes_back_at_once_and_is_not_held_against_it(
-    bench: Bench, hand: Hand
-) -> None:
-    worker = await bench.worker()
-    job = await bench.fleet.submit(two, id="x")
+async def thinking(bench: Bench, worker: Any) -> asyncio.Task[str]:
+    """The worker serves a call whose provider does not answer."""
     begun = asyncio.Event()
 
     async def thinks() -> str:
@@ -341,6 +338,15 @@ async def test_a_step_whose_job_ends_goes_back_at_once_and_is_not_held_against_i
     Anybodys.said = {"a": [thinks]}
     serving = asyncio.create_task(bench.serve(worker))
     await begun.wait()
+    return serving
+
+
+async def test_a_step_whose_job_ends_goes_back_at_once_and_is_not_held_against_it(
+    bench: Bench, hand: Hand
+) -> None:
+    worker = await bench.worker()
+    job = await bench.fleet.submit(two, id="x")
+    serving = await thinking(bench, worker)
     assert await job.cancel()
     assert worker.leases.cancel("x", "0")
     assert await serving == "handed back: job ended"
@@ -353,16 +359,7 @@ async def test_a_step_that_is_handed_back_waits_as_is_right_for_why(
 ) -> None:
     worker = await bench.worker()
     await bench.fleet.submit(two, id="x")
-    begun = asyncio.Event()
-
-    async def thinks() -> str:
-        begun.set()
-        await asyncio.Event().wait()
-        return ""
-
-    Anybodys.said = {"a": [thinks]}
-    serving = asyncio.create_task(bench.serve(worker))
-    await begun.wait()
+    serving = await thinking(bench, worker)
     worker.leases.stop_all(reason)
     assert await serving == f"handed back: {reason}"
     later = [m for m in await hand.redis("ZRANGE", hand.keys.timers, 0, -1) if not m.endswith(b"/!")]

@@ -264,14 +264,16 @@ def test_a_signal_that_comes_after_its_wait_was_given_up_is_for_the_next_wait() 
         assert names(live) == ["sleep", "signal", "remind"], "the wait that is open is taken over"
 
 
-def test_a_signal_goes_to_the_oldest_that_still_waits() -> None:
-    async def hurried() -> str:
-        try:
-            async with within(5):
-                return str(await signal("go"))
-        except TimeoutError:
-            return "gave up"
+async def hurried() -> str:
+    """Waits five seconds for a signal."""
+    try:
+        async with within(5):
+            return str(await signal("go"))
+    except TimeoutError:
+        return "gave up"
 
+
+def test_a_signal_goes_to_the_oldest_that_still_waits() -> None:
     async def patient() -> str:
         return f"{await signal('go')} {await signal('go')}"
 
@@ -305,13 +307,6 @@ def test_a_block_that_comes_to_its_end_after_its_time_has_done_what_it_was_for()
 
 
 def test_signals_whose_waits_were_given_up_go_to_the_oldest_wait_and_are_kept_in_their_order() -> None:
-    async def hurried() -> str:
-        try:
-            async with within(5):
-                return str(await signal("go"))
-        except TimeoutError:
-            return "gave up"
-
     async def patient() -> str:
         return str(await signal("go"))
 

@@ -23,9 +23,10 @@ local tenant = tenant_in(facts[4])
 
 -- What the answer took. One that brought no usage took what was reserved for it (of another step's request nobody knows).
 local prompt, output, calls, micros = bounded(A.prompt_tokens), bounded(A.output_tokens), A.calls, micros_of(A.micros)
-local answered = A.ok == 1 and h[H.kind] == 'llm'
+-- (What a worker holds from before Redis was put back may have been a tool's, where a call stands now.)
+local answered = A.ok == 1 and h[H.kind] == 'llm' and A.digest == h[H.digest]
 local unknown = answered and prompt + output == 0
-if unknown and A.digest == h[H.digest] then prompt, output = estimated(h) end
+if unknown then prompt, output = estimated(h) end
 if answered then calls = math.max(1, calls) end
 local used, sent = {}, 'u|' .. A.token   -- written with the outcome: it counts where that does
 local function add_used(field, before, more)
