@@ -6,9 +6,9 @@ admits is decided by the same objects as in the fleet (:mod:`.policies`, :mod:`.
 ::
 
     from aios_dist import fixed
-    from aios_dist.simulate import Job, figures, simulate
+    from aios_dist.simulate import SimulatedJob, figures, simulate
 
-    jobs = [Job("A", (1.0, 1.0, 1.0)), Job("B", (1.0, 1.0)), Job("C", (1.0, 1.0))]
+    jobs = [SimulatedJob("A", (1.0, 1.0, 1.0)), SimulatedJob("B", (1.0, 1.0)), SimulatedJob("C", (1.0, 1.0))]
     run = simulate(jobs, slots=1, policy="fifo")
     [dispatch.label for dispatch in run.log]       # A1 B1 C1 A2 B2 C2 A3
     run = simulate(jobs, slots=1, plan=fixed(job.spec() for job in jobs))
@@ -19,6 +19,6 @@ from __future__ import annotations
 
 from aios_dist.simulate.events import ORACLE, simulate
 from aios_dist.simulate.figures import bound, figures
-from aios_dist.simulate.work import Dispatch, Job, Run
+from aios_dist.simulate.work import Dispatch, Run, SimulatedJob
 
-__all__ = ["ORACLE", "Dispatch", "Job", "Run", "bound", "figures", "simulate"]
+__all__ = ["ORACLE", "Dispatch", "Run", "SimulatedJob", "bound", "figures", "simulate"]

@@ -13,7 +13,7 @@ from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
 from aios_dist.model.specs import JobSpec
 from aios_dist.policies import Past
 from aios_dist.simulate.events import ORACLE, simulate
-from aios_dist.simulate.work import Job, Run
+from aios_dist.simulate.work import Run, SimulatedJob
 
 EVERY = settings_of(LaneConfig)["oldest_every"]
 PLANS = "fifo, fixed, agent-first, hybrid:N or agent-first:N"
@@ -37,7 +37,7 @@ class Choice(msgspec.Struct, frozen=True):
 
     def run(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[SimulatedJob],
         slots: int,
         weights: Mapping[str, float] | None = None,
         caps: Mapping[str, int] | None = None,
@@ -93,7 +93,7 @@ def of_plan(text: str) -> Choice:
     return Choice(text if text != "fifo" else "fifo plan", plan=text)
 
 
-def arrange(text: str, jobs: Sequence[Job]) -> Plan:
+def arrange(text: str, jobs: Sequence[SimulatedJob]) -> Plan:
     """A plan of that name over the jobs, in the order of their arrival; ``:N`` makes groups of N. A job that
     fails stops nobody: all have the same work to do.
 

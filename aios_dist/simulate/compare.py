@@ -14,7 +14,7 @@ from aios_dist.policies import Past
 from aios_dist.simulate.choices import Choice, of_policy
 from aios_dist.simulate.events import ORACLE
 from aios_dist.simulate.figures import figures
-from aios_dist.simulate.work import Job
+from aios_dist.simulate.work import SimulatedJob
 from aios_dist.simulate.workloads import Workload
 
 MOST_SLOTS, MOST_SEEDS, MOST_JOBS = 10**6, 10_000, 10**6
@@ -126,7 +126,7 @@ def compare(
 
 def _sample(
     workload: Workload, seed: int, load: float | None, setup: Setup
-) -> tuple[list[Job], Mapping[str, Past] | None]:
+) -> tuple[list[SimulatedJob], Mapping[str, Past] | None]:
     """The jobs of a seed, and what is known of their agents beforehand."""
     jobs = workload.sample(seed, setup.slots, load, setup.count, setup.tenants)
     if setup.told:

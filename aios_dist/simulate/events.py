@@ -14,7 +14,7 @@ from aios_dist.policies.rank import SECOND_US
 from aios_dist.simulate.admission import Admission
 from aios_dist.simulate.pasts import NOTHING, Pasts
 from aios_dist.simulate.ready import ReadySet
-from aios_dist.simulate.work import Dispatch, Job, Run
+from aios_dist.simulate.work import Dispatch, Run, SimulatedJob
 
 ORACLE = "oracle"
 """The policy that knows: the job with the least true service left goes first (SRPT, at the ends of calls).
@@ -25,7 +25,7 @@ OWN_TIME = -1
 
 
 def simulate(
-    jobs: Iterable[Job],
+    jobs: Iterable[SimulatedJob],
     slots: int,
     policy: str = "fifo",
     *,
@@ -90,7 +90,7 @@ class _Simulation:
 
     def __init__(
         self,
-        jobs: tuple[Job, ...],
+        jobs: tuple[SimulatedJob, ...],
         slots: int,
         policy: str,
         ready: ReadySet[int],

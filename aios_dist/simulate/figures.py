@@ -9,7 +9,7 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from aios_dist.simulate.work import Job, Run
+from aios_dist.simulate.work import Run, SimulatedJob
 
 
 def figures(run: Run) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def figures(run: Run) -> dict[str, Any]:
     }
 
 
-def bound(jobs: Sequence[Job], slots: int) -> float:
+def bound(jobs: Sequence[SimulatedJob], slots: int) -> float:
     """No order makes the makespan shorter: the work that arrives from any moment on has to go through the
     slots after it, and every job needs the time that it takes alone."""
     first = min(job.arrival for job in jobs)

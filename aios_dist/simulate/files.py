@@ -15,7 +15,7 @@ import msgspec
 from aios_dist.config.files import read_text
 from aios_dist.errors import InvalidInput
 from aios_dist.simulate.latency import Latency, cost, estimate
-from aios_dist.simulate.work import Job
+from aios_dist.simulate.work import SimulatedJob
 from aios_dist.simulate.workloads import Workload, resampled
 
 COLUMNS = ("agent", "step", "prompt_tokens", "output_tokens", "calls_tool")
@@ -92,7 +92,7 @@ def read(path: str, latency: Latency) -> Workload:
     return Workload(resampled(whole), whole, recorded)
 
 
-def _from_tokens(path: str, text: str, latency: Latency) -> tuple[Job, ...]:
+def _from_tokens(path: str, text: str, latency: Latency) -> tuple[SimulatedJob, ...]:
     """Each agent of the table is one job. All are runs of one program: were they judged each by its own past,
     a job that is drawn a second time would hold no surprise, and ``remaining`` would know what it cannot."""
     table = csv.DictReader(io.StringIO(text))
@@ -111,7 +111,7 @@ def _from_tokens(path: str, text: str, latency: Latency) -> tuple[Job, ...]:
     for agent, steps in _by_job(path, rows).items():
         before = (False, *(bool(row.calls_tool) for row in steps[:-1]))
         jobs.append(
-            Job(
+            SimulatedJob(
                 agent,
                 tuple(latency.seconds(row.prompt_tokens, row.output_tokens) for row in steps),
                 gaps=tuple(latency.tool if tool else 0.0 for tool in before),
@@ -124,7 +124,7 @@ def _from_tokens(path: str, text: str, latency: Latency) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
-def _recorded(path: str, text: str) -> tuple[Job, ...]:
+def _recorded(path: str, text: str) -> tuple[SimulatedJob, ...]:
     """Jobs as they ran; the first arrives at 0."""
     lines = ((number, _json(path, number, line)) for number, line in enumerate(text.splitlines(), 1) if line)
     by_job = _by_job(path, [(row.job, row) for row in _checked(path, lines, ExportedStep)])
@@ -135,7 +135,7 @@ def _recorded(path: str, text: str) -> tuple[Job, ...]:
         for number, row in enumerate(steps[1:], 1):  # a step that was retried later may say too many
             after.append(min(number, max(row.after, after[-1])))
         jobs.append(
-            Job(
+            SimulatedJob(
                 name,
                 tuple(row.seconds for row in steps),
                 gaps=tuple(row.own_s for row in steps),

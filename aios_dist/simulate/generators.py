@@ -8,7 +8,7 @@ from random import Random
 
 from aios_dist.errors import InvalidInput
 from aios_dist.simulate.latency import Latency, cost, estimate
-from aios_dist.simulate.work import Job
+from aios_dist.simulate.work import SimulatedJob
 from aios_dist.simulate.workloads import Workload
 
 AGENTS = 20
@@ -31,7 +31,7 @@ AZURE_VARIATION = 3.0
 the coding trace have about 7 with its longest silence left out; conversation is near Poisson's 1."""
 
 
-def heavy_tail(random: Random, number: int) -> Job:
+def heavy_tail(random: Random, number: int) -> SimulatedJob:
     """Most jobs are short, a few are a hundred times longer: 2 to 300 calls, lognormal with median 1.5 s."""
     index, least, most = PARETO
     ratio = (least / most) ** index
@@ -40,22 +40,22 @@ def heavy_tail(random: Random, number: int) -> Job:
     return _alone_between(random, number, steps)
 
 
-def light(random: Random, number: int) -> Job:
+def light(random: Random, number: int) -> SimulatedJob:
     """All jobs are nearly alike: 9 to 11 calls of 1.8 to 2.2 s."""
     steps = tuple(random.uniform(1.8, 2.2) for _ in range(random.randint(9, 11)))
     return _alone_between(random, number, steps)
 
 
-def _alone_between(random: Random, number: int, steps: tuple[float, ...]) -> Job:
+def _alone_between(random: Random, number: int, steps: tuple[float, ...]) -> SimulatedJob:
     """The agent works half a second between two calls, on the average."""
     gaps = (0.0, *(random.expovariate(2.0) for _ in steps[1:]))
-    return Job(str(number), steps, gaps=gaps, agent=f"agent-{random.randrange(AGENTS)}")
+    return SimulatedJob(str(number), steps, gaps=gaps, agent=f"agent-{random.randrange(AGENTS)}")
 
 
-def azure(latency: Latency) -> Callable[[Random, int], Job]:
+def azure(latency: Latency) -> Callable[[Random, int], SimulatedJob]:
     """Coding and chat jobs in equal parts, with the tokens of Azure's services."""
 
-    def draw(random: Random, number: int) -> Job:
+    def draw(random: Random, number: int) -> SimulatedJob:
         agent = random.choice(sorted(AZURE))
         prompt, output, mean = AZURE[agent]
         count = 1 + int(math.log(1 - random.random()) / math.log(1 - 1 / mean))  # geometric
@@ -66,7 +66,7 @@ def azure(latency: Latency) -> Callable[[Random, int], Job]:
             )
             for _ in range(count)
         ]
-        return Job(
+        return SimulatedJob(
             str(number),
             tuple(latency.seconds(*pair) for pair in tokens),
             gaps=(0.0, *(latency.tool for _ in tokens[1:])),

@@ -12,7 +12,7 @@ from aios_dist.errors import InvalidInput
 from aios_dist.model.specs import JobSpec
 
 
-class Job(msgspec.Struct, frozen=True):
+class SimulatedJob(msgspec.Struct, frozen=True):
     """A job whose calls are known beforehand.
 
     Attributes:
@@ -138,7 +138,7 @@ class Run(msgspec.Struct, frozen=True):
         log: every call, in the order of dispatch; empty if none was asked for.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[SimulatedJob, ...]
     slots: int
     ends: tuple[float | None, ...]
     wait_max: float

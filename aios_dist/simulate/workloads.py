@@ -11,7 +11,7 @@ import msgspec
 from aios_dist.errors import InvalidInput
 from aios_dist.policies import Past
 from aios_dist.simulate.pasts import MOST, Pasts
-from aios_dist.simulate.work import Job
+from aios_dist.simulate.work import SimulatedJob
 
 JOBS = 1000
 """Of a sample, where nobody says how many."""
@@ -35,15 +35,15 @@ class Workload(msgspec.Struct, frozen=True):
         load: what is offered where nobody says; None: all at once, or as recorded.
     """
 
-    draw: Callable[[Random, int], Job]
-    whole: tuple[Job, ...] = ()
+    draw: Callable[[Random, int], SimulatedJob]
+    whole: tuple[SimulatedJob, ...] = ()
     recorded: bool = False
     variation: float = 1.0
     load: float | None = None
 
     def sample(
         self, seed: int, slots: int, load: float | None = None, count: int | None = None, tenants: str = ""
-    ) -> list[Job]:
+    ) -> list[SimulatedJob]:
         """Jobs with their arrivals, the same for the same seed.
 
         Args:
@@ -77,7 +77,7 @@ class Workload(msgspec.Struct, frozen=True):
             pasts.add(job.judged_by, job.service, len(job.steps))
         return pasts.known()
 
-    def _arriving(self, jobs: Sequence[Job], work: float, times: Random) -> list[Job]:
+    def _arriving(self, jobs: Sequence[SimulatedJob], work: float, times: Random) -> list[SimulatedJob]:
         """Arrivals so that ``work`` seconds of this very sample arrive in a second, on the average."""
         if not 0 < work < math.inf:
             raise InvalidInput("A load is more than 0: 0.9 offers nine tenths of what the slots can do.")
@@ -90,24 +90,24 @@ class Workload(msgspec.Struct, frozen=True):
         return found
 
 
-def resampled(whole: Sequence[Job]) -> Callable[[Random, int], Job]:
+def resampled(whole: Sequence[SimulatedJob]) -> Callable[[Random, int], SimulatedJob]:
     """Draws from the jobs of a file, each as likely as any other."""
 
-    def draw(random: Random, number: int) -> Job:
+    def draw(random: Random, number: int) -> SimulatedJob:
         job = random.choice(whole)
         return msgspec.structs.replace(job, name=f"{job.name}#{number}", agent=job.owner)
 
     return draw
 
 
-def _with_wishes(job: Job, random: Random) -> Job:
+def _with_wishes(job: SimulatedJob, random: Random) -> SimulatedJob:
     """A priority and a deadline, for the policies that look at them; no other figure depends on these."""
     return msgspec.structs.replace(
         job, priority=random.randrange(10), deadline=random.uniform(*SLACK) * job.alone
     )
 
 
-def _with_tenants(jobs: Sequence[Job], tenants: str, random: Random) -> list[Job]:
+def _with_tenants(jobs: Sequence[SimulatedJob], tenants: str, random: Random) -> list[SimulatedJob]:
     if tenants == "flood":
         shares = FLOOD
     elif tenants.isdecimal() and 0 < int(tenants) <= 10_000:

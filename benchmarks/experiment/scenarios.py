@@ -9,7 +9,7 @@ from itertools import chain
 from string import ascii_lowercase
 
 from aios_dist import JobSpec, Plan, agent_first, fifo, fixed, hybrid
-from aios_dist.simulate import Job, Run, bound, simulate
+from aios_dist.simulate import Run, SimulatedJob, bound, simulate
 
 REPLY_S = 0.3
 REPLIES_S = (0.25, 0.5)
@@ -54,11 +54,11 @@ class Scenario:
 
     name: str
     title: str
-    groups: tuple[tuple[Job, ...], ...]
+    groups: tuple[tuple[SimulatedJob, ...], ...]
     slots: int
 
     @property
-    def jobs(self) -> tuple[Job, ...]:
+    def jobs(self) -> tuple[SimulatedJob, ...]:
         """All agents, in the order of the plan."""
         return tuple(chain.from_iterable(self.groups))
 
@@ -82,29 +82,31 @@ class Scenario:
         return REPEATS if max(end or 0.0 for end in self.simulated(plan).ends) < ONCE_FROM_S else 1
 
 
-def _drawn(names: Sequence[str], steps: int, seed: int, *, own: bool = False) -> tuple[Job, ...]:
+def _drawn(names: Sequence[str], steps: int, seed: int, *, own: bool = False) -> tuple[SimulatedJob, ...]:
     """Agents that make so many calls each; with or without own work between them."""
     draw = random.Random(seed)
 
     def seconds(count: int) -> tuple[float, ...]:
         return tuple(round(draw.uniform(*REPLIES_S), 2) for _ in range(count))
 
-    return tuple(Job(name, seconds(steps), (0.0, *seconds(steps - 1)) if own else ()) for name in names)
+    return tuple(
+        SimulatedJob(name, seconds(steps), (0.0, *seconds(steps - 1)) if own else ()) for name in names
+    )
 
 
-def _seed() -> tuple[tuple[Job, ...], ...]:
+def _seed() -> tuple[tuple[SimulatedJob, ...], ...]:
     """A makes three calls, B two, C two with 2.5 reply times of its own work between them."""
-    a, b = Job("A", (REPLY_S,) * 3), Job("B", (REPLY_S,) * 2)
-    c = Job("C", (REPLY_S,) * 2, (0.0, 2.5 * REPLY_S))
+    a, b = SimulatedJob("A", (REPLY_S,) * 3), SimulatedJob("B", (REPLY_S,) * 2)
+    c = SimulatedJob("C", (REPLY_S,) * 2, (0.0, 2.5 * REPLY_S))
     return (a,), (b, c)
 
 
-def _slow() -> tuple[tuple[Job, ...], ...]:
-    a, b, c, d, e = (Job(name, (QUICK_REPLY_S,) * 2) for name in "abcde")
-    return (Job(SLOW, (SLOW_REPLY_S,) * 2), a, b), (c, d, e)
+def _slow() -> tuple[tuple[SimulatedJob, ...], ...]:
+    a, b, c, d, e = (SimulatedJob(name, (QUICK_REPLY_S,) * 2) for name in "abcde")
+    return (SimulatedJob(SLOW, (SLOW_REPLY_S,) * 2), a, b), (c, d, e)
 
 
-def _groups(agents: tuple[Job, ...], size: int) -> tuple[tuple[Job, ...], ...]:
+def _groups(agents: tuple[SimulatedJob, ...], size: int) -> tuple[tuple[SimulatedJob, ...], ...]:
     return tuple(agents[first : first + size] for first in range(0, len(agents), size))
 
 

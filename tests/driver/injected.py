@@ -280,7 +280,7 @@ def inject(
         driver, injector: what makes the journal, and the copy.
         moves: how many moves the driver makes.
         cases: situations of each move that are tried.
-        every: only every so-manieth write.
+        every: only each nth write.
         most: writes of one verb that are tried.
     """
     tried: Counter[str] = Counter()

@@ -13,7 +13,7 @@ import pytest
 
 from aios_dist import AsyncFleet, JobSpec, fifo, prompts
 from aios_dist.local.machine import LocalFleet, WorkerSpec
-from aios_dist.simulate import Job
+from aios_dist.simulate import SimulatedJob
 from aios_dist.testing import FakeLLM
 from aios_dist.testing.replies import Reply
 from benchmarks.experiment.observed import figures, from_simulation
@@ -41,7 +41,7 @@ def four_slots(machine: LocalFleet) -> Iterator[str]:
 
 
 def scenario(slots: int, seconds: dict[str, tuple[float, ...]]) -> Scenario:
-    a, b, c, d, e = (Job(name, seconds[name]) for name in "abcde")
+    a, b, c, d, e = (SimulatedJob(name, seconds[name]) for name in "abcde")
     return Scenario("small", "Five agents of two calls", ((a, b, c), (d, e)), slots)
 
 

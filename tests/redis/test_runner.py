@@ -326,7 +326,7 @@ async def test_a_call_that_fails_for_good_is_written_raised_and_the_agents(bench
     assert worker.leases.held == {}
 
 
-async def thinking(bench: Bench, worker: Any) -> asyncio.Task[str]:
+async def thinking(bench: Bench, worker: Runtime) -> asyncio.Task[str]:
     """The worker serves a call whose provider does not answer."""
     begun = asyncio.Event()
 

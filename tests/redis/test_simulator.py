@@ -17,7 +17,7 @@ from aios_dist.model.calls import LLMResponse, Usage
 from aios_dist.model.jobs import JobState, Outcome, encode
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid, shape
 from aios_dist.model.specs import JobSpec
-from aios_dist.simulate import Job, simulate
+from aios_dist.simulate import SimulatedJob, simulate
 from tests.redis import command_line
 from tests.redis.command_line import Done
 from tests.redis.conftest import Hand, decides, starts
@@ -66,7 +66,7 @@ async def order_of_the_journal(hand: Hand, plan: Plan, fails: str) -> list[str]:
 @pytest.mark.parametrize("fails", ["", "b", "ae"])
 async def test_simulator_and_journal_dispatch_in_the_same_order(hand: Hand, name: str, fails: str) -> None:
     plan = PLANS[name]
-    jobs = [Job(id, (1.0,) * count, fails=id in fails) for id, count in COUNTS.items()]
+    jobs = [SimulatedJob(id, (1.0,) * count, fails=id in fails) for id, count in COUNTS.items()]
     run = simulate(jobs, 1, plan=plan)
     assert await order_of_the_journal(hand, plan, fails) == [dispatch.label for dispatch in run.log]
     cancelled = {job.name for job, end in zip(jobs, run.ends, strict=True) if end is None}

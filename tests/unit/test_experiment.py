@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from aios_dist.simulate import Job
+from aios_dist.simulate import SimulatedJob
 from benchmarks.experiment import drawing
 from benchmarks.experiment.__main__ import main
 from benchmarks.experiment.observed import Call, Observed, figures, from_simulation
@@ -80,7 +80,9 @@ def test_a_run_that_takes_long_is_made_once() -> None:
 
 # The figures -----------------------------------------------------------------------------------------------
 
-PAIR = Scenario("io-pair", "Two agents", ((Job("A", (2.0,)), Job("B", (1.0, 1.0), (0.0, 1.0))),), 2)
+PAIR = Scenario(
+    "io-pair", "Two agents", ((SimulatedJob("A", (2.0,)), SimulatedJob("B", (1.0, 1.0), (0.0, 1.0))),), 2
+)
 
 
 def test_the_figures_of_a_run_that_can_be_checked_by_hand() -> None:

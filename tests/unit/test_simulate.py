@@ -15,11 +15,11 @@ from aios_dist.errors import ConfigError, InvalidInput
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
 from aios_dist.model.specs import JobSpec
 from aios_dist.policies import Past, Policy, Rank, Waiting
-from aios_dist.simulate import ORACLE, Job, Run, bound, figures, simulate
+from aios_dist.simulate import ORACLE, Run, SimulatedJob, bound, figures, simulate
 from aios_dist.simulate.pasts import MOST, Pasts
 
-SEED = [Job("A", (1.0, 1.0, 1.0)), Job("B", (1.0, 1.0)), Job("C", (1.0, 1.0))]
-WORKING = [*SEED[:2], Job("C", (1.0, 1.0), gaps=(0.0, 2.5))]
+SEED = [SimulatedJob("A", (1.0, 1.0, 1.0)), SimulatedJob("B", (1.0, 1.0)), SimulatedJob("C", (1.0, 1.0))]
+WORKING = [*SEED[:2], SimulatedJob("C", (1.0, 1.0), gaps=(0.0, 2.5))]
 """The seed's three agents, and the same with C working between its calls."""
 
 
@@ -27,7 +27,7 @@ def order(run: Run) -> str:
     return " ".join(dispatch.label for dispatch in run.log)
 
 
-def specs(jobs: Sequence[Job]) -> list[JobSpec]:
+def specs(jobs: Sequence[SimulatedJob]) -> list[JobSpec]:
     return [job.spec() for job in jobs]
 
 
@@ -66,14 +66,19 @@ def test_a_fixed_order_in_an_agent_first_plan_stays_strict() -> None:
 
 @pytest.mark.parametrize(("on_failure", "ends"), [("stop", [1.0, None, None]), ("continue", [1.0, 2.0, 3.0])])
 def test_a_member_that_fails_stops_a_fixed_order_or_not(on_failure: Any, ends: list[float | None]) -> None:
-    jobs = [Job("a", (1.0,), fails=True), Job("b", (1.0,)), Job("c", (1.0,))]
+    jobs = [SimulatedJob("a", (1.0,), fails=True), SimulatedJob("b", (1.0,)), SimulatedJob("c", (1.0,))]
     run = simulate(jobs, 1, plan=fixed(specs(jobs), on_failure=on_failure))
     assert list(run.ends) == ends
     assert run.idle_while_ready == 0
 
 
 def test_a_failure_is_heard_by_the_plans_around() -> None:
-    jobs = [Job("a", (1.0,)), Job("b", (2.0,), fails=True), Job("c", (1.0,)), Job("d", (1.0,))]
+    jobs = [
+        SimulatedJob("a", (1.0,)),
+        SimulatedJob("b", (2.0,), fails=True),
+        SimulatedJob("c", (1.0,)),
+        SimulatedJob("d", (1.0,)),
+    ]
     a, b, c, d = specs(jobs)
     inner = fifo([a, b], on_failure="stop")
     assert list(simulate(jobs, 4, plan=fixed([inner, fixed([c, d])])).ends) == [1.0, 2.0, None, None]
@@ -82,7 +87,7 @@ def test_a_failure_is_heard_by_the_plans_around() -> None:
 
 
 def test_a_plan_waits_for_a_job_that_has_not_arrived() -> None:
-    jobs = [Job("a", (1.0,)), Job("late", (1.0,), arrival=5.0), Job("c", (1.0,))]
+    jobs = [SimulatedJob("a", (1.0,)), SimulatedJob("late", (1.0,), arrival=5.0), SimulatedJob("c", (1.0,))]
     run = simulate(jobs, 3, plan=fixed(specs(jobs)))
     assert list(run.ends) == [1.0, 6.0, 7.0]
     assert run.wait_max == 6.0  # c, which the plan kept back
@@ -98,14 +103,14 @@ def test_members_of_a_plan_without_ids_are_the_jobs_in_their_order() -> None:
 
 
 def test_calls_that_are_gathered_run_side_by_side_and_are_waited_for() -> None:
-    job = Job("g", (1.0, 2.0, 3.0, 1.0), after=(0, 1, 1, 3), gaps=(0.0, 0.5, 0.0, 0.0))
+    job = SimulatedJob("g", (1.0, 2.0, 3.0, 1.0), after=(0, 1, 1, 3), gaps=(0.0, 0.5, 0.0, 0.0))
     run = simulate([job], 4)
     assert [(d.step, d.start, d.end) for d in run.log] == [(0, 0, 1), (2, 1, 4), (1, 1.5, 3.5), (3, 4, 5)]
     assert job.alone == run.ends[0] == 5.0
 
 
 def test_slots_are_taken_from_the_lowest() -> None:
-    run = simulate([Job("a", (1.0, 1.0)), Job("b", (3.0,))], 4)
+    run = simulate([SimulatedJob("a", (1.0, 1.0)), SimulatedJob("b", (3.0,))], 4)
     assert [(d.label, d.slot) for d in run.log] == [("a1", 0), ("b1", 1), ("a2", 0)]
 
 
@@ -115,10 +120,10 @@ def test_slots_are_taken_from_the_lowest() -> None:
 def test_the_policies_are_those_of_the_fleet() -> None:
     ends = {}
     jobs = [
-        Job("old", (2.0,) * 6),
-        Job("urgent", (2.0,), arrival=1.0, priority=9),
-        Job("due", (2.0,), arrival=1.0, deadline=4.0),
-        Job("short", (2.0,), arrival=1.0, expected_steps=1),
+        SimulatedJob("old", (2.0,) * 6),
+        SimulatedJob("urgent", (2.0,), arrival=1.0, priority=9),
+        SimulatedJob("due", (2.0,), arrival=1.0, deadline=4.0),
+        SimulatedJob("short", (2.0,), arrival=1.0, expected_steps=1),
     ]
     for name in ("deadline", "fifo", "las", ORACLE, "priority", "remaining", "round-robin"):
         run = simulate(
@@ -151,8 +156,8 @@ def test_a_policy_is_told_what_the_fleet_would_tell_it(
     monkeypatch.setitem(policies._POLICIES, "newcomer", newcomer)
     past = Past((3.0, 9.0), 4)
     told = {"agent": "trip", "tenant": "acme", "expected_steps": 7, "deadline": 60.0}
-    guessed = Job("a", (2.5, 1.0), costs=(70.0, 80.0), estimates=(50.0, 60.0), **told)  # type: ignore[arg-type]
-    simulate([guessed, Job("b", (1.0,), costs=(70.0,))], 1, "newcomer", pasts={"trip": past})
+    guessed = SimulatedJob("a", (2.5, 1.0), costs=(70.0, 80.0), estimates=(50.0, 60.0), **told)  # type: ignore[arg-type]
+    simulate([guessed, SimulatedJob("b", (1.0,), costs=(70.0,))], 1, "newcomer", pasts={"trip": past})
     facts = (7, 60.0, past if looks_back else Past())
     assert [step for step in seen if step.agent == "trip"] == [
         Waiting("trip", "acme", 0, 0.0, *facts, 50.0),
@@ -162,13 +167,19 @@ def test_a_policy_is_told_what_the_fleet_would_tell_it(
 
 
 def test_remaining_learns_from_the_jobs_that_have_ended_and_not_from_those_to_come() -> None:
-    def jobs(*later: Job) -> list[Job]:
-        first = [Job("1", (1.0,), agent="short"), Job("2", (9.0,), agent="long")]
-        return [*first, Job("hold", (1.0,), arrival=10.0), *later]
+    def jobs(*later: SimulatedJob) -> list[SimulatedJob]:
+        first = [SimulatedJob("1", (1.0,), agent="short"), SimulatedJob("2", (9.0,), agent="long")]
+        return [*first, SimulatedJob("hold", (1.0,), arrival=10.0), *later]
 
-    later = [Job("3", (9.0,), arrival=10.5, agent="long"), Job("4", (1.0,), arrival=10.6, agent="short")]
+    later = [
+        SimulatedJob("3", (9.0,), arrival=10.5, agent="long"),
+        SimulatedJob("4", (1.0,), arrival=10.6, agent="short"),
+    ]
     assert [d.job for d in simulate(jobs(*later), 1, "remaining").log][-2:] == ["4", "3"]
-    unknown = [Job("3", (9.0,), arrival=10.5, agent="new"), Job("4", (1.0,), arrival=10.6, agent="newer")]
+    unknown = [
+        SimulatedJob("3", (9.0,), arrival=10.5, agent="new"),
+        SimulatedJob("4", (1.0,), arrival=10.6, agent="newer"),
+    ]
     assert [d.job for d in simulate(jobs(*unknown), 1, "remaining").log][-2:] == ["3", "4"]
 
 
@@ -184,26 +195,29 @@ def test_a_program_remembers_its_last_runs_that_succeeded() -> None:
 
 
 def test_a_run_that_failed_teaches_nothing() -> None:
-    jobs = [Job("f", (1.0,), agent="x", fails=True), Job("hold", (3.0,), arrival=2.0)]
-    after = [Job("other", (1.0,), arrival=3.0, agent="y"), Job("x2", (1.0,), arrival=3.1, agent="x")]
+    jobs = [SimulatedJob("f", (1.0,), agent="x", fails=True), SimulatedJob("hold", (3.0,), arrival=2.0)]
+    after = [
+        SimulatedJob("other", (1.0,), arrival=3.0, agent="y"),
+        SimulatedJob("x2", (1.0,), arrival=3.1, agent="x"),
+    ]
     assert [d.job for d in simulate([*jobs, *after], 1, "remaining").log][-2:] == ["other", "x2"]
 
 
 def test_fair_share_gives_the_small_tenant_its_turn_and_charges_what_was_taken() -> None:
-    flood = [Job(f"f{n}", (1.0,), tenant="flood") for n in range(20)]
-    small = [Job("s", (1.0, 1.0), arrival=0.5, tenant="small")]
+    flood = [SimulatedJob(f"f{n}", (1.0,), tenant="flood") for n in range(20)]
+    small = [SimulatedJob("s", (1.0, 1.0), arrival=0.5, tenant="small")]
     unfair = simulate([*flood, *small], 1)
     fair = simulate([*flood, *small], 1, fair=True)
     assert [d.job for d in unfair.log].index("s") == 20
     assert [d.label for d in fair.log][:5] == ["f01", "f11", "s1", "f21", "s2"]
-    dear = [Job(f"f{n}", (1.0,), tenant="flood", costs=(9.0,), estimates=(1.0,)) for n in range(20)]
-    many = [Job(f"s{n}", (1.0,), tenant="small", costs=(1.0,), estimates=(1.0,)) for n in range(9)]
+    dear = [SimulatedJob(f"f{n}", (1.0,), tenant="flood", costs=(9.0,), estimates=(1.0,)) for n in range(20)]
+    many = [SimulatedJob(f"s{n}", (1.0,), tenant="small", costs=(1.0,), estimates=(1.0,)) for n in range(9)]
     ran = [d.job[0] for d in simulate([*dear, *many], 1, fair=True).log]
     assert "".join(ran[:11]) == "fsssssssssf"
 
 
 def test_weights_and_caps_are_kept() -> None:
-    jobs = [Job(f"{t}{n}", (1.0,), tenant=t) for n in range(12) for t in "ab"]
+    jobs = [SimulatedJob(f"{t}{n}", (1.0,), tenant=t) for n in range(12) for t in "ab"]
     ran = "".join(d.job[0] for d in simulate(jobs, 1, fair=True, weights={"a": 3.0}).log)
     assert ran[:8].count("a") == 6
     run = simulate(jobs, 4, caps={"a": 1})
@@ -218,12 +232,12 @@ seconds = st.sampled_from([0.25, 0.5, 1.0, 2.0, 7.0])
 
 
 @st.composite
-def some_jobs(draw: st.DrawFn, most: int = 8, gaps: bool = True, arrivals: bool = True) -> list[Job]:
+def some_jobs(draw: st.DrawFn, most: int = 8, gaps: bool = True, arrivals: bool = True) -> list[SimulatedJob]:
     found = []
     for number in range(draw(st.integers(1, most))):
         steps = tuple(draw(st.lists(seconds, min_size=1, max_size=5)))
         found.append(
-            Job(
+            SimulatedJob(
                 str(number),
                 steps,
                 gaps=tuple(draw(st.sampled_from([0.0, 0.5, 3.0])) for _ in steps) if gaps else (),
@@ -245,7 +259,7 @@ every_policy = st.sampled_from([*policies.names(), ORACLE])
 
 @given(some_jobs(), every_policy, st.integers(1, 4), st.booleans(), st.sampled_from([None, 0, 3]))
 def test_no_slot_is_idle_while_a_step_is_ready(
-    jobs: list[Job], policy: str, slots: int, fair: bool, every: int | None
+    jobs: list[SimulatedJob], policy: str, slots: int, fair: bool, every: int | None
 ) -> None:
     run = simulate(jobs, slots, policy, fair=fair, oldest_every=every)
     assert run.idle_while_ready == 0
@@ -260,7 +274,7 @@ def test_no_slot_is_idle_while_a_step_is_ready(
 
 @given(some_jobs(), every_policy, st.integers(1, 4), st.booleans())
 def test_every_call_runs_once_for_its_time_and_in_its_jobs_order(
-    jobs: list[Job], policy: str, slots: int, fair: bool
+    jobs: list[SimulatedJob], policy: str, slots: int, fair: bool
 ) -> None:
     run = simulate(jobs, slots, policy, fair=fair)
     by_name = {job.name: job for job in jobs}
@@ -284,7 +298,7 @@ def test_every_call_runs_once_for_its_time_and_in_its_jobs_order(
 
 @given(some_jobs(), every_policy, st.integers(1, 4))
 def test_nothing_beats_the_bound_and_the_same_is_the_same_again(
-    jobs: list[Job], policy: str, slots: int
+    jobs: list[SimulatedJob], policy: str, slots: int
 ) -> None:
     run = simulate(jobs, slots, policy)
     found = figures(run)
@@ -296,7 +310,7 @@ def test_nothing_beats_the_bound_and_the_same_is_the_same_again(
 
 @given(some_jobs(gaps=False, arrivals=False), every_policy)
 def test_on_one_slot_nobody_has_a_shorter_mean_turnaround_than_the_oracle(
-    jobs: list[Job], policy: str
+    jobs: list[SimulatedJob], policy: str
 ) -> None:
     best = figures(simulate(jobs, 1, ORACLE))["turnaround_mean_s"]
     assert best <= figures(simulate(jobs, 1, policy))["turnaround_mean_s"] + 1e-9
@@ -316,7 +330,7 @@ def some_plan(draw: st.DrawFn, members: list[JobSpec]) -> Plan:
 
 @settings(max_examples=60)
 @given(st.data(), some_jobs(), st.integers(1, 3))
-def test_under_any_plan_every_job_comes_to_its_end(data: Any, jobs: list[Job], slots: int) -> None:
+def test_under_any_plan_every_job_comes_to_its_end(data: Any, jobs: list[SimulatedJob], slots: int) -> None:
     run = simulate(jobs, slots, plan=data.draw(some_plan(specs(jobs))))
     assert None not in run.ends
     assert len(run.log) == sum(len(job.steps) for job in jobs)
@@ -328,8 +342,8 @@ def test_under_any_plan_every_job_comes_to_its_end(data: Any, jobs: list[Job], s
 
 def test_figures_of_two_jobs_by_hand() -> None:
     jobs = [
-        Job("a", (2.0, 1.0), agent="x", tenant="t", deadline=3.0),
-        Job("b", (1.0,), arrival=1.0, agent="y", tenant="u", deadline=3.0, priority=5),
+        SimulatedJob("a", (2.0, 1.0), agent="x", tenant="t", deadline=3.0),
+        SimulatedJob("b", (1.0,), arrival=1.0, agent="y", tenant="u", deadline=3.0, priority=5),
     ]  # one slot: a 0-2, b 2-3, a 3-4
     found = figures(simulate(jobs, 1))
     assert found == {
@@ -353,13 +367,13 @@ def test_figures_of_two_jobs_by_hand() -> None:
 
 
 def test_the_bound_knows_of_work_that_arrives_late_and_of_long_chains() -> None:
-    late = [Job(str(n), (1.0,), arrival=10.0) for n in range(4)]
-    assert bound([Job("first", (1.0,)), *late], 2) == 12.0
-    assert bound([Job("chain", (1.0, 1.0), gaps=(0.0, 5.0)), Job("b", (1.0,))], 2) == 7.0
+    late = [SimulatedJob(str(n), (1.0,), arrival=10.0) for n in range(4)]
+    assert bound([SimulatedJob("first", (1.0,)), *late], 2) == 12.0
+    assert bound([SimulatedJob("chain", (1.0, 1.0), gaps=(0.0, 5.0)), SimulatedJob("b", (1.0,))], 2) == 7.0
 
 
 def test_what_a_plan_cancels_is_in_no_figure() -> None:
-    jobs = [Job("a", (1.0,), fails=True), Job("b", (50.0,))]
+    jobs = [SimulatedJob("a", (1.0,), fails=True), SimulatedJob("b", (50.0,))]
     found = figures(simulate(jobs, 1, plan=fixed(specs(jobs))))
     assert (found["makespan_s"], found["turnaround_mean_s"], found["late"]) == (1.0, 1.0, None)
 
@@ -381,7 +395,7 @@ def test_what_a_plan_cancels_is_in_no_figure() -> None:
 )
 def test_a_job_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInput, match=text):
-        Job("j", **fields)
+        SimulatedJob("j", **fields)
 
 
 def test_a_simulation_that_cannot_be_is_refused() -> None:

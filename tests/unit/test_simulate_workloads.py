@@ -24,7 +24,7 @@ from aios_dist.simulate import files, generators, latency, simulate
 from aios_dist.simulate.choices import arrange, of_plan, of_policy
 from aios_dist.simulate.latency import Latency
 from aios_dist.simulate.pasts import MOST
-from aios_dist.simulate.work import Job
+from aios_dist.simulate.work import SimulatedJob
 from aios_dist.simulate.workloads import JOBS, Workload
 
 TOKENS = """agent,step,prompt_tokens,output_tokens,calls_tool
@@ -203,7 +203,7 @@ def test_an_unknown_plan_is_refused(text: str) -> None:
 
 
 def test_plans_are_arranged_in_the_order_of_arrival() -> None:
-    jobs = [Job(name, (1.0,), arrival=at) for name, at in (("c", 3.0), ("a", 1.0), ("b", 2.0))]
+    jobs = [SimulatedJob(name, (1.0,), arrival=at) for name, at in (("c", 3.0), ("a", 1.0), ("b", 2.0))]
 
     def shown(member: Any) -> Any:
         return member.id if isinstance(member, JobSpec) else (member.mode, *map(shown, member.members))
