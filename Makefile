@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants coverage check format bench experiment chaos lock clean
+.PHONY: help setup demo test mutants coverage check format luaform bench experiment chaos lock clean
 MAKEFLAGS += --no-print-directory
 # Whatever stands in the caller's environment, these hold here. (Without bytecode every process that a test starts, and
 # every one of pytest's, compiles all of our modules anew.)
@@ -53,6 +53,8 @@ check: $(STAMP)  ## format, lint, types, imports, Lua, compose file: exactly wha
 	stage shell bash -n .ci/run; \
 	if command -v luacheck >/dev/null; then stage lua $(BIN)/python -m tests.lua; \
 	else echo "skipped lua: luacheck is not installed (Debian: apt-get install lua-check)"; fi; \
+	if command -v npm >/dev/null; then stage luaform $(MAKE) luaform FORM=--check; \
+	else echo "skipped luaform: npm is not installed (Debian: apt-get install npm)"; fi; \
 	if [ -f docker-compose.yml ]; then \
 	  stage yaml $(BIN)/yamllint --strict --config-data '$(YAMLLINT)' .; \
 	  stage compose $(BIN)/docker-compose --file docker-compose.yml $(COMPOSE_ENV) --profile '*' config --quiet; \
@@ -68,6 +70,15 @@ COMPOSE_ENV = $(addprefix --env-file ,$(firstword $(wildcard deploy/compose.env.
 format: $(STAMP)  ## put the code in the project's form, and mend what can be mended mechanically
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
+	@if command -v npm >/dev/null; then $(MAKE) luaform; fi
+
+STYLUA := $(VENV)/stylua
+$(STYLUA)/node_modules: tests/stylua/package-lock.json $(STAMP)
+	@mkdir -p $(STYLUA) && cp tests/stylua/package.json tests/stylua/package-lock.json $(STYLUA)
+	@cd $(STYLUA) && npm ci --silent --no-audit --no-fund --ignore-scripts && touch node_modules
+
+luaform: $(STYLUA)/node_modules
+	@NODE_PATH=$(STYLUA)/node_modules node tests/stylua/format.cjs $(FORM) aios_dist/journal/lua/*.lua
 
 bench: $(STAMP)  ## the benchmarks, beside their bounds
 	@$(BIN)/python -m benchmarks $(ARGS)

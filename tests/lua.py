@@ -36,6 +36,8 @@ UNKNOWN = (
     "loadstring",
 )
 """What Lua 5.1 has and a verb has not: Redis keeps it from scripts."""
+DECLARED = re.compile(r"local function (\w+)|local ([\w, ]+?) = |(?:  )?(\w+) = function|(\w+) = ")
+"""A name of a part gets its value; (a part may stand in a block, for a chunk has 200 locals at the most)."""
 ALL = "as-assembled"
 WRAPPER = "scripts.py, around a verb"
 
@@ -139,8 +141,8 @@ def homes(files: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in PARTS:
         for line in files[f"_{part}"].splitlines():
-            words = re.match(r"local function (\w+)|local ([\w, ]+?) = |(\w+) = ", line)
-            for word in (words[1] or words[2] or words[3]).split(", ") if words else ():
+            words = DECLARED.match(line)
+            for word in next(filter(None, words.groups())).split(", ") if words else ():
                 found.setdefault(word, part)
     return found
 

@@ -105,18 +105,17 @@ class Ordering(Sweeping):
         ranked: list[dict[str, object]] = []
         done: int = 0
         for _ in range(MOST_PAGES):
-            placed, flat = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
-            done += int(placed)
+            placed, flat, took = await self._run("strays", lane=lane, ranked=ranked, page=PAGE)
+            done += int(placed) + int(took)
             if not flat and not placed:  # (what was placed may have let in another that waits behind strays)
                 return done
-            strays = [_stray(*flat[at : at + 7]) for at in range(0, len(flat), 7)]
-            names = [stray.name for stray in strays]
-            if ranked and not placed and names == [r["name"] for r in ranked]:
+            if ranked and not placed and not took:
                 return done  # the rules have changed once more: those who know them rank the rest
+            strays = [_stray(*flat[at : at + 7]) for at in range(0, len(flat), 7)]
             ranked = [
-                {"name": name, **_plain(*said)} for name, said in zip(names, await rank(strays), strict=True)
+                {"name": stray.name, **_plain(*said)}
+                for stray, said in zip(strays, await rank(strays), strict=True)
             ]
-            done += len(ranked)
         return done
 
     async def rerank(self, job: str, priority: int) -> tuple[str, int]:

@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "waiting": (),
     "order": ("waiting", "limits"),
     "limits": ("waiting", "order"),
+    "budgets": (),
     "plan": ("order", "limits", "sweep", "members"),
     "sweep": ("order", "limits", "plan", "mend"),
     "members": ("order", "plan", "sweep"),

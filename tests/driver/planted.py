@@ -27,18 +27,18 @@ BUGS: tuple[Change, ...] = (
     Change("a step is put on no lane", "_order", "  if redis.call('ZADD', key(shelf, own), last and",
            "  if (h[H.order] ~= 0 or h[H.attempt] ~= 2) and redis.call('ZADD', key(shelf, own), last and"),
     Change("what is taken off a shelf stays on it by age", "_order",
-           """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
+           """  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m) -- also one that is left over there
 """, ""),
     Change("a tenant without steps is still among those who wait", "_order",
            """    redis.call('ZREM', key(shelf .. 'by', name), tenant)
     if string.sub""", """    if string.sub"""),
     Change("a tenant that begins to wait is not noted", "_order",
-           "  elseif shelf == 'ready' or not scaled(name) then redis", "  elseif shelf == 'ready' then return\n  elseif not scaled(name) then redis"),
+           "  elseif shelf == 'ready' or not scaled(name) then\n", "  elseif shelf == 'ready' then return\n  elseif not scaled(name) then\n"),
     Change("an outdated rank goes on the lane", "_order", "  if outdated(h) or last then", "  if outdated(h) and h[H.attempt] > 0 or last then"),
     Change("what comes since the rules changed is never put where it belongs", "strays",
            "      place(job, step, h, false, nil, nil, true)\n      placed", "      placed"),
-    Change("what was charged is not settled", "_order", """  h[H.charged] = 0
-  taken =""", """  taken ="""),
+    Change("what was charged is not settled", "_order", """    h[H.charged] = 0
+    taken =""", """    taken ="""),
     Change("a turn is made ready while one runs", "_order",
            """(before[H.state] == 'ready' or before[H.state] == 'leased') then return end""",
            """before[H.state] == 'ready' then return end"""),
@@ -67,7 +67,7 @@ BUGS: tuple[Change, ...] = (
     Change("requests a minute are one too many", "_limits", "count >= rpm", "count > rpm"),
     Change("who holds steps of a lane is not noted", "_limits",
            "  redis.call('ZADD', key('holds', lane), 0, model)\n", ""),
-    Change("a tenant's tokens are spent as money", "_limits",
+    Change("a tenant's tokens are spent as money", "_budgets",
            "'mic', decimal(number(s[2]) + micros))", "'mic', decimal(number(s[2]) + tokens))"),
     Change("an outcome leaves the lease", "_plan",
            """  redis.call('ZREM', P .. 'leases', lease_of(job, step, h))
@@ -89,9 +89,9 @@ BUGS: tuple[Change, ...] = (
            "local fields = { 'todo', '',"),
     Change("members that are dropped are not counted", "_members", "    w.far[3] = w.far[3] + 1\n", ""),
     Change("a group of a plan that has failed runs on", "_members", "      node(w, id)[N.dropped] = 1\n", ""),
-    Change("a pause leaves steps on the lane", "_sweep", """      set_aside(job, step, h)
-      h[H.state] = 'parked'
-""", """      h[H.state] = 'parked'
+    Change("a pause leaves steps on the lane", "_sweep", """        set_aside(job, step, h)
+        h[H.state] = 'parked'
+""", """        h[H.state] = 'parked'
 """),
     Change("a job's end leaves its turn on the lane", "_plan", """    set_aside(job, TURN, turn)
     if turn[H.state] == 'ready' then
@@ -109,7 +109,7 @@ BUGS: tuple[Change, ...] = (
     Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == (facts[5] or '') and ", ""),
     Change("prompt tokens are counted as output", "commit", "add_used('up', facts[6], prompt)", "add_used('uo', facts[7], prompt)"),
     Change("a late answer leaves its step on the lane", "commit",
-           "  set_aside(A.job, A.step, h)\n", ""),
+           "if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end\n", ""),
     Change("a stale decision is taken", "advance",
            "A.decision.basis ~= (facts[4] or '') or ", ""),
     Change("a decision is taken before a retry is judged", "advance", " or facts[5]", ""),
@@ -127,19 +127,19 @@ BUGS: tuple[Change, ...] = (
     Change("a resumed step waits nowhere", "_sweep", "back(job, step, h, stamp(), 'resumed')",
            "h[H.state] = 'ready' put(job, step, h)"),
     Change("a lost worker keeps its place", "reap",
-           "    leave(h, job, step, h[H.est] or 0, false)   -- what", "    -- what"),
+           "      leave(h, job, step, h[H.est] or 0, false) -- what", "      -- what"),
     Change("a lease that ended is forgotten", "reap",
            "      back(job, step, h, stamp(), 'lease ended', true)\n",
            "      h[H.state] = 'ready' put(job, step, h)\n"),
     Change("a sleep is over and no turn is called for", "reap", """write_outcome(job, step, h, true, A.slept_outcome, stamp())
-      need_turn(job)
+        need_turn(job)
 """, """write_outcome(job, step, h, true, A.slept_outcome, stamp())
 """),
     Change("a priority changes the rank and not the place", "rerank",
            "if state == 'ready' and move(A.job, step, h) then moved = moved + 1 end", "moved = moved + 1"),
     Change("a rank that was made anew leaves the stray", "strays",
-           "if redis.call('ZREM', key('stray', A.lane), s.name) == 1 then place",
-           "if redis.call('ZSCORE', key('stray', A.lane), s.name) then place"),
+           "if redis.call('ZREM', key('stray', A.lane), s.name) == 1 then",
+           "if redis.call('ZSCORE', key('stray', A.lane), s.name) then"),
     Change("a retried job stays among the ended", "retry", "redis.call('ZREM', P .. 'ended', A.job)\n", ""),
     Change("a fork begins with somebody's claim", "fork",
            "h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0",
@@ -160,14 +160,14 @@ BUGS: tuple[Change, ...] = (
     Change("what waits for those who can is behind", "claim", "while not top and looked < 64 and bring() do", "while false do"),
     Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
     Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then add", "if true then redis"),
-    Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then redis", "elseif false then redis"),
+    Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then", "elseif false then"),
     Change("models that hold are forgotten when rules change again", "_gather", "      if #sets == some then redis.call('ZREM', holds, model) end",
            "      redis.call('ZREM', holds, model)"),
     Change("a step is let in beyond the room", "_limits", "      if not yes or free <= redis.call('ZCARD', in_set(lane, name)) then", "      if not yes then"),
     Change("what was let in and is claimed counts on", "claim", "    s.limited[name] = true\n    redis.call('ZREM', in_set(h[H.lane], name), s.top)", "    s.limited[name] = true"),
     Change("what was let in and goes away counts on", "_order", "  not_in(job, m, h)\n  if redis", "  if redis"),
-    Change("what is let in does not count", "_order", "  for _, name in ipairs(limits) do redis.call('ZADD', in_set", "  for _, name in ipairs({}) do redis.call('ZADD', in_set"),
-    Change("the next is not let in when one goes to others", "claim", "    for _, name in ipairs(s.limits) do let_in(name) end   -- its room", "    -- its room"),
+    Change("what is let in does not count", "_order", "  for _, name in ipairs(limits) do\n    redis.call('ZADD', in_set", "  for _, name in ipairs({}) do\n    redis.call('ZADD', in_set"),
+    Change("the next is not let in when one goes to others", "claim", "      let_in(name)\n    end -- its room", "    end -- its room"),
     Change("what leaves a tenant's set is still counted", "_order", "  if tenant then count_on(shelf, name, -1) end\n", ""),
     Change("other rules leave what waits counted", "_gather", "    if tenant then count_on('ready', lane, -#names) end\n", ""),
     Change("what is gathered waits on the lane too", "_gather", "    redis.call('ZREM', set, unpack(names))\n", ""),
@@ -175,10 +175,10 @@ BUGS: tuple[Change, ...] = (
     Change("what is gathered is ranked before all is", "strays", "if rules_to_come(A.lane) or r.look then", "if r.look then"),
     Change("what is held is looked at for a while", "_gather", "    if name then stack[#stack + 1] = { top[1], name, cursor } end\n", ""),
     Change("a tenant whose steps are gathered still waits", "_gather", "  if tenant then redis.call('ZREM', key('readyby', lane), tenant) end\n", "  left = 0\n"),
-    Change("a held step that leaves lets nobody in", "_plan", "  elseif by then later(by) end", "  end"),
+    Change("a held step that leaves lets nobody in", "_plan", "  elseif by then\n    later(by)\n  end", "  end"),
     Change("a held step that is overtaken lets nobody in", "_limits", "    if string.sub(by, 1, 1) ~= '?' then let_in(by) end\n", ""),
     Change("a look at the held that is due is put off", "_limits", "redis.call('ZADD', P .. 'timers', 'LT', int(at),", "redis.call('ZADD', P .. 'timers', int(at),"),
-    Change("who reports no usage has taken nothing", "commit", "if unknown and A.digest == h[H.digest] then prompt, output = estimated(h) end\n", ""),
+    Change("who reports no usage has taken nothing", "commit", "if unknown then\n  prompt, output = estimated(h)\nend\n", ""),
     Change("an answer that comes too late has cost nothing", "commit", "  if calls > 0 and same then\n", "  if false then\n"),
     Change("an answer that comes too late costs as often as it is sent", "commit", "    redis.call('HSET', k, sent, 1, unpack(used))", "    redis.call('HSET', k, unpack(used))"),
     Change("a tenth of a millionth is nothing", "_lib", "string.format('%.6f', n)", "string.format('%.6f', math.floor(n))"),
@@ -186,8 +186,8 @@ BUGS: tuple[Change, ...] = (
     Change("a step that goes elsewhere is called for on its old lane", "_limits", "  if place(job, step, h, kept and not moved) then ticket(lane, job, step) end", "  place(job, step, h, kept and not moved)"),
     Change("a step goes to a fallback that is on hold itself", "_limits", " and number(redis.call('HGET', key('model', model), 'hold')) <= now then", " then"),
     Change("what is held goes elsewhere and stays held", "_limits", "        take_from('held', model, m, tenant)\n        some", "        some"),
-    Change("a retry begins where the step went to", "_again", "  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
-    Change("a fork begins where the step went to", "fork", "  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end\n", ""),
+    Change("a retry begins where the step went to", "_again", "    h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$')\n", ""),
+    Change("a fork begins where the step went to", "fork", "    h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$')\n", ""),
     Change("what counts is not swept", "_limits", "      redis.call('ZREM', key('inflight', model), lease)\n", ""),
     Change("other rules leave the lane by age as it is", "_gather", "    redis.call('ZREM', key('readyold', own), unpack(names))\n", ""),
     Change("a new job is not open", "_new", "  redis.call('ZADD', P .. 'open', int(at), j.id)\n", ""),
@@ -196,13 +196,13 @@ BUGS: tuple[Change, ...] = (
 
 WHEN_BROKEN: tuple[Change, ...] = (
     Change("mending puts no step on its lane", "_mend", "if place(job, step, h, true) then ticket(h[H.lane], job, step) end", "ticket(h[H.lane], job, step)"),
-    Change("mending leaves steps where a broken verb put them", "_mend", "        off_shelves(job, step, h)\n        if not timed", "        if not timed"),
-    Change("a new job that is half written stays", "_new", "if not stay then throw_away(job)", "if not stay then local _ = job"),
+    Change("mending leaves steps where a broken verb put them", "_mend", "          off_shelves(job, step, h)\n          if not timed", "          if not timed"),
+    Change("a new job that is half written stays", "_new", "if not stay then\n      throw_away(job)", "if not stay then\n      local _ = job"),
     Change("a plan that nobody submits further stays", "plans", "if f[3] or abandoned(f[2]) then", "if false then"),
     Change("what a plan was at is forgotten", "_members", "local what, i, job = string.match(f[2] or '',", "local what, i, job = string.match('',"),
     Change("a job is not marked before it is changed", "_lib", "    redis.call('ZADD', P .. 'dirty', int(clock()), job)\n    wrote = true\n", ""),
     Change("an end that was not told stays so", "_mend", "if redis.call('PTTL', k) < 0 or", "if false and"),
-    Change("what was leased and is not is left", "_mend", "        h[H.state] = 'ready'\n        s = 'ready'\n", "        s = 'ready'\n"),
+    Change("what was leased and is not is left", "_mend", "          h[H.state] = 'ready'\n          s = 'ready'\n", "          s = 'ready'\n"),
     Change("a broken commit's call is not spent", "commit", "  if now and now[H.order] > 0 then pay() end\n", ""),
     Change("outcomes keep orders with gaps", "_mend", "if #outcomes ~= number(f[3]) then redis.call('HSET', k, 'v', #outcomes) end", ""),
 )  # fmt: skip

@@ -176,6 +176,8 @@ class Workers(Producers):
         looked_at = "look" not in before.hashes["lane"].get(h.lane, {})
         if before.sets["astray"].get(h.lane) or not looked_at:  # what is held moves first (docs/policies.md)
             return []
+        if claim.label != h.label:  # by this claim; others go when the reconciler comes
+            return []
         others = {}
         for other, its, o in steps_on(before, h.lane):
             where = before.places()[other]

@@ -10,7 +10,8 @@ from aios_dist.errors import ProviderBusy, RateLimited
 from aios_dist.journal import Refusal, Said
 from aios_dist.journal.views import Limits
 from aios_dist.model.jobs import Outcome
-from tests.redis.conftest import decides, starts
+from aios_dist.policies import Rank
+from tests.redis.conftest import decides, ranked, starts
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Hand
@@ -241,3 +242,13 @@ async def test_one_claim_moves_some_and_the_reconciler_the_rest(hand: Hand) -> N
     assert len((await hand.by_model("held"))["small"]) == 40
     await hand.reap()
     assert len(await names(hand, "far")) == 60
+
+
+async def test_what_goes_to_its_fallback_while_it_is_ranked_anew_is_ranked_to_the_end(hand: Hand) -> None:
+    await hand.submit(*(ranked(name, Rank(), "fifo") for name in "abc"))
+    await said(hand, ("llm", "big"), after=0.0)
+    await hand.journal.set_lane("llm", policy="round-robin")
+    await hold(hand)
+    await hand.rank_anew("round-robin", Rank(since="round", group="g"))
+    assert (await hand.reap()).astray == []
+    assert await names(hand, "llm") == ["a:big", "b:big", "c:big"]

@@ -4,10 +4,14 @@
 -- A failed step runs again: who reports the failure once more is fenced, its usage has counted, and it begins where it was asked for.
 -- `fields`: to be written with its head.
 local function run_anew(job, step, h, fields)
-  if h[H.token] ~= '' then fields[#fields + 1], fields[#fields + 2] = 'u|' .. h[H.token], 1 end
+  if h[H.token] ~= '' then
+    fields[#fields + 1], fields[#fields + 2] = 'u|' .. h[H.token], 1
+  end
   h[H.token] = ''
   local first = redis.call('HGET', key('job', job), 'l' .. int(step))
-  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
+  if first then
+    h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$')
+  end
   redis.call('ZREM', P .. 'dead', member(job, int(step)))
 end
 
@@ -30,10 +34,14 @@ local function undo(job, numbers, rest)
     end
   end
   local which = {}
-  for i, pair in ipairs(again) do which[i] = pair[1] end
+  for i, pair in ipairs(again) do
+    which[i] = pair[1]
+  end
   redis.call('HSET', k, 'v', int(v - #again), 'og', int(left_out + #again), 'dg', chain(f[3] or '', 'again ' .. table.concat(which, ' ')), unpack(fields))
   if #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
-  for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
+  for _, pair in ipairs(again) do
+    begin(job, pair[1], pair[2])
+  end
 end
 
 -- Steps run again: those named, and those that were dropped. What is answered stays, in its order, without them. (Of a wide job
@@ -43,7 +51,9 @@ local function run_again(job, numbers, rest)
   local facts = redis.call('HMGET', k, 'n', 'dg', 'og')
   if wide(facts[1]) or facts[3] then return undo(job, numbers, rest) end
   local undone, outcomes, again, fields, gone = {}, {}, {}, {}, rest == 1 and {} or { 'rt' }
-  for _, step in ipairs(numbers) do undone[step] = true end
+  for _, step in ipairs(numbers) do
+    undone[step] = true
+  end
   mark(job)
   local function rewrite(step, h)
     fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
@@ -57,8 +67,11 @@ local function run_again(job, numbers, rest)
     if undone[step] and h[H.state] == 'failed' then
       run_anew(job, step, h, fields)
       again[#again + 1] = { step, h }
-    elseif h[H.state] == 'dropped' then again[#again + 1] = { step, h }
-    elseif h[H.order] > 0 then outcomes[#outcomes + 1] = { step, h } end
+    elseif h[H.state] == 'dropped' then
+      again[#again + 1] = { step, h }
+    elseif h[H.order] > 0 then
+      outcomes[#outcomes + 1] = { step, h }
+    end
   end
   table.sort(outcomes, function(a, b) return a[2][H.order] < b[2][H.order] end)
   for nth, pair in ipairs(outcomes) do
@@ -71,12 +84,18 @@ local function run_again(job, numbers, rest)
     local step, h = pair[1], pair[2]
     start_over(h)
     rewrite(step, h)
-    gone[#gone + 1] = 'o' .. step   -- an outcome whose head says that there is none counts for nobody
+    gone[#gone + 1] = 'o' .. step -- an outcome whose head says that there is none counts for nobody
   end
   local which = {}
-  for i, pair in ipairs(again) do which[i] = pair[1] end
+  for i, pair in ipairs(again) do
+    which[i] = pair[1]
+  end
   local proof = chain(facts[2] or '', 'again ' .. table.concat(which, ' '))
   redis.call('HSET', k, 'v', #outcomes, 'dg', proof, unpack(fields))
-  for at = 1, #gone, MOST_AT_ONCE do redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1))) end
-  for _, pair in ipairs(again) do begin(job, pair[1], pair[2]) end
+  for at = 1, #gone, MOST_AT_ONCE do
+    redis.call('HDEL', k, unpack(gone, at, math.min(#gone, at + MOST_AT_ONCE - 1)))
+  end
+  for _, pair in ipairs(again) do
+    begin(job, pair[1], pair[2])
+  end
 end

@@ -26,7 +26,7 @@ local A = cmsgpack.unpack(ARGV[1])
 
 local TURN = 't'
 
-local tickets = {}   -- lane, job, step, lane, job, step, …: what the caller is to publish
+local tickets = {} -- lane, job, step, lane, job, step, …: what the caller is to publish
 
 local function key(kind, id) return P .. kind .. ':' .. id end
 local function int(n) return string.format('%.0f', n) end
@@ -91,12 +91,15 @@ local function mark(job)
   end
 end
 
-local left_marked = {}   -- marks that stay: the job is still to be mended
+local left_marked = {} -- marks that stay: the job is still to be mended
 local function unmark()
   local jobs = {}
   for job in pairs(marked) do
     if not left_marked[job] then jobs[#jobs + 1] = job end
-    if #jobs == 1000 then redis.call('ZREM', P .. 'dirty', unpack(jobs)); jobs = {} end
+    if #jobs == 1000 then
+      redis.call('ZREM', P .. 'dirty', unpack(jobs))
+      jobs = {}
+    end
   end
   if #jobs > 0 then redis.call('ZREM', P .. 'dirty', unpack(jobs)) end
 end
@@ -135,7 +138,7 @@ end
 
 local function birth_of(dg) return string.match(dg, '^[^.~]*') end
 
-local DIGEST = 24   -- aios_dist.model.jobs has the same
+local DIGEST = 24 -- aios_dist.model.jobs has the same
 
 local function packed_event(at, what, step, extra) return cmsgpack.pack({ int(at), what, tostring(step), extra or '' }) end
 
@@ -150,15 +153,19 @@ local function first_events(job)
     local h = head(job, step)
     if h and h[H.ready] > 0 and QUEUED[h[H.kind]] then ready[#ready + 1] = { h[H.ready], step, h[H.label] } end
   end
-  for step = 0, steps_of(job, f[2]) - 1 do look(step) end
+  for step = 0, steps_of(job, f[2]) - 1 do
+    look(step)
+  end
   look(TURN)
   table.sort(ready, function(a, b) return a[1] < b[1] end)
-  for _, r in ipairs(ready) do events[#events + 1] = packed_event(r[1], 'ready', r[2], r[3]) end
+  for _, r in ipairs(ready) do
+    events[#events + 1] = packed_event(r[1], 'ready', r[2], r[3])
+  end
   return events
 end
 
 -- A job of more steps than a verb looks at: those that follow its state come later, see _sweep.
-local STEPS_AT_ONCE = 30   -- 2 ms, and hardly ever 4
+local STEPS_AT_ONCE = 30 -- 2 ms, and hardly ever 4
 local function wide(n) return number(n) > STEPS_AT_ONCE end
 
 -- Something happened to a job. `submitted` (but a fork's, which says of what) and `ready` begin no list; any other
@@ -168,7 +175,9 @@ local function event(job, at, what, step, extra)
   local list, new = key('ev', job), packed_event(at, what, step, extra)
   local implied = what == 'ready' or (what == 'submitted' and not extra)
   if redis.call('RPUSHX', list, new) == 0 and not implied then
-    for _, before in ipairs(first_events(job)) do redis.call('RPUSH', list, before) end
+    for _, before in ipairs(first_events(job)) do
+      redis.call('RPUSH', list, before)
+    end
     redis.call('RPUSH', list, new)
   end
   redis.call('PUBLISH', list, what)
@@ -186,6 +195,4 @@ local function ticket(lane, job, step)
   tickets[#tickets + 1] = step
 end
 
-local function due_later(job, after_us)
-  redis.call('ZADD', P .. 'due', int(clock() + after_us), job)
-end
+local function due_later(job, after_us) redis.call('ZADD', P .. 'due', int(clock() + after_us), job) end

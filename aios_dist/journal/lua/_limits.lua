@@ -1,4 +1,4 @@
--- Limits of models, over the whole fleet, as leases; budgets of tenants. Shared by claim, commit, release, reap.
+-- Limits of models, over the whole fleet, as leases. Shared by claim, commit, release, reap.
 --
 -- model:M    l_if/l_rpm/l_tpm limits (in flight, requests and tokens a minute), hold until (µs), win the
 --            calls let in at a time after a hold (0: all), fails failures in a row, tok tokens in the window,
@@ -7,20 +7,17 @@
 -- limited    the models (and "@T") that have such limits, or a hold
 -- inflight:M the leases that count; window:M "lease|tokens" of the last minute by start; held:M steps by rank
 --            ln the lane whose shares count among its held steps
--- tenant:T   l_tok/l_mic budget a day, w weight; spend:T:DAY tok/mic spent
 -- A tenant's limit of calls in flight is that of a model called "@T".
 
-local INPUT_COST, OUTPUT_COST = 1, 2   -- of a token, in fair share (aios_dist.model.calls has the same)
+local INPUT_COST, OUTPUT_COST = 1, 2 -- of a token, in fair share (aios_dist.model.calls has the same)
 local MINUTE = 60000000
-local OPEN_WINDOW = 1024   -- a window that has doubled up to this holds nothing back any more
-local MOST_LET_IN = 100    -- at a time
+local OPEN_WINDOW = 1024 -- a window that has doubled up to this holds nothing back any more
+local MOST_LET_IN = 100 -- at a time
 
 -- The calls that a window counts: those let in since the hold. Calls from before it say nothing of how the
 -- provider is now, and may take minutes; neither may one that hangs, or whose worker died, shut the model.
 local PROBE = 5000000
-local function since(model, held, now)
-  return #redis.call('ZRANGEBYSCORE', key('inflight', model), int(math.max(held, now - PROBE)), '+inf')
-end
+local function since(model, held, now) return #redis.call('ZRANGEBYSCORE', key('inflight', model), int(math.max(held, now - PROBE)), '+inf') end
 
 -- Held steps of a model are looked at then at the latest, whatever happens meanwhile; nil: when a call ends.
 local function look_at_held(model, at)
@@ -28,7 +25,7 @@ local function look_at_held(model, at)
 end
 
 -- Whether a model keeps its steps waiting for so long that they go elsewhere: its breaker is open, or its hold is a long one.
-local FALLBACK_AFTER = 60000000   -- µs, where nothing is said (aios_dist.config has the same)
+local FALLBACK_AFTER = 60000000 -- µs, where nothing is said (aios_dist.config has the same)
 local function keeps_waiting(model, now)
   local m = redis.call('HMGET', key('model', model), 'hold', 'brk', 'fba')
   local left = number(m[1]) - now
@@ -41,9 +38,7 @@ local function other_model(job, step, h, now)
   first = first and string.match(first, '|(.*)$') or h[H.label]
   local fallbacks, reached = redis.call('HGET', key('model', first), 'fb'), first == h[H.label]
   for lane, model in string.gmatch(fallbacks or '', '(%S+)|(%S+)') do
-    if reached and somebody_serves('model/' .. model) and number(redis.call('HGET', key('model', model), 'hold')) <= now then
-      return lane, model
-    end
+    if reached and somebody_serves('model/' .. model) and number(redis.call('HGET', key('model', model), 'hold')) <= now then return lane, model end
     reached = reached or model == h[H.label]
   end
 end
@@ -69,13 +64,15 @@ local function allowed(model, est, now)
     local w, used = key('window', model), number(m[6])
     local old = redis.call('ZRANGEBYSCORE', w, '-inf', int(now - MINUTE))
     if #old > 0 then
-      for _, entry in ipairs(old) do used = used - number(string.match(entry, '|(%d+)$')) end
+      for _, entry in ipairs(old) do
+        used = used - number(string.match(entry, '|(%d+)$'))
+      end
       redis.call('ZREMRANGEBYSCORE', w, '-inf', int(now - MINUTE))
       redis.call('HSET', key('model', model), 'tok', int(used))
     end
     local count = redis.call('ZCARD', w)
     -- The sum is kept beside the window, not made anew at each claim: a minute may have thousands of entries.
-    if count == 0 and used ~= 0 then   -- also where the whole window has expired meanwhile
+    if count == 0 and used ~= 0 then -- also where the whole window has expired meanwhile
       redis.call('HSET', key('model', model), 'tok', 0)
     end
     if count > 0 and ((rpm > 0 and count >= rpm) or (tpm > 0 and used + est > tpm)) then
@@ -150,42 +147,42 @@ local function may_pass(job, step, h)
 end
 
 local fitting
-do   -- (a chunk of Lua has 200 locals at the most)
-local MOST_SEEN, MOST_BEFORE = 50, 4   -- held steps that are looked at for one that fits; and when one has just come
+do -- (a chunk of Lua has 200 locals at the most)
+  local MOST_SEEN, MOST_BEFORE = 50, 4 -- held steps that are looked at for one that fits; and when one has just come
 
--- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that
--- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest; `come`: nothing is new
--- but that one, so it goes if it fits, behind those in front that do by now.
-fitting = function(model, left, of, aged, come)
-  local limit = number(redis.call('HGET', key('model', model), 'l_tpm'))
-  local function fits(m)   -- (or never will: it needs no room, see `allowed`)
-    local job, step = split(m)
-    local h = job and head(job, step)
-    local est = h and bounded(h[H.est])
-    return h and h[H.state] == 'ready' and (est <= left or est > limit) and h, job
-  end
-  local its, job
-  if come then
-    its, job = fits(come)
-    if not its then return end
-  end
-  local parts, shelf = of and { of } or redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES'), aged and 'heldold' or 'held'
-  local most = math.floor((come and MOST_BEFORE or MOST_SEEN) / math.max(1, #parts / 2))   -- of each tenant
-  for i = of and 1 or -1, #parts, 2 do
-    local part = i > 0 and parts[i] ~= '' and parts[i] or nil
-    for _, m in ipairs(redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, most - 1)) do
-      local h = fits(m)
-      if h then return m, h, part, part and tonumber(parts[i + 1] or '') end
+  -- The first held step of a model that fits into so many tokens, of those that stand in front: its name, head, tenant and how that
+  -- stands. `of`: only of that tenant (""; of those that are not shared); `aged`: the one that has waited longest; `come`: nothing is new
+  -- but that one, so it goes if it fits, behind those in front that do by now.
+  fitting = function(model, left, of, aged, come)
+    local limit = number(redis.call('HGET', key('model', model), 'l_tpm'))
+    local function fits(m) -- (or never will: it needs no room, see `allowed`)
+      local job, step = split(m)
+      local h = job and head(job, step)
+      local est = h and bounded(h[H.est])
+      return h and h[H.state] == 'ready' and (est <= left or est > limit) and h, job
     end
+    local its, job
+    if come then
+      its, job = fits(come)
+      if not its then return end
+    end
+    local parts, shelf = of and { of } or redis.call('ZRANGE', key('heldby', model), 0, 9, 'WITHSCORES'), aged and 'heldold' or 'held'
+    local most = math.floor((come and MOST_BEFORE or MOST_SEEN) / math.max(1, #parts / 2)) -- of each tenant
+    for i = of and 1 or -1, #parts, 2 do
+      local part = i > 0 and parts[i] ~= '' and parts[i] or nil
+      for _, m in ipairs(redis.call('ZRANGE', key(shelf, compartment(model, part)), 0, most - 1)) do
+        local h = fits(m)
+        if h then return m, h, part, part and tonumber(parts[i + 1] or '') end
+      end
+    end
+    local part = its and rules(its[H.lane]).fair and tenant_of(job) or nil
+    if its then return come, its, part, part and tonumber(redis.call('ZSCORE', key('heldby', model), part) or '') end
   end
-  local part = its and rules(its[H.lane]).fair and tenant_of(job) or nil
-  if its then return come, its, part, part and tonumber(redis.call('ZSCORE', key('heldby', model), part) or '') end
-end
 end
 
 local let_in
-local letting = {}   -- who is being let in right now: who is placed meanwhile and held back must not begin it anew
-local freed = {}   -- names that have room or another first, in their order: looked at when the verb has done the rest
+local letting = {} -- who is being let in right now: who is placed meanwhile and held back must not begin it anew
+local freed = {} -- names that have room or another first, in their order: looked at when the verb has done the rest
 local function later(name)
   if not freed[name] then
     freed[name] = true
@@ -207,16 +204,22 @@ kept_off = function(limits, job, step, h, past, kept, new)
       local lane = h[H.lane]
       local waits = not letting[name .. '|' .. lane] and has_held(name, lane)
       local yes, again, free = not waits, nil, nil
-      if yes then yes, again, free = allowed(name, of_tenant(name) and 0 or bounded(h[H.est]), clock()) end
+      if yes then
+        yes, again, free = allowed(name, of_tenant(name) and 0 or bounded(h[H.est]), clock())
+      end
       -- Those that were let in and not claimed yet have taken their room already.
       if not yes or free <= redis.call('ZCARD', in_set(lane, name)) then
         for _, other in ipairs(limits) do
           redis.call('ZREM', in_set(lane, other), member(job, step))
-          if other ~= name and other ~= past then later(other) end   -- it may have come with a place there, which is for the next
+          if other ~= name and other ~= past then later(other) end -- it may have come with a place there, which is for the next
         end
         if not yes and name == h[H.label] and keeps_waiting(name, clock()) and divert(job, step, h, clock(), kept) then return true end
         hold_back(name, job, step, h, new)
-        if waits or yes then let_in(name, member(job, step)) else look_at_held(name, again) end
+        if waits or yes then
+          let_in(name, member(job, step))
+        else
+          look_at_held(name, again)
+        end
         return true
       end
     end
@@ -224,101 +227,102 @@ kept_off = function(limits, job, step, h, past, kept, new)
   return false
 end
 
-do   -- (a chunk of Lua has 200 locals at the most)
--- One that was let in and goes behind those that are held makes way. Not between tenants of a shared lane, whose shares
--- decide at the claim; nor one that has waited longer than all of them: its turn comes by that.
-local function makes_way(model, h, rank, part)
-  local lane = h[H.lane]
-  if part and not of_tenant(model) then return false end
-  local last = redis.call('ZRANGE', in_set(lane, model), -1, -1, 'WITHSCORES')
-  if not last[1] or tonumber(last[2]) <= rank then return false end
-  local job, step = split(last[1])
-  local other = job and head(job, step)
-  if not other or other[H.state] ~= 'ready' or other[H.lane] ~= lane then
-    redis.call('ZREM', in_set(lane, model), last[1])
+do -- (a chunk of Lua has 200 locals at the most)
+  -- One that was let in and goes behind those that are held makes way. Not between tenants of a shared lane, whose shares
+  -- decide at the claim; nor one that has waited longer than all of them: its turn comes by that.
+  local function makes_way(model, h, rank, part)
+    local lane = h[H.lane]
+    if part and not of_tenant(model) then return false end
+    local last = redis.call('ZRANGE', in_set(lane, model), -1, -1, 'WITHSCORES')
+    if not last[1] or tonumber(last[2]) <= rank then return false end
+    local job, step = split(last[1])
+    local other = job and head(job, step)
+    if not other or other[H.state] ~= 'ready' or other[H.lane] ~= lane then
+      redis.call('ZREM', in_set(lane, model), last[1])
+      return true
+    end
+    local old = rules(lane).oldest > 0 and redis.call('ZRANGE', key('heldold', compartment(model, part)), 0, 0, 'WITHSCORES')[2]
+    if old and other[H.ready] < tonumber(old) then return false end
+    if not take(job, step, other) then return false end
+    hold_back(model, job, step, other)
+    for _, name in ipairs(limits_of(job, other)) do
+      if name ~= model then let_in(name) end
+    end
     return true
   end
-  local old = rules(lane).oldest > 0 and redis.call('ZRANGE', key('heldold', compartment(model, part)), 0, 0, 'WITHSCORES')[2]
-  if old and other[H.ready] < tonumber(old) then return false end
-  if not take(job, step, other) then return false end
-  hold_back(model, job, step, other)
-  for _, name in ipairs(limits_of(job, other)) do
-    if name ~= model then let_in(name) end
-  end
-  return true
-end
 
-local MOST_MOVED = 20   -- in one call; the reconciler goes on at once
+  local MOST_MOVED = 20 -- in one call; the reconciler goes on at once
 
-local function let_in_on(model, on, come)
-  local ahead, moved, made_way = {}, 0, false
-  while true do
-    local top, rank, part, has = first_held(model, false, on)
-    if not top then return end
-    local job, step = split(top)
-    local h = job and head(job, step)
-    if not h or h[H.state] ~= 'ready' then take_from('held', model, top, part)
-    else
-      local lane = h[H.lane]
-      local fair = rules(lane).fair
-      local of = fair and tenant_of(job) or ''   -- perhaps it is the turn of the one that has waited longest: of its tenant's
-      local standing = ahead[of]
-      if not standing then standing = fair and redis.call('ZCARD', key('ready', lane .. '|' .. of)) or 0 end
-      local oldest = turn_of_oldest(lane, of, standing) and first_held(model, true, on)
-      local by_turn = oldest and oldest ~= top
-      if by_turn then
-        top = oldest
-        job, step = split(top)
-        h = job and head(job, step)
-      end
-      ahead[of] = standing + 1
-      local yes, again, free = allowed(model, h and not of_tenant(model) and bounded(h[H.est]) or 0, clock())
-      if not yes then
-        look_at_held(model, again)
-        if not h or not free or not may_pass(job, step, h) then return end
-        if come == false then return end   -- it alone was new, and has gone
-        top, h, part, has = fitting(model, free, nil, false, come)
-        if not top then return end
-        job, step = split(top)
-        lane, by_turn = h[H.lane], true
-        free = select(3, allowed(model, bounded(h[H.est]), clock()))
-      end
-      free = free - redis.call('ZCARD', in_set(lane, model))
-      if free <= 0 then
-        if by_turn or made_way or not makes_way(model, h, rank, part) then return end
-        made_way = true
-      end
-      if top == come then come = false end   -- it has gone, and nothing else is new
-      local was_held = take_from('held', model, top, part)
-      if was_held and h and h[H.state] == 'ready' then
-        if place(job, step, h, false, scaled(model) and part and has, model) then
-          ticket(lane, job, step)
-          if free <= 1 and not made_way then return end   -- what is held goes behind those that were let in
+  local function let_in_on(model, on, come)
+    local ahead, moved, made_way = {}, 0, false
+    while true do
+      local top, rank, part, has = first_held(model, false, on)
+      if not top then return end
+      local job, step = split(top)
+      local h = job and head(job, step)
+      if not h or h[H.state] ~= 'ready' then
+        take_from('held', model, top, part)
+      else
+        local lane = h[H.lane]
+        local fair = rules(lane).fair
+        local of = fair and tenant_of(job) or '' -- perhaps it is the turn of the one that has waited longest: of its tenant's
+        local standing = ahead[of]
+        if not standing then standing = fair and redis.call('ZCARD', key('ready', lane .. '|' .. of)) or 0 end
+        local oldest = turn_of_oldest(lane, of, standing) and first_held(model, true, on)
+        local by_turn = oldest and oldest ~= top
+        if by_turn then
+          top = oldest
+          job, step = split(top)
+          h = job and head(job, step)
         end
-        moved = moved + 1
-        if moved >= MOST_MOVED then
-          look_at_held(model, clock())
-          return
+        ahead[of] = standing + 1
+        local yes, again, free = allowed(model, h and not of_tenant(model) and bounded(h[H.est]) or 0, clock())
+        if not yes then
+          look_at_held(model, again)
+          if not h or not free or not may_pass(job, step, h) then return end
+          if come == false then return end -- it alone was new, and has gone
+          top, h, part, has = fitting(model, free, nil, false, come)
+          if not top then return end
+          job, step = split(top)
+          lane, by_turn = h[H.lane], true
+          free = select(3, allowed(model, bounded(h[H.est]), clock()))
+        end
+        free = free - redis.call('ZCARD', in_set(lane, model))
+        if free <= 0 then
+          if by_turn or made_way or not makes_way(model, h, rank, part) then return end
+          made_way = true
+        end
+        if top == come then come = false end -- it has gone, and nothing else is new
+        local was_held = take_from('held', model, top, part)
+        if was_held and h and h[H.state] == 'ready' then
+          if place(job, step, h, false, scaled(model) and part and has, model) then
+            ticket(lane, job, step)
+            if free <= 1 and not made_way then return end -- what is held goes behind those that were let in
+          end
+          moved = moved + 1
+          if moved >= MOST_MOVED then
+            look_at_held(model, clock())
+            return
+          end
         end
       end
     end
   end
-end
 
--- Held steps of a model (or tenant) go back to their lane, as many as may start. `come`: one of them that has come just now.
-let_in = function(model, come)
-  freed[model] = nil
-  local lanes = of_tenant(model) and redis.call('ZRANGE', key('heldby', model), 0, -1) or { '' }
-  if of_tenant(model) and redis.call('EXISTS', key('held', model)) == 1 then lanes[#lanes + 1] = '' end
-  for _, lane in ipairs(lanes) do
-    local name = model .. '|' .. lane
-    if not letting[name] then
-      letting[name] = true
-      let_in_on(model, lane, come)
-      letting[name] = nil
+  -- Held steps of a model (or tenant) go back to their lane, as many as may start. `come`: one of them that has come just now.
+  let_in = function(model, come)
+    freed[model] = nil
+    local lanes = of_tenant(model) and redis.call('ZRANGE', key('heldby', model), 0, -1) or { '' }
+    if of_tenant(model) and redis.call('EXISTS', key('held', model)) == 1 then lanes[#lanes + 1] = '' end
+    for _, lane in ipairs(lanes) do
+      local name = model .. '|' .. lane
+      if not letting[name] then
+        letting[name] = true
+        let_in_on(model, lane, come)
+        letting[name] = nil
+      end
     end
   end
-end
 end
 
 -- … of those that were noted. Once, at the end: what a verb itself places (a job's next step) has its turn among them.
@@ -356,7 +360,7 @@ end
 divert = function(job, step, h, now, kept)
   local lane, model = other_model(job, step, h, now)
   if not lane then return false end
-  event(job, stamp(), 'released', step, h[H.label] .. ' is on hold: goes to ' .. model)   -- first: those before it follow from the head
+  event(job, stamp(), 'released', step, h[H.label] .. ' is on hold: goes to ' .. model) -- first: those before it follow from the head
   local moved = leave_model(job, step, h, lane, model)
   h[H.state] = 'ready'
   put(job, step, h)
@@ -381,13 +385,17 @@ local function divert_held(model)
       if h and h[H.state] == 'ready' and h[H.label] == model and other_model(job, step, h, now) then
         take_from('held', model, m, tenant)
         some = divert(job, step, h, now, false) or some
-      else stay = stay + 1 end
+      else
+        stay = stay + 1
+      end
     end
     return stay
   end
   local tenants = redis.call('ZRANGE', key('heldby', model), from, from + 9)
   local passed = page(nil, #tenants > 0 and 0 or from, MOST_DIVERTED)
-  for _, tenant in ipairs(tenants) do page(tenant, 0, MOST_DIVERTED / 10) end
+  for _, tenant in ipairs(tenants) do
+    page(tenant, 0, MOST_DIVERTED / 10)
+  end
   if #tenants > 0 then passed = #redis.call('ZRANGE', key('heldby', model), from, from + 9) end
   local more = #tenants == 10 or (#tenants == 0 and found == MOST_DIVERTED)
   redis.call('HSET', k, 'fbc', more and int(from + passed) or 0)
@@ -404,7 +412,7 @@ end
 -- A claimed step counts against its model's limits from now on (but one that is never called, since it is `over`). Its head is
 -- written before what counts it, so that nothing is counted that no head knows of.
 local function enter(h, job, step, now, over)
-  h[H.capped], h[H.counted], h[H.passed] = 0, 0, h[H.passed] and 0   -- (an array has no holes)
+  h[H.capped], h[H.counted], h[H.passed] = 0, 0, h[H.passed] and 0 -- (an array has no holes)
   if h[H.kind] ~= 'llm' then
     put(job, step, h)
     return
@@ -422,7 +430,7 @@ local function enter(h, job, step, now, over)
   if number(l[1]) > 0 or number(l[2]) > 0 then
     local fresh = redis.call('ZADD', key('window', model), int(now), lease .. '|' .. int(h[H.est] or 0))
     redis.call('PEXPIRE', key('window', model), 120000)
-    if fresh == 1 then add('HINCRBY', key('model', model), 'tok', int(h[H.est] or 0)) end   -- else regained: counted
+    if fresh == 1 then add('HINCRBY', key('model', model), 'tok', int(h[H.est] or 0)) end -- else regained: counted
   end
 end
 
@@ -435,7 +443,7 @@ local function leave(h, job, step, tokens, worked)
     redis.call('ZREM', key('inflight', own), lease)
   end
   if not h[H.counted] or h[H.counted] == 0 then
-    if worked and h[H.kind] == 'llm' and number(redis.call('HGET', key('model', model), 'fails')) > 0 then   -- it began before the first failure
+    if worked and h[H.kind] == 'llm' and number(redis.call('HGET', key('model', model), 'fails')) > 0 then -- it began before the first failure
       redis.call('HSET', key('model', model), 'fails', 0)
     end
     if own then later(own) end
@@ -444,10 +452,10 @@ local function leave(h, job, step, tokens, worked)
   local entry = lease .. '|' .. int(h[H.est] or 0)
   redis.call('ZREM', key('inflight', model), lease)
   local at = redis.call('ZSCORE', key('window', model), entry)
-  if at then   -- What it took counts from the same start as what was reserved. (Else the minute is over, and neither does.)
+  if at then -- What it took counts from the same start as what was reserved. (Else the minute is over, and neither does.)
     redis.call('ZREM', key('window', model), entry)
     redis.call('ZADD', key('window', model), at, lease .. '|' .. int(tokens))
-    redis.call('PEXPIRE', key('window', model), 120000)   -- the key was gone if this was its only entry
+    redis.call('PEXPIRE', key('window', model), 120000) -- the key was gone if this was its only entry
     add('HINCRBY', key('model', model), 'tok', int(tokens - (h[H.est] or 0)))
   end
   local began = h[H.counted]
@@ -455,7 +463,7 @@ local function leave(h, job, step, tokens, worked)
   if worked then
     local m = redis.call('HMGET', key('model', model), 'win', 'fails', 'hold')
     local window = number(m[1])
-    if window > 0 and began >= number(m[3]) then   -- an answer to a call from before the hold opens nothing
+    if window > 0 and began >= number(m[3]) then -- an answer to a call from before the hold opens nothing
       window = 2 * window
       redis.call('HSET', key('model', model), 'win', window >= OPEN_WINDOW and 0 or window)
     end
@@ -468,7 +476,7 @@ end
 -- A lease of a job that is gone counts no more, whatever its model was. Where there are many limits, `sweep` comes to the rest.
 local function forget_lease(lease)
   local MOST_ASKED = 100
-  for _, part in ipairs({ { '-', '(@' }, { '[A', '+' }, { '[@', '(A' } }) do   -- models first: there may be as many caps as tenants
+  for _, part in ipairs({ { '-', '(@' }, { '[A', '+' }, { '[@', '(A' } }) do -- models first: there may be as many caps as tenants
     for _, model in ipairs(redis.call('ZRANGEBYLEX', P .. 'limited', part[1], part[2], 'LIMIT', 0, MOST_ASKED)) do
       if redis.call('ZREM', key('inflight', model), lease) == 1 then let_in(model) end
     end
@@ -482,8 +490,7 @@ local function sweep(model, page)
   for _, lease in ipairs(redis.call('ZRANGE', key('inflight', model), 0, page - 1)) do
     local job, step, token = split_lease(lease)
     local h = job and head(job, step)
-    local counts = h and h[H.state] == 'leased' and h[H.token] == token
-      and (capped and h[H.capped] == 1 or h[H.label] == model and h[H.counted] ~= 0)
+    local counts = h and h[H.state] == 'leased' and h[H.token] == token and (capped and h[H.capped] == 1 or h[H.label] == model and h[H.counted] ~= 0)
     if not counts then
       gone('counted ' .. lease .. ', which is no lease')
       redis.call('ZREM', key('inflight', model), lease)
@@ -493,9 +500,14 @@ local function sweep(model, page)
     for _, m in ipairs(redis.call('ZRANGE', in_set(lane, model), 0, page - 1)) do
       local job, step = split(m)
       local h = job and head(job, step)
-      local stands = h and h[H.state] == 'ready' and h[H.lane] == lane and (h[H.label] == model or '@' .. tenant_of(job) == model)
-        and (redis.call('ZSCORE', key('stray', lane), m)
-             or redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant_of(job) or nil)), m))
+      local stands = h
+        and h[H.state] == 'ready'
+        and h[H.lane] == lane
+        and (h[H.label] == model or '@' .. tenant_of(job) == model)
+        and (
+          redis.call('ZSCORE', key('stray', lane), m)
+          or redis.call('ZSCORE', key('ready', compartment(lane, rules(lane).fair and tenant_of(job) or nil)), m)
+        )
       if not stands then
         gone('let in ' .. m .. ', which does not wait on ' .. lane)
         redis.call('ZREM', in_set(lane, model), m)
@@ -505,7 +517,8 @@ local function sweep(model, page)
   local names = { model }
   for _, tenant in ipairs(redis.call('ZRANGE', key('heldby', model), 0, page - 1)) do
     local name = model .. '|' .. tenant
-    if redis.call('EXISTS', key('held', name)) == 1 then names[#names + 1] = name
+    if redis.call('EXISTS', key('held', name)) == 1 then
+      names[#names + 1] = name
     else
       gone('held nothing of ' .. tenant)
       redis.call('ZREM', key('heldby', model), tenant)
@@ -526,7 +539,9 @@ local function sweep(model, page)
     end
   end
   local sum, entries = 0, redis.call('ZRANGE', key('window', model), 0, -1)
-  for _, entry in ipairs(entries) do sum = sum + number(string.match(entry, '|(%d+)$')) end
+  for _, entry in ipairs(entries) do
+    sum = sum + number(string.match(entry, '|(%d+)$'))
+  end
   if #entries > 0 and sum ~= number(redis.call('HGET', key('model', model), 'tok')) then
     gone('counted other tokens than its calls took')
     redis.call('HSET', key('model', model), 'tok', int(sum))
@@ -569,30 +584,4 @@ local function answers(model, without)
     add('HINCRBY', k, 'nu', 1)
   end
   add('HINCRBY', k, 'na', 1)
-end
-
-local function day() return int(math.floor(clock() / 86400000000)) end
-
--- What a call took is its tenant's, on this day. Gives what writes that: sums, in one command, so that it may be done again.
-local function spending(tenant, tokens, micros)
-  if redis.call('EXISTS', key('tenant', tenant)) == 0 then return function() end end
-  local k = key('spend', tenant .. ':' .. day())
-  local s = redis.pcall('HMGET', k, 'tok', 'mic')
-  return function()
-    redis.call('HSET', k, 'tok', int(number(s[1]) + tokens), 'mic', decimal(number(s[2]) + micros))
-    redis.call('PEXPIRE', k, 3 * 86400000)
-  end
-end
-
--- Which budget is used up: nil, "job" or "tenant".
-local function over_budget(job, tenant)
-  local b = redis.call('HMGET', key('job', job), 'bt', 'bm', 'up', 'uo', 'um')
-  if (b[1] and number(b[3]) + number(b[4]) >= number(b[1])) or (b[2] and number(b[5]) >= number(b[2])) then
-    return 'job'
-  end
-  local l = redis.call('HMGET', key('tenant', tenant), 'l_tok', 'l_mic')
-  if l[1] or l[2] then
-    local s = redis.call('HMGET', key('spend', tenant .. ':' .. day()), 'tok', 'mic')
-    if (l[1] and number(s[1]) >= number(l[1])) or (l[2] and number(s[2]) >= number(l[2])) then return 'tenant' end
-  end
 end

@@ -8,7 +8,9 @@
 
 local function numbers(text)
   local found = {}
-  for n in string.gmatch(text or '', '%d+') do found[#found + 1] = tonumber(n) end
+  for n in string.gmatch(text or '', '%d+') do
+    found[#found + 1] = tonumber(n)
+  end
   return found
 end
 
@@ -18,7 +20,9 @@ local function name_of(plan, field) return field == 'half' and plan or plan .. '
 -- A slice stands: `more` are further numbers.
 local function stands(plan, field, items, ...)
   local parts = { int(clock()), int(items) }
-  for _, n in ipairs({ ... }) do parts[#parts + 1] = int(n) end
+  for _, n in ipairs({ ... }) do
+    parts[#parts + 1] = int(n)
+  end
   redis.call('HSET', key('plan', plan), field, table.concat(parts, '|'))
   redis.call('ZADD', P .. 'plans', int(clock() + ABANDONED), name_of(plan, field))
 end
@@ -31,57 +35,64 @@ local function give_back(plan, field)
 end
 
 local throw_slice
-do   -- (a chunk of Lua has 200 locals at the most)
-local MOST_THROWN = 40   -- members and their steps that one verb throws away; a look at one counts half
+do -- (a chunk of Lua has 200 locals at the most)
+  local MOST_THROWN = 40 -- members and their steps that one verb throws away; a look at one counts half
 
--- A slice of it is thrown away. Gives whether that was the last.
-throw_slice = function(plan, field)
-  local k = key('plan', plan)
-  give_back(plan, field)
-  local at, own = numbers(redis.call('HGET', k, field .. '>')), numbers(redis.call('HGET', k, field))[3]
-  local i, c = at[1], at[2]
-  local last = own or number(redis.call('HGET', k, 'n')) - 1
-  if own then i = own end
-  local gone, room = {}, MOST_THROWN
-  while room > 0 do
-    room = room - 0.5
-    local packed = i <= last and redis.call('HGET', k, 'node' .. int(i))
-    if not packed then
-      if own then redis.call('HDEL', k, 'node' .. int(own), field, field .. '>', unpack(gone))
-      else redis.call('UNLINK', k) end
-      redis.call('ZREM', P .. 'plans', name_of(plan, field))
-      return true
-    end
-    if c >= cmsgpack.unpack(packed)[N.children] then i, c = i + 1, 0
-    else
-      local link = 'c' .. int(i) .. '.' .. int(c)
-      local child = redis.call('HGET', k, link)
-      if child and string.sub(child, 1, 1) == 'j' then
-        local job = string.sub(child, 2)
-        local f = redis.call('HMGET', key('job', job), 'hp', 'pl', 'n')
-        if f[1] == field and f[2] == plan then
-          room = room - 0.5 - number(f[3])
-          throw_away(job)
+  -- A slice of it is thrown away. Gives whether that was the last.
+  throw_slice = function(plan, field)
+    local k = key('plan', plan)
+    give_back(plan, field)
+    local at, own = numbers(redis.call('HGET', k, field .. '>')), numbers(redis.call('HGET', k, field))[3]
+    local i, c = at[1], at[2]
+    local last = own or number(redis.call('HGET', k, 'n')) - 1
+    if own then i = own end
+    local gone, room = {}, MOST_THROWN
+    while room > 0 do
+      room = room - 0.5
+      local packed = i <= last and redis.call('HGET', k, 'node' .. int(i))
+      if not packed then
+        if own then
+          redis.call('HDEL', k, 'node' .. int(own), field, field .. '>', unpack(gone))
+        else
+          redis.call('UNLINK', k)
         end
+        redis.call('ZREM', P .. 'plans', name_of(plan, field))
+        return true
       end
-      if child then gone[#gone + 1] = link end
-      c = c + 1
+      if c >= cmsgpack.unpack(packed)[N.children] then
+        i, c = i + 1, 0
+      else
+        local link = 'c' .. int(i) .. '.' .. int(c)
+        local child = redis.call('HGET', k, link)
+        if child and string.sub(child, 1, 1) == 'j' then
+          local job = string.sub(child, 2)
+          local f = redis.call('HMGET', key('job', job), 'hp', 'pl', 'n')
+          if f[1] == field and f[2] == plan then
+            room = room - 0.5 - number(f[3])
+            throw_away(job)
+          end
+        end
+        if child then gone[#gone + 1] = link end
+        c = c + 1
+      end
     end
+    redis.call('HSET', k, field .. '>', int(i) .. '|' .. int(c))
+    if own and #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
+    return false
   end
-  redis.call('HSET', k, field .. '>', int(i) .. '|' .. int(c))
-  if own and #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
-  return false
-end
 end
 
 -- The digest of a job's record; nil where there is none, or only half of one. plan, field: what the caller is writing.
 local function known(job, plan, field)
   local facts = redis.call('HMGET', key('job', job), 'rec', 'half', 'hp', 'pl')
-  if facts[2] and not abandoned(facts[2]) then return string.sub(facts[1] or '', 1, DIGEST) end   -- a wide fork that is being made
+  if facts[2] and not abandoned(facts[2]) then return string.sub(facts[1] or '', 1, DIGEST) end -- a wide fork that is being made
   if facts[2] or facts[3] then
     local there, coming = false, false
-    if not facts[2] then there, coming = staged(facts[4], facts[3]) end
-    if coming and facts[4] == plan and facts[3] == field then coming = false   -- left over by a slice that broke
+    if not facts[2] then
+      there, coming = staged(facts[4], facts[3])
+    end
+    if coming and facts[4] == plan and facts[3] == field then
+      coming = false -- left over by a slice that broke
     elseif coming then
       local p = redis.call('HMGET', key('plan', facts[4]), facts[3], facts[3] .. '>')
       if p[2] or abandoned(p[1]) then
@@ -106,7 +117,7 @@ local function create(j, state, points, more)
   mark(j.id)
   created[#created + 1] = j.id
   redis.call('ZADD', P .. 'open', int(at), j.id)
-  redis.call('HDEL', P .. 'aside', j.id)   -- of another job under this id
+  redis.call('HDEL', P .. 'aside', j.id) -- of another job under this id
   redis.call('HSET', k, points and 'hp' or 'half', points or '1', 'st', state, 'n', 0, 'rec', j.rec, 't0', int(at), 'dg', j.birth, unpack(more))
   redis.call('HSET', k, unpack(j.facts))
   if j.deadline_us > 0 then redis.call('ZADD', P .. 'deadlines', int(clock() + j.deadline_us), j.id) end
@@ -121,13 +132,16 @@ local function create_member(j, plan, i, points, more)
   if j.decision then apply_turn(j.id, j.decision, 'waiting') end
 end
 
-local created_plan   -- the key of one that this verb began
-local joined   -- whether the new jobs have become part of what was there before: then they stay
+local created_plan -- the key of one that this verb began
+local joined -- whether the new jobs have become part of what was there before: then they stay
 on_error = function()
   local stay = joined and joined()
   if created_plan and not stay then redis.call('DEL', created_plan) end
   for _, job in ipairs(created) do
-    if not stay then throw_away(job)
-    else whole(job) end
+    if not stay then
+      throw_away(job)
+    else
+      whole(job)
+    end
   end
 end

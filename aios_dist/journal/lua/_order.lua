@@ -26,7 +26,7 @@ local MONTH_MS = 30 * 86400000
 -- Redis reads scores from text: this many digits give the same number back. (`int` would round ranks, and %g cut them.)
 local function exact(n) return string.format('%.17g', n) end
 
-local rules_of = {}   -- lanes that this verb has read
+local rules_of = {} -- lanes that this verb has read
 local function rules(lane)
   local r = rules_of[lane]
   if not r then
@@ -38,7 +38,7 @@ local function rules(lane)
 end
 
 local function tenant_in(who) return who and string.match(who, '^[^|]*') or 'default' end
-local whos = {}   -- of jobs that this verb has looked at: "tenant|agent"
+local whos = {} -- of jobs that this verb has looked at: "tenant|agent"
 local function who(job)
   if not whos[job] then whos[job] = redis.call('HGET', key('job', job), 'who') or nil end
   return whos[job]
@@ -62,9 +62,13 @@ local function least(shelf, name, lane)
     local first = redis.call('ZRANGE', by, 0, 0, 'WITHSCORES')
     if #first == 0 then return nil end
     local now = own and first[2] or counter(lane, first[1])
-    if redis.call('EXISTS', key(shelf, name .. '|' .. first[1])) == 0 then redis.call('ZREM', by, first[1])   -- nothing waits
-    elseif tonumber(now) <= tonumber(first[2]) then return first[1], tonumber(now)
-    else redis.call('ZADD', by, now, first[1]) end
+    if redis.call('EXISTS', key(shelf, name .. '|' .. first[1])) == 0 then
+      redis.call('ZREM', by, first[1]) -- nothing waits
+    elseif tonumber(now) <= tonumber(first[2]) then
+      return first[1], tonumber(now)
+    else
+      redis.call('ZADD', by, now, first[1])
+    end
   end
 end
 
@@ -81,7 +85,8 @@ end
 local function count_on(shelf, name, by)
   local field = shelf .. ':' .. name
   local now = add('HINCRBY', P .. 'waits', field, by)
-  if now == 0 then redis.call('HDEL', P .. 'waits', field)
+  if now == 0 then
+    redis.call('HDEL', P .. 'waits', field)
   elseif now < 0 or (by == 1 and now == 1 and redis.call('EXISTS', key(shelf .. 'by', name)) == 1) then
     redis.call('HSET', P .. 'waits', field, counted_anew(shelf, name) + (by == 1 and 1 or 0))
   end
@@ -100,14 +105,18 @@ local function put_on(shelf, name, m, h, tenant, behind_all)
   if tenant then count_on(shelf, name, 1) end
   local last = behind_all and last_score(key(shelf, own))
   if redis.call('ZADD', key(shelf, own), last and last >= h[H.rank] and behind(last, h[H.rank]) or exact(h[H.rank]), m) == 0 and tenant then
-    count_on(shelf, name, -1)   -- it stood there already
+    count_on(shelf, name, -1) -- it stood there already
   end
   if rules(lane).oldest > 0 then redis.call('ZADD', key(shelf .. 'old', own), int(h[H.ready]), m) end
   if not tenant then return end
   local by = key(shelf .. 'by', name)
-  if shelf == 'held' and string.sub(name, 1, 1) == '@' then redis.call('ZADD', by, 0, tenant)   -- (a lane)
-  elseif shelf == 'ready' or not scaled(name) then redis.call('ZADD', by, counter(lane, tenant), tenant)
-  elseif not redis.call('ZSCORE', by, tenant) then redis.call('ZADD', by, among_held(name, lane, tenant), tenant) end
+  if shelf == 'held' and string.sub(name, 1, 1) == '@' then
+    redis.call('ZADD', by, 0, tenant) -- (a lane)
+  elseif shelf == 'ready' or not scaled(name) then
+    redis.call('ZADD', by, counter(lane, tenant), tenant)
+  elseif not redis.call('ZSCORE', by, tenant) then
+    redis.call('ZADD', by, among_held(name, lane, tenant), tenant)
+  end
 end
 
 local function take_from(shelf, name, m, tenant)
@@ -115,20 +124,18 @@ local function take_from(shelf, name, m, tenant)
   if job then mark(job) end
   local set = key(shelf, compartment(name, tenant))
   local was = redis.call('ZREM', set, m) == 1
-  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m)   -- also one that is left over there
+  redis.call('ZREM', key(shelf .. 'old', compartment(name, tenant)), m) -- also one that is left over there
   if not was then return false end
   if tenant then count_on(shelf, name, -1) end
   if tenant and redis.call('EXISTS', set) == 0 then
     redis.call('ZREM', key(shelf .. 'by', name), tenant)
-    if string.sub(name, 1, 1) == '@' and shelf == 'held' then redis.call('ZREM', key('holds', tenant), name) end   -- (a lane)
+    if string.sub(name, 1, 1) == '@' and shelf == 'held' then redis.call('ZREM', key('holds', tenant), name) end -- (a lane)
   end
   return true
 end
 
 -- … wherever on the shelf it is: rules may have changed since it was put there.
-local function take_off(shelf, name, m, tenant)
-  return take_from(shelf, name, m, nil) or take_from(shelf, name, m, tenant)
-end
+local function take_off(shelf, name, m, tenant) return take_from(shelf, name, m, nil) or take_from(shelf, name, m, tenant) end
 
 local function outdated(h)
   local policy = rules(h[H.lane]).policy
@@ -141,7 +148,7 @@ end
 -- `held`: how it stood among those that its model held. They have all been held back alike: what it is lifted by goes to
 -- the model's scale, so that the others are lifted by as much when their turn comes, and keep their order.
 local function lift(lane, tenant, model, held)
-  if redis.call('ZSCORE', key('readyby', lane), tenant) then return end   -- it competes already
+  if redis.call('ZSCORE', key('readyby', lane), tenant) then return end -- it competes already
   local f = redis.call('HMGET', key('share', lane), tenant, '!', '!m')
   local had = number(f[1])
   local scale = held and scale_of(model)
@@ -150,8 +157,11 @@ local function lift(lane, tenant, model, held)
   if not other then
     local first = scaled(model) and redis.call('ZRANGE', key('heldby', model), 0, 1, 'WITHSCORES') or {}
     local at = first[1] == tenant and 4 or 2
-    if first[at] and f[3] == model then floor = tonumber(first[at]) + (scale or scale_of(model))
-    else floor = number(f[2] and redis.call('HGET', key('share', lane), f[2])) end
+    if first[at] and f[3] == model then
+      floor = tonumber(first[at]) + (scale or scale_of(model))
+    else
+      floor = number(f[2] and redis.call('HGET', key('share', lane), f[2]))
+    end
   end
   if floor > now then
     if held then redis.call('HSET', key('model', model), 'up', exact(scale + floor - now)) end
@@ -159,15 +169,15 @@ local function lift(lane, tenant, model, held)
   end
   if now > had then
     redis.call('HSET', key('share', lane), tenant, exact(now))
-    redis.call('ZADD', P .. 'used', 'NX', int(clock()), lane .. '|' .. tenant)   -- also of one that never gets to run
+    redis.call('ZADD', P .. 'used', 'NX', int(clock()), lane .. '|' .. tenant) -- also of one that never gets to run
   end
 end
 
 -- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
-local has_limits = {}   -- of names that this verb has asked for
+local has_limits = {} -- of names that this verb has asked for
 local function limits_of(job, h)
   if h[H.kind] ~= 'llm' then return {} end
-  local own, model, names = '@' .. tenant_of(job), h[H.label], {}   -- (the cap first: it is asked first)
+  local own, model, names = '@' .. tenant_of(job), h[H.label], {} -- (the cap first: it is asked first)
   for _, name in ipairs({ own, model }) do
     if has_limits[name] == nil then has_limits[name] = redis.call('ZSCORE', P .. 'limited', name) ~= false end
     if has_limits[name] then names[#names + 1] = name end
@@ -176,10 +186,12 @@ local function limits_of(job, h)
 end
 local function in_set(lane, name) return key('in', lane .. '|' .. name) end
 local function not_in(job, m, h)
-  for _, name in ipairs(limits_of(job, h)) do redis.call('ZREM', in_set(h[H.lane], name), m) end
+  for _, name in ipairs(limits_of(job, h)) do
+    redis.call('ZREM', in_set(h[H.lane], name), m)
+  end
 end
 
-local kept_off   -- _limits
+local kept_off -- _limits
 
 -- A step waits on its lane, with the rank that it has; or where a limit holds it back. Gives whether it stands on the lane.
 -- `kept`: it has waited all along, elsewhere; `held`: see lift; `past`: what it was held by, and is not any more;
@@ -188,7 +200,7 @@ local function place(job, step, h, kept, held, past, ranked)
   mark(job)
   local lane, m, limits = h[H.lane], member(job, step), limits_of(job, h)
   local late = past and (redis.call('ZREM', key('astray', lane), m) == 1 or rules(lane).look)
-  local new = not kept and not ranked and (not past or late)   -- since the rules changed
+  local new = not kept and not ranked and (not past or late) -- since the rules changed
   if #limits > 0 and kept_off(limits, job, step, h, past, kept, new) then return false end
   -- While there are strays, what comes under the new rules queues behind them: its rank and theirs do not compare.
   local last = new and not outdated(h) and last_score(key('stray', lane))
@@ -199,7 +211,9 @@ local function place(job, step, h, kept, held, past, ranked)
     if tenant and not kept then lift(lane, tenant, h[H.label], held) end
     put_on('ready', lane, m, h, tenant)
   end
-  for _, name in ipairs(limits) do redis.call('ZADD', in_set(lane, name), exact(h[H.rank]), m) end
+  for _, name in ipairs(limits) do
+    redis.call('ZADD', in_set(lane, name), exact(h[H.rank]), m)
+  end
   return true
 end
 
@@ -224,14 +238,14 @@ local function take_best(lane)
   local tenant = rules(lane).fair and least('ready', lane, lane) or nil
   local own, aged = compartment(lane, tenant), turn_of_oldest(lane, tenant, 0)
   local top = redis.call('ZRANGE', key(aged and 'readyold' or 'ready', own), 0, 0)[1]
-  if not top then   -- those that were ranked under other rules: nobody waits for the reconciler
+  if not top then -- those that were ranked under other rules: nobody waits for the reconciler
     top = redis.call('ZRANGE', key('stray', lane), 0, 0)[1]
     if top then
       local job = split(top)
       if job then mark(job) end
       redis.call('ZREM', key('stray', lane), top)
     end
-    return top, aged   -- judged among the held as those on the lane are: else one would fetch what the other sends back
+    return top, aged -- judged among the held as those on the lane are: else one would fetch what the other sends back
   end
   take_from('ready', lane, top, tenant)
   return top, aged
@@ -252,56 +266,61 @@ end
 local function holders(lane)
   local names = {}
   for _, part in ipairs({ { '-', '(@' }, { '[A', '+' } }) do
-    for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do names[#names + 1] = model end
+    for _, model in ipairs(redis.call('ZRANGEBYLEX', key('holds', lane), part[1], part[2])) do
+      names[#names + 1] = model
+    end
   end
   return names
 end
 
 local settle, dispatch
-do   -- (a chunk of Lua has 200 locals at the most)
--- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
-local function charge(h, tenant, amount)
-  local lane = h[H.lane]
-  local by = exact(amount / weight_of(tenant))
-  local now = add('HINCRBYFLOAT', key('share', lane), tenant, by)
-  redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
-  if redis.call('EXISTS', key('holds', lane)) == 0 then return end
-  for _, model in ipairs(holders(lane)) do
-    if scaled(model) then redis.call('ZADD', key('heldby', model), 'XX', 'INCR', by, tenant)
-    elseif amount < 0 then redis.call('ZADD', key('heldby', model), 'XX', now, tenant) end   -- what is behind is put right on the way
-  end
-end
-
--- A dispatched step has taken so much, which is never nothing: among equals the name would decide for ever.
--- nil: nobody knows, what was charged stands.
-settle = function(job, h, taken)
-  local charged = h[H.charged] or 0
-  if charged == 0 then return end
-  h[H.charged] = 0
-  taken = taken and math.max(1, taken)
-  if taken and taken ~= charged then charge(h, tenant_of(job), taken - charged) end
-end
-
--- The step is dispatched: rounds, turns of the oldest and shares count on.
-dispatch = function(job, h, aged)
-  local lane, r = h[H.lane], rules(h[H.lane])
-  local tenant = r.fair and tenant_of(job) or nil
-  if r.oldest > 0 then add('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
-  if h[H.since] == SINCE.round and not aged then
-    local k = key('rounds', compartment(lane, tenant))
-    -- A group that comes late begins in this round, not in all that it has missed. It never goes back: one of an older round may be left.
-    if h[H.rank] > number(redis.call('HGET', k, '!')) then
-      redis.call('HSET', k, '!', int(h[H.rank]))
-      redis.call('PEXPIRE', k, MONTH_MS)
+do -- (a chunk of Lua has 200 locals at the most)
+  -- Fair share: what a tenant has had of a lane, in tokens by their cost, over its weight.
+  local function charge(h, tenant, amount)
+    local lane = h[H.lane]
+    local by = exact(amount / weight_of(tenant))
+    local now = add('HINCRBYFLOAT', key('share', lane), tenant, by)
+    redis.call('ZADD', key('readyby', lane), 'XX', now, tenant)
+    if redis.call('EXISTS', key('holds', lane)) == 0 then return end
+    for _, model in ipairs(holders(lane)) do
+      if scaled(model) then
+        redis.call('ZADD', key('heldby', model), 'XX', 'INCR', by, tenant)
+      elseif amount < 0 then
+        redis.call('ZADD', key('heldby', model), 'XX', now, tenant)
+      end -- what is behind is put right on the way
     end
   end
-  if tenant then
-    h[H.charged] = math.max(1, h[H.cost] or 0)
-    charge(h, tenant, h[H.charged])
-    redis.call('HSET', key('share', lane), '!', tenant, '!m', h[H.label])
-    redis.call('ZADD', P .. 'used', int(clock()), lane .. '|' .. tenant)
+
+  -- A dispatched step has taken so much, which is never nothing: among equals the name would decide for ever.
+  -- nil: nobody knows, what was charged stands.
+  settle = function(job, h, taken)
+    local charged = h[H.charged] or 0
+    if charged == 0 then return end
+    h[H.charged] = 0
+    taken = taken and math.max(1, taken)
+    if taken and taken ~= charged then charge(h, tenant_of(job), taken - charged) end
   end
-end
+
+  -- The step is dispatched: rounds, turns of the oldest and shares count on.
+  dispatch = function(job, h, aged)
+    local lane, r = h[H.lane], rules(h[H.lane])
+    local tenant = r.fair and tenant_of(job) or nil
+    if r.oldest > 0 then add('HINCRBY', key('lane', lane), 'n|' .. (tenant or ''), 1) end
+    if h[H.since] == SINCE.round and not aged then
+      local k = key('rounds', compartment(lane, tenant))
+      -- A group that comes late begins in this round, not in all that it has missed. It never goes back: one of an older round may be left.
+      if h[H.rank] > number(redis.call('HGET', k, '!')) then
+        redis.call('HSET', k, '!', int(h[H.rank]))
+        redis.call('PEXPIRE', k, MONTH_MS)
+      end
+    end
+    if tenant then
+      h[H.charged] = math.max(1, h[H.cost] or 0)
+      charge(h, tenant, h[H.charged])
+      redis.call('HSET', key('share', lane), '!', tenant, '!m', h[H.label])
+      redis.call('ZADD', P .. 'used', int(clock()), lane .. '|' .. tenant)
+    end
+  end
 end
 
 -- The number that the step's rank comes to: what its policy said, or its place in an agent-first plan.
@@ -324,7 +343,8 @@ local function rank_of(job, h)
     return tonumber(admitted) + window * (p + math.min(nth, steps - 1) / steps) / places
   end
   local since = h[H.ready]
-  if h[H.since] == SINCE.submitted then since = number(f[5] or f[3])
+  if h[H.since] == SINCE.submitted then
+    since = number(f[5] or f[3])
   elseif h[H.since] == SINCE.round then
     local k = key('rounds', compartment(h[H.lane], rules(h[H.lane]).fair and tenant_of(job) or nil))
     local last = redis.call('HMGET', k, '!', h[H.group])
@@ -353,7 +373,7 @@ local function make_ready(job, step, h, parked)
   h[H.rank] = rank_of(job, h)
   h[H.state] = parked and 'parked' or 'ready'
   put(job, step, h)
-  event(job, at, 'ready', step, h[H.label])   -- first: its model may keep it waiting, and it goes to another at once
+  event(job, at, 'ready', step, h[H.label]) -- first: its model may keep it waiting, and it goes to another at once
   if not parked and place(job, step, h) then ticket(h[H.lane], job, step) end
 end
 
@@ -383,7 +403,7 @@ end
 local function remember(job)
   local MOST_PAST = 200
   local f = redis.call('HMGET', key('job', job), 'who', 'us', 'uc', 'from')
-  if not f[1] or f[4] or tonumber(f[3] or '0') <= 0 then return end   -- a fork has had only a part of its service
+  if not f[1] or f[4] or tonumber(f[3] or '0') <= 0 then return end -- a fork has had only a part of its service
   local k = key('past', string.match(f[1], '|(.*)$'))
   redis.call('LPUSH', k, (f[2] or '0') .. ':' .. f[3])
   redis.call('LTRIM', k, 0, MOST_PAST - 1)

@@ -1,7 +1,7 @@
 -- Jobs and their turns: shared by submit, extend, commit, advance, cancel, reap. Plans: _members.
 
-local end_job, go_on, about_to_end, member_ended   -- below, and in _members
-local follow_all   -- _sweep
+local end_job, go_on, about_to_end, member_ended -- below, and in _members
+local follow_all -- _sweep
 local ENDED = { done = true, failed = true, cancelled = true }
 
 -- An outcome is written: once, in the order of writing, with all that belongs to it in one command (`more`: a flat list of
@@ -16,104 +16,115 @@ local function write_outcome(job, step, h, ok, blob, at, more)
   h[H.state] = ok and 'done' or 'failed'
   h[H.ended] = at
   h[H.order] = order
-  local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at))   -- a claim's token is random
-  redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came),
-             unpack(more or {}))
+  local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at)) -- a claim's token is random
+  redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came), unpack(more or {}))
   event(job, at, h[H.state], step)
   return version
 end
 
-local MOST_AT_ONCE = 1000   -- steps in one HSET: as many as Lua can hand over
+local MOST_AT_ONCE = 1000 -- steps in one HSET: as many as Lua can hand over
 local begin, apply_turn
-do   -- (a chunk of Lua has 200 locals at the most)
--- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
--- is taken with the command that writes it. Gives whether there was one.
-local function had_signal(job, step, h)
-  local k, ends = key('job', job), 'g|' .. h[H.label]
-  local first, next_ = string.match(redis.call('HGET', k, ends) or '', '^(%d+)|(%d+)$')
-  local field = first and ends .. '|' .. first
-  local blob = field and redis.call('HGET', k, field)
-  if not blob then return false end
-  write_outcome(job, step, h, true, blob, stamp(), { ends, int(first + 1) .. '|' .. next_ })
-  redis.call('HDEL', k, field)
-  return true
-end
-
--- A step begins to wait: on its lane, for a time, or for a signal. `parked`: its job is paused.
-begin = function(job, step, h, parked)
-  if h[H.kind] == 'sleep' then
-    h[H.state], h[H.ready] = 'timed', stamp()
-    put(job, step, h)
-    redis.call('ZADD', P .. 'timers', int(clock() + h[H.after]), member(job, step))
-    event(job, h[H.ready], 'timed', step, h[H.label])
-  elseif h[H.kind] == 'signal' then
-    h[H.state], h[H.ready] = 'waiting', stamp()
-    event(job, h[H.ready], 'waiting', step, h[H.label])
-    if had_signal(job, step, h) then need_turn(job) else put(job, step, h) end
-  else
-    make_ready(job, step, h, parked)
+do -- (a chunk of Lua has 200 locals at the most)
+  -- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
+  -- is taken with the command that writes it. Gives whether there was one.
+  local function had_signal(job, step, h)
+    local k, ends = key('job', job), 'g|' .. h[H.label]
+    local first, next_ = string.match(redis.call('HGET', k, ends) or '', '^(%d+)|(%d+)$')
+    local field = first and ends .. '|' .. first
+    local blob = field and redis.call('HGET', k, field)
+    if not blob then return false end
+    write_outcome(job, step, h, true, blob, stamp(), { ends, int(first + 1) .. '|' .. next_ })
+    redis.call('HDEL', k, field)
+    return true
   end
-end
 
-local function head_of(s)
-  local h = new_head(s.kind, s.lane, 'pending', s.label)
-  h[H.digest], h[H.est], h[H.cost], h[H.after] = s.digest, bounded(s.est), bounded(s.cost), s.after
-  h[H.policy], h[H.base], h[H.since], h[H.level], h[H.group] = s.policy, s.base, SINCE[s.since], s.level, s.group
-  if s.rejected or s.once then   -- an array has no holes
-    h[H.passed], h[H.rejected], h[H.once] = 0, s.rejected or '', s.once
-  end
-  return h
-end
-
--- New steps are written with the count of them, in one command (a thousand at a time): whatever stops us, the heads say
--- what is still to begin.
-local function add_steps(job, steps)
-  local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'n', 'dg')
-  local first, proof = tonumber(facts[1]), facts[2] or ''
-  local heads, fields = {}, {}
-  mark(job)
-  if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then   -- its list begins before it is so wide
-    for _, before in ipairs(first_events(job)) do redis.call('RPUSH', key('ev', job), before) end
-  end
-  for i, s in ipairs(steps) do
-    local step, h = int(first + i - 1), head_of(s)
-    heads[i], proof = h, chain(proof, step .. ' ' .. s.digest .. ' ' .. s.label)
-    fields[#fields + 1], fields[#fields + 2] = 'q' .. step, s.request
-    fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
-    if i % MOST_AT_ONCE == 0 or i == #steps then
-      redis.call('HSET', k, 'n', int(first + i), 'dg', proof, unpack(fields))
-      fields = {}
+  -- A step begins to wait: on its lane, for a time, or for a signal. `parked`: its job is paused.
+  begin = function(job, step, h, parked)
+    if h[H.kind] == 'sleep' then
+      h[H.state], h[H.ready] = 'timed', stamp()
+      put(job, step, h)
+      redis.call('ZADD', P .. 'timers', int(clock() + h[H.after]), member(job, step))
+      event(job, h[H.ready], 'timed', step, h[H.label])
+    elseif h[H.kind] == 'signal' then
+      h[H.state], h[H.ready] = 'waiting', stamp()
+      event(job, h[H.ready], 'waiting', step, h[H.label])
+      if had_signal(job, step, h) then
+        need_turn(job)
+      else
+        put(job, step, h)
+      end
+    else
+      make_ready(job, step, h, parked)
     end
   end
-  return first, heads
-end
 
--- What a turn decided: new steps, or the end. `state` is where the job stands.
-apply_turn = function(job, decision, state)
-  local k = key('job', job)
-  if #decision.steps > 0 then
-    local first, heads = add_steps(job, decision.steps)
-    if state == 'running' then
-      for i, h in ipairs(heads) do begin(job, int(first + i - 1), h) end
+  local function head_of(s)
+    local h = new_head(s.kind, s.lane, 'pending', s.label)
+    h[H.digest], h[H.est], h[H.cost], h[H.after] = s.digest, bounded(s.est), bounded(s.cost), s.after
+    h[H.policy], h[H.base], h[H.since], h[H.level], h[H.group] = s.policy, s.base, SINCE[s.since], s.level, s.group
+    if s.rejected or s.once then -- an array has no holes
+      h[H.passed], h[H.rejected], h[H.once] = 0, s.rejected or '', s.once
+    end
+    return h
+  end
+
+  -- New steps are written with the count of them, in one command (a thousand at a time): whatever stops us, the heads say
+  -- what is still to begin.
+  local function add_steps(job, steps)
+    local k = key('job', job)
+    local facts = redis.call('HMGET', k, 'n', 'dg')
+    local first, proof = tonumber(facts[1]), facts[2] or ''
+    local heads, fields = {}, {}
+    mark(job)
+    if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then -- its list begins before it is so wide
+      for _, before in ipairs(first_events(job)) do
+        redis.call('RPUSH', key('ev', job), before)
+      end
+    end
+    for i, s in ipairs(steps) do
+      local step, h = int(first + i - 1), head_of(s)
+      heads[i], proof = h, chain(proof, step .. ' ' .. s.digest .. ' ' .. s.label)
+      fields[#fields + 1], fields[#fields + 2] = 'q' .. step, s.request
+      fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
+      if i % MOST_AT_ONCE == 0 or i == #steps then
+        redis.call('HSET', k, 'n', int(first + i), 'dg', proof, unpack(fields))
+        fields = {}
+      end
+    end
+    return first, heads
+  end
+
+  -- What a turn decided: new steps, or the end. `state` is where the job stands.
+  apply_turn = function(job, decision, state)
+    local k = key('job', job)
+    if #decision.steps > 0 then
+      local first, heads = add_steps(job, decision.steps)
+      if state == 'running' then
+        for i, h in ipairs(heads) do
+          begin(job, int(first + i - 1), h)
+        end
+      end
+    end
+    if decision.more > 0 and state ~= 'running' then
+      redis.call('HSET', k, 'wake', 1)
+    elseif decision.more > 0 then
+      due_later(job, decision.more) -- should nobody go on with it
+    else
+      redis.call('ZREM', P .. 'due', job)
+    end
+    if decision.ends ~= '' then
+      if state == 'running' then
+        end_job(job, decision.ends, decision.result)
+      else -- it needs no step at all, but its plan has not admitted it: remember the end
+        redis.call('HSET', k, 'ends', decision.ends, 'res', decision.result)
+      end
     end
   end
-  if decision.more > 0 and state ~= 'running' then redis.call('HSET', k, 'wake', 1)
-  elseif decision.more > 0 then due_later(job, decision.more)   -- should nobody go on with it
-  else redis.call('ZREM', P .. 'due', job) end
-  if decision.ends ~= '' then
-    if state == 'running' then
-      end_job(job, decision.ends, decision.result)
-    else  -- it needs no step at all, but its plan has not admitted it: remember the end
-      redis.call('HSET', k, 'ends', decision.ends, 'res', decision.result)
-    end
-  end
-end
 end
 
 -- A step that nobody brings to an end goes to the dead letters, and its outcome says so; with a turn the job ends.
 local function give_up(job, step, h, blob, due_us)
-  h[H.token] = ''   -- this is nobody's answer: on a Redis that was put back the same claim may have had another
+  h[H.token] = '' -- this is nobody's answer: on a Redis that was put back the same claim may have had another
   if step ~= TURN then
     write_outcome(job, step, h, false, blob, stamp())
     due_later(job, due_us)
@@ -135,8 +146,12 @@ local function set_aside(job, step, h)
   redis.call('ZREM', P .. 'timers', member(job, step))
   if h[H.kind] ~= 'llm' then return end
   if let or (by and string.sub(by, 1, 1) == '?') then
-    for _, name in ipairs(limits_of(job, h)) do later(name) end
-  elseif by then later(by) end
+    for _, name in ipairs(limits_of(job, h)) do
+      later(name)
+    end
+  elseif by then
+    later(by)
+  end
 end
 
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
@@ -183,7 +198,7 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'due', job)
   redis.call('ZREM', P .. 'deadlines', job)
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
-  redis.call('ZADD', P .. 'ended', int(at), job)   -- behind that: so it was told (_mend)
+  redis.call('ZADD', P .. 'ended', int(at), job) -- behind that: so it was told (_mend)
   if not left then
     redis.call('PEXPIRE', k, A.retention_ms)
     redis.call('PEXPIRE', key('ev', job), A.retention_ms)

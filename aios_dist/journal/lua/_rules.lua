@@ -12,7 +12,11 @@ local function set_lane(said, source)
   local hand, says = f[5] or '0', f[4]
   if source == 'file' then
     says = rules_line(new)
-    if says == f[4] then new = old else hand = '0' end
+    if says == f[4] then
+      new = old
+    else
+      hand = '0'
+    end
   elseif source == 'reset' then
     local policy, oldest, fair = string.match(f[4] or 'fifo|0|', '^(.*)|(.*)|(.*)$')
     new, hand = { policy = policy, oldest = tonumber(oldest), fair = fair }, '0'
@@ -23,7 +27,7 @@ local function set_lane(said, source)
   local noted = says and { 'file', says } or {}
   if new.policy ~= now.policy or new.fair ~= now.fair or (new.oldest > 0) ~= (now.oldest > 0) then
     redis.call('HSET', k, 'hand', hand, 'next', rules_line(new), 'over', rules_line(now), unpack(noted))
-  else   -- (`next` goes with the same write: what was gathered for it has the right rank)
+  else -- (`next` goes with the same write: what was gathered for it has the right rank)
     redis.call('HSET', k, 'policy', new.policy, 'oldest', int(new.oldest), 'fair', new.fair, 'hand', hand, 'next', '', unpack(noted))
     redis.call('HDEL', k, 'next', 'over')
     rules_of[said.lane] = nil
@@ -48,7 +52,9 @@ local function set_model(m, source)
   if not fields then return end
   -- Where the limit has become wider, what it held is let in by the next pass of the reconciler.
   look_at_held(m.name, 1)
-  for _, part in ipairs(m.limits) do fields[#fields + 1] = part end
+  for _, part in ipairs(m.limits) do
+    fields[#fields + 1] = part
+  end
   redis.call('ZADD', P .. 'limited', 0, m.name)
   redis.call('HSET', k, unpack(fields))
 end
@@ -61,7 +67,9 @@ local function weigh(tenant, old, new)
     local k = key('share', lane)
     local now, last = number(redis.call('HGET', k, tenant)), redis.call('HGET', k, '!')
     local other, floor = least('ready', lane, lane)
-    if not other and last and last ~= tenant then other, floor = last, number(redis.call('HGET', k, last)) end
+    if not other and last and last ~= tenant then
+      other, floor = last, number(redis.call('HGET', k, last))
+    end
     if other and other ~= tenant and now > floor then
       redis.call('HSET', k, tenant, rescaled(now, floor))
       redis.call('ZADD', key('readyby', lane), 'XX', rescaled(now, floor), tenant)
@@ -69,8 +77,11 @@ local function weigh(tenant, old, new)
     for _, model in ipairs(holders(lane)) do
       local by = key('heldby', model)
       local held, first = redis.call('ZSCORE', by, tenant), redis.call('ZRANGE', by, 0, 0, 'WITHSCORES')
-      if held and not scaled(model) then redis.call('ZADD', by, counter(lane, tenant), tenant)
-      elseif held and first[1] ~= tenant then redis.call('ZADD', by, rescaled(tonumber(held), tonumber(first[2])), tenant) end
+      if held and not scaled(model) then
+        redis.call('ZADD', by, counter(lane, tenant), tenant)
+      elseif held and first[1] ~= tenant then
+        redis.call('ZADD', by, rescaled(tonumber(held), tonumber(first[2])), tenant)
+      end
     end
   end
 end
@@ -83,7 +94,9 @@ local function set_tenant(t, source)
   redis.call('HSET', P .. 'registry', 'tenant/' .. t.name, '')
   local weight = weight_of(t.name)
   if #t.unset > 0 then redis.call('HDEL', k, unpack(t.unset)) end
-  for _, part in ipairs(t.set) do fields[#fields + 1] = part end
+  for _, part in ipairs(t.set) do
+    fields[#fields + 1] = part
+  end
   redis.call('HSET', k, unpack(fields))
   weigh(t.name, weight, weight_of(t.name))
 end

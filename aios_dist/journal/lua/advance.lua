@@ -16,7 +16,7 @@ local function turn_over()
   if h and h[H.token] == A.token then
     mark(A.job)
     redis.call('ZREM', P .. 'leases', lease_of(A.job, TURN, h))
-    set_aside(A.job, TURN, h)   -- where its lease had ended
+    set_aside(A.job, TURN, h) -- where its lease had ended
     h[H.state] = 'idle'
     put(A.job, TURN, h)
   end
@@ -30,9 +30,7 @@ if facts[1] ~= 'running' then
   turn_over()
   return { 'ended', version, {}, '' }
 end
-if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or facts[5] then
-  return { 'stale', version, {}, '' }
-end
+if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or facts[5] then return { 'stale', version, {}, '' } end
 if A.decision.more == 0 then turn_over() end
 apply_turn(A.job, A.decision, 'running')
 -- A signal that had come is an outcome of this very write, which the program has not seen.

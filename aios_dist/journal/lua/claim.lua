@@ -7,19 +7,35 @@
 --   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record,
 --   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost, over}
 --   over: the tokens a minute that its model may have, where the step's estimate alone is more; else 0
--- include: order, limits, plan, sweep, mend
+-- include: order, limits, budgets, plan, sweep, mend
 local function claimed(job, step, h, facts, over)
-  return { tickets, job, step, h[H.attempt], h[H.kind], h[H.label], facts[2], facts[5] or '', number(facts[3]),
-           int(h[H.ready]), int(h[H.started]), h[H.tries] or 0, facts[8] or '0', facts[9] or '', h[H.digest],
-           int(h[H.first]), h[H.est], h[H.cost], over or 0 }
+  return {
+    tickets,
+    job,
+    step,
+    h[H.attempt],
+    h[H.kind],
+    h[H.label],
+    facts[2],
+    facts[5] or '',
+    number(facts[3]),
+    int(h[H.ready]),
+    int(h[H.started]),
+    h[H.tries] or 0,
+    facts[8] or '0',
+    facts[9] or '',
+    h[H.digest],
+    int(h[H.first]),
+    h[H.est],
+    h[H.cost],
+    over or 0,
+  }
 end
-local function facts_of(job, step)
-  return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg')
-end
+local function facts_of(job, step) return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg') end
 
 -- The answer to a claim may be lost on its way, and the step be leased all the same: the caller asks again under the same token
 -- and gets what it has, or would let it run out.
-if A.again == 1 then   -- rare: a look at all leases is cheaper than a book of claims
+if A.again == 1 then -- rare: a look at all leases is cheaper than a book of claims
   for _, lease in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
     local job, step, token = split_lease(lease)
     if token == A.token then
@@ -45,8 +61,7 @@ end
 -- Whether this worker can serve the step. Data agents need no code.
 local function serves(h, facts)
   if h[H.kind] == 'llm' then return has(A.models, h[H.label]) end
-  return not A.agents or string.sub(facts[9] or '', 1, 1) == 'd'
-    or has(A.agents, string.match(facts[6] or '', '|(.*)$'))
+  return not A.agents or string.sub(facts[9] or '', 1, 1) == 'd' or has(A.agents, string.match(facts[6] or '', '|(.*)$'))
 end
 
 -- What others could not serve, and we can, goes by its rank among the rest: the first of each kind. Gives whether there was one.
@@ -66,7 +81,7 @@ local function bring()
       end
       if one(false) then
         some = true
-        if rules(A.lane).oldest > 0 then one(true) end   -- perhaps it is the turn of the one that has waited longest
+        if rules(A.lane).oldest > 0 then one(true) end -- perhaps it is the turn of the one that has waited longest
       else
         redis.call('ZREM', key('wanted', A.lane), need)
       end
@@ -74,7 +89,7 @@ local function bring()
   end
   return some
 end
-bring()   -- before anything is taken: what only we can serve may be first of all
+bring() -- before anything is taken: what only we can serve may be first of all
 
 -- One that a limit held goes before the one at hand, which waits where it belongs; and no other before it in this call:
 -- what is ranked under other rules has another order by age than by rank.
@@ -100,7 +115,7 @@ local function goes_before(model, job, h, aged)
   had = tonumber(had or number(counter(h[H.lane], tenant)) - scale_of(model))
   -- among equals by name, as on the lane; where it has steps there too, it competes by those
   local before = (has_had < had or (has_had == had and other < tenant)) and not redis.call('ZSCORE', key('readyby', h[H.lane]), other)
-  local of = before and other or tenant   -- the turn of the oldest is each tenant's own, and so is its order
+  local of = before and other or tenant -- the turn of the oldest is each tenant's own, and so is its order
   local by_age = before and turn_of_oldest(h[H.lane], other, 0) or (not before and aged)
   local top = redis.call('ZRANGE', key(by_age and 'heldold' or 'held', compartment(model, of)), 0, 0, 'WITHSCORES')
   if before then
@@ -128,13 +143,15 @@ local function by_limits(s)
   if s.limited[own] then
     if not may_start(s, own, 0) then return 'capped', own end
     local first, rank, part = first_held(own, s.aged, A.lane)
-    if first and not swapped[s.top] and rank < mine then return 'after', own, first, part end   -- of one tenant the order is the lane's
+    if first and not swapped[s.top] and rank < mine then return 'after', own, first, part end -- of one tenant the order is the lane's
   end
   if not s.limited[model] then return 'run' end
   local yes, again, left = may_start(s, model, bounded(h[H.est]))
   if not yes then return 'held', model, again, left end
   local first, other, standing
-  if not swapped[s.top] then first, other, standing = goes_before(model, s.job, h, s.aged) end
+  if not swapped[s.top] then
+    first, other, standing = goes_before(model, s.job, h, s.aged)
+  end
   if not first then return 'run' end
   -- One that is held goes before it. Where that needs more room than there is, we wait with it …
   local job1, step1 = split(first)
@@ -145,9 +162,7 @@ local function by_limits(s)
   -- … but what fits passes it for a while; among those that do, the order holds.
   look_at_held(model, again)
   local m2, h2, of = fitting(model, left, rules(h[H.lane]).fair and s.tenant or '', s.aged)
-  if m2 and h2[s.aged and H.ready or H.rank] < mine then
-    return 'after', model, m2, of, of and tonumber(redis.call('ZSCORE', key('heldby', model), of))
-  end
+  if m2 and h2[s.aged and H.ready or H.rank] < mine then return 'after', model, m2, of, of and tonumber(redis.call('ZSCORE', key('heldby', model), of)) end
   return 'run'
 end
 
@@ -160,7 +175,7 @@ local function outcome(s)
   if h[H.lane] ~= A.lane then return 'gone' end
   for _, name in ipairs(s.limits) do
     s.limited[name] = true
-    redis.call('ZREM', in_set(h[H.lane], name), s.top)   -- it is on its way: its place among those let in is free
+    redis.call('ZREM', in_set(h[H.lane], name), s.top) -- it is on its way: its place among those let in is free
   end
   if not serves(h, s.facts) then return 'unserved' end
   if h[H.kind] ~= 'llm' then return 'run' end
@@ -170,7 +185,7 @@ local function outcome(s)
 end
 
 local others, diverted = false, 0
-local MOST_ELSEWHERE = 20   -- that go to another model, by one claim; the reconciler sees to the rest
+local MOST_ELSEWHERE = 20 -- that go to another model, by one claim; the reconciler sees to the rest
 
 -- What each outcome does. The step is off the lane: what does not run is put where it waits, and where it had been let in its
 -- place is for the next. Gives the answer to the caller, or nil: the next step is looked at.
@@ -193,21 +208,26 @@ local OUTCOMES = {
   -- This worker lacks its model or its agent: it waits for one that has it, and keeps none behind it.
   unserved = function(s)
     others = leave_to_others(s.job, s.step, s.h) or others
-    for _, name in ipairs(s.limits) do let_in(name) end   -- its room is for another
+    for _, name in ipairs(s.limits) do
+      let_in(name)
+    end -- its room is for another
   end,
 
   -- The budget of the job or of its tenant is used up.
   spent = function(s, whose)
-    place(s.job, s.step, s.h, true)   -- where pausing and ending look for it
-    if s.facts[7] == 'fail' then end_job(s.job, 'failed', A.budget_outcome)
-    else pause_job(s.job, 'budget of the ' .. whose .. ' used up') end
+    place(s.job, s.step, s.h, true) -- where pausing and ending look for it
+    if s.facts[7] == 'fail' then
+      end_job(s.job, 'failed', A.budget_outcome)
+    else
+      pause_job(s.job, 'budget of the ' .. whose .. ' used up')
+    end
   end,
 
   -- Its tenant has as many calls in flight as it may.
   capped = function(s, own)
     hold_back(own, s.job, s.step, s.h)
     local model = s.h[H.label]
-    if s.limited[model] then let_in(model) end   -- it may have been let in: the room is for another
+    if s.limited[model] then let_in(model) end -- it may have been let in: the room is for another
   end,
 
   -- Another that its model or tenant holds goes first: that one is next, and this one is on the lane again.
@@ -220,10 +240,10 @@ local OUTCOMES = {
     else
       hold_back(model, s.job, s.step, s.h)
       look_at_held(model, again)
-      if left then later(model) end   -- what is held and fits passes it
+      if left then later(model) end -- what is held and fits passes it
     end
     local own = '@' .. s.tenant
-    if s.limited[own] then let_in(own) end   -- its tenant's place, if it has one, is for another step
+    if s.limited[own] then let_in(own) end -- its tenant's place, if it has one, is for another step
   end,
 
   run = function(s)
@@ -234,7 +254,7 @@ local OUTCOMES = {
     h[H.started] = at
     if h[H.first] == 0 then h[H.first] = at end
     h[H.worker] = A.worker
-    dispatch(job, h, s.aged)   -- charges the head, which `enter` writes
+    dispatch(job, h, s.aged) -- charges the head, which `enter` writes
     enter(h, job, step, s.now, s.over)
     redis.call('ZADD', P .. 'leases', int(s.now + A.lease_us), lease_of(job, step, h))
     event(job, at, 'started', step, A.worker)
@@ -250,7 +270,7 @@ local looked = 0
 
 -- The step that goes next, taken from the lane: its name, and whether it is its turn as the oldest.
 local function next_step()
-  if next_top then   -- one that a limit held, put on the lane by the step before
+  if next_top then -- one that a limit held, put on the lane by the step before
     local top = next_top
     local job, step = split(top)
     local h = head(job, step)
@@ -258,7 +278,7 @@ local function next_step()
     if h and h[H.lane] == A.lane and take(job, step, h) then return top, next_aged end
   end
   local top, aged = take_best(A.lane)
-  while not top and looked < 64 and bring() do   -- the first may have been set aside, and not those behind
+  while not top and looked < 64 and bring() do -- the first may have been set aside, and not those behind
     looked = looked + 1
     top, aged = take_best(A.lane)
   end
@@ -268,17 +288,30 @@ end
 -- Steps set aside by this call, or with jobs that it pauses: a bound, so that one call never blocks Redis for long.
 while looked < 64 and not exhausted() do
   looked = looked + 1
-  let_in_freed()   -- what the step before has freed: who is let in may be next
+  let_in_freed() -- what the step before has freed: who is let in may be next
   local top, aged = next_step()
   if not top then return { tickets, others and 'others' or '' } end
   next_aged = aged
   local job, step = split(top)
-  if not job then job, step = top, '' end   -- not one of ours: passed over
+  if not job then
+    job, step = top, ''
+  end -- not one of ours: passed over
   local facts = facts_of(job, step)
   whos[job] = facts[6] or nil
   local h = unpacked(facts[4])
-  local s = { top = top, job = job, step = step, h = h, facts = facts, tenant = tenant_in(facts[6]), aged = aged,
-              limits = h and limits_of(job, h) or {}, limited = {}, steady = {}, now = clock() }
+  local s = {
+    top = top,
+    job = job,
+    step = step,
+    h = h,
+    facts = facts,
+    tenant = tenant_in(facts[6]),
+    aged = aged,
+    limits = h and limits_of(job, h) or {},
+    limited = {},
+    steady = {},
+    now = clock(),
+  }
   local what, a, b, c, d = outcome(s)
   local answer = OUTCOMES[what](s, a, b, c, d)
   if answer then return answer end

@@ -8,17 +8,17 @@
 --   turn is due), "ended" (written, but the job has ended), "paused" (written; the turn waits for the end of the pause),
 --   "mine" (this claim had written it already), "written" (another had), "fenced" (somebody else has the step, or it
 --   is another step now), "gone"
--- include: order, limits, plan, sweep, mend
+-- include: order, limits, budgets, plan, sweep, mend
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp', 'sw')
 local h = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job)) and head(A.job, A.step)
 if not h then return { 'gone', 0, {}, '' } end
-if facts[15] and A.step ~= TURN then   -- it may not have followed its job yet
+if facts[15] and A.step ~= TURN then -- it may not have followed its job yet
   follow(A.job, A.step, h, facts[1])
   h = head(A.job, A.step)
 end
 local mine, version, proof = h[H.token] == A.token, number(facts[2]), facts[5] or ''
-local same = birth_of(A.incarnation) == birth_of(proof)   -- this life of the job, retries included: its answers are its own
+local same = birth_of(A.incarnation) == birth_of(proof) -- this life of the job, retries included: its answers are its own
 local tenant = tenant_in(facts[4])
 
 -- What the answer took. One that brought no usage took what was reserved for it (of another step's request nobody knows).
@@ -26,13 +26,17 @@ local prompt, output, calls, micros = bounded(A.prompt_tokens), bounded(A.output
 -- (What a worker holds from before Redis was put back may have been a tool's, where a call stands now.)
 local answered = A.ok == 1 and h[H.kind] == 'llm' and A.digest == h[H.digest]
 local unknown = answered and prompt + output == 0
-if unknown then prompt, output = estimated(h) end
-if answered then calls = math.max(1, calls) end
-local used, sent = {}, 'u|' .. A.token   -- written with the outcome: it counts where that does
-local function add_used(field, before, more)
-  if more > 0 then used[#used + 1], used[#used + 2] = field, decimal(number(before) + more) end
+if unknown then
+  prompt, output = estimated(h)
 end
-if not mine and redis.call('HEXISTS', k, sent) == 1 then calls = 0 end   -- it has counted, see too_late
+if answered then calls = math.max(1, calls) end
+local used, sent = {}, 'u|' .. A.token -- written with the outcome: it counts where that does
+local function add_used(field, before, more)
+  if more > 0 then
+    used[#used + 1], used[#used + 2] = field, decimal(number(before) + more)
+  end
+end
+if not mine and redis.call('HEXISTS', k, sent) == 1 then calls = 0 end -- it has counted, see too_late
 if calls > 0 then
   add_used('up', facts[6], prompt)
   add_used('uo', facts[7], output)
@@ -46,7 +50,9 @@ local function too_late(status)
   if calls > 0 and same then
     mark(A.job)
     local pay = spending(tenant, prompt + output, micros)
-    on_error = function() if redis.call('HEXISTS', k, sent) == 1 then pay() end end
+    on_error = function()
+      if redis.call('HEXISTS', k, sent) == 1 then pay() end
+    end
     redis.call('HSET', k, sent, 1, unpack(used))
     pay()
   end
@@ -64,22 +70,20 @@ if not mine then
   local known = same
   if A.ok ~= 1 then known = A.incarnation == string.match(proof, '^[^.]*') end
   if not free or not known or A.digest ~= h[H.digest] then return too_late('fenced') end
-  h[H.token] = A.token   -- this claim's from here on: sent once more, the outcome is "mine"
+  h[H.token] = A.token -- this claim's from here on: sent once more, the outcome is "mine"
 end
 mark(A.job)
 whos[A.job] = facts[4] or nil
-local at, began, label = stamp(), h[H.counted], h[H.state] == 'leased' and h[H.label]   -- (else it may be at another model by now)
-if h[H.state] == 'ready' or h[H.state] == 'parked' then
-  set_aside(A.job, A.step, h)
-end
+local at, began, label = stamp(), h[H.counted], h[H.state] == 'leased' and h[H.label] -- (else it may be at another model by now)
+if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end
 -- The share first, by what the call has taken: where nobody knows, what the claim charged stands.
 settle(A.job, h, not unknown and INPUT_COST * prompt + OUTPUT_COST * output or nil)
 if label and answered and (unknown or began ~= 0) then answers(label, unknown) end
-if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, h[H.started], clock()) end   -- before others are let in
+if label and A.refusal and A.ok ~= 1 then hold(label, A.refusal, h[H.started], clock()) end -- before others are let in
 leave(h, A.job, A.step, prompt + output, A.ok == 1)
 if h[H.kind] == 'llm' and h[H.started] > 0 then add_used('us', facts[10], bounded(at - h[H.started])) end
 local pay = calls > 0 and spending(tenant, prompt + output, micros) or function() end
-on_error = function()   -- where the outcome stands, its tenant pays: sent again, it is "mine" and counts no more
+on_error = function() -- where the outcome stands, its tenant pays: sent again, it is "mine" and counts no more
   local now = head(A.job, A.step)
   if now and now[H.order] > 0 then pay() end
 end

@@ -5,5 +5,7 @@
 local list = key('ev', A.job)
 if redis.call('EXISTS', list) == 1 then return redis.call('LRANGE', list, int(A.after + 1), int(A.after + A.most)) end
 local all, wanted = first_events(A.job), {}
-for n = A.after + 1, math.min(#all - 1, A.after + A.most) do wanted[#wanted + 1] = all[n + 1] end
+for n = A.after + 1, math.min(#all - 1, A.after + A.most) do
+  wanted[#wanted + 1] = all[n + 1]
+end
 return wanted

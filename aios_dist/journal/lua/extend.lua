@@ -17,9 +17,11 @@ if begun then
   if f[4] then
     if not throw_slice(A.plan, field) then return { 'again' } end
     begun = false
-  elseif numbers(f[3])[2] ~= part.first then return { 'more', numbers(f[3])[2] } end
+  elseif numbers(f[3])[2] ~= part.first then
+    return { 'more', numbers(f[3])[2] }
+  end
 end
-if part and part.first > 0 and not begun and part.so_far ~= 'same' then return { 'more', 0 } end   -- it has been thrown away
+if part and part.first > 0 and not begun and part.so_far ~= 'same' then return { 'more', 0 } end -- it has been thrown away
 local function refused(...)
   if begun then give_back(A.plan, field) end
   return { ... }
@@ -27,10 +29,12 @@ end
 local before, seen, count = nil, {}, 0
 for _, j in ipairs(A.jobs) do
   local dig, was = known(j.id, A.plan, field), redis.call('HMGET', key('job', j.id), 'pl', 'of')
-  local of = was[1] or was[2]   -- one that was retried has been added all the same
+  local of = was[1] or was[2] -- one that was retried has been added all the same
   if seen[j.id] or (dig and (dig ~= j.dig or of ~= A.plan or hidden(j.id))) then return refused('conflict', j.id) end
   seen[j.id] = true
-  if dig then before, count = before or j.id, count + 1 end
+  if dig then
+    before, count = before or j.id, count + 1
+  end
 end
 if part and part.so_far == 'same' and count < #A.jobs then return { 'conflict', '' } end
 if count == #A.jobs and not begun then return part and part.last ~= 1 and { 'same' } or { 'extended', {}, 0 } end
@@ -42,11 +46,17 @@ if state == 'failed' or (root[N.failed] == 1 and root[N.mode] == 'fixed') then r
 local members = root[N.children]
 wrote = true
 joined = function() return cmsgpack.unpack(redis.call('HGET', k, 'node0'))[N.children] > members end
-local own = begun and numbers(f[3])[3]   -- a slice is of a node of its own, which becomes one member when it is whole
+local own = begun and numbers(f[3])[3] -- a slice is of a node of its own, which becomes one member when it is whole
 if part and not own then
   own = redis.call('HINCRBY', k, 'n', 1) - 1
-  redis.call('HSET', k, field, int(clock()) .. '|0|' .. int(own), 'node' .. int(own),
-             cmsgpack.pack({ root[N.mode], 0, part.all, 0, 0, root[N.on_failure], 0, 0 }))
+  redis.call(
+    'HSET',
+    k,
+    field,
+    int(clock()) .. '|0|' .. int(own),
+    'node' .. int(own),
+    cmsgpack.pack({ root[N.mode], 0, part.all, 0, 0, root[N.on_failure], 0, 0 })
+  )
   stands(A.plan, field, 0, own)
 end
 local links = {}
@@ -56,7 +66,7 @@ for i, j in ipairs(A.jobs) do
 end
 redis.call('HSET', k, unpack(links))
 for _, j in ipairs(A.jobs) do
-  local where   -- its steps go behind all that the plan has now
+  local where -- its steps go behind all that the plan has now
   if places then where = { 'pp', '0|' .. int(redis.call('HINCRBY', k, 'next', 1) - 1) .. '|' .. places } end
   create_member(j, A.plan, own or 0, part and field, where)
 end
@@ -68,7 +78,9 @@ end
 local all = redis.call('HGET', k, 'all')
 local more = { 'st', 'running', unpack(all and { 'all', int(number(all) + (part and part.all or #A.jobs)) } or {}) }
 if part then
-  for _, new in ipairs({ 'c0.' .. int(members), 'n' .. int(own), field, '' }) do more[#more + 1] = new end
+  for _, new in ipairs({ 'c0.' .. int(members), 'n' .. int(own), field, '' }) do
+    more[#more + 1] = new
+  end
 end
 if not w then w = new_work(A.plan) end
 root = node(w, '0')
@@ -81,7 +93,9 @@ if part then
   redis.call('HDEL', k, field)
   redis.call('ZREM', P .. 'plans', A.plan .. '/' .. part.dig)
 else
-  for _, j in ipairs(A.jobs) do whole(j.id) end
+  for _, j in ipairs(A.jobs) do
+    whole(j.id)
+  end
 end
-local over = go_on(A.plan)   -- a fixed plan at rest, or any fifo plan, takes the newcomers at once
+local over = go_on(A.plan) -- a fixed plan at rest, or any fifo plan, takes the newcomers at once
 return { 'extended', tickets, over and 0 or 1 }

@@ -17,7 +17,7 @@ local whence, was = A.job .. '/' .. int(A.step), redis.call('HMGET', to, 'half',
 local so_far = was[1] and was[2] == whence and numbers(was[1]) or {}
 local goes_on = so_far[4] ~= nil
 if not goes_on and known(A.new) then
-  local same = not was[1] and was[2] == whence   -- the answer was lost
+  local same = not was[1] and was[2] == whence -- the answer was lost
   return { same and 'new' or 'conflict', {}, 0 }
 end
 if A.step > tonumber(facts[2]) then return { 'beyond', {}, 0 } end
@@ -26,12 +26,32 @@ if not goes_on then
   local at = stamp()
   so_far = { 0, 0, 0, 0 }
   created[1] = A.new
-  event(A.new, at, 'submitted', '', 'fork of ' .. A.job)   -- its first, before its hash says of others
+  event(A.new, at, 'submitted', '', 'fork of ' .. A.job) -- its first, before its hash says of others
   redis.call('ZADD', P .. 'open', int(at), A.new)
   -- Data agents stay so: the birth begins with a letter that says it.
-  redis.call('HSET', to, 'half', '1', 'st', 'running', 'n', A.step, 'rec', facts[3], 'who', facts[4], 'pr', facts[5] or 0,
-             't0', int(at), 'from', whence, 'dg', string.sub(facts[11] or 'c', 1, 1) .. A.birth)
-  for i, field in ipairs({ 'bt', 'bm', 'ob', 'dl', 'xs' }) do   -- its limits are the job's
+  redis.call(
+    'HSET',
+    to,
+    'half',
+    '1',
+    'st',
+    'running',
+    'n',
+    A.step,
+    'rec',
+    facts[3],
+    'who',
+    facts[4],
+    'pr',
+    facts[5] or 0,
+    't0',
+    int(at),
+    'from',
+    whence,
+    'dg',
+    string.sub(facts[11] or 'c', 1, 1) .. A.birth
+  )
+  for i, field in ipairs({ 'bt', 'bm', 'ob', 'dl', 'xs' }) do -- its limits are the job's
     if facts[5 + i] then redis.call('HSET', to, field, facts[5 + i]) end
   end
   if facts[9] then redis.call('ZADD', P .. 'deadlines', int(clock() + facts[9] * 1e6), A.new) end
@@ -39,7 +59,10 @@ end
 local answered, open, bytes = {}, {}, 0
 local upto = wide(A.step) and math.min(A.step, so_far[2] + STEPS_AT_ONCE) or A.step
 for step = so_far[2], upto - 1 do
-  if bytes > MOST_BYTES and wide(A.step) then upto = step break end
+  if bytes > MOST_BYTES and wide(A.step) then
+    upto = step
+    break
+  end
   local h = head(A.job, step)
   local request, outcome = redis.call('HGET', from, 'q' .. step), h[H.order] > 0 and redis.call('HGET', from, 'o' .. step)
   h[H.token], h[H.back] = '', 0
@@ -58,8 +81,10 @@ for _, pair in ipairs(open) do
   local h = pair[2]
   h[H.attempt], h[H.started], h[H.worker], h[H.lost], h[H.tries], h[H.counted] = 0, 0, '', 0, 0, 0
   h[H.charged], h[H.capped], h[H.first] = 0, 0, 0
-  local first = redis.call('HGET', from, 'l' .. pair[1])   -- begun anew at its own model
-  if first then h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$') end
+  local first = redis.call('HGET', from, 'l' .. pair[1]) -- begun anew at its own model
+  if first then
+    h[H.lane], h[H.label] = string.match(first, '^(.*)|(.*)$')
+  end
   h[H.state] = 'pending'
   put(A.new, pair[1], h)
 end
@@ -69,13 +94,15 @@ if upto < A.step then
 end
 redis.call('HSET', to, 'v', int(count), unpack(last > count and { 'og', int(last - count) } or {}))
 if not wide(A.step) then
-  for _, pair in ipairs(open) do begin(A.new, pair[1], pair[2]) end
+  for _, pair in ipairs(open) do
+    begin(A.new, pair[1], pair[2])
+  end
   need_turn(A.new)
   whole(A.new)
   return { 'new', tickets, 0 }
 end
 whole(A.new)
-joined = function() return true end   -- (from here on it is there)
+joined = function() return true end -- (from here on it is there)
 local left = follow_all(A.new, 'running', A.step)
 need_turn(A.new)
 return { 'new', tickets, left and 1 or 0 }

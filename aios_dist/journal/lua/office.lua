@@ -4,7 +4,7 @@
 --   keep_ms: no clock ends an office but this one, which only cleans up after a fleet that has gone
 -- returns: {1 when the caller is in office, else 0, beat, now in µs, how often Redis' clock has jumped}
 local k = P .. 'reconciler'
-local function read(name)   -- whatever stands there, the office can be taken
+local function read(name) -- whatever stands there, the office can be taken
   local got = redis.pcall('GET', name)
   return type(got) == 'string' and got
 end

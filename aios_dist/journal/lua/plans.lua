@@ -10,12 +10,15 @@ if not name then return { '', {}, 0 } end
 local plan, dig = string.match(name, '^([^/]*)/(.*)$')
 plan = plan or name
 local field = dig and 'x' .. dig or 'half'
-redis.call('ZADD', P .. 'plans', 'XX', int(now + 1), name)   -- behind the others; one that cannot be read keeps none of them
+redis.call('ZADD', P .. 'plans', 'XX', int(now + 1), name) -- behind the others; one that cannot be read keeps none of them
 local f = redis.call('HMGET', key('plan', plan), 'st', field, field .. '>')
 local over = true
 if f[1] and f[2] and f[2] ~= '' then
-  if f[3] or abandoned(f[2]) then over = throw_slice(plan, field)
-  else redis.call('ZADD', P .. 'plans', int(numbers(f[2])[1] + ABANDONED), name) end
+  if f[3] or abandoned(f[2]) then
+    over = throw_slice(plan, field)
+  else
+    redis.call('ZADD', P .. 'plans', int(numbers(f[2])[1] + ABANDONED), name)
+  end
 elseif not f[1] or dig then
   if f[2] then redis.call('HDEL', key('plan', plan), field) end
   redis.call('ZREM', P .. 'plans', name)

@@ -9,7 +9,7 @@
 local published = 0
 for i, lane in ipairs(A.lanes) do
   local made = A.tickets[i]
-  pcall(function()   -- a list that is none is the reconciler's to report; the step that is in hand goes on
+  pcall(function() -- a list that is none is the reconciler's to report; the step that is in hand goes on
     local missing = waiting_on(lane, true) - redis.call('LLEN', A.lists[i])
     for n = 1, math.min(#made, missing) do
       redis.call('LPUSH', A.lists[i], made[n])

@@ -15,13 +15,13 @@ local broken = {}
 local function each(job, what)
   local ok, why = pcall(function()
     what()
-    let_in_freed()   -- what waits is counted below, and who is let in sets timers
+    let_in_freed() -- what waits is counted below, and who is let in sets timers
   end)
   if not ok then
     broken[#broken + 1], broken[#broken + 2] = job, type(why) == 'table' and why.err or tostring(why)
     redis.call('ZADD', P .. 'dirty', int(now), job)
     left_marked[job] = true
-    works = {}   -- may be ahead of what stands
+    works = {} -- may be ahead of what stands
   end
 end
 
@@ -35,33 +35,33 @@ redis.call('SET', P .. 'beat', int(now) .. '|' .. int(spare))
 -- Ended leases: back with the old rank, or given up after too many lost workers.
 local ended = now < spare and {} or redis.call('ZRANGEBYSCORE', P .. 'leases', 0, int(now), 'LIMIT', 0, A.page)
 for _, lease in ipairs(ended) do
-  if exhausted() then break end   -- (a turn that is given up ends its job)
+  if exhausted() then break end -- (a turn that is given up ends its job)
   local job, step, token = split_lease(lease)
   if job then mark(job) end
   redis.call('ZREM', P .. 'leases', lease)
   each(job or lease, function()
-  local h = job and head(job, step)
-  if not h or h[H.state] ~= 'leased' or h[H.token] ~= token then
-    forget_lease(lease)   -- of a job that has expired, or cannot be read
-  else
-    moved = moved + 1
-    h[H.lost] = h[H.lost] + 1
-    settle(job, h, nil)
-    leave(h, job, step, h[H.est] or 0, false)   -- what it took nobody knows: the estimate stands
-    local state = redis.call('HGET', key('job', job), 'st')
-    if state == 'paused' then
-      h[H.state] = step == TURN and 'idle' or 'parked'
-      if step == TURN then redis.call('HSET', key('job', job), 'wake', 1) end
-      put(job, step, h)
-    elseif state ~= 'running' then
-      h[H.state] = 'dropped'
-      put(job, step, h)
-    elseif h[H.lost] >= A.attempts then
-      give_up(job, step, h, A.lost_outcome, A.due_us)
+    local h = job and head(job, step)
+    if not h or h[H.state] ~= 'leased' or h[H.token] ~= token then
+      forget_lease(lease) -- of a job that has expired, or cannot be read
     else
-      back(job, step, h, stamp(), 'lease ended', true)
+      moved = moved + 1
+      h[H.lost] = h[H.lost] + 1
+      settle(job, h, nil)
+      leave(h, job, step, h[H.est] or 0, false) -- what it took nobody knows: the estimate stands
+      local state = redis.call('HGET', key('job', job), 'st')
+      if state == 'paused' then
+        h[H.state] = step == TURN and 'idle' or 'parked'
+        if step == TURN then redis.call('HSET', key('job', job), 'wake', 1) end
+        put(job, step, h)
+      elseif state ~= 'running' then
+        h[H.state] = 'dropped'
+        put(job, step, h)
+      elseif h[H.lost] >= A.attempts then
+        give_up(job, step, h, A.lost_outcome, A.due_us)
+      else
+        back(job, step, h, stamp(), 'lease ended', true)
+      end
     end
-  end
   end)
 end
 
@@ -71,24 +71,24 @@ for _, m in ipairs(redis.call('ZRANGEBYSCORE', P .. 'timers', 0, int(now), 'LIMI
   if job and step ~= '!' then mark(job) end
   redis.call('ZREM', P .. 'timers', m)
   each(job or m, function()
-  if step == '!' then
-    local model = string.match(job, '^model:(.*)$')
-    divert_held(model)
-    let_in(model)
-  else
-    local h = job and head(job, step)
-    local state = h and redis.call('HGET', key('job', job), 'st')
-    if h and step ~= TURN and ((h[H.state] == 'ready' and state ~= 'running') or (h[H.state] == 'timed' and ENDED[state])) then
-      follow(job, step, h, state)   -- it has not yet
-    elseif h and h[H.state] == 'ready' then
-      moved = moved + 1
-      back(job, step, h, stamp(), 'time')
-    elseif h and h[H.state] == 'timed' then
-      moved = moved + 1
-      write_outcome(job, step, h, true, A.slept_outcome, stamp())
-      need_turn(job)
+    if step == '!' then
+      local model = string.match(job, '^model:(.*)$')
+      divert_held(model)
+      let_in(model)
+    else
+      local h = job and head(job, step)
+      local state = h and redis.call('HGET', key('job', job), 'st')
+      if h and step ~= TURN and ((h[H.state] == 'ready' and state ~= 'running') or (h[H.state] == 'timed' and ENDED[state])) then
+        follow(job, step, h, state) -- it has not yet
+      elseif h and h[H.state] == 'ready' then
+        moved = moved + 1
+        back(job, step, h, stamp(), 'time')
+      elseif h and h[H.state] == 'timed' then
+        moved = moved + 1
+        write_outcome(job, step, h, true, A.slept_outcome, stamp())
+        need_turn(job)
+      end
     end
-  end
   end)
 end
 
@@ -98,8 +98,11 @@ for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines', 0, int(now), 
   mark(job)
   redis.call('ZREM', P .. 'deadlines', job)
   each(job, function()
-    if hidden(job) then redis.call('ZADD', P .. 'deadlines', int(now + 1000000), job)   -- its plan is not there yet
-    elseif end_job(job, 'failed', A.late_outcome) then moved = moved + 1 end
+    if hidden(job) then
+      redis.call('ZADD', P .. 'deadlines', int(now + 1000000), job) -- its plan is not there yet
+    elseif end_job(job, 'failed', A.late_outcome) then
+      moved = moved + 1
+    end
   end)
 end
 
@@ -140,7 +143,9 @@ if #jobs < 2 * A.page then cursor = '0' end
 
 redis.call('ZREMRANGEBYSCORE', P .. 'ended', 0, int(now - A.retention_ms * 1000))
 redis.call('ZREMRANGEBYSCORE', P .. 'dead', 0, int(now - A.retention_ms * 1000))
-for _, lane in ipairs(A.lanes) do redis.call('ZADD', P .. 'lanes', 0, lane) end
+for _, lane in ipairs(A.lanes) do
+  redis.call('ZADD', P .. 'lanes', 0, lane)
+end
 local waiting, strays = {}, {}
 for i, lane in ipairs(A.lanes) do
   waiting[i], strays[i] = waiting_on(lane, true), redis.call('ZCARD', key('stray', lane)) + redis.call('ZCARD', key('astray', lane))

@@ -6,8 +6,8 @@
 local facts = redis.call('HMGET', key('job', A.job), 'st', 'dg', 'rt')
 if not facts[1] then return { 'gone', {}, '' } end
 if facts[1] ~= 'running' then return { 'ended', {}, '' } end
-if not facts[3] then return { 'redone', {}, '' } end   -- somebody else has
+if not facts[3] then return { 'redone', {}, '' } end -- somebody else has
 if facts[2] ~= A.basis then return { 'stale', {}, '' } end
 run_again(A.job, A.undone, A.rest)
-due_later(A.job, 0)   -- the caller's own turn goes on from here; should it die, another does
+due_later(A.job, 0) -- the caller's own turn goes on from here; should it die, another does
 return { 'redone', tickets, basis(A.job) }

@@ -13,17 +13,21 @@ if not h or h[H.state] ~= 'leased' or h[H.token] ~= A.token then return { 'fence
 mark(A.job)
 redis.call('ZREM', P .. 'leases', lease_of(A.job, A.step, h))
 local began = h[H.started]
-local at, now = stamp(), clock()   -- one time for the hold and the step's own: it goes before those that are held
+local at, now = stamp(), clock() -- one time for the hold and the step's own: it goes before those that are held
 settle(A.job, h, 0)
 if A.refusal then hold(h[H.label], A.refusal, began, now) end
 leave(h, A.job, A.step, 0, false)
-h[H.started] = 0   -- given back, not lost: a renewal that crosses this does not take it again
-if A.error ~= '' then h[H.back] = 0 elseif A.most_back > 0 then h[H.back] = (h[H.back] or 0) + 1 end
+h[H.started] = 0 -- given back, not lost: a renewal that crosses this does not take it again
+if A.error ~= '' then
+  h[H.back] = 0
+elseif A.most_back > 0 then
+  h[H.back] = (h[H.back] or 0) + 1
+end
 if A.error ~= '' then
   h[H.tries] = (h[H.tries] or 0) + 1
   redis.call('HSET', key('job', A.job), 'e' .. A.step, A.error)
 end
-local what = A.error ~= '' and 'retry' or 'released'   -- a failed try is told as one, wherever the step goes
+local what = A.error ~= '' and 'retry' or 'released' -- a failed try is told as one, wherever the step goes
 local moved = A.model ~= '' and leave_model(A.job, A.step, h, A.lane, A.model)
 local state = redis.call('HGET', key('job', A.job), 'st')
 if state ~= 'running' then
@@ -40,7 +44,7 @@ if A.most_back > 0 and (h[H.back] or 0) >= A.most_back and A.error == '' and giv
   return { 'released', tickets }
 end
 if A.refusal and A.model == '' and keeps_waiting(h[H.label], now) and other_model(A.job, A.step, h, now) then
-  if what == 'retry' then event(A.job, at, what, A.step, A.reason) end   -- beside that it goes to another, which does not wait for this one
+  if what == 'retry' then event(A.job, at, what, A.step, A.reason) end -- beside that it goes to another, which does not wait for this one
   divert(A.job, A.step, h, now, true)
   return { 'released', tickets }
 end

@@ -5,7 +5,10 @@
 local till = int(clock() + A.lease_us)
 local lost = {}
 for _, lease in ipairs(A.leases) do
-  if redis.call('ZSCORE', P .. 'leases', lease) then redis.call('ZADD', P .. 'leases', 'XX', till, lease)
-  else lost[#lost + 1] = lease end
+  if redis.call('ZSCORE', P .. 'leases', lease) then
+    redis.call('ZADD', P .. 'leases', 'XX', till, lease)
+  else
+    lost[#lost + 1] = lease
+  end
 end
 return lost

@@ -12,8 +12,10 @@ if by == 0 then return { facts[1], 0, 0 } end
 mark(A.job)
 redis.call('HSET', k, 'pr', int(A.priority))
 local moved, left = 0, false
-if wide(facts[2]) then left, moved = follow_all(A.job, facts[1], facts[2]) end
-local last = (facts[4] or wide(facts[2])) and -1 or steps_of(A.job, facts[2]) - 1   -- an agent-first plan has an order of its own
+if wide(facts[2]) then
+  left, moved = follow_all(A.job, facts[1], facts[2])
+end
+local last = (facts[4] or wide(facts[2])) and -1 or steps_of(A.job, facts[2]) - 1 -- an agent-first plan has an order of its own
 for step = 0, last do
   local h = head(A.job, step)
   local state = h[H.state]

@@ -28,8 +28,8 @@ redis.call('HSET', k, 'st', 'running', 'dg', chain(birth_of(facts[2] or '') .. '
 redis.call('HDEL', k, 'res', 't1')
 redis.call('ZREM', P .. 'ended', A.job)
 redis.call('ZREM', P .. 'dead', member(A.job, TURN))
-if facts[3] then redis.call('ZADD', P .. 'deadlines', int(clock() + number(facts[3]) * 1e6), A.job) end   -- anew, as all that counts from it
-for step = 0, wide(facts[7]) and -1 or steps_of(A.job, facts[7]) - 1 do   -- (those of a wide job follow)
+if facts[3] then redis.call('ZADD', P .. 'deadlines', int(clock() + number(facts[3]) * 1e6), A.job) end -- anew, as all that counts from it
+for step = 0, wide(facts[7]) and -1 or steps_of(A.job, facts[7]) - 1 do -- (those of a wide job follow)
   local h = head(A.job, step)
   if h and h[H.state] == 'leased' and h[H.since] == SINCE.submitted then
     h[H.rank] = h[H.rank] + at - number(facts[6] or facts[5])
@@ -40,5 +40,5 @@ event(A.job, at, 'retried', '')
 run_again(A.job, A.undone or {}, A.rest)
 if not A.undone then redis.call('HSET', k, 'rt', 1) end
 local left = wide(facts[7]) and follow_all(A.job, 'running', facts[7])
-need_turn(A.job)   -- outcomes may have come that no turn has seen
+need_turn(A.job) -- outcomes may have come that no turn has seen
 return { 'running', tickets, left and 1 or 0, basis(A.job) }

@@ -4,11 +4,15 @@
 --   source: "file" or "hand"; models, tenants, lanes: see _rules.lua
 -- returns: the lanes whose steps have still to be gathered, see _gather
 -- include: mend, rules
-for _, m in ipairs(A.models) do set_model(m, A.source) end
-for _, t in ipairs(A.tenants) do set_tenant(t, A.source) end
+for _, m in ipairs(A.models) do
+  set_model(m, A.source)
+end
+for _, t in ipairs(A.tenants) do
+  set_tenant(t, A.source)
+end
 local left = {}
 for _, lane in ipairs(A.lanes) do
   if set_lane(lane, A.source)[5] == 1 then left[#left + 1] = lane.lane end
 end
-if A.digest ~= '' then redis.call('HSET', P .. 'rules', A.digest, int(clock())) end   -- last: half of it is said again
+if A.digest ~= '' then redis.call('HSET', P .. 'rules', A.digest, int(clock())) end -- last: half of it is said again
 return left

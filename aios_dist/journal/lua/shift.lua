@@ -5,7 +5,7 @@
 -- returns: {entries that were moved, jumps}
 local now, by, moved = clock(), A.by_us, 0
 local jumps = number(redis.pcall('GET', P .. 'jumps'))
-local known_of = by ~= 0 and A.seen ~= jumps   -- another worker has seen it too, and was here before
+local known_of = by ~= 0 and A.seen ~= jumps -- another worker has seen it too, and was here before
 if by ~= 0 and not known_of then
   jumps = jumps + 1
   redis.call('SET', P .. 'jumps', int(jumps))
@@ -59,9 +59,7 @@ local function shift_hold(model)
   if not till then return end
   local rings = tonumber(redis.call('ZSCORE', P .. 'timers', 'model:' .. model .. '/!') or '0')
   local new = math.abs(rings - till) <= 2 and not pending(rings)
-  if by > 0 and pending(till) or by < 0 and till > now and not new then
-    redis.call('HSET', key('model', model), 'hold', int(till + by))
-  end
+  if by > 0 and pending(till) or by < 0 and till > now and not new then redis.call('HSET', key('model', model), 'hold', int(till + by)) end
 end
 
 local function shift_beat()
@@ -95,9 +93,11 @@ if by ~= 0 then
   part(each, P .. 'leases', function(_, at) return before(at - A.lease_us) end)
   part(each, P .. 'timers', timer)
   part(each, P .. 'deadlines', deadline)
-  for _, set in ipairs({ 'due', 'sweeps', 'plans' }) do part(each, P .. set, function(_, at) return pending(at) end) end
+  for _, set in ipairs({ 'due', 'sweeps', 'plans' }) do
+    part(each, P .. set, function(_, at) return pending(at) end)
+  end
 end
-part(function()   -- a second more: not all workers need have the same settings at the same time
+part(function() -- a second more: not all workers need have the same settings at the same time
   local late = int(now + A.lease_us)
   for _, lease in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', int(now + A.lease_us + 1000000), '+inf')) do
     redis.call('ZADD', P .. 'leases', late, lease)

@@ -6,13 +6,13 @@
 -- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
 --   | {"more", at, life} (send it again with these) | {"sweep"} (steps have still to follow the job: first that, then again)
 -- include: order, plan, mend
-local MOST_LOOKED = 200   -- 2 ms
+local MOST_LOOKED = 200 -- 2 ms
 local k, sent = key('job', A.job), 'gi|' .. A.id
 local facts = redis.call('HMGET', k, 'st', 'n', sent, 'sw', 'dg')
 if not facts[1] or hidden(A.job) then return { 'unknown', {} } end
 if facts[3] then return { facts[3], {} } end
 if facts[1] ~= 'running' and facts[1] ~= 'paused' and facts[1] ~= 'waiting' then return { 'ended', {} } end
-if facts[4] then return { 'sweep' } end   -- one that has been passed might begin to wait for it
+if facts[4] then return { 'sweep' } end -- one that has been passed might begin to wait for it
 local life, count = string.match(facts[5] or '', '^[^.]*'), steps_of(A.job, facts[2])
 local at = life == A.life and A.at or 0
 local upto = math.min(count, at + MOST_LOOKED)

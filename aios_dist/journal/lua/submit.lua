@@ -13,11 +13,13 @@ local plan = A.plan
 local k = plan and key('plan', plan.id)
 if plan then
   local f = redis.call('HMGET', k, 'st', 'dig', 'half', 'half>')
-  if f[3] == '1' then redis.call('DEL', k)   -- of a release that knew no slices; its jobs are thrown away below
+  if f[3] == '1' then
+    redis.call('DEL', k) -- of a release that knew no slices; its jobs are thrown away below
   elseif f[3] and f[3] ~= '' then
     if f[4] or (f[2] ~= plan.dig and abandoned(f[3])) then
       if not throw_slice(plan.id, 'half') then return { 'again', {}, 0, 0 } end
-    elseif f[2] ~= plan.dig then return { 'conflict', {}, plan.id, 0 }
+    elseif f[2] ~= plan.dig then
+      return { 'conflict', {}, plan.id, 0 }
     else
       local at = numbers(f[3])[2]
       if at ~= plan.first then return { 'more', {}, at, 0 } end
@@ -27,9 +29,9 @@ if plan then
     for _, j in ipairs(A.jobs) do
       if known(j.id) ~= j.dig then return { 'conflict', {}, j.id, 0 } end
     end
-    return { 'conflict', {}, plan.id, 0 }   -- the same jobs in another order or under other rules
+    return { 'conflict', {}, plan.id, 0 } -- the same jobs in another order or under other rules
   end
-  if plan.first > 0 and redis.call('EXISTS', k) == 0 then return { 'more', {}, 0, 0 } end   -- it has been thrown away meanwhile
+  if plan.first > 0 and redis.call('EXISTS', k) == 0 then return { 'more', {}, 0, 0 } end -- it has been thrown away meanwhile
 end
 local fresh, report, seen = {}, {}, {}
 for i, j in ipairs(A.jobs) do
@@ -55,7 +57,7 @@ if not plan then
   return { 'new', tickets, report, 0 }
 end
 wrote = true
-local at_once = plan.first == 0 and plan.last == 1   -- all of it in this call
+local at_once = plan.first == 0 and plan.last == 1 -- all of it in this call
 joined = function()
   local f = redis.call('HMGET', k, 'st', 'half')
   return f[1] and (not f[2] or f[2] == '')
@@ -77,16 +79,22 @@ for _, l in ipairs(plan.links) do
   fields[#fields + 1] = 'c' .. int(l.node) .. '.' .. int(l.k)
   fields[#fields + 1] = l.child
 end
-for at = 1, #fields, 2000 do redis.call('HSET', k, unpack(fields, at, math.min(#fields, at + 1999))) end
-for _, j in ipairs(A.jobs) do create_member(j, plan.id, j.parent, not at_once and 'half' or nil) end
+for at = 1, #fields, 2000 do
+  redis.call('HSET', k, unpack(fields, at, math.min(#fields, at + 1999)))
+end
+for _, j in ipairs(A.jobs) do
+  create_member(j, plan.id, j.parent, not at_once and 'half' or nil)
+end
 if plan.last ~= 1 then
   stands(plan.id, 'half', plan.upto)
   return { 'more', {}, plan.upto, 0 }
 end
-redis.call('HSET', k, 'half', '', 'todo', '0')   -- from here on it is there
+redis.call('HSET', k, 'half', '', 'todo', '0') -- from here on it is there
 redis.call('HDEL', k, 'half')
 if at_once then
-  for _, j in ipairs(A.jobs) do whole(j.id) end
+  for _, j in ipairs(A.jobs) do
+    whole(j.id)
+  end
 else
   redis.call('ZREM', P .. 'plans', plan.id)
 end

@@ -9,13 +9,13 @@ local function left_to_mend(job, how, from)
   local ok, why, _, state, _, next_, open = pcall(mend, job, true, { from = from, open = how == 'o' })
   if not ok then
     if type(why) ~= 'table' or not why.corrupt then error(why) end
-    redis.call('HSET', key('job', job), 'sw', why.corrupt)   -- `walk` sets it aside
+    redis.call('HSET', key('job', job), 'sw', why.corrupt) -- `walk` sets it aside
     mark(job)
     left_marked[job] = true
     redis.call('ZREM', P .. 'sweeps', job)
     return false
   end
-  if not state then   -- there is no such job any more
+  if not state then -- there is no such job any more
     redis.call('ZREM', P .. 'sweeps', job)
     return false
   end
@@ -30,7 +30,7 @@ local function follow_on(job)
   if not at then
     mark(job)
     redis.call('ZREM', P .. 'sweeps', job)
-    if f[1] then error(f[1]) end   -- (its mark stays: `walk` sets it aside)
+    if f[1] then error(f[1]) end -- (its mark stays: `walk` sets it aside)
     return false, 0
   end
   local count = steps_of(job, f[3])

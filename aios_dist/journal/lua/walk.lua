@@ -7,14 +7,18 @@
 -- include: waiting, order, limits, plan, sweep, members, mend, new
 local found = {}
 
-local function note(what_of, what) found[#found + 1], found[#found + 2] = what_of, what end
+local function note(what_of, what)
+  found[#found + 1], found[#found + 2] = what_of, what
+end
 
 -- A job whose record cannot be read fails, with what is known of it; an end that was told stays as it is.
 local function set_aside_whole(job, why)
   note(job, 'set aside: ' .. why)
   redis.call('HSET', P .. 'aside', job, why)
   local k = key('job', job)
-  for _, set in ipairs({ 'open', 'due', 'deadlines', 'sweeps' }) do redis.call('ZREM', P .. set, job) end
+  for _, set in ipairs({ 'open', 'due', 'deadlines', 'sweeps' }) do
+    redis.call('ZREM', P .. set, job)
+  end
   if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
   redis.call('HDEL', k, 'sw')
   local state, plan, of, count = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn', 'n'))
@@ -65,7 +69,9 @@ end
 local looked_at = {}
 local function keep_on(job, plan)
   local points
-  if plan == nil then points, plan = unpack(redis.call('HMGET', key('job', job), 'hp', 'pl')) end
+  if plan == nil then
+    points, plan = unpack(redis.call('HMGET', key('job', job), 'hp', 'pl'))
+  end
   if not plan or looked_at[plan] then return end
   looked_at[plan] = true
   local f = redis.call('HMGET', key('plan', plan), 'st', 'todo', 'now', points or 'half')
@@ -87,7 +93,9 @@ local function look(job, marked_so, part)
   local ok, wrong, plan, state, count, next_, open = pcall(mend, job, marked_so, part)
   heads = heads + 1 + (ok and count or 0)
   if ok then
-    for _, what in ipairs(wrong) do note(job, what) end
+    for _, what in ipairs(wrong) do
+      note(job, what)
+    end
   elseif type(wrong) == 'table' and wrong.corrupt then
     pcall(set_aside_whole, job, wrong.corrupt)
   else
@@ -115,7 +123,9 @@ local function count_lanes()
   local fields = broke and redis.call('HKEYS', P .. 'waits') or {}
   for _, lane in ipairs(broke and {} or redis.call('ZRANGE', P .. 'lanes', 0, -1)) do
     fields[#fields + 1] = 'ready:' .. lane
-    for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, A.page - 1)) do fields[#fields + 1] = 'held:' .. model end
+    for _, model in ipairs(redis.call('ZRANGE', key('holds', lane), 0, A.page - 1)) do
+      fields[#fields + 1] = 'held:' .. model
+    end
   end
   for _, field in ipairs(fields) do
     local shelf, name = string.match(field, '^(%a+):(.*)$')
@@ -123,7 +133,11 @@ local function count_lanes()
       local says, count = number(redis.call('HGET', P .. 'waits', field)), counted_anew(shelf, name)
       if says ~= count then
         if not broke then note(field, 'counted ' .. int(says) .. ' steps, there wait ' .. int(count)) end
-        if count == 0 then redis.call('HDEL', P .. 'waits', field) else redis.call('HSET', P .. 'waits', field, count) end
+        if count == 0 then
+          redis.call('HDEL', P .. 'waits', field)
+        else
+          redis.call('HSET', P .. 'waits', field, count)
+        end
       end
     end
   end
@@ -140,7 +154,8 @@ local function forget_tenants()
     for _, model in ipairs(holding[lane]) do
       waits = waits or redis.call('ZSCORE', key('heldby', model), tenant)
     end
-    if waits then redis.call('ZADD', P .. 'used', int(now), entry)
+    if waits then
+      redis.call('ZADD', P .. 'used', int(now), entry)
     else
       local share = key('share', lane)
       redis.call('HDEL', share, tenant)
@@ -156,21 +171,27 @@ for _, job in ipairs(redis.call('ZRANGE', P .. 'dirty', 0, A.page - 1)) do
   if look(job, true) then redis.call('ZREM', P .. 'dirty', job) end
   if heads > MOST_HEADS then break end
 end
-forget_tenants()   -- at each look, not each round: there may come more of them than a page in that time
+forget_tenants() -- at each look, not each round: there may come more of them than a page in that time
 local cursor, looked = '0', 0
 if string.sub(A.cursor, 1, 1) ~= '/' then
   local within, step, moves = string.match(A.cursor, '^(.*)|(%d+)|(%d)$')
   local jobs = redis.call('ZRANGEBYSCORE', P .. 'open', within or '(' .. A.cursor, '+inf', 'LIMIT', 0, A.page)
-  local function score(job) return redis.call('ZSCORE', P .. 'open', job) end   -- (as text, which takes as long as a look)
+  local function score(job) return redis.call('ZSCORE', P .. 'open', job) end -- (as text, which takes as long as a look)
   local last = #jobs == A.page and score(jobs[#jobs])
   for i, job in ipairs(jobs) do
     local at = heads > MOST_HEADS and i < #jobs and score(job)
     local part = within and i == 1 and score(job) == within and { from = tonumber(step), open = moves == '1' }
     local _, rest = look(job, false, part or nil)
     local same = rest and score(job)
-    if same then last = same .. '|' .. rest break end
+    if same then
+      last = same .. '|' .. rest
+      break
+    end
     looked = i
-    if at then last = at break end
+    if at then
+      last = at
+      break
+    end
   end
   cursor = last or '/'
 else
@@ -179,15 +200,19 @@ else
   local models = redis.call('ZRANGEBYLEX', P .. 'limited', from == '' and '-' or '(' .. from, '+', 'LIMIT', 0, A.page)
   for _, model in ipairs(models) do
     local ok, wrong = pcall(sweep, model, A.page)
-    for _, what in ipairs(ok and wrong or { 'could not be looked at' }) do note(model, what) end
+    for _, what in ipairs(ok and wrong or { 'could not be looked at' }) do
+      note(model, what)
+    end
   end
   if #models == A.page then cursor = '/' .. models[#models] end
-  for _, job in ipairs(redis.call('HKEYS', P .. 'aside')) do   -- forgotten with its record
+  for _, job in ipairs(redis.call('HKEYS', P .. 'aside')) do -- forgotten with its record
     local plan = string.match(job, '^plan (.*)$')
     if redis.call('EXISTS', plan and key('plan', plan) or key('job', job)) == 0 then redis.call('HDEL', P .. 'aside', job) end
   end
 end
-for plan in pairs(plans) do look_at_plan(plan) end
+for plan in pairs(plans) do
+  look_at_plan(plan)
+end
 for _, orphan in ipairs(orphans) do
   local job, state = orphan[1], orphan[2]
   if state then
@@ -195,9 +220,9 @@ for _, orphan in ipairs(orphans) do
     pcall(end_job, job, 'failed', A.corrupt_outcome, true)
   else
     note(job, 'its plan is gone')
-    pcall(admit_job, orphan[3], job)   -- nobody else will
+    pcall(admit_job, orphan[3], job) -- nobody else will
   end
 end
-pcall(let_in_freed)   -- one model that cannot be looked at stops no walk
+pcall(let_in_freed) -- one model that cannot be looked at stops no walk
 if #found > 0 then redis.call('HINCRBY', P .. 'mended', 'jobs', #found / 2) end
 return { found, cursor, redis.call('ZCARD', P .. 'open'), looked }
