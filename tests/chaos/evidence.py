@@ -184,10 +184,12 @@ class Scales:
     def _losses(self, step: StepStory, calls: list[Call]) -> None:
         found, done = self.found, self._done
         starts = [attempt.start for attempt in step.attempts]
+        lost = set[int]()
         for at in step.lost_at:
             again = bisect.bisect_right(starts, at)
-            if not again and done.put_back_between(at - 2 * FLEET.lease, at):
+            if (not again or again in lost) and done.put_back_between(at - 2 * FLEET.lease, at):
                 continue  # its worker had regained a claim that Redis has forgotten
+            lost.add(again)
             attempt = step.attempts[again - 1]
             found.attempts_lost += 1
             died = done.died(attempt)

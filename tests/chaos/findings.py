@@ -124,4 +124,5 @@ class Done:
 
     def put_back_between(self, start: float, end: float) -> bool:
         """Redis was put back between these times, as far as a worker knew."""
-        return any(o.lost_from is not None and start - self.slack_s <= o.start <= end for o in self.outages)
+        back = (outage for outage in self.outages if outage.lost_from is not None)
+        return any(start - self.slack_s <= outage.end and outage.start <= end for outage in back)

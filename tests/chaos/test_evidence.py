@@ -235,6 +235,18 @@ def test_what_redis_has_forgotten_excuses_the_attempt_whose_end_it_forgot(story:
     assert not faults(story.weigh())
 
 
+def test_a_lease_of_a_claim_that_redis_has_forgotten_is_not_the_lost_ones_before(story: Story) -> None:
+    """Whoever had it has regained it, and died: it ended behind the one whose end is known already."""
+    step = story.step(0, 0)
+    step.attempts.insert(0, Attempt(80, 82, WORKER.replace("41", "40")))
+    step.lost_at += [82, 96]
+    story.call(story.prompt(0, 0), 80.5, fault="hang", status=499)
+    story.done = replace(story.done, kills=[Kill(81, 40, "machine-1")])
+    assert story.weigh().ready_again == [1, 15]
+    story.done = replace(story.done, outages=[Outage(88, 92, True, lost_from=87)])
+    assert story.weigh().ready_again == [1]
+
+
 def test_a_failure_that_was_retried_may_be_followed_by_an_outcome(story: Story) -> None:
     step = story.step(0, 0)
     step.attempts.insert(0, Attempt(90, 92, WORKER))
