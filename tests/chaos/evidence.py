@@ -162,8 +162,10 @@ class Scales:
             return
         if job.state == "failed" and promise.error and error and error.get("type") == promise.error:
             return
-        for step in job.steps:
-            why = step.outcome.error if step.outcome is not None else None
+        told_by = [(step, step.outcome.error if step.outcome is not None else None) for step in job.steps]
+        if job.turn is not None:  # (it has no outcome: the job ends by it)
+            told_by.append((job.turn, error))
+        for step, why in told_by:
             if why is None:
                 continue
             bad = sum(1 for call in self._by_body.get(step.asked, ()) if call["fault"])

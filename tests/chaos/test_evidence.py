@@ -304,3 +304,14 @@ def test_workers_killed_later_explain_no_failure(story: Story) -> None:
 def test_workers_killed_over_it_explain_that_a_step_was_given_up_and_nothing_else(story: Story) -> None:
     assert gives_up(story, "WorkerLost", killed=126) == set()
     assert gives_up(story, "ProgramChanged", killed=126) == {"unexplained_failures"}
+
+
+@pytest.mark.parametrize("kills", [2, 3])
+def test_workers_killed_over_its_turn_explain_that_a_job_was_given_up(story: Story, kills: int) -> None:
+    job = story.jobs[1]
+    attempts = [Attempt(at, at + 1, f"machine-1@vm:{pid}:x") for pid, at in enumerate((140, 142, 144), 50)]
+    job.turn = StepStory("job-b/t", "turn", attempts, lost_at=[141, 143], written=[], order=0, outcome=None)
+    job.state, job.end = "failed", Outcome(error={"type": "WorkerLost"})
+    died = [Kill(at + 0.5, pid, "machine-1") for pid, at in enumerate((140, 142, 144), 50)]
+    story.done = replace(story.done, kills=died[:kills])
+    assert faults(story.weigh()) == ({"unexplained_failures"} if kills == 2 else set())
