@@ -388,6 +388,7 @@ def of_a_plan(seen: Seen, id: str, fields: dict[str, bytes]) -> Iterator[str]:
         return [fields[f"c{i}.{k}"].decode() for k in range(int(nodes[i][2]))]
 
     at_work = bool(fields.get("todo") or fields.get("now"))
+    to_do = {f"n{node}" for node in fields.get("todo", b"").decode().split()}  # (just come to)
     if (at_work or bool(fields.get("half"))) != (id in seen.one["plans"]):
         yield f"plan {id} has {fields.get('todo')!r} to do, in `plans`: {id in seen.one['plans']}"
     if fields.get("now"):
@@ -405,7 +406,7 @@ def of_a_plan(seen: Seen, id: str, fields: dict[str, bytes]) -> Iterator[str]:
         over += i != "0" and ended == count
         if not 0 <= ended <= admitted <= count:
             yield f"plan {id}, node {i}: {ended} ended of {admitted} admitted of {count}"
-        if late := [c for c in members[:admitted] if not begun(c)]:
+        if late := [c for c in members[:admitted] if not begun(c) and c not in to_do]:
             yield f"plan {id}, node {i}: {admitted} admitted, and {late} wait"
         if early := [c for c in members[admitted:] if begun(c) and not left(c)]:
             yield f"plan {id}, node {i}: {admitted} admitted, and {early} run"

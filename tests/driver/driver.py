@@ -126,7 +126,7 @@ class Driver(People, Workers):
         if not ids or R.random() < 0.5:
             return
         id = R.choice(ids)
-        fields = [f"h{s}" for s in self.fleet.job(id).heads if s != TURN]  # (a turn is made anew)
+        fields = [f"h{s}" for s in sorted(self.fleet.job(id).heads) if s != TURN]  # (a turn is made anew)
         field = R.choice(["n", "n", *fields])
         rubbish = {"n": b"x"}.get(field, R.choice([b"\xc1", b"\x93\x01\x02\x03", b""]))
         self.say(f"corrupt {id} {field} {rubbish!r}")

@@ -151,6 +151,7 @@ class Injector:
             "again",
             "vanished",
             "policy",
+            "rules",
             "proofs",
             "older",
         ):

@@ -112,7 +112,7 @@ class People(Producers):
 
     def fork(self) -> None:
         """A new job with the history of another."""
-        if not self.room() or (id := self.some_job(self.random.choice([*OPEN, *ENDED]))) is None:
+        if not self.room() or (id := self.some_job(self.random.choice(sorted(OPEN | ENDED)))) is None:
             return
         self.numbers += 1
         new, job = f"k{self.numbers}", self.model.jobs[id]
