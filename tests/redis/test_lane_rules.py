@@ -11,7 +11,7 @@ import pytest
 from aios_dist import AsyncFleet
 from aios_dist.config import Config
 from aios_dist.errors import ConfigError
-from aios_dist.journal import Limits, Said, Stray, TenantRules, ordering
+from aios_dist.journal import Claim, Limits, Nothing, Said, Stray, TenantRules, ordering
 from aios_dist.policies import Rank
 from tests.redis.conftest import Hand, decides, ranked, starts
 
@@ -293,3 +293,14 @@ async def test_no_lane_lets_the_oldest_go_every_so_many_times_that_are_no_number
         ):
             await fleet.set_lane("llm", oldest_every=every)
     assert await hand.whole() == {}
+
+
+async def test_the_turn_of_the_oldest_is_also_that_of_one_that_waited_for_whoever_can_serve_it(
+    hand: Hand,
+) -> None:
+    await hand.journal.set_lane("llm", policy="priority", oldest_every=2)
+    ranks = {"first": 3e15, "better": 1e15, "good": 2e15}
+    await hand.submit(*(ranked(name, Rank(base=base), "priority") for name, base in ranks.items()))
+    assert isinstance(await hand.journal.take("llm", "w1", "token", models=["other"]), Nothing)
+    took = [await hand.journal.take("llm", "w2", f"token{n}", models=["small"]) for n in range(2)]
+    assert [claim.job for claim in took if isinstance(claim, Claim)] == ["better", "first"]
