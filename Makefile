@@ -53,8 +53,9 @@ check: $(STAMP)  ## format, lint, types, imports, Lua, compose file: exactly wha
 	stage shell bash -n .ci/run; \
 	if command -v luacheck >/dev/null; then stage lua $(BIN)/python -m tests.lua; \
 	else echo "skipped lua: luacheck is not installed (Debian: apt-get install lua-check)"; fi; \
-	if command -v npm >/dev/null; then stage luaform $(MAKE) luaform FORM=--check; \
-	else echo "skipped luaform: npm is not installed (Debian: apt-get install npm)"; fi; \
+	if ! command -v npm >/dev/null; then echo "skipped luaform: npm is not installed (Debian: apt-get install npm)"; \
+	elif ! $(MAKE) $(STYLUA)/node_modules >/dev/null 2>&1; then echo "skipped luaform: npm could not install StyLua"; \
+	else stage luaform $(MAKE) luaform FORM=--check; fi; \
 	if [ -f docker-compose.yml ]; then \
 	  stage yaml $(BIN)/yamllint --strict --config-data '$(YAMLLINT)' .; \
 	  stage compose $(BIN)/docker-compose --file docker-compose.yml $(COMPOSE_ENV) --profile '*' config --quiet; \
@@ -75,7 +76,7 @@ format: $(STAMP)  ## put the code in the project's form, and mend what can be me
 STYLUA := $(VENV)/stylua
 $(STYLUA)/node_modules: tests/stylua/package-lock.json $(STAMP)
 	@mkdir -p $(STYLUA) && cp tests/stylua/package.json tests/stylua/package-lock.json $(STYLUA)
-	@cd $(STYLUA) && npm ci --silent --no-audit --no-fund --ignore-scripts && touch node_modules
+	@cd $(STYLUA) && npm ci --silent --no-audit --no-fund --ignore-scripts --fetch-retries=1 --fetch-timeout=20000 && touch node_modules
 
 luaform: $(STYLUA)/node_modules
 	@NODE_PATH=$(STYLUA)/node_modules node tests/stylua/format.cjs $(FORM) aios_dist/journal/lua/*.lua
