@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import asyncio.tasks
 import contextlib
-import functools
 import inspect
 import sys
 import threading
@@ -23,6 +22,7 @@ from aios_dist.program.commands import Refused, in_turn
 from aios_dist.program.generators import Generators
 from aios_dist.program.loops import Loops
 from aios_dist.text.tracebacks import related, text_of, traceback_of
+from aios_dist.threads.forks import once
 
 FRAMEWORKS = frozenset({"asyncio", "anyio", "sniffio", "greenback", "trio"})
 """What these say about loops and tasks in a turn means always the same."""
@@ -223,12 +223,12 @@ _swap: Callable[[Any, Any], Any] | None = (
 """From 3.14 on the current task is the thread's; before, the loop's, for good."""
 
 
-@functools.cache
+@once
 def _install() -> None:
-    """Once, before the first turn. Outside of turns everything is as it was."""
-    if _swap is None:
-        asyncio.tasks._enter_task(_NO_LOOP, _NO_TASK)
+    """Before the first turn, on whichever thread that is. Outside of turns everything is as it was."""
     _loops.watch()
+    if _swap is None:
+        asyncio.tasks._enter_task(_NO_LOOP, _NO_TASK)  # the last: it cannot be done twice
 
 
 @contextlib.contextmanager

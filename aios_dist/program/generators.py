@@ -7,7 +7,6 @@ the closing awaits are steps of the program.
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import threading
@@ -17,6 +16,7 @@ from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
 from aios_dist.text.tracebacks import name_of, user_traceback
+from aios_dist.threads.forks import once
 
 logger = logging.getLogger("aios_dist.program.agents")
 
@@ -120,6 +120,6 @@ class _Collector:
         cls.thread = threading.get_ident() if phase == "start" else 0
 
 
-@functools.cache
+@once
 def _watch() -> None:
     gc.callbacks.append(_Collector.heard)

@@ -8,6 +8,7 @@ makes new ones when it is used.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -66,6 +67,23 @@ def look() -> None:
         with _locks.setdefault(os.getpid(), threading.RLock()):  # our own: an inherited one may be held
             if os.getpid() != _process:
                 _in_child()
+
+
+def once(act: Callable[[], None]) -> Callable[[], None]:
+    """This, at the first call only (``functools.cache`` lets two threads in); who comes meanwhile waits."""
+    done = False
+    locks: dict[int, Any] = {}
+
+    @functools.wraps(act)
+    def acted() -> None:
+        nonlocal done
+        if not done:
+            with locks.setdefault(os.getpid(), threading.RLock()):  # an inherited one may be held
+                if not done:
+                    act()
+                    done = True
+
+    return acted
 
 
 def _in_child() -> None:

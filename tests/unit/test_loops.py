@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -365,3 +366,39 @@ def test_what_trio_knows_of_a_thread_is_away_for_the_turn_and_back_after_it(
     assert context.runner == "trio's"
     del context.runner
     assert not hasattr(context, "runner"), "outside of turns it is as ever"
+
+
+FIRST_TURNS = """
+import threading, time
+from aios_dist.program import foreign
+from aios_dist.program.replay import Replay
+
+watch = foreign._loops.watch
+begun = threading.Barrier(4)
+
+def slowly():
+    time.sleep(0.2)  # the others come to it meanwhile
+    watch()
+
+async def body():
+    return "ran"
+
+def first():
+    begun.wait()
+    said.append(Replay(body).error or Replay(body).result)
+
+foreign._loops.watch = slowly
+said = []
+threads = [threading.Thread(target=first) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(said)
+"""
+
+
+def test_the_first_turns_of_a_process_may_begin_on_several_threads_at_once() -> None:
+    """A worker's first two turns did: one of them failed, and its job with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_TURNS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == f"{['ran'] * 4}\n"
