@@ -14,6 +14,7 @@
     ├── JobError                  raised by ``Job.result()``
     │   ├── JobFailed             the agent raised; ``.error`` says what
     │   ├── JobCancelled
+    │   ├── JobParked             its agent's code has changed: it is paused until there is code that fits
     │   └── ResultTimeout         (also a TimeoutError) the job goes on
     └── StepError                 raised inside an agent by ``await llm()`` or ``await tool()``
         ├── LLMError
@@ -33,7 +34,7 @@
         ├── DeadlineExceeded      the job had not ended in time
         ├── BudgetReached         the job, or its tenant, has spent what it may
         ├── JournalDamaged        what Redis holds of the job cannot be read
-        └── ProgramChanged        the agent does not repeat its own steps on replay
+        └── ProgramChanged        the agent does not repeat its own steps on replay: its job is parked
 
 *Retryable* is a class, not a flag: ``except RetryableLLMError`` is the whole test.
 """
@@ -146,6 +147,28 @@ class JobFailed(JobError):
 
 class JobCancelled(JobError):
     """The job was cancelled."""
+
+
+class JobParked(JobError):
+    """The code of the job's agent does not fit what its journal holds, so it is paused: nothing is lost, and
+    nothing is paid again. It goes on by itself when a worker has the code again that it began with.
+
+    Attributes:
+        job_id: the job.
+        reason: what has changed, and at which step.
+    """
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        super().__init__(
+            f"job {job_id!r} is parked, with nothing lost: {reason.rstrip('.')}. It goes on by itself when a "
+            f"worker has the code that it began with; or try that of now: `aios-dist job resume {job_id}`, "
+            "with `--from-step K` where that asks for something else from step K on."
+        )
+        self.job_id = job_id
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job_id, self.reason), self.__dict__
 
 
 class ResultTimeout(JobError, TimeoutError):

@@ -25,6 +25,7 @@ from aios_dist.journal.views import (
     PlanView,
     Registry,
     Repairs,
+    Standing,
     WorkerInfo,
     head_to_step,
     model_view,
@@ -35,6 +36,7 @@ from aios_dist.model.jobs import JobState, Outcome, decode
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
+    *("pk", "ch"),
     "half",
 )
 MOST_PAGES = 50
@@ -145,6 +147,34 @@ class Reading(Access):
             return JobState(state.decode()), result or b""
         except ValueError as exc:
             raise _damaged(job, exc) from None
+
+    async def standing(self, job: str) -> Standing:
+        """The job as who waits for its result wants to know it.
+
+        Raises:
+            UnknownName: no such job.
+            JournalError: its record cannot be read.
+        """
+        fields = ("st", "res", "pk", "why", "hp", "pl", "half")
+        ((state, result, parked, why, *_),) = await self._seen([job], fields)
+        if state is None:
+            raise self._no_job(job)
+        try:
+            now = JobState(state.decode())
+        except ValueError as exc:
+            raise _damaged(job, exc) from None
+        held = parked is not None and now is JobState.PAUSED
+        return Standing(now, result or b"", (why or b"").decode("utf-8", "replace") if held else "")
+
+    async def over(self, jobs: Sequence[str]) -> list[bool]:
+        """Whether nobody need wait for each job any longer: it has ended, is parked, or is not there."""
+        known = {state.value.encode(): state for state in JobState}
+        found = await self._seen(jobs, ("st", "pk", "hp", "pl", "half"))
+        states = [(known.get(state or b""), parked) for state, parked, *_ in found]
+        return [
+            state is None or state.ended or (state is JobState.PAUSED and parked is not None)
+            for state, parked in states
+        ]
 
     def _no_job(self, job: str) -> UnknownName:
         kept = span(self.config.retention)
@@ -288,14 +318,17 @@ class Reading(Access):
         found = []
         for lane, name in pairs:
             shelf = f"?{name}"
-            alone, shared, until = await self._gather(
+            code = name.startswith("code/")  # where nobody has it any more, it is tried with what there is
+            instead = f"agent/{name[5:].rpartition('@')[0]}" if code else name
+            alone, shared, *until = await self._gather(
                 [
                     ("ZCARD", self.keys.held(shelf)),
                     ("HGET", self.keys.waits, f"held:{shelf}"),
                     ("ZSCORE", self.keys.serving, name),
+                    ("ZSCORE", self.keys.serving, instead),
                 ]
             )
-            served = until is not None and float(until) / 1e6 > now
+            served = any(end is not None and float(end) / 1e6 > now for end in until)
             if count := alone + int(shared or 0):
                 found.append(Need(lane, name, count, served))
         return found
@@ -366,7 +399,8 @@ class Reading(Access):
         return last[0][0].decode() if last else "0-0"
 
     async def ends(self, after: str, idle: float = 5.0) -> AsyncIterator[list[str]]:
-        """Ids of jobs as they end, in batches, for ever; an empty batch after ``idle`` seconds without one.
+        """Ids of jobs as they end or are parked, in batches, for ever; an empty batch after ``idle`` seconds
+        without one.
 
         One connection, however many jobs are waited for. A broken connection is opened again and nothing
         is missed; each such gap is shown as an empty batch.
@@ -385,7 +419,8 @@ class Reading(Access):
                 entries = _entries(got)
                 if entries:
                     after = entries[-1][0].decode()
-                yield [fields[b"job"].decode("utf-8", "replace") for _, fields in entries if b"job" in fields]
+                ids = [fields.get(b"job") or fields.get(b"parked") for _, fields in entries]
+                yield [id.decode("utf-8", "replace") for id in ids if id]
         finally:
             await client.aclose()
 
@@ -480,6 +515,8 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         placed=bool(text("pp")),
         submitted_at=number("t0") / 1e6,
         ended_at=number("t1") / 1e6,
+        parked=known["pk"] is not None and state == b"paused",
+        code=text("ch"),
     )
 
 

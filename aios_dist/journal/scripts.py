@@ -26,7 +26,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "order": ("waiting", "limits"),
     "limits": ("waiting", "order"),
     "budgets": (),
-    "plan": ("order", "limits", "sweep", "members"),
+    "plan": ("waiting", "order", "limits", "sweep", "members"),
     "sweep": ("order", "limits", "plan", "mend"),
     "members": ("order", "plan", "sweep"),
     "mend": ("order", "limits", "plan", "sweep", "members"),

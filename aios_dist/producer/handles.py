@@ -18,6 +18,7 @@ from aios_dist.errors import (
     JobCancelled,
     JobConflict,
     JobFailed,
+    JobParked,
     JournalError,
     ResultTimeout,
     UnknownName,
@@ -142,23 +143,26 @@ class AsyncJob(OfThisProcess):
         Raises:
             JobFailed: the agent raised; ``.error`` is what.
             JobCancelled: the job was cancelled.
+            JobParked: its agent's code has changed: it is paused until there is code that fits.
             ResultTimeout: it has not ended in time; it goes on.
             JournalError: what Redis holds of it cannot be read.
         """
         timeout = seconds("timeout", timeout)
         waits.check("result()", self._lines.config, timeout)
-        endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
+        endings, look = self._lines.endings, functools.partial(self._lines.journal.standing, self.id)
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        state, result = await endings.by(deadline, look)
-        while not state.ended:  # once, as a rule; somebody may retry the job as it ends
+        job = await endings.by(deadline, look)
+        while not job.over:  # once, as a rule; somebody may retry the job as it ends
             if clock() >= deadline:
                 raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s; it goes on.")
             await endings.wait(self.id, deadline)
-            state, result = await endings.by(deadline, look)
-        if state is JobState.CANCELLED:
+            job = await endings.by(deadline, look)
+        if job.parked:
+            raise JobParked(self.id, job.parked)
+        if job.state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
-        outcome = outcome_of(self.id, result)
+        outcome = outcome_of(self.id, job.result)
         if outcome.error is not None:
             raise JobFailed(self.id, from_record(outcome.error))
         return outcome.value

@@ -239,10 +239,17 @@ class Replay(Tending):
         if self.refused is not None and self._refused_at < self.held:
             self.refused = None
 
+    @property
+    def changed(self) -> ProgramChanged | None:
+        """It does not repeat what its journal holds: at which ``step``, what that ``was`` and is ``now``."""
+        return self._broken
+
     def check_complete(self) -> None:
         """After the whole journal was delivered: every journaled step must have been asked for."""
         if self._broken is None and len(self.asked) < self._count:
-            does = "has ended" if self.finished else "waits for something else"
+            does = "waits for something else"
+            if self.finished:
+                does = "has ended" + (f" with {describe(self.error)}" if self.error is not None else "")
             self._diverge(len(self.asked), f"nothing; the program {does}")
 
     def check_end(self, live: Replay) -> None:
@@ -276,6 +283,8 @@ class Replay(Tending):
 
     def end(self, error: BaseException) -> None:
         """The program cannot go on, for a reason that it did not give itself."""
+        if isinstance(error, ProgramChanged):
+            self._broken = error
         self._finish(Raised(error))
 
     def close(self) -> None:
@@ -592,5 +601,8 @@ class Replay(Tending):
             f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
             f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
             step=number,
+            was=journaled,
+            now=now,
+            here=place or None,
         )
         self._finish(Raised(self._broken))

@@ -23,7 +23,7 @@ local function write_outcome(job, step, h, ok, blob, at, more)
 end
 
 local MOST_AT_ONCE = 1000 -- steps in one HSET: as many as Lua can hand over
-local begin, apply_turn
+local begin, apply_turn, park_job
 do -- (a chunk of Lua has 200 locals at the most)
   -- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
   -- is taken with the command that writes it. Gives whether there was one.
@@ -97,6 +97,8 @@ do -- (a chunk of Lua has 200 locals at the most)
   -- What a turn decided: new steps, or the end. `state` is where the job stands.
   apply_turn = function(job, decision, state)
     local k = key('job', job)
+    if decision.parks then return park_job(job, decision) end
+    if decision.code then redis.call('HSET', k, 'ch', decision.code) end
     if #decision.steps > 0 then
       local first, heads = add_steps(job, decision.steps)
       if state == 'running' then
@@ -154,8 +156,9 @@ local function set_aside(job, step, h)
   end
 end
 
--- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
-local function pause_job(job, reason)
+-- A running job stops where it is: what waits is put aside, what is in flight ends and is kept. `said`: what its events say, where the
+-- reason holds words of the user's.
+local function pause_job(job, reason, said)
   local k = key('job', job)
   mark(job)
   redis.call('HSET', k, 'st', 'paused', 'why', reason)
@@ -168,7 +171,45 @@ local function pause_job(job, reason)
     put(job, TURN, turn)
     redis.call('HSET', k, 'wake', 1)
   end
-  event(job, stamp(), 'paused', '', reason)
+  event(job, stamp(), 'paused', '', said or reason)
+  return left
+end
+
+-- Its program asks for something else than its journal holds: the job stops as it is (parks), until there is code that fits. What would go
+-- on with it stands in `parked`. Whoever waits for the job hears of it by `ends`.
+park_job = function(job, decision)
+  local k = key('job', job)
+  local ch = redis.call('HGET', k, 'ch')
+  local need = ch and ch ~= decision.code and code_need(agent_in(who(job)), ch)
+  mark(job)
+  if need and somebody_has(need) then return need_turn(job) end -- its turn is another worker's
+  if need then redis.call('ZADD', P .. 'parked', 0, need .. '|' .. job) end
+  redis.call('HSET', k, 'pk', need or '-', 'wake', 1)
+  pause_job(job, decision.parks.why, decision.parks.said)
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job)
+end
+
+-- It is parked no longer.
+local function unparked(job, pk)
+  if not pk then return end
+  redis.call('HDEL', key('job', job), 'pk')
+  redis.call('ZREM', P .. 'parked', pk .. '|' .. job)
+end
+
+-- A paused job goes on; its steps wait again with the rank that they had. Gives whether there are some that have still to follow.
+local function resume_job(job)
+  local k = key('job', job)
+  mark(job)
+  local facts = redis.call('HMGET', k, 'n', 'v', 'wake', 'pk')
+  redis.call('HSET', k, 'st', 'running')
+  redis.call('HDEL', k, 'why')
+  unparked(job, facts[4])
+  event(job, stamp(), 'resumed', '')
+  local left = follow_all(job, 'running', facts[1])
+  if facts[3] or number(facts[1]) <= number(facts[2]) then
+    redis.call('HDEL', k, 'wake')
+    need_turn(job)
+  end
   return left
 end
 
@@ -176,13 +217,14 @@ end
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp', 'sw')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp', 'sw', 'pk')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   mark(job)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if facts[6] then redis.call('HDEL', k, 'hp') end
+  unparked(job, facts[8])
   -- Some have no outcome; or some had still to follow what it was before.
   local left = (number(facts[2]) > number(facts[3]) or facts[7]) and follow_all(job, state, facts[2])
   local turn = head(job, TURN)

@@ -1,0 +1,270 @@
+"""Jobs whose agent's code has changed: they stop where they are, say so, and go on; nothing is paid twice."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aios_dist import agent, gather, llm, tool
+from aios_dist.errors import JobParked, ProgramChanged
+from aios_dist.model.jobs import JobState
+from aios_dist.program import agents
+from aios_dist.worker.worker import Runtime
+from tests.redis.test_runner import Anybodys, Bench, bench  # noqa: F401  # a fixture
+
+if TYPE_CHECKING:
+    from tests.redis.conftest import Hand
+
+SOON_S = 5.0
+
+
+@pytest.fixture
+def deploys() -> Iterator[Callable[[Any], agents.Agent]]:
+    """Puts other code in the place of an agent's, as a new process has it."""
+    before = dict(agents._registry)
+
+    def put(function: Any, name: str = "trip", version: str | None = None) -> agents.Agent:
+        agents._registry.pop(name, None)
+        return agent(function, name=name, version=version)
+
+    yield put
+    agents._registry.clear()
+    agents._registry.update(before)
+
+
+async def old() -> str:
+    plan = (await llm("Plan a trip.", model="small")).text
+    return (await llm(f"Shorten: {plan}", model="small")).text
+
+
+async def new() -> str:
+    plan = (await llm("Plan a short trip.", model="small")).text
+    return (await llm(f"Shorten: {plan}", model="small")).text
+
+
+async def later() -> str:
+    plan = (await llm("Plan a trip.", model="small")).text
+    return (await llm(f"In one line: {plan}", model="small")).text
+
+
+Deploys = Callable[..., agents.Agent]
+
+
+async def reconcile(worker: Runtime) -> None:
+    """A pass in office."""
+    await worker.journal.connection.command("DEL", worker.journal.keys.reconciler)
+    assert await worker._reconciler._office.ask("take")
+    await worker._reconciler._pass()
+
+
+async def test_a_prompt_that_changed_parks_the_job_and_says_what_it_was(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    began = deploys(old).code
+    job = await bench.fleet.submit("trip", id="x")
+    now = deploys(new).code
+    worker = await bench.worker()
+    await bench.serve(worker)
+    view = await job.view()
+    assert (view.state, view.parked, view.code) == (JobState.PAUSED, True, began)
+    said = f"the agent's code changed since this job began ({began} → {now}): step 0 was llm 'Plan a trip.'"
+    assert view.why.startswith(f"{said}, is now llm 'Plan a short trip.'")
+    assert view.usage.calls == 1, "its answer is kept"
+    with pytest.raises(JobParked, match="step 0 was llm 'Plan a trip.'"):
+        await job.result(timeout=0)
+    await hand.look()
+
+
+async def test_a_parked_job_goes_on_by_itself_when_its_code_is_there_again(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    deploys(new)
+    first = await bench.worker()
+    assert await bench.run(first)
+    await reconcile(first)
+    assert (await job.view()).parked, "nobody has the code"
+    deploys(old)
+    again = await bench.worker()
+    await reconcile(again)
+    assert await bench.run(again)
+    assert await job.result(timeout=0) == "re Shorten: re Plan a trip."
+    assert Anybodys.asked == ["small Plan a trip.", "small Shorten: re Plan a trip."], "nothing was paid twice"
+    assert await hand.redis("EXISTS", hand.journal.keys.prefix + "parked") == 0
+
+
+async def test_whoever_waits_hears_of_it_within_a_second(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    other = await bench.fleet.submit("trip", id="y")
+    deploys(new)
+    worker = await bench.worker()
+    waits = asyncio.create_task(job.result(timeout=60))
+    several = asyncio.create_task(anext(bench.fleet.as_completed([other], 60)))
+    async with asyncio.timeout(SOON_S):
+        while not {"x", "y"} <= bench.fleet._endings._waiting.keys():
+            await asyncio.sleep(0.005)
+    await bench.serve(worker)
+    await bench.serve(worker)
+    begun = asyncio.get_running_loop().time()
+    async with asyncio.timeout(SOON_S):
+        with pytest.raises(JobParked):
+            await waits
+        assert (await several).id == "y"
+    assert asyncio.get_running_loop().time() - begun < 1.0
+
+
+async def test_events_and_logs_of_a_parked_job_hold_no_words_of_its_prompts(
+    bench: Bench, hand: Hand, deploys: Deploys, caplog: pytest.LogCaptureFixture  # noqa: F811
+) -> None:
+    await bench.fleet.submit(deploys(old), id="x")
+    deploys(new)
+    await bench.serve(await bench.worker())
+    told = [event.detail for event in await hand.journal.events("x") if event.what == "paused"]
+    assert len(told) == 1 and told[0].endswith("at step 0"), "once"
+    assert "trip." not in told[0] + caplog.text.replace("of agent trip", "")
+
+
+async def test_what_is_the_same_code_is_not_deterministic_and_nobody_resumes_it(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    drawn = iter(range(9))
+
+    async def random_one() -> str:
+        return (await llm(f"draw {next(drawn)}", model="small")).text
+
+    one = deploys(random_one, version="1")
+    job = await bench.fleet.submit(one, id="x")
+    worker = await bench.worker()
+    await bench.run(worker)
+    view = await job.view()
+    assert view.parked
+    assert view.why.startswith("same code (1): not deterministic: step 0 was llm 'draw 0', is now llm 'draw 1'")
+    assert "now(), uuid() and random()" in view.why
+    await reconcile(worker)
+    assert (await job.view()).parked, "the same code would do it again"
+    assert await job.resume()
+    await bench.run(worker)
+    assert (await job.view()).parked
+    assert Anybodys.asked == ["small draw 0"]
+    await hand.look()
+
+
+async def test_code_that_changed_and_asks_for_the_same_goes_on_at_once(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    now = deploys(later).code
+    worker = await bench.worker()
+    await bench.run(worker)
+    assert await job.result(timeout=0) == "re In one line: re Plan a trip."
+    assert (await job.view()).code == now, "its last turn ran with it"
+
+
+async def test_resumed_by_hand_it_goes_on_with_code_that_fits(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    deploys(new)
+    await bench.run(await bench.worker())
+    assert (await job.view()).parked
+    deploys(later)  # a third one, which asks for what the journal holds
+    worker = await bench.worker()
+    await reconcile(worker)
+    assert (await job.view()).parked, "it is not the code that the job began with"
+    assert await job.resume()
+    await bench.run(worker)
+    assert await job.result(timeout=0) == "re In one line: re Plan a trip."
+    assert Anybodys.asked == ["small Plan a trip.", "small In one line: re Plan a trip."]
+
+
+async def test_a_signature_that_changed_parks_as_well(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    async def by_city(city: str) -> str:
+        return (await llm(f"Plan {city}.", model="small")).text
+
+    async def by_town(town: str) -> str:
+        return (await llm(f"Plan {town}.", model="small")).text
+
+    job = await bench.fleet.submit(deploys(by_city), id="x", city="Lima")
+    deploys(by_town)
+    await bench.run(await bench.worker())
+    assert (await job.view()).parked
+    assert "unexpected keyword argument 'city'" in (await job.view()).why or "city" in (await job.view()).why
+
+
+async def test_a_tool_that_is_no_longer_asked_for_is_not_called(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    called: list[str] = []
+
+    def book(city: str) -> str:
+        called.append(city)
+        return city
+
+    async def books() -> Any:
+        return await tool(book, "Lima")
+
+    async def books_other() -> Any:
+        return await tool(book, "Rome")
+
+    job = await bench.fleet.submit(deploys(books), id="x")
+    deploys(books_other)
+    worker = await bench.worker()
+    assert await bench.serve(worker, "turns") == "not called: the agent's code has changed"
+    assert (await job.view()).parked
+    assert (await job.steps())[0].state == "parked"
+    deploys(books)
+    worker = await bench.worker()
+    await reconcile(worker)
+    await bench.run(worker)
+    assert await job.result(timeout=0) == "Lima"
+    assert called == ["Lima"]
+    await hand.look()
+
+
+async def test_a_parked_job_can_be_cancelled_and_is_not_resumed_after_it(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    deploys(new)
+    await bench.run(await bench.worker())
+    assert await job.cancel()
+    assert await hand.redis("EXISTS", hand.journal.keys.prefix + "parked") == 0
+    deploys(old)
+    await reconcile(await bench.worker())
+    assert (await job.view()).state == "cancelled"
+    assert not (await job.view()).parked
+
+
+async def test_branches_in_flight_are_kept_when_their_job_parks(
+    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+) -> None:
+    async def three() -> str:
+        found = await gather(*(llm(f"w{n}", model="small") for n in range(3)))
+        return " ".join(one.text for one in found)
+
+    async def other_three() -> str:
+        found = await gather(*(llm(f"v{n}", model="small") for n in range(3)))
+        return " ".join(one.text for one in found)
+
+    job = await bench.fleet.submit(deploys(three), id="x")
+    deploys(other_three)
+    worker = await bench.worker()
+    flight = await hand.claim()  # on another machine
+    await bench.serve(worker)
+    assert [step.state for step in await job.steps()] == ["leased", "done", "parked"]
+    assert (await hand.commit(flight)).status == "paused"
+    deploys(three)
+    worker = await bench.worker()
+    await reconcile(worker)
+    await bench.run(worker)
+    assert (await job.result(timeout=0)).endswith("re w1 re w2")
+    assert sorted(Anybodys.asked) == ["small w1", "small w2"]
+    await hand.look()
