@@ -312,6 +312,22 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         said = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
         return await self._to_the_end(job, said)
 
+    async def rewind(
+        self, job: str, step: int, budget: Budget | None = None, salt: str | None = None
+    ) -> tuple[str, list[Ticket]]:
+        """A paused job forgets its steps from that one on and goes on: ``running``, or why not, see
+        ``rewind.lua``. ``salt``: random, of this asking; who asks twice finds it again."""
+        salt, facts = salt or random_name(), budget_facts(budget, anew=True)
+        some: list[Ticket] = []
+        while True:
+            said = await self._run("rewind", job=job, step=step, salt=salt, facts=facts)
+            if said[0] == b"sweep":
+                some += (await self.sweep(job))[1]
+            elif said[0] != b"more":
+                break
+        status, tickets = await self._to_the_end(job, said)
+        return status, [*some, *tickets]
+
     async def signal(
         self, job: str, name: str, outcome: Outcome, id: str | None = None
     ) -> tuple[str, list[Ticket]]:

@@ -76,6 +76,42 @@ _SPENT = {f"budget of the {whose} used up": whose for whose in ("job", "tenant")
 """What ``claim.lua`` writes as the reason of such a pause."""
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """Which jobs are asked for: those of which all holds that is said.
+
+    Attributes:
+        states: of :class:`JobState`, or ``parked``; one of them.
+        since: submitted no earlier, seconds since the epoch.
+        ended: they have, or have not; None: both.
+    """
+
+    states: tuple[str, ...] = ()
+    agent: str | None = None
+    tenant: str | None = None
+    since: float | None = None
+    plan: str | None = None
+    ended: bool | None = None
+
+    def takes(self, view: JobView) -> bool:
+        """Whether the job is one of them."""
+        names = {view.state.value, *(["parked"] if view.parked else [])}
+        return (
+            (not self.states or bool(names.intersection(self.states)))
+            and self.agent in (None, view.agent)
+            and self.tenant in (None, view.tenant)
+            and self.plan in (None, view.plan)
+            and (self.since is None or view.submitted_at >= self.since)
+        )
+
+    def where(self) -> list[bool]:
+        """Among the jobs that have ended (True), or those that have not, or both."""
+        ends = {state.value for state in JobState if state.ended}
+        both = [False, True] if self.ended is None else [self.ended]
+        if not self.states:
+            return both
+        return [ended for ended in both if any((state in ends) == ended for state in self.states)]
+
+
 class Standing(NamedTuple):
     """A job as who waits for it wants to know it.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aios_dist import agent, gather, llm, tool
-from aios_dist.errors import JobParked, ProgramChanged
+from aios_dist.errors import InvalidInput, JobParked
 from aios_dist.model.jobs import JobState
 from aios_dist.program import agents
 from aios_dist.worker.worker import Runtime
-from tests.redis.test_runner import Anybodys, Bench, bench  # noqa: F401  # a fixture
+from tests.redis.test_runner import Anybodys, Bench
+from tests.redis.test_runner import bench as bench  # a fixture
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Hand
@@ -61,26 +61,35 @@ async def reconcile(worker: Runtime) -> None:
     await worker._reconciler._pass()
 
 
+async def ends(worker: Runtime) -> None:
+    """It says farewell: nobody has its code any more."""
+    assert worker._said is not None
+    await worker.journal.leave(worker.id, worker._said.code_needs())
+
+
 async def test_a_prompt_that_changed_parks_the_job_and_says_what_it_was(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     began = deploys(old).code
     job = await bench.fleet.submit("trip", id="x")
     now = deploys(new).code
-    worker = await bench.worker()
-    await bench.serve(worker)
+    await bench.serve(await bench.worker())
     view = await job.view()
     assert (view.state, view.parked, view.code) == (JobState.PAUSED, True, began)
     said = f"the agent's code changed since this job began ({began} → {now}): step 0 was llm 'Plan a trip.'"
     assert view.why.startswith(f"{said}, is now llm 'Plan a short trip.'")
     assert view.usage.calls == 1, "its answer is kept"
-    with pytest.raises(JobParked, match="step 0 was llm 'Plan a trip.'"):
+    with pytest.raises(JobParked, match=r"step 0 was llm 'Plan a trip\.'"):
         await job.result(timeout=0)
     await hand.look()
 
 
 async def test_a_parked_job_goes_on_by_itself_when_its_code_is_there_again(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     job = await bench.fleet.submit(deploys(old), id="x")
     deploys(new)
@@ -93,12 +102,16 @@ async def test_a_parked_job_goes_on_by_itself_when_its_code_is_there_again(
     await reconcile(again)
     assert await bench.run(again)
     assert await job.result(timeout=0) == "re Shorten: re Plan a trip."
-    assert Anybodys.asked == ["small Plan a trip.", "small Shorten: re Plan a trip."], "nothing was paid twice"
+    assert Anybodys.asked == ["small Plan a trip.", "small Shorten: re Plan a trip."], (
+        "nothing was paid twice"
+    )
     assert await hand.redis("EXISTS", hand.journal.keys.prefix + "parked") == 0
 
 
 async def test_whoever_waits_hears_of_it_within_a_second(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     job = await bench.fleet.submit(deploys(old), id="x")
     other = await bench.fleet.submit("trip", id="y")
@@ -120,7 +133,10 @@ async def test_whoever_waits_hears_of_it_within_a_second(
 
 
 async def test_events_and_logs_of_a_parked_job_hold_no_words_of_its_prompts(
-    bench: Bench, hand: Hand, deploys: Deploys, caplog: pytest.LogCaptureFixture  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await bench.fleet.submit(deploys(old), id="x")
     deploys(new)
@@ -131,7 +147,9 @@ async def test_events_and_logs_of_a_parked_job_hold_no_words_of_its_prompts(
 
 
 async def test_what_is_the_same_code_is_not_deterministic_and_nobody_resumes_it(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     drawn = iter(range(9))
 
@@ -144,7 +162,9 @@ async def test_what_is_the_same_code_is_not_deterministic_and_nobody_resumes_it(
     await bench.run(worker)
     view = await job.view()
     assert view.parked
-    assert view.why.startswith("same code (1): not deterministic: step 0 was llm 'draw 0', is now llm 'draw 1'")
+    assert view.why.startswith(
+        "same code (1): not deterministic: step 0 was llm 'draw 0', is now llm 'draw 1'"
+    )
     assert "now(), uuid() and random()" in view.why
     await reconcile(worker)
     assert (await job.view()).parked, "the same code would do it again"
@@ -156,7 +176,9 @@ async def test_what_is_the_same_code_is_not_deterministic_and_nobody_resumes_it(
 
 
 async def test_code_that_changed_and_asks_for_the_same_goes_on_at_once(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     job = await bench.fleet.submit(deploys(old), id="x")
     now = deploys(later).code
@@ -167,7 +189,9 @@ async def test_code_that_changed_and_asks_for_the_same_goes_on_at_once(
 
 
 async def test_resumed_by_hand_it_goes_on_with_code_that_fits(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     job = await bench.fleet.submit(deploys(old), id="x")
     deploys(new)
@@ -184,7 +208,9 @@ async def test_resumed_by_hand_it_goes_on_with_code_that_fits(
 
 
 async def test_a_signature_that_changed_parks_as_well(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     async def by_city(city: str) -> str:
         return (await llm(f"Plan {city}.", model="small")).text
@@ -200,7 +226,9 @@ async def test_a_signature_that_changed_parks_as_well(
 
 
 async def test_a_tool_that_is_no_longer_asked_for_is_not_called(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     called: list[str] = []
 
@@ -230,7 +258,9 @@ async def test_a_tool_that_is_no_longer_asked_for_is_not_called(
 
 
 async def test_a_parked_job_can_be_cancelled_and_is_not_resumed_after_it(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     job = await bench.fleet.submit(deploys(old), id="x")
     deploys(new)
@@ -244,7 +274,9 @@ async def test_a_parked_job_can_be_cancelled_and_is_not_resumed_after_it(
 
 
 async def test_branches_in_flight_are_kept_when_their_job_parks(
-    bench: Bench, hand: Hand, deploys: Deploys  # noqa: F811
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
 ) -> None:
     async def three() -> str:
         found = await gather(*(llm(f"w{n}", model="small") for n in range(3)))
@@ -267,4 +299,120 @@ async def test_branches_in_flight_are_kept_when_their_job_parks(
     await bench.run(worker)
     assert (await job.result(timeout=0)).endswith("re w1 re w2")
     assert sorted(Anybodys.asked) == ["small w1", "small w2"]
+    await hand.look()
+
+
+# From a step on ----------------------------------------------------------------------------------------
+
+
+async def test_resumed_from_a_step_the_new_code_runs_from_there_and_what_came_before_is_reused(
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
+) -> None:
+    async def in_three() -> str:
+        plan = (await llm("Plan a trip.", model="small")).text
+        short = (await llm(f"Shorten: {plan}", model="small")).text
+        return (await llm(f"Translate: {short}", model="small")).text
+
+    async def in_three_now() -> str:
+        plan = (await llm("Plan a trip.", model="small")).text
+        short = (await llm("Be brief.", model="small")).text
+        return (await llm(f"Translate: {short}", model="small")).text + plan
+
+    job = await bench.fleet.submit(deploys(in_three), id="x")
+    worker = await bench.worker()
+    await bench.serve(worker)
+    await ends(worker)
+    deploys(in_three_now)
+    worker = await bench.worker()
+    await bench.serve(worker)
+    assert (await job.view()).parked
+    assert await job.resume(from_step=1)
+    await hand.look()
+    assert [step.state for step in await job.steps()] == ["done"]
+    await bench.run(worker)
+    assert await job.result(timeout=0) == "re Translate: re Be brief.re Plan a trip."
+    assert Anybodys.asked.count("small Plan a trip.") == 1
+    assert (await job.usage()).calls == 4, "what was paid for counts, also what is not used"
+    facts = await hand.redis("HMGET", hand.journal.keys.job("x"), "z1|q1", "z1|h1", "z1|o1")
+    assert all(facts), "and it stays in the journal"
+    await hand.look()
+
+
+@pytest.mark.parametrize("step", [-1, 3, 2**40, True, "1"])
+async def test_a_step_that_is_none_cannot_be_resumed_from(
+    bench: Bench,
+    deploys: Deploys,
+    step: Any,
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    await job.pause()
+    with pytest.raises(InvalidInput, match="step"):
+        await job.resume(from_step=step)
+    assert (await job.view()).state == "paused"
+
+
+async def test_a_step_that_is_being_called_is_not_thrown_away(
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    claim = await hand.claim()
+    await job.pause()
+    before = await hand.whole()
+    with pytest.raises(InvalidInput, match="is being called, and its answer is paid for"):
+        await job.resume(from_step=0)
+    assert await hand.whole() == before
+    assert (await hand.commit(claim)).status == "paused"
+    assert await job.resume(from_step=0)
+    await hand.look()
+
+
+async def test_only_a_paused_job_is_resumed_from_a_step(
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    before = await hand.whole()
+    await job.resume(from_step=0)
+    assert await hand.whole() == before
+    await job.cancel()
+    assert not await job.resume(from_step=0)
+
+
+async def test_a_wide_job_is_rewound_in_slices_and_an_answer_that_comes_twice_counts_once(
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
+) -> None:
+    async def many() -> int:
+        await llm("first", model="small")
+        return len(await gather(*(llm(f"w{n}", model="small") for n in range(100))))
+
+    async def many_others() -> int:
+        await llm("first", model="small")
+        return len(await gather(*(llm(f"v{n}", model="small") for n in range(70))))
+
+    job = await bench.fleet.submit(deploys(many), id="x")
+    worker = await bench.worker()
+    for _ in range(12):
+        await bench.serve(worker)
+    late = bench.told[-1]
+    calls = (await job.usage()).calls
+    await ends(worker)
+    deploys(many_others)
+    worker = await bench.worker()
+    await bench.serve(worker)
+    assert (await job.view()).parked
+    assert await job.resume(from_step=1)
+    assert [step.number for step in await job.steps()] == [0]
+    assert (await hand.commit(late)).status in ("gone", "fenced")
+    assert (await job.usage()).calls == calls + 1
+    await hand.look()
+    await bench.run(worker, most=200)
+    assert await job.result(timeout=0) == 70
+    assert Anybodys.asked.count("small first") == 1
     await hand.look()
