@@ -158,17 +158,19 @@ class JobParked(JobError):
         reason: what has changed, and at which step.
     """
 
-    def __init__(self, job_id: str, reason: str) -> None:
-        super().__init__(
+    job_id: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, job_id: str, reason: str) -> Self:
+        """The error of a job that is parked for this reason."""
+        error = cls(
             f"job {job_id!r} is parked, with nothing lost: {reason.rstrip('.')}. It goes on by itself when a "
             f"worker has the code that it began with; or try that of now: `aios-dist job resume {job_id}`, "
             "with `--from-step K` where that asks for something else from step K on."
         )
-        self.job_id = job_id
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.job_id, self.reason), self.__dict__
+        error.job_id, error.reason = job_id, reason
+        return error
 
 
 class ResultTimeout(JobError, TimeoutError):
@@ -259,7 +261,16 @@ class JournalDamaged(StepError):
 
 
 class ProgramChanged(StepError):
-    """On replay the agent asked for something else than what its journal holds."""
+    """On replay the agent asked for something else than what its journal holds.
+
+    Attributes:
+        was, now: what the step was that its ``detail`` names, and what it is now.
+        place: the lines of code that ask for that, where they are known.
+    """
+
+    was: str = ""
+    now: str = ""
+    place: str = ""
 
 
 _BY_NAME: dict[str, type[AiosError]] = {}

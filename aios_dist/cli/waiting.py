@@ -108,7 +108,7 @@ def _raise_unless_done(records: Sequence[dict[str, Any]]) -> None:
         return
     first = bad[0]
     if len(records) == 1 and first["parked"]:
-        raise JobParked(first["id"], first["why"])
+        raise JobParked.of(first["id"], first["why"])
     if len(records) > 1:
         states = ", ".join(f"{r['id']} {_stands(r)}" for r in bad[:5]) + (" …" if len(bad) > 5 else "")
         parked = next((f" {r['id']} is parked: {r['why']}" for r in bad if r["parked"]), "")

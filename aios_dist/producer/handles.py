@@ -159,7 +159,7 @@ class AsyncJob(OfThisProcess):
             await endings.wait(self.id, deadline)
             job = await endings.by(deadline, look)
         if job.parked:
-            raise JobParked(self.id, job.parked)
+            raise JobParked.of(self.id, job.parked)
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
         outcome = outcome_of(self.id, job.result)

@@ -42,7 +42,7 @@ from aios_dist.program.crowds import Crowd, Scope, Waiting
 from aios_dist.program.foreign import HandOver
 from aios_dist.program.generators import Generators, unheard
 from aios_dist.program.reached import ById, Outside
-from aios_dist.program.requests import Asked, brief, briefs, check_new, check_same, encoded
+from aios_dist.program.requests import Asked, changed, check_new, check_same, encoded
 from aios_dist.program.tending import WAITS, Tending
 from aios_dist.text.tracebacks import traceback_of
 
@@ -586,23 +586,5 @@ class Replay(Tending):
             self.error = bare(error)
 
     def _diverge(self, number: int, now: str, request: Request | None = None, place: str = "") -> None:
-        journaled = "nothing"
-        step = self._journaled.get(number)
-        if step is not None:
-            was, is_ = brief(step.request), ""
-            if request is not None:
-                was, is_ = briefs(step.request, request)
-            journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
-        elif request is not None:
-            now = f"{now} {brief(request)}"
-        here = f" Here:\n{place}" if place else ""
-        self._broken = ProgramChanged(
-            f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
-            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
-            f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
-            step=number,
-            was=journaled,
-            now=now,
-            here=place or None,
-        )
+        self._broken = changed(number, self._journaled.get(number), now, request, place)
         self._finish(Raised(self._broken))

@@ -258,9 +258,8 @@ def parking(changed: ProgramChanged, was: str, now: str) -> Parking:
         was: what the code was called that the job ran with; "" where that is not known.
         now: what the code is called that was run.
     """
-    detail = changed.detail
-    step = f"step {detail.get('step', '?')}"
-    what = f"{step} was {detail.get('was', '?')}, is now {detail.get('now', '?')}"
+    step = f"step {changed.detail.get('step', '?')}"
+    what = f"{step} was {changed.was}, is now {changed.now}"
     if was and was != now:
         which = f"the agent's code changed since this job began ({was} → {now})"
         return Parking(f"{which}: {what}", f"{which}, at {step}")
@@ -268,14 +267,14 @@ def parking(changed: ProgramChanged, was: str, now: str) -> Parking:
         which = f"same code ({now}): not deterministic"
     else:
         which = (
-            f"the agent does not repeat its own steps (code {now}; with which this job began is not known)"
+            f"the agent does not repeat its own steps (code {now}; the one that it began with is not known)"
         )
     more = (
-        ". Between its awaits an agent must do the same each time it runs: take time and chance from now(), "
-        "uuid() and random(), and put input/output into tool()"
+        "Between its awaits an agent must do the same each time it runs: take time and chance from now(), "
+        "uuid() and random(), and put input/output into tool()."
     )
-    here = f". Here:\n{detail['here']}" if detail.get("here") else ""
-    return Parking(f"{which}: {what}{more}{here}", f"{which}, at {step}")
+    here = f" Here:\n{changed.place}" if changed.place else ""
+    return Parking(f"{which}: {what}. {more}{here}", f"{which}, at {step}")
 
 
 def decide(

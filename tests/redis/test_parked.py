@@ -120,7 +120,7 @@ async def test_whoever_waits_hears_of_it_within_a_second(
     waits = asyncio.create_task(job.result(timeout=60))
     several = asyncio.create_task(anext(bench.fleet.as_completed([other], 60)))
     async with asyncio.timeout(SOON_S):
-        while not {"x", "y"} <= bench.fleet._endings._waiting.keys():
+        while not {"x", "y"} <= bench.fleet._endings._waiting.keys():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     await bench.serve(worker)
     await bench.serve(worker)
