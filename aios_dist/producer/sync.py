@@ -266,8 +266,8 @@ class Job(forks.OfThisProcess):
         return self._run(lambda job: job.pause())
 
     def resume(self, budget: Budget | None = None, *, from_step: int | None = None) -> bool:
-        """Let a paused job go on, with a new budget where one is given, or from a step on with the code of
-        now; see :meth:`aios_dist.AsyncJob.resume`."""
+        """Let a paused job go on, with a new budget where one is given; see
+        :meth:`aios_dist.AsyncJob.resume`."""
         return self._run(lambda job: job.resume(budget, from_step=from_step))
 
     def rerank(self, *, priority: int) -> bool:

@@ -226,6 +226,7 @@ class Replay(Tending):
         """What the journal says of the next step is what its program is given before it."""
         step = self._journaled.get(len(self.asked))
         self.known.then = step.once if step is not None else ()
+        self.known.ahead = step is not None
 
     def written(self, count: int) -> None:
         """So many steps are in the journal: a long conversation is not kept once more for each of them."""
