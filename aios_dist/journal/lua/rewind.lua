@@ -18,6 +18,11 @@ local count = steps_of(A.job, f[2])
 if A.step > count then return { 'beyond', {}, 0 } end
 local from, forgotten, fields, gone = math.max(A.step, count - STEPS_AT_ONCE), 0, {}, {}
 local heads = {}
+local function forget(n)
+  for _, kind in ipairs({ 'h', 'q', 'o', 'e', 'l' }) do
+    gone[#gone + 1] = kind .. n
+  end
+end
 for step = from, count - 1 do
   local h = head(A.job, int(step))
   if not h then error('the head of step ' .. int(step) .. ' cannot be read') end
@@ -25,6 +30,15 @@ for step = from, count - 1 do
   heads[step] = h
 end
 mark(A.job)
+on_error = function()
+  if steps_of(A.job, redis.call('HGET', k, 'n')) == from then
+    redis.call('HDEL', k, unpack(gone)) -- they are forgotten
+    return
+  end
+  for step, h in pairs(heads) do
+    if h[H.state] == 'timed' then redis.call('ZADD', P .. 'timers', int(h[H.ready] + h[H.after]), member(A.job, int(step))) end
+  end
+end
 local era = number(f[7]) + (f[8] and 0 or 1) -- `zs` stands while slices are still to come
 for step = from, count - 1 do
   local h, n = heads[step], int(step)
@@ -34,9 +48,8 @@ for step = from, count - 1 do
     if value then
       fields[#fields + 1], fields[#fields + 2] = 'z' .. int(era) .. '|' .. kind .. n, value
     end
-    gone[#gone + 1] = kind .. n
   end
-  gone[#gone + 1], gone[#gone + 2] = 'e' .. n, 'l' .. n
+  forget(n)
   if h[H.order] > 0 then forgotten = forgotten + 1 end
   if h[H.token] ~= '' then
     fields[#fields + 1], fields[#fields + 2] = 'u|' .. h[H.token], 1 -- said once more, it counts no more
