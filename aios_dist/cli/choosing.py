@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from aios_dist.cli.entry import say
 from aios_dist.errors import AiosError, FleetUnavailable, InvalidInput
@@ -153,10 +154,11 @@ async def chosen(
         )
     if odd := [state for state in choice.states if state not in may]:
         raise InvalidInput(f"{ask} jobs of state {' or '.join(may)}, not {odd[0]}.")
-    if not choice.states:
-        choice.states = tuple(may)
     journal = fleet.journal
-    found = [view.id for view in await journal.find_jobs(await choice.wanted(journal))]
+    wanted = await choice.wanted(journal)
+    if not wanted.states:
+        wanted = msgspec.structs.replace(wanted, states=tuple(may))
+    found = [view.id for view in await journal.find_jobs(wanted)]
     count = f"{len(found):,} job{'' if len(found) == 1 else 's'}"
     if not found:
         say(f"No jobs ({choice}).")
