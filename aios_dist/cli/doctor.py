@@ -79,6 +79,7 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         registry = await fleet.registry()
         findings += lanes.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
+        findings += lanes.codes(registry)
         views = await fleet.lanes()
         findings += lanes.lanes(config, views)
         findings += lanes.needs(await journal.needs([view.name for view in views]))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aios_dist.cli.entry import say
 from aios_dist.cli.output import job_record, plain, print_json, print_table, resume_command, short
 from aios_dist.errors import JobCancelled, JobError, JobParked, ResultTimeout, UnknownName
 from aios_dist.model.jobs import JobState, Outcome
@@ -123,6 +124,8 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
         if len(ids) > 1:
             ended = 0
             async for job in fleet.as_completed([fleet.job(id) for id in ids], timeout):
+                if (why := (await fleet.journal.standing(job.id)).parked) and not quiet:
+                    say(f"Job {job.id!r} is parked: {why}")  # others may wait for it: those of a fixed plan
                 ended += 1
                 tell(f"{job.id} ended", ended, len(ids))
             return
@@ -145,8 +148,6 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
 
 
 def _say_paused(view: JobView) -> None:
-    from aios_dist.cli.entry import say
-
     say(f"Job {view.id!r} is paused ({view.why}); it waits for: {resume_command(view)}")
 
 

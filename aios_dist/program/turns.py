@@ -5,6 +5,7 @@ Turn 0 runs in the producer, all others in workers. No I/O here: in goes a histo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -263,7 +264,9 @@ def parking(changed: ProgramChanged, was: str, now: str) -> Parking:
     if was and was != now:
         which = f"the agent's code changed since this job began ({was} → {now})"
         return Parking(f"{which}: {what}", f"{which}, at {step}")
-    if was:
+    if was and re.fullmatch(r"[0-9a-f]{8}", now) is None:
+        which = f"same version ({now}): changed without another one, or not deterministic"
+    elif was:
         which = f"same code ({now}): not deterministic"
     else:
         which = (

@@ -275,7 +275,8 @@ class Turns:
                 if history.view.state.ended:
                     return await self._over(work, token)
                 turn, undone = await self._anew(work, history)
-            if history is not None and history.retried:
+            parks = turn.decision is not None and turn.decision.parks is not None
+            if history is not None and history.retried and not parks:
                 self.programs.drop(turn.live)
                 redo = functools.partial(self._journal.redo, claim.job, history.basis, undone)
                 status, tickets = await self._writer.insist(redo, work)

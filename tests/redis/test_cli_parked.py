@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from aios_dist.config import FleetConfig
-from aios_dist.journal import Journal
+from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.journal.records import Decision, Parking
 from tests.redis import command_line
 from tests.redis.command_line import Done
@@ -228,3 +228,24 @@ def test_what_cannot_be_chosen_is_refused_in_a_sentence(
 def test_a_decision_without_parking_says_nothing_of_it() -> None:
     assert "parks" not in Decision(0, 0).plain()
     assert msgspec.structs.asdict(Parking("a", "b")) == {"why": "a", "said": "b"}
+
+
+def test_doctor_says_of_which_agents_workers_have_different_code(
+    cli: Cli, redis_url: str, fleet_name: str
+) -> None:
+    async def announce() -> None:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
+        now = await journal.now()
+        for n, code in enumerate(("a1", "b2", "b2")):
+            info = WorkerInfo(
+                id=f"w{n}", host="h", pid=n, pool="turns", lanes=["turns"], slots=1, agents=["trip", "same"],
+                codes={"trip": code, "same": "c3"}, started_at=now, seen_at=now,
+            )  # fmt: skip
+            await journal.announce(info, {})
+        await journal.close()
+
+    asyncio.run(announce())
+    found = [f for f in cli("doctor", "--json").json["findings"] if f["check"] == "codes"]
+    assert [f["what"] for f in found] == [
+        "Workers have 2 codes of agent 'trip' (b2 on 2, a1 on 1): open jobs go on with theirs."
+    ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aios_dist import agent, gather, llm, tool
-from aios_dist.errors import InvalidInput, JobParked
+from aios_dist.errors import BadRequest, InvalidInput, JobParked
 from aios_dist.model.jobs import JobState
 from aios_dist.program import agents
 from aios_dist.worker.worker import Runtime
@@ -156,15 +156,14 @@ async def test_what_is_the_same_code_is_not_deterministic_and_nobody_resumes_it(
     async def random_one() -> str:
         return (await llm(f"draw {next(drawn)}", model="small")).text
 
-    one = deploys(random_one, version="1")
+    one = deploys(random_one)
     job = await bench.fleet.submit(one, id="x")
     worker = await bench.worker()
     await bench.run(worker)
     view = await job.view()
     assert view.parked
-    assert view.why.startswith(
-        "same code (1): not deterministic: step 0 was llm 'draw 0', is now llm 'draw 1'"
-    )
+    said = f"same code ({one.code}): not deterministic: step 0 was llm 'draw 0', is now llm 'draw 1'"
+    assert view.why.startswith(said)
     assert "now(), uuid() and random()" in view.why
     await reconcile(worker)
     assert (await job.view()).parked, "the same code would do it again"
@@ -205,6 +204,34 @@ async def test_resumed_by_hand_it_goes_on_with_code_that_fits(
     await bench.run(worker)
     assert await job.result(timeout=0) == "re In one line: re Plan a trip."
     assert Anybodys.asked == ["small Plan a trip.", "small In one line: re Plan a trip."]
+
+
+async def test_a_retry_that_parks_runs_again_what_failed_when_the_code_fits(
+    bench: Bench,
+    hand: Hand,
+    deploys: Deploys,
+) -> None:
+    Anybodys.said = {"Shorten: re Plan a trip.": [BadRequest("no", status=400)]}
+    job = await bench.fleet.submit(deploys(old), id="x")
+    worker = await bench.worker()
+    await bench.serve(worker)
+    with pytest.raises(BadRequest):
+        await bench.serve(worker)
+    assert (await job.view()).state == "failed"
+    await ends(worker)
+    deploys(new)
+    worker = await bench.worker()
+    assert await job.retry()
+    await bench.run(worker)
+    assert (await job.view()).parked
+    await ends(worker)
+    deploys(old)
+    worker = await bench.worker()
+    await reconcile(worker)
+    await bench.run(worker)
+    assert await job.result(timeout=0) == "re Shorten: re Plan a trip."
+    assert Anybodys.asked.count("small Plan a trip.") == 1
+    await hand.look()
 
 
 async def test_a_signature_that_changed_parks_as_well(

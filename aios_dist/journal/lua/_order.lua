@@ -252,11 +252,10 @@ local function take_best(lane)
 end
 
 -- What a worker must have to serve a step: "model/NAME", "agent/NAME", or of a job that has begun "code/AGENT@CODE".
-local function agent_in(whose) return string.match(whose or '', '|(.*)$') or '' end
 local function code_need(agent, code) return 'code/' .. agent .. '@' .. code end
 local function need_of(job, h)
   if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
-  local agent = agent_in(who(job))
+  local agent = string.match(who(job) or '', '|(.*)$') or ''
   return (h[H.code] or '') ~= '' and code_need(agent, h[H.code]) or 'agent/' .. agent
 end
 

@@ -156,12 +156,13 @@ local function set_aside(job, step, h)
   end
 end
 
--- A running job stops where it is: what waits is put aside, what is in flight ends and is kept. `said`: what its events say, where the
--- reason holds words of the user's.
-local function pause_job(job, reason, said)
+-- A running job stops where it is: what waits is put aside, what is in flight ends and is kept. `said`, `pk`: where it is parked, what its
+-- events say (its reason holds words of the user's), and what it is parked for.
+local function pause_job(job, reason, said, pk)
   local k = key('job', job)
   mark(job)
-  redis.call('HSET', k, 'st', 'paused', 'why', reason)
+  redis.call('HSET', k, 'st', 'paused', 'why', reason, unpack(pk and { 'pk', pk } or {}))
+  if not pk then redis.call('HDEL', k, 'pk') end -- of a release that knows none
   if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
   local left = follow_all(job, 'paused', redis.call('HGET', k, 'n'))
   local turn = head(job, TURN)
@@ -180,37 +181,13 @@ end
 park_job = function(job, decision)
   local k = key('job', job)
   local ch = redis.call('HGET', k, 'ch')
-  local need = ch and ch ~= decision.code and code_need(agent_in(who(job)), ch)
+  local need = ch and ch ~= decision.code and code_need(string.match(who(job) or '', '|(.*)$') or '', ch)
   mark(job)
   if need and somebody_has(need) then return need_turn(job) end -- its turn is another worker's
   if need then redis.call('ZADD', P .. 'parked', 0, need .. '|' .. job) end
-  redis.call('HSET', k, 'pk', need or '-', 'wake', 1)
-  pause_job(job, decision.parks.why, decision.parks.said)
+  redis.call('HSET', k, 'wake', 1)
+  pause_job(job, decision.parks.why, decision.parks.said, need or '-')
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job)
-end
-
--- It is parked no longer.
-local function unparked(job, pk)
-  if not pk then return end
-  redis.call('HDEL', key('job', job), 'pk')
-  redis.call('ZREM', P .. 'parked', pk .. '|' .. job)
-end
-
--- A paused job goes on; its steps wait again with the rank that they had. Gives whether there are some that have still to follow.
-local function resume_job(job)
-  local k = key('job', job)
-  mark(job)
-  local facts = redis.call('HMGET', k, 'n', 'v', 'wake', 'pk')
-  redis.call('HSET', k, 'st', 'running')
-  redis.call('HDEL', k, 'why')
-  unparked(job, facts[4])
-  event(job, stamp(), 'resumed', '')
-  local left = follow_all(job, 'running', facts[1])
-  if facts[3] or number(facts[1]) <= number(facts[2]) then
-    redis.call('HDEL', k, 'wake')
-    need_turn(job)
-  end
-  return left
 end
 
 -- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
@@ -224,7 +201,7 @@ end_job = function(job, state, result, silent)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if facts[6] then redis.call('HDEL', k, 'hp') end
-  unparked(job, facts[8])
+  if facts[8] then redis.call('ZREM', P .. 'parked', facts[8] .. '|' .. job) end
   -- Some have no outcome; or some had still to follow what it was before.
   local left = (number(facts[2]) > number(facts[3]) or facts[7]) and follow_all(job, state, facts[2])
   local turn = head(job, TURN)

@@ -20,10 +20,9 @@ end
 
 -- Whether this worker is to run a program that began with that code: it has the same, or nobody has any more. Whether what it has
 -- will do then, the program's replay says.
-local function fits(agent, code)
-  return not A.codes or (code or '') == '' or A.codes[agent] == code or not somebody_has(code_need(agent, code))
-end
+local function fits(agent, code) return not A.codes or (code or '') == '' or A.codes[agent] == code or not somebody_has(code_need(agent, code)) end
 
+local function agent_in(whose) return string.match(whose or '', '|(.*)$') or '' end
 local function claimed(job, step, h, facts, over)
   return {
     tickets,

@@ -2,7 +2,7 @@
 -- ARGV 1: job, facts, retention_ms
 --   facts: flat list of fields to change first: a new budget
 -- returns: {status, tickets, more}: "running" (also when it was), "unknown", or the state that forbids it; more: see cancel
--- include: plan, sweep, mend
+-- include: sweep, mend, resume
 by_caller = true
 local k = key('job', A.job)
 local state = redis.call('HGET', k, 'st')

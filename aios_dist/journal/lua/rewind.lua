@@ -5,7 +5,7 @@
 -- returns: {status, tickets, more}: "running", "more" (a slice is done: the same again), "unknown", "beyond" (there is no such step), "busy" (a
 --   step from there on is being called: its answer is paid for), "sweep" (steps have still to follow its pause: first that, then again), or
 --   the state that forbids it; more: see cancel
--- include: plan, sweep, mend
+-- include: plan, sweep, mend, resume
 --
 -- What is forgotten stays in the record: z<E>|h<N>, z<E>|q<N> and z<E>|o<N>, as they were, E counts (zn); its usage has counted.
 by_caller = true

@@ -1,7 +1,7 @@
 -- unpark: parked jobs go on whose code a worker has again.
 -- ARGV 1: retention_ms
 -- returns: {how many, tickets, more: 1 where there may be others}
--- include: waiting, plan, sweep, mend
+-- include: waiting, sweep, mend, resume
 local MOST_RESUMED = 20 -- of one script
 local went_on, looked, at = 0, 0, '-'
 while looked < MOST_RESUMED and not exhausted() do
