@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from aios_dist import agent, gather, llm, tool
@@ -13,6 +14,7 @@ from aios_dist.errors import BadRequest, InvalidInput, JobParked
 from aios_dist.model.jobs import JobState
 from aios_dist.program import agents
 from aios_dist.worker.worker import Runtime
+from tests.redis.conftest import decides
 from tests.redis.test_runner import Anybodys, Bench
 from tests.redis.test_runner import bench as bench  # a fixture
 
@@ -329,6 +331,27 @@ async def test_branches_in_flight_are_kept_when_their_job_parks(
     await hand.look()
 
 
+async def test_who_has_other_code_makes_the_call_and_leaves_the_program_alone(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    ran: list[str] = []
+
+    async def counted() -> str:
+        ran.append("now")
+        return (await llm("Plan a short trip.", model="small")).text
+
+    job = await bench.fleet.submit(deploys(old), id="x")
+    await bench.worker()  # it has the code that the job began with
+    deploys(counted)
+    worker = await bench.worker()
+    assert await bench.serve(worker) == "30 + 20 tokens"
+    assert await bench.serve(worker, "turns") == "spare ticket: nothing may run"
+    assert ran == []
+    assert [step.state for step in await job.steps()] == ["done"]
+    assert not (await job.view()).parked
+    await hand.look()
+
+
 # From a step on ----------------------------------------------------------------------------------------
 
 
@@ -395,6 +418,18 @@ async def test_a_step_that_is_being_called_is_not_thrown_away(
     assert (await hand.commit(claim)).status == "paused"
     assert await job.resume(from_step=0)
     await hand.look()
+
+
+async def test_what_a_program_had_decided_before_is_of_no_account(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    await hand.commit(await hand.claim())
+    basis = (await hand.journal.load("x")).basis
+    await job.pause()
+    assert await job.resume(from_step=1), "from where it stands"
+    late = msgspec.structs.replace(decides(1, 1, "of the code before"), basis=basis)
+    assert (await hand.journal.advance("x", late)).status == "stale"
 
 
 async def test_only_a_paused_job_is_resumed_from_a_step(

@@ -30,7 +30,7 @@ class Style:
         return f"in a {self.tone} tone"
 
 def deep(city):
-    return city.title()
+    return city.title() if city in {"Lima", "Rome", "Oslo", "Quito"} else city
 
 def shape(city):
     '''What it does.'''
