@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ from aios_dist.journal.views import (
 )
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import span
-from aios_dist.model.jobs import JobState, Outcome, decode
+from aios_dist.model.jobs import JobState, Outcome, Step, decode
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
@@ -223,6 +224,7 @@ class Reading(Access):
                 for number in range(view.steps)
             ]
             record = unpack_record(facts[b"rec"])
+            forgotten = _forgotten(job, facts)
         except UNREADABLE as exc:
             raise _damaged(job, exc) from None
         return History(
@@ -233,6 +235,7 @@ class Reading(Access):
             basis=(facts.get(b"dg") or b"").decode(),
             retried=b"rt" in facts,
             events=events,
+            forgotten=forgotten,
         )
 
     async def _all(self, job: str) -> dict[bytes, bytes]:
@@ -481,8 +484,26 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+_FORGOTTEN = re.compile(rb"z(\d+)\|h(\d+)")
+
 UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError)
 """What a damaged record raises."""
+
+
+def _forgotten(job: str, facts: dict[bytes, bytes]) -> list[Step]:
+    """What ``rewind.lua`` has put aside, in the order of its resumings and of the steps' numbers."""
+    names = (_FORGOTTEN.fullmatch(name) for name in facts) if b"zn" in facts else ()
+    heads = sorted((int(found[1]), int(found[2])) for found in names if found)
+    return [
+        head_to_step(
+            job,
+            number,
+            unpack_head(facts[b"z%d|h%d" % (era, number)]),
+            facts.get(b"z%d|q%d" % (era, number)),
+            facts.get(b"z%d|o%d" % (era, number)),
+        )
+        for era, number in heads
+    ]
 
 
 def _damaged(job: str, exc: Exception) -> JournalError:

@@ -161,7 +161,9 @@ def test_from_a_step_on_and_what_cannot_be_is_named(
     assert done.out == "0 resumed\n"
     assert "a1 was not resumed: Job 'a1' has no step 7 to be resumed from." in done.err
     assert cli("job", "resume", "a1", "--from-step", "0").out == "a1 resumed\n"
-    assert cli("job", "show", "a1", "--json").json["steps"] == []
+    shown = cli("job", "show", "a1", "--json").json
+    assert (shown["steps"], [step["number"] for step in shown["forgotten"]]) == ([], [0])
+    assert "Forgotten, when it was resumed from an earlier step" in cli("job", "show", "a1").out
 
 
 def test_all_of_a_tenant_are_cancelled_and_those_that_failed_are_retried(cli: Cli, jobs: list[str]) -> None:
