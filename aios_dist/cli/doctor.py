@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aios_dist.cli.checks import Finding, Level, raised
+from aios_dist.cli.checks import Finding, Level, raised, warning
 from aios_dist.cli.entry import say
 from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet, on_journal
@@ -68,6 +68,7 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
     from aios_dist.cli.checks import held, lanes, machine, rights, server
     from aios_dist.journal import Wanted
+    from aios_dist.journal.formats import drain, open_elsewhere
 
     findings = list(machine.packages())
     registry: Registry | None = None
@@ -76,6 +77,10 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         findings += await _all(server.server(journal))
         findings += await _all(server.clock(journal))
         findings += await _all(rights.rights(config, journal))
+        findings += [
+            warning("format", *drain(format, jobs))
+            for format, jobs in (await open_elsewhere(journal)).items()
+        ]
         registry = await fleet.registry()
         findings += lanes.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())

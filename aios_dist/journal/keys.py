@@ -40,6 +40,14 @@ def prefix(fleet: str) -> str:
     return f"aios:{{{fleet}}}:{FORMAT}:"
 
 
+def other_formats(fleet: str) -> dict[str, str]:
+    """Where journals of other formats keep the fleet's open jobs, by the format."""
+    others = {"1": f"aios:{{{fleet}}}:open"}  # it had no number
+    for number in range(FORMAT + 1, FORMAT + 4):
+        others[str(number)] = f"aios:{{{fleet}}}:{number}:open"
+    return others
+
+
 class Keys:
     """The keys of one fleet."""
 

@@ -22,6 +22,7 @@ from aios_dist.broker.app import Tickets
 from aios_dist.config import Config, PoolConfig
 from aios_dist.errors import FleetUnavailable, RedisUnfit
 from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.journal.formats import drain, open_elsewhere
 from aios_dist.journal.patience import Patience
 from aios_dist.model import costs
 from aios_dist.model.calls import Usage
@@ -120,6 +121,8 @@ class Runtime:
         journal = Journal(self.config.fleet)
         try:
             await AT_START.ask(journal.check, away=_unless_unfit)
+            for format, jobs in (await open_elsewhere(journal)).items():
+                logger.warning("%s %s", *drain(format, jobs))
         finally:
             await journal.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, WorkerInfo
@@ -251,3 +252,21 @@ def test_doctor_says_of_which_agents_workers_have_different_code(
     assert [f["what"] for f in found] == [
         "Workers have 2 codes of agent 'trip' (b2 on 2, a1 on 1): open jobs go on with theirs."
     ]
+
+
+@pytest.mark.parametrize(("place", "format"), [("open", "1"), ("3:open", "3")])
+def test_jobs_of_another_format_are_named_with_how_to_drain_them(
+    cli: Cli, redis_url: str, fleet_name: str, place: str, format: str
+) -> None:
+    key = f"aios:{{{fleet_name}}}:{place}"
+    assert [f for f in cli("doctor", "--json").json["findings"] if f["check"] == "format"] == []
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(key, {"a": 1, "b": 2})
+        try:
+            (found,) = [f for f in cli("doctor", "--json").json["findings"] if f["check"] == "format"]
+        finally:
+            client.delete(key)
+    assert found["what"].startswith(f"2 jobs are open in a journal of format {format}, which this release")
+    assert found["fix"].startswith(
+        "Let workers of the release that wrote them run beside these until they have"
+    )
