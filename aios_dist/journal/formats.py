@@ -21,7 +21,7 @@ async def open_elsewhere(journal: Access) -> dict[str, int]:
 def drain(format: str, jobs: int) -> tuple[str, str]:
     """What to say of them, and what to do."""
     some = "1 job is" if jobs == 1 else f"{jobs:,} jobs are"
-    what = f"{some} open in a journal of format {format}, which this release does not read: it sees none of them."
+    what = f"{some} open in a journal of format {format}, which this release does not read or see."
     fix = (
         "Let workers of the release that wrote them run beside these until they have ended; submit new jobs "
         "with this one."
