@@ -464,12 +464,10 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         # What is begun with a code waits for a worker that has it: no longer than for a lost one's lease.
         until = f"{(info.seen_at + self.config.lease) * 1e6:.0f}"
         serving += [part for need in info.code_needs() for part in (until, need)]
-        gone = f"({(info.seen_at - self.config.retention) * 1e6:.0f}"
         await self._gather(
             [
                 ("HSET", self.keys.registry, *fields),
                 *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
-                ("ZREMRANGEBYSCORE", self.keys.serving, "-inf", gone),  # each deploy has codes of its own
             ]
         )
 
