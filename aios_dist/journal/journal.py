@@ -16,10 +16,10 @@ from aios_dist.errors import (
     JournalError,
     WorkerLost,
 )
+from aios_dist.journal.finding import Finding
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
-from aios_dist.journal.reading import Reading
 from aios_dist.journal.records import (
     Advance,
     Claim,
@@ -66,7 +66,7 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Following, Ordering, Office, Submitting):
+class Journal(Finding, Following, Ordering, Office, Submitting):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Keys:
         self.rules = self.prefix + "rules"
         self.serving = self.prefix + "serving"
         self.plans = self.prefix + "plans"
+        self.parked = self.prefix + "parked"
         self.waits = self.prefix + "waits"
 
     def job(self, id: str) -> str:

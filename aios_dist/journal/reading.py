@@ -27,7 +27,6 @@ from aios_dist.journal.views import (
     Registry,
     Repairs,
     Standing,
-    Wanted,
     WorkerInfo,
     head_to_step,
     model_view,
@@ -45,9 +44,6 @@ MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
 MOST_TENANTS = 100
 """Tenants of a lane that are named with their steps, where nobody asks for others."""
-
-FOUND_AT_ONCE = 500
-"""Jobs that are read in one round trip, where some are looked for among all."""
 
 MOST_TRIES = 5
 FIELDS_AT_ONCE = 2_000
@@ -107,7 +103,7 @@ class Reading(Access):
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
         found = await self._seen(jobs, VIEWED)
-        return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
+        return [view_of(job, facts) for job, facts in zip(jobs, found, strict=True)]
 
     async def _seen(self, jobs: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
         """Fields of jobs; none of those that nobody sees yet. ``fields`` has hp and pl, and ends with half.
@@ -211,7 +207,7 @@ class Reading(Access):
         if b"st" not in facts:
             raise self._no_job(job)
         try:
-            view = _view(job, [facts.get(f.encode()) for f in VIEWED])
+            view = view_of(job, [facts.get(f.encode()) for f in VIEWED])
             assert view is not None
             steps = [
                 head_to_step(
@@ -285,33 +281,6 @@ class Reading(Access):
                 views += await self._listed(key, limit)
         return sorted(views, key=lambda v: -v.submitted_at)[:limit]
 
-    async def find_jobs(self, wanted: Wanted, limit: int | None = None) -> list[JobView]:
-        """Jobs of which that holds, newest first, all of them or so many: looked for among all there are."""
-        found: dict[str, JobView] = {}
-        for ended in wanted.where():
-            key = self.keys.ended if ended else self.keys.open
-            taken = 0
-            last = "+inf"  # by score, and not by place: jobs end meanwhile
-            oldest = "-inf" if wanted.since is None else f"{wanted.since * 1e6:.0f}"
-            while limit is None or taken < limit:
-                page = await self.connection.command(
-                    "ZRANGE", key, last, oldest, "BYSCORE", "REV", "LIMIT", 0, FOUND_AT_ONCE, "WITHSCORES"
-                )
-                pairs = _scored(page)
-                ids = [id for id, _ in pairs]
-                for id, facts in zip(ids, await self._seen(ids, VIEWED), strict=True):
-                    try:
-                        view = _view(id, facts)
-                    except JournalError:
-                        continue  # `doctor` names it
-                    if view is not None and id not in found and wanted.takes(view):
-                        found[id] = view
-                        taken += 1
-                if len(pairs) < FOUND_AT_ONCE:
-                    break
-                last = f"({pairs[-1][1]:.0f}"
-        return sorted(found.values(), key=lambda v: -v.submitted_at)[:limit]
-
     async def _listed(self, key: str, limit: int) -> list[JobView]:
         """The newest jobs of a set that can be seen: those of a plan that is being submitted cannot."""
         views: list[JobView] = []
@@ -320,7 +289,7 @@ class Reading(Access):
             ids = [name.decode("utf-8", "replace") for name in names]
             for id, facts in zip(ids, await self._seen(ids, VIEWED), strict=True):
                 try:
-                    view = _view(id, facts)
+                    view = view_of(id, facts)
                 except JournalError:
                     continue  # `doctor` names it
                 if view is not None:
@@ -525,7 +494,7 @@ def outcome_of(job: str, result: bytes) -> Outcome:
         raise _damaged(job, exc) from None
 
 
-def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
+def view_of(job: str, facts: Sequence[bytes | None]) -> JobView | None:
     """A job from its fields; None where there is none.
 
     Raises:
@@ -570,13 +539,6 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         parked=known["pk"] is not None and state == b"paused",
         code=text("ch"),
     )
-
-
-def _scored(found: Any) -> list[tuple[str, float]]:
-    """Names and scores from a ZRANGE's answer, in RESP2 and RESP3 form."""
-    nested = bool(found) and isinstance(found[0], (list, tuple))
-    pairs = found if nested else list(zip(found[::2], found[1::2], strict=True))
-    return [(name.decode("utf-8", "replace"), float(score)) for name, score in pairs]
 
 
 def _event(index: int, packed: bytes) -> Event:

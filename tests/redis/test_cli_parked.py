@@ -130,11 +130,13 @@ def test_jobs_are_chosen_by_what_holds_of_them(
 
 
 def test_more_jobs_than_one_page_are_found(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, jobs: list[str]
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, jobs: list[str], park: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr("aios_dist.journal.reading.FOUND_AT_ONCE", 1)
+    monkeypatch.setattr("aios_dist.journal.finding.FOUND_AT_ONCE", 1)
     assert ids(cli("job", "list", "--state", "running", "--json")) == jobs
     assert len(cli("job", "list", "--state", "running", "--limit", "2", "--json").json) == 2
+    park(*jobs)
+    assert ids(cli("job", "list", "--state", "parked", "--json")) == jobs
 
 
 @pytest.mark.parametrize("since", ["yesterday", "5", "h", "-1h", "2026-13-01", ""])
