@@ -41,11 +41,11 @@ FLEET = FleetConfig(
 )
 MODEL = ModelConfig(
     timeout=3.0,  # a hung call is given up after this
-    attempts=10,  # 13 % of all calls fail: ten in a row: one step in a thousand million
+    attempts=10,  # 15 % of all calls fail: ten in a row: one step in a hundred million
     backoff=0.1,
     backoff_max=1.0,
 )
-FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01"
+FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01,200:0.02,odd:0.05"
 RETRY_AFTER_S = 0.1
 LATENCY = "lognormal:0.1,0.5"
 # Every write is on the disk before it is answered. With `everysec` a SIGKILL of Redis alone loses nothing
