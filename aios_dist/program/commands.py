@@ -244,7 +244,10 @@ def llm(
     if messages is not None:
         given = _listed(messages, "messages")
         if not all(isinstance(m, Mapping) for m in given):  # also text: it is a sequence of texts
-            raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
+            whole = (
+                "; append reply.message, not reply" if any(isinstance(m, LLMResponse) for m in given) else ""
+            )
+            raise InvalidInput(f"llm(messages=…) takes a list of {{'role': …, 'content': …}} dicts{whole}.")
         conversation = [dict(m) for m in given]
         if system is not None:
             raise InvalidInput("llm(messages=…) holds its system message itself; leave system= out.")

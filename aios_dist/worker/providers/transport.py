@@ -207,7 +207,7 @@ class Unpacked:
         if not self._packed:
             yield data
             return
-        while data:
+        while data and not self._inflate.eof:
             try:
                 piece = self._inflate.decompress(data, PIECE)
             except zlib.error:
