@@ -260,8 +260,8 @@ class AsyncJob(OfThisProcess):
             raise
         if status == "full":
             raise InvalidInput(
-                f"Job {self.id!r} keeps all the signals that it may and has not waited for ({MOST_SIGNALS:,}, or "
-                f"{MOST_LARGE_SIGNALS} times prompt_limit): it takes {name!r} when it has waited for some."
+                f"Job {self.id!r} has as many signals unwaited for as it may ({MOST_SIGNALS:,}, "
+                f"or {MOST_LARGE_SIGNALS} times prompt_limit): it takes {name!r} when it has waited for some."
             )
         return status != "ended"
 

@@ -37,7 +37,7 @@ def read(body: Json) -> Asked:
     return Asked(model, (*prompt, *messages), body.get("stream") is True, True, max_tokens)
 
 
-_NEEDS = {
+_NEEDS: dict[str, dict[str, type]] = {
     "text": {"text": str},
     "thinking": {"thinking": str, "signature": str},
     "redacted_thinking": {"data": str},

@@ -17,6 +17,7 @@ from aios_dist.errors import (
     ContentRefused,
     NotAllowed,
     ProviderBusy,
+    RateLimited,
 )
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.program.commands import llm
@@ -460,6 +461,16 @@ def test_when_to_ask_again_is_read_in_each_form_and_never_before_now(
 def test_what_a_refusal_means_is_more_than_its_number(status: int, error: Any, kind: type[Exception]) -> None:
     assert type(refusal("p", status, {"error": error}, {}, "m")) is kind
     assert type(refusal("p", status, [{"error": error}], {}, "m")) is kind, "in a list, as Gemini's"
+
+
+def test_a_request_that_alone_is_above_a_limit_waits_for_nothing_and_holds_nobody() -> None:
+    said = (
+        "Request too large for gpt on tokens per min (TPM): Limit 30,000, Requested {}. It must be reduced."
+    )
+    large = refusal("p", 429, {"error": {"message": said.format("41000")}}, {}, "m")
+    assert (type(large), large.detail["unsayable"]) == (BadRequest, True)
+    later = refusal("p", 429, {"error": {"message": said.format("20000")}}, {}, "m")
+    assert type(later) is RateLimited
 
 
 # What is appended ---------------------------------------------------------------------------------

@@ -302,6 +302,8 @@ class SdkProvider(ABC):
             )
             if error is None:
                 raise
+            # The error's frames live until Python looks for cycles. What came in, and may be large, must not.
+            vars(reply).clear()
             raise error from None
 
     def _say(self, left_out: list[str]) -> None:
@@ -375,10 +377,12 @@ class SdkProvider(ABC):
                 reply.keep(piece)
                 pieces.append(piece)
         except TooLarge:
+            pieces.clear()  # see call()
             raise
         except BaseException as exc:  # also that its time is over
             broke = exc
         data = b"".join(pieces)
+        pieces.clear()
         try:
             if _EVENTS.match(data):  # a stream that nobody asked for, or that is not called one
                 await read_stream(_one(data), reply)
@@ -391,6 +395,8 @@ class SdkProvider(ABC):
             if broke is not None:
                 raise broke from None
             raise
+        finally:
+            del data
         if not isinstance(broke, Exception | None):
             raise broke
 

@@ -14,7 +14,7 @@ import msgspec
 
 from aios_dist.worker.providers.lenient import Truncated
 from aios_dist.worker.providers.refusals import read_body, status_of
-from aios_dist.worker.providers.replies import NoAnswer, ProviderSaid, Reply
+from aios_dist.worker.providers.replies import NoAnswer, ProviderSaid, Reply, TooLarge
 
 DRAIN_S = 0.1
 """Seconds that the end of a stream may take after its last event, to keep the connection for another call."""
@@ -150,6 +150,8 @@ async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | Non
             raise
     except Exception as exc:
         broke = exc
+        if isinstance(exc, TooLarge):
+            begun.clear()  # which its frames would keep
     # Whatever comes behind the end of an answer, or does not come, breaks nothing.
     try:
         if not (events.ended or reply.complete):
