@@ -135,8 +135,8 @@ def _odd_answer(messages: list[dict[str, Any]]) -> str:
         if not isinstance(calls, (list, tuple)):
             return f"tool_calls of message {number} is {short(calls)}; append reply.message."
         for call in calls:
-            bare = isinstance(call, Mapping) and "name" in call and not {"function", "custom"} & call.keys()
-            if bare or not isinstance(call, Mapping):
+            table = type(call) is dict or isinstance(call, Mapping)
+            if not table or ("name" in call and not {"function", "custom"} & call.keys()):
                 return (
                     f"tool_calls of message {number} has {short(call)}, which no provider takes "
                     "(name and arguments stand in its 'function'); append reply.message."
