@@ -36,7 +36,7 @@ _PROTOCOLS: dict[str, tuple[str, _Protocol]] = {
     "/v1/chat/completions": ("openai", openai_protocol),
     "/v1/messages": ("anthropic", anthropic_protocol),
 }
-_GARBAGE = b'{"id": "chatcmpl-0", "choices": [{"mess<<<garbage>>>'
+_GARBAGE = b'{"id": "chatcmpl-0", "choices": [{"mess"<<<garbage>>>}]}'
 _GARBAGE_EVENT = b'event: message_start\ndata: {"id": "<<<garbage\n\n'
 # Pieces of a stream that are due within this many seconds are written together: timers are not more exact.
 _TOGETHER = 0.0005
