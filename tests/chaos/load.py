@@ -41,8 +41,8 @@ class Promise:
         prompts: each of its calls, once.
         result: what it returns.
         error: of which type the error is that ends it, where it is to fail.
-        kind: what is done to it: ``""`` nothing, ``reviewed``, ``refused`` at first, ``deployed``: its agent has
-            other code meanwhile; ``first`` and ``second`` life of an id, ``stopped``: a first life that
+        kind: what is done to it: ``""`` nothing, ``reviewed``, ``refused`` at first, ``deployed``: its agent
+            has other code meanwhile; ``first`` and ``second`` life of an id, ``stopped``: a first life that
             somebody ends.
     """
 
