@@ -20,6 +20,7 @@ from aios_dist.journal.finding import Finding
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
+from aios_dist.journal.reading import HUGE
 from aios_dist.journal.records import (
     Advance,
     Claim,
@@ -63,7 +64,10 @@ UNDONE_AT_ONCE = 20  # failed steps that one script runs again
 MOST_BACK = 20
 """How often in a row a step may be given back with nothing to show for it."""
 MOST_SIGNALS = 1000
-"""Signals of one name that a job keeps while nobody waits for them."""
+"""Signals that a job keeps while nobody waits for them, whatever their names."""
+
+MOST_LARGE_SIGNALS = 16
+"""As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
 class Journal(Finding, Following, Ordering, Office, Submitting):
@@ -138,13 +142,18 @@ class Journal(Finding, Following, Ordering, Office, Submitting):
             why,
             got,
         )
+        try:
+            what = unpack_record(record)
+        except HUGE as exc:
+            await self.set_aside(job.decode(), str(exc))
+            return Nothing(tickets_of(flat), again=True)
         return Claim(
             job=job.decode(),
             step=step.decode(),
             attempt=attempt,
             kind=Kind(kind.decode()),
             label=label.decode(),
-            record=unpack_record(record),
+            record=what,
             request=request,
             version=int(version),
             ready_us=int(ready),
@@ -163,6 +172,10 @@ class Journal(Finding, Following, Ordering, Office, Submitting):
             code=code.decode(),
             fits=bool(fits),
         )
+
+    async def set_aside(self, job: str, why: str) -> None:
+        """A job that no worker may read: it fails, and holds nobody up; the reconciler sees to it."""
+        await self._run("aside", job=job, why=f"what it holds cannot be read: {why}")
 
     async def claim(self, lane: str, worker: str) -> Claim | None:
         """The best step of the lane, whatever it needs; None when there is none."""
@@ -338,7 +351,15 @@ class Journal(Finding, Following, Ordering, Office, Submitting):
         some: list[Ticket] = []
         while True:
             status, *said = await self._run(
-                "signal", job=job, name=name, id=sent, outcome=blob, most=MOST_SIGNALS, at=at, life=life
+                "signal",
+                job=job,
+                name=name,
+                id=sent,
+                outcome=blob,
+                most=MOST_SIGNALS,
+                most_bytes=MOST_LARGE_SIGNALS * self.config.prompt_limit,
+                at=at,
+                life=life,
             )
             if status == b"more":
                 at, life = said

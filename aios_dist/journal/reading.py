@@ -33,7 +33,7 @@ from aios_dist.journal.views import (
 )
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import span
-from aios_dist.model.jobs import JobState, Outcome, Step, decode
+from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, Step, decode
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
@@ -455,6 +455,10 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
 
 _FORGOTTEN = re.compile(rb"z(\d+)\|h(\d+)")
 
+
+HUGE = (RecordTooLarge, zlib.error)
+"""… one that no release has written."""
+
 UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError)
 """What a damaged record raises."""
 
@@ -475,8 +479,12 @@ def _forgotten(job: str, facts: dict[bytes, bytes]) -> list[Step]:
     ]
 
 
+class Unreadable(JournalError):
+    """What Redis holds of a job is nothing that any release has written: whoever sees it may set it aside."""
+
+
 def _damaged(job: str, exc: Exception) -> JournalError:
-    return JournalError(
+    return (Unreadable if isinstance(exc, HUGE) else JournalError)(
         f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
         "sets it aside, and `aios-dist doctor` says so."
     )

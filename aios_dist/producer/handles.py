@@ -26,7 +26,7 @@ from aios_dist.errors import (
 )
 from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
-from aios_dist.journal.journal import MOST_SIGNALS
+from aios_dist.journal.journal import MOST_LARGE_SIGNALS, MOST_SIGNALS
 from aios_dist.journal.reading import outcome_of
 from aios_dist.journal.records import random_name
 from aios_dist.model.calls import Usage
@@ -263,7 +263,7 @@ class AsyncJob(OfThisProcess):
         Raises:
             UnknownName: no such job.
             InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps
-                too many signals of the name that it has not waited for.
+                too many signals that it has not waited for.
         """
         named("Signal name", name)
         sending = random_name() if id is None else named("Signal id", id)
@@ -283,8 +283,8 @@ class AsyncJob(OfThisProcess):
             raise
         if status == "full":
             raise InvalidInput(
-                f"Job {self.id!r} keeps {MOST_SIGNALS:,} signals {name!r} that it has not waited for: "
-                "it takes no more of them."
+                f"Job {self.id!r} has as many signals unwaited for as it may ({MOST_SIGNALS:,}, "
+                f"or {MOST_LARGE_SIGNALS} times prompt_limit): it takes {name!r} when it has waited for some."
             )
         return status != "ended"
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, overload
 
 from aios_dist.config import PromptsConfig, odd_option
-from aios_dist.errors import InvalidInput, UnknownName, describe
+from aios_dist.errors import ContentRefused, InvalidInput, UnknownName, describe
 from aios_dist.model.calls import LLMResponse
 from aios_dist.model.given import given_json, short
 from aios_dist.model.given import named as checked_name
@@ -415,6 +415,8 @@ class PromptsProgram:
                 temperature=config.temperature,
                 max_tokens=config.max_tokens,
             )
+            if answer.refusal and not answer.text:  # which an agent may look at, and a list of prompts cannot
+                raise ContentRefused(f"the model did not answer: {answer.refusal[:500]}")
             answers.append(answer.text)
         return answers[-1]
 

@@ -15,7 +15,14 @@ import msgspec
 
 from aios_dist.config import odd_option
 from aios_dist.errors import InvalidInput, ProgramChanged
-from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest
+from aios_dist.model.calls import (
+    LLMRequest,
+    LLMResponse,
+    Request,
+    SignalRequest,
+    SleepRequest,
+    ToolRequest,
+)
 from aios_dist.model.given import as_json, plain, short
 from aios_dist.model.jobs import Kind, Outcome, Rejection, Step, StepState, digest
 from aios_dist.model.options import odd_extra
@@ -99,6 +106,8 @@ def check_new(request: Request, data: bytes) -> Request:
         first = request.messages[0]
         if first.get("role") == "system" and isinstance(first.get("content"), (Mapping, int, float)):
             raise InvalidInput(f"llm(): system must be text, not {short(first['content'])}.")
+        if said := _odd_answer(request.messages):
+            raise InvalidInput(f"llm(messages=…): {said}")
         most, temperature = request.max_tokens, request.temperature
         if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
             raise InvalidInput(f"llm(): {odd}")
@@ -113,6 +122,26 @@ def check_new(request: Request, data: bytes) -> Request:
     if isinstance(read, LLMRequest) and read.extra and (odd := odd_extra(read.extra)):
         raise InvalidInput(f"llm(): {odd}")
     return read
+
+
+def _odd_answer(messages: list[dict[str, Any]]) -> str:
+    """What is wrong with an answer that was put into a conversation by hand, as a sentence; "": nothing."""
+    for number, message in enumerate(messages):
+        if isinstance(message.get("content"), LLMResponse):
+            return f"the content of message {number} is a reply; append reply.message."
+        calls = message.get("tool_calls")
+        if calls is None:
+            continue
+        if not isinstance(calls, (list, tuple)):
+            return f"tool_calls of message {number} is {short(calls)}; append reply.message."
+        for call in calls:
+            table = type(call) is dict or isinstance(call, Mapping)
+            if not table or ("name" in call and not {"function", "custom"} & call.keys()):
+                return (
+                    f"tool_calls of message {number} has {short(call)}, which no provider takes "
+                    "(name and arguments stand in its 'function'); append reply.message."
+                )
+    return ""
 
 
 def check_same(request: Request, read: Request | None) -> None:

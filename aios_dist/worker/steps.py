@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -352,8 +352,8 @@ def billed(outcome: Outcome) -> Usage:
     counts = [getattr(said, name, None) for name in Usage.__struct_fields__]
     if isinstance(said, Usage) and all(type(count) is int for count in counts):
         return said
-    prompt, output, calls = [_count(count) for count in counts]
-    return Usage(prompt, output, calls or 1)
+    prompt, output, calls, cached = [_count(count) for count in counts]
+    return Usage(prompt, output, calls or 1, cached)
 
 
 def _count(value: object) -> int:
@@ -380,7 +380,17 @@ def _lenient(response: LLMResponse) -> LLMResponse:
         provider=_text(response.provider),
         timings=response.timings if isinstance(response.timings, Timings) else Timings(),
         left_out=tuple(map(_text, said)) if isinstance(said := response.left_out, (list, tuple)) else (),
+        own=_own(response.own),
     )
+
+
+def _own(value: object) -> dict[str, Any]:
+    """What a message says of its own, where it is JSON."""
+    try:
+        found = msgspec.json.decode(msgspec.json.encode(value))
+    except Exception:  # of an adapter that may be anybody's
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _text(value: object) -> str:

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 from aios_dist.errors import ProgramChanged, UnknownName, describe
 from aios_dist.journal import Advance, Claim, Decision, History, Journal
 from aios_dist.journal.news import News
+from aios_dist.journal.reading import Unreadable
 from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
 from aios_dist.program import turns
 from aios_dist.program.agents import Agent, find
@@ -162,7 +163,14 @@ class Turns:
 
     async def _load(self, work: Work) -> History:
         claim = work.claim
-        load = functools.partial(self._journal.load, claim.job, requests=claim.version < SHORT)
+
+        async def load() -> History:
+            try:
+                return await self._journal.load(claim.job, requests=claim.version < SHORT)
+            except Unreadable as exc:  # which would be so however often it is asked for
+                await self._journal.set_aside(claim.job, str(exc))
+                raise Stopped("its job is set aside") from None
+
         return await self._writer.insist(load, work, paid=False)
 
     async def _onward(self, work: Work) -> tuple[Live | None, News | None]:
