@@ -316,6 +316,8 @@ class Turns:
             self.settle(work, turn, done)
             if done.status == "advanced" and decision.more:
                 served = turn.served
+            elif done.status != "stale" and parks:
+                return "the agent's code has changed: the job is parked"
             elif done.status != "stale":
                 return f"asked for {decision.first + len(decision.steps) - asked} steps"
 
