@@ -24,6 +24,7 @@ from aios_dist.journal.records import (
     Advance,
     Claim,
     Decision,
+    Lost,
     Nothing,
     Reaped,
     Refusal,
@@ -37,6 +38,7 @@ from aios_dist.journal.records import (
     unpack_record,
 )
 from aios_dist.journal.submitting import Submitting
+from aios_dist.journal.telling import Telling
 from aios_dist.journal.views import DeadLetter, WorkerInfo
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind, Outcome, encode
@@ -66,7 +68,7 @@ MOST_SIGNALS = 1000
 """Signals of one name that a job keeps while nobody waits for them."""
 
 
-class Journal(Reading, Following, Ordering, Office, Submitting):
+class Journal(Reading, Following, Ordering, Office, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -402,7 +404,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
 
     async def reap(self, lanes: Sequence[str], cursor: str = "0", page: int = 200) -> Reaped:
         """One bounded pass over what time or a crash has left behind."""
-        moved, ready, strays, cursor_, next_us, broken = await self._run(
+        moved, ready, strays, cursor_, next_us, broken, lost = await self._run(
             "reap",
             page=page,
             attempts=self.config.attempts,
@@ -418,7 +420,10 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         )
         counts = dict(zip(lanes, ready, strict=True))
         astray = [lane for lane, count in zip(lanes, strays, strict=True) if count]
-        return Reaped(moved, counts, astray, cursor_.decode(), int(next_us) / 1e6 or None, _pairs(broken))
+        next_s = int(next_us) / 1e6 or None
+        return Reaped(
+            moved, counts, astray, cursor_.decode(), next_s, _pairs(broken), [_lost(one) for one in lost]
+        )
 
     async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
         """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
@@ -445,6 +450,12 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
     async def leave(self, worker: str) -> None:
         """A worker says that it is gone."""
         await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
+
+
+def _lost(said: list[bytes | int]) -> Lost:
+    text = [part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in said]
+    job, step, token, worker, state, agent, kind, label, attempt, life = text
+    return Lost(job, step, token, worker, state, agent, kind, label, int(attempt), life)
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:

@@ -33,6 +33,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         why: the reason of a pause.
         served: seconds in calls.
         placed: its order is that of an agent-first plan, whatever its priority.
+        in_code: its agent is code, which the workers that run its turns must have.
     """
 
     id: str
@@ -49,6 +50,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     served: float = 0.0
     priority: int = 0
     placed: bool = False
+    in_code: bool = True
     submitted_at: float = 0.0
     ended_at: float = 0.0
 
@@ -105,6 +107,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         short: why these are fewer than it was told, or "".
         files: its limit of open files; 0: none.
         unpriced: those of its models of which no price is known.
+        cancelled: lanes of its pool that it takes nothing from, because Celery was told so.
     """
 
     id: str
@@ -123,19 +126,43 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     short: str = ""
     files: int = 0
     unpriced: list[str] = []
+    cancelled: list[str] = []
+
+    @property
+    def node(self) -> str:
+        """Its name in Celery and Flower."""
+        return self.id.rsplit(":", 2)[0]
 
 
 msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.model.jobs
 
 
 class Registry(msgspec.Struct, frozen=True):
-    """What the workers of a fleet said of themselves. ``models`` gives each model's lane, ``odd`` names
-    entries that this version does not understand."""
+    """What the workers of a fleet said of themselves.
+
+    Attributes:
+        workers: those that have said something in the last 3 leases.
+        models: each model's lane; also of workers that are gone, for as long as ended jobs are kept.
+        agents: those that are code; the same.
+        odd: entries that this version does not understand.
+        silent: workers that have said nothing since, and no farewell either.
+        now: on Redis' clock, as it was read.
+    """
 
     workers: list[WorkerInfo] = []
     models: dict[str, str] = {}
     agents: list[str] = []
     odd: list[str] = []
+    silent: list[WorkerInfo] = []
+    now: float = 0.0
+
+    def live(self, lease: float) -> list[WorkerInfo]:
+        """Workers that renew."""
+        return [worker for worker in self.workers if worker.seen_at > self.now - lease]
+
+    def agents_now(self, lease: float) -> set[str]:
+        """Agents whose code a worker that renews has."""
+        return {agent for worker in self.live(lease) for agent in worker.agents}
 
     def unpriced(self) -> set[str]:
         """Models of whose calls no price is known: no budget of money sees them."""
@@ -159,6 +186,17 @@ class Need(msgspec.Struct, frozen=True):
     need: str
     steps: int
     served: bool
+
+    @property
+    def what(self) -> str:
+        """What a worker must have, in words."""
+        return needed(self.need)
+
+
+def needed(need: str) -> str:
+    """``model/NAME`` or ``agent/NAME`` in words."""
+    kind, _, name = need.partition("/")
+    return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"
 
 
 class Repairs(msgspec.Struct, frozen=True):
@@ -210,11 +248,12 @@ class LaneRules(msgspec.Struct, frozen=True):
 
 class LaneCount(msgspec.Struct, frozen=True):
     """Steps that wait on a lane: all of them, of the tenants that were asked for (none where the lane is not
-    shared), and how many tenants wait."""
+    shared), how many tenants wait, and how many steps more would wait if somebody reconciled."""
 
     ready: int
     tenants: dict[str, int] = {}
     tenant_count: int = 0
+    due: int = 0
 
 
 class TenantView(msgspec.Struct, frozen=True, kw_only=True):
