@@ -68,6 +68,7 @@ def doctor(context: click.Context, probe: bool, as_json: bool) -> None:
 async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
     from aios_dist.cli.checks import deaf, held, lanes, machine, providers, rights, server
+    from aios_dist.journal import Wanted
 
     findings = list(machine.packages())
     registry: Registry | None = None
@@ -80,6 +81,7 @@ async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> lis
         findings += lanes.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
         findings += await _all(deaf.deaf(config, registry))
+        findings += lanes.codes(registry)
         views = await fleet.lanes()
         findings += lanes.lanes(config, views)
         findings += await _all(deaf.idle(journal, views))
@@ -91,6 +93,7 @@ async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> lis
         open_jobs = await journal.list_jobs(held.MOST, ended=False)
         findings += lanes.agents(config, registry, open_jobs)
         findings += held.jobs(open_jobs)
+        findings += held.parked(await journal.find_jobs(Wanted(states=("parked",)), held.MOST))
         findings += held.dead_letters(await journal.dead_letters(held.MOST))
     except FleetUnavailable as exc:
         findings.append(raised("redis", exc, "See docs/deploy.md."))

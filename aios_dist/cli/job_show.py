@@ -108,6 +108,7 @@ def _lacking(history: History, needs: Sequence[Need], agents: set[str]) -> list[
     if history.view.state.ended:
         return []
     wanted = {f"model/{s.label}" for s in history.steps if s.state == "ready" and s.kind == "llm"}
+    wanted.add(f"code/{history.record.agent}@{history.view.code}")
     lacking = {need.need for need in needs if need.need in wanted and not need.served}
     if history.view.in_code and history.record.agent not in agents:
         lacking.add(f"agent/{history.record.agent}")

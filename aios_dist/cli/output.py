@@ -117,6 +117,8 @@ def amount(money: float) -> str:
 
 def resume_command(view: JobView) -> str:
     """What lets a paused job go on; a budget that is used up has to be raised."""
+    if view.parked:
+        return f"by itself with the code that it began with, or: aios-dist job resume {view.id} --from-step K"
     more = " --budget-tokens N (or --budget-money X)" if view.spent == "job" else ""
     return f"aios-dist job resume {view.id}{more}"
 
@@ -137,6 +139,8 @@ def job_record(view: JobView) -> dict[str, Any]:
         "money": view.money,
         "tokens_estimated": view.estimated,
         "why": view.why if view.state == "paused" else None,
+        "parked": view.parked,
+        "code": view.code or None,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),

@@ -31,6 +31,7 @@ from aios_dist.journal.views import (
     Registry,
     Repairs,
     TenantView,
+    Wanted,
     WorkerInfo,
 )
 
@@ -63,5 +64,6 @@ __all__ = [
     "TenantRules",
     "TenantView",
     "Ticket",
+    "Wanted",
     "WorkerInfo",
 ]

@@ -22,6 +22,7 @@ PERMANENT = (
         "sweeps",
         "jumps",
         "told",
+        "parked",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),

@@ -18,9 +18,10 @@ from weakref import WeakValueDictionary
 from aios_dist.errors import ProgramChanged, UnknownName, class_of, describe
 from aios_dist.journal import Advance, Claim, Decision, History, Journal
 from aios_dist.journal.news import News
+from aios_dist.journal.reading import Unreadable
 from aios_dist.model.jobs import JobRecord, JobState, Outcome, decode, encode
 from aios_dist.program import turns
-from aios_dist.program.agents import find
+from aios_dist.program.agents import Agent, find
 from aios_dist.program.replay import Replay
 from aios_dist.text.lines import fields_line
 from aios_dist.worker.faults import point
@@ -97,8 +98,15 @@ class Turns:
         return live.replay.version >= done.version > 0
 
     def here(self, claim: Claim) -> bool:
-        """The job's program can be run in this process."""
-        return claim.record.prompts is not None or find(claim.record.agent) is not None
+        """The job's program is to be run in this process, if it is to be run now."""
+        if claim.record.prompts is not None:
+            return True
+        return claim.fits and find(claim.record.agent) is not None
+
+    def code(self, claim: Claim) -> str:
+        """What the code is called with which this process runs the job's program; "" where that is data."""
+        agent = find(claim.record.agent) if claim.record.prompts is None else None
+        return agent.code if isinstance(agent, Agent) else ""
 
     @contextlib.asynccontextmanager
     async def alone(self, work: Work) -> AsyncIterator[None]:
@@ -155,7 +163,14 @@ class Turns:
 
     async def _load(self, work: Work) -> History:
         claim = work.claim
-        load = functools.partial(self._journal.load, claim.job, requests=claim.version < SHORT)
+
+        async def load() -> History:
+            try:
+                return await self._journal.load(claim.job, requests=claim.version < SHORT)
+            except Unreadable as exc:  # which would be so however often it is asked for
+                await self._journal.set_aside(claim.job, str(exc))
+                raise Stopped("its job is set aside") from None
+
         return await self._writer.insist(load, work, paid=False)
 
     async def _onward(self, work: Work) -> tuple[Live | None, News | None]:
@@ -270,7 +285,8 @@ class Turns:
                 if history.view.state.ended:
                     return await self._over(work, token)
                 turn, undone = await self._anew(work, history)
-            if history is not None and history.retried:
+            parks = turn.decision is not None and turn.decision.parks is not None
+            if history is not None and history.retried and not parks:
                 self.programs.drop(turn.live)
                 redo = functools.partial(self._journal.redo, claim.job, history.basis, undone)
                 status, tickets = await self._writer.insist(redo, work)
@@ -325,7 +341,11 @@ class Turns:
     def _decided(self, work: Work, live: Live, record: JobRecord, first: int, served: float) -> Turn:
         """What a turn came to, where the journal holds so many steps of the program."""
         try:
-            decision = turns.decide(live.replay, record, self.catalog, first, served)
+            code, began = self.code(work.claim), work.claim.code
+            decision = turns.decide(live.replay, record, self.catalog, first, served, code=code, began=began)
+            if decision.parks is not None:
+                said = decision.parks.said
+                logger.warning("Job %s of agent %s: %s.", work.claim.job, work.claim.record.agent, said)
         except BaseException:
             self.programs.drop(live)
             raise
