@@ -263,10 +263,10 @@ class Need(msgspec.Struct, frozen=True):
     steps: int
     served: bool
 
-    @property
-    def what(self) -> str:
-        """What a worker must have, in words."""
-        return needed(self.need)
+    def __str__(self) -> str:
+        """In words, without a full stop."""
+        count = "1 step waits" if self.steps == 1 else f"{self.steps} steps wait"
+        return f"{count} on lane {self.lane!r} for a worker with {needed(self.need)}"
 
 
 def needed(need: str) -> str:

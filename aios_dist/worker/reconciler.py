@@ -292,12 +292,7 @@ class Reconciler:
                 continue
             if now >= self._needs.get(need.need, now):
                 self._needs[need.need] = now + SAY_EVERY_S
-                logger.warning(
-                    "%d steps on lane %r wait for a worker with %s: none that runs has it.",
-                    need.steps,
-                    need.lane,
-                    need.what,
-                )
+                logger.warning("%s: none that runs has it.", need)
 
     async def _match_tickets(self) -> None:
         """As many tickets as ready steps on every lane (invariant 5), and not more than slots besides."""

@@ -86,9 +86,10 @@ def test_an_agent_that_no_worker_has_is_said_in_the_log_once_a_minute(
         log = one_worker.worker("bare").log
 
         def said() -> list[str]:
-            return [line for line in log.read_text().splitlines() if "the code of agent 'calls'" in line]
+            return [line for line in log.read_text().splitlines() if "of agent 'calls'" in line]
 
         wait_for(said)
+        assert "on lane 'turns' for a worker with the code " in said()[0]
         wait_for(lambda: all(job.steps()[0].state == "done" for job in jobs))
         size = len(log.read_text().splitlines())  # and nothing is said again and again
         first = one_worker.ask(lambda journal: journal.now())

@@ -133,8 +133,7 @@ def needs(found: Sequence[Need]) -> Iterator[Finding]:
             continue
         yield problem(
             "workers",
-            f"{steps_wait(need.steps)} on lane {need.lane!r} for a worker with {need.what}: "
-            "none that runs has it.",
+            f"{need}: none that runs has it.",
             "Start one with it: add it to the workers' aios.toml ([models.*]; [fleet] modules for agents).",
         )
 
