@@ -67,6 +67,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
     from aios_dist.cli.checks import held, lanes, machine, rights, server
+    from aios_dist.journal import Wanted
 
     findings = list(machine.packages())
     registry: Registry | None = None
@@ -78,6 +79,7 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         registry = await fleet.registry()
         findings += lanes.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
+        findings += lanes.codes(registry)
         views = await fleet.lanes()
         findings += lanes.lanes(config, views)
         findings += lanes.needs(await journal.needs([view.name for view in views]))
@@ -86,6 +88,7 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         names = sorted({*config.models, *registry.models})
         findings += held.models(await journal.model_views(names))
         findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))
+        findings += held.parked(await journal.find_jobs(Wanted(states=("parked",)), held.MOST))
         findings += held.dead_letters(await journal.dead_letters(held.MOST))
     except FleetUnavailable as exc:
         findings.append(raised("redis", exc, "See docs/deploy.md."))

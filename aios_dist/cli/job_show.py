@@ -103,7 +103,8 @@ def _lacking(history: History, needs: Sequence[Need]) -> list[str]:
     if history.view.state != "running":
         return []
     wanted = {f"model/{s.label}" for s in history.steps if s.state == "ready" and s.kind == "llm"}
-    wanted.add(f"agent/{history.record.agent}")
+    agent = history.record.agent
+    wanted |= {f"agent/{agent}", f"code/{agent}@{history.view.code}"}
     return sorted(need.need for need in needs if need.need in wanted and not need.served)
 
 

@@ -112,6 +112,8 @@ def amount(money: float) -> str:
 
 def resume_command(view: JobView) -> str:
     """What lets a paused job go on; a budget that is used up has to be raised."""
+    if view.parked:
+        return f"by itself with the code that it began with, or: aios-dist job resume {view.id} --from-step K"
     more = " --budget-tokens N (or --budget-money X)" if view.spent == "job" else ""
     return f"aios-dist job resume {view.id}{more}"
 
@@ -132,6 +134,8 @@ def job_record(view: JobView) -> dict[str, Any]:
         "money": view.money,
         "tokens_estimated": view.estimated,
         "why": view.why if view.state == "paused" else None,
+        "parked": view.parked,
+        "code": view.code or None,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),
@@ -153,4 +157,7 @@ def without_usage(view: ModelView) -> str:
 def needed(need: str) -> str:
     """What a worker must have (:class:`aios_dist.journal.Need`), in words."""
     kind, _, name = need.partition("/")
+    if kind == "code":
+        agent, _, code = name.rpartition("@")
+        return f"the code {code} of agent {agent!r}"
     return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"

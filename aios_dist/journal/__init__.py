@@ -29,6 +29,7 @@ from aios_dist.journal.views import (
     Registry,
     Repairs,
     TenantView,
+    Wanted,
     WorkerInfo,
 )
 
@@ -59,5 +60,6 @@ __all__ = [
     "TenantRules",
     "TenantView",
     "Ticket",
+    "Wanted",
     "WorkerInfo",
 ]

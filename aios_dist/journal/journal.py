@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -83,6 +83,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         again: bool = False,
         models: Sequence[str] | None = None,
         agents: Sequence[str] | None = None,
+        codes: Mapping[str, str] | None = None,
     ) -> Claim | Nothing:
         """The best step of the lane that may run and that the worker can serve, leased to it.
 
@@ -92,6 +93,8 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             token: random (:func:`aios_dist.journal.records.random_name`), of this claim alone.
             again: the answer to the same claim was lost: what it got is given once more.
             models, agents: what the worker can serve; None: everything. The rest waits for those who can.
+            codes: the code that it has of each agent; None: whatever is asked for. What began with another
+                waits for a worker with that, as long as there is one.
 
         Returns:
             The claim. Its ``tickets`` are to be published: one whose budget is used up may have made way for
@@ -105,6 +108,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             again=int(again),
             models=models,
             agents=agents,
+            codes=None if codes is None else dict(codes),
             lease_us=int(self.config.lease * 1e6),
             budget_outcome=SPENT,
         )
@@ -126,7 +130,12 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
                 served,
                 basis,
                 dig,
-                *est,
+                first,
+                estimate,
+                cost,
+                over,
+                code,
+                fits,
             ),
         ) = (
             why,
@@ -137,7 +146,6 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         except HUGE as exc:
             await self.set_aside(job.decode(), str(exc))
             return Nothing(tickets_of(flat), again=True)
-        first, estimate, cost, over = map(int, est)
         return Claim(
             job=job.decode(),
             step=step.decode(),
@@ -156,10 +164,12 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             basis=basis.decode(),
             digest=dig.decode(),
             worker=worker,
-            first_us=first,
-            estimate=estimate,
-            cost=cost,
-            over=over,
+            first_us=int(first),
+            estimate=int(estimate),
+            cost=int(cost),
+            over=int(over),
+            code=code.decode(),
+            fits=bool(fits),
         )
 
     async def set_aside(self, job: str, why: str) -> None:
@@ -314,6 +324,22 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         said = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
         return await self._to_the_end(job, said)
 
+    async def rewind(
+        self, job: str, step: int, budget: Budget | None = None, salt: str | None = None
+    ) -> tuple[str, list[Ticket]]:
+        """A paused job forgets its steps from that one on and goes on: ``running``, or why not, see
+        ``rewind.lua``. ``salt``: random, of this asking; who asks twice finds it again."""
+        salt, facts = salt or random_name(), budget_facts(budget, anew=True)
+        some: list[Ticket] = []
+        while True:
+            said = await self._run("rewind", job=job, step=step, salt=salt, facts=facts)
+            if said[0] == b"sweep":
+                some += (await self.sweep(job))[1]
+            elif said[0] != b"more":
+                break
+        status, tickets = await self._to_the_end(job, said)
+        return status, [*some, *tickets]
+
     async def signal(
         self, job: str, name: str, outcome: Outcome, id: str | None = None
     ) -> tuple[str, list[Ticket]]:
@@ -455,16 +481,37 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         needs = [*(f"model/{model}" for model in models), *(f"agent/{agent}" for agent in info.agents)]
         until = f"{(info.seen_at + 3 * self.config.lease) * 1e6:.0f}"
         serving = [part for need in needs for part in (until, need)]
+        # What is begun with a code waits for a worker that has it: no longer than for a lost one's lease.
+        until = f"{(info.seen_at + self.config.lease) * 1e6:.0f}"
+        serving += [part for need in info.code_needs() for part in (until, need)]
+        gone = f"({(info.seen_at - self.config.retention) * 1e6:.0f}"
         await self._gather(
             [
                 ("HSET", self.keys.registry, *fields),
                 *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
+                ("ZREMRANGEBYSCORE", self.keys.serving, "-inf", gone),  # each deploy has codes of its own
             ]
         )
 
-    async def leave(self, worker: str) -> None:
-        """A worker says that it is gone."""
+    async def leave(self, worker: str, codes: Iterable[str] = ()) -> None:
+        """A worker says that it is gone.
+
+        Args:
+            worker: its name.
+            codes: those that it had (``WorkerInfo.code_needs``); for what no other has, nobody waits longer.
+        """
         await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
+        if left := set(codes):
+            for other in (await self.registry()).workers:
+                left -= set(other.code_needs())
+            if left:
+                await self.connection.command("ZREM", self.keys.serving, *left)
+
+    async def unpark(self) -> tuple[int, list[Ticket], bool]:
+        """Parked jobs go on whose code a worker has again, some at a time: how many did, their tickets, and
+        whether there may be more of them."""
+        went_on, tickets, more = await self._run("unpark")
+        return went_on, tickets_of(tickets), bool(more)
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ PERMANENT = (
         "plans",
         "sweeps",
         "jumps",
+        "parked",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),

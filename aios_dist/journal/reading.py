@@ -25,6 +25,8 @@ from aios_dist.journal.views import (
     PlanView,
     Registry,
     Repairs,
+    Standing,
+    Wanted,
     WorkerInfo,
     head_to_step,
     model_view,
@@ -35,12 +37,16 @@ from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, decode
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
+    *("pk", "ch"),
     "half",
 )
 MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
 MOST_TENANTS = 100
 """Tenants of a lane that are named with their steps, where nobody asks for others."""
+
+FOUND_AT_ONCE = 500
+"""Jobs that are read in one round trip, where some are looked for among all."""
 
 MOST_TRIES = 5
 FIELDS_AT_ONCE = 2_000
@@ -146,6 +152,34 @@ class Reading(Access):
         except ValueError as exc:
             raise _damaged(job, exc) from None
 
+    async def standing(self, job: str) -> Standing:
+        """The job as who waits for its result wants to know it.
+
+        Raises:
+            UnknownName: no such job.
+            JournalError: its record cannot be read.
+        """
+        fields = ("st", "res", "pk", "why", "hp", "pl", "half")
+        ((state, result, parked, why, *_),) = await self._seen([job], fields)
+        if state is None:
+            raise self._no_job(job)
+        try:
+            now = JobState(state.decode())
+        except ValueError as exc:
+            raise _damaged(job, exc) from None
+        held = parked is not None and now is JobState.PAUSED
+        return Standing(now, result or b"", (why or b"").decode("utf-8", "replace") if held else "")
+
+    async def over(self, jobs: Sequence[str]) -> list[bool]:
+        """Whether nobody need wait for each job any longer: it has ended, is parked, or is not there."""
+        known = {state.value.encode(): state for state in JobState}
+        found = await self._seen(jobs, ("st", "pk", "hp", "pl", "half"))
+        states = [(known.get(state or b""), parked) for state, parked, *_ in found]
+        return [
+            state is None or state.ended or (state is JobState.PAUSED and parked is not None)
+            for state, parked in states
+        ]
+
     def _no_job(self, job: str) -> UnknownName:
         kept = span(self.config.retention)
         return UnknownName(f"There is no job {job!r} (a finished job is kept for {kept}).")
@@ -248,6 +282,33 @@ class Reading(Access):
                 views += await self._listed(key, limit)
         return sorted(views, key=lambda v: -v.submitted_at)[:limit]
 
+    async def find_jobs(self, wanted: Wanted, limit: int | None = None) -> list[JobView]:
+        """Jobs of which that holds, newest first, all of them or so many: looked for among all there are."""
+        found: dict[str, JobView] = {}
+        for ended in wanted.where():
+            key = self.keys.ended if ended else self.keys.open
+            taken = 0
+            last = "+inf"  # by score, and not by place: jobs end meanwhile
+            oldest = "-inf" if wanted.since is None else f"{wanted.since * 1e6:.0f}"
+            while limit is None or taken < limit:
+                page = await self.connection.command(
+                    "ZRANGE", key, last, oldest, "BYSCORE", "REV", "LIMIT", 0, FOUND_AT_ONCE, "WITHSCORES"
+                )
+                pairs = _scored(page)
+                ids = [id for id, _ in pairs]
+                for id, facts in zip(ids, await self._seen(ids, VIEWED), strict=True):
+                    try:
+                        view = _view(id, facts)
+                    except JournalError:
+                        continue  # `doctor` names it
+                    if view is not None and id not in found and wanted.takes(view):
+                        found[id] = view
+                        taken += 1
+                if len(pairs) < FOUND_AT_ONCE:
+                    break
+                last = f"({pairs[-1][1]:.0f}"
+        return sorted(found.values(), key=lambda v: -v.submitted_at)[:limit]
+
     async def _listed(self, key: str, limit: int) -> list[JobView]:
         """The newest jobs of a set that can be seen: those of a plan that is being submitted cannot."""
         views: list[JobView] = []
@@ -288,14 +349,17 @@ class Reading(Access):
         found = []
         for lane, name in pairs:
             shelf = f"?{name}"
-            alone, shared, until = await self._gather(
+            code = name.startswith("code/")  # where nobody has it any more, it is tried with what there is
+            instead = f"agent/{name[5:].rpartition('@')[0]}" if code else name
+            alone, shared, *until = await self._gather(
                 [
                     ("ZCARD", self.keys.held(shelf)),
                     ("HGET", self.keys.waits, f"held:{shelf}"),
                     ("ZSCORE", self.keys.serving, name),
+                    ("ZSCORE", self.keys.serving, instead),
                 ]
             )
-            served = until is not None and float(until) / 1e6 > now
+            served = any(end is not None and float(end) / 1e6 > now for end in until)
             if count := alone + int(shared or 0):
                 found.append(Need(lane, name, count, served))
         return found
@@ -366,7 +430,8 @@ class Reading(Access):
         return last[0][0].decode() if last else "0-0"
 
     async def ends(self, after: str, idle: float = 5.0) -> AsyncIterator[list[str]]:
-        """Ids of jobs as they end, in batches, for ever; an empty batch after ``idle`` seconds without one.
+        """Ids of jobs as they end or are parked, in batches, for ever; an empty batch after ``idle`` seconds
+        without one.
 
         One connection, however many jobs are waited for. A broken connection is opened again and nothing
         is missed; each such gap is shown as an empty batch.
@@ -385,7 +450,8 @@ class Reading(Access):
                 entries = _entries(got)
                 if entries:
                     after = entries[-1][0].decode()
-                yield [fields[b"job"].decode("utf-8", "replace") for _, fields in entries if b"job" in fields]
+                ids = [fields.get(b"job") or fields.get(b"parked") for _, fields in entries]
+                yield [id.decode("utf-8", "replace") for id in ids if id]
         finally:
             await client.aclose()
 
@@ -487,7 +553,16 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         placed=bool(text("pp")),
         submitted_at=number("t0") / 1e6,
         ended_at=number("t1") / 1e6,
+        parked=known["pk"] is not None and state == b"paused",
+        code=text("ch"),
     )
+
+
+def _scored(found: Any) -> list[tuple[str, float]]:
+    """Names and scores from a ZRANGE's answer, in RESP2 and RESP3 form."""
+    nested = bool(found) and isinstance(found[0], (list, tuple))
+    pairs = found if nested else list(zip(found[::2], found[1::2], strict=True))
+    return [(name.decode("utf-8", "replace"), float(score)) for name, score in pairs]
 
 
 def _event(index: int, packed: bytes) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -11,7 +11,17 @@ from aios_dist.config import ModelConfig
 from aios_dist.journal.heads import Head
 from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.model.chance import Known
-from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
+from aios_dist.model.jobs import (
+    TURNS_LANE,
+    JobRecord,
+    JobState,
+    Kind,
+    Outcome,
+    Rejection,
+    Step,
+    StepState,
+    decode,
+)
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -31,6 +41,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         money: what its calls cost, where the models' prices are known.
         estimated: tokens of its usage that are estimates, since no usage came with an answer.
         why: the reason of a pause.
+        parked: it is paused because its agent's code does not fit what its journal holds.
+        code: of its agent, that it ran with last; "" where that is not known, or the agent is data.
         served: seconds in calls.
         placed: its order is that of an agent-first plan, whatever its priority.
     """
@@ -51,6 +63,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     placed: bool = False
     submitted_at: float = 0.0
     ended_at: float = 0.0
+    parked: bool = False
+    code: str = ""
 
     @property
     def spent(self) -> str:
@@ -60,6 +74,60 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 _SPENT = {f"budget of the {whose} used up": whose for whose in ("job", "tenant")}
 """What ``claim.lua`` writes as the reason of such a pause."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which jobs are asked for: those of which all holds that is said.
+
+    Attributes:
+        states: of :class:`JobState`, or ``parked``; one of them.
+        since: submitted no earlier, seconds since the epoch.
+        ended: they have, or have not; None: both.
+    """
+
+    states: tuple[str, ...] = ()
+    agent: str | None = None
+    tenant: str | None = None
+    since: float | None = None
+    plan: str | None = None
+    ended: bool | None = None
+
+    def takes(self, view: JobView) -> bool:
+        """Whether the job is one of them."""
+        names = {view.state.value, *(["parked"] if view.parked else [])}
+        return (
+            (not self.states or bool(names.intersection(self.states)))
+            and self.agent in (None, view.agent)
+            and self.tenant in (None, view.tenant)
+            and self.plan in (None, view.plan)
+            and (self.since is None or view.submitted_at >= self.since)
+        )
+
+    def where(self) -> list[bool]:
+        """Among the jobs that have ended (True), or those that have not, or both."""
+        ends = {state.value for state in JobState if state.ended}
+        both = [False, True] if self.ended is None else [self.ended]
+        if not self.states:
+            return both
+        return [ended for ended in both if any((state in ends) == ended for state in self.states)]
+
+
+class Standing(NamedTuple):
+    """A job as who waits for it wants to know it.
+
+    Attributes:
+        result: encoded; empty before the end.
+        parked: the reason for which it is parked, or "".
+    """
+
+    state: JobState
+    result: bytes
+    parked: str
+
+    @property
+    def over(self) -> bool:
+        """It does not go on by itself just now."""
+        return self.state.ended or bool(self.parked)
 
 
 class History(msgspec.Struct, frozen=True):
@@ -105,6 +173,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         short: why these are fewer than it was told, or "".
         files: its limit of open files; 0: none.
         unpriced: those of its models of which no price is known.
+        codes: what it has of the code of each agent, see :mod:`aios_dist.program.codes`.
     """
 
     id: str
@@ -123,6 +192,13 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     short: str = ""
     files: int = 0
     unpriced: list[str] = []
+    codes: dict[str, str] = {}
+
+    def code_needs(self) -> list[str]:
+        """What it has of agents' code, as steps of the lane ``turns`` need it."""
+        if TURNS_LANE not in self.lanes:
+            return []
+        return [f"code/{agent}@{code}" for agent, code in self.codes.items()]
 
 
 msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.model.jobs
@@ -150,7 +226,7 @@ class Need(msgspec.Struct, frozen=True):
     """Steps of a lane that wait for a worker with more than those which met them.
 
     Attributes:
-        need: ``model/NAME`` or ``agent/NAME``.
+        need: ``model/NAME``, ``agent/NAME``, or of a job that has begun ``code/AGENT@CODE``.
         steps: how many.
         served: there is such a worker.
     """

@@ -35,6 +35,10 @@ TURN = "t"
 """The number of a turn that runs as a step of its own, on the lane ``turns``."""
 
 
+TURNS_LANE = "turns"
+"""Where tools and turns run: on workers that have the agents' code."""
+
+
 class Kind(StrEnum):
     """What a step is."""
 

@@ -26,7 +26,7 @@ from aios_dist.journal.connection import Connection
 from aios_dist.model import costs
 from aios_dist.model.chance import Known
 from aios_dist.model.given import given_json, looked_up, named, one, seconds, short, whole
-from aios_dist.model.jobs import JobRecord
+from aios_dist.model.jobs import TURNS_LANE, JobRecord
 from aios_dist.model.plans import Plan, shape
 from aios_dist.model.specs import JobSpec
 from aios_dist.producer.endings import Endings
@@ -34,7 +34,7 @@ from aios_dist.producer.fleet_rules import Steering
 from aios_dist.producer.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.program import imports as modules
 from aios_dist.program import turns, waits
-from aios_dist.program.agents import Agent, PromptsAgent, PromptsProgram, specs_of
+from aios_dist.program.agents import Agent, PromptsAgent, PromptsProgram, program_code, specs_of
 from aios_dist.text.tracebacks import text_of
 from aios_dist.threads import forks
 from aios_dist.threads.errands import users_code
@@ -377,7 +377,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         if spec.program is None:
             return NewJob(id, record, budget=spec.budget, priority=spec.priority, size=size)
         replay = turns.start(spec.program, self._catalog, known)
-        decision = turns.decide(replay, record, self._catalog, first=0, checked=True)
+        code = program_code(spec.program)
+        decision = turns.decide(replay, record, self._catalog, first=0, checked=True, code=code)
         replay.close()
         size += sum(len(ranked.step.request) for ranked in decision.steps)
         return NewJob(id, record, decision, budget=spec.budget, priority=spec.priority, size=size)
@@ -404,6 +405,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         self, jobs: Iterable[AsyncJob], timeout: float = RESULT_TIMEOUT_S
     ) -> AsyncIterator[AsyncJob]:
         """The jobs in the order in which they end. One connection and no polling, however many they are.
+
+        One that is parked comes too: its ``result()`` says why.
 
         Raises:
             ResultTimeout: some have not ended in time, and what has ended was handed out; they go on.
@@ -440,7 +443,7 @@ def _parts(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
 
 
 def _lanes(job: NewJob) -> list[str]:
-    return job.decision.lanes() if job.decision is not None else [turns.TURNS_LANE]
+    return job.decision.lanes() if job.decision is not None else [TURNS_LANE]
 
 
 def _conflict(id: str, plan: str | None = None, before: Sequence[str] = ()) -> JobConflict:

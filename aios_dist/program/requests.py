@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from aios_dist.config import odd_option
-from aios_dist.errors import InvalidInput
+from aios_dist.errors import InvalidInput, ProgramChanged
 from aios_dist.model.calls import (
     LLMRequest,
     LLMResponse,
@@ -195,6 +195,34 @@ def _odd(value: Any, at: str) -> str:
             if odd := _odd(entry, f"{at}[{place}]"):
                 return odd
     return ""
+
+
+def changed(number: int, step: Step | None, now: str, request: Request | None, place: str) -> ProgramChanged:
+    """The error of a program that does not repeat itself.
+
+    Args:
+        number, step: which step, and as its journal has it, where it has one.
+        now: what the program does instead: the kind of step that it asks for, or in words.
+        request: … and what of it.
+        place: the lines that do so.
+    """
+    journaled = "nothing"
+    if step is not None:
+        was, is_ = brief(step.request), ""
+        if request is not None:
+            was, is_ = briefs(step.request, request)
+        journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
+    elif request is not None:
+        now = f"{now} {brief(request)}"
+    here = f" Here:\n{place}" if place else ""
+    error = ProgramChanged(
+        f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
+        f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
+        f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
+        step=number,
+    )
+    error.was, error.now, error.place = journaled, now, place
+    return error
 
 
 def brief(request: Request | None) -> str:

@@ -171,6 +171,8 @@ class Reconciler:
             await self._in_slices(self._journal.go_on)
         with self._part("sweeps"):
             await self._in_slices(self._journal.sweep)
+        with self._part("parked"):
+            await self._in_slices(self._journal.unpark)
         with self._part("walk"):
             await self._walk()
         with self._part("tickets"):

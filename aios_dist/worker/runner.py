@@ -17,13 +17,13 @@ from aios_dist.journal import Advance, Claim, Nothing, Refusal
 from aios_dist.journal.records import random_name
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind, Outcome
-from aios_dist.program.agents import registered
+from aios_dist.program.agents import codes, registered
 from aios_dist.worker.faults import point
 from aios_dist.worker.leases import Leases
 from aios_dist.worker.programs import Live
 from aios_dist.worker.steps import Again, Steps, billed, kept
 from aios_dist.worker.turning import Turn, Turns
-from aios_dist.worker.work import Origin, Stopped, Work
+from aios_dist.worker.work import Changed, Origin, Stopped, Work
 from aios_dist.worker.writing import Writer
 
 logger = logging.getLogger("aios_dist.runner")
@@ -112,7 +112,7 @@ class Runner:
             agents = sorted(registered())
             try:
                 got = await self._writer.journal.take(
-                    lane, self._worker, token, again=sent, models=self._models, agents=agents
+                    lane, self._worker, token, again=sent, models=self._models, agents=agents, codes=codes()
                 )
             except JournalError as exc:
                 logger.error("%s", exc)
@@ -158,6 +158,8 @@ class Runner:
                 return await self._try_again(work, exc, again, refusal)
             outcome, error = Outcome.failed(exc), exc
             self._say(claim, outcome)
+        except Changed:
+            return await self._parked(work)
         except BaseException:
             _forget(ready)
             raise
@@ -287,6 +289,14 @@ class Runner:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._writer.closing.wait(), NOT_NOW_S)
         return f"not counted: {again.ours}"
+
+    async def _parked(self, work: Work) -> str:
+        """The tool that the journal asks for is not what the program asks for now: its turn says so."""
+        with contextlib.suppress(UnknownName):
+            async with self.turns.alone(work):
+                await self.turns.catch_up(work, "")
+        await self._release(work, "the agent's code has changed", 0.0)
+        return "not called: the agent's code has changed"
 
     async def _hand_back(self, work: Work, reason: str) -> str:
         """The step goes back with its old rank; not for ever, where nothing comes of it."""

@@ -42,7 +42,7 @@ from aios_dist.worker.limits import Limit, Stillness
 from aios_dist.worker.programs import Live
 from aios_dist.worker.providers import Provider, SdkProvider, call_timeout
 from aios_dist.worker.shortages import NO_DNS, Slots, shortage
-from aios_dist.worker.work import Stopped, Work
+from aios_dist.worker.work import Changed, Stopped, Work
 
 logger = logging.getLogger("aios_dist.steps")
 
@@ -194,6 +194,7 @@ class Steps:
         Raises:
             ToolError: the function raised, or what it returned cannot be kept.
             Stopped: the work was stopped; or this worker does not have the agent's code.
+            Changed: the program no longer asks for it.
         """
         claim = work.claim
         if ready is None:
@@ -208,6 +209,8 @@ class Steps:
         except Exception as exc:
             raise ToolError(f"The agent's program cannot be run up to this tool: {describe(exc)}") from exc
         number = int(claim.step)
+        if live is not None and live.replay.changed is not None:
+            raise Changed
         if live is None or number >= len(live.replay.asked):
             raise ToolError("The agent's program no longer asks for this tool.")
         command = live.replay.asked[number].command

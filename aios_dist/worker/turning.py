@@ -21,7 +21,7 @@ from aios_dist.journal.news import News
 from aios_dist.journal.reading import Unreadable
 from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
 from aios_dist.program import turns
-from aios_dist.program.agents import find
+from aios_dist.program.agents import Agent, find
 from aios_dist.program.replay import Replay
 from aios_dist.text.tracebacks import user_traceback
 from aios_dist.worker.faults import point
@@ -98,8 +98,15 @@ class Turns:
         return live.replay.version >= done.version > 0
 
     def here(self, claim: Claim) -> bool:
-        """The job's program can be run in this process."""
-        return claim.record.prompts is not None or find(claim.record.agent) is not None
+        """The job's program is to be run in this process, if it is to be run now."""
+        if claim.record.prompts is not None:
+            return True
+        return claim.fits and find(claim.record.agent) is not None
+
+    def code(self, claim: Claim) -> str:
+        """What the code is called with which this process runs the job's program; "" where that is data."""
+        agent = find(claim.record.agent) if claim.record.prompts is None else None
+        return agent.code if isinstance(agent, Agent) else ""
 
     @contextlib.asynccontextmanager
     async def alone(self, work: Work) -> AsyncIterator[None]:
@@ -276,7 +283,8 @@ class Turns:
                 if history.view.state.ended:
                     return await self._over(work, token)
                 turn, undone = await self._anew(work, history)
-            if history is not None and history.retried:
+            parks = turn.decision is not None and turn.decision.parks is not None
+            if history is not None and history.retried and not parks:
                 self.programs.drop(turn.live)
                 redo = functools.partial(self._journal.redo, claim.job, history.basis, undone)
                 status, tickets = await self._writer.insist(redo, work)
@@ -331,8 +339,9 @@ class Turns:
     def _decided(self, work: Work, live: Live, record: JobRecord, first: int, served: float) -> Turn:
         """What a turn came to, where the journal holds so many steps of the program."""
         try:
-            decision = turns.decide(live.replay, record, self.catalog, first, served)
-            _say(work.claim, live.replay)
+            code, began = self.code(work.claim), work.claim.code
+            decision = turns.decide(live.replay, record, self.catalog, first, served, code=code, began=began)
+            _say(work.claim, live.replay, decision)
         except BaseException:
             self.programs.drop(live)
             raise
@@ -458,9 +467,11 @@ def _failed(error: Exception, basis: str, first: int) -> Decision:
     return Decision(version=0, first=first, basis=basis, ends=JobState.FAILED, result=result)
 
 
-def _say(claim: Claim, replay: Replay) -> None:
+def _say(claim: Claim, replay: Replay, decision: Decision) -> None:
     """Where in the user's code an agent failed; of its own words nothing."""
-    if replay.error is not None:
+    if decision.parks is not None:
+        logger.warning("Job %s of agent %s: %s.", claim.job, claim.record.agent, decision.parks.said)
+    elif replay.error is not None:
         where = user_traceback(replay.error)
         logger.warning(
             "Agent %s of job %s raised %s.%s",

@@ -23,6 +23,10 @@ class Stopped(Exception):
         self.reason = reason
 
 
+class Changed(Exception):
+    """The job's program does not repeat what its journal holds: it is not to be gone on with."""
+
+
 class Origin(NamedTuple):
     """The Celery task that we run in: what it publishes is its child in Flower."""
 

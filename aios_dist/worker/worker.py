@@ -27,7 +27,7 @@ from aios_dist.model import costs
 from aios_dist.model.calls import Usage
 from aios_dist.program import imports as modules
 from aios_dist.program import replay, waits
-from aios_dist.program.agents import registered
+from aios_dist.program.agents import codes, registered
 from aios_dist.worker.background import Background
 from aios_dist.worker.control import Control
 from aios_dist.worker.ending import Ending
@@ -91,6 +91,7 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._users: list[Tools | Threads] = []  # what runs users' code
+        self._said: WorkerInfo | None = None  # what it has announced
 
     @property
     def dropped(self) -> int:
@@ -255,7 +256,9 @@ class Runtime:
             short=self._slots.why,
             files=open_files(),
             unpriced=self._unpriced,
+            codes=codes(),
         )
+        self._said = info
         await self.journal.announce(info, self.models())
 
     async def _new_rules(self, *lanes: str) -> None:
@@ -311,7 +314,7 @@ class Runtime:
         self._stillness.close()
         await _briefly(self._background.end())
         await _briefly(self._reconciler.leave())
-        await _briefly(self.journal.leave(self.id))
+        await _briefly(self.journal.leave(self.id, self._said.code_needs() if self._said else ()))
         for provider in self._providers.values():
             await _briefly(provider.aclose())
         await _briefly(self.journal.close())

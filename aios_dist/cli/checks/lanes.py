@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,21 @@ def _start(config: Config, lane: str) -> str:
     if pool is not None:
         return f"Start one: aios-dist worker {pool}"
     return f'Add to aios.toml: [pools.{lane}] lanes = ["{lane}"], and start it: aios-dist worker {lane}'
+
+
+def codes(registry: Registry) -> Iterator[Finding]:
+    """Agents of which workers have different code: a rollout, or constants that each process has anew."""
+    found: dict[str, Counter[str]] = {}
+    for worker in registry.workers:
+        for agent, code in worker.codes.items() if TURNS in worker.lanes else ():
+            found.setdefault(agent, Counter())[code] += 1
+    for agent, counts in found.items():
+        if len(counts) > 1:
+            each = ", ".join(f"{code} on {count}" for code, count in counts.most_common(5))
+            yield ok(
+                "codes",
+                f"Workers have {len(counts)} codes of agent {agent!r} ({each}): open jobs go on with theirs.",
+            )
 
 
 def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]:

@@ -13,7 +13,7 @@
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
 --            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters
---            by `up` of model:M, see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
+--            by `up` of model:M, see lift. M may also be "?model/NAME", "?agent/NAME" or "?code/AGENT@CODE": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
 -- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
 -- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
@@ -251,10 +251,12 @@ local function take_best(lane)
   return top, aged
 end
 
--- What a worker must have to serve a step: "model/NAME" or "agent/NAME".
+-- What a worker must have to serve a step: "model/NAME", "agent/NAME", or of a job that has begun "code/AGENT@CODE".
+local function code_need(agent, code) return 'code/' .. agent .. '@' .. code end
 local function need_of(job, h)
   if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
-  return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
+  local agent = string.match(who(job) or '', '|(.*)$') or ''
+  return (h[H.code] or '') ~= '' and code_need(agent, h[H.code]) or 'agent/' .. agent
 end
 
 local function weight_of(tenant)
