@@ -12,7 +12,7 @@ import secrets
 import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 from celery import Celery
@@ -21,7 +21,10 @@ from kombu import Queue
 from aios_dist.broker.channels import Guarded
 from aios_dist.broker.messages import TASK, message
 from aios_dist.config import Config, PoolConfig
+from aios_dist.config.redis_urls import database_of, wrong_with
+from aios_dist.errors import ConfigError
 from aios_dist.journal import Journal, Ticket
+from aios_dist.text.masking import masked
 
 MOST_AT_ONCE = 500
 """Tickets in one call of the journal's verb."""
@@ -35,18 +38,22 @@ def keyprefix(fleet: str) -> str:
 
 
 def broker_url(redis_url: str) -> str:
-    """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`)."""
-    parts = urlsplit(redis_url)
-    if parts.scheme == "unix":
-        return f"redis+socket://{redis_url.removeprefix('unix://')}"
-    ours = ("master", "sentinel_password")  # kombu takes these as options
-    fields = [(k, v) for k, v in parse_qsl(parts.query) if k not in ours and not k.startswith("ssl_")]
-    query = urlencode(fields)
+    """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`).
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if wrong := wrong_with(redis_url):
+        raise ConfigError(f"The Redis URL {masked(redis_url)!r} cannot be used: it {wrong}")
+    parts, database = urlsplit(redis_url), database_of(redis_url)
     account, at, hosts = parts.netloc.rpartition("@")
-    if parts.scheme != "sentinel":
-        return urlunsplit(parts._replace(query=query))
+    if parts.scheme == "unix":
+        # (What stands between account and path, if anything, is no part of the path to redis-py either.)
+        return f"redis+socket://{account}{at}{parts.path}?virtual_host={database}"
+    if parts.scheme != "sentinel":  # all fields are options to kombu, or of TLS
+        return urlunsplit(parts._replace(path=f"/{database}", query=""))
     return ";".join(
-        urlunsplit(("sentinel", f"{account}{at}{host}", parts.path, query, "")) for host in hosts.split(",")
+        urlunsplit(("sentinel", f"{account}{at}{host}", f"/{database}", "", "")) for host in hosts.split(",")
     )
 
 

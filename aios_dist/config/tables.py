@@ -165,7 +165,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, says(
         "the fleet's name: the prefix of everything it keeps in Redis", variable="AIOS_FLEET")] = "aios"
     redis_url: Annotated[str, says(
-        "the one Redis of the fleet: `redis://`, `rediss://`, `sentinel://…?master=NAME` "
+        "the one Redis of the fleet: `redis://`, `rediss://`, `unix://`, `sentinel://…?master=NAME` "
         "([addresses](deploy.md#redis-address))", variable="AIOS_REDIS_URL")] = DEFAULT_REDIS_URL
     default_model: Annotated[str, says(
         "the model of `llm()` calls that name none; with one model it is that one")] | None = None

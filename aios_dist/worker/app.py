@@ -15,7 +15,7 @@ from aios_dist.broker.app import TASK, make_app
 from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
 from aios_dist.text import masking
-from aios_dist.worker.telemetry import Dispatcher, StepRequest, mask_replies, started
+from aios_dist.worker.telemetry import Dispatcher, answer_again, mask_replies
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 
@@ -43,13 +43,14 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     app.aios_runtime = runtime
     app.steps["consumer"].add(Dispatcher)
     masking.install()
+    answer_again(lambda: runtime.rows.again() if hasattr(runtime, "rows") else 0)
     mask_replies()
 
-    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
+    @app.task(name=TASK, bind=True, throws=(AiosError,), send_events=False)  # a ticket is no row
     def step(self: Any) -> str:
         request = self.request
         lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
-        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
+        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id))))
 
     @signals.worker_shutting_down.connect(weak=False)
     def told_to_end(**_: Any) -> None:

@@ -37,12 +37,14 @@ from aios_dist.worker.leases import Leases
 from aios_dist.worker.limits import Stillness
 from aios_dist.worker.providers import Provider, check_model, open_provider
 from aios_dist.worker.reconciler import Reconciler
+from aios_dist.worker.rows import Rows
 from aios_dist.worker.rules import Rules
 from aios_dist.worker.runner import Runner
 from aios_dist.worker.shortages import Slots, open_files
 from aios_dist.worker.spool import Answers
 from aios_dist.worker.steps import Machine, Steps
-from aios_dist.worker.telemetry import flush
+from aios_dist.worker.telemetry import flush, not_consumed, send
+from aios_dist.worker.telling import TELL_S, Teller
 from aios_dist.worker.threads import Run, Threads
 from aios_dist.worker.tools import Tools
 from aios_dist.worker.turning import Turns
@@ -142,9 +144,11 @@ class Runtime:
         self._unpriced = [model for model in self._providers if not self._has_price(model)]
         self.started_at = await AT_START.ask(self.journal.now, away=_unless_unfit)
         self._rules = Rules(self.config, self.journal, self.settings.lanes, sorted(self.models()))
+        self.rows = rows = Rows(send)
         self._reconciler = reconciler = Reconciler(
-            self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew
+            self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew, rows
         )
+        self._teller = Teller(self.journal, rows, reconciler.in_office)
         self._writer = Writer(
             self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
         )
@@ -176,7 +180,8 @@ class Runtime:
             machine,
             self.journal.last_error,
         )
-        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
+        models = sorted(self._providers)
+        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, models, rows)
         self._users = [self._tools, self._threads, self._closing]
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
         self.control = Control(
@@ -196,6 +201,7 @@ class Runtime:
         background.start("listening", self.control.listen)
         background.repeat("announcing", fleet.renew, self._away_is_no_fault(self._announce))
         background.repeat("reading rules", fleet.renew, self._away_is_no_fault(self._keep_rules))
+        background.repeat("telling of ends", TELL_S, self._away_is_no_fault(self._teller.tell))
         background.repeat("looking after itself", LOOK_S, self._look)
 
     def _price(self, model: str, usage: Usage) -> float:
@@ -259,6 +265,7 @@ class Runtime:
             short=self._slots.why,
             files=open_files(),
             unpriced=self._unpriced,
+            cancelled=not_consumed(self.settings.lanes),
             codes=codes(),
         )
         self._said = info
@@ -312,6 +319,7 @@ class Runtime:
         self._start_finishing()
         assert self._finishing is not None
         await self._finishing
+        await _briefly(self._teller.tell())
         farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
         await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
         self._stillness.close()

@@ -68,4 +68,4 @@ def test_a_sentinel_is_asked_for_its_master_with_its_own_password() -> None:
     assert options["master_name"] == "mine"
     assert options["sentinel_kwargs"] == {"password": "of-sentinel"}
     assert broker_url(url) == "sentinel://:of-redis@a:1/3;sentinel://:of-redis@b:2/3"
-    assert broker_url("rediss://h:1/0?ssl_cert_reqs=none&x=1") == "rediss://h:1/0?x=1"
+    assert broker_url("rediss://h:1/0?ssl_cert_reqs=none&db=2") == "rediss://h:1/2"

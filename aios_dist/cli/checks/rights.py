@@ -18,6 +18,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from aios_dist.broker.app import keyprefix, make_app
 from aios_dist.cli.checks import Finding, ok, problem
 from aios_dist.config import Config
+from aios_dist.config.redis_urls import database_of
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import unavailable
 
@@ -126,7 +127,7 @@ def worker_subscriptions(fanout: str) -> list[Command]:
 
 def fanout_of(fleet: str, redis_url: str) -> str:
     """What kombu's channels of a fleet begin with: its prefix, and the number of the database."""
-    return f"{keyprefix(fleet)}/{urlsplit(redis_url).path.strip('/') or '0'}."
+    return f"{keyprefix(fleet)}/{database_of(redis_url)}."
 
 
 async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
@@ -151,7 +152,7 @@ async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
         refused += await asyncio.to_thread(_refused_to_publish, settings)
         workers_only = await _refused_to_listen(journal, worker_subscriptions(fanout))
     except RedisError as exc:
-        raise unavailable(exc, config.redis_url) from exc
+        raise unavailable(exc, config.redis_url, journal.connection.timeout) from exc
     user = urlsplit(config.redis_url).username or "default"
     if not refused:
         may = (

@@ -224,7 +224,7 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)
   redis.call('ZREM', P .. 'deadlines', job)
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life_of(job))
   redis.call('ZADD', P .. 'ended', int(at), job) -- behind that: so it was told (_mend)
   if not left then
     redis.call('PEXPIRE', k, A.retention_ms)
