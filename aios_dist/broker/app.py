@@ -20,6 +20,7 @@ from kombu import Queue
 
 from aios_dist.broker.channels import Guarded
 from aios_dist.broker.messages import TASK, message
+from aios_dist.broker.pinned import Pinned
 from aios_dist.config import Config, PoolConfig
 from aios_dist.journal import Journal, Ticket
 
@@ -74,7 +75,7 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
     Every setting that differs from Celery's default says why; see docs/design.md, section 5.
     """
     fleet = config.fleet
-    app = Celery(name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=pool is not None)
+    app = Pinned(name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=pool is not None)
     options: dict[str, Any] = {
         "global_keyprefix": keyprefix(fleet.name),
         "priority_steps": [0],  # one list a lane: order is ours

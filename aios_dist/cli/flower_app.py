@@ -29,6 +29,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import ErrorHandler, OutputTransform, authenticated
 
 from aios_dist.broker.app import depth_commands, make_app
+from aios_dist.cli.flower_buttons import REFUSED, Refused
 from aios_dist.cli.worker import set_up_logging
 from aios_dist.config import Config
 from aios_dist.errors import FleetUnavailable
@@ -253,4 +254,6 @@ def application(config: Config, passwords: Iterable[str], **settings: Any) -> An
     prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
     ours = {"/broker": page, "/api/queues/length": lengths, "/metrics": GuardedMetrics}
     web.add_handlers(".*", [(f"{prefix}{path}", handler) for path, handler in ours.items()])
+    refused = [(f"{prefix}/api/task/{name}/(.+)", Refused, {"why": why}) for name, why in REFUSED.items()]
+    web.add_handlers(".*", refused)
     return web

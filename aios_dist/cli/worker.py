@@ -52,6 +52,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
         from celery.utils.nodenames import default_nodename, host_format
 
         from aios_dist.runtime import worker_app
+        from aios_dist.worker.shortages import allow_files
 
     config = load()
     config.pool(pool)
@@ -114,19 +115,3 @@ def set_up_logging(level: int) -> None:
     if level == logging.INFO:
         for name in QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def allow_files(wanted: int) -> None:
-    """Raise our own limit of open files as far as the system lets us: each call in flight is a connection."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (ValueError, OSError):
-        return  # what we have must do; `aios-dist doctor` says what is missing

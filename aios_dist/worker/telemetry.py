@@ -57,6 +57,9 @@ def flush() -> None:
 class StepRequest(Request):
     """Celery's record of a ticket, which leaves ``task-started`` to :func:`started`."""
 
+    def cancel(self, *_: Any, **__: Any) -> None:
+        """Celery's cold shutdown would tell Flower of another try; the runtime gives the step back."""
+
     def send_event(self, type: str, **fields: Any) -> None:
         """All events but that one. A spare ticket never starts."""
         if "exception" in fields:  # of any class, so with any text
