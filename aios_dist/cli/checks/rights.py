@@ -10,7 +10,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError, RedisError
@@ -18,6 +17,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from aios_dist.broker.app import keyprefix, make_app
 from aios_dist.cli.checks import Finding, ok, problem
 from aios_dist.config import Config
+from aios_dist.config.redis_urls import address
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import unavailable
 
@@ -126,7 +126,7 @@ def worker_subscriptions(fanout: str) -> list[Command]:
 
 def fanout_of(fleet: str, redis_url: str) -> str:
     """What kombu's channels of a fleet begin with: its prefix, and the number of the database."""
-    return f"{keyprefix(fleet)}/{urlsplit(redis_url).path.strip('/') or '0'}."
+    return f"{keyprefix(fleet)}/{address(redis_url).db}."
 
 
 async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
@@ -152,7 +152,7 @@ async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
         workers_only = await _refused_to_listen(journal, worker_subscriptions(fanout))
     except RedisError as exc:
         raise unavailable(exc, config.redis_url) from exc
-    user = urlsplit(config.redis_url).username or "default"
+    user = address(config.redis_url).username or "default"
     if not refused:
         may = (
             "do all that a fleet does"
