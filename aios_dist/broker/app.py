@@ -65,6 +65,7 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
         "global_keyprefix": keyprefix(fleet.name),
         "priority_steps": [0],  # one list a lane: order is ours
         "ack_emulation": False,  # no `unacked`: from the claim on, the lease answers for the step
+        "sweeps": pool is not None,  # an account that only talks needs no right to run scripts
         "max_connections": 1000,  # kombu's 10 fail under load
         # Kombu's default waits for ever on a dead connection; longer than its BRPOP, which lasts a second.
         "socket_timeout": max(2.0, fleet.redis_timeout),

@@ -208,8 +208,8 @@ class LaneDepths:
         """
         lanes = list(names)
         try:
-            waiting = await self.journal.waiting(lanes, most=0)
-            counts = [waiting[lane].ready for lane in lanes]
+            waiting = await self.journal.waiting_steps(lanes)
+            counts = [waiting[lane] for lane in lanes]
         except (FleetUnavailable, ResponseError):  # refused as a whole, or a command within the verb
             send = self.journal.connection.command
             counts = await asyncio.gather(*(send(*c) for c in depth_commands(self._config, lanes)))
