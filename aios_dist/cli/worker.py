@@ -16,6 +16,7 @@ from aios_dist.cli import ctrl_c_at_once
 from aios_dist.cli.options import setting_option
 from aios_dist.cli.session import hang_up_is_sigterm
 from aios_dist.config import FILES_BESIDE_CALLS, PoolConfig, load
+from aios_dist.config.reading import find_file
 from aios_dist.text import masking
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
         from aios_dist.worker.shortages import allow_files
 
     config = load()
+    file = find_file()
     config.pool(pool)
     app = worker_app(pool, slots=slots, config=config)
     runtime: Runtime = app.aios_runtime
@@ -64,6 +66,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
     @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # celery has no types
     def log(**_: Any) -> None:
         set_up_logging(level)
+        logger.info("The configuration: %s.", "no aios.toml" if file is None else file.absolute())
 
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             logger.warning("This worker runs as root; give it an account of its own.")

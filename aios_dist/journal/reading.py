@@ -302,7 +302,7 @@ class Reading(Access):
         return found
 
     async def _in_parts(self, shelf: str, name: str) -> int:
-        """The steps in the tenants' sets of a shelf: as they are counted, else counted anew, as the scripts do."""
+        """The steps in the tenants' sets of a shelf: as they are counted, else counted now."""
         (known,) = await self._gather([("HGET", self.keys.waits, f"{shelf}:{name}")])
         if known is not None and known.lstrip(b"-").isdigit():
             return max(0, int(known))

@@ -71,7 +71,7 @@ class LocalFleet:
         self.llm_key = secrets.token_urlsafe(24)
         """What those must know who ask the fake LLM for its calls, or change what it answers."""
         self.flower_url: str | None = None
-        self.flower_login = f"aios:{secrets.token_urlsafe(6)}"
+        self.flower_login = f"aios:{secrets.token_urlsafe(12)}"
         self.members: list[Member] = []
         self._specs = list(workers)
         self._flower = flower
