@@ -20,7 +20,7 @@ from aios_dist.config import Config, FleetConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from benchmarks.measures import rss_mb
 
-TURNS, BRANCHES = 400, 1_000
+TURNS, BRANCHES = 1_000, 1_000
 SLOTS = 48
 WORKERS = (1, 3)
 CONFIG = Config(

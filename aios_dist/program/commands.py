@@ -243,7 +243,8 @@ def llm(
         raise InvalidInput("llm() takes either a prompt or messages, one of the two.")
     if messages is not None:
         given = _listed(messages, "messages")
-        if not all(isinstance(m, Mapping) for m in given):  # also text: it is a sequence of texts
+        # Also text: it is a sequence of texts. (An abstract class is slow to ask, of 1,000 messages.)
+        if not all(type(m) is dict or isinstance(m, Mapping) for m in given):
             raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
         conversation = [dict(m) for m in given]
         if system is not None:

@@ -157,6 +157,8 @@ class Driver(People, Workers):
                 theirs = name in self.vanished  # of a job that had this id before
                 if at <= now and s is not None and s.state == "leased" and not theirs and lease.job != aside:
                     model.lost(lease.job, lease.step, self.fleet.config.attempts)
+                    job = before.jobs[lease.job]
+                    self.promises.came_back(job.heads[lease.step].lane, job.tenant)
         for m, at in sorted(one["timers"].items(), key=lambda e: (e[1], e[0])):
             id, _, step = m.rpartition("/")
             s = model.step(id, step) if step != "!" else None

@@ -121,6 +121,7 @@ class Promises:
 
     waiting: dict[str, Waiting] = field(default_factory=dict)
     shares: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    returned: set[tuple[str, str]] = field(default_factory=set)  # lanes, with tenants that have not been away
 
     def forget(self, *, shares: bool) -> None:
         """Ranks or limits are others from here on; ``shares``: weights, or lanes, also."""
@@ -136,6 +137,10 @@ class Promises:
         for name, entry in entries.items():
             if name != tenant and tenant in entry.others:
                 entry.others[tenant] += amount
+
+    def came_back(self, lane: str, tenant: str) -> None:
+        """A call of its was lost or given back: it has not been away, and keeps its counter."""
+        self.returned.add((lane, tenant))
 
     def capped(self, tenant: str) -> None:
         """Its cap is full: it competes no more, and is lifted when it does again (it saves nothing up)."""
@@ -223,10 +228,13 @@ class Promises:
         entries = self.shares[lane] = {t: e for t, e in was.items() if t in there}
         for entry in entries.values():
             entry.others = {t: had for t, had in entry.others.items() if t in there}
-        old = {t: counters.get(t, 0.0) for t in entries}
-        for t in there - entries.keys():
-            least = min(old.values(), default=0.0)
-            entries[t] = Entry({u: c - least for u, c in old.items()}, others=dict.fromkeys(old, 0.0))
+        stayed = {t for t in there if (lane, t) in self.returned}
+        self.returned = {back for back in self.returned if back[0] != lane}
+        old = {t: counters.get(t, 0.0) for t in entries.keys() | stayed}
+        for t in sorted(there - entries.keys()):
+            least = old[t] if t in stayed else min(old.values(), default=0.0)
+            others = {u: c for u, c in old.items() if u != t}
+            entries[t] = Entry({u: c - least for u, c in others.items()}, others=dict.fromkeys(others, 0.0))
         mine = entries.get(tenant)
         if mine is not None:
             lines += [

@@ -93,6 +93,10 @@ class Scheduling(Driver):
         weight = float(self.seen.hashes["tenant"].get(tenant, {}).get("w", 1))
         self.promises.charged(h.lane, tenant, part * cost / weight if part > 0 else (1 - cost) / weight)
 
+    def _came_back(self, got: Held) -> None:
+        lane = self.fleet.job(got.claim.job).heads[got.claim.step].lane
+        self.promises.came_back(lane, got.claim.record.tenant)
+
     def counted(self, claim: Claim) -> tuple[int, int]:
         """What was charged for it, no more and no less."""
         return max(1, self.fleet.job(claim.job).heads[claim.step].cost), 0
@@ -107,6 +111,7 @@ class Scheduling(Driver):
         """… and not here either."""
         if not got.claim.is_turn:
             self._charge(got, -1.0)
+            self._came_back(got)
         super().release(got, nothing=nothing)
 
     def work(self) -> None:
@@ -149,6 +154,8 @@ class Scheduling(Driver):
             got.number, claim.job, claim.step, failed=True, to=more.get("to"), counted=False
         )
         self._charge(got, -1.0)
+        if not more["after"]:
+            self._came_back(got)
         self.expect(
             self.run(send_release(self.journal, claim, more)), *([True, None] if mine else [False, None])
         )

@@ -54,14 +54,15 @@ async def test_a_call_that_was_given_back_costs_its_tenant_next_to_nothing(hand:
     assert view.counters == {"llm": 1.0}
 
 
-async def test_a_tenant_whose_call_was_given_back_has_not_been_away(hand: Hand) -> None:
+@pytest.mark.parametrize("how", ["given back", "lost"])
+async def test_a_tenant_whose_call_was_given_back_or_lost_has_not_been_away(hand: Hand, how: str) -> None:
     await hand.journal.set_lane("llm", fair="tenant")
     await hand.submit(ranked("z", Rank(), tenant="z", tokens=10))
     claim = await hand.claim()
     await hand.submit(*(ranked(f"b{n}", Rank(), tenant="busy", tokens=10) for n in range(5)))
     for _ in range(3):
         await hand.claim()
-    await hand.journal.release(claim, "shutdown")
+    await (hand.lose(claim) if how == "lost" else hand.journal.release(claim, "shutdown"))
     assert (await hand.order())[0] == "z"
 
 
