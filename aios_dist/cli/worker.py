@@ -44,7 +44,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
 
     The same as `celery -A workers.POOL worker -n POOL@%h`, without needing that file. Two workers of a pool
     on one machine need two names: --name a@%h. SIGTERM (exit code 0), a terminal that closes, or
-    Ctrl-C (130) finishes what is in flight, then ends.
+    Ctrl-C (130) finishes what is in flight, then ends; Ctrl-C again hands it back at once.
     """
     without_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # nohup
     with ctrl_c_at_once():
