@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING
 
 import click
 
-from aios_dist.cli.checks import Finding, Level, raised
+from aios_dist.cli.checks import Finding, Level, raised, warning
 from aios_dist.cli.entry import say
 from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.config import Config, load
+from aios_dist.config.reading import find_file
 from aios_dist.errors import AiosError, FleetUnavailable
 from aios_dist.text.masking import hide
 
@@ -69,6 +69,7 @@ async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> lis
     """All checks. What needs Redis is left out when it cannot be reached."""
     from aios_dist.cli.checks import deaf, held, lanes, machine, providers, rights, server
     from aios_dist.journal import Wanted
+    from aios_dist.journal.formats import drain, open_elsewhere
 
     findings = list(machine.packages())
     registry: Registry | None = None
@@ -77,6 +78,10 @@ async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> lis
         findings += await _all(server.server(journal))
         findings += await _all(server.clock(journal))
         findings += await _all(rights.rights(config, journal))
+        findings += [
+            warning("format", *drain(format, jobs))
+            for format, jobs in (await open_elsewhere(journal)).items()
+        ]
         registry = await fleet.registry()
         findings += lanes.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
@@ -106,8 +111,9 @@ async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> lis
 
 
 def _configuration(config: Config) -> Finding:
-    file = os.environ.get("AIOS_CONFIG") or ("aios.toml" if os.path.exists("aios.toml") else "no aios.toml")
-    return Finding("configuration", Level.OK, f"Fleet {config.fleet.name!r}, {file}.")
+    file = find_file()
+    where = "no aios.toml" if file is None else file.absolute()
+    return Finding("configuration", Level.OK, f"Fleet {config.fleet.name!r}, {where}.")
 
 
 async def _all(source: AsyncIterable[Finding]) -> list[Finding]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from aios_dist.model.jobs import Outcome, Step
 
 
+COLUMNS = (">STEP", "KIND", "MODEL", "STATE", ">TRIES", ">IN", ">OUT", ">WAITED", ">RAN", "LANE", "WORKER")
+
+
 @click.command()
 @click.argument("id")
 @click.option("--prompts", is_flag=True, help="Also the texts: input, prompts, answers, result.")
@@ -60,15 +63,19 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         record["steps"] = [
             _step_record(step, now, prompts, tries.get(step.number, [])) for step in history.steps
         ]
+        record["forgotten"] = [_step_record(step, now, prompts, []) for step in history.forgotten]
         print_json(record)
         return
     _print_head(history, outcome)
     print()
     print_table(
-        (">STEP", "KIND", "MODEL", "STATE", ">TRIES", ">IN", ">OUT", ">WAITED", ">RAN", "LANE", "WORKER"),
+        COLUMNS,
         (_row(step, now) for step in history.steps),
         empty="No steps yet.",
     )
+    if history.forgotten:
+        print("\nForgotten, when it was resumed from an earlier step; what it cost has counted:")
+        print_table(COLUMNS, (_row(step, now) for step in history.forgotten), empty="")
     from aios_dist.journal.views import needed
 
     for need in lacking:

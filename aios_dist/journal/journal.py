@@ -16,10 +16,12 @@ from aios_dist.errors import (
     JournalError,
     WorkerLost,
 )
+from aios_dist.journal.depths import Depths
+from aios_dist.journal.finding import Finding
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
-from aios_dist.journal.reading import HUGE, Reading
+from aios_dist.journal.reading import HUGE
 from aios_dist.journal.records import (
     Advance,
     Claim,
@@ -71,7 +73,7 @@ MOST_LARGE_SIGNALS = 16
 """As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
-class Journal(Reading, Following, Ordering, Office, Submitting, Telling):
+class Journal(Depths, Finding, Following, Ordering, Office, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -489,12 +491,10 @@ class Journal(Reading, Following, Ordering, Office, Submitting, Telling):
         # What is begun with a code waits for a worker that has it: no longer than for a lost one's lease.
         until = f"{(info.seen_at + self.config.lease) * 1e6:.0f}"
         serving += [part for need in info.code_needs() for part in (until, need)]
-        gone = f"({(info.seen_at - self.config.retention) * 1e6:.0f}"
         await self._gather(
             [
                 ("HSET", self.keys.registry, *fields),
                 *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
-                ("ZREMRANGEBYSCORE", self.keys.serving, "-inf", gone),  # each deploy has codes of its own
             ]
         )
 

@@ -41,6 +41,14 @@ def prefix(fleet: str) -> str:
     return f"aios:{{{fleet}}}:{FORMAT}:"
 
 
+def other_formats(fleet: str) -> dict[str, str]:
+    """Where journals of other formats keep the fleet's open jobs, by the format."""
+    others = {"1": f"aios:{{{fleet}}}:open"}  # it had no number
+    for number in range(FORMAT + 1, FORMAT + 4):
+        others[str(number)] = f"aios:{{{fleet}}}:{number}:open"
+    return others
+
+
 class Keys:
     """The keys of one fleet."""
 
@@ -64,6 +72,7 @@ class Keys:
         self.rules = self.prefix + "rules"
         self.serving = self.prefix + "serving"
         self.plans = self.prefix + "plans"
+        self.parked = self.prefix + "parked"
         self.waits = self.prefix + "waits"
 
     def job(self, id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -19,21 +20,18 @@ from aios_dist.journal.views import (
     Event,
     History,
     JobView,
-    LaneCount,
     ModelView,
-    Need,
     PlanView,
     Registry,
     Repairs,
     Standing,
-    Wanted,
     WorkerInfo,
     head_to_step,
     model_view,
 )
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import span
-from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, decode
+from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, Step, decode
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
@@ -44,11 +42,6 @@ SILENT_S = 3600.0
 """How long a worker is told of that says nothing any more: one that was killed, or is stopped."""
 MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
-MOST_TENANTS = 100
-"""Tenants of a lane that are named with their steps, where nobody asks for others."""
-
-FOUND_AT_ONCE = 500
-"""Jobs that are read in one round trip, where some are looked for among all."""
 
 MOST_TRIES = 5
 FIELDS_AT_ONCE = 2_000
@@ -111,7 +104,7 @@ class Reading(Access):
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
         found = await self._seen(jobs, VIEWED)
-        return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
+        return [view_of(job, facts) for job, facts in zip(jobs, found, strict=True)]
 
     async def _seen(self, jobs: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
         """Fields of jobs; none of those that nobody sees yet. ``fields`` has hp and pl, and ends with half.
@@ -215,7 +208,7 @@ class Reading(Access):
         if b"st" not in facts:
             raise self._no_job(job)
         try:
-            view = _view(job, [facts.get(f.encode()) for f in VIEWED])
+            view = view_of(job, [facts.get(f.encode()) for f in VIEWED])
             assert view is not None
             steps = [
                 head_to_step(
@@ -228,6 +221,7 @@ class Reading(Access):
                 for number in range(view.steps)
             ]
             record = unpack_record(facts[b"rec"])
+            forgotten = _forgotten(job, facts)
         except UNREADABLE as exc:
             raise _damaged(job, exc) from None
         return History(
@@ -238,6 +232,7 @@ class Reading(Access):
             basis=(facts.get(b"dg") or b"").decode(),
             retried=b"rt" in facts,
             events=events,
+            forgotten=forgotten,
         )
 
     async def _all(self, job: str) -> dict[bytes, bytes]:
@@ -287,33 +282,6 @@ class Reading(Access):
                 views += await self._listed(key, limit)
         return sorted(views, key=lambda v: -v.submitted_at)[:limit]
 
-    async def find_jobs(self, wanted: Wanted, limit: int | None = None) -> list[JobView]:
-        """Jobs of which that holds, newest first, all of them or so many: looked for among all there are."""
-        found: dict[str, JobView] = {}
-        for ended in wanted.where():
-            key = self.keys.ended if ended else self.keys.open
-            taken = 0
-            last = "+inf"  # by score, and not by place: jobs end meanwhile
-            oldest = "-inf" if wanted.since is None else f"{wanted.since * 1e6:.0f}"
-            while limit is None or taken < limit:
-                page = await self.connection.command(
-                    "ZRANGE", key, last, oldest, "BYSCORE", "REV", "LIMIT", 0, FOUND_AT_ONCE, "WITHSCORES"
-                )
-                pairs = _scored(page)
-                ids = [id for id, _ in pairs]
-                for id, facts in zip(ids, await self._seen(ids, VIEWED), strict=True):
-                    try:
-                        view = _view(id, facts)
-                    except JournalError:
-                        continue  # `doctor` names it
-                    if view is not None and id not in found and wanted.takes(view):
-                        found[id] = view
-                        taken += 1
-                if len(pairs) < FOUND_AT_ONCE:
-                    break
-                last = f"({pairs[-1][1]:.0f}"
-        return sorted(found.values(), key=lambda v: -v.submitted_at)[:limit]
-
     async def _listed(self, key: str, limit: int) -> list[JobView]:
         """The newest jobs of a set that can be seen: those of a plan that is being submitted cannot."""
         views: list[JobView] = []
@@ -322,7 +290,7 @@ class Reading(Access):
             ids = [name.decode("utf-8", "replace") for name in names]
             for id, facts in zip(ids, await self._seen(ids, VIEWED), strict=True):
                 try:
-                    view = _view(id, facts)
+                    view = view_of(id, facts)
                 except JournalError:
                     continue  # `doctor` names it
                 if view is not None:
@@ -330,67 +298,6 @@ class Reading(Access):
             if len(views) >= limit or len(ids) < limit:
                 break
         return views[:limit]
-
-    async def waiting(
-        self, lanes: Sequence[str], *, first: int = 0, most: int = MOST_TENANTS, due: bool = False
-    ) -> dict[str, LaneCount]:
-        """The steps that wait on each lane, also by tenant where it is shared.
-
-        Args:
-            lanes: their names.
-            first, most: so many tenants from that place on are named; who is served next has place 0.
-            due: also what is due and nobody has brought there yet: without a worker nobody does.
-        """
-        found = await self._run("counts", lanes=list(lanes), first=first, most=most, due=int(due))
-        return {
-            lane: LaneCount(
-                count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)}, tenants, over
-            )
-            for lane, (count, by, tenants, over) in zip(lanes, found, strict=True)
-        }
-
-    async def longest_wait(self, lane: str) -> float:
-        """Seconds for which the first step of a lane (of a shared one: of the tenant that goes first) has
-        been ready; 0.0 where there is none."""
-        first, tenants = await self._gather(
-            [("ZRANGE", self.keys.ready(lane), 0, 0), ("ZRANGE", self.keys.ready_by(lane), 0, 0)]
-        )
-        if not first and tenants:
-            name = tenants[0].decode("utf-8", "replace")
-            first = await self.connection.command("ZRANGE", self.keys.ready(f"{lane}|{name}"), 0, 0)
-        if not first:
-            return 0.0
-        job, _, step = first[0].decode("utf-8", "replace").rpartition("/")
-        packed, now = await asyncio.gather(
-            self.connection.command("HGET", self.keys.job(job), f"h{step}"), self.now()
-        )
-        try:
-            return max(0.0, now - unpack_head(packed).ready / 1e6) if packed else 0.0
-        except UNREADABLE:  # the walk sets it aside
-            return 0.0
-
-    async def needs(self, lanes: Sequence[str]) -> list[Need]:
-        """Steps of the lanes that the workers which met them could not serve, by what they need."""
-        wanted = await self._gather(("ZRANGE", self.keys.wanted(lane), 0, -1) for lane in lanes)
-        pairs = [(lane, n.decode()) for lane, names in zip(lanes, wanted, strict=True) for n in names]
-        now = await self.now()
-        found = []
-        for lane, name in pairs:
-            shelf = f"?{name}"
-            code = name.startswith("code/")  # where nobody has it any more, it is tried with what there is
-            instead = f"agent/{name[5:].rpartition('@')[0]}" if code else name
-            alone, shared, *until = await self._gather(
-                [
-                    ("ZCARD", self.keys.held(shelf)),
-                    ("HGET", self.keys.waits, f"held:{shelf}"),
-                    ("ZSCORE", self.keys.serving, name),
-                    ("ZSCORE", self.keys.serving, instead),
-                ]
-            )
-            served = any(end is not None and float(end) / 1e6 > now for end in until)
-            if count := alone + int(shared or 0):
-                found.append(Need(lane, name, count, served))
-        return found
 
     async def repairs(self) -> Repairs:
         """What was put right or set aside so far, and what is marked now."""
@@ -405,15 +312,6 @@ class Reading(Access):
             },
             dirty,
         )
-
-    async def counts(self, lanes: Sequence[str]) -> dict[str, int]:
-        """Numbers for people: open jobs, held and timed steps, and ``ready:<lane>`` for each lane."""
-        keys = self.keys
-        sets = {"open": keys.open, "leased": keys.leases, "timed": keys.timers}
-        sizes = await self._gather(("ZCARD", key) for key in sets.values())
-        waiting = await self.waiting(lanes, most=0)
-        ready = {f"ready:{lane}": count.ready for lane, count in waiting.items()}
-        return dict(zip(sets, sizes, strict=True)) | ready
 
     async def model_views(self, models: Sequence[str]) -> list[ModelView]:
         """Limits, holds and calls of each model, over the whole fleet."""
@@ -511,11 +409,30 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+_FORGOTTEN = re.compile(rb"z(\d+)\|h(\d+)")
+
+
 HUGE = (RecordTooLarge, zlib.error)
 """… one that no release has written."""
 
 UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError)
 """What a damaged record raises."""
+
+
+def _forgotten(job: str, facts: dict[bytes, bytes]) -> list[Step]:
+    """What ``rewind.lua`` has put aside, in the order of its resumings and of the steps' numbers."""
+    names = (_FORGOTTEN.fullmatch(name) for name in facts) if b"zn" in facts else ()
+    heads = sorted((int(found[1]), int(found[2])) for found in names if found)
+    return [
+        head_to_step(
+            job,
+            number,
+            unpack_head(facts[b"z%d|h%d" % (era, number)]),
+            facts.get(b"z%d|q%d" % (era, number)),
+            facts.get(b"z%d|o%d" % (era, number)),
+        )
+        for era, number in heads
+    ]
 
 
 class Unreadable(JournalError):
@@ -541,7 +458,7 @@ def outcome_of(job: str, result: bytes) -> Outcome:
         raise _damaged(job, exc) from None
 
 
-def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
+def view_of(job: str, facts: Sequence[bytes | None]) -> JobView | None:
     """A job from its fields; None where there is none.
 
     Raises:
@@ -587,13 +504,6 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         parked=known["pk"] is not None and state == b"paused",
         code=text("ch"),
     )
-
-
-def _scored(found: Any) -> list[tuple[str, float]]:
-    """Names and scores from a ZRANGE's answer, in RESP2 and RESP3 form."""
-    nested = bool(found) and isinstance(found[0], (list, tuple))
-    pairs = found if nested else list(zip(found[::2], found[1::2], strict=True))
-    return [(name.decode("utf-8", "replace"), float(score)) for name, score in pairs]
 
 
 def _event(index: int, packed: bytes) -> Event:

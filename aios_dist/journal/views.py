@@ -139,6 +139,8 @@ class History(msgspec.Struct, frozen=True):
         basis: what a program has seen that was brought to this; see :class:`Decision`.
         retried: the next turn says which failures are run again (``redo``).
         events: as many of the job had been told before it was read.
+        forgotten: steps that were left out when it was resumed from an earlier one, as they were then;
+            none where it was read without requests.
     """
 
     view: JobView
@@ -148,6 +150,7 @@ class History(msgspec.Struct, frozen=True):
     basis: str = ""
     retried: bool = False
     events: int = 0
+    forgotten: list[Step] = []
 
     def retried_with(self, salt: str) -> bool:
         """Whether the last retry of the job is the one of this ``salt``: see ``Journal.retry``."""

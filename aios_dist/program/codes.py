@@ -15,7 +15,11 @@ import hashlib
 import os
 import re
 import socket
+import string
+import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -28,6 +32,7 @@ DEEPEST = 20
 """Values in values."""
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
+_SAID_ALL = (re.Pattern, range, Decimal, timedelta)
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages$")
 _OF_A_PROCESS = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EPOCH = 1e9
@@ -147,6 +152,10 @@ class _Walk:
             self._values(value.keys(), depth + 1)
             self._values(value.values(), depth + 1)
             return f"dict of {len(value)}"
+        if kind in _SAID_ALL:
+            return repr(value)
+        if isinstance(value, string.Template):
+            return repr(value.template)
         if isinstance(value, (staticmethod, classmethod, property, functools.partial, MethodType)):
             self._values(_in(value), depth + 1)
             return kind.__name__
@@ -186,7 +195,7 @@ class _Walk:
             return True
         if not self._folder:
             return False
-        file = file or getattr(_loaded(module), "__file__", None)
+        file = file or getattr(sys.modules.get(module), "__file__", None)
         return bool(file) and os.path.abspath(str(file)).startswith(self._folder) and not _foreign(str(file))
 
 
@@ -206,12 +215,6 @@ _OF_CLASSES = frozenset(
         *("__annotations_cache__", "__classdictcell__"),
     }
 )
-
-
-def _loaded(module: str) -> ModuleType | None:
-    import sys
-
-    return sys.modules.get(module)
 
 
 def _foreign(file: str) -> bool:
@@ -265,5 +268,5 @@ def _of_this_process(value: Any) -> bool:
             or bool(_OF_A_PROCESS.fullmatch(value))
         )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return abs(value) >= _EPOCH or value == os.getpid() > 100
+        return abs(value) >= _EPOCH or value == os.getpid()
     return False

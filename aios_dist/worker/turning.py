@@ -1,7 +1,7 @@
 """Running turns on this worker: programs in threads of their own, bounded in time, and what they came to.
 
 A fault of ours or of the program's costs no answer: the outcome is written as it is, without a decision, and
-the job then fails for its own reason, once.
+the job then fails for its own reason, once; or it parks, where its code asks for something else now.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, WorkerInfo
@@ -129,11 +130,13 @@ def test_jobs_are_chosen_by_what_holds_of_them(
 
 
 def test_more_jobs_than_one_page_are_found(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, jobs: list[str]
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, jobs: list[str], park: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr("aios_dist.journal.reading.FOUND_AT_ONCE", 1)
+    monkeypatch.setattr("aios_dist.journal.finding.FOUND_AT_ONCE", 1)
     assert ids(cli("job", "list", "--state", "running", "--json")) == jobs
     assert len(cli("job", "list", "--state", "running", "--limit", "2", "--json").json) == 2
+    park(*jobs)
+    assert ids(cli("job", "list", "--state", "parked", "--json")) == jobs
 
 
 @pytest.mark.parametrize("since", ["yesterday", "5", "h", "-1h", "2026-13-01", ""])
@@ -161,7 +164,9 @@ def test_from_a_step_on_and_what_cannot_be_is_named(
     assert done.out == "0 resumed\n"
     assert "a1 was not resumed: Job 'a1' has no step 7 to be resumed from." in done.err
     assert cli("job", "resume", "a1", "--from-step", "0").out == "a1 resumed\n"
-    assert cli("job", "show", "a1", "--json").json["steps"] == []
+    shown = cli("job", "show", "a1", "--json").json
+    assert (shown["steps"], [step["number"] for step in shown["forgotten"]]) == ([], [0])
+    assert "Forgotten, when it was resumed from an earlier step" in cli("job", "show", "a1").out
 
 
 def test_all_of_a_tenant_are_cancelled_and_those_that_failed_are_retried(cli: Cli, jobs: list[str]) -> None:
@@ -249,3 +254,21 @@ def test_doctor_says_of_which_agents_workers_have_different_code(
     assert [f["what"] for f in found] == [
         "Workers have 2 codes of agent 'trip' (b2 on 2, a1 on 1): open jobs go on with theirs."
     ]
+
+
+@pytest.mark.parametrize(("place", "format"), [("open", "1"), ("3:open", "3")])
+def test_jobs_of_another_format_are_named_with_how_to_drain_them(
+    cli: Cli, redis_url: str, fleet_name: str, place: str, format: str
+) -> None:
+    key = f"aios:{{{fleet_name}}}:{place}"
+    assert [f for f in cli("doctor", "--json").json["findings"] if f["check"] == "format"] == []
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(key, {"a": 1, "b": 2})
+        try:
+            (found,) = [f for f in cli("doctor", "--json").json["findings"] if f["check"] == "format"]
+        finally:
+            client.delete(key)
+    assert found["what"].startswith(f"2 jobs are open in a journal of format {format}, which this release")
+    assert found["fix"].startswith(
+        "Let workers of the release that wrote them run beside these until they have"
+    )

@@ -177,3 +177,15 @@ async def test_many_parked_jobs_go_on_some_at_a_time(hand: Hand) -> None:
     assert sum(went_on) == 45
     assert max(went_on) <= 20
     await hand.look()
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+async def test_a_jump_of_redis_clock_keeps_nobody_waiting_for_code_that_is_gone(
+    hand: Hand, jump: float
+) -> None:
+    """A worker said so before the clock jumped, and was lost since."""
+    await worker(hand, "old", "old", ago=jump)
+    await hand.journal.shift(jump, 5.0, 0)
+    until = float(await hand.redis("ZSCORE", hand.keys.serving, "code/a@old")) / 1e6
+    now = await hand.journal.now()
+    assert now < until <= now + hand.config.lease

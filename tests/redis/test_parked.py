@@ -385,8 +385,9 @@ async def test_resumed_from_a_step_the_new_code_runs_from_there_and_what_came_be
     assert await job.result(timeout=0) == "re Translate: re Be brief.re Plan a trip."
     assert Anybodys.asked.count("small Plan a trip.") == 1
     assert (await job.usage()).calls == 4, "what was paid for counts, also what is not used"
-    facts = await hand.redis("HMGET", hand.journal.keys.job("x"), "z1|q1", "z1|h1", "z1|o1")
-    assert all(facts), "and it stays in the journal"
+    (left,) = (await hand.journal.load("x")).forgotten
+    assert left.outcome is not None
+    assert (left.number, left.outcome.result().text) == (1, "re Shorten: re Plan a trip."), "and it stays"
     await hand.look()
 
 

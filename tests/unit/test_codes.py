@@ -17,7 +17,15 @@ from aios_dist.program import agents
 
 FILES = {
     "trips_pkg/__init__.py": "",
-    "trips_pkg/prompts.py": 'SYSTEM = "Be brief."\nTABLE = {"a": ["Plan {}", 3]}\nOTHER = "x"\n',
+    "trips_pkg/prompts.py": """
+import re
+from string import Template
+SYSTEM = "Be brief."
+TABLE = {"a": ["Plan {}", 3]}
+TEMPLATE = Template("For $who.")
+WORD = re.compile("[a-z]+")
+OTHER = "x"
+""",
     "trips_pkg/helpers.py": """
 import json
 from dataclasses import dataclass
@@ -56,7 +64,8 @@ async def trip(city: str = "Lima") -> str:
     '''Plans.'''
     # a comment
     found = await tool(look_up, city)
-    return (await llm(shape(city) + prompts.TABLE["a"][0] + STYLE.words(), system=SYSTEM)).text
+    for_whom = prompts.TEMPLATE.substitute(who=prompts.WORD.findall(city))
+    return (await llm(for_whom + shape(city) + prompts.TABLE["a"][0] + STYLE.words(), system=SYSTEM)).text
 
 @agent(name="codes-other")
 async def other() -> str:
@@ -126,6 +135,8 @@ def test_what_the_agent_does_not_do_is_no_other_code(code_with: Code, change: tu
         ("helpers", "in a {self.tone} tone", "with a {self.tone} tone"),
         ("prompts", "Be brief.", "Be short."),
         ("prompts", "Plan {}", "Plot {}"),
+        ("prompts", "For $who.", "To $who."),
+        ("prompts", "[a-z]+", "[A-Z]+"),
     ],
     ids=lambda change: f"{change[1][:20]}",
 )

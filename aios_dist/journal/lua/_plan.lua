@@ -192,7 +192,7 @@ park_job = function(job, decision)
   local need = ch and ch ~= decision.code and code_need(string.match(who(job) or '', '|(.*)$') or '', ch)
   mark(job)
   if need and somebody_has(need) then return need_turn(job) end -- its turn is another worker's
-  if need then redis.call('ZADD', P .. 'parked', 0, need .. '|' .. job) end
+  redis.call('ZADD', P .. 'parked', 0, (need or '-') .. '|' .. job)
   redis.call('HSET', k, 'wake', 1)
   pause_job(job, decision.parks.why, decision.parks.said, need or '-')
   redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job)
