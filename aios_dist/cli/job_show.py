@@ -118,9 +118,8 @@ def _lacking(history: History, needs: Sequence[Need], agents: set[str]) -> list[
     wanted.add(f"code/{history.record.agent}@{history.view.code}")
     lacking = {need.need for need in needs if need.need in wanted and not need.served}
     if history.view.in_code and history.record.agent not in agents:
-        lacking = {need for need in lacking if not need.startswith("code/")} | {
-            f"agent/{history.record.agent}"
-        }
+        lacking.discard(f"code/{history.record.agent}@{history.view.code}")
+        lacking.add(f"agent/{history.record.agent}")
     return sorted(lacking)
 
 
