@@ -120,7 +120,7 @@ BUGS: tuple[Change, ...] = (
     Change("who gave a step back may renew it", "release", "h[H.started] = 0 ", "local _ = 0 "),
     Change("steps that are given back are not counted", "release", "h[H.back] = (h[H.back] or 0) + 1", "h[H.back] = 1"),
     Change("a signal that is sent again is the next one", "signal", "if facts[3] then return { facts[3], {} } end\n", ""),
-    Change("signals are kept without end", "signal", "next_ - first >= A.most", "false"),
+    Change("signals are kept without end", "signal", "kept >= A.most", "false"),
     Change("who gives a step back need not hold it", "release", " or h[H.token] ~= A.token", ""),
     Change("a lease that is gone is taken up from another job", "regain", " and birth_of(facts[2] or '') == c.birth", ""),
     Change("a lease is taken up whoever has had the step since", "regain", "h[H.attempt] < c.attempt", "h[H.attempt] <= c.attempt"),
