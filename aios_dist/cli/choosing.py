@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from aios_dist.cli.entry import say
+from aios_dist.cli.session import on_journal
 from aios_dist.errors import AiosError, FleetUnavailable, InvalidInput
 from aios_dist.model.jobs import JobState
 
@@ -121,8 +122,7 @@ def bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("ids", metavar="[ID]...", nargs=-1)(command)
 
 
-async def chosen(
-    fleet: AsyncFleet,
+def chosen(
     ids: Sequence[str],
     choice: Choice,
     *,
@@ -133,7 +133,6 @@ async def chosen(
     """The jobs that a command is about.
 
     Args:
-        fleet: where they are.
         ids: those that are named; all others are asked about first.
         choice: what the options say.
         may: the states in which its verb can be done.
@@ -154,18 +153,21 @@ async def chosen(
         )
     if odd := [state for state in choice.states if state not in may]:
         raise InvalidInput(f"{ask} jobs of state {' or '.join(may)}, not {odd[0]}.")
-    journal = fleet.journal
-    wanted = await choice.wanted(journal)
-    if not wanted.states:
-        wanted = msgspec.structs.replace(wanted, states=tuple(may))
-    found = [view.id for view in await journal.find_jobs(wanted)]
+
+    async def find(journal: Journal) -> list[str]:
+        wanted = await choice.wanted(journal)
+        if not wanted.states:
+            wanted = msgspec.structs.replace(wanted, states=tuple(may))
+        return [view.id for view in await journal.find_jobs(wanted)]
+
+    found = on_journal(find)
     count = f"{len(found):,} job{'' if len(found) == 1 else 's'}"
     if not found:
         say(f"No jobs ({choice}).")
     elif not yes:
         if not sys.stdin.isatty():
             raise InvalidInput(f"{ask} {count} ({choice}): say --yes where that is meant.")
-        await asyncio.to_thread(click.confirm, f"{ask} {count} ({choice})?", abort=True, err=True)
+        click.confirm(f"{ask} {count} ({choice})?", abort=True, err=True)  # no loop runs: Ctrl-C ends it
     return found
 
 

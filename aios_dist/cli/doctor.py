@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from aios_dist.cli.entry import say
 from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.config import Config, load
+from aios_dist.config.reading import find_file
 from aios_dist.errors import AiosError, FleetUnavailable
 from aios_dist.text.masking import hide
 
@@ -111,8 +111,9 @@ async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> lis
 
 
 def _configuration(config: Config) -> Finding:
-    file = os.environ.get("AIOS_CONFIG") or ("aios.toml" if os.path.exists("aios.toml") else "no aios.toml")
-    return Finding("configuration", Level.OK, f"Fleet {config.fleet.name!r}, {file}.")
+    file = find_file()
+    where = "no aios.toml" if file is None else file.absolute()
+    return Finding("configuration", Level.OK, f"Fleet {config.fleet.name!r}, {where}.")
 
 
 async def _all(source: AsyncIterable[Finding]) -> list[Finding]:

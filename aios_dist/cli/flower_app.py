@@ -27,6 +27,7 @@ from tornado.web import ErrorHandler, OutputTransform, authenticated
 
 from aios_dist.broker.app import depth_commands, make_app
 from aios_dist.cli import flower_events
+from aios_dist.cli.flower_buttons import REFUSED, Refused
 from aios_dist.cli.worker import set_up_logging
 from aios_dist.config import Config
 from aios_dist.errors import FleetUnavailable
@@ -155,8 +156,8 @@ class LaneDepths:
         """
         lanes = list(names)
         try:
-            waiting = await self.journal.waiting(lanes, most=0)
-            counts = [waiting[lane].ready for lane in lanes]
+            waiting = await self.journal.waiting_steps(lanes)
+            counts = [waiting[lane] for lane in lanes]
         except (FleetUnavailable, ResponseError):  # refused as a whole, or a command within the verb
             send = self.journal.connection.command
             counts = await asyncio.gather(*(send(*c) for c in depth_commands(self._config, lanes)))
@@ -203,4 +204,6 @@ def application(config: Config, passwords: Iterable[str], **settings: Any) -> An
     prefix = f"/{options.url_prefix.strip('/')}" if options.url_prefix else ""
     ours = {"/broker": page, "/api/queues/length": lengths, "/metrics": GuardedMetrics}
     web.add_handlers(".*", [(f"{prefix}{path}", handler) for path, handler in ours.items()])
+    refused = [(f"{prefix}/api/task/{name}/(.+)", Refused, {"why": why}) for name, why in REFUSED.items()]
+    web.add_handlers(".*", refused)
     return web

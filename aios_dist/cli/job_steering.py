@@ -38,12 +38,8 @@ def bulk(
     yes: bool,
 ) -> list[dict[str, Any]]:
     """One verb over the jobs that are named, or chosen by options; a record for each. See ``choosing``."""
-
-    async def work(fleet: AsyncFleet) -> list[dict[str, Any]]:
-        found = await chosen(fleet, ids, choice, may=may, ask=ask, yes=yes)
-        return await each(fleet, found, verb, done, one=bool(ids))
-
-    return on_fleet(work)
+    found = chosen(ids, choice, may=may, ask=ask, yes=yes)
+    return on_fleet(lambda fleet: each(fleet, found, verb, done, one=bool(ids))) if found else []
 
 
 def tell_bulk(records: Sequence[dict[str, Any]], done: str, as_json: bool) -> None:

@@ -227,6 +227,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents: dict[str, PromptsConfig] = {}
     tenants: dict[str, TenantConfig] = {}
 
+    @property
+    def names_code(self) -> bool:
+        """Python of the user's is imported for it: modules of agents, or a provider's class."""
+        return bool(self.fleet.modules) or any(":" in model.provider for model in self.models.values())
+
     def __post_init__(self) -> None:
         """Whoever has a configuration must not print what it leads to."""
         self.hide_secrets(os.environ)

@@ -10,7 +10,6 @@ import asyncio
 import os
 import weakref
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.asyncio as aioredis
 from redis.asyncio.connection import DefaultParser
@@ -36,7 +35,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from aios_dist.config.redis_urls import database_of, wrong_with
+from aios_dist.config.redis_urls import address
 from aios_dist.errors import ConfigError, FleetUnavailable, JournalError, RedisUnfit
 from aios_dist.journal.scripts import Script
 from aios_dist.text.masking import hide, learn_url, masked
@@ -71,14 +70,12 @@ class _Patient(DefaultParser):  # type: ignore[misc, valid-type]
 def open_client(url: str, **options: Any) -> aioredis.Redis:
     """A client for ``redis://``, ``rediss://``, ``unix://`` or
     ``sentinel://host:port[,host:port…]/db?master=NAME[&sentinel_password=…]`` (the account of the servers as
-    in redis:// URLs).
+    in redis:// URLs): :mod:`aios_dist.config.redis_urls`.
 
     Raises:
         ConfigError: the URL cannot be understood.
     """
     learn_url(url)
-    if wrong := wrong_with(url):
-        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: it {wrong}")
     settings: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": 5.0,
@@ -89,34 +86,27 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         "parser_class": _Patient,
         **options,
     }
+    where = address(url)
     try:
-        if not url.startswith("sentinel://"):
-            client: aioredis.Redis = aioredis.from_url(url, **settings)
+        if where.scheme != "sentinel":
+            plain = f"unix://{where.socket_url}?db={where.db}" if where.scheme == "unix" else where.urls[0]
+            client: aioredis.Redis = aioredis.from_url(plain, **settings, **(where.tls or {}))
             _clients.all.add(client)
             return client
-        parts = urlsplit(url)
-        query = parse_qs(parts.query)
-        account, _, places = parts.netloc.rpartition("@")
-        user, _, password = account.partition(":")
-        hosts = [h.rpartition(":") for h in places.split(",")]
-        nodes = [(host or port, int(port) if host else 26379) for host, _, port in hosts]
         watching = {k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")}
-        if "sentinel_password" in query:
-            watching["password"] = query["sentinel_password"][0]
-        sentinel = Sentinel(nodes, sentinel_kwargs=watching)
+        account = {k: v for k, v in where.sentinel.items() if k != "master"}
+        sentinel = Sentinel(where.hosts, sentinel_kwargs={**watching, **account})
         _clients.all.update(sentinel.sentinels)
         settings |= {
-            "db": database_of(url),
-            "username": unquote(user) or None,
-            "password": unquote(password) or None,
+            "db": where.db,
+            "username": where.username or None,
+            "password": where.password or None,
         }
-        client = sentinel.master_for(query["master"][0], **settings)
+        client = sentinel.master_for(where.sentinel["master"], **settings)
         _clients.all.add(client)
         return client
-    except (ValueError, KeyError, IndexError, RedisError) as exc:
-        # What urllib says repeats a piece of a password that holds a `/`, `?` or `#`.
-        why = "it is not a URL" if type(exc) is ValueError else hide(str(exc))
-        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {why}.") from None
+    except (ValueError, RedisError) as exc:
+        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {hide(str(exc))}.") from None
 
 
 class _Clients:

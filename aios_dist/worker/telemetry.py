@@ -14,6 +14,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.worker.control import Panel
+from celery.worker.request import Request
 
 from aios_dist.text.masking import hide_in
 
@@ -77,6 +78,13 @@ AGAIN = "aios_rows_again"
 """A word of remote control, to all workers: whoever listens to events has missed some."""
 
 AGAIN_EVERY_S = 0.5
+
+
+class StepRequest(Request):
+    """Celery's record of a ticket."""
+
+    def cancel(self, *_: Any, **__: Any) -> None:
+        """Celery's cold shutdown would tell Flower of another try; the runtime gives the step back."""
 
 
 def answer_again(tell: Callable[[], int]) -> None:
