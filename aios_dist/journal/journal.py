@@ -16,6 +16,7 @@ from aios_dist.errors import (
     JournalError,
     WorkerLost,
 )
+from aios_dist.journal.depths import Depths
 from aios_dist.journal.finding import Finding
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
@@ -72,7 +73,7 @@ MOST_LARGE_SIGNALS = 16
 """As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
-class Journal(Finding, Following, Ordering, Office, Submitting, Telling):
+class Journal(Depths, Finding, Following, Ordering, Office, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Runtime:
         self._providers: dict[str, Provider] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
-        self._said: asyncio.Task[None] | None = None
+        self._saying: asyncio.Task[None] | None = None
         self._at_once = asyncio.Event()
         self.cold = False
         """It was told so by a signal."""
@@ -289,7 +289,7 @@ class Runtime:
         self._threads.resize(min(slots, MOST_TURNS))
         self._tools.resize(slots)
         self._health.resize(slots)
-        self._said = asyncio.get_running_loop().create_task(self._say_slots())
+        self._saying = asyncio.get_running_loop().create_task(self._say_slots())
 
     async def _say_slots(self) -> None:
         with self.leases.outage.passes():
