@@ -112,7 +112,7 @@ BUGS: tuple[Change, ...] = (
            "if h[H.state] == 'ready' or h[H.state] == 'parked' then set_aside(A.job, A.step, h) end\n", ""),
     Change("a stale decision is taken", "advance",
            "A.decision.basis ~= (facts[4] or '') or ", ""),
-    Change("a decision is taken before a retry is judged", "advance", " or facts[5]", ""),
+    Change("a decision is taken before a retry is judged", "advance", " or retried", ""),
     Change("another's turn is over", "advance", "if h and h[H.token] == A.token then", "if h then"),
     Change("a turn that is over is still leased", "advance", "    h[H.state] = 'idle'\n", ""),
     Change("a step given back in a pause is ready", "release", "state == 'paused' and 'parked' or 'dropped'",
