@@ -167,5 +167,6 @@ def _makespan(steps: Sequence[Step]) -> float:
 def _ask(local: LocalFleet, what: str, *, post: bool = False) -> Any:
     assert local.llm_url is not None
     url = f"{local.llm_url.removesuffix('/v1')}/{what}"
-    with urllib.request.urlopen(urllib.request.Request(url, data=b"" if post else None)) as answer:
+    key = {"Authorization": f"Bearer {local.llm_key}"}
+    with urllib.request.urlopen(urllib.request.Request(url, b"" if post else None, key)) as answer:
         return json.load(answer)

@@ -88,12 +88,15 @@ def next_call_ms(local: LocalFleet, fleet: Fleet, steps: int = 40) -> dict[str, 
     """From the commit of a step to the start of the job's next call, slots being free, as the LLM sees it."""
     assert local.llm_url is not None
     root = local.llm_url.removesuffix("/v1")
-    with urllib.request.urlopen(urllib.request.Request(f"{root}/reset", data=b"", method="POST")):
+    key = {"Authorization": f"Bearer {local.llm_key}"}
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{root}/reset", data=b"", headers=key, method="POST")
+    ):
         pass
     chat = prompts("chain", [f"question {n}" for n in range(steps)])
     job = fleet.submit(chat.job())
     job.result(timeout=120)
-    with urllib.request.urlopen(f"{root}/calls?fields=start") as answer:
+    with urllib.request.urlopen(urllib.request.Request(f"{root}/calls?fields=start", headers=key)) as answer:
         calls = json.load(answer)
     starts = sorted(c["start"] for c in (calls["calls"] if isinstance(calls, dict) else calls))
     done = sorted(s.ended_at for s in job.steps())

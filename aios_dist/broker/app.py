@@ -9,10 +9,8 @@ the time, and its ``LPUSH`` travels in the same round trip as the commit that ma
 from __future__ import annotations
 
 import secrets
-import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from celery import Celery
@@ -20,7 +18,9 @@ from kombu import Queue
 
 from aios_dist.broker.channels import Guarded
 from aios_dist.broker.messages import TASK, message
+from aios_dist.broker.pinned import Pinned
 from aios_dist.config import Config, PoolConfig
+from aios_dist.config.redis_urls import address
 from aios_dist.journal import Journal, Ticket
 
 MOST_AT_ONCE = 500
@@ -35,19 +35,15 @@ def keyprefix(fleet: str) -> str:
 
 
 def broker_url(redis_url: str) -> str:
-    """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`)."""
-    parts = urlsplit(redis_url)
-    if parts.scheme == "unix":
-        return f"redis+socket://{redis_url.removeprefix('unix://')}"
-    ours = ("master", "sentinel_password")  # kombu takes these as options
-    fields = [(k, v) for k, v in parse_qsl(parts.query) if k not in ours and not k.startswith("ssl_")]
-    query = urlencode(fields)
-    account, at, hosts = parts.netloc.rpartition("@")
-    if parts.scheme != "sentinel":
-        return urlunsplit(parts._replace(query=query))
-    return ";".join(
-        urlunsplit(("sentinel", f"{account}{at}{host}", parts.path, query, "")) for host in hosts.split(",")
-    )
+    """The fleet's Redis URL as kombu wants it: one URL a Sentinel, TLS settings apart (:func:`tls_of`).
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
+    found = address(redis_url)
+    if found.scheme == "unix":
+        return f"redis+socket://{found.socket_url}?virtual_host={found.db}"
+    return ";".join(found.urls)
 
 
 def tls_of(redis_url: str) -> dict[str, Any] | None:
@@ -55,17 +51,7 @@ def tls_of(redis_url: str) -> dict[str, Any] | None:
 
     The certificate is verified unless the URL says otherwise (kombu alone would not).
     """
-    parts = urlsplit(redis_url)
-    if parts.scheme != "rediss":
-        return None
-    wanted: dict[str, Any] = {k: v for k, v in parse_qsl(parts.query) if k.startswith("ssl_")}
-    level = wanted.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_")
-    wanted["ssl_cert_reqs"] = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL}.get(
-        level, ssl.CERT_REQUIRED
-    )
-    if "ssl_check_hostname" in wanted:
-        wanted["ssl_check_hostname"] = wanted["ssl_check_hostname"].lower() in ("1", "true", "yes")
-    return wanted
+    return address(redis_url).tls
 
 
 def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios") -> Celery:
@@ -74,11 +60,12 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
     Every setting that differs from Celery's default says why; see docs/design.md, section 5.
     """
     fleet = config.fleet
-    app = Celery(name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=pool is not None)
+    app = Pinned(name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=pool is not None)
     options: dict[str, Any] = {
         "global_keyprefix": keyprefix(fleet.name),
         "priority_steps": [0],  # one list a lane: order is ours
         "ack_emulation": False,  # no `unacked`: from the claim on, the lease answers for the step
+        "sweeps": pool is not None,  # an account that only talks needs no right to run scripts
         "max_connections": 1000,  # kombu's 10 fail under load
         # Kombu's default waits for ever on a dead connection; longer than its BRPOP, which lasts a second.
         "socket_timeout": max(2.0, fleet.redis_timeout),
@@ -86,11 +73,9 @@ def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios")
         "socket_keepalive": True,
         "health_check_interval": max(1, int(fleet.redis_timeout / 2)),  # a silent line costs twice that
     }
-    if fleet.redis_url.startswith("sentinel://"):
-        query = dict(parse_qsl(urlsplit(fleet.redis_url).query))
-        options["master_name"] = query.get("master", "")
-        if "sentinel_password" in query:
-            options["sentinel_kwargs"] = {"password": query["sentinel_password"]}
+    if sentinel := dict(address(fleet.redis_url).sentinel):
+        options["master_name"] = sentinel.pop("master")
+        options["sentinel_kwargs"] = sentinel
     app.conf.update(
         broker_transport_options=options,
         broker_use_ssl=tls_of(fleet.redis_url),

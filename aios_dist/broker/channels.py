@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from celery.app.amqp import AMQP
 from kombu import Connection
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis as of_kombu
 
 from aios_dist.broker.addresses import Tcp, Tls
@@ -66,10 +67,29 @@ class _Guard:
     """Put before a channel of kombu's."""
 
     connection_errors: tuple[type[BaseException], ...]
+    sweeps = True
+    """What other processes have left in kombu's book of queues is looked for: an option of the transport."""
 
     def _get_client(self) -> Any:
         super()._get_client()  # type: ignore[misc]  # looks at redis-py's version
         return functools.partial(_Client, global_keyprefix=self.global_keyprefix)  # type: ignore[attr-defined]
+
+    def _refresh_binding(self, keys: list[str], args: list[Any], client: Any) -> None:
+        """A queue is in use: its place in kombu's book stays for as long again.
+
+        In the place of a script: an account that may run scripts can stop Redis with one. First the time, so
+        that none who sweeps comes between; by Redis' clock, as all have one.
+        """
+        (table, deadlines), (member, exchange, ttl_ms) = keys, args
+        with self.conn_or_acquire() as asked:  # type: ignore[attr-defined]  # `client` may be a pipeline
+            seconds, micros = asked.time()
+        deadlines = deadlines.removeprefix(self.global_keyprefix)  # type: ignore[attr-defined]
+        client.zadd(deadlines, {exchange: seconds * 1000 + micros // 1000 + ttl_ms}, gt=True)
+        client.sadd(table, member)
+
+    def sweep_bindings(self, limit: int = 100) -> int:
+        """Kombu's own, by a script: of workers only."""
+        return int(super().sweep_bindings(limit)) if self.sweeps else 0  # type: ignore[misc]
 
     def _get(self, queue: str) -> Any:
         """One message without waiting."""
@@ -114,12 +134,14 @@ class _Message(of_kombu.Channel.Message):  # type: ignore[misc]
 
 class _Channel(_Guard, of_kombu.Channel):  # type: ignore[misc]
     Message = _Message
+    from_transport_options = (*of_kombu.Channel.from_transport_options, "sweeps")
     connection_class = Tcp
     connection_class_ssl = Tls
 
 
 class _SentinelChannel(_Guard, of_kombu.SentinelChannel):  # type: ignore[misc]
     Message = _Message
+    from_transport_options = (*of_kombu.SentinelChannel.from_transport_options, "sweeps")
 
 
 class _Transport(of_kombu.Transport):  # type: ignore[misc]
@@ -147,6 +169,19 @@ class _Line(Connection):  # type: ignore[misc]
     def get_transport_cls(self) -> Any:
         found = super().get_transport_cls()
         return _GUARDED.get(found, found)
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> Any:  # kombu's name
+        """Kombu's own would hand out connections of its own."""
+        return _Pool(self, limit, **kwargs)
+
+
+class _Pooled(PooledConnection, _Line):  # type: ignore[misc]
+    """What a pool hands out."""
+
+
+class _Pool(ConnectionPool):  # type: ignore[misc]
+    def new(self) -> Any:
+        return _Pooled(self, **dict(self.connection._info(resolve=False)))
 
 
 class Guarded(AMQP):  # type: ignore[misc]

@@ -171,6 +171,18 @@ def root(context: click.Context, config: str | None, redis_url: str | None) -> N
             raise InvalidInput(f"{option} has a character that none of its kind can have.") from None
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+    elif os.path.exists("aios.toml") and not os.environ.get("AIOS_CONFIG"):
+        _say_whose()
+
+
+def _say_whose() -> None:
+    """Of a file that nobody has named, where it is not the user's own."""
+    from aios_dist.config.reading import find_file, stranger
+
+    with contextlib.suppress(AiosError, OSError):  # the command itself says what is wrong with it
+        file = find_file()
+        if file is not None and (whose := stranger(file)):
+            say(f"The configuration is {str(file.absolute())!r}, which {whose}.")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -7,13 +7,13 @@ come to that; durations in seconds, their names end in ``_s``.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
+from aios_dist.text.lines import harmless, one_line
 from aios_dist.text.masking import hide
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from aios_dist.journal import JobView, ModelView
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PIPE_WIDTH = 2000
 """Columns where nobody looks: lines for grep and awk must not be cut at 80."""
 
@@ -32,8 +31,14 @@ def print_json(value: Any) -> None:
 
 
 def plain(text: str) -> str:
-    """Text of others (models, agents) without what a terminal would take for a command, and no secrets."""
-    return hide(_CONTROL.sub("�", text))
+    """Text of others (models, agents) without what a terminal would take for a command, or show in another
+    order, and no secrets."""
+    return hide(harmless(text))
+
+
+def error_line(text: str) -> str:
+    """The same of an error, in one line, whatever its words are."""
+    return hide(one_line(text))
 
 
 def console(stream: IO[str] | None = None) -> Console:
@@ -152,12 +157,3 @@ def without_usage(view: ModelView) -> str:
     if view.without_usage == view.answers:
         return "reports no usage"
     return f"reports no usage in {view.without_usage} of {view.answers} answers"
-
-
-def needed(need: str) -> str:
-    """What a worker must have (:class:`aios_dist.journal.Need`), in words."""
-    kind, _, name = need.partition("/")
-    if kind == "code":
-        agent, _, code = name.rpartition("@")
-        return f"the code {code} of agent {agent!r}"
-    return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"

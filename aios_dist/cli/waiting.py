@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aios_dist.cli.entry import say
-from aios_dist.cli.output import job_record, plain, print_json, print_table, resume_command, short
+from aios_dist.cli.output import error_line, job_record, plain, print_json, print_table, resume_command, short
 from aios_dist.errors import JobCancelled, JobError, JobParked, ResultTimeout, UnknownName
 from aios_dist.model.jobs import JobState, Outcome
 
@@ -80,7 +80,7 @@ def print_result(value: Any) -> None:
 def _print_many(records: Sequence[dict[str, Any]]) -> None:
     def line(record: dict[str, Any]) -> str:
         if record["error"] is not None:
-            return f"{record['error']['type']}: {record['error']['message']}"
+            return error_line(f"{record['error']['type']}: {record['error']['message']}")
         value = record["result"]
         text = (
             ""
@@ -115,7 +115,8 @@ def _raise_unless_done(records: Sequence[dict[str, Any]]) -> None:
         parked = next((f" {r['id']} is parked: {r['why']}" for r in bad if r["parked"]), "")
         raise JobError(f"{len(bad)} of {len(records)} jobs did not end well: {states}.{parked}")
     if first["error"] is not None:
-        raise JobError(f"Job {first['id']!r} failed: {first['error']['type']}: {first['error']['message']}")
+        words = error_line(f"{first['error']['type']}: {first['error']['message']}")
+        raise JobError(f"Job {first['id']!r} failed: {words}")
     raise JobCancelled(f"Job {first['id']!r} was cancelled.")
 
 

@@ -16,6 +16,7 @@ from aios_dist.cli import ctrl_c_at_once
 from aios_dist.cli.options import setting_option
 from aios_dist.cli.session import hang_up_is_sigterm
 from aios_dist.config import FILES_BESIDE_CALLS, PoolConfig, load
+from aios_dist.config.reading import find_file
 from aios_dist.text import masking
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
 
     The same as `celery -A workers.POOL worker -n POOL@%h`, without needing that file. Two workers of a pool
     on one machine need two names: --name a@%h. SIGTERM (exit code 0), a terminal that closes, or
-    Ctrl-C (130) finishes what is in flight, then ends.
+    Ctrl-C (130) finishes what is in flight, then ends; Ctrl-C again hands it back at once.
     """
     without_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # nohup
     with ctrl_c_at_once():
@@ -52,8 +53,10 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
         from celery.utils.nodenames import default_nodename, host_format
 
         from aios_dist.runtime import worker_app
+        from aios_dist.worker.shortages import allow_files
 
     config = load()
+    file = find_file()
     config.pool(pool)
     app = worker_app(pool, slots=slots, config=config)
     runtime: Runtime = app.aios_runtime
@@ -63,6 +66,7 @@ def worker(context: click.Context, pool: str, slots: int | None, name: str | Non
     @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]  # celery has no types
     def log(**_: Any) -> None:
         set_up_logging(level)
+        logger.info("The configuration: %s.", "no aios.toml" if file is None else file.absolute())
 
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             logger.warning("This worker runs as root; give it an account of its own.")
@@ -114,19 +118,3 @@ def set_up_logging(level: int) -> None:
     if level == logging.INFO:
         for name in QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def allow_files(wanted: int) -> None:
-    """Raise our own limit of open files as far as the system lets us: each call in flight is a connection."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (ValueError, OSError):
-        return  # what we have must do; `aios-dist doctor` says what is missing

@@ -40,7 +40,37 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     """
     file = find_file(path, env)
     data = {} if file is None else read_toml(file)
-    return parse(data, source=repr(str(file or "aios.toml")), env=env)
+    config = parse(data, source=repr(str(file or "aios.toml")), env=env)
+    if file is not None and config.names_code and (whose := stranger(file, path, env)):
+        raise ConfigError(
+            f"{str(file.absolute())!r} {whose}, and names code (modules, or a provider's class) that would "
+            f"run as you: if you trust it, name it, by --config {file} or AIOS_CONFIG={file}."
+        )
+    return config
+
+
+def stranger(
+    file: Path, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ
+) -> str:
+    """Why a file that nobody has named, but that lies in the current folder, is not the user's own word.
+
+    Args:
+        file: as :func:`find_file` gives it with these arguments.
+        path, env: as of :func:`load`.
+
+    Returns:
+        What to say of the file; "" where it is the user's (or root's) own, or was named.
+    """
+    if path or env.get("AIOS_CONFIG"):
+        return ""
+    ours = {0, os.geteuid()} | ({int(env["SUDO_UID"])} if env.get("SUDO_UID", "").isdigit() else set())
+    for place, what in ((file, "belongs to"), (file.absolute().parent, "lies in a folder of")):
+        seen = os.stat(place)
+        if seen.st_uid not in ours:
+            return f"{what} another user (uid {seen.st_uid})"
+        if seen.st_mode & stat.S_IWOTH:
+            return "may be written by every user" if place is file else "lies in a folder of every user"
+    return ""
 
 
 def find_file(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Path | None:

@@ -165,7 +165,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, says(
         "the fleet's name: the prefix of everything it keeps in Redis", variable="AIOS_FLEET")] = "aios"
     redis_url: Annotated[str, says(
-        "the one Redis of the fleet: `redis://`, `rediss://`, `sentinel://…?master=NAME` "
+        "the one Redis of the fleet: `redis://`, `rediss://`, `unix://`, `sentinel://…?master=NAME` "
         "([addresses](deploy.md#redis-address))", variable="AIOS_REDIS_URL")] = DEFAULT_REDIS_URL
     default_model: Annotated[str, says(
         "the model of `llm()` calls that name none; with one model it is that one")] | None = None
@@ -226,6 +226,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pools: dict[str, PoolConfig] = {}
     agents: dict[str, PromptsConfig] = {}
     tenants: dict[str, TenantConfig] = {}
+
+    @property
+    def names_code(self) -> bool:
+        """Python of the user's is imported for it: modules of agents, or a provider's class."""
+        return bool(self.fleet.modules) or any(":" in model.provider for model in self.models.values())
 
     def __post_init__(self) -> None:
         """Whoever has a configuration must not print what it leads to."""

@@ -23,6 +23,7 @@ from aios_dist.demo.runs import BATCH_AGENTS, OWN_WORK, PAUSE_REPLIES, Run, batc
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.model.specs import JobSpec
 from aios_dist.producer.sync import Fleet
+from aios_dist.text.masking import masked
 
 SLOTS = 4
 MACHINES = ("machine-1", "machine-2")
@@ -122,7 +123,7 @@ def _introduce(out: Console, machine: LocalFleet, latency: float) -> None:
     assert machine.redis is not None
     out.print(Text("aios_dist: LLM agents as Celery work on one shared Redis", style="bold"))
     rows = [
-        ("Redis", f"{machine.redis.kind}, our own child, {machine.redis.url}"),
+        ("Redis", f"{machine.redis.kind}, our own child, {masked(machine.redis.url)}"),
         (
             "workers",
             f"machine-1 and machine-2 ({SLOTS} slots each), one-slot (1), turns",

@@ -10,7 +10,6 @@ import asyncio
 import os
 import weakref
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis.asyncio as aioredis
 from redis.asyncio.connection import DefaultParser
@@ -18,8 +17,10 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    ClusterError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -34,6 +35,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from aios_dist.config.redis_urls import address
 from aios_dist.errors import ConfigError, FleetUnavailable, JournalError, RedisUnfit
 from aios_dist.journal.scripts import Script
 from aios_dist.text.masking import hide, learn_url, masked
@@ -68,7 +70,7 @@ class _Patient(DefaultParser):  # type: ignore[misc, valid-type]
 def open_client(url: str, **options: Any) -> aioredis.Redis:
     """A client for ``redis://``, ``rediss://``, ``unix://`` or
     ``sentinel://host:port[,host:port…]/db?master=NAME[&sentinel_password=…]`` (the account of the servers as
-    in redis:// URLs).
+    in redis:// URLs): :mod:`aios_dist.config.redis_urls`.
 
     Raises:
         ConfigError: the URL cannot be understood.
@@ -84,34 +86,27 @@ def open_client(url: str, **options: Any) -> aioredis.Redis:
         "parser_class": _Patient,
         **options,
     }
+    where = address(url)
     try:
-        if not url.startswith("sentinel://"):
-            client: aioredis.Redis = aioredis.from_url(url, **settings)
+        if where.scheme != "sentinel":
+            plain = f"unix://{where.socket_url}?db={where.db}" if where.scheme == "unix" else where.urls[0]
+            client: aioredis.Redis = aioredis.from_url(plain, **settings, **(where.tls or {}))
             _clients.all.add(client)
             return client
-        parts = urlsplit(url)
-        query = parse_qs(parts.query)
-        account, _, places = parts.netloc.rpartition("@")
-        user, _, password = account.partition(":")
-        hosts = [h.rpartition(":") for h in places.split(",")]
-        nodes = [(host or port, int(port) if host else 26379) for host, _, port in hosts]
         watching = {k: settings[k] for k in ("socket_timeout", "socket_connect_timeout")}
-        if "sentinel_password" in query:
-            watching["password"] = query["sentinel_password"][0]
-        sentinel = Sentinel(nodes, sentinel_kwargs=watching)
+        account = {k: v for k, v in where.sentinel.items() if k != "master"}
+        sentinel = Sentinel(where.hosts, sentinel_kwargs={**watching, **account})
         _clients.all.update(sentinel.sentinels)
         settings |= {
-            "db": int(parts.path.strip("/") or 0),
-            "username": unquote(user) or None,
-            "password": unquote(password) or None,
+            "db": where.db,
+            "username": where.username or None,
+            "password": where.password or None,
         }
-        client = sentinel.master_for(query["master"][0], **settings)
+        client = sentinel.master_for(where.sentinel["master"], **settings)
         _clients.all.add(client)
         return client
-    except (ValueError, KeyError, IndexError, RedisError) as exc:
-        # What urllib says repeats a piece of a password that holds a `/`, `?` or `#`.
-        why = "it is not a URL" if type(exc) is ValueError else hide(str(exc))
-        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {why}.") from None
+    except (ValueError, RedisError) as exc:
+        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: {hide(str(exc))}.") from None
 
 
 class _Clients:
@@ -357,13 +352,43 @@ def passes(exc: RedisError) -> bool:
     return away or str(exc).startswith((*AWAY, *REFUSES))
 
 
+CLUSTER = ("MOVED ", "ASK ", "CROSSSLOT", "SELECT is not allowed in cluster mode")
+CUT = ("reset by peer", "closed by server")
+"""What a port that wants TLS does to a line without."""
+
+
+def cluster(url: str) -> RedisUnfit:
+    """A Redis Cluster is none that a fleet can live on."""
+    return RedisUnfit.with_fix(
+        f"Redis at {masked(url)} is a Redis Cluster, and Celery has no transport for it",
+        "use one Redis, or Sentinel",
+    )
+
+
 def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exception:
     """One sentence for what Redis, or its absence, said; a mistake of ours comes back as it is."""
     where = masked(url)
     text = hide(str(exc)).rstrip(".")  # a Redis that knows no HELLO repeats it, password and all
+    if isinstance(exc, (ClusterError, AskError)) or text.startswith(CLUSTER):
+        return cluster(url)
+    if text.startswith("DB index is out of range"):
+        return RedisUnfit.with_fix(f"Redis at {where} has no such database", "take a lower number in the URL")
     if isinstance(exc, RedisTimeoutError):
         waited = exc.seconds if isinstance(exc, _Silent) else timeout or SOCKET_TIMEOUT_S
-        return FleetUnavailable(f"Redis at {where} does not answer within {waited:g} s.")
+        silent = f"Redis at {where} does not answer within {waited:g} s"
+        if url.startswith("rediss:"):
+            return FleetUnavailable.with_fix(silent, "a port that speaks no TLS takes redis://")
+        return FleetUnavailable(f"{silent}.")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} shows a certificate that is refused ({text})",
+            "the URL names its authority (ssl_ca_certs) and the host that it is for: docs/deploy.md, TLS",
+        )
+    if url.startswith("redis:") and any(words in text for words in CUT):
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} cannot be reached ({text})",
+            "start it or set AIOS_REDIS_URL (a port that wants TLS takes rediss://)",
+        )
     if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
         return FleetUnavailable.with_fix(
             f"Redis at {where} is a replica (READONLY)", "point AIOS_REDIS_URL at the primary"

@@ -16,6 +16,7 @@ from aios_dist.errors import (
     JournalError,
     WorkerLost,
 )
+from aios_dist.journal.depths import Depths
 from aios_dist.journal.finding import Finding
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
@@ -25,6 +26,7 @@ from aios_dist.journal.records import (
     Advance,
     Claim,
     Decision,
+    Lost,
     Nothing,
     Reaped,
     Refusal,
@@ -38,6 +40,7 @@ from aios_dist.journal.records import (
     unpack_record,
 )
 from aios_dist.journal.submitting import Submitting
+from aios_dist.journal.telling import Telling
 from aios_dist.journal.views import DeadLetter, WorkerInfo
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind, Outcome, encode
@@ -70,7 +73,7 @@ MOST_LARGE_SIGNALS = 16
 """As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
-class Journal(Finding, Following, Ordering, Office, Submitting):
+class Journal(Depths, Finding, Following, Ordering, Office, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -449,7 +452,7 @@ class Journal(Finding, Following, Ordering, Office, Submitting):
 
     async def reap(self, lanes: Sequence[str], cursor: str = "0", page: int = 200) -> Reaped:
         """One bounded pass over what time or a crash has left behind."""
-        moved, ready, strays, cursor_, next_us, broken = await self._run(
+        moved, ready, strays, cursor_, next_us, broken, lost = await self._run(
             "reap",
             page=page,
             attempts=self.config.attempts,
@@ -465,7 +468,10 @@ class Journal(Finding, Following, Ordering, Office, Submitting):
         )
         counts = dict(zip(lanes, ready, strict=True))
         astray = [lane for lane, count in zip(lanes, strays, strict=True) if count]
-        return Reaped(moved, counts, astray, cursor_.decode(), int(next_us) / 1e6 or None, _pairs(broken))
+        next_s = int(next_us) / 1e6 or None
+        return Reaped(
+            moved, counts, astray, cursor_.decode(), next_s, _pairs(broken), [_lost(one) for one in lost]
+        )
 
     async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
         """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
@@ -511,6 +517,12 @@ class Journal(Finding, Following, Ordering, Office, Submitting):
         whether there may be more of them."""
         went_on, tickets, more = await self._run("unpark")
         return went_on, tickets_of(tickets), bool(more)
+
+
+def _lost(said: list[bytes | int]) -> Lost:
+    text = [part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in said]
+    job, step, token, worker, state, agent, kind, label, attempt, life = text
+    return Lost(job, step, token, worker, state, agent, kind, label, int(attempt), life)
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:

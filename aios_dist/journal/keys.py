@@ -21,6 +21,7 @@ PERMANENT = (
         "plans",
         "sweeps",
         "jumps",
+        "told",
         "parked",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
@@ -56,6 +57,7 @@ class Keys:
         self.open = self.prefix + "open"
         self.ended = self.prefix + "ended"
         self.ends = self.prefix + "ends"
+        self.told = self.prefix + "told"
         self.leases = self.prefix + "leases"
         self.timers = self.prefix + "timers"
         self.due = self.prefix + "due"
@@ -132,6 +134,10 @@ class Keys:
     def spend(self, name: str, day: int) -> str:
         """What a tenant has spent on a day (days since the epoch, UTC); expires."""
         return f"{self.prefix}spend:{name}:{day}"
+
+    def ready_by(self, lane: str) -> str:
+        """The tenants that have ready steps, where the lane is shared, by what they have had of it."""
+        return f"{self.prefix}readyby:{lane}"
 
     def ready(self, lane: str) -> str:
         """The ready steps of a lane, by rank."""

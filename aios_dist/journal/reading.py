@@ -12,17 +12,15 @@ import msgspec
 from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.errors import JournalError, RedisUnfit, UnknownName
-from aios_dist.journal.access import Access
-from aios_dist.journal.connection import open_client, passes, unavailable
+from aios_dist.journal.access import Access, entries_of
+from aios_dist.journal.connection import cluster, open_client, passes, unavailable
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import unpack_record
 from aios_dist.journal.views import (
     Event,
     History,
     JobView,
-    LaneCount,
     ModelView,
-    Need,
     PlanView,
     Registry,
     Repairs,
@@ -40,10 +38,10 @@ VIEWED = (
     *("pk", "ch"),
     "half",
 )
+SILENT_S = 3600.0
+"""How long a worker is told of that says nothing any more: one that was killed, or is stopped."""
 MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
-MOST_TENANTS = 100
-"""Tenants of a lane that are named with their steps, where nobody asks for others."""
 
 MOST_TRIES = 5
 FIELDS_AT_ONCE = 2_000
@@ -69,6 +67,7 @@ class Reading(Access):
         entries = _mapping(await self.connection.command("HGETALL", self.keys.registry))
         now = await self.now()
         workers: list[WorkerInfo] = []
+        silent: list[WorkerInfo] = []
         models: dict[str, str] = {}
         agents: list[str] = []
         odd: list[str] = []
@@ -77,11 +76,12 @@ class Reading(Access):
             try:
                 if kind == "worker":
                     info = msgspec.json.decode(value, type=WorkerInfo)
-                    seen, oldest = info.seen_at, now - 3 * self.config.lease
+                    seen, shown = info.seen_at, now - 3 * self.config.lease
+                    oldest = shown - SILENT_S
                     if seen > now + self.config.lease:  # from before Redis' clock has jumped back
-                        oldest = seen + 1
+                        shown = oldest = seen + 1
                     if seen >= oldest:
-                        workers.append(info)
+                        (workers if seen >= shown else silent).append(info)
                 elif kind in ("model", "agent"):
                     text, _, lane = value.decode().partition(" ")
                     seen, oldest = float(text), now - self.config.retention
@@ -98,7 +98,8 @@ class Reading(Access):
                 continue
             if seen < oldest:
                 await self.connection.command("HDEL", self.keys.registry, field)
-        return Registry(sorted(workers, key=lambda w: (w.pool, w.id)), models, sorted(agents), sorted(odd))
+        workers, silent = (sorted(some, key=lambda w: (w.pool, w.id)) for some in (workers, silent))
+        return Registry(workers, models, sorted(agents), sorted(odd), silent, now)
 
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
@@ -298,44 +299,6 @@ class Reading(Access):
                 break
         return views[:limit]
 
-    async def waiting(
-        self, lanes: Sequence[str], *, first: int = 0, most: int = MOST_TENANTS
-    ) -> dict[str, LaneCount]:
-        """The steps that wait on each lane, also by tenant where it is shared.
-
-        Args:
-            lanes: their names.
-            first, most: so many tenants from that place on are named; who is served next has place 0.
-        """
-        found = await self._run("counts", lanes=list(lanes), first=first, most=most)
-        return {
-            lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)}, tenants)
-            for lane, (count, by, tenants) in zip(lanes, found, strict=True)
-        }
-
-    async def needs(self, lanes: Sequence[str]) -> list[Need]:
-        """Steps of the lanes that the workers which met them could not serve, by what they need."""
-        wanted = await self._gather(("ZRANGE", self.keys.wanted(lane), 0, -1) for lane in lanes)
-        pairs = [(lane, n.decode()) for lane, names in zip(lanes, wanted, strict=True) for n in names]
-        now = await self.now()
-        found = []
-        for lane, name in pairs:
-            shelf = f"?{name}"
-            code = name.startswith("code/")  # where nobody has it any more, it is tried with what there is
-            instead = f"agent/{name[5:].rpartition('@')[0]}" if code else name
-            alone, shared, *until = await self._gather(
-                [
-                    ("ZCARD", self.keys.held(shelf)),
-                    ("HGET", self.keys.waits, f"held:{shelf}"),
-                    ("ZSCORE", self.keys.serving, name),
-                    ("ZSCORE", self.keys.serving, instead),
-                ]
-            )
-            served = any(end is not None and float(end) / 1e6 > now for end in until)
-            if count := alone + int(shared or 0):
-                found.append(Need(lane, name, count, served))
-        return found
-
     async def repairs(self) -> Repairs:
         """What was put right or set aside so far, and what is marked now."""
         counts, aside, dirty = await self._gather(
@@ -349,15 +312,6 @@ class Reading(Access):
             },
             dirty,
         )
-
-    async def counts(self, lanes: Sequence[str]) -> dict[str, int]:
-        """Numbers for people: open jobs, held and timed steps, and ``ready:<lane>`` for each lane."""
-        keys = self.keys
-        sets = {"open": keys.open, "leased": keys.leases, "timed": keys.timers}
-        sizes = await self._gather(("ZCARD", key) for key in sets.values())
-        waiting = await self.waiting(lanes, most=0)
-        ready = {f"ready:{lane}": count.ready for lane, count in waiting.items()}
-        return dict(zip(sets, sizes, strict=True)) | ready
 
     async def model_views(self, models: Sequence[str]) -> list[ModelView]:
         """Limits, holds and calls of each model, over the whole fleet."""
@@ -419,7 +373,7 @@ class Reading(Access):
                     yield []
                     await asyncio.sleep(LOOK_AGAIN_S)
                     continue
-                entries = _entries(got)
+                entries = entries_of(got)
                 if entries:
                     after = entries[-1][0].decode()
                 ids = [fields.get(b"job") or fields.get(b"parked") for _, fields in entries]
@@ -434,12 +388,14 @@ class Reading(Access):
             FleetUnavailable: it cannot be reached; RedisUnfit: it may evict keys.
         """
         try:
-            told: bytes = await self.connection.plain("INFO", "memory")
+            told: bytes = await self.connection.plain("INFO")
         except RedisError as exc:
             if isinstance(exc, NoPermissionError):
                 return  # an account without INFO: `doctor` says so, work goes on
             raise unavailable(exc, self.config.redis_url) from None
         facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+        if facts.get("cluster_enabled") == "1":
+            raise cluster(self.config.redis_url)
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise RedisUnfit.with_fix(
@@ -542,6 +498,7 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         served=number("us") / 1e6,
         priority=number("pr"),
         placed=bool(text("pp")),
+        in_code=what.prompts is None,
         submitted_at=number("t0") / 1e6,
         ended_at=number("t1") / 1e6,
         parked=known["pk"] is not None and state == b"paused",
@@ -552,14 +509,3 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
 def _event(index: int, packed: bytes) -> Event:
     at, what, step, detail = msgspec.msgpack.decode(packed)
     return Event(index, int(at) / 1e6, what, int(step) if step.isdigit() else None, detail)
-
-
-def _entries(got: Any) -> list[Any]:
-    """The entries of one stream from XREAD's answer, in RESP2 and RESP3 form."""
-    if not got:
-        return []
-    streams = list(got.values()) if isinstance(got, dict) else [stream[1] for stream in got]
-    entries = streams[0]
-    if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], (list, tuple)):
-        return list(entries[0])
-    return list(entries)

@@ -262,9 +262,31 @@ class Submitted(msgspec.Struct, frozen=True):
     new: list[bool] = []
 
 
+class Lost(NamedTuple):
+    """A try whose lease has ended before its worker wrote anything of it.
+
+    Attributes:
+        state: of the step since then: ``ready`` for others, ``parked`` or ``idle`` (the job is paused),
+            ``failed`` (given up), or ``dropped`` (its job has ended).
+        life: of its job, as :attr:`Claim.incarnation`.
+    """
+
+    job: str
+    step: str
+    token: str
+    worker: str
+    state: str
+    agent: str
+    kind: str
+    label: str
+    attempt: int
+    life: str
+
+
 class Reaped(msgspec.Struct, frozen=True):
     """One pass of the reconciler: what moved, ready steps by lane, lanes with steps that were ranked under
-    other rules, where the next pass goes on, and what could not be moved (job and why)."""
+    other rules, where the next pass goes on, what could not be moved (job and why), and the tries that were
+    lost with their workers."""
 
     moved: int
     ready: dict[str, int]
@@ -272,6 +294,7 @@ class Reaped(msgspec.Struct, frozen=True):
     cursor: str
     next_s: float | None
     broken: list[tuple[str, str]] = []
+    lost: list[Lost] = []
 
 
 class Walked(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         code: of its agent, that it ran with last; "" where that is not known, or the agent is data.
         served: seconds in calls.
         placed: its order is that of an agent-first plan, whatever its priority.
+        in_code: its agent is code, which the workers that run its turns must have.
     """
 
     id: str
@@ -61,6 +62,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     served: float = 0.0
     priority: int = 0
     placed: bool = False
+    in_code: bool = True
     submitted_at: float = 0.0
     ended_at: float = 0.0
     parked: bool = False
@@ -176,6 +178,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         short: why these are fewer than it was told, or "".
         files: its limit of open files; 0: none.
         unpriced: those of its models of which no price is known.
+        cancelled: lanes of its pool that it takes nothing from, because Celery was told so.
         codes: what it has of the code of each agent, see :mod:`aios_dist.program.codes`.
     """
 
@@ -195,7 +198,13 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     short: str = ""
     files: int = 0
     unpriced: list[str] = []
+    cancelled: list[str] = []
     codes: dict[str, str] = {}
+
+    @property
+    def node(self) -> str:
+        """Its name in Celery and Flower."""
+        return self.id.rsplit(":", 2)[0]
 
     def code_needs(self) -> list[str]:
         """What it has of agents' code, as steps of the lane ``turns`` need it."""
@@ -208,13 +217,31 @@ msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist
 
 
 class Registry(msgspec.Struct, frozen=True):
-    """What the workers of a fleet said of themselves. ``models`` gives each model's lane, ``odd`` names
-    entries that this version does not understand."""
+    """What the workers of a fleet said of themselves.
+
+    Attributes:
+        workers: those that have said something in the last 3 leases.
+        models: each model's lane; also of workers that are gone, for as long as ended jobs are kept.
+        agents: those that are code; the same.
+        odd: entries that this version does not understand.
+        silent: workers that have said nothing since, and no farewell either.
+        now: on Redis' clock, as it was read.
+    """
 
     workers: list[WorkerInfo] = []
     models: dict[str, str] = {}
     agents: list[str] = []
     odd: list[str] = []
+    silent: list[WorkerInfo] = []
+    now: float = 0.0
+
+    def live(self, lease: float) -> list[WorkerInfo]:
+        """Workers that renew."""
+        return [worker for worker in self.workers if worker.seen_at > self.now - lease]
+
+    def agents_now(self, lease: float) -> set[str]:
+        """Agents whose code a worker that renews has."""
+        return {agent for worker in self.live(lease) for agent in worker.agents}
 
     def unpriced(self) -> set[str]:
         """Models of whose calls no price is known: no budget of money sees them."""
@@ -238,6 +265,20 @@ class Need(msgspec.Struct, frozen=True):
     need: str
     steps: int
     served: bool
+
+    def __str__(self) -> str:
+        """In words, without a full stop."""
+        count = "1 step waits" if self.steps == 1 else f"{self.steps} steps wait"
+        return f"{count} on lane {self.lane!r} for a worker with {needed(self.need)}"
+
+
+def needed(need: str) -> str:
+    """``model/NAME``, ``agent/NAME`` or ``code/NAME@CODE`` in words."""
+    kind, _, name = need.partition("/")
+    if kind == "code":
+        agent, _, code = name.rpartition("@")
+        return f"the code {code} of agent {agent!r}"
+    return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"
 
 
 class Repairs(msgspec.Struct, frozen=True):
@@ -289,11 +330,12 @@ class LaneRules(msgspec.Struct, frozen=True):
 
 class LaneCount(msgspec.Struct, frozen=True):
     """Steps that wait on a lane: all of them, of the tenants that were asked for (none where the lane is not
-    shared), and how many tenants wait."""
+    shared), how many tenants wait, and how many steps more would wait if somebody reconciled."""
 
     ready: int
     tenants: dict[str, int] = {}
     tenant_count: int = 0
+    due: int = 0
 
 
 class TenantView(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -24,6 +25,8 @@ LOCK = "in-use"
 """The file with the lock: our process id, and then that of the server in the folder."""
 TEMPORARY = ("aios-fleet-", "aios-redis-")
 """How the names of temporary folders begin."""
+_OURS = re.compile(rf"{LOCK}|server\.log|appendonlydir|(temp|dump|appendonly).*\.(rdb|aof|manifest)")
+"""What a server keeps in its folder."""
 LEFT_S = 60.0
 """Seconds in which what a dead owner left must end: its workers finish the calls that they have in flight."""
 LOOK_EVERY_S = 0.1
@@ -68,7 +71,8 @@ def take(folder: str | os.PathLike[str]) -> Held:
     path = Path(folder)
     try:
         path = path.absolute()
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _keep_private(path)
         lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except (OSError, ValueError) as exc:
         raise _impossible(path, exc) from None
@@ -94,6 +98,32 @@ def take(folder: str | os.PathLike[str]) -> Held:
     except BaseException:
         os.close(lock)
         raise
+
+
+def _keep_private(path: Path) -> None:
+    """Nobody else is to read, or to put something into, the folder: prompts and answers are in it.
+
+    Raises:
+        ConfigError: it is another user's, or holds more than is ours, so that it is not ours to close.
+        OSError: it cannot be looked at or closed.
+    """
+    seen = path.stat()
+    if seen.st_uid != os.geteuid():
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        raise ConfigError(
+            f"The folder {str(path)!r} belongs to another user, who can read and change what is kept there: "
+            "take one of your own."
+        )
+    if not seen.st_mode & 0o077:
+        return
+    if others := [name for name in os.listdir(path) if not _OURS.fullmatch(name)]:
+        raise ConfigError(
+            f"Other users of this machine can look into the folder {str(path)!r}, where prompts and answers "
+            f"are to be, and there is more in it ({min(others)!r}): take a folder of its own, or close it "
+            "(chmod 700)."
+        )
+    path.chmod(0o700)
 
 
 def take_temporary(prefix: str) -> Held:

@@ -64,10 +64,14 @@ class LocalFleet:
         self.config = config
         if config.fleet.check_replays is None:
             self._change(check_replays=True)
-        self.redis: EmbeddedRedis | None = EmbeddedRedis() if embedded_redis else None
+        self.redis: EmbeddedRedis | None = (
+            EmbeddedRedis(password=secrets.token_urlsafe(24)) if embedded_redis else None
+        )
         self.llm_url: str | None = None
+        self.llm_key = secrets.token_urlsafe(24)
+        """What those must know who ask the fake LLM for its calls, or change what it answers."""
         self.flower_url: str | None = None
-        self.flower_login = f"aios:{secrets.token_urlsafe(6)}"
+        self.flower_login = f"aios:{secrets.token_urlsafe(12)}"
         self.members: list[Member] = []
         self._specs = list(workers)
         self._flower = flower
@@ -100,7 +104,11 @@ class LocalFleet:
             grace_s=self._grace_s,
         )
         try:
-            fake = self._add(self._launch.fake_llm(self._latency)) if self._latency is not None else None
+            fake = (
+                self._add(self._launch.fake_llm(self._latency, self.llm_key))
+                if self._latency is not None
+                else None
+            )
             if self.redis is not None:
                 self.redis.start(self._data, appendonly=self._data is not None, after=after)
                 self._change(redis_url=self.redis.url)

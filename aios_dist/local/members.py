@@ -152,10 +152,10 @@ class Launch:
         member.spec = spec
         return member
 
-    def fake_llm(self, latency: str) -> Member:
-        """The fake LLM; ready when it has written its address."""
+    def fake_llm(self, latency: str, key: str) -> Member:
+        """The fake LLM; ready when it has written its address. It shows prompts to who knows the key only."""
         argv = ["-m", "aios_dist.testing", "--port", "0", "--latency", latency]
-        return self.start("fake-llm", argv, after=self.after)
+        return self.start("fake-llm", argv, after=self.after, AIOS_FAKE_LLM_KEY=key)
 
     def flower(self, port: int, login: str) -> Member:
         """Flower; ready when it has written its address. The login is no argument: all users see those."""

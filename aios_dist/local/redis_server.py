@@ -99,10 +99,18 @@ class EmbeddedRedis:
     Args:
         binary: the server to run; ``find_server()`` by default.
         settings: more of the server's own settings, by the names of ``redis.conf``.
+        password: what clients must know (letters, digits, ``-`` and ``_``). Without one every user of this
+            machine may do with it what we may.
     """
 
-    def __init__(self, binary: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        binary: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        password: str = "",
+    ) -> None:
         self._binary = binary
+        self._password = password
         self._settings = {**SETTINGS, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
@@ -184,8 +192,9 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """``redis://127.0.0.1:PORT/0``."""
-        return f"redis://{HOST}:{self.port}/0"
+        """``redis://127.0.0.1:PORT/0``, with ``:PASSWORD@`` before the address where it has one."""
+        account = f":{self._password}@" if self._password else ""
+        return f"redis://{account}{HOST}:{self.port}/0"
 
     @property
     def port(self) -> int:
@@ -256,7 +265,7 @@ class EmbeddedRedis:
         """
         assert self._binary is not None
         assert self._held is not None
-        argv = [str(self._binary), "--port", str(port), "--dir", str(self.log.parent)]
+        argv = [str(self._binary), "-", "--port", str(port), "--dir", str(self.log.parent)]
         for name, value in self._settings.items():
             argv += [f"--{name}", value]
         try:
@@ -269,6 +278,7 @@ class EmbeddedRedis:
                     stderr=subprocess.STDOUT,
                     keep=[self._held.lock],
                     after=self._after,
+                    stdin=f"requirepass {self._password}\n".encode() if self._password else b"",
                 )
         except OSError as exc:
             raise ConfigError(
@@ -286,7 +296,12 @@ class EmbeddedRedis:
     def _wait_until_ready(self, process: subprocess.Popen[bytes], port: int) -> str:
         deadline = time.monotonic() + READY_S
         client = redis.Redis(
-            HOST, port, socket_timeout=0.5, retry=Retry(NoBackoff(), 0), decode_responses=True
+            HOST,
+            port,
+            password=self._password or None,
+            socket_timeout=0.5,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
         )
         with client:
             while time.monotonic() < deadline:
@@ -299,8 +314,8 @@ class EmbeddedRedis:
                 try:
                     client.ping()
                     info = client.info("server")
-                except (redis.ConnectionError, redis.TimeoutError):  # not yet; or loading its data
-                    continue
+                except (redis.ConnectionError, redis.TimeoutError):  # not yet; or loading its data; or a
+                    continue  # stranger's with another password, and ours is about to end
                 if (
                     info["process_id"] == process.pid
                 ):  # else another server has the port, and ours is about to end

@@ -22,10 +22,11 @@ def load(config: Config) -> None:
         ConfigError: one cannot be imported, whatever it raises; or two agents have one name.
         KeyboardInterrupt: Ctrl-C was pressed meanwhile.
     """
-    with contextlib.suppress(OSError):  # the current folder was removed
-        here = str(Path.cwd())
-        if here not in sys.path:
-            sys.path.insert(0, here)
+    if config.names_code:  # else nothing of a folder that may be anybody's is to be found before packages
+        with contextlib.suppress(OSError):  # the current folder was removed
+            here = str(Path.cwd())
+            if here not in sys.path:
+                sys.path.insert(0, here)
     for name in config.fleet.modules:
         with importing(f"The module {name!r} of [fleet] modules"):
             importlib.import_module(name)

@@ -6,10 +6,10 @@ With as many parents as slots all of them wait for children that never get one, 
 from __future__ import annotations
 
 import threading
-from urllib.parse import urlsplit
 
 from aios_dist.config import FleetConfig
-from aios_dist.errors import UsageError
+from aios_dist.config.redis_urls import address
+from aios_dist.errors import ConfigError, UsageError
 from aios_dist.program.commands import in_tool, in_turn
 from aios_dist.program.foreign import misuse
 from aios_dist.threads import real as real_threads
@@ -58,13 +58,10 @@ def _beside() -> bool:
 def _fleet(fleet: FleetConfig) -> tuple[str, str, int, str]:
     """Which one it is, however its Redis is spelled."""
     try:
-        parts = urlsplit(fleet.redis_url)
-        host = parts.hostname or "localhost"
-        return (
-            fleet.name,
-            "127.0.0.1" if host in ("localhost", "::1") else host,
-            parts.port or 6379,
-            parts.path.strip("/") or "0",
-        )
-    except ValueError:  # several hosts, as Sentinel's
+        where = address(fleet.redis_url)
+    except ConfigError:
         return fleet.name, fleet.redis_url, 0, ""
+    if len(where.hosts) != 1:
+        return fleet.name, fleet.redis_url, 0, ""
+    ((host, port),) = where.hosts
+    return fleet.name, "127.0.0.1" if host in ("localhost", "::1") else host, port, str(where.db)

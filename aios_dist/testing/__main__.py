@@ -7,11 +7,15 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import signal
 import sys
 from typing import Any, NoReturn
 
 from aios_dist.testing.fake_llm import FakeLLM
+
+CONTROL_KEY_ENV = "AIOS_FAKE_LLM_KEY"
+"""The variable of the ``control_key``: all users of a machine see the arguments of a process."""
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -56,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as wrong:
         parser.error(f"--reply is not JSON: {wrong}")
     try:
-        llm = FakeLLM(**options)
+        llm = FakeLLM(**options, control_key=os.environ.get(CONTROL_KEY_ENV) or None)
     except ValueError as wrong:
         parser.error(str(wrong))
     _raise_file_limit()

@@ -52,6 +52,7 @@ class Answering:
         self, behaviour: Behaviour, keep: int, other: Callable[[Answering, Connection, Request, bool], None]
     ) -> None:
         self.behaviour = behaviour
+        self.control_key: str | None = None
         self.calls: dict[int, CallInFlight] = {}
         self.count = self.in_flight = self.max_in_flight = 0
         self._keep = keep

@@ -5,6 +5,9 @@ GET  /v1/models
 GET  /calls?fields=…&after=…     the same and "calls": some fields of those after a call number
 POST /reset                      forget all calls
 POST /script                     a JSON object of settings, as in FakeLLM.script
+
+The last three tell what was asked, and change what is answered: with a ``control_key`` they want it, as calls
+want an API key.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ def answer(llm: Answering, connection: Connection, request: Request, is_call: bo
             check_key(llm.behaviour.api_key, request.headers)
             body = openai_protocol.models(llm.behaviour.models or ("fake-llm",))
         else:
+            if path != "/health":
+                check_key(llm.control_key, request.headers)
             body = compact(_control(llm, path, request)).encode()
     except BadRequest as bad:
         connection.respond(bad.status, openai_protocol.error(bad.status, bad.sentence, bad.param))

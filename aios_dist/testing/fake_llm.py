@@ -26,7 +26,8 @@ class FakeLLM:
     ``retry_after``: seconds, told with a 429; ``reply``: None for seeded words, or what ``Script`` takes;
     ``output_tokens``: how many, drawn from the seed; ``api_key``, ``models``: what is accepted, anything if
     not given; ``chunk_tokens``: tokens in one piece of a stream; ``port``: 0 takes a free one. Only the last
-    ``keep_calls`` calls are remembered.
+    ``keep_calls`` calls are remembered. ``control_key``: what those must know who ask over HTTP what was
+    called, or change what is answered; nothing if not given.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class FakeLLM:
         host: str = "127.0.0.1",
         port: int = 0,
         keep_calls: int = 10_000,
+        control_key: str | None = None,
     ) -> None:
         behaviour = Behaviour().changed(
             {
@@ -60,6 +62,7 @@ class FakeLLM:
         )
         self.host, self.port = host, port
         self._answering = Answering(behaviour, keep_calls, control.answer)
+        self._answering.control_key = control_key
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -15,7 +15,8 @@ from aios_dist.broker.app import TASK, make_app
 from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
 from aios_dist.text import masking
-from aios_dist.worker.telemetry import Dispatcher, StepRequest, mask_replies, started
+from aios_dist.worker import starting, steering
+from aios_dist.worker.telemetry import Dispatcher, StepRequest, answer_again, mask_replies
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 
@@ -43,17 +44,42 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     app.aios_runtime = runtime
     app.steps["consumer"].add(Dispatcher)
     masking.install()
+    answer_again(lambda: runtime.rows.again() if hasattr(runtime, "rows") else 0)
+    steering.install(runtime)
     mask_replies()
 
-    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
+    # (A ticket is no row in Flower: no events.)
+    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest, send_events=False)
     def step(self: Any) -> str:
         request = self.request
         lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
-        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
+        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id))))
 
     @signals.worker_shutting_down.connect(weak=False)
-    def told_to_end(**_: Any) -> None:
-        runtime.begin_to_end()  # Celery may hang at a silent Redis before it comes to the pool
+    def told_to_end(how: str = "", **_: Any) -> None:
+        # Celery may hang at a silent Redis before it comes to the pool, and in the pool it waits for us.
+        if how != "Cold":
+            runtime.begin_to_end()
+        elif runtime.cold:
+            runtime.ending.cut()
+        else:
+            runtime.cold = True
+            runtime.hurry()
+
+    @signals.celeryd_init.connect(weak=False)
+    def look(instance: Any = None, options: Any = None, **_: Any) -> None:
+        if getattr(instance, "app", None) is not app:
+            return
+        try:
+            starting.check_options(pool, settings, options or {})
+        except AiosError as exc:
+            _refuse(exc)
+        starting.survive_sigusr2()
+
+    @signals.celeryd_after_setup.connect(weak=False)
+    def say(instance: Any = None, **_: Any) -> None:
+        if getattr(instance, "app", None) is app:  # by now there is a log
+            starting.say_what_is_not_followed(config)
 
     @signals.worker_shutdown.connect(weak=False)
     def ended(sender: Any = None, **_: Any) -> None:
@@ -65,6 +91,7 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         if getattr(sender, "app", None) is not app:
             return
         try:
+            starting.pin(sender, settings)
             runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
             runtime.slots = int(sender.concurrency or settings.slots)
             runtime.check()

@@ -22,6 +22,9 @@ OWN_END_S = 5.0
 OVERDUE = 70
 """The exit code of a worker that something kept from ending."""
 
+CUT = 1
+"""The exit code of a worker that was told to end at once, and then again: that of Celery's hard shutdown."""
+
 
 class Ending:
     """The end of one process. It stands outside of every loop: those may be what hangs.
@@ -50,6 +53,12 @@ class Ending:
         if first:
             threading.Thread(target=self._watch, name="aios-ending", daemon=True).start()
         return first
+
+    def cut(self) -> NoReturn:
+        """Told to end at once, and then again: the process saves what it can and ends now."""
+        with contextlib.suppress(Exception):
+            self._last()
+        self._leave(CUT)
 
     def _watch(self) -> None:
         begun = time.monotonic()

@@ -63,6 +63,10 @@ class Health:
             )
             self._limit = 0
 
+    def resize(self, slots: int) -> None:
+        """The worker has so many slots from now on."""
+        self._most = most_lost(slots)
+
     def stuck(self) -> list[str]:
         """Names of what hangs: which tool or agent, and of which job."""
         now = time.monotonic()

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import greenback
 from celery.concurrency.base import BasePool, apply_target
+from celery.worker import state
 
 from aios_dist.errors import AiosError
 from aios_dist.worker.lookups import WorkerLoop
@@ -32,6 +33,12 @@ class Resident(Protocol):
     async def open(self, busy: Callable[[], int], set_slots: Callable[[int], None]) -> None:
         """Called once, before the first task; ``busy`` counts the tasks that run, ``set_slots`` bounds them
         for now."""
+
+    def resize(self, slots: int) -> None:
+        """The pool has so many slots from now on; called on its loop."""
+
+    def hurry(self) -> None:
+        """Called before ``close``, or while it waits: nothing in flight is waited for any more."""
 
     async def close(self) -> None:
         """Called once."""
@@ -146,6 +153,8 @@ class AsyncioPool(BasePool):
             return
         try:
             if self.resident is not None:
+                if state.should_terminate not in (None, False):  # SIGQUIT comes here from its handler
+                    self.resident.hurry()
                 self._call(self.resident.close())
             elif self._tasks:
                 self._call(asyncio.wait(set(self._tasks)))
@@ -153,8 +162,10 @@ class AsyncioPool(BasePool):
             self._end_loop()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: leases end by themselves."""
-        self._end_loop()
+        """Cold shutdown: what is in flight goes back at once."""
+        if self._thread is not None and self.resident is not None:
+            self.resident.hurry()
+        self.on_stop()
 
     def _end_loop(self) -> None:
         thread, self._thread = self._thread, None
@@ -180,12 +191,17 @@ class AsyncioPool(BasePool):
 
     def grow(self, n: int = 1) -> None:
         """More slots while running (``celery control pool_grow``)."""
-        self.limit += n
-        self.wake()
+        self._resize(self.limit + n)
 
     def shrink(self, n: int = 1) -> None:
         """Fewer slots; what is in flight goes on."""
-        self.limit = max(1, self.limit - n)
+        self._resize(max(1, self.limit - n))
+
+    def _resize(self, limit: int) -> None:
+        self.limit = limit
+        if self.resident is not None:
+            self._loop.call_soon_threadsafe(self.resident.resize, limit)
+        self.wake()
 
     def _get_info(self) -> dict[str, Any]:
         return {**super()._get_info(), "in-flight": len(self._tasks)}

@@ -87,6 +87,15 @@ class Slots:
             self.now,
         )
 
+    def resize(self, most: int, files: int) -> None:
+        """Another number from now on, within the limit of open files; a shortage of now stays one."""
+        short = self.now < self.most
+        self.most = most
+        if not short:
+            self.why = ""
+        self._say(min(self.now, most) if short else most)
+        self.of_files(files)
+
     def answered(self) -> None:
         """A call was."""
         self._answered = time.monotonic()
@@ -130,6 +139,22 @@ class Slots:
     def _say(self, slots: int) -> None:
         self.now = slots
         self._set_limit(slots)
+
+
+def allow_files(wanted: int) -> None:
+    """Raise our own limit of open files as far as the system lets us: each call in flight is a connection."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (ValueError, OSError):
+        return  # what we have must do; `aios-dist doctor` says what is missing
 
 
 def open_files() -> int:

@@ -120,6 +120,11 @@ class Threads:
         self._alone: set[Run] = set()  # nobody waits for these
         self.lost: dict[Run, None] = {}
 
+    def resize(self, most: int) -> None:
+        """Up to so many from now on; those that are there already stay."""
+        self._most = max(most, self.alive)
+        self._fill()
+
     def start(self, name: str, function: Callable[[], Any]) -> Run:
         """Run the function in a thread, after those that wait already where all are at work."""
         run = Run(name, function)

@@ -50,6 +50,10 @@ class Tools:
         self._hung = {run: None for run in self._hung if not run.done.done()}
         return [*self._threads.lost, *self._hung]
 
+    def resize(self, slots: int) -> None:
+        """So many run at a time from now on."""
+        self._threads.resize(slots)
+
     async def run(self, work: Work, command: Tool) -> Any:
         """Run a tool, once.
 

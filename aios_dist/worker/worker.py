@@ -19,7 +19,7 @@ from celery.worker import state
 from aios_dist import policies
 from aios_dist.broker import messages
 from aios_dist.broker.app import Tickets
-from aios_dist.config import Config, PoolConfig
+from aios_dist.config import FILES_BESIDE_CALLS, Config, PoolConfig
 from aios_dist.errors import FleetUnavailable, RedisUnfit
 from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.journal.formats import drain, open_elsewhere
@@ -37,12 +37,14 @@ from aios_dist.worker.leases import Leases
 from aios_dist.worker.limits import Stillness
 from aios_dist.worker.providers import Provider, check_model, open_provider
 from aios_dist.worker.reconciler import Reconciler
+from aios_dist.worker.rows import Rows
 from aios_dist.worker.rules import Rules
 from aios_dist.worker.runner import Runner
-from aios_dist.worker.shortages import Slots, open_files
+from aios_dist.worker.shortages import Slots, allow_files, open_files
 from aios_dist.worker.spool import Answers
 from aios_dist.worker.steps import Machine, Steps
-from aios_dist.worker.telemetry import flush
+from aios_dist.worker.telemetry import flush, not_consumed, send
+from aios_dist.worker.telling import TELL_S, Teller
 from aios_dist.worker.threads import Run, Threads
 from aios_dist.worker.tools import Tools
 from aios_dist.worker.turning import Turns
@@ -91,6 +93,10 @@ class Runtime:
         self._providers: dict[str, Provider] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._saying: asyncio.Task[None] | None = None
+        self._at_once = asyncio.Event()
+        self.cold = False
+        """It was told so by a signal."""
         self._users: list[Tools | Threads] = []  # what runs users' code
         self._said: WorkerInfo | None = None  # what it has announced
 
@@ -102,6 +108,12 @@ class Runtime:
     def models(self) -> dict[str, str]:
         """The models that this pool serves, and the lane of each."""
         return {n: m.lane for n, m in self.config.models.items() if m.lane in self.settings.lanes}
+
+    def job_of(self, ticket: str) -> str:
+        """The job of the step that a ticket has become here, or "". From any thread."""
+        held = getattr(self, "leases", None)
+        works = list(held.held.values()) if held is not None else []
+        return next((claim.job for claim, work in works if work.origin.ticket == ticket), "")
 
     def check(self) -> None:
         """Everything that would make calls fail later, now.
@@ -142,9 +154,11 @@ class Runtime:
         self._unpriced = [model for model in self._providers if not self._has_price(model)]
         self.started_at = await AT_START.ask(self.journal.now, away=_unless_unfit)
         self._rules = Rules(self.config, self.journal, self.settings.lanes, sorted(self.models()))
+        self.rows = rows = Rows(send)
         self._reconciler = reconciler = Reconciler(
-            self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew
+            self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew, rows
         )
+        self._teller = Teller(self.journal, rows, reconciler.in_office)
         self._writer = Writer(
             self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
         )
@@ -176,7 +190,8 @@ class Runtime:
             machine,
             self.journal.last_error,
         )
-        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
+        models = sorted(self._providers)
+        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, models, rows)
         self._users = [self._tools, self._threads, self._closing]
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
         self.control = Control(
@@ -196,6 +211,7 @@ class Runtime:
         background.start("listening", self.control.listen)
         background.repeat("announcing", fleet.renew, self._away_is_no_fault(self._announce))
         background.repeat("reading rules", fleet.renew, self._away_is_no_fault(self._keep_rules))
+        background.repeat("telling of ends", TELL_S, self._away_is_no_fault(self._teller.tell))
         background.repeat("looking after itself", LOOK_S, self._look)
 
     def _price(self, model: str, usage: Usage) -> float:
@@ -259,10 +275,25 @@ class Runtime:
             short=self._slots.why,
             files=open_files(),
             unpriced=self._unpriced,
+            cancelled=not_consumed(self.settings.lanes),
             codes=codes(),
         )
         self._said = info
         await self.journal.announce(info, self.models())
+
+    def resize(self, slots: int) -> None:
+        """So many slots from now on; on the pool's loop."""
+        self.slots = slots
+        allow_files(slots + FILES_BESIDE_CALLS)
+        self._slots.resize(slots, open_files())
+        self._threads.resize(min(slots, MOST_TURNS))
+        self._tools.resize(slots)
+        self._health.resize(slots)
+        self._saying = asyncio.get_running_loop().create_task(self._say_slots())
+
+    async def _say_slots(self) -> None:
+        with self.leases.outage.passes():
+            await self._announce()
 
     async def _new_rules(self, *lanes: str) -> None:
         await self._rules.read(*lanes)
@@ -285,6 +316,14 @@ class Runtime:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._start_finishing)
 
+    def hurry(self) -> None:
+        """A cold shutdown: what is in flight goes back at once. From any thread, and from a signal."""
+        self.begin_to_end()
+        if self._loop is None:
+            self._at_once.set()
+        else:
+            self._loop.call_soon_threadsafe(self._at_once.set)
+
     def _start_finishing(self) -> None:
         if self._finishing is None:
             self._finishing = asyncio.get_running_loop().create_task(self._finish())
@@ -296,7 +335,11 @@ class Runtime:
         self._writer.closing.set()
         if busy := len(self.leases.held):
             logger.warning("Finishing %d steps in flight (at most %g s).", busy, grace)
-        await self._until_idle(deadline)
+        waiting = asyncio.ensure_future(self._until_idle(deadline))
+        cold = asyncio.ensure_future(self._at_once.wait())
+        await asyncio.wait({waiting, cold}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, cold):
+            task.cancel()
         self.leases.stop_all("shutdown")
         await self._until_idle(loop.time() + HAND_BACK_S)
         self.answers.save()
@@ -312,6 +355,7 @@ class Runtime:
         self._start_finishing()
         assert self._finishing is not None
         await self._finishing
+        await _briefly(self._teller.tell())
         farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
         await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
         self._stillness.close()

@@ -53,11 +53,11 @@ def machine(scenarios: Sequence[Scenario]) -> Iterator[LocalFleet]:
         workers += [WorkerSpec(f"{scenario.name}-{n + 1}", scenario.name) for n in range(processes)]
     with LocalFleet(config, workers, fake_llm=str(REPLY_S), cwd=ROOT) as local:
         assert local.llm_url is not None
-        _script(local.llm_url, scenarios)
+        _script(local.llm_url, local.llm_key, scenarios)
         yield local
 
 
-def _script(url: str, scenarios: Sequence[Scenario]) -> None:
+def _script(url: str, key: str, scenarios: Sequence[Scenario]) -> None:
     """Tell the fake LLM how long each reply takes."""
     replies = {
         prompt: {"text": "done", "latency": seconds}
@@ -66,7 +66,8 @@ def _script(url: str, scenarios: Sequence[Scenario]) -> None:
         for prompt, seconds in zip(_prompts(scenario, job.name, len(job.steps)), job.steps, strict=True)
     }
     data = json.dumps({"reply": replies}).encode()
-    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/script", data=data):
+    headers = {"Authorization": f"Bearer {key}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url.removesuffix('/v1')}/script", data, headers)):
         pass
 
 

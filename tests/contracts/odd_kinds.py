@@ -359,6 +359,8 @@ DECORATED = [
     fine("comments before it", b": PROCESSING\n\n: PROCESSING\n\n" + _DATA),
     fine("a deep field", completion().replace('"odd"', "[" * 200 + "]" * 200)),
     Case("called html", (reply(_DATA, kind="text/html"),), text="fine"),
+    Case("a long header", (reply(_DATA, x_policy="a" * 100_000),), text="fine"),
+    Case("gzip and identity", (reply(gzip.compress(_DATA), content_encoding="identity, gzip"),), text="fine"),
     Case("called nothing", (reply(_DATA, kind=""),), text="fine"),
     Case("status 201", (reply(_DATA, 201),), text="fine"),
     Case("gzip", (reply(gzip.compress(_DATA), content_encoding="gzip"),), text="fine"),
@@ -879,6 +881,8 @@ AGAIN = [
             failed(error={"code": 403, "message": "no", "details": [{"reason": "rateLimitExceeded"}]}), 403
         ),
     ),
+    again("a gateway's 400", reply(failed(error={"code": "429", "message": "from upstream"}), 400)),
+    again("a gateway's 400, busy", reply(failed(error={"status": 503, "message": "from upstream"}), 400)),
     again("busy as a 400", reply(failed(error={"code": "server_busy", "message": "busy"}), 400)),
     again(
         "gemini's quota of a minute",

@@ -395,7 +395,9 @@ def test_flower_does_what_its_own_pages_and_programs_ask_and_no_other_site(
     machine, _ = guarded
     host = str(machine.flower_url).removeprefix("http://")
     sent = {name: value.replace("HOST", host) for name, value in headers.items()}
-    answer, text = ask(machine, "/api/task/revoke/nobody", sent, post=True)
+    worker = machine.registered("machine-1").id.partition(":")[0]
+    wait_for(lambda: worker in json.loads(ask(machine, "/api/workers?refresh=1")[1]))
+    answer, text = ask(machine, f"/api/worker/queue/add-consumer/{worker}?queue=llm", sent, post=True)
     assert answer == status, text
 
 
@@ -421,6 +423,48 @@ def test_a_name_of_this_machine_is_one(host: str) -> None:
 )
 def test_a_name_that_a_site_may_have_is_none(host: str) -> None:
     assert not is_local(host)
+
+
+@pytest.mark.parametrize(
+    ("button", "instead"),
+    [
+        ("revoke/TICKET?terminate=true", "aios-dist job cancel ID"),
+        ("abort/TICKET", "serves job planted-button."),
+        ("revoke/TICKET", "serves job planted-button."),
+        ("revoke/none-such", "aios-dist job cancel ID"),
+        ("timeout/aios.step?workername=w&soft=1", "tool_timeout"),
+        ("rate-limit/aios.step?workername=w&ratelimit=1", "aios-dist model set NAME"),
+        ("apply/aios.step", "aios-dist submit"),
+        ("async-apply/aios.step", "aios-dist submit"),
+        ("send-task/aios.step", "aios-dist submit"),
+    ],
+)
+def test_a_button_of_flowers_that_has_no_effect_says_what_has(
+    guarded: tuple[LocalFleet, FakeLLM], button: str, instead: str
+) -> None:
+    machine, _ = guarded
+    with Fleet(machine.config) as fleet:
+        fleet.submit(caller, calls=1, model="good", id="planted-button").result(timeout=30)
+
+    def ticket() -> str:
+        rows = json.loads(ask(machine, "/api/tasks?limit=1000")[1])
+        return next((id for id, row in rows.items() if "planted-button," in (row["args"] or "")), "")
+
+    wait_for(ticket)
+    status, said = ask(machine, f"/api/task/{button.replace('TICKET', ticket())}", post=True)
+    assert (status, instead in said.decode()) == (403, True), said
+
+
+def test_a_button_of_flowers_that_has_an_effect_is_done(guarded: tuple[LocalFleet, FakeLLM]) -> None:
+    machine, _ = guarded
+    info = machine.registered("machine-1")
+    worker = info.id.partition(":")[0]
+    wait_for(lambda: worker in json.loads(ask(machine, "/api/workers?refresh=1")[1]))
+    for press, slots in (("grow", info.slots + 2), ("shrink", info.slots)):
+        assert ask(machine, f"/api/worker/pool/{press}/{worker}?n=2", post=True)[0] == 200
+        wait_for(lambda slots=slots: machine.registered("machine-1").slots == slots)  # type: ignore[misc]
+    refused = ask(machine, f"/api/worker/queue/add-consumer/{worker}?queue=gpu", post=True)
+    assert (refused[0], b"`lanes` of [pools.all]" in refused[1]) == (403, True)
 
 
 ODD_EVENTS: list[dict[str, Any]] = [

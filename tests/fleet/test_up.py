@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -329,3 +331,82 @@ def test_ctrl_c_once_more_ends_it_at_once(when: str, tmp_path: Path) -> None:
 def test_what_it_shows_of_the_logs_cannot_command_a_terminal() -> None:
     lines = ["2026-01-01 10:00:00,000 WARNING mine: \x1b]0;owned\x07\x1b[2J", "more \x9b2J"]
     assert important(lines) == ["mine: \ufffd]0;owned\ufffd\ufffd[2J", "more \ufffd2J"]
+
+
+INTRUDER = r"""
+import json, os, socket, sys, urllib.error, urllib.request
+from pathlib import Path
+port, llm, data, config = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+password = sys.stdin.read(); "a".encode("idna")
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+def tried(what):
+    try:
+        return what()
+    except (OSError, urllib.error.URLError) as exc:
+        return f"{type(exc).__name__}: {exc}"
+def redis(command):
+    with socket.create_connection(("127.0.0.1", port), 10) as line:
+        line.sendall(command)
+        return line.recv(200).decode()
+def asked(path, data=None):
+    with urllib.request.urlopen(f"{llm}/{path}", data, timeout=10) as answer:
+        return answer.read().decode()
+def seen():
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            try:
+                found += [str(process / name)] if password.encode() in (process / name).read_bytes() else []
+            except OSError:
+                pass
+    return found
+print(json.dumps({
+    "redis": tried(lambda: redis(b"PING\r\n")),
+    "wrong": tried(lambda: redis(b"AUTH wrong\r\n")),
+    "data": tried(lambda: os.listdir(data)),
+    "file": tried(lambda: (data / "server.log").read_text()),
+    "config": tried(config.read_text),
+    "calls": tried(lambda: asked("calls")),
+    "script": tried(lambda: asked("script", b"{}")),
+    "seen": seen(),
+}))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_of_the_machine_reads_nothing_and_runs_nothing(
+    up: Callable[..., Up], tmp_path: Path
+) -> None:
+    """All folders above are open to all, as a home often is; the user's umask is the usual one."""
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_uid == os.geteuid() and above != Path(above.root):
+            above.chmod(above.stat().st_mode | 0o055)
+    one = up("--data", "data", "--fake-llm")
+    config = one.config()
+    (place,) = shlex.split(one.says(r"export AIOS_CONFIG=([^\r\n]*aios\.toml'?)"))
+    url = urlsplit(config.fleet.redis_url)
+    assert url.password
+    assert url.password not in one.wrote
+    with Fleet(config) as fleet:
+        fleet.submit(prompts("secret", ["the prompt of the owner"]).job()).result(timeout=WITHIN_S)
+    llm = one.says(r"a fake LLM at (http://\S+?)/v1")
+    assert b"the prompt of the owner" in b"".join(
+        file.read_bytes() for file in (tmp_path / "data").rglob("*.aof")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", INTRUDER, str(url.port), llm, str(tmp_path / "data"), place],
+        input=url.password,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.pop("redis").startswith("-NOAUTH")
+    assert found.pop("wrong").startswith("-WRONGPASS")
+    assert found.pop("seen") == []
+    for name in ("calls", "script"):
+        assert "401" in found.pop(name)
+    assert set(found) == {"data", "file", "config"}
+    assert all(said.startswith("PermissionError") for said in found.values()), found

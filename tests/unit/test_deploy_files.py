@@ -25,6 +25,8 @@ VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+)")
 GRACE = 30.0  # [fleet] shutdown_grace
 VALUES = {
     "REDIS_PASSWORD": "secret",
+    "REDIS_WORKER_PASSWORD": "of-workers",
+    "REDIS_FLOWER_PASSWORD": "of-flower",
     "FLOWER_BASIC_AUTH": "user:password",
     "AIOS_REDIS_URL": "redis://:secret@redis.fleet.internal:6379/0",
 }
@@ -78,7 +80,13 @@ def test_compose_accepts_the_file(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "missing"),
-    [(COMPOSE, "REDIS_PASSWORD"), (COMPOSE, "FLOWER_BASIC_AUTH"), (BOX, "AIOS_REDIS_URL")],
+    [
+        (COMPOSE, "REDIS_PASSWORD"),
+        (COMPOSE, "REDIS_WORKER_PASSWORD"),
+        (COMPOSE, "REDIS_FLOWER_PASSWORD"),
+        (COMPOSE, "FLOWER_BASIC_AUTH"),
+        (BOX, "AIOS_REDIS_URL"),
+    ],
 )
 def test_compose_names_the_variable_that_must_be_set(file: Path, missing: str) -> None:
     done = compose_config(file, {k: v for k, v in VALUES.items() if k != missing})
@@ -156,6 +164,39 @@ def test_every_variable_of_the_compose_files_is_documented(file: Path) -> None:
     assert sorted(v for v in named if f"`{v}`" not in documented) == []
 
 
+KEYS = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"}
+
+
+@pytest.mark.parametrize("file", [COMPOSE, BOX], ids=lambda f: f.name)
+def test_only_workers_of_pools_that_call_models_get_keys(file: Path) -> None:
+    config = load(ROOT / "deploy/config/aios.toml", env={})
+    for name, service in services(file).items():
+        calls = service["command"][0] == "worker" and not {
+            model.lane for model in config.models.values()
+        }.isdisjoint(config.pool(service["command"][1]).lanes)
+        assert (service.get("environment", {}).keys() & KEYS == KEYS) is calls, name
+        assert calls or not service.get("environment", {}).keys() & KEYS, name
+
+
+@pytest.mark.parametrize("file", [COMPOSE, BOX], ids=lambda f: f.name)
+def test_no_container_takes_all_of_a_machine_or_leaves_its_memory_behind(file: Path) -> None:
+    for name, service in services(file).items():
+        assert 0 < service["pids_limit"] <= 1024, name
+        assert all("size=" in place for place in service["tmpfs"]), name
+        assert service["ulimits"] == {"core": 0}, name
+        assert service["read_only"], name
+
+
+def test_each_service_has_the_account_that_it_needs_and_no_other() -> None:
+    urls = {n: s["environment"]["AIOS_REDIS_URL"] for n, s in services(COMPOSE).items() if n in USERS}
+    assert {name: url.split("//")[1].split(":")[0] for name, url in urls.items()} == USERS
+    for name, url in urls.items():
+        assert "REDIS_PASSWORD" not in url, name
+
+
+USERS = {"llm": "aios-worker", "turns": "aios-worker", "flower": "aios-flower"}
+
+
 # -- the image ------------------------------------------------------------------------------------
 
 
@@ -225,12 +266,13 @@ def accounts() -> dict[str, list[str]]:
     return {name: rules for _, name, *rules in map(str.split, lines)}
 
 
-def commands_of_the_code() -> set[str]:
+def commands_of_the_code(of_celery: bool) -> set[str]:
     """What the Lua verbs call, and what ``aios-dist doctor`` tries because the journal or kombu needs it."""
     lua = "".join(f.read_text(encoding="utf-8") for f in files(ROOT / "aios_dist/journal/lua", "*.lua"))
     found = set(re.findall(r"redis\.p?call\(\s*['\"](\w+)", lua))
     assert found
-    tried = (*rights.journal_commands("k", "c"), *rights.broker_commands("k"))
+    tried = [*rights.journal_commands("k", "c"), *rights.ticket_commands("k")]
+    tried += rights.broker_commands("k") if of_celery else []
     return {name.lower() for name in found} | {command[0].lower() for command in tried}
 
 
@@ -238,7 +280,10 @@ def commands_of_the_code() -> set[str]:
 def test_workers_and_producers_may_run_what_the_code_runs(user: str) -> None:
     rules = accounts()[user]
     transaction = {"multi", "exec", "watch", "unwatch", "discard"} if "+@transaction" in rules else set()
-    assert commands_of_the_code() - transaction - {r.removeprefix("+") for r in rules} == set()
+    assert (
+        commands_of_the_code(user == "aios-worker") - transaction - {r.removeprefix("+") for r in rules}
+        == set()
+    )
 
 
 def test_no_account_of_the_fleet_may_do_dangerous_things() -> None:
@@ -256,7 +301,6 @@ def test_no_account_of_the_fleet_may_do_dangerous_things() -> None:
 def test_flower_counts_waiting_steps_and_sees_nothing_else_of_the_journal() -> None:
     rules = " ".join(accounts()["aios-flower"])
     assert [rule for rule in re.findall(r"[^()]+", rules) if "~aios:" in rule] == [
-        "+eval +evalsha ~aios:{aios}:2:",
         # The tenants that wait, where a lane is shared, and what steps need that other workers met.
         "+zrange ~aios:{aios}:2:readyby:* ~aios:{aios}:2:wanted:* ~aios:{aios}:2:heldby:*",
         "+zcard ~aios:{aios}:2:ready:* ~aios:{aios}:2:stray:* ~aios:{aios}:2:held:*",
@@ -282,6 +326,30 @@ def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_systemd_keeps_no_dump_of_memory_and_gives_keys_to_the_pool_that_needs_them() -> None:
+    for unit in UNITS:
+        assert unit_value(unit, "LimitCORE") == "0", unit.name
+    worker = (ROOT / "deploy/systemd/aios-worker@.service").read_text(encoding="utf-8")
+    assert "\nEnvironmentFile=-/etc/aios/worker-%i.env\n" in worker
+    examples = {
+        file.name: file.read_text(encoding="utf-8") for file in files(ROOT / "deploy/systemd", "*.example")
+    }
+    assert [name for name, text in examples.items() if re.search("^OPENAI_API_KEY", text, re.MULTILINE)] == [
+        "worker-llm.env.example"
+    ]
+
+
+def test_what_is_installed_on_a_machine_was_built_there_or_has_a_hash() -> None:
+    """The name of the package is nobody's yet: whoever takes it would be installed."""
+    for page in ("README.md", "docs/deploy.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for line in re.findall(r"^.*pip (?:install|wheel) .*$", text, re.MULTILINE):
+            named = "aios-dist" in line.partition("pip ")[2] and "/aios_dist-" not in line
+            assert not named, line
+            if page == "docs/deploy.md" and "your-packages" not in line:
+                assert "--require-hashes" in line or "--no-index" in line, line
 
 
 def test_systemd_restarts_workers_and_gives_them_time_to_stop() -> None:

@@ -100,7 +100,8 @@ def test_what_is_sent_to_all_has_a_form_of_its_own() -> None:
 )
 def test_every_way_to_redis_is_guarded_also_after_it_has_gone_to_another(url: str) -> None:
     app = make_app(parse({"fleet": {"name": "f", "redis_url": url}}))
-    for connection in (app.connection_for_read(), app.connection_for_write(), app.connection().clone()):
+    ways = (app.connection_for_read(), app.connection_for_write(), app.connection().clone())
+    for connection in (*ways, app.pool.acquire(block=True)):
         assert issubclass(connection.get_transport_cls().Channel, channels._Guard)
         if ";" not in app.conf.broker_url:
             continue

@@ -390,6 +390,64 @@ sys.stdin.read()
         wait_for_end(pid)
 
 
+def test_a_password_is_asked_for_and_is_no_argument(binary: Path) -> None:
+    with EmbeddedRedis(binary, password="not-for-others-1") as server:
+        server.restart()
+        assert client_of(server).ping()
+        assert server.url == f"redis://:not-for-others-1@127.0.0.1:{server.port}/0"
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=server.port).ping()
+        if Path("/proc/self").exists():
+            group = [pid for pid in os.listdir("/proc") if pid.isdigit() and _group(pid) == server.pid]
+            assert group
+            for pid in group:
+                assert b"not-for-others" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert not [f for f in server.log.parent.iterdir() if f.is_file() and "not-for" in f.read_text()]
+
+
+def _group(pid: str) -> int:
+    try:
+        return os.getpgid(int(pid))
+    except ProcessLookupError:
+        return 0
+
+
+def test_a_folder_of_data_is_closed_to_all_others(tmp_path: Path, binary: Path) -> None:
+    older = tmp_path / "older"
+    (older / "appendonlydir").mkdir(parents=True)
+    older.chmod(0o755)
+    for folder in (tmp_path / "new" / "below", older):
+        with EmbeddedRedis(binary).start(folder, appendonly=True):
+            assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_can_look_into_and_that_is_not_ours_alone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    tmp_path.chmod(0o711)
+    with pytest.raises(ConfigError, match=r"there is more in it \('photos'\): take a folder of its own"):
+        folders.take(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o711
+    tmp_path.chmod(0o700)
+    folders.take(tmp_path).release(remove=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(0o700)
+    os.chown(theirs, 65534, 65534)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        folders.take(theirs)
+
+
+def test_what_a_program_is_told_on_its_stdin_comes_there_and_nothing_else() -> None:
+    for said in (b"", b"one\ntwo\n"):
+        process = start_owned(["cat"], stdin=said, stdout=subprocess.PIPE)
+        assert process.communicate(timeout=20)[0] == said
+    with pytest.raises(ValueError, match="stdin has more than"):
+        start_owned(["cat"], stdin=b"x" * 100_000)
+
+
 def test_an_owned_program_sees_no_ctrl_c_of_ours_and_has_its_own_pid_and_exit_code() -> None:
     process = start_owned(["sh", "-c", "echo $$; exit 7"], stdout=subprocess.PIPE)
     output, _ = process.communicate(timeout=DEADLINE_S)

@@ -445,3 +445,21 @@ def test_lateness_of_a_busy_loop_is_no_standstill() -> None:
     found = Stillness()
     assert not found.since(-math.inf)
     assert found.count == 0
+
+
+def test_another_number_of_slots_is_kept_to_as_far_as_files_and_a_shortage_let_it() -> None:
+    said: list[int] = []
+    slots = Slots(4, said.append)
+    slots.resize(9, 0)
+    assert (slots.now, slots.most, slots.why) == (9, 9, "")
+    slots.resize(1000, 150)  # open files: the rest of what a worker has open takes 100
+    assert slots.now == slots.most < 1000
+    assert slots.why == "150 open files"
+    slots.resize(5, 150)
+    assert (slots.now, slots.most, slots.why, said[-1]) == (5, 5, "", 5)
+    assert slots.short(errno.EMFILE, busy=4)
+    slots.resize(8, 0)
+    assert (slots.now, slots.most) == (2, 8)  # what is short stays so for now
+    assert slots.why == "too many open files"
+    slots.resize(1, 0)
+    assert (slots.now, said[-1]) == (1, 1)

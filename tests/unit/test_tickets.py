@@ -118,7 +118,7 @@ def test_the_depth_of_a_lane_is_the_length_of_its_list() -> None:
             "sentinel://:p@a:1,b:2/3?master=m",
             "sentinel://:p@a:1/3;sentinel://:p@b:2/3",
         ),
-        ("sentinel://a:1/0?master=m&x=1", "sentinel://a:1/0?x=1"),
+        ("sentinel://a/0?master=m", "sentinel://a:26379/0"),
     ],
 )
 def test_the_address_of_the_broker_is_that_of_the_fleet(ours: str, kombus: str) -> None:

@@ -525,6 +525,11 @@ def test_a_process_that_hangs_ends_all_the_same_and_saves_first() -> None:
     assert "has not ended within" in done.stderr
 
 
+def test_a_process_that_is_told_once_more_saves_and_ends_at_once() -> None:
+    done = life("threading.Thread(target=time.sleep, args=(60,)).start(); end.begin(); end.cut()")
+    assert (done.returncode, done.stdout) == (1, "saved\n")
+
+
 def test_threads_that_hang_do_not_keep_the_interpreter() -> None:
     done = life("threading.Thread(target=time.sleep, args=(60,)).start(); end.begin(); end.end(3, 1)")
     assert done.returncode == 3

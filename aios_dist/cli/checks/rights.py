@@ -10,19 +10,21 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.broker.app import keyprefix, make_app
-from aios_dist.cli.checks import Finding, ok, problem
+from aios_dist.cli.checks import Finding, ok, problem, warning
 from aios_dist.config import Config
+from aios_dist.config.redis_urls import address
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import unavailable
 
 Command = tuple[Any, ...]
 TTL_MS = 60_000
+TRACKING: list[Command] = [("CLIENT", "TRACKING", "ON"), ("CLIENT", "TRACKING", "OFF")]
+"""What nobody of a fleet needs: it tells the names of all keys, whatever keys an account may touch."""
 
 
 def journal_commands(key: str, channel: str) -> list[Command]:
@@ -76,11 +78,15 @@ def journal_commands(key: str, channel: str) -> list[Command]:
         ("XREVRANGE", x, "+", "-", "COUNT", 1),
         ("EVAL", "return redis.call('GET', KEYS[1])", 1, s),
         ("EVALSHA", "0" * 40, 0),
-        ("RENAME", s, s),
         ("UNLINK", s),
         ("PUBLISH", channel, ""),
         ("DEL", s, h, z, r, x, m),
     ]
+
+
+def ticket_commands(key: str) -> list[Command]:
+    """What whoever submits does to the lists of tickets. Nothing of it is done: it could not be undone."""
+    return [("MULTI",), ("LPUSH", f"{key}.q", "1"), ("LLEN", f"{key}.q"), ("DISCARD",)]
 
 
 def broker_commands(key: str) -> list[Command]:
@@ -126,7 +132,7 @@ def worker_subscriptions(fanout: str) -> list[Command]:
 
 def fanout_of(fleet: str, redis_url: str) -> str:
     """What kombu's channels of a fleet begin with: its prefix, and the number of the database."""
-    return f"{keyprefix(fleet)}/{urlsplit(redis_url).path.strip('/') or '0'}."
+    return f"{keyprefix(fleet)}/{address(redis_url).db}."
 
 
 async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
@@ -144,15 +150,25 @@ async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
             journal,
             [
                 *journal_commands(f"{prefix}{scratch}", f"{prefix}ev:{scratch}"),
-                *broker_commands(f"{keyprefix(config.name)}{scratch}"),
+                *ticket_commands(f"{keyprefix(config.name)}{scratch}"),
             ],
         )
         refused += await _refused_to_listen(journal, subscriptions(prefix))
-        refused += await asyncio.to_thread(_refused_to_publish, settings)
         workers_only = await _refused_to_listen(journal, worker_subscriptions(fanout))
+        if not workers_only:  # else it is a producer's, and touches nothing of Celery's but tickets
+            refused += await _refused(journal, broker_commands(f"{keyprefix(config.name)}{scratch}"))
+            refused += await asyncio.to_thread(_refused_to_publish, settings)
+        sees_keys = not await _refused(journal, TRACKING)
     except RedisError as exc:
-        raise unavailable(exc, config.redis_url) from exc
-    user = urlsplit(config.redis_url).username or "default"
+        raise unavailable(exc, config.redis_url, journal.connection.timeout) from exc
+    user = address(config.redis_url).username or "default"
+    if sees_keys and user != "default":
+        yield warning(
+            "key names",
+            f"The account {user!r} may ask for the names of all keys that anybody writes on this Redis, "
+            "other applications' too (CLIENT TRACKING).",
+            f"ACL SETUSER {user} -client|tracking",
+        )
     if not refused:
         may = (
             "do all that a fleet does"
@@ -184,7 +200,7 @@ async def _refused(journal: Journal, commands: Sequence[Command]) -> list[str]:
                 said.append(_words(command, exc))
             except RedisError as exc:
                 # These may, or must, be refused for another reason here: no such script, transaction, key.
-                if command[0] not in ("EVALSHA", "EXEC", "RENAME"):
+                if command[0] not in ("EVALSHA", "EXEC"):
                     raise exc
     return said
 

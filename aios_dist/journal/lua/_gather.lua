@@ -55,15 +55,13 @@ do -- (a chunk of Lua has 200 locals at the most)
 
   -- A slice of what waits. Gives whether that was all.
   local function empty(lane)
-    local plain, by, stray = key('ready', lane), key('readyby', lane), key('stray', lane)
+    local plain, by = key('ready', lane), key('readyby', lane)
     while left > 0 do
       local tenant = redis.call('ZRANGE', by, -1, -1)[1] -- whose turn is last
       if tenant then
         move_last(lane, tenant)
       elseif redis.call('EXISTS', plain) == 0 then
         return true
-      elseif redis.call('EXISTS', stray) == 0 then
-        redis.call('RENAME', plain, stray) -- a million of them in no time
       else
         move_last(lane, nil)
       end

@@ -123,6 +123,7 @@ end
 -- that is used again, on a Redis that was put back; this does not. BIRTH begins with "d" where the agent is data.
 local function chain(was, what) return string.match(was, '^[^.]*') .. '.' .. string.sub(redis.sha1hex(was .. ' ' .. what), 1, 16) end
 local function basis(job) return redis.call('HGET', key('job', job), 'dg') or '' end
+local function life_of(job) return string.match(basis(job), '^[^.]*') end
 
 -- A job that is written with a plan in slices points to what is not whole yet: `hp` names a field of its plan (`half`, or x<DIG> of
 -- an extension) that is empty or gone when all is there. Gives whether the job is there, else whether it is still to come.

@@ -399,6 +399,7 @@ local function need_turn(job)
   local h = new_head('turn', 'turns', 'idle', 'turn')
   if before then h[H.attempt] = before[H.attempt] end
   make_ready(job, TURN, h)
+  return true -- there was none
 end
 
 -- A run that succeeded becomes part of its agent's past.

@@ -23,14 +23,8 @@ local function write_outcome(job, step, h, ok, blob, at, more)
 end
 
 local MOST_AT_ONCE = 1000 -- steps in one HSET: as many as Lua can hand over
-local begin, apply_turn, park_job, kept_signals
+local begin, apply_turn, park_job
 do -- (a chunk of Lua has 200 locals at the most)
-  -- How many signals a job keeps that nobody has waited for, and their bytes. A release before this one counts none.
-  kept_signals = function(job)
-    local count, bytes = string.match(redis.call('HGET', key('job', job), 'gk') or '', '^(%d+)|(%d+)$')
-    return tonumber(count or 0), tonumber(bytes or 0)
-  end
-
   -- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
   -- is taken with the command that writes it. Gives whether there was one.
   local function had_signal(job, step, h)
@@ -39,8 +33,8 @@ do -- (a chunk of Lua has 200 locals at the most)
     local field = first and ends .. '|' .. first
     local blob = field and redis.call('HGET', k, field)
     if not blob then return false end
-    local count, bytes = kept_signals(job)
-    local left = int(math.max(0, count - 1)) .. '|' .. int(math.max(0, bytes - #blob))
+    local kept, bytes = string.match(redis.call('HGET', k, 'gk') or '', '^(%d+)|(%d+)$') -- (a release before counts none)
+    local left = int(math.max(0, (kept or 0) - 1)) .. '|' .. int(math.max(0, (bytes or 0) - #blob))
     write_outcome(job, step, h, true, blob, stamp(), { ends, int(first + 1) .. '|' .. next_, 'gk', left })
     redis.call('HDEL', k, field)
     return true
@@ -224,7 +218,7 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)
   redis.call('ZREM', P .. 'deadlines', job)
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life_of(job))
   redis.call('ZADD', P .. 'ended', int(at), job) -- behind that: so it was told (_mend)
   if not left then
     redis.call('PEXPIRE', k, A.retention_ms)

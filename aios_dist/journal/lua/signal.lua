@@ -28,7 +28,8 @@ end
 if upto < count then return { 'more', upto, life } end
 local ends = 'g|' .. A.name
 local first, next_ = string.match(redis.call('HGET', k, ends) or '0|0', '^(%d+)|(%d+)$')
-local kept, bytes = kept_signals(A.job)
+local kept, bytes = string.match(redis.call('HGET', k, 'gk') or '', '^(%d+)|(%d+)$')
+kept, bytes = tonumber(kept or 0), tonumber(bytes or 0)
 if kept >= A.most or bytes + #A.outcome > A.most_bytes then return { 'full', {} } end
 mark(A.job)
 redis.call(

@@ -132,7 +132,9 @@ def refusal(
     if 300 <= status < 400:
         to = masked(str(headers.get("location", "")))
         text = f"it sends us elsewhere ({to}), which nobody follows with a prompt: correct base_url"
-    kind, alone = _error_class(status, names, text), _alone_too_large(text)
+    # Some gateways put what their provider answered into a 400 of their own.
+    real = status_of(fields) if status == 400 and _says_again(fields) else status
+    kind, alone = _error_class(real, names, text), _alone_too_large(text)
     if alone and kind is errors.RateLimited:
         kind = errors.BadRequest  # however long it waits, and it would hold all the others up
     code = fields.get("code") or fields.get("type")
@@ -170,6 +172,11 @@ def status_of(said: object) -> int:
         if 400 <= number <= 599:
             return number
     return next((_STATUS_OF[name.lower()] for name in _names(fields) if name.lower() in _STATUS_OF), 500)
+
+
+def _says_again(fields: Mapping[str, Any]) -> bool:
+    numbers = [count(fields.get(name)) for name in _NUMBERS]
+    return any(number in (*_AGAIN, 429) or 500 <= number <= 599 for number in numbers)
 
 
 def fields_of(body: object, depth: int = _DEPTH) -> Mapping[str, Any]:

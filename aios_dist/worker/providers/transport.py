@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 import socket
 import ssl
 import time
@@ -37,6 +38,9 @@ DEAD_S = 0.5
 """One that was dead says so within a round trip. What breaks later may have been at work on the request."""
 
 PIECE = 16 * 1024
+MOST_OF_A_HEADER = 256 * 1024
+"""Bytes; 8 kB, as aiohttp has it, are fewer than some proxies' policies and tokens have."""
+
 MOST_OF_AN_ERROR = 1024 * 1024
 """Bytes of a refusal that are read."""
 
@@ -72,6 +76,13 @@ class _Client(httpx2.AsyncClient):
 
 
 def _verified(verify: Any = True, cert: Any = None, trust_env: bool = True, **_: Any) -> ssl.SSLContext:
+    where = tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    return _context(verify, cert, trust_env, where)
+
+
+@functools.lru_cache(maxsize=8)
+def _context(verify: Any, cert: Any, trust_env: bool, where: tuple[str | None, ...]) -> ssl.SSLContext:
+    """One for all models: to read all the world's certificates takes 0.1 s."""
     return httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
 
 
@@ -109,7 +120,11 @@ class Transport(httpx2.AsyncBaseTransport):
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_reused)
             self._sessions[new] = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace]
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[trace],
+                max_line_size=MOST_OF_A_HEADER,
+                max_field_size=MOST_OF_A_HEADER,
             )
         return self._sessions[new]
 
@@ -133,8 +148,9 @@ class Transport(httpx2.AsyncBaseTransport):
             response.release()
             url = to
             response = await self._send(request, url)
-        packed = response.headers.get("content-encoding", "").strip().lower()
-        ours = packed in ("", "identity", *_PACKED)
+        said = response.headers.get("content-encoding", "").lower().split(",")
+        packed = ",".join(name for one in said if (name := one.strip()) not in ("", "identity"))
+        ours = packed in ("", *_PACKED)
         refused = (*_REFUSED_HEADERS, b"content-encoding") if ours else _REFUSED_HEADERS
         most = self._answer_limit if response.status < 400 else MOST_OF_AN_ERROR
         return httpx2.Response(

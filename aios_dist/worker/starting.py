@@ -1,0 +1,147 @@
+"""What a worker may be started with. What would change it unseen is pinned, or refused in a sentence.
+
+``celery -A workers.llm worker`` takes all of Celery's options, and each of them from a variable as well
+(``CELERY_WORKER_POOL``): an option is somebody's wish and refused, a variable may be another application's.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from celery import concurrency
+from celery.apps import worker as of_celery
+from celery.bin.worker import worker as of_celerys_command
+from click.core import ParameterSource
+
+from aios_dist.broker.pinned import set_for_others
+from aios_dist.config import Config, PoolConfig
+from aios_dist.errors import ConfigError
+from aios_dist.text.masking import masked
+from aios_dist.worker.pool import AsyncioPool
+
+logger = logging.getLogger("aios_dist.starting")
+
+WITHOUT_EFFECT = {
+    "time_limit": "give the model a `timeout`, and tools and turns `tool_timeout` and `turn_timeout`",
+    "soft_time_limit": "give the model a `timeout`, and tools and turns `tool_timeout` and `turn_timeout`",
+    "max_tasks_per_child": "set `memory_limit` in [pools.{pool}]",
+    "max_memory_per_child": "set `memory_limit` in [pools.{pool}]",
+    "autoscale": "set `slots` in [pools.{pool}]: one that waits costs next to nothing",
+}
+"""Celery's options that would do nothing here, and what to do instead."""
+
+LANES = ("queues", "exclude_queues")
+PINNED = ("pool", "concurrency")
+
+
+def check_options(pool: str, settings: PoolConfig, options: Mapping[str, Any]) -> None:
+    """Look at what Celery's worker was started with, before it takes any of it.
+
+    Args:
+        pool, settings: the pool that it is to serve.
+        options: as Celery's ``Worker`` got them; those that it did not get may be left out.
+
+    Raises:
+        ConfigError: one of them cannot be; says what to use instead.
+    """
+    context = _celerys_command()
+    if context is not None and context.args:
+        raise ConfigError(
+            f"A worker takes no settings of Celery's ({' '.join(context.args)}): its own are in aios.toml."
+        )
+    for name, instead in WITHOUT_EFFECT.items():
+        if options.get(name) and (name == "autoscale" or not of_environment(name)):
+            raise ConfigError(f"{_called(name)} has no effect here: {instead.format(pool=pool)}.")
+    chosen = set(_list(options.get("queues"))) or set(settings.lanes)
+    if chosen - set(_list(options.get("exclude_queues"))) != set(settings.lanes):
+        name = LANES[0] if options.get("queues") else LANES[1]
+        raise ConfigError(
+            f"{_called(name)} would give this worker other lanes than its pool has "
+            f"({', '.join(settings.lanes)}): leave it out; write `lanes` in [pools.{pool}], or start a "
+            "worker of another pool."
+        )
+
+
+def pin(worker: Any, settings: PoolConfig) -> None:
+    """Take back what variables of another application have changed in a worker that is about to start.
+
+    Raises:
+        ConfigError: its pool is another one than ours.
+    """
+    if of_environment("pool"):
+        worker.pool_cls = AsyncioPool
+    if of_environment("concurrency"):
+        worker.concurrency = settings.slots
+    worker.app.conf.worker_disable_prefetch = True
+    if os.environ.get("REMAP_SIGTERM"):
+        of_celery.REMAP_SIGTERM = ""
+        of_celery.install_worker_term_handler = functools.partial(
+            of_celery._shutdown_handler, sig="SIGTERM", how="Warm"
+        )
+    found = concurrency.get_implementation(worker.pool_cls)
+    if found is not AsyncioPool:
+        name = found.__module__.rpartition(".")[2]
+        raise ConfigError(
+            f"A worker has a pool of its own, and takes no other ({name}): leave out -P and worker_pool. "
+            "Its slots are coroutines; tools have threads."
+        )
+
+
+def say_what_is_not_followed(config: Config) -> None:
+    """Once, where another application's settings of Celery are in the environment."""
+    names = set_for_others() + [
+        _variable(name) for name in (*PINNED, *WITHOUT_EFFECT) if of_environment(name)
+    ]
+    if names:
+        logger.warning(
+            "Not followed, as no setting of this fleet: %s. Its Redis is %s, its slots are in aios.toml.",
+            ", ".join(dict.fromkeys(names)),
+            masked(config.fleet.redis_url),
+        )
+
+
+def of_environment(name: str) -> bool:
+    """Whether Celery's command took this option from a variable."""
+    context = _celerys_command()
+    return context is not None and context.get_parameter_source(name) is ParameterSource.ENVIRONMENT
+
+
+def _celerys_command() -> click.Context | None:
+    """``celery … worker``, where that is what runs."""
+    context = click.get_current_context(silent=True)
+    return context if context is not None and context.command is of_celerys_command else None
+
+
+def survive_sigusr2() -> None:
+    """Nothing listens to it, and a process that does not either is ended by it.
+
+    With ``CELERY_RDBSIG`` it is Celery's: it opens a debugger.
+    """
+    if hasattr(signal, "SIGUSR2") and signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
+        said = b"aios-dist: SIGUSR2 does nothing here; SIGUSR1 shows where each thread is.\n"
+        signal.signal(signal.SIGUSR2, lambda *_: _write(said))
+
+
+def _write(said: bytes) -> None:
+    try:
+        os.write(2, said)
+    except OSError:
+        return
+
+
+def _called(name: str) -> str:
+    return _variable(name) if of_environment(name) else f"--{name.replace('_', '-')}"
+
+
+def _variable(name: str) -> str:
+    return f"CELERY_WORKER_{name.upper()}"
+
+
+def _list(value: Any) -> list[str]:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value or ())
