@@ -251,12 +251,13 @@ local function take_best(lane)
   return top, aged
 end
 
--- What a worker must have to serve a step: "model/NAME", "agent/NAME", or of a job that has begun "code/AGENT@CODE".
-local function code_need(agent, code) return 'code/' .. agent .. '@' .. code end
-local function need_of(job, h)
-  if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
+-- What a worker must have to serve a step: "model/NAME", "agent/NAME", or of a job that has begun "code/AGENT@CODE". `code`: of the job,
+-- where no step is meant.
+local function need_of(job, h, code)
+  if h and h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
   local agent = string.match(who(job) or '', '|(.*)$') or ''
-  return (h[H.code] or '') ~= '' and code_need(agent, h[H.code]) or 'agent/' .. agent
+  code = code or (h and h[H.code]) or ''
+  return code ~= '' and 'code/' .. agent .. '@' .. code or 'agent/' .. agent
 end
 
 local function weight_of(tenant)

@@ -183,7 +183,7 @@ end
 park_job = function(job, decision)
   local k = key('job', job)
   local ch = redis.call('HGET', k, 'ch')
-  local need = ch and ch ~= decision.code and code_need(string.match(who(job) or '', '|(.*)$') or '', ch)
+  local need = ch and ch ~= decision.code and need_of(job, nil, ch)
   mark(job)
   if need and somebody_has(need) then return need_turn(job) end -- its turn is another worker's
   redis.call('ZADD', P .. 'parked', 0, (need or '-') .. '|' .. job)

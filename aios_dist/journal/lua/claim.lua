@@ -20,7 +20,9 @@ end
 
 -- Whether this worker is to run a program that began with that code: it has the same, or nobody has any more. Whether what it has
 -- will do then, the program's replay says.
-local function fits(agent, code) return not A.codes or (code or '') == '' or A.codes[agent] == code or not somebody_has(code_need(agent, code)) end
+local function fits(job, agent, code, need)
+  return not A.codes or (code or '') == '' or A.codes[agent] == code or not somebody_has(need or need_of(job, nil, code))
+end
 
 local function agent_in(whose) return string.match(whose or '', '|(.*)$') or '' end
 local function claimed(job, step, h, facts, over)
@@ -45,7 +47,7 @@ local function claimed(job, step, h, facts, over)
     h[H.cost],
     over or 0,
     facts[10] or '',
-    fits(agent_in(facts[6]), facts[10]) and 1 or 0,
+    fits(job, agent_in(facts[6]), facts[10]) and 1 or 0,
   }
 end
 local function facts_of(job, step) return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg', 'ch') end
@@ -68,17 +70,17 @@ if A.again == 1 then -- rare: a look at all leases is cheaper than a book of cla
 end
 
 -- Whether this worker can serve the step. Data agents need no code.
-local function serves(h, facts)
+local function serves(job, h, facts)
   if h[H.kind] == 'llm' then return has(A.models, h[H.label]) end
   if string.sub(facts[9] or '', 1, 1) == 'd' then return true end
   local agent = agent_in(facts[6])
-  return has(A.agents, agent) and fits(agent, facts[10])
+  return has(A.agents, agent) and fits(job, agent, facts[10])
 end
 
 local function serves_need(need)
   local kind, name = string.match(need, '^(%a+)/(.*)$')
   local agent, code = string.match(name or '', '^(.*)@(.*)$')
-  if kind == 'code' and agent then return has(A.agents, agent) and fits(agent, code) end
+  if kind == 'code' and agent then return has(A.agents, agent) and fits(nil, agent, code, need) end
   return has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name)
 end
 
@@ -195,7 +197,7 @@ local function outcome(s)
     s.limited[name] = true
     redis.call('ZREM', in_set(h[H.lane], name), s.top) -- it is on its way: its place among those let in is free
   end
-  if not serves(h, s.facts) then return 'unserved' end
+  if not serves(s.job, h, s.facts) then return 'unserved' end
   if h[H.kind] ~= 'llm' then return 'run' end
   local spent = over_budget(s.job, s.tenant)
   if spent then return 'spent', spent end
