@@ -37,7 +37,7 @@ from aios_dist.worker.leases import Leases
 from aios_dist.worker.limits import Stillness
 from aios_dist.worker.providers import Provider, check_model, open_provider
 from aios_dist.worker.reconciler import Reconciler
-from aios_dist.worker.rows import Rows
+from aios_dist.worker.rows import Rows, row_of_try
 from aios_dist.worker.rules import Rules
 from aios_dist.worker.runner import Runner
 from aios_dist.worker.shortages import Slots, allow_files, open_files
@@ -109,11 +109,14 @@ class Runtime:
         """The models that this pool serves, and the lane of each."""
         return {n: m.lane for n, m in self.config.models.items() if m.lane in self.settings.lanes}
 
-    def job_of(self, ticket: str) -> str:
-        """The job of the step that a ticket has become here, or "". From any thread."""
+    def job_of(self, id: str) -> str:
+        """The job of the step that a ticket has become here, or that a row of Flower's is; else "". From any
+        thread."""
         held = getattr(self, "leases", None)
-        works = list(held.held.values()) if held is not None else []
-        return next((claim.job for claim, work in works if work.origin.ticket == ticket), "")
+        for claim, work in list(held.held.values()) if held is not None else []:
+            if id in (work.origin.ticket, row_of_try(claim.job, claim.step, claim.token)):
+                return str(claim.job)
+        return ""
 
     def check(self) -> None:
         """Everything that would make calls fail later, now.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aios_dist import Fleet, JobFailed, fixed
+from aios_dist.broker.app import make_app
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
@@ -244,3 +245,18 @@ def test_rows_that_were_told_while_flower_did_not_hear_are_told_again(
         job.result(timeout=30)
     for job in jobs:
         shows(watched, job.id, "job SUCCESS", "0 SUCCESS")
+
+
+def test_a_row_that_is_to_be_revoked_is_told_by_its_job(
+    watched: LocalFleet, fleet: Fleet, llm: FakeLLM
+) -> None:
+    llm.script(latency=30.0)
+    job = fleet.submit(calls, id="shown-revoked")
+    wait_for(lambda: states(rows(watched, job.id)) == ["0 STARTED"])
+    (row,) = rows(watched, job.id)
+    app = make_app(watched.config)
+    said = app.control.broadcast("revoke", arguments={"task_id": [row]}, reply=True, timeout=10, limit=2)
+    app.close()
+    assert "this one serves job shown-revoked" in str(said)
+    job.cancel()
+    shows(watched, job.id, "0 REVOKED", "job REVOKED")
