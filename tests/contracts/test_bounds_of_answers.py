@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import itertools
 import json
-import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -94,18 +93,12 @@ _DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 2000 + b'
 async def test_an_answer_without_an_end_is_cut_off_and_not_asked_for_again(
     adapter: str, head: bytes, piece: bytes, stream: bool
 ) -> None:
-    tracemalloc.start()
-    try:
-        async with endless(head, piece) as (root, server):
-            error = await ask(root, adapter, stream=stream)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    async with endless(head, piece) as (root, server):
+        error = await ask(root, adapter, stream=stream)
     assert isinstance(error, errors.BadReply), error
     assert "larger than answer_limit (2,097,152 bytes)" in str(error)
     assert len(error.detail["raw"]) <= RAW_LIMIT
-    assert server.sent <= ENOUGH
-    assert peak < 8 * LIMIT, "nor is more of it kept"
+    assert server.sent < ENOUGH, "it has hung up"
 
 
 async def test_a_refusal_without_an_end_is_read_as_far_as_anybody_needs_it() -> None:
