@@ -57,12 +57,14 @@ class Deployed:
         self._path = folder / "aios.toml"
         write_config(config, self._path)
 
-    def start(self, name: str, code: str, pool: str = "all", **env: str) -> Member:
-        """A worker with this code of the agents."""
+    def start(
+        self, name: str, code: str, pool: str = "all", config: Path | None = None, **env: str
+    ) -> Member:
+        """A worker with this code of the agents, and with a configuration of its own where there is one."""
         folder = self._folder / name
         folder.mkdir()
         (folder / "deployed_agents.py").write_text(code, encoding="utf-8")
-        launch = Launch(folder, {**environment(self._path), **env}, folder)
+        launch = Launch(folder, {**environment(config or self._path), **env}, folder)
         member = launch.worker(WorkerSpec(name, pool))
         self.members.append(member)
         wait_for(lambda: (member.check(), member.is_ready)[1])
@@ -222,6 +224,23 @@ def test_where_the_last_worker_with_the_code_was_killed_its_jobs_are_parked_in_a
     assert all(paid(llm)[f"Plan the trip {number}."] == 1 for number in range(5))
 
 
+IN_COMMON = """
+[fleet]
+name = "{fleet.name}"
+redis_url = "{fleet.redis_url}"
+modules = ["deployed_agents"]
+lease = {fleet.lease}
+renew = {fleet.renew}
+reconcile = {fleet.reconcile}
+shutdown_grace = {fleet.shutdown_grace}
+[models.small]
+base_url = "{llm}"
+[pools.all]
+lanes = ["llm", "turns"]
+slots = 32
+"""
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """The release before this one, from the repository's history."""
@@ -238,10 +257,12 @@ def release(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(120)
 def test_a_release_before_this_one_serves_the_same_jobs_beside_it(
-    deployed: Deployed, producer: Fleet, llm: FakeLLM, release: Path
+    deployed: Deployed, producer: Fleet, llm: FakeLLM, release: Path, tmp_path: Path
 ) -> None:
     path = os.pathsep.join([str(release), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    old = deployed.start("release", CODE, PYTHONPATH=path)
+    config = tmp_path / "release.toml"  # by hand: this release's settings are not all known to that one
+    config.write_text(IN_COMMON.format(fleet=deployed.config.fleet, llm=llm.url), encoding="utf-8")
+    old = deployed.start("release", CODE, config=config, PYTHONPATH=path)
     jobs = submit(producer, 40)
     wait_for(lambda: begun(producer, jobs))
     assert not any(view.code for view in producer.jobs(40)), "that one knows no codes"
