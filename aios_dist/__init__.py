@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         JobConflict,
         JobError,
         JobFailed,
+        JobParked,
         JournalDamaged,
         JournalError,
         LLMError,
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     from aios_dist.program.agents import Agent, PromptsAgent, agent, prompts
     from aios_dist.program.bounds import as_done, within
     from aios_dist.program.commands import gather, llm, signal, sleep, tool
-    from aios_dist.program.facts import now, once, random, uuid
+    from aios_dist.program.facts import changed, now, once, random, uuid
     from aios_dist.program.foreign import HandOver, handed_over
 
 _HOMES = {
@@ -128,6 +129,8 @@ _HOMES = {
         "JobConflict",
         "JobError",
         "JobFailed",
+        "JobParked",
+        "JobParked",
         "JournalDamaged",
         "JournalError",
         "LLMError",
@@ -146,6 +149,7 @@ _HOMES = {
         "WorkerLost",
     ),
     "program.facts": (
+        "changed",
         "now",
         "once",
         "random",
@@ -228,6 +232,7 @@ __all__ = [
     "JobConflict",
     "JobError",
     "JobFailed",
+    "JobParked",
     "JobSpec",
     "JobState",
     "JobView",
@@ -273,6 +278,7 @@ __all__ = [
     "agent",
     "agent_first",
     "as_done",
+    "changed",
     "fifo",
     "fixed",
     "gather",

@@ -14,6 +14,7 @@
     ├── JobError                  raised by ``Job.result()``
     │   ├── JobFailed             the agent raised; ``.error`` says what
     │   ├── JobCancelled
+    │   ├── JobParked             its agent's code has changed: it is paused until there is code that fits
     │   └── ResultTimeout         (also a TimeoutError) the job goes on
     └── StepError                 raised inside an agent by ``await llm()`` or ``await tool()``
         ├── LLMError
@@ -33,7 +34,7 @@
         ├── DeadlineExceeded      the job had not ended in time
         ├── BudgetReached         the job, or its tenant, has spent what it may
         ├── JournalDamaged        what Redis holds of the job cannot be read
-        └── ProgramChanged        the agent does not repeat its own steps on replay
+        └── ProgramChanged        the agent does not repeat its own steps on replay: its job is parked
 
 *Retryable* is a class, not a flag: ``except RetryableLLMError`` is the whole test.
 """
@@ -148,6 +149,30 @@ class JobCancelled(JobError):
     """The job was cancelled."""
 
 
+class JobParked(JobError):
+    """The code of the job's agent does not fit what its journal holds, so it is paused: nothing is lost, and
+    nothing is paid again. It goes on by itself when a worker has the code again that it began with.
+
+    Attributes:
+        job_id: the job.
+        reason: what has changed, and at which step.
+    """
+
+    job_id: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, job_id: str, reason: str) -> Self:
+        """The error of a job that is parked for this reason."""
+        error = cls(
+            f"job {job_id!r} is parked, with nothing lost: {reason.rstrip('.')}. It goes on by itself when a "
+            f"worker has the code that it began with; or try that of now: `aios-dist job resume {job_id}`, "
+            "with `--from-step K` where that asks for something else from step K on."
+        )
+        error.job_id, error.reason = job_id, reason
+        return error
+
+
 class ResultTimeout(JobError, TimeoutError):
     """The wait ended before the job did. The job goes on; ask again."""
 
@@ -236,7 +261,16 @@ class JournalDamaged(StepError):
 
 
 class ProgramChanged(StepError):
-    """On replay the agent asked for something else than what its journal holds."""
+    """On replay the agent asked for something else than what its journal holds.
+
+    Attributes:
+        was, now: what the step was that its ``detail`` names, and what it is now.
+        place: the lines of code that ask for that, where they are known.
+    """
+
+    was: str = ""
+    now: str = ""
+    place: str = ""
 
 
 _BY_NAME: dict[str, type[AiosError]] = {}

@@ -188,4 +188,4 @@ def why(exc: Exception) -> str:
     return str(exc)[:200]
 
 
-__all__ = ["NO_ARGUMENTS", "TASK", "Tally", "dropped", "is_news", "message", "ticket", "why"]
+__all__ = ["NO_ARGUMENTS", "SAY_EVERY_S", "TASK", "Tally", "dropped", "is_news", "message", "ticket", "why"]

@@ -10,7 +10,7 @@ import click
 from aios_dist.cli.entry import Commands
 from aios_dist.cli.job_steering import retry_jobs
 from aios_dist.cli.options import as_json_option, ids_argument
-from aios_dist.cli.output import clock, console, iso, job_record, plain, print_json, print_table
+from aios_dist.cli.output import clock, console, error_line, iso, job_record, plain, print_json, print_table
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.errors import UnknownName
 
@@ -95,7 +95,7 @@ def show(id: str, as_json: bool) -> None:
         place = f" on lane {record['lane']}" if record["lane"] else ""
         out.print(plain(f"\nStep {_words(letter.step)} ({what}{place}) given up {clock(letter.at)}"))
         if record["error"] is not None:
-            out.print(plain(f"{record['error']['type']}: {record['error']['message']}"))
+            out.print(error_line(f"{record['error']['type']}: {record['error']['message']}"))
         print_table(
             ("AT", "WHAT", "DETAIL"),
             ((clock(e.at), e.what, e.detail) for e in _of_step(events, letter.step)),

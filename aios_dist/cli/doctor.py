@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aios_dist.cli.checks import Finding, Level, raised
+from aios_dist.cli.checks import Finding, Level, raised, warning
 from aios_dist.cli.entry import say
 from aios_dist.cli.output import console, plain, print_json
 from aios_dist.cli.session import on_fleet, on_journal
@@ -28,14 +28,15 @@ PATIENCE_S = 8.0
 
 
 @click.command()
+@click.option("--probe", is_flag=True, help="Also ask each model's base_url whether somebody answers.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
+def doctor(context: click.Context, probe: bool, as_json: bool) -> None:
     """Exit 1 when there is a problem. Keys, packages and limits are those of the machine that it runs on:
     on a worker's machine, run it with the worker's environment.
     """
     config = load()
-    findings = [_configuration(config), *on_fleet(lambda fleet: examine(config, fleet), config)]
+    findings = [_configuration(config), *on_fleet(lambda fleet: examine(config, fleet, probe), config)]
     problems = sum(f.level is Level.PROBLEM for f in findings)
     if as_json:
         print_json(
@@ -64,9 +65,11 @@ def doctor(context: click.Context, as_json: bool) -> None:
     context.exit(1 if problems else 0)
 
 
-async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
+async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> list[Finding]:
     """All checks. What needs Redis is left out when it cannot be reached."""
-    from aios_dist.cli.checks import held, lanes, machine, rights, server
+    from aios_dist.cli.checks import deaf, held, lanes, machine, providers, rights, server
+    from aios_dist.journal import Wanted
+    from aios_dist.journal.formats import drain, open_elsewhere
 
     findings = list(machine.packages())
     registry: Registry | None = None
@@ -75,23 +78,35 @@ async def examine(config: Config, fleet: AsyncFleet) -> list[Finding]:
         findings += await _all(server.server(journal))
         findings += await _all(server.clock(journal))
         findings += await _all(rights.rights(config, journal))
+        findings += [
+            warning("format", *drain(format, jobs))
+            for format, jobs in (await open_elsewhere(journal)).items()
+        ]
         registry = await fleet.registry()
         findings += lanes.registry(registry)
         findings += lanes.workers(config, registry, await journal.now())
+        findings += await _all(deaf.deaf(config, registry))
+        findings += lanes.codes(registry)
         views = await fleet.lanes()
         findings += lanes.lanes(config, views)
+        findings += await _all(deaf.idle(journal, views))
         findings += lanes.needs(await journal.needs([view.name for view in views]))
         findings += held.repairs(await journal.repairs())
         findings += held.prices(registry, await fleet.tenants())
         names = sorted({*config.models, *registry.models})
         findings += held.models(await journal.model_views(names))
-        findings += held.jobs(await journal.list_jobs(held.MOST, ended=False))
+        open_jobs = await journal.list_jobs(held.MOST, ended=False)
+        findings += lanes.agents(config, registry, open_jobs)
+        findings += held.jobs(open_jobs)
+        findings += held.parked(await journal.find_jobs(Wanted(states=("parked",)), held.MOST))
         findings += held.dead_letters(await journal.dead_letters(held.MOST))
     except FleetUnavailable as exc:
         findings.append(raised("redis", exc, "See docs/deploy.md."))
     findings += machine.agents(config)
     findings += machine.models(config, registry)
     findings += machine.open_files(config)
+    if probe:
+        findings += await _all(providers.probe(config))
     return findings
 
 

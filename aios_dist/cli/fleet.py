@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def fleet(as_json: bool) -> None:
-    """A lane's depth is the number of its waiting steps; its tickets are the Celery messages in its queue."""
+    """A lane's depth is the number of its waiting steps; its tickets are the Celery messages in its queue.
+
+    Wanted are the slots that it can use now: what waits, what sleeps or backs off until now, and what is in
+    flight. A scaler goes by that, also where no worker runs.
+    """
 
     async def look(fleet: AsyncFleet) -> tuple[Registry, list[LaneView], dict[str, int], list[ModelView]]:
         registry, lanes, counts = await asyncio.gather(
@@ -64,11 +68,11 @@ def fleet(as_json: bool) -> None:
     )
     print()
     print_table(
-        ("LANE", "POLICY", "FAIR", ">WAITING", ">TICKETS", ">SLOTS", ">WORKERS"),
+        ("LANE", "POLICY", "FAIR", ">WAITING", ">WANTED", ">TICKETS", ">SLOTS", ">WORKERS"),
         (
             (
                 *(lane.name, lane.rules.policy, lane.rules.fair),
-                *(lane.ready, lane.tickets, lane.slots, lane.workers),
+                *(lane.ready, lane.wanted, lane.tickets, lane.slots, lane.workers),
             )
             for lane in lanes
         ),

@@ -1,22 +1,19 @@
 """Flower's web application as a fleet needs it: what stands between it and who reaches it, and its numbers.
 
-Flower asks for its login on every page but ``/metrics``, and looks at where a request comes from only where
-there is a login. One event with a word in the place of a number makes its pages answer 500 for good.
+Flower asks for its login on every page but ``/metrics``, looks at where a request comes from only where
+there is a login, and lets any page show it in a frame. What it hears: :mod:`aios_dist.cli.flower_events`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import logging
-import math
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import flower.events
-from celery.events import EventReceiver
 from flower.api.tasks import GetQueueLengths
 from flower.app import Flower
 from flower.command import apply_env_options, extract_settings
@@ -29,6 +26,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import ErrorHandler, OutputTransform, authenticated
 
 from aios_dist.broker.app import depth_commands, make_app
+from aios_dist.cli import flower_events
 from aios_dist.cli.flower_buttons import REFUSED, Refused
 from aios_dist.cli.worker import set_up_logging
 from aios_dist.config import Config
@@ -41,7 +39,29 @@ logger = logging.getLogger("aios_dist.flower")
 
 READING = ("GET", "HEAD", "OPTIONS")
 TEXT = ("text/html", "text/plain", "application/json")
-SAID_EVERY_S = 60.0
+
+OWN_SCRIPTS = [f"\n  var autorefresh = {value};\n" for value in (0, 1)]
+"""What Flower's list of workers has between its tags; all its other scripts are files of its own."""
+
+
+def _policy() -> str:
+    """A page of Flower's is shown in no frame, runs Flower's own scripts and speaks to Flower alone."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in OWN_SCRIPTS)
+    scripts = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+POLICIES = {
+    "Content-Security-Policy": _policy(),
+    "X-Frame-Options": "DENY",  # for browsers that know no frame-ancestors
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # is_foreign() looks at it
+}
+"""With every answer."""
 
 
 class GuardedFlower(Flower):  # type: ignore[misc]  # Flower has no types
@@ -93,12 +113,14 @@ class GuardedMetrics(Metrics):  # type: ignore[misc]
 
 
 class MaskedPages(OutputTransform):
-    """Hides the passwords that this process has in whatever a page shows."""
+    """Hides the passwords that this process has in what a page shows; says what a browser may do with it."""
 
     def transform_first_chunk(
         self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
     ) -> tuple[int, HTTPHeaders, bytes]:
         """Tornado calls it with the whole page: Flower never flushes before the end."""
+        for name, value in POLICIES.items():
+            headers[name] = value
         if headers.get("Content-Type", "").startswith(TEXT):
             text = chunk.decode("utf-8", "surrogateescape")
             if (shown := hide(text)) != text:
@@ -106,80 +128,6 @@ class MaskedPages(OutputTransform):
                 if "Content-Length" in headers:
                     headers["Content-Length"] = str(len(chunk))
         return status_code, headers, chunk
-
-
-# Events ----------------------------------------------------------------------------------------------
-
-NUMBERS = ["utcoffset", "clock", "pid", "freq", "active", "processed", "runtime", "retries"]
-TIMES = ["timestamp", "local_received"]
-TEXTS = ["name", "args", "kwargs", "result", "exception", "traceback", "uuid", "root_id", "parent_id"]
-TEXTS += ["queue", "exchange", "routing_key", "eta", "expires", "sw_ident", "sw_ver", "sw_sys"]
-SCALARS = ["terminated", "expired", "requeue", "signum"]
-FIELDS = {"type", "hostname", "loadavg", *NUMBERS, *TIMES, *TEXTS, *SCALARS}
-MOST, YEAR_5000 = 10**15, 95_617_584_000
-
-
-def sound(event: object) -> dict[str, Any]:
-    """The fields of an event that Celery's record of workers and tasks knows, each of its own kind.
-
-    Raises:
-        ValueError: one is not, or one that every event has is missing.
-    """
-    if not isinstance(event, dict):
-        raise ValueError("an event is a table")
-    # Any other would stand in the place of what the record itself knows of a task: `worker`, `state`.
-    known = {name: event[name] for name in FIELDS & event.keys() if event[name] is not None}
-    kind, load = known.get("type"), known.get("loadavg", [])
-    if not (
-        isinstance(kind, str)
-        and "-" in kind
-        and isinstance(known.get("hostname"), str)
-        and "timestamp" in known
-        and (known.get("uuid") or not kind.startswith("task-"))
-        and isinstance(load, list)
-        and all(_is_number(n, MOST) for n in (*load, *(known[name] for name in NUMBERS if name in known)))
-        and all(_is_number(known[name], YEAR_5000) for name in TIMES if name in known)
-        and all(isinstance(known[name], str) for name in TEXTS if name in known)
-        and all(isinstance(known[name], bool | int | str) for name in SCALARS if name in known)
-    ):
-        raise ValueError("a field of an event is not of its kind")
-    return known
-
-
-def _is_number(value: object, most: float) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < most
-
-
-class SoundEvents(EventReceiver):  # type: ignore[misc]
-    """Receives Celery's events; drops those that are none, and says so once a minute."""
-
-    dropped = 0
-    said_at = -SAID_EVERY_S
-
-    def get_consumers(self, Consumer: Any, channel: Any) -> Any:
-        """Celery's own, that go on after a message which cannot be decoded."""
-        consumers = super().get_consumers(Consumer, channel)
-        for consumer in consumers:
-            consumer.on_decode_error = lambda message, error: self.drop()
-        return consumers
-
-    def _receive(self, body: Any, message: Any) -> None:
-        for event in body if isinstance(body, list) else [body]:
-            try:
-                super()._receive(sound(event), message)
-            except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError):
-                self.drop()
-
-    def drop(self) -> None:
-        """Count one more."""
-        kind = type(self)
-        kind.dropped += 1
-        if time.monotonic() - kind.said_at >= SAID_EVERY_S:
-            kind.said_at = time.monotonic()
-            logger.warning("Events that are none of Celery's were dropped: %d so far.", kind.dropped)
-
-
-flower.events.EventReceiver = SoundEvents
 
 
 # Lanes -----------------------------------------------------------------------------------------------
@@ -235,7 +183,9 @@ def application(config: Config, passwords: Iterable[str], **settings: Any) -> An
     for name, value in settings.items():
         setattr(options, name, value)
     extract_settings()
+    flower_events.install()
     web = GuardedFlower(capp=make_app(config), options=options, **web_settings)
+    flower_events.look_after(web, config.fleet.lease)
     web.add_transform(MaskedPages)
     depths: LaneDepths = LaneDepths(config)
 

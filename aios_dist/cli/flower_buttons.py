@@ -11,8 +11,8 @@ from tornado.web import authenticated
 
 from aios_dist.broker.instead import RATE, TIME, revoked
 
-SERVES = re.compile(r"job (\S+), step ")
-"""How a worker names to Flower what a ticket became (:func:`aios_dist.worker.telemetry.started`)."""
+SERVES = re.compile(r"job (\S+?)(?:, step |$)")
+"""What a row is of (:mod:`aios_dist.worker.rows`)."""
 SUBMIT = "A ticket without a step runs nothing: aios-dist submit, or Fleet.submit, submits a job."
 
 

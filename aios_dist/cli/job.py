@@ -12,7 +12,8 @@ import click
 import msgspec
 
 from aios_dist.cli import job_show, job_steering
-from aios_dist.cli.entry import Commands
+from aios_dist.cli.choosing import Choice, choice_options
+from aios_dist.cli.entry import Commands, say
 from aios_dist.cli.options import as_json_option, ids_argument
 from aios_dist.cli.output import clock, iso, job_record, print_json, print_table, short, took
 from aios_dist.cli.session import on_fleet, on_journal
@@ -20,9 +21,13 @@ from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.model.jobs import JobState, Kind
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Event, History, Journal
+    from aios_dist.journal import Event, History, JobView, Journal
     from aios_dist.producer.fleet import AsyncFleet
     from aios_dist.simulate.files import ExportedStep
+
+
+MOST_PARKED = 5
+"""Parked jobs of a list whose reason is told below it; the others have such a one too."""
 
 
 @click.command("list")
@@ -31,11 +36,19 @@ if TYPE_CHECKING:
 @click.option(
     "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at the most."
 )
+@choice_options
 @as_json_option
-def list_(which: str | None, limit: int, as_json: bool) -> None:
+def list_(which: str | None, limit: int, as_json: bool, **options: Any) -> None:
     """Jobs, newest first."""
     ended = None if which is None else which == "ended"
-    views = on_journal(lambda journal: journal.list_jobs(limit, ended=ended))
+    choice = Choice(**options)
+
+    async def look(journal: Journal) -> list[JobView]:
+        if not choice:
+            return await journal.list_jobs(limit, ended=ended)
+        return await journal.find_jobs(await choice.wanted(journal, ended), limit)
+
+    views = on_journal(look)
     if as_json:
         print_json([job_record(view) for view in views])
         return
@@ -44,7 +57,7 @@ def list_(which: str | None, limit: int, as_json: bool) -> None:
         (
             (
                 v.id,
-                v.state.value,
+                "parked" if v.parked else v.state.value,
                 v.agent,
                 v.tenant,
                 f"{v.outcomes}/{v.steps}",
@@ -55,8 +68,12 @@ def list_(which: str | None, limit: int, as_json: bool) -> None:
             )
             for v in views
         ),
-        empty="No jobs. Submit one: aios-dist submit --prompt 'Say hello' --wait",
+        empty=f"No jobs ({choice})."
+        if choice
+        else "No jobs. Submit one: aios-dist submit --prompt 'Say hello' --wait",
     )
+    for view in [view for view in views if view.parked][:MOST_PARKED]:
+        say(f"{view.id} is parked: {view.why}")
 
 
 @click.command()

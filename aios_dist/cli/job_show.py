@@ -13,9 +13,9 @@ from aios_dist.cli.output import (
     amount,
     clock,
     console,
+    error_line,
     iso,
     job_record,
-    needed,
     plain,
     print_json,
     print_table,
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from aios_dist.model.jobs import Outcome, Step
 
 
+COLUMNS = (">STEP", "KIND", "MODEL", "STATE", ">TRIES", ">IN", ">OUT", ">WAITED", ">RAN", "LANE", "WORKER")
+
+
 @click.command()
 @click.argument("id")
 @click.option("--prompts", is_flag=True, help="Also the texts: input, prompts, answers, result.")
@@ -38,15 +41,16 @@ if TYPE_CHECKING:
 def show(id: str, prompts: bool, as_json: bool) -> None:
     """One job: its steps with state, model, tokens, times, worker."""
 
-    async def look(journal: Journal) -> tuple[History, list[Event], float, list[Need]]:
+    async def look(journal: Journal) -> tuple[History, list[Event], float, list[str]]:
         history = await journal.load(id)
         lanes = sorted({step.lane for step in history.steps if step.state == "ready"} | {"turns"})
-        return history, await journal.events(id), await journal.now(), await journal.needs(lanes)
+        needs, registry = await journal.needs(lanes), await journal.registry()
+        lacking = _lacking(history, needs, registry.agents_now(journal.config.lease))
+        return history, await journal.events(id), registry.now, lacking
 
-    history, events, now, needs = on_journal(look)
+    history, events, now, lacking = on_journal(look)
     tries = _failed_tries(events)
     outcome = _outcome(history)
-    lacking = _lacking(history, needs)
     if as_json:
         record = job_record(history.view)
         record["priority"] = history.view.priority
@@ -59,24 +63,31 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         record["steps"] = [
             _step_record(step, now, prompts, tries.get(step.number, [])) for step in history.steps
         ]
+        record["forgotten"] = [_step_record(step, now, prompts, []) for step in history.forgotten]
         print_json(record)
         return
     _print_head(history, outcome)
     print()
     print_table(
-        (">STEP", "KIND", "MODEL", "STATE", ">TRIES", ">IN", ">OUT", ">WAITED", ">RAN", "LANE", "WORKER"),
+        COLUMNS,
         (_row(step, now) for step in history.steps),
         empty="No steps yet.",
     )
+    if history.forgotten:
+        print("\nForgotten, when it was resumed from an earlier step; what it cost has counted:")
+        print_table(COLUMNS, (_row(step, now) for step in history.forgotten), empty="")
+    from aios_dist.journal.views import needed
+
     for need in lacking:
         console().print(plain(f"\nIt waits for a worker with {needed(need)}: none that runs has it."))
     for step in history.steps:
         for no in step.rejected:
-            console().print(plain(f"\nBefore step {step.number} it was refused: {no.type}: {no.message}"))
+            refused = error_line(f"{no.type}: {no.message}")
+            console().print(f"\nBefore step {step.number} it was refused: {refused}")
         if step.outcome is None and not history.view.state.ended and tries.get(step.number):
             failed = tries[step.number]
-            text = f"failed tries so far: {len(failed)}, the last: {failed[-1]}."
-            console().print(plain(f"\nStep {step.number} is tried again; {text}"))
+            text = f"failed tries so far: {len(failed)}, the last: {error_line(failed[-1])}."
+            console().print(f"\nStep {step.number} is tried again; {text}")
         if left_out := _left_out(step):
             response = step.outcome.response if step.outcome is not None else None
             who = response.provider if response is not None else ""
@@ -84,7 +95,8 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
             console().print(plain(f"\nStep {step.number} {text}"))
         if step.outcome is not None and step.outcome.error is not None:
             error = step.outcome.error
-            console().print(plain(f"\nStep {step.number} failed: {class_of(error)}: {error['message']}"))
+            failed_by = error_line(f"{class_of(error)}: {error['message']}")
+            console().print(f"\nStep {step.number} failed: {failed_by}")
             frames = _traceback(step.outcome)
             if frames not in _traceback(outcome):  # it stands above
                 console().print(plain(frames))
@@ -98,13 +110,17 @@ def _outcome(history: History) -> Outcome | None:
     return outcome_of(history.view.id, history.result) if history.result else None
 
 
-def _lacking(history: History, needs: Sequence[Need]) -> list[str]:
-    """What the job waits for that no worker which runs has."""
-    if history.view.state != "running":
+def _lacking(history: History, needs: Sequence[Need], agents: set[str]) -> list[str]:
+    """What the job waits for, or will, that no worker which runs has."""
+    if history.view.state.ended:
         return []
     wanted = {f"model/{s.label}" for s in history.steps if s.state == "ready" and s.kind == "llm"}
-    wanted.add(f"agent/{history.record.agent}")
-    return sorted(need.need for need in needs if need.need in wanted and not need.served)
+    wanted.add(f"code/{history.record.agent}@{history.view.code}")
+    lacking = {need.need for need in needs if need.need in wanted and not need.served}
+    if history.view.in_code and history.record.agent not in agents:
+        lacking.discard(f"code/{history.record.agent}@{history.view.code}")
+        lacking.add(f"agent/{history.record.agent}")
+    return sorted(lacking)
 
 
 def _failed_tries(events: Sequence[Event]) -> dict[int, list[str]]:
@@ -137,7 +153,7 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
     if view.state == "paused":
         out.print(plain(f"Paused: {view.why}. Go on: {resume_command(view)}"))
     if outcome is not None and outcome.error is not None:
-        out.print(plain(f"Failed: {class_of(outcome.error)}: {outcome.error['message']}"))
+        out.print(error_line(f"Failed: {class_of(outcome.error)}: {outcome.error['message']}"))
         if frames := _traceback(outcome):
             out.print(plain(frames))
 

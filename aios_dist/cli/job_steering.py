@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist import policies
+from aios_dist.cli.choosing import PARKED, Choice, bulk_options, chosen, each
+from aios_dist.cli.entry import say
 from aios_dist.cli.options import SettingType, as_json_option, budget_of, budget_options, ids_argument
 from aios_dist.cli.output import job_record, print_json
 from aios_dist.cli.session import on_fleet
@@ -19,6 +21,35 @@ from aios_dist.model.specs import JobSpec
 if TYPE_CHECKING:
     from aios_dist.producer.fleet import AsyncFleet
     from aios_dist.producer.handles import AsyncJob
+
+
+MOST_SAID = 20
+"""Jobs that a verb over many could not be done with, of which each is named."""
+
+
+def bulk(
+    ids: Sequence[str],
+    choice: Choice,
+    verb: Callable[[AsyncJob], Awaitable[bool]],
+    *,
+    may: Sequence[str],
+    ask: str,
+    done: str,
+    yes: bool,
+) -> list[dict[str, Any]]:
+    """One verb over the jobs that are named, or chosen by options; a record for each. See ``choosing``."""
+    found = chosen(ids, choice, may=may, ask=ask, yes=yes)
+    return on_fleet(lambda fleet: each(fleet, found, verb, done, one=bool(ids))) if found else []
+
+
+def tell_bulk(records: Sequence[dict[str, Any]], done: str, as_json: bool) -> None:
+    """What became of jobs that were chosen by options: a count, and those with which it could not be done."""
+    if as_json:
+        print_json(records)
+        return
+    print(f"{sum(bool(r[done]) for r in records):,} {done}")
+    for record in [r for r in records if not r[done]][:MOST_SAID]:
+        say(f"{record['id']} was not {done}: " + (record.get("error") or f"it is {record['state']}"))
 
 
 def steer(
@@ -41,7 +72,20 @@ def steer(
     Raises:
         InvalidInput: for the first one that it could not be done with.
     """
-    records = _each(ids, verb, done)
+    tell(ids, _each(ids, verb, done), done=done, refused=refused, as_json=as_json)
+
+
+def tell(
+    ids: Sequence[str], records: Sequence[dict[str, Any]], *, done: str, refused: str, as_json: bool
+) -> None:
+    """What became of jobs that a verb was asked for. See :func:`steer`; without ``ids`` they were chosen.
+
+    Raises:
+        InvalidInput: for the first of ``ids`` that it could not be done with.
+    """
+    if not ids:
+        tell_bulk(records, done, as_json)
+        return
     if as_json:
         print_json(records)
     else:
@@ -66,11 +110,22 @@ def _each(ids: Sequence[str], verb: Callable[[AsyncJob], Awaitable[bool]], done:
 
 
 @click.command()
-@ids_argument
+@bulk_options
 @as_json_option
-def cancel(ids: tuple[str, ...], as_json: bool) -> None:
+def cancel(ids: tuple[str, ...], yes: bool, as_json: bool, **options: Any) -> None:
     """End jobs now. Waiting steps are dropped, calls in flight are stopped."""
-    done = _each(ids, lambda job: job.cancel(), "cancelled")
+    done = bulk(
+        ids,
+        Choice(**options),
+        lambda job: job.cancel(),
+        may=("waiting", "running", "paused", PARKED),
+        ask="Cancel",
+        done="cancelled",
+        yes=yes,
+    )
+    if not ids:
+        tell_bulk(done, "cancelled", as_json)
+        return
     if as_json:
         print_json(done)
         return
@@ -95,28 +150,40 @@ def pause(ids: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@ids_argument
+@bulk_options
 @budget_options
+@click.option(
+    "--from-step",
+    metavar="K",
+    type=click.IntRange(min=0),
+    help="Step K and those after it are asked for anew, by the code of now; what came before is reused.",
+)
 @as_json_option
 def resume(
     ids: tuple[str, ...],
     budget_tokens: int | None,
     budget_money: float | None,
+    from_step: int | None,
+    yes: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Let paused jobs go on, with the rank that their steps had.
+
+    A job whose agent's code has changed is parked, which is paused too: it goes on by itself when a worker
+    has that code again. All of an agent at once: --agent NAME --state parked.
 
     A budget counts all that the job has spent: one that paused at 1000 tokens goes on to 2000 with
     --budget-tokens 2000. What is not named of it, and what is done when it is used up, stay as they were.
     """
     budget = budget_of(budget_tokens, budget_money)
-    steer(
-        ids,
-        lambda job: job.resume(budget),
-        done="resumed",
-        refused="only a paused job can be resumed",
-        as_json=as_json,
-    )
+
+    def verb(job: AsyncJob) -> Awaitable[bool]:
+        return job.resume(budget, from_step=from_step)
+
+    ask = "Resume" if from_step is None else f"Resume from step {from_step}"
+    records = bulk(ids, Choice(**options), verb, may=("paused", PARKED), ask=ask, done="resumed", yes=yes)
+    tell(ids, records, done="resumed", refused="only a paused job can be resumed", as_json=as_json)
 
 
 @click.command()
@@ -142,12 +209,23 @@ def signal(id: str, name: str, value: str | None, as_json: bool) -> None:
     )
 
 
+RETRIED = "only a job that failed or was cancelled can be retried"
+
+
 @click.command()
-@ids_argument
+@bulk_options
 @as_json_option
-def retry(ids: tuple[str, ...], as_json: bool) -> None:
-    """Go on from where jobs failed or were cancelled. What is answered stays answered."""
-    retry_jobs(ids, as_json=as_json)
+def retry(ids: tuple[str, ...], yes: bool, as_json: bool, **options: Any) -> None:
+    """Go on from where jobs failed or were cancelled. What is answered stays answered.
+
+    Chosen by options, and without --state, are those that failed.
+    """
+    choice = Choice(**options)
+    if choice and not choice.states:
+        choice.states = ("failed",)
+    may = ("failed", "cancelled")
+    records = bulk(ids, choice, lambda job: job.retry(), may=may, ask="Retry", done="retried", yes=yes)
+    tell(ids, records, done="retried", refused=RETRIED, as_json=as_json)
 
 
 def retry_jobs(ids: Sequence[str], *, as_json: bool) -> None:
@@ -156,7 +234,7 @@ def retry_jobs(ids: Sequence[str], *, as_json: bool) -> None:
         ids,
         lambda job: job.retry(),
         done="retried",
-        refused="only a job that failed or was cancelled can be retried",
+        refused=RETRIED,
         as_json=as_json,
     )
 

@@ -95,6 +95,9 @@ def lane_record(lane: LaneView) -> dict[str, Any]:
     return {
         "name": lane.name,
         "depth": lane.ready,
+        "due": lane.due,
+        "in_flight": lane.in_flight,
+        "wanted": lane.wanted,
         "tickets": lane.tickets,
         "slots": lane.slots,
         "workers": lane.workers,

@@ -7,13 +7,13 @@ come to that; durations in seconds, their names end in ``_s``.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
+from aios_dist.text.lines import harmless, one_line
 from aios_dist.text.masking import hide
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from aios_dist.journal import JobView, ModelView
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PIPE_WIDTH = 2000
 """Columns where nobody looks: lines for grep and awk must not be cut at 80."""
 
@@ -32,8 +31,14 @@ def print_json(value: Any) -> None:
 
 
 def plain(text: str) -> str:
-    """Text of others (models, agents) without what a terminal would take for a command, and no secrets."""
-    return hide(_CONTROL.sub("�", text))
+    """Text of others (models, agents) without what a terminal would take for a command, or show in another
+    order, and no secrets."""
+    return hide(harmless(text))
+
+
+def error_line(text: str) -> str:
+    """The same of an error, in one line, whatever its words are."""
+    return hide(one_line(text))
 
 
 def console(stream: IO[str] | None = None) -> Console:
@@ -112,6 +117,8 @@ def amount(money: float) -> str:
 
 def resume_command(view: JobView) -> str:
     """What lets a paused job go on; a budget that is used up has to be raised."""
+    if view.parked:
+        return f"by itself with the code that it began with, or: aios-dist job resume {view.id} --from-step K"
     more = " --budget-tokens N (or --budget-money X)" if view.spent == "job" else ""
     return f"aios-dist job resume {view.id}{more}"
 
@@ -132,6 +139,8 @@ def job_record(view: JobView) -> dict[str, Any]:
         "money": view.money,
         "tokens_estimated": view.estimated,
         "why": view.why if view.state == "paused" else None,
+        "parked": view.parked,
+        "code": view.code or None,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),
@@ -148,9 +157,3 @@ def without_usage(view: ModelView) -> str:
     if view.without_usage == view.answers:
         return "reports no usage"
     return f"reports no usage in {view.without_usage} of {view.answers} answers"
-
-
-def needed(need: str) -> str:
-    """What a worker must have (:class:`aios_dist.journal.Need`), in words."""
-    kind, _, name = need.partition("/")
-    return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"

@@ -46,9 +46,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 import msgspec
 
+from aios_dist.cli import ctrl_c_at_once
 from aios_dist.cli.entry import Commands
 from aios_dist.cli.options import as_json_option
-from aios_dist.cli.output import print_json
+from aios_dist.cli.output import plain, print_json
 from aios_dist.cli.session import on_journal
 from aios_dist.config import PromptsConfig, fault_of, nearest, tables
 from aios_dist.config.files import read_text
@@ -60,8 +61,12 @@ from aios_dist.program.agents import PromptsAgent
 
 if TYPE_CHECKING:
     from aios_dist.cli.submit import Agents
+    from aios_dist.journal import JobView, Journal, PlanView
 
 plan = Commands("plan")
+
+MOST_PARKED = 10
+"""Parked members that are named."""
 
 
 @plan.command()
@@ -69,15 +74,27 @@ plan = Commands("plan")
 @as_json_option
 def show(id: str, as_json: bool) -> None:
     """One plan: its state, and how many of its jobs were admitted, have ended, or were dropped."""
-    view = on_journal(lambda journal: journal.plan(id))
+
+    async def look(journal: Journal) -> tuple[PlanView, list[JobView]]:
+        view = await journal.plan(id)
+        if view.state != "running":
+            return view, []
+        return view, await journal.find_jobs(Wanted(states=("parked",), plan=id), MOST_PARKED)
+
+    with ctrl_c_at_once():
+        from aios_dist.journal import Wanted
+
+    view, parked = on_journal(look)
     if as_json:
-        print_json(msgspec.to_builtins(view))
+        print_json({**msgspec.to_builtins(view), "parked": [job.id for job in parked]})
         return
     so_far = ""
     if view.jobs is not None:
         so_far = f": of {view.jobs:,} jobs {view.admitted:,} admitted, {view.ended:,} ended"
         so_far += f", {view.dropped:,} dropped after a failure" if view.dropped else ""
     print(f"{view.id} is {view.state}{so_far}{' (at work)' if view.at_work else ''}")
+    for job in parked:
+        print(plain(f"{job.id} is parked: {job.why}"))
 
 
 # Files: the format ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -32,7 +33,8 @@ def on_fleet(work: Callable[[AsyncFleet], Awaitable[T]], config: Config | None =
         async with AsyncFleet(settings) as fleet:
             return await work(fleet)
 
-    return asyncio.run(session())
+    with _warnings_said():
+        return asyncio.run(session())
 
 
 def on_journal(work: Callable[[Journal], Awaitable[T]]) -> T:
@@ -50,6 +52,25 @@ def on_journal(work: Callable[[Journal], Awaitable[T]]) -> T:
             await journal.close()
 
     return asyncio.run(session())
+
+
+class _Saying(logging.Handler):
+    """What a fleet's handle warns of, as a command says things."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from aios_dist.cli.entry import say
+
+        say(record.getMessage())
+
+
+@contextlib.contextmanager
+def _warnings_said() -> Iterator[None]:
+    source, saying = logging.getLogger("aios_dist.producer"), _Saying(logging.WARNING)
+    source.addHandler(saying)
+    try:
+        yield
+    finally:
+        source.removeHandler(saying)
 
 
 @contextlib.contextmanager

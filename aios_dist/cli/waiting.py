@@ -8,8 +8,9 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aios_dist.cli.output import job_record, plain, print_json, print_table, resume_command, short
-from aios_dist.errors import JobCancelled, JobError, ResultTimeout, UnknownName
+from aios_dist.cli.entry import say
+from aios_dist.cli.output import error_line, job_record, plain, print_json, print_table, resume_command, short
+from aios_dist.errors import JobCancelled, JobError, JobParked, ResultTimeout, UnknownName
 from aios_dist.model.jobs import JobState, Outcome
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def print_result(value: Any) -> None:
 def _print_many(records: Sequence[dict[str, Any]]) -> None:
     def line(record: dict[str, Any]) -> str:
         if record["error"] is not None:
-            return f"{record['error']['type']}: {record['error']['message']}"
+            return error_line(f"{record['error']['type']}: {record['error']['message']}")
         value = record["result"]
         text = (
             ""
@@ -93,9 +94,13 @@ def _print_many(records: Sequence[dict[str, Any]]) -> None:
 
     print_table(
         ("JOB", "STATE", "AGENT", ">TOOK", "RESULT"),
-        ((r["id"], r["state"], r["agent"], short(r["took_s"]), line(r)) for r in records),
+        ((r["id"], _stands(r), r["agent"], short(r["took_s"]), line(r)) for r in records),
         empty="No jobs.",
     )
+
+
+def _stands(record: dict[str, Any]) -> str:
+    return "parked" if record["parked"] else str(record["state"])
 
 
 def _raise_unless_done(records: Sequence[dict[str, Any]]) -> None:
@@ -103,11 +108,15 @@ def _raise_unless_done(records: Sequence[dict[str, Any]]) -> None:
     if not bad:
         return
     first = bad[0]
+    if len(records) == 1 and first["parked"]:
+        raise JobParked.of(first["id"], first["why"])
     if len(records) > 1:
-        states = ", ".join(f"{r['id']} {r['state']}" for r in bad[:5]) + (" …" if len(bad) > 5 else "")
-        raise JobError(f"{len(bad)} of {len(records)} jobs did not end well: {states}.")
+        states = ", ".join(f"{r['id']} {_stands(r)}" for r in bad[:5]) + (" …" if len(bad) > 5 else "")
+        parked = next((f" {r['id']} is parked: {r['why']}" for r in bad if r["parked"]), "")
+        raise JobError(f"{len(bad)} of {len(records)} jobs did not end well: {states}.{parked}")
     if first["error"] is not None:
-        raise JobError(f"Job {first['id']!r} failed: {first['error']['type']}: {first['error']['message']}")
+        words = error_line(f"{first['error']['type']}: {first['error']['message']}")
+        raise JobError(f"Job {first['id']!r} failed: {words}")
     raise JobCancelled(f"Job {first['id']!r} was cancelled.")
 
 
@@ -116,14 +125,18 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
         if len(ids) > 1:
             ended = 0
             async for job in fleet.as_completed([fleet.job(id) for id in ids], timeout):
+                if (why := (await fleet.journal.standing(job.id)).parked) and not quiet:
+                    say(f"Job {job.id!r} is parked: {why}")  # others may wait for it: those of a fixed plan
                 ended += 1
                 tell(f"{job.id} ended", ended, len(ids))
             return
         done = asked = 0
         async for event in fleet.job(ids[0]).events(timeout=timeout):
-            if event.what == "paused" and not quiet:
+            if event.what == "paused":
                 view = (await views_of(fleet, ids))[0]
-                if view.state is JobState.PAUSED:  # and not one that went on long ago
+                if view.parked:
+                    return  # what there is is said; nothing comes of itself
+                if view.state is JobState.PAUSED and not quiet:  # and not one that went on long ago
                     _say_paused(view)
             asked = max(asked, (event.step if event.step is not None else -1) + 1)
             done += event.what in ("done", "failed") and event.step is not None
@@ -136,8 +149,6 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
 
 
 def _say_paused(view: JobView) -> None:
-    from aios_dist.cli.entry import say
-
     say(f"Job {view.id!r} is paused ({view.why}); it waits for: {resume_command(view)}")
 
 

@@ -120,6 +120,8 @@ def _parsed(url: str) -> Address:
         raise _Odd(ENCODE) from None
     if "#" in url or "\0" in url or "@" in parts.path or (len(hosts) > 1 and scheme != "sentinel"):
         raise _Odd(ENCODE)
+    if scheme != "unix" and not all(host for host, _ in hosts):
+        raise _Odd(f"names no host: {scheme}://host:{PORTS[scheme]}/0")
     user, _, password = account.partition(":")
     sentinel = {name.removeprefix("sentinel_"): fields[name] for name in SENTINEL if name in fields}
     if scheme == "sentinel" and not sentinel.get("master"):
@@ -144,7 +146,7 @@ def _parsed(url: str) -> Address:
 def _host(place: str, port: int) -> tuple[str, int]:
     """Raises ValueError: it is no host and port."""
     parts = urlsplit(f"//{place}")
-    return unquote(parts.hostname or "localhost"), parts.port or port
+    return unquote(parts.hostname or ""), parts.port or port
 
 
 def _fields(scheme: Scheme, parts: SplitResult) -> dict[str, str]:

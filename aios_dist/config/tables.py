@@ -27,7 +27,10 @@ POLICIES = tuple(policies.names())
 
 Above0 = Annotated[float, Meta(gt=0, lt=FOREVER)]
 From0 = Annotated[float, Meta(ge=0, lt=FOREVER)]
-Bytes = Annotated[int, Meta(gt=0, lt=int(FOREVER))]
+Bytes = Annotated[
+    int, Meta(gt=0, le=64 * 1024 * 1024)
+]  # what a record may have: MOST_RECORD of model/jobs.py
+AnswerBytes = Annotated[int, Meta(gt=0, le=1024**3)]
 Limit = Annotated[int, Meta(ge=0, le=MOST)]
 AtLeast1 = Annotated[int, Meta(ge=1, le=10**9)]
 
@@ -61,6 +64,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream_pause: Annotated[From0, says(
         "seconds between two pieces of a stream that has begun to answer",
         unit="seconds", zero="no limit")] = 120.0
+    answer_limit: Annotated[AnswerBytes, says(
+        "the largest answer as it comes in; a larger one is cut off and is a `BadReply`",
+        unit="bytes")] = 64 * 1024 * 1024
     lane: Annotated[str, says("the lane that this model's steps wait on")] = "llm"
     stream: Annotated[bool, says(
         "read the reply as a stream: gives the time to the first token, keeps proxies from cutting long "
@@ -159,7 +165,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, says(
         "the fleet's name: the prefix of everything it keeps in Redis", variable="AIOS_FLEET")] = "aios"
     redis_url: Annotated[str, says(
-        "the one Redis of the fleet: `redis://`, `rediss://`, `sentinel://…?master=NAME` "
+        "the one Redis of the fleet: `redis://`, `rediss://`, `unix://`, `sentinel://…?master=NAME` "
         "([addresses](deploy.md#redis-address))", variable="AIOS_REDIS_URL")] = DEFAULT_REDIS_URL
     default_model: Annotated[str, says(
         "the model of `llm()` calls that name none; with one model it is that one")] | None = None

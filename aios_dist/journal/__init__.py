@@ -6,6 +6,7 @@ from aios_dist.journal.records import (
     Advance,
     Claim,
     Decision,
+    Lost,
     NewJob,
     Nothing,
     RankedStep,
@@ -15,6 +16,7 @@ from aios_dist.journal.records import (
     TenantRules,
     Ticket,
 )
+from aios_dist.journal.telling import Ended
 from aios_dist.journal.views import (
     DeadLetter,
     Event,
@@ -29,6 +31,7 @@ from aios_dist.journal.views import (
     Registry,
     Repairs,
     TenantView,
+    Wanted,
     WorkerInfo,
 )
 
@@ -37,6 +40,7 @@ __all__ = [
     "Claim",
     "DeadLetter",
     "Decision",
+    "Ended",
     "Event",
     "History",
     "JobView",
@@ -45,6 +49,7 @@ __all__ = [
     "LaneCount",
     "LaneRules",
     "Limits",
+    "Lost",
     "ModelView",
     "Need",
     "NewJob",
@@ -59,5 +64,6 @@ __all__ = [
     "TenantRules",
     "TenantView",
     "Ticket",
+    "Wanted",
     "WorkerInfo",
 ]

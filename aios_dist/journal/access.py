@@ -54,3 +54,14 @@ class Access:
 
     async def _gather(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         return list(await asyncio.gather(*(self.connection.command(*c) for c in commands)))
+
+
+def entries_of(got: Any) -> list[Any]:
+    """The entries of one stream from XREAD's answer, in RESP2 and RESP3 form."""
+    if not got:
+        return []
+    streams = list(got.values()) if isinstance(got, dict) else [stream[1] for stream in got]
+    entries = streams[0]
+    if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], (list, tuple)):
+        return list(entries[0])
+    return list(entries)

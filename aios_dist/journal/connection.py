@@ -17,8 +17,10 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    ClusterError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -350,13 +352,43 @@ def passes(exc: RedisError) -> bool:
     return away or str(exc).startswith((*AWAY, *REFUSES))
 
 
+CLUSTER = ("MOVED ", "ASK ", "CROSSSLOT", "SELECT is not allowed in cluster mode")
+CUT = ("reset by peer", "closed by server")
+"""What a port that wants TLS does to a line without."""
+
+
+def cluster(url: str) -> RedisUnfit:
+    """A Redis Cluster is none that a fleet can live on."""
+    return RedisUnfit.with_fix(
+        f"Redis at {masked(url)} is a Redis Cluster, and Celery has no transport for it",
+        "use one Redis, or Sentinel",
+    )
+
+
 def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exception:
     """One sentence for what Redis, or its absence, said; a mistake of ours comes back as it is."""
     where = masked(url)
     text = hide(str(exc)).rstrip(".")  # a Redis that knows no HELLO repeats it, password and all
+    if isinstance(exc, (ClusterError, AskError)) or text.startswith(CLUSTER):
+        return cluster(url)
+    if text.startswith("DB index is out of range"):
+        return RedisUnfit.with_fix(f"Redis at {where} has no such database", "take a lower number in the URL")
     if isinstance(exc, RedisTimeoutError):
         waited = exc.seconds if isinstance(exc, _Silent) else timeout or SOCKET_TIMEOUT_S
-        return FleetUnavailable(f"Redis at {where} does not answer within {waited:g} s.")
+        silent = f"Redis at {where} does not answer within {waited:g} s"
+        if url.startswith("rediss:"):
+            return FleetUnavailable.with_fix(silent, "a port that speaks no TLS takes redis://")
+        return FleetUnavailable(f"{silent}.")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} shows a certificate that is refused ({text})",
+            "the URL names its authority (ssl_ca_certs) and the host that it is for: docs/deploy.md, TLS",
+        )
+    if url.startswith("redis:") and any(words in text for words in CUT):
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} cannot be reached ({text})",
+            "start it or set AIOS_REDIS_URL (a port that wants TLS takes rediss://)",
+        )
     if isinstance(exc, ReadOnlyError) or text.startswith("READONLY"):
         return FleetUnavailable.with_fix(
             f"Redis at {where} is a replica (READONLY)", "point AIOS_REDIS_URL at the primary"

@@ -50,6 +50,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     passed: int | None = None
     rejected: str | None = None
     once: str | None = None
+    code: str | None = None
 
 
 unpack_head = msgspec.msgpack.Decoder(Head).decode

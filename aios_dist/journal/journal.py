@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,14 +16,17 @@ from aios_dist.errors import (
     JournalError,
     WorkerLost,
 )
+from aios_dist.journal.depths import Depths
+from aios_dist.journal.finding import Finding
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
-from aios_dist.journal.reading import Reading
+from aios_dist.journal.reading import HUGE
 from aios_dist.journal.records import (
     Advance,
     Claim,
     Decision,
+    Lost,
     Nothing,
     Reaped,
     Refusal,
@@ -37,6 +40,7 @@ from aios_dist.journal.records import (
     unpack_record,
 )
 from aios_dist.journal.submitting import Submitting
+from aios_dist.journal.telling import Telling
 from aios_dist.journal.views import DeadLetter, WorkerInfo
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind, Outcome, encode
@@ -63,10 +67,13 @@ UNDONE_AT_ONCE = 20  # failed steps that one script runs again
 MOST_BACK = 20
 """How often in a row a step may be given back with nothing to show for it."""
 MOST_SIGNALS = 1000
-"""Signals of one name that a job keeps while nobody waits for them."""
+"""Signals that a job keeps while nobody waits for them, whatever their names."""
+
+MOST_LARGE_SIGNALS = 16
+"""As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
-class Journal(Reading, Following, Ordering, Office, Submitting):
+class Journal(Depths, Finding, Following, Ordering, Office, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -80,6 +87,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         again: bool = False,
         models: Sequence[str] | None = None,
         agents: Sequence[str] | None = None,
+        codes: Mapping[str, str] | None = None,
     ) -> Claim | Nothing:
         """The best step of the lane that may run and that the worker can serve, leased to it.
 
@@ -89,6 +97,8 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             token: random (:func:`aios_dist.journal.records.random_name`), of this claim alone.
             again: the answer to the same claim was lost: what it got is given once more.
             models, agents: what the worker can serve; None: everything. The rest waits for those who can.
+            codes: the code that it has of each agent; None: whatever is asked for. What began with another
+                waits for a worker with that, as long as there is one.
 
         Returns:
             The claim. Its ``tickets`` are to be published: one whose budget is used up may have made way for
@@ -102,6 +112,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             again=int(again),
             models=models,
             agents=agents,
+            codes=None if codes is None else dict(codes),
             lease_us=int(self.config.lease * 1e6),
             budget_outcome=SPENT,
         )
@@ -123,20 +134,29 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
                 served,
                 basis,
                 dig,
-                *est,
+                first,
+                estimate,
+                cost,
+                over,
+                code,
+                fits,
             ),
         ) = (
             why,
             got,
         )
-        first, estimate, cost, over = map(int, est)
+        try:
+            what = unpack_record(record)
+        except HUGE as exc:
+            await self.set_aside(job.decode(), str(exc))
+            return Nothing(tickets_of(flat), again=True)
         return Claim(
             job=job.decode(),
             step=step.decode(),
             attempt=attempt,
             kind=Kind(kind.decode()),
             label=label.decode(),
-            record=unpack_record(record),
+            record=what,
             request=request,
             version=int(version),
             ready_us=int(ready),
@@ -148,11 +168,17 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             basis=basis.decode(),
             digest=dig.decode(),
             worker=worker,
-            first_us=first,
-            estimate=estimate,
-            cost=cost,
-            over=over,
+            first_us=int(first),
+            estimate=int(estimate),
+            cost=int(cost),
+            over=int(over),
+            code=code.decode(),
+            fits=bool(fits),
         )
+
+    async def set_aside(self, job: str, why: str) -> None:
+        """A job that no worker may read: it fails, and holds nobody up; the reconciler sees to it."""
+        await self._run("aside", job=job, why=f"what it holds cannot be read: {why}")
 
     async def claim(self, lane: str, worker: str) -> Claim | None:
         """The best step of the lane, whatever it needs; None when there is none."""
@@ -302,6 +328,22 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         said = await self._run("resume", job=job, facts=budget_facts(budget, anew=True))
         return await self._to_the_end(job, said)
 
+    async def rewind(
+        self, job: str, step: int, budget: Budget | None = None, salt: str | None = None
+    ) -> tuple[str, list[Ticket]]:
+        """A paused job forgets its steps from that one on and goes on: ``running``, or why not, see
+        ``rewind.lua``. ``salt``: random, of this asking; who asks twice finds it again."""
+        salt, facts = salt or random_name(), budget_facts(budget, anew=True)
+        some: list[Ticket] = []
+        while True:
+            said = await self._run("rewind", job=job, step=step, salt=salt, facts=facts)
+            if said[0] == b"sweep":
+                some += (await self.sweep(job))[1]
+            elif said[0] != b"more":
+                break
+        status, tickets = await self._to_the_end(job, said)
+        return status, [*some, *tickets]
+
     async def signal(
         self, job: str, name: str, outcome: Outcome, id: str | None = None
     ) -> tuple[str, list[Ticket]]:
@@ -312,7 +354,15 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         some: list[Ticket] = []
         while True:
             status, *said = await self._run(
-                "signal", job=job, name=name, id=sent, outcome=blob, most=MOST_SIGNALS, at=at, life=life
+                "signal",
+                job=job,
+                name=name,
+                id=sent,
+                outcome=blob,
+                most=MOST_SIGNALS,
+                most_bytes=MOST_LARGE_SIGNALS * self.config.prompt_limit,
+                at=at,
+                life=life,
             )
             if status == b"more":
                 at, life = said
@@ -402,7 +452,7 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
 
     async def reap(self, lanes: Sequence[str], cursor: str = "0", page: int = 200) -> Reaped:
         """One bounded pass over what time or a crash has left behind."""
-        moved, ready, strays, cursor_, next_us, broken = await self._run(
+        moved, ready, strays, cursor_, next_us, broken, lost = await self._run(
             "reap",
             page=page,
             attempts=self.config.attempts,
@@ -418,7 +468,10 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         )
         counts = dict(zip(lanes, ready, strict=True))
         astray = [lane for lane, count in zip(lanes, strays, strict=True) if count]
-        return Reaped(moved, counts, astray, cursor_.decode(), int(next_us) / 1e6 or None, _pairs(broken))
+        next_s = int(next_us) / 1e6 or None
+        return Reaped(
+            moved, counts, astray, cursor_.decode(), next_s, _pairs(broken), [_lost(one) for one in lost]
+        )
 
     async def walk(self, cursor: str = "0", page: int = 200) -> Walked:
         """Put right what is marked, and a page of the open jobs; what cannot be read is set aside."""
@@ -435,6 +488,9 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
         needs = [*(f"model/{model}" for model in models), *(f"agent/{agent}" for agent in info.agents)]
         until = f"{(info.seen_at + 3 * self.config.lease) * 1e6:.0f}"
         serving = [part for need in needs for part in (until, need)]
+        # What is begun with a code waits for a worker that has it: no longer than for a lost one's lease.
+        until = f"{(info.seen_at + self.config.lease) * 1e6:.0f}"
+        serving += [part for need in info.code_needs() for part in (until, need)]
         await self._gather(
             [
                 ("HSET", self.keys.registry, *fields),
@@ -442,9 +498,31 @@ class Journal(Reading, Following, Ordering, Office, Submitting):
             ]
         )
 
-    async def leave(self, worker: str) -> None:
-        """A worker says that it is gone."""
+    async def leave(self, worker: str, codes: Iterable[str] = ()) -> None:
+        """A worker says that it is gone.
+
+        Args:
+            worker: its name.
+            codes: those that it had (``WorkerInfo.code_needs``); for what no other has, nobody waits longer.
+        """
         await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
+        if left := set(codes):
+            for other in (await self.registry()).workers:
+                left -= set(other.code_needs())
+            if left:
+                await self.connection.command("ZREM", self.keys.serving, *left)
+
+    async def unpark(self) -> tuple[int, list[Ticket], bool]:
+        """Parked jobs go on whose code a worker has again, some at a time: how many did, their tickets, and
+        whether there may be more of them."""
+        went_on, tickets, more = await self._run("unpark")
+        return went_on, tickets_of(tickets), bool(more)
+
+
+def _lost(said: list[bytes | int]) -> Lost:
+    text = [part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in said]
+    job, step, token, worker, state, agent, kind, label, attempt, life = text
+    return Lost(job, step, token, worker, state, agent, kind, label, int(attempt), life)
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:

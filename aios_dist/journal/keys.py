@@ -21,6 +21,8 @@ PERMANENT = (
         "plans",
         "sweeps",
         "jumps",
+        "told",
+        "parked",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
@@ -39,6 +41,14 @@ def prefix(fleet: str) -> str:
     return f"aios:{{{fleet}}}:{FORMAT}:"
 
 
+def other_formats(fleet: str) -> dict[str, str]:
+    """Where journals of other formats keep the fleet's open jobs, by the format."""
+    others = {"1": f"aios:{{{fleet}}}:open"}  # it had no number
+    for number in range(FORMAT + 1, FORMAT + 4):
+        others[str(number)] = f"aios:{{{fleet}}}:{number}:open"
+    return others
+
+
 class Keys:
     """The keys of one fleet."""
 
@@ -47,6 +57,7 @@ class Keys:
         self.open = self.prefix + "open"
         self.ended = self.prefix + "ended"
         self.ends = self.prefix + "ends"
+        self.told = self.prefix + "told"
         self.leases = self.prefix + "leases"
         self.timers = self.prefix + "timers"
         self.due = self.prefix + "due"
@@ -61,6 +72,7 @@ class Keys:
         self.rules = self.prefix + "rules"
         self.serving = self.prefix + "serving"
         self.plans = self.prefix + "plans"
+        self.parked = self.prefix + "parked"
         self.waits = self.prefix + "waits"
 
     def job(self, id: str) -> str:
@@ -122,6 +134,10 @@ class Keys:
     def spend(self, name: str, day: int) -> str:
         """What a tenant has spent on a day (days since the epoch, UTC); expires."""
         return f"{self.prefix}spend:{name}:{day}"
+
+    def ready_by(self, lane: str) -> str:
+        """The tenants that have ready steps, where the lane is shared, by what they have had of it."""
+        return f"{self.prefix}readyby:{lane}"
 
     def ready(self, lane: str) -> str:
         """The ready steps of a lane, by rank."""

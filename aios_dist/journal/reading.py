@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -11,36 +12,36 @@ import msgspec
 from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.errors import JournalError, RedisUnfit, UnknownName
-from aios_dist.journal.access import Access
-from aios_dist.journal.connection import open_client, passes, unavailable
+from aios_dist.journal.access import Access, entries_of
+from aios_dist.journal.connection import cluster, open_client, passes, unavailable
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import unpack_record
 from aios_dist.journal.views import (
     Event,
     History,
     JobView,
-    LaneCount,
     ModelView,
-    Need,
     PlanView,
     Registry,
     Repairs,
+    Standing,
     WorkerInfo,
     head_to_step,
     model_view,
 )
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import span
-from aios_dist.model.jobs import JobState, Outcome, decode
+from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, Step, decode
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
+    *("pk", "ch"),
     "half",
 )
+SILENT_S = 3600.0
+"""How long a worker is told of that says nothing any more: one that was killed, or is stopped."""
 MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
-MOST_TENANTS = 100
-"""Tenants of a lane that are named with their steps, where nobody asks for others."""
 
 MOST_TRIES = 5
 FIELDS_AT_ONCE = 2_000
@@ -66,6 +67,7 @@ class Reading(Access):
         entries = _mapping(await self.connection.command("HGETALL", self.keys.registry))
         now = await self.now()
         workers: list[WorkerInfo] = []
+        silent: list[WorkerInfo] = []
         models: dict[str, str] = {}
         agents: list[str] = []
         odd: list[str] = []
@@ -74,11 +76,12 @@ class Reading(Access):
             try:
                 if kind == "worker":
                     info = msgspec.json.decode(value, type=WorkerInfo)
-                    seen, oldest = info.seen_at, now - 3 * self.config.lease
+                    seen, shown = info.seen_at, now - 3 * self.config.lease
+                    oldest = shown - SILENT_S
                     if seen > now + self.config.lease:  # from before Redis' clock has jumped back
-                        oldest = seen + 1
+                        shown = oldest = seen + 1
                     if seen >= oldest:
-                        workers.append(info)
+                        (workers if seen >= shown else silent).append(info)
                 elif kind in ("model", "agent"):
                     text, _, lane = value.decode().partition(" ")
                     seen, oldest = float(text), now - self.config.retention
@@ -95,12 +98,13 @@ class Reading(Access):
                 continue
             if seen < oldest:
                 await self.connection.command("HDEL", self.keys.registry, field)
-        return Registry(sorted(workers, key=lambda w: (w.pool, w.id)), models, sorted(agents), sorted(odd))
+        workers, silent = (sorted(some, key=lambda w: (w.pool, w.id)) for some in (workers, silent))
+        return Registry(workers, models, sorted(agents), sorted(odd), silent, now)
 
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
         found = await self._seen(jobs, VIEWED)
-        return [_view(job, facts) for job, facts in zip(jobs, found, strict=True)]
+        return [view_of(job, facts) for job, facts in zip(jobs, found, strict=True)]
 
     async def _seen(self, jobs: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
         """Fields of jobs; none of those that nobody sees yet. ``fields`` has hp and pl, and ends with half.
@@ -146,6 +150,34 @@ class Reading(Access):
         except ValueError as exc:
             raise _damaged(job, exc) from None
 
+    async def standing(self, job: str) -> Standing:
+        """The job as who waits for its result wants to know it.
+
+        Raises:
+            UnknownName: no such job.
+            JournalError: its record cannot be read.
+        """
+        fields = ("st", "res", "pk", "why", "hp", "pl", "half")
+        ((state, result, parked, why, *_),) = await self._seen([job], fields)
+        if state is None:
+            raise self._no_job(job)
+        try:
+            now = JobState(state.decode())
+        except ValueError as exc:
+            raise _damaged(job, exc) from None
+        held = parked is not None and now is JobState.PAUSED
+        return Standing(now, result or b"", (why or b"").decode("utf-8", "replace") if held else "")
+
+    async def over(self, jobs: Sequence[str]) -> list[bool]:
+        """Whether nobody need wait for each job any longer: it has ended, is parked, or is not there."""
+        known = {state.value.encode(): state for state in JobState}
+        found = await self._seen(jobs, ("st", "pk", "hp", "pl", "half"))
+        states = [(known.get(state or b""), parked) for state, parked, *_ in found]
+        return [
+            state is None or state.ended or (state is JobState.PAUSED and parked is not None)
+            for state, parked in states
+        ]
+
     def _no_job(self, job: str) -> UnknownName:
         kept = span(self.config.retention)
         return UnknownName(f"There is no job {job!r} (a finished job is kept for {kept}).")
@@ -176,7 +208,7 @@ class Reading(Access):
         if b"st" not in facts:
             raise self._no_job(job)
         try:
-            view = _view(job, [facts.get(f.encode()) for f in VIEWED])
+            view = view_of(job, [facts.get(f.encode()) for f in VIEWED])
             assert view is not None
             steps = [
                 head_to_step(
@@ -189,6 +221,7 @@ class Reading(Access):
                 for number in range(view.steps)
             ]
             record = unpack_record(facts[b"rec"])
+            forgotten = _forgotten(job, facts)
         except UNREADABLE as exc:
             raise _damaged(job, exc) from None
         return History(
@@ -199,6 +232,7 @@ class Reading(Access):
             basis=(facts.get(b"dg") or b"").decode(),
             retried=b"rt" in facts,
             events=events,
+            forgotten=forgotten,
         )
 
     async def _all(self, job: str) -> dict[bytes, bytes]:
@@ -256,7 +290,7 @@ class Reading(Access):
             ids = [name.decode("utf-8", "replace") for name in names]
             for id, facts in zip(ids, await self._seen(ids, VIEWED), strict=True):
                 try:
-                    view = _view(id, facts)
+                    view = view_of(id, facts)
                 except JournalError:
                     continue  # `doctor` names it
                 if view is not None:
@@ -264,72 +298,6 @@ class Reading(Access):
             if len(views) >= limit or len(ids) < limit:
                 break
         return views[:limit]
-
-    async def waiting(
-        self, lanes: Sequence[str], *, first: int = 0, most: int = MOST_TENANTS
-    ) -> dict[str, LaneCount]:
-        """The steps that wait on each lane, also by tenant where it is shared.
-
-        Args:
-            lanes: their names.
-            first, most: so many tenants from that place on are named; who is served next has place 0.
-        """
-        found = await self._run("counts", lanes=list(lanes), first=first, most=most)
-        return {
-            lane: LaneCount(count, {t.decode(): n for t, n in zip(by[::2], by[1::2], strict=True)}, tenants)
-            for lane, (count, by, tenants) in zip(lanes, found, strict=True)
-        }
-
-    async def waiting_steps(self, lanes: Sequence[str]) -> dict[str, int]:
-        """How many steps wait on each lane: as :meth:`waiting`, but by plain commands that only read, for
-        an account that may run no script. Not all at one moment.
-        """
-        found = {}
-        for lane in lanes:
-            ready, stray, needs = await self._gather(
-                [
-                    ("ZCARD", self.keys.ready(lane)),
-                    ("ZCARD", f"{self.keys.prefix}stray:{lane}"),
-                    ("ZRANGE", self.keys.wanted(lane), 0, -1),
-                ]
-            )
-            count = ready + stray + await self._in_parts("ready", lane)
-            for need in needs:
-                shelf = f"?{need.decode()}"
-                (held,) = await self._gather([("ZCARD", self.keys.held(shelf))])
-                count += held + await self._in_parts("held", shelf)
-            found[lane] = count
-        return found
-
-    async def _in_parts(self, shelf: str, name: str) -> int:
-        """The steps in the tenants' sets of a shelf: as they are counted, else counted now."""
-        (known,) = await self._gather([("HGET", self.keys.waits, f"{shelf}:{name}")])
-        if known is not None and known.lstrip(b"-").isdigit():
-            return max(0, int(known))
-        prefix = self.keys.prefix
-        (parts,) = await self._gather([("ZRANGE", f"{prefix}{shelf}by:{name}", 0, -1)])
-        counts = await self._gather([("ZCARD", f"{prefix}{shelf}:{name}|{part.decode()}") for part in parts])
-        return sum(counts)
-
-    async def needs(self, lanes: Sequence[str]) -> list[Need]:
-        """Steps of the lanes that the workers which met them could not serve, by what they need."""
-        wanted = await self._gather(("ZRANGE", self.keys.wanted(lane), 0, -1) for lane in lanes)
-        pairs = [(lane, n.decode()) for lane, names in zip(lanes, wanted, strict=True) for n in names]
-        now = await self.now()
-        found = []
-        for lane, name in pairs:
-            shelf = f"?{name}"
-            alone, shared, until = await self._gather(
-                [
-                    ("ZCARD", self.keys.held(shelf)),
-                    ("HGET", self.keys.waits, f"held:{shelf}"),
-                    ("ZSCORE", self.keys.serving, name),
-                ]
-            )
-            served = until is not None and float(until) / 1e6 > now
-            if count := alone + int(shared or 0):
-                found.append(Need(lane, name, count, served))
-        return found
 
     async def repairs(self) -> Repairs:
         """What was put right or set aside so far, and what is marked now."""
@@ -344,15 +312,6 @@ class Reading(Access):
             },
             dirty,
         )
-
-    async def counts(self, lanes: Sequence[str]) -> dict[str, int]:
-        """Numbers for people: open jobs, held and timed steps, and ``ready:<lane>`` for each lane."""
-        keys = self.keys
-        sets = {"open": keys.open, "leased": keys.leases, "timed": keys.timers}
-        sizes = await self._gather(("ZCARD", key) for key in sets.values())
-        waiting = await self.waiting(lanes, most=0)
-        ready = {f"ready:{lane}": count.ready for lane, count in waiting.items()}
-        return dict(zip(sets, sizes, strict=True)) | ready
 
     async def model_views(self, models: Sequence[str]) -> list[ModelView]:
         """Limits, holds and calls of each model, over the whole fleet."""
@@ -397,7 +356,8 @@ class Reading(Access):
         return last[0][0].decode() if last else "0-0"
 
     async def ends(self, after: str, idle: float = 5.0) -> AsyncIterator[list[str]]:
-        """Ids of jobs as they end, in batches, for ever; an empty batch after ``idle`` seconds without one.
+        """Ids of jobs as they end or are parked, in batches, for ever; an empty batch after ``idle`` seconds
+        without one.
 
         One connection, however many jobs are waited for. A broken connection is opened again and nothing
         is missed; each such gap is shown as an empty batch.
@@ -413,10 +373,11 @@ class Reading(Access):
                     yield []
                     await asyncio.sleep(LOOK_AGAIN_S)
                     continue
-                entries = _entries(got)
+                entries = entries_of(got)
                 if entries:
                     after = entries[-1][0].decode()
-                yield [fields[b"job"].decode("utf-8", "replace") for _, fields in entries if b"job" in fields]
+                ids = [fields.get(b"job") or fields.get(b"parked") for _, fields in entries]
+                yield [id.decode("utf-8", "replace") for id in ids if id]
         finally:
             await client.aclose()
 
@@ -427,12 +388,14 @@ class Reading(Access):
             FleetUnavailable: it cannot be reached; RedisUnfit: it may evict keys.
         """
         try:
-            told: bytes = await self.connection.plain("INFO", "memory")
+            told: bytes = await self.connection.plain("INFO")
         except RedisError as exc:
             if isinstance(exc, NoPermissionError):
                 return  # an account without INFO: `doctor` says so, work goes on
             raise unavailable(exc, self.config.redis_url) from None
         facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+        if facts.get("cluster_enabled") == "1":
+            raise cluster(self.config.redis_url)
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise RedisUnfit.with_fix(
@@ -446,12 +409,38 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+_FORGOTTEN = re.compile(rb"z(\d+)\|h(\d+)")
+
+
+HUGE = (RecordTooLarge, zlib.error)
+"""… one that no release has written."""
+
 UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.MsgspecError)
 """What a damaged record raises."""
 
 
+def _forgotten(job: str, facts: dict[bytes, bytes]) -> list[Step]:
+    """What ``rewind.lua`` has put aside, in the order of its resumings and of the steps' numbers."""
+    names = (_FORGOTTEN.fullmatch(name) for name in facts) if b"zn" in facts else ()
+    heads = sorted((int(found[1]), int(found[2])) for found in names if found)
+    return [
+        head_to_step(
+            job,
+            number,
+            unpack_head(facts[b"z%d|h%d" % (era, number)]),
+            facts.get(b"z%d|q%d" % (era, number)),
+            facts.get(b"z%d|o%d" % (era, number)),
+        )
+        for era, number in heads
+    ]
+
+
+class Unreadable(JournalError):
+    """What Redis holds of a job is nothing that any release has written: whoever sees it may set it aside."""
+
+
 def _damaged(job: str, exc: Exception) -> JournalError:
-    return JournalError(
+    return (Unreadable if isinstance(exc, HUGE) else JournalError)(
         f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
         "sets it aside, and `aios-dist doctor` says so."
     )
@@ -469,7 +458,7 @@ def outcome_of(job: str, result: bytes) -> Outcome:
         raise _damaged(job, exc) from None
 
 
-def _view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
+def view_of(job: str, facts: Sequence[bytes | None]) -> JobView | None:
     """A job from its fields; None where there is none.
 
     Raises:
@@ -509,22 +498,14 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         served=number("us") / 1e6,
         priority=number("pr"),
         placed=bool(text("pp")),
+        in_code=what.prompts is None,
         submitted_at=number("t0") / 1e6,
         ended_at=number("t1") / 1e6,
+        parked=known["pk"] is not None and state == b"paused",
+        code=text("ch"),
     )
 
 
 def _event(index: int, packed: bytes) -> Event:
     at, what, step, detail = msgspec.msgpack.decode(packed)
     return Event(index, int(at) / 1e6, what, int(step) if step.isdigit() else None, detail)
-
-
-def _entries(got: Any) -> list[Any]:
-    """The entries of one stream from XREAD's answer, in RESP2 and RESP3 form."""
-    if not got:
-        return []
-    streams = list(got.values()) if isinstance(got, dict) else [stream[1] for stream in got]
-    entries = streams[0]
-    if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], (list, tuple)):
-        return list(entries[0])
-    return list(entries)

@@ -74,6 +74,18 @@ class RankedStep(msgspec.Struct, frozen=True):
         }
 
 
+class Parking(msgspec.Struct, frozen=True):
+    """Why a job stops where it is: its program asks for something else than its journal holds.
+
+    Attributes:
+        why: for its owner; it holds words of what was asked for.
+        said: the same without them, for events and logs.
+    """
+
+    why: str
+    said: str
+
+
 class Decision(msgspec.Struct, frozen=True):
     """What a turn came to.
 
@@ -86,6 +98,8 @@ class Decision(msgspec.Struct, frozen=True):
         basis: what the program had seen, as ``claim``, ``load`` or the write before gave it: the decision
             holds only where the job stands just there. With a commit: before the outcome that it writes.
         more: the program asks for more steps than are written at a time: who writes these goes on.
+        code: of the agent that was run; "" where that is data.
+        parks: the program does not repeat what the journal holds: the job stops where it is.
     """
 
     version: int
@@ -95,6 +109,8 @@ class Decision(msgspec.Struct, frozen=True):
     result: bytes = b""
     basis: str = ""
     more: bool = False
+    code: str = ""
+    parks: Parking | None = None
 
     def plain(self, patience: float = 0.0) -> dict[str, Any]:
         """As the verbs take it. ``patience``: seconds until somebody else goes on with what is left of it."""
@@ -105,6 +121,8 @@ class Decision(msgspec.Struct, frozen=True):
             "steps": [s.plain() for s in self.steps],
             "ends": self.ends.value if self.ends else "",
             "result": self.result,
+            **({"code": self.code} if self.code else {}),
+            **({"parks": msgspec.structs.asdict(self.parks)} if self.parks is not None else {}),
         }
 
     def lanes(self) -> list[str]:
@@ -155,6 +173,8 @@ class Claim(msgspec.Struct, frozen=True):
         first_us: when the step was first tried since it was asked for, or retried.
         estimate, cost: tokens that limits and shares have reserved for it.
         over: the tokens a minute of its model, where the estimate alone is more: it is refused; else 0.
+        code: of its agent, that its job ran with last; "" where that is not known.
+        fits: this worker is to run the job's program; else another one has that code.
     """
 
     job: str
@@ -178,6 +198,8 @@ class Claim(msgspec.Struct, frozen=True):
     estimate: int = 0
     cost: int = 0
     over: int = 0
+    code: str = ""
+    fits: bool = True
 
     @property
     def estimated(self) -> Usage:
@@ -240,9 +262,31 @@ class Submitted(msgspec.Struct, frozen=True):
     new: list[bool] = []
 
 
+class Lost(NamedTuple):
+    """A try whose lease has ended before its worker wrote anything of it.
+
+    Attributes:
+        state: of the step since then: ``ready`` for others, ``parked`` or ``idle`` (the job is paused),
+            ``failed`` (given up), or ``dropped`` (its job has ended).
+        life: of its job, as :attr:`Claim.incarnation`.
+    """
+
+    job: str
+    step: str
+    token: str
+    worker: str
+    state: str
+    agent: str
+    kind: str
+    label: str
+    attempt: int
+    life: str
+
+
 class Reaped(msgspec.Struct, frozen=True):
     """One pass of the reconciler: what moved, ready steps by lane, lanes with steps that were ranked under
-    other rules, where the next pass goes on, and what could not be moved (job and why)."""
+    other rules, where the next pass goes on, what could not be moved (job and why), and the tries that were
+    lost with their workers."""
 
     moved: int
     ready: dict[str, int]
@@ -250,6 +294,7 @@ class Reaped(msgspec.Struct, frozen=True):
     cursor: str
     next_s: float | None
     broken: list[tuple[str, str]] = []
+    lost: list[Lost] = []
 
 
 class Walked(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -11,7 +11,17 @@ from aios_dist.config import ModelConfig
 from aios_dist.journal.heads import Head
 from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.model.chance import Known
-from aios_dist.model.jobs import JobRecord, JobState, Kind, Outcome, Rejection, Step, StepState, decode
+from aios_dist.model.jobs import (
+    TURNS_LANE,
+    JobRecord,
+    JobState,
+    Kind,
+    Outcome,
+    Rejection,
+    Step,
+    StepState,
+    decode,
+)
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -31,8 +41,11 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         money: what its calls cost, where the models' prices are known.
         estimated: tokens of its usage that are estimates, since no usage came with an answer.
         why: the reason of a pause.
+        parked: it is paused because its agent's code does not fit what its journal holds.
+        code: of its agent, that it ran with last; "" where that is not known, or the agent is data.
         served: seconds in calls.
         placed: its order is that of an agent-first plan, whatever its priority.
+        in_code: its agent is code, which the workers that run its turns must have.
     """
 
     id: str
@@ -49,8 +62,11 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     served: float = 0.0
     priority: int = 0
     placed: bool = False
+    in_code: bool = True
     submitted_at: float = 0.0
     ended_at: float = 0.0
+    parked: bool = False
+    code: str = ""
 
     @property
     def spent(self) -> str:
@@ -62,6 +78,60 @@ _SPENT = {f"budget of the {whose} used up": whose for whose in ("job", "tenant")
 """What ``claim.lua`` writes as the reason of such a pause."""
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """Which jobs are asked for: those of which all holds that is said.
+
+    Attributes:
+        states: of :class:`JobState`, or ``parked``; one of them.
+        since: submitted no earlier, seconds since the epoch.
+        ended: they have, or have not; None: both.
+    """
+
+    states: tuple[str, ...] = ()
+    agent: str | None = None
+    tenant: str | None = None
+    since: float | None = None
+    plan: str | None = None
+    ended: bool | None = None
+
+    def takes(self, view: JobView) -> bool:
+        """Whether the job is one of them."""
+        names = {view.state.value, *(["parked"] if view.parked else [])}
+        return (
+            (not self.states or bool(names.intersection(self.states)))
+            and self.agent in (None, view.agent)
+            and self.tenant in (None, view.tenant)
+            and self.plan in (None, view.plan)
+            and (self.since is None or view.submitted_at >= self.since)
+        )
+
+    def where(self) -> list[bool]:
+        """Among the jobs that have ended (True), or those that have not, or both."""
+        ends = {state.value for state in JobState if state.ended}
+        both = [False, True] if self.ended is None else [self.ended]
+        if not self.states:
+            return both
+        return [ended for ended in both if any((state in ends) == ended for state in self.states)]
+
+
+class Standing(NamedTuple):
+    """A job as who waits for it wants to know it.
+
+    Attributes:
+        result: encoded; empty before the end.
+        parked: the reason for which it is parked, or "".
+    """
+
+    state: JobState
+    result: bytes
+    parked: str
+
+    @property
+    def over(self) -> bool:
+        """It does not go on by itself just now."""
+        return self.state.ended or bool(self.parked)
+
+
 class History(msgspec.Struct, frozen=True):
     """All that a replay needs: steps by number, outcomes in the order of writing.
 
@@ -69,6 +139,8 @@ class History(msgspec.Struct, frozen=True):
         basis: what a program has seen that was brought to this; see :class:`Decision`.
         retried: the next turn says which failures are run again (``redo``).
         events: as many of the job had been told before it was read.
+        forgotten: steps that were left out when it was resumed from an earlier one, as they were then;
+            none where it was read without requests.
     """
 
     view: JobView
@@ -78,6 +150,7 @@ class History(msgspec.Struct, frozen=True):
     basis: str = ""
     retried: bool = False
     events: int = 0
+    forgotten: list[Step] = []
 
     def retried_with(self, salt: str) -> bool:
         """Whether the last retry of the job is the one of this ``salt``: see ``Journal.retry``."""
@@ -105,6 +178,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         short: why these are fewer than it was told, or "".
         files: its limit of open files; 0: none.
         unpriced: those of its models of which no price is known.
+        cancelled: lanes of its pool that it takes nothing from, because Celery was told so.
+        codes: what it has of the code of each agent, see :mod:`aios_dist.program.codes`.
     """
 
     id: str
@@ -123,19 +198,50 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     short: str = ""
     files: int = 0
     unpriced: list[str] = []
+    cancelled: list[str] = []
+    codes: dict[str, str] = {}
+
+    @property
+    def node(self) -> str:
+        """Its name in Celery and Flower."""
+        return self.id.rsplit(":", 2)[0]
+
+    def code_needs(self) -> list[str]:
+        """What it has of agents' code, as steps of the lane ``turns`` need it."""
+        if TURNS_LANE not in self.lanes:
+            return []
+        return [f"code/{agent}@{code}" for agent, code in self.codes.items()]
 
 
 msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.model.jobs
 
 
 class Registry(msgspec.Struct, frozen=True):
-    """What the workers of a fleet said of themselves. ``models`` gives each model's lane, ``odd`` names
-    entries that this version does not understand."""
+    """What the workers of a fleet said of themselves.
+
+    Attributes:
+        workers: those that have said something in the last 3 leases.
+        models: each model's lane; also of workers that are gone, for as long as ended jobs are kept.
+        agents: those that are code; the same.
+        odd: entries that this version does not understand.
+        silent: workers that have said nothing since, and no farewell either.
+        now: on Redis' clock, as it was read.
+    """
 
     workers: list[WorkerInfo] = []
     models: dict[str, str] = {}
     agents: list[str] = []
     odd: list[str] = []
+    silent: list[WorkerInfo] = []
+    now: float = 0.0
+
+    def live(self, lease: float) -> list[WorkerInfo]:
+        """Workers that renew."""
+        return [worker for worker in self.workers if worker.seen_at > self.now - lease]
+
+    def agents_now(self, lease: float) -> set[str]:
+        """Agents whose code a worker that renews has."""
+        return {agent for worker in self.live(lease) for agent in worker.agents}
 
     def unpriced(self) -> set[str]:
         """Models of whose calls no price is known: no budget of money sees them."""
@@ -150,7 +256,7 @@ class Need(msgspec.Struct, frozen=True):
     """Steps of a lane that wait for a worker with more than those which met them.
 
     Attributes:
-        need: ``model/NAME`` or ``agent/NAME``.
+        need: ``model/NAME``, ``agent/NAME``, or of a job that has begun ``code/AGENT@CODE``.
         steps: how many.
         served: there is such a worker.
     """
@@ -159,6 +265,20 @@ class Need(msgspec.Struct, frozen=True):
     need: str
     steps: int
     served: bool
+
+    def __str__(self) -> str:
+        """In words, without a full stop."""
+        count = "1 step waits" if self.steps == 1 else f"{self.steps} steps wait"
+        return f"{count} on lane {self.lane!r} for a worker with {needed(self.need)}"
+
+
+def needed(need: str) -> str:
+    """``model/NAME``, ``agent/NAME`` or ``code/NAME@CODE`` in words."""
+    kind, _, name = need.partition("/")
+    if kind == "code":
+        agent, _, code = name.rpartition("@")
+        return f"the code {code} of agent {agent!r}"
+    return f"model {name!r}" if kind == "model" else f"the code of agent {name!r}"
 
 
 class Repairs(msgspec.Struct, frozen=True):
@@ -210,11 +330,12 @@ class LaneRules(msgspec.Struct, frozen=True):
 
 class LaneCount(msgspec.Struct, frozen=True):
     """Steps that wait on a lane: all of them, of the tenants that were asked for (none where the lane is not
-    shared), and how many tenants wait."""
+    shared), how many tenants wait, and how many steps more would wait if somebody reconciled."""
 
     ready: int
     tenants: dict[str, int] = {}
     tenant_count: int = 0
+    due: int = 0
 
 
 class TenantView(msgspec.Struct, frozen=True, kw_only=True):

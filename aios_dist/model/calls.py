@@ -6,6 +6,7 @@ The field names are those of OpenAI's chat completions, which most providers spe
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import msgspec
@@ -75,11 +76,16 @@ Request = LLMRequest | ToolRequest | SleepRequest | SignalRequest
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tokens, as the provider counted them; ``calls`` counts answered calls."""
+    """Tokens, as the provider counted them; ``calls`` counts answered calls.
+
+    ``cached_tokens`` are those of the prompt that the provider had in its cache, where it says so. They are
+    of one call, and in no sum.
+    """
 
     prompt_tokens: int = 0
     output_tokens: int = 0
     calls: int = 0
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -114,6 +120,8 @@ class LLMResponse(msgspec.Struct, frozen=True, omit_defaults=True):
         provider: the name of the provider's adapter.
         timings: how long it took.
         left_out: options of the request that the provider has no word for: they were not sent.
+        own: what the provider's message said beyond text and calls, by field (``reasoning_content``,
+            ``annotations``, …): see ``message``, which is what to append.
     """
 
     text: str
@@ -124,3 +132,30 @@ class LLMResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     provider: str = ""
     timings: Timings = Timings()
     left_out: tuple[str, ...] = ()
+    own: dict[str, Any] = {}
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message of the conversation, whole, to be appended to it.
+
+        Whatever the provider wants to see again (signatures, reasoning) is in it. A new one each time.
+        """
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in self.tool_calls
+        ]
+        # OpenAI refuses a null without calls, and an empty list of calls.
+        said: dict[str, Any] = {"role": "assistant", "content": self.text or (None if calls else "")}
+        if calls:
+            said["tool_calls"] = calls
+        said |= copy.deepcopy(self.own)
+        audio = said.get("audio")
+        if isinstance(audio, dict) and "id" in audio:
+            said["audio"] = {"id": audio["id"]}  # the sound itself is not taken back
+        return {name: value for name, value in said.items() if value is not None or name == "content"}
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the model did not answer, in its own words; None where it did."""
+        said = self.own.get("refusal")
+        return said if isinstance(said, str) else None

@@ -23,15 +23,22 @@ class Known:
         now: seconds since the epoch; it never goes back.
         given: what ``once()`` gave since the last step that was asked for.
         then: what it gave before the next one, where the journal holds that.
+        ahead: the journal holds the step that is asked for next.
+        changes: what ``changed()`` has said of each change.
     """
 
-    __slots__ = ("_chain", "_drawn", "_times", "_told", "given", "now", "origin", "then")
+    __slots__ = (
+        *("_chain", "_drawn", "_times", "_told"),
+        *("ahead", "changes", "given", "now", "origin", "then"),
+    )
 
     def __init__(self, seed: str = "", submitted_at: float = 0.0) -> None:
         self.origin = (seed, submitted_at)
         self.now = submitted_at
         self.given: list[Any] = []
         self.then: tuple[Any, ...] = ()
+        self.ahead = False
+        self.changes: dict[str, bool] = {}
         self._chain = hashlib.blake2b(seed.encode(), digest_size=16)
         self._drawn = 0
         self._told = array("q")  # what the chain is still to be given: few programs ever draw

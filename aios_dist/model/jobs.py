@@ -17,6 +17,13 @@ from aios_dist.model.calls import LLMResponse, Request, Usage
 COMPRESS_ABOVE = 1024
 """Bytes: requests and outcomes above this are compressed (docs/redis.md)."""
 
+MOST_RECORD = 65 * 1024 * 1024
+"""Bytes of a record as JSON: the largest limit of ``[fleet]``, and what stands around it. Nothing larger is
+written, and what claims to be larger is not unpacked: a megabyte in Redis may be gigabytes in a worker."""
+
+MOST_NESTED = 4 * 1024 * 1024
+"""Lists and objects of a record: each costs the worker that reads it some 64 bytes, and three in Redis."""
+
 DIGEST = 24
 """Characters of a digest; ``_lib.lua`` has the same."""
 
@@ -26,6 +33,10 @@ MOST_REJECTED = 20
 
 TURN = "t"
 """The number of a turn that runs as a step of its own, on the lane ``turns``."""
+
+
+TURNS_LANE = "turns"
+"""Where tools and turns run: on workers that have the agents' code."""
 
 
 class Kind(StrEnum):
@@ -275,10 +286,26 @@ def encode(value: Any) -> bytes:
 
 
 def packed(data: bytes) -> bytes:
-    """JSON as the journal keeps it."""
+    """JSON as the journal keeps it.
+
+    Raises:
+        RecordTooLarge: it would not be read again.
+    """
+    _check_size(data)
     if len(data) > COMPRESS_ABOVE:
         return b"z" + zlib.compress(data, 1)
     return b"j" + data
+
+
+class RecordTooLarge(ValueError):
+    """A record that no worker may read: it would take all of its memory."""
+
+
+def _check_size(data: bytes | memoryview) -> None:
+    if len(data) > MOST_RECORD:
+        raise RecordTooLarge(f"more than {MOST_RECORD:,} bytes are no record")
+    if len(data) > MOST_NESTED and (plain := bytes(data)).count(b"[") + plain.count(b"{") > MOST_NESTED:
+        raise RecordTooLarge(f"more than {MOST_NESTED:,} lists and objects are no record")
 
 
 T = TypeVar("T")
@@ -291,6 +318,17 @@ for _kind in (Outcome, JobRecord, tuple[Rejection, ...], tuple[Outcome, ...], *t
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """The record that :func:`encode` made."""
-    raw = zlib.decompress(memoryview(data)[1:]) if data[:1] == b"z" else memoryview(data)[1:]
+    """The record that :func:`encode` made.
+
+    Raises:
+        RecordTooLarge: it is larger than any that was made.
+        msgspec.MsgspecError, zlib.error, ValueError: it is none.
+    """
+    raw: bytes | memoryview = memoryview(data)[1:]
+    if data[:1] == b"z":
+        unpacking = zlib.decompressobj()
+        raw = unpacking.decompress(raw, MOST_RECORD + 1)
+        if not unpacking.eof and len(raw) <= MOST_RECORD:
+            raise zlib.error("incomplete or truncated stream")
+    _check_size(raw)
     return msgspec.json.decode(raw, type=kind)

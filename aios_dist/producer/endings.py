@@ -132,8 +132,7 @@ class Endings:
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 await self._watch()
-                state, _ = await self.ask(functools.partial(self._journal.state, id))
-                if not state.ended:
+                if not (await self.ask(functools.partial(self._journal.standing, id))).over:
                     await future
         except TimeoutError:
             if not limit.expired():
@@ -240,9 +239,8 @@ class Endings:
                 await self.ask(functools.partial(self._look, page))
 
     async def _look(self, ids: Sequence[str]) -> None:
-        states = await self._journal.states(ids)
-        for id, state in zip(ids, states, strict=True):
-            if state is None or state.ended:
+        for id, over in zip(ids, await self._journal.over(ids), strict=True):
+            if over:
                 self._tell(id)
 
     def _tell(self, id: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from aios_dist import policies
 from aios_dist.broker.app import Tickets
+from aios_dist.broker.messages import SAY_EVERY_S
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, JournalError, UnknownName
 from aios_dist.journal import JobView, Journal, NewJob, Ticket
@@ -26,7 +27,7 @@ from aios_dist.journal.connection import Connection
 from aios_dist.model import costs
 from aios_dist.model.chance import Known
 from aios_dist.model.given import given_json, looked_up, named, one, seconds, short, whole
-from aios_dist.model.jobs import JobRecord
+from aios_dist.model.jobs import TURNS_LANE, JobRecord
 from aios_dist.model.plans import Plan, shape
 from aios_dist.model.specs import JobSpec
 from aios_dist.producer.endings import Endings
@@ -34,7 +35,7 @@ from aios_dist.producer.fleet_rules import Steering
 from aios_dist.producer.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
 from aios_dist.program import imports as modules
 from aios_dist.program import turns, waits
-from aios_dist.program.agents import Agent, PromptsAgent, PromptsProgram, specs_of
+from aios_dist.program.agents import Agent, PromptsAgent, PromptsProgram, program_code, specs_of
 from aios_dist.text.tracebacks import text_of
 from aios_dist.threads import forks
 from aios_dist.threads.errands import users_code
@@ -65,6 +66,11 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         self._agents: set[str] = set()
         self._unpriced: set[str] = set()
         self._prices_until = 0.0
+        self._workers_until = 0.0
+        self._there: set[str] = set()
+        """Agents that workers had when that was last looked at."""
+        self._missing: dict[str, float] = {}
+        """Agents that no worker has, and until when that is not said again."""
         self._unclosed = self._watch_over()
         forks.note(self)
 
@@ -158,6 +164,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         ids = self._ids(wanted)
         await self._ready(wanted)
         await self._write(await self._new_jobs(wanted, ids))
+        await self._look_at_workers(wanted)
         return [AsyncJob(self._lines, id) for id in ids]
 
     async def _write(self, jobs: Sequence[NewJob]) -> None:
@@ -212,6 +219,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             raise
         if done.status == "conflict":
             raise _conflict(done.conflict, plan=name)
+        await self._look_at_workers(specs)
         return AsyncPlan(self._lines, name, [AsyncJob(self._lines, id) for id in ids])
 
     async def extend_plan(self, plan: str, specs: Iterable[JobSpec]) -> list[AsyncJob]:
@@ -242,6 +250,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             raise InvalidInput(f"Plan {plan!r} has stopped after a failure and takes no more jobs.")
         if done.status == "conflict":
             raise _conflict(done.conflict)
+        await self._look_at_workers(wanted)
         return [AsyncJob(self._lines, id) for id in ids]
 
     def spec(
@@ -311,6 +320,31 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             self._unpriced |= unpriced
             logger.warning("%s. %s", *costs.without_price(unpriced))
 
+    async def _look_at_workers(self, specs: Sequence[JobSpec]) -> None:
+        """A job that waits for a worker which nobody has started is said: once a minute for each agent."""
+        now = time.monotonic()
+        agents = {spec.agent for spec in specs if spec.prompts is None}
+        unsaid = {agent for agent in agents if now >= self._missing.get(agent, now)}
+        if not unsaid or (now < self._workers_until and unsaid <= self._there):
+            return
+        self._missing |= dict.fromkeys(unsaid, now + SAY_EVERY_S)  # other callers of this loop say nothing
+        try:
+            registry = await self.journal.registry()
+        except (FleetUnavailable, JournalError):
+            return  # they are submitted: what is only to be said is no reason to fail
+        self._workers_until = now + RULES_S
+        self._there = registry.agents_now(self.config.fleet.lease)
+        for agent in unsaid & self._there:
+            del self._missing[agent]
+        # (Where no worker runs at all, they may be about to be started.)
+        for agent in sorted(unsaid - self._there) if registry.live(self.config.fleet.lease) else ():
+            logger.warning(
+                "No worker that runs has the code of agent %r (workers have: %s): its jobs wait for one. "
+                "Start one whose [fleet] modules name the agent's module.",
+                agent,
+                ", ".join(sorted(self._there)) or "none",
+            )
+
     async def _learn(self) -> None:
         registry = await self.journal.registry()
         self._catalog = turns.Catalog.of(self.config, registry.models)
@@ -377,7 +411,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         if spec.program is None:
             return NewJob(id, record, budget=spec.budget, priority=spec.priority, size=size)
         replay = turns.start(spec.program, self._catalog, known)
-        decision = turns.decide(replay, record, self._catalog, first=0, checked=True)
+        code = program_code(spec.program)
+        decision = turns.decide(replay, record, self._catalog, first=0, checked=True, code=code)
         replay.close()
         size += sum(len(ranked.step.request) for ranked in decision.steps)
         return NewJob(id, record, decision, budget=spec.budget, priority=spec.priority, size=size)
@@ -404,6 +439,8 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         self, jobs: Iterable[AsyncJob], timeout: float = RESULT_TIMEOUT_S
     ) -> AsyncIterator[AsyncJob]:
         """The jobs in the order in which they end. One connection and no polling, however many they are.
+
+        One that is parked comes too: its ``result()`` says why.
 
         Raises:
             ResultTimeout: some have not ended in time, and what has ended was handed out; they go on.
@@ -440,7 +477,7 @@ def _parts(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
 
 
 def _lanes(job: NewJob) -> list[str]:
-    return job.decision.lanes() if job.decision is not None else [turns.TURNS_LANE]
+    return job.decision.lanes() if job.decision is not None else [TURNS_LANE]
 
 
 def _conflict(id: str, plan: str | None = None, before: Sequence[str] = ()) -> JobConflict:

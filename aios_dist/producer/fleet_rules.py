@@ -22,6 +22,8 @@ class LaneView(msgspec.Struct, frozen=True):
         rules: who goes first.
         tenants: waiting steps by tenant, where the lane is shared: of the hundred that are served next.
         tenant_count: how many tenants wait.
+        due: steps that slept, backed off or were lost until now: the next worker puts them beside these.
+        in_flight: steps at the workers that serve it, also of their other lanes.
     """
 
     name: str
@@ -32,6 +34,13 @@ class LaneView(msgspec.Struct, frozen=True):
     rules: LaneRules = LaneRules()
     tenants: dict[str, int] = {}
     tenant_count: int = 0
+    due: int = 0
+    in_flight: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """Slots that the lane can use now: what a scaler goes by, also from and to none."""
+        return self.ready + self.due + self.in_flight
 
 
 class Steering(abc.ABC):
@@ -62,7 +71,9 @@ class Steering(abc.ABC):
         """Every lane with its waiting steps, tickets, slots and workers."""
         registry = await self.journal.registry()
         names = registry.lanes(self.config.lane_names())
-        waiting, rules = await asyncio.gather(self.journal.waiting(names), self.journal.lane_rules(names))
+        waiting, rules = await asyncio.gather(
+            self.journal.waiting(names, due=True), self.journal.lane_rules(names)
+        )
         send = self.journal.connection.command
         depths = await asyncio.gather(*(send(*c) for c in depth_commands(self.config, names)))
         return [
@@ -75,6 +86,8 @@ class Steering(abc.ABC):
                 rules=rules[name],
                 tenants=waiting[name].tenants,
                 tenant_count=waiting[name].tenant_count,
+                due=waiting[name].due,
+                in_flight=sum(w.in_flight for w in registry.live(self.config.fleet.lease) if name in w.lanes),
             )
             for name, depth in zip(names, depths, strict=True)
         ]

@@ -18,6 +18,7 @@ from aios_dist.errors import (
     JobCancelled,
     JobConflict,
     JobFailed,
+    JobParked,
     JournalError,
     ResultTimeout,
     UnknownName,
@@ -25,7 +26,7 @@ from aios_dist.errors import (
 )
 from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.connection import open_client, passes, unavailable
-from aios_dist.journal.journal import MOST_SIGNALS
+from aios_dist.journal.journal import MOST_LARGE_SIGNALS, MOST_SIGNALS
 from aios_dist.journal.reading import outcome_of
 from aios_dist.journal.records import random_name
 from aios_dist.model.calls import Usage
@@ -142,23 +143,26 @@ class AsyncJob(OfThisProcess):
         Raises:
             JobFailed: the agent raised; ``.error`` is what.
             JobCancelled: the job was cancelled.
+            JobParked: its agent's code has changed: it is paused until there is code that fits.
             ResultTimeout: it has not ended in time; it goes on.
             JournalError: what Redis holds of it cannot be read.
         """
         timeout = seconds("timeout", timeout)
         waits.check("result()", self._lines.config, timeout)
-        endings, look = self._lines.endings, functools.partial(self._lines.journal.state, self.id)
+        endings, look = self._lines.endings, functools.partial(self._lines.journal.standing, self.id)
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        state, result = await endings.by(deadline, look)
-        while not state.ended:  # once, as a rule; somebody may retry the job as it ends
+        job = await endings.by(deadline, look)
+        while not job.over:  # once, as a rule; somebody may retry the job as it ends
             if clock() >= deadline:
                 raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s; it goes on.")
             await endings.wait(self.id, deadline)
-            state, result = await endings.by(deadline, look)
-        if state is JobState.CANCELLED:
+            job = await endings.by(deadline, look)
+        if job.parked:
+            raise JobParked.of(self.id, job.parked)
+        if job.state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
-        outcome = outcome_of(self.id, result)
+        outcome = outcome_of(self.id, job.result)
         if outcome.error is not None:
             raise JobFailed(self.id, from_record(outcome.error))
         return outcome.value
@@ -194,20 +198,39 @@ class AsyncJob(OfThisProcess):
         said = await self._lines.endings.ask(functools.partial(self._lines.journal.pause, self.id))
         return self._known(said) == "paused"
 
-    async def resume(self, budget: Budget | None = None) -> bool:
+    async def resume(self, budget: Budget | None = None, *, from_step: int | None = None) -> bool:
         """Let a paused job go on, with a new budget where one is given.
+
+        Args:
+            budget: what it may cost in all.
+            from_step: the steps from this one on are forgotten, and asked for anew by the code that its agent
+                has now; what came before is reused. What they cost has counted, and stays in the journal.
 
         Returns:
             True when it runs now.
 
         Raises:
             UnknownName: no such job.
-            InvalidInput: not a budget.
+            InvalidInput: not a budget; there is no such step, or one from there on is being called.
         """
         if budget is not None:
             one("resume() takes", budget, Budget)
-        say = functools.partial(self._lines.journal.resume, self.id, budget)
-        return await self._became(say) == "running"
+        if from_step is None:
+            say = functools.partial(self._lines.journal.resume, self.id, budget)
+            return await self._became(say) == "running"
+        if type(from_step) is not int:
+            raise InvalidInput(f"A job is resumed from the number of a step, not from {short(from_step)}.")
+        status = "beyond"
+        if 0 <= from_step < 2**31:
+            status = await self._became(_Rewind(self._lines.journal, self.id, from_step, budget))
+        if status == "beyond":
+            raise InvalidInput(f"Job {self.id!r} has no step {short(from_step)} to be resumed from.")
+        if status == "busy":
+            raise InvalidInput(
+                f"A step of job {self.id!r} from {from_step} on is being called, and its answer is paid for: "
+                "wait until it is there (aios-dist job show), then resume."
+            )
+        return status == "running"
 
     async def rerank(self, *, priority: int) -> bool:
         """Give the job another priority, also while its steps wait.
@@ -240,7 +263,7 @@ class AsyncJob(OfThisProcess):
         Raises:
             UnknownName: no such job.
             InvalidInput: the value is not JSON or too large, the name or id cannot be one, or the job keeps
-                too many signals of the name that it has not waited for.
+                too many signals that it has not waited for.
         """
         named("Signal name", name)
         sending = random_name() if id is None else named("Signal id", id)
@@ -260,8 +283,8 @@ class AsyncJob(OfThisProcess):
             raise
         if status == "full":
             raise InvalidInput(
-                f"Job {self.id!r} keeps {MOST_SIGNALS:,} signals {name!r} that it has not waited for: "
-                "it takes no more of them."
+                f"Job {self.id!r} has as many signals unwaited for as it may ({MOST_SIGNALS:,}, "
+                f"or {MOST_LARGE_SIGNALS} times prompt_limit): it takes {name!r} when it has waited for some."
             )
         return status != "ended"
 
@@ -392,6 +415,26 @@ class _Cancel:
             (state,) = await self._journal.states([self._id])
             status = "cancelled" if state is JobState.CANCELLED else status
         return status, tickets
+
+
+class _Rewind:
+    """A resuming from a step that may be asked for again: what came since is not forgotten."""
+
+    def __init__(self, journal: Journal, id: str, step: int, budget: Budget | None) -> None:
+        self._journal = journal
+        self._id = id
+        self._step = step
+        self._budget = budget
+        self._salt = random_name()
+        self._asked = False
+
+    async def __call__(self) -> tuple[str, list[Ticket]]:
+        if self._asked:
+            history = await self._journal.load(self._id)
+            if history.retried_with(self._salt) and history.view.state is not JobState.PAUSED:
+                return "running", []  # the answer was lost
+        self._asked = True
+        return await self._journal.rewind(self._id, self._step, self._budget, self._salt)
 
 
 class _Retry:

@@ -265,10 +265,10 @@ class Job(forks.OfThisProcess):
         see :meth:`aios_dist.AsyncJob.pause`."""
         return self._run(lambda job: job.pause())
 
-    def resume(self, budget: Budget | None = None) -> bool:
+    def resume(self, budget: Budget | None = None, *, from_step: int | None = None) -> bool:
         """Let a paused job go on, with a new budget where one is given; see
         :meth:`aios_dist.AsyncJob.resume`."""
-        return self._run(lambda job: job.resume(budget))
+        return self._run(lambda job: job.resume(budget, from_step=from_step))
 
     def rerank(self, *, priority: int) -> bool:
         """Give the job another priority, also while its steps wait; see

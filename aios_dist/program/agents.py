@@ -17,12 +17,13 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, overload
 
 from aios_dist.config import PromptsConfig, odd_option
-from aios_dist.errors import InvalidInput, UnknownName, describe
+from aios_dist.errors import ContentRefused, InvalidInput, UnknownName, describe
 from aios_dist.model.calls import LLMResponse
 from aios_dist.model.given import given_json, short
 from aios_dist.model.given import named as checked_name
 from aios_dist.model.specs import JobSpec, Program
 from aios_dist.program.arguments import Defaults
+from aios_dist.program.codes import code_of
 from aios_dist.program.commands import llm
 from aios_dist.program.definitions import definition, same
 from aios_dist.program.holdings import own
@@ -51,10 +52,13 @@ def specs_of(what: str, jobs: Any) -> list[JobSpec]:
 class Agent:
     """An ``async def`` that a fleet can run. Made by :func:`agent`."""
 
-    def __init__(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
+    def __init__(
+        self, function: Callable[..., Coroutine[Any, Any, Any]], name: str, version: str | None = None
+    ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = name
+        self.version = version
         self.signature = inspect.signature(function)
         self.definition = definition(function)
         self._defaults = Defaults(self.signature)
@@ -65,6 +69,11 @@ class Agent:
         Each has its own copy of a default that it could change (``history: list = []``).
         """
         return self.function(*args, **self._defaults.fresh(args, kwargs))
+
+    @functools.cached_property
+    def code(self) -> str:
+        """What its code is called: its version, or a digest, see :mod:`aios_dist.program.codes`."""
+        return code_of(self.function) if self.version is None else self.version
 
     def __repr__(self) -> str:
         return f"<agent {self.name}{self.signature}>"
@@ -168,27 +177,39 @@ _registry: dict[str, Agent | PromptsAgent] = {}
 
 
 @overload
-def agent(function: Callable[..., Coroutine[Any, Any, Any]], *, name: str | None = None) -> Agent: ...
+def agent(
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    *,
+    name: str | None = None,
+    version: str | int | None = None,
+) -> Agent: ...
 
 
 @overload
 def agent(
-    function: None = None, *, name: str | None = None
+    function: None = None, *, name: str | None = None, version: str | int | None = None
 ) -> Callable[[Callable[..., Coroutine[Any, Any, Any]]], Agent]: ...
 
 
-def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, name: str | None = None) -> Any:
+def agent(
+    function: Callable[..., Coroutine[Any, Any, Any]] | None = None,
+    *,
+    name: str | None = None,
+    version: str | int | None = None,
+) -> Any:
     """Make an ``async def`` an agent: ``@agent`` or ``@agent(name="trip")``.
 
     Args:
         name: what the agent is called on the wire, on every machine; the function's name when left out.
+        version: what its code is called; a digest of it when left out. While workers with code of several
+            names run side by side, a job goes on with that which it began with.
 
     Raises:
         InvalidInput: not an ``async def``; or the name is taken by another agent, which only its module,
             executed again, can replace.
     """
     if function is None:
-        return functools.partial(agent, name=name)
+        return functools.partial(agent, name=name, version=version)
     function = _as_function(function, name)
     if not inspect.iscoroutinefunction(function):
         raise InvalidInput(f"An agent must be an async def, not {short(function)}.")
@@ -203,7 +224,9 @@ def agent(function: Callable[..., Coroutine[Any, Any, Any]] | None = None, *, na
                 f"Agent {label!r} has a parameter {reserved!r}, a name that submitting it needs itself; "
                 "give it another."
             )
-    made = Agent(function, label)
+    if version is not None:
+        version = checked_name("Agent version", str(version) if type(version) is int else version)
+    made = Agent(function, label, version)
     known = _registry.get(label)
     if isinstance(known, PromptsAgent) or (known is not None and not same(known.definition, made.definition)):
         raise InvalidInput(two_of(label, place_of(known), made.definition.place))
@@ -273,6 +296,11 @@ def two_of(name: str, one: str, other: str) -> str:
 def registered() -> dict[str, Agent | PromptsAgent]:
     """The agents that this process can run, by name: imported code, and ``[agents.*]`` of aios.toml."""
     return dict(_registry)
+
+
+def codes() -> dict[str, str]:
+    """What the code of each of them is called; those that are data have none."""
+    return {name: known.code for name, known in _registry.items() if isinstance(known, Agent)}
 
 
 def find(name: str) -> Agent | PromptsAgent | None:
@@ -387,8 +415,15 @@ class PromptsProgram:
                 temperature=config.temperature,
                 max_tokens=config.max_tokens,
             )
+            if answer.refusal and not answer.text:  # which an agent may look at, and a list of prompts cannot
+                raise ContentRefused(f"the model did not answer: {answer.refusal[:500]}")
             answers.append(answer.text)
         return answers[-1]
+
+
+def program_code(program: Program) -> str:
+    """What the code of a job's program is called; "" where its agent is data."""
+    return program.agent.code if isinstance(program, _Bound) else ""
 
 
 def program_of(

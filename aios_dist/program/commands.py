@@ -245,7 +245,9 @@ def llm(
         given = _listed(messages, "messages")
         # Also text: it is a sequence of texts. (An abstract class is slow to ask, of 1,000 messages.)
         if not all(type(m) is dict or isinstance(m, Mapping) for m in given):
-            raise InvalidInput("llm(messages=…) takes a list of {'role': …, 'content': …} dicts.")
+            whole = any(isinstance(m, LLMResponse) for m in given)
+            instead = "; append reply.message, not reply" if whole else ""
+            raise InvalidInput(f"llm(messages=…) takes a list of {{'role': …, 'content': …}} dicts{instead}.")
         conversation = [dict(m) for m in given]
         if system is not None:
             raise InvalidInput("llm(messages=…) holds its system message itself; leave system= out.")

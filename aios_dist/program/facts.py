@@ -14,7 +14,7 @@ import msgspec
 
 from aios_dist.errors import InvalidInput, ToolError, describe
 from aios_dist.model.chance import Known, here
-from aios_dist.model.given import as_json
+from aios_dist.model.given import as_json, named
 from aios_dist.model.jobs import Outcome
 from aios_dist.text.tracebacks import name_of
 
@@ -85,6 +85,8 @@ def once(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("once() is for agents that a fleet runs; elsewhere call the function.")
     if not callable(function) or inspect.iscoroutinefunction(function):
         raise InvalidInput("once() takes a plain function and its arguments, once(f, x); else: tool(f, x).")
+    while known.then[len(known.given) : len(known.given) + 1] and _change(known.then[len(known.given)]):
+        known.given.append(known.then[len(known.given)])  # of a changed() that the code has no longer
     place = len(known.given)
     if place < len(known.then):
         outcome = known.then[place]
@@ -112,3 +114,48 @@ def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         return Outcome(value=as_json(value, "value of once()"))
     except InvalidInput as error:
         return Outcome.failed(error)
+
+
+CHANGED = "aios_dist.changed"
+"""What stands among that which ``once()`` gave, for a change that a job runs with."""
+
+
+def changed(name: str) -> bool:
+    """Whether this job runs with a change of its agent: ``if changed("shorter-prompt"): …``.
+
+    True in jobs that come here for the first time, and from then on in the same job, which keeps it with the
+    next step that it asks for. False in those that had come by here before the agent had this line: they go
+    on as they began. When no such job is open any more, the line and what was before it can go.
+
+    Args:
+        name: of the change, another one for each: letters, digits and ``. _ : -``.
+
+    Raises:
+        InvalidInput: not a name.
+        RuntimeError: not inside an agent that a fleet runs.
+    """
+    known = _known("changed")
+    name = named("Name of a change", name)
+    if name not in known.changes:
+        known.changes[name] = _runs_with(known, name)
+    return known.changes[name]
+
+
+def _runs_with(known: Known, name: str) -> bool:
+    mine = Outcome(value={CHANGED: name})
+    if not known.ahead:
+        known.given.append(mine)
+        return True
+    before = []
+    for outcome in known.then[len(known.given) :]:
+        before.append(outcome)
+        if outcome == mine:
+            known.given += before  # with those that the code has no longer
+            return True
+        if not _change(outcome):
+            break
+    return False
+
+
+def _change(outcome: Outcome) -> bool:
+    return isinstance(outcome.value, dict) and outcome.value.keys() == {CHANGED}

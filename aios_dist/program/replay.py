@@ -42,7 +42,7 @@ from aios_dist.program.crowds import Crowd, Scope, Waiting
 from aios_dist.program.foreign import HandOver
 from aios_dist.program.generators import Generators, unheard
 from aios_dist.program.reached import ById, Outside
-from aios_dist.program.requests import Asked, brief, briefs, check_new, check_same, encoded
+from aios_dist.program.requests import Asked, changed, check_new, check_same, encoded
 from aios_dist.program.tending import WAITS, Tending
 from aios_dist.text.tracebacks import traceback_of
 
@@ -226,6 +226,7 @@ class Replay(Tending):
         """What the journal says of the next step is what its program is given before it."""
         step = self._journaled.get(len(self.asked))
         self.known.then = step.once if step is not None else ()
+        self.known.ahead = step is not None
 
     def written(self, count: int) -> None:
         """So many steps are in the journal: a long conversation is not kept once more for each of them."""
@@ -239,10 +240,17 @@ class Replay(Tending):
         if self.refused is not None and self._refused_at < self.held:
             self.refused = None
 
+    @property
+    def changed(self) -> ProgramChanged | None:
+        """It does not repeat what its journal holds: at which ``step``, what that ``was`` and is ``now``."""
+        return self._broken
+
     def check_complete(self) -> None:
         """After the whole journal was delivered: every journaled step must have been asked for."""
         if self._broken is None and len(self.asked) < self._count:
-            does = "has ended" if self.finished else "waits for something else"
+            does = "waits for something else"
+            if self.finished:
+                does = "has ended" + (f" with {describe(self.error)}" if self.error is not None else "")
             self._diverge(len(self.asked), f"nothing; the program {does}")
 
     def check_end(self, live: Replay) -> None:
@@ -276,6 +284,8 @@ class Replay(Tending):
 
     def end(self, error: BaseException) -> None:
         """The program cannot go on, for a reason that it did not give itself."""
+        if isinstance(error, ProgramChanged):
+            self._broken = error
         self._finish(Raised(error))
 
     def close(self) -> None:
@@ -577,20 +587,5 @@ class Replay(Tending):
             self.error = bare(error)
 
     def _diverge(self, number: int, now: str, request: Request | None = None, place: str = "") -> None:
-        journaled = "nothing"
-        step = self._journaled.get(number)
-        if step is not None:
-            was, is_ = brief(step.request), ""
-            if request is not None:
-                was, is_ = briefs(step.request, request)
-            journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
-        elif request is not None:
-            now = f"{now} {brief(request)}"
-        here = f" Here:\n{place}" if place else ""
-        self._broken = ProgramChanged(
-            f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
-            f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
-            f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
-            step=number,
-        )
+        self._broken = changed(number, self._journaled.get(number), now, request, place)
         self._finish(Raised(self._broken))

@@ -14,8 +14,15 @@ from typing import Any
 import msgspec
 
 from aios_dist.config import odd_option
-from aios_dist.errors import InvalidInput
-from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest
+from aios_dist.errors import InvalidInput, ProgramChanged
+from aios_dist.model.calls import (
+    LLMRequest,
+    LLMResponse,
+    Request,
+    SignalRequest,
+    SleepRequest,
+    ToolRequest,
+)
 from aios_dist.model.given import as_json, plain, short
 from aios_dist.model.jobs import Kind, Outcome, Rejection, Step, StepState, digest
 from aios_dist.model.options import odd_extra
@@ -99,6 +106,8 @@ def check_new(request: Request, data: bytes) -> Request:
         first = request.messages[0]
         if first.get("role") == "system" and isinstance(first.get("content"), (Mapping, int, float)):
             raise InvalidInput(f"llm(): system must be text, not {short(first['content'])}.")
+        if said := _odd_answer(request.messages):
+            raise InvalidInput(f"llm(messages=…): {said}")
         most, temperature = request.max_tokens, request.temperature
         if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
             raise InvalidInput(f"llm(): {odd}")
@@ -113,6 +122,26 @@ def check_new(request: Request, data: bytes) -> Request:
     if isinstance(read, LLMRequest) and read.extra and (odd := odd_extra(read.extra)):
         raise InvalidInput(f"llm(): {odd}")
     return read
+
+
+def _odd_answer(messages: list[dict[str, Any]]) -> str:
+    """What is wrong with an answer that was put into a conversation by hand, as a sentence; "": nothing."""
+    for number, message in enumerate(messages):
+        if isinstance(message.get("content"), LLMResponse):
+            return f"the content of message {number} is a reply; append reply.message."
+        calls = message.get("tool_calls")
+        if calls is None:
+            continue
+        if not isinstance(calls, (list, tuple)):
+            return f"tool_calls of message {number} is {short(calls)}; append reply.message."
+        for call in calls:
+            table = type(call) is dict or isinstance(call, Mapping)
+            if not table or ("name" in call and not {"function", "custom"} & call.keys()):
+                return (
+                    f"tool_calls of message {number} has {short(call)}, which no provider takes "
+                    "(name and arguments stand in its 'function'); append reply.message."
+                )
+    return ""
 
 
 def check_same(request: Request, read: Request | None) -> None:
@@ -166,6 +195,34 @@ def _odd(value: Any, at: str) -> str:
             if odd := _odd(entry, f"{at}[{place}]"):
                 return odd
     return ""
+
+
+def changed(number: int, step: Step | None, now: str, request: Request | None, place: str) -> ProgramChanged:
+    """The error of a program that does not repeat itself.
+
+    Args:
+        number, step: which step, and as its journal has it, where it has one.
+        now: what the program does instead: the kind of step that it asks for, or in words.
+        request: … and what of it.
+        place: the lines that do so.
+    """
+    journaled = "nothing"
+    if step is not None:
+        was, is_ = brief(step.request), ""
+        if request is not None:
+            was, is_ = briefs(step.request, request)
+        journaled, now = f"{step.kind.value} {was}", f"{now} {is_}".rstrip()
+    elif request is not None:
+        now = f"{now} {brief(request)}"
+    here = f" Here:\n{place}" if place else ""
+    error = ProgramChanged(
+        f"The agent does not repeat its own steps. Step {number} was journaled as {journaled}; on replay "
+        f"it asked for {now}. Between its awaits an agent must do the same each time it runs: take time "
+        f"and chance from now(), uuid() and random(), and put input/output into tool().{here}",
+        step=number,
+    )
+    error.was, error.now, error.place = journaled, now, place
+    return error
 
 
 def brief(request: Request | None) -> str:

@@ -5,6 +5,7 @@ Turn 0 runs in the producer, all others in workers. No I/O here: in goes a histo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -19,12 +20,13 @@ from aios_dist.errors import (
     UsageError,
     describe,
 )
-from aios_dist.journal.records import Decision, RankedStep
+from aios_dist.journal.records import Decision, Parking, RankedStep
 from aios_dist.journal.views import History
 from aios_dist.model.calls import INPUT_COST, OUTPUT_COST
 from aios_dist.model.chance import Known
 from aios_dist.model.estimates import estimate
 from aios_dist.model.jobs import (
+    TURNS_LANE,
     JobRecord,
     JobState,
     Kind,
@@ -39,10 +41,6 @@ from aios_dist.program.commands import LLM, Leaf, Signal, Sleep, Tool
 from aios_dist.program.replay import Replay
 from aios_dist.program.requests import Asked
 from aios_dist.program.templates import over_limit
-
-TURNS_LANE = "turns"
-"""Where tools and turns run: on workers that have the agents' code."""
-
 
 MOST_STEPS = 20
 MOST_BYTES = 384 * 1024
@@ -182,8 +180,10 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
     replay.basis = history.basis
     replay.follow(history.outcomes(), rested)
     replay.check_complete()
-    if not isinstance(replay.error, ProgramChanged):
+    if replay.changed is None:
         replay.written(len(history.steps))
+    else:
+        replay.held = len(history.steps)  # it decides all the same: that the job is parked
     return replay
 
 
@@ -251,6 +251,35 @@ def undone(history: History) -> list[int] | None:
     return None if isinstance(replay.error, ProgramChanged) else found
 
 
+def parking(changed: ProgramChanged, was: str, now: str) -> Parking:
+    """The sentences for a job whose program does not repeat what the journal holds.
+
+    Args:
+        changed: where it does not.
+        was: what the code was called that the job ran with; "" where that is not known.
+        now: what the code is called that was run.
+    """
+    step = f"step {changed.detail.get('step', '?')}"
+    what = f"{step} was {changed.was}, is now {changed.now}"
+    if was and was != now:
+        which = f"the agent's code changed since this job began ({was} → {now})"
+        return Parking(f"{which}: {what}", f"{which}, at {step}")
+    if was and re.fullmatch(r"[0-9a-f]{8}", now) is None:
+        which = f"same version ({now}): changed without another one, or not deterministic"
+    elif was:
+        which = f"same code ({now}): not deterministic"
+    else:
+        which = (
+            f"the agent does not repeat its own steps (code {now}; the one that it began with is not known)"
+        )
+    more = (
+        "Between its awaits an agent must do the same each time it runs: take time and chance from now(), "
+        "uuid() and random(), and put input/output into tool()."
+    )
+    here = f" Here:\n{changed.place}" if changed.place else ""
+    return Parking(f"{which}: {what}. {more}{here}", f"{which}, at {step}")
+
+
 def decide(
     replay: Replay,
     record: JobRecord,
@@ -258,8 +287,11 @@ def decide(
     first: int,
     served: float = 0.0,
     checked: bool = False,
+    code: str = "",
+    began: str = "",
 ) -> Decision:
     """What the turn came to. What the program asked for and cannot be written fails the job, in a sentence.
+    One that does not repeat what the journal holds parks it.
 
     Args:
         replay: the program, run until it waits or has ended.
@@ -268,10 +300,15 @@ def decide(
         first: how many of its steps the journal holds already.
         served: seconds that the job has spent in calls.
         checked: all that it asks for is, and not only what is written now.
+        code: what the agent's code is called that was run; "" where the agent is data.
+        began: … and that which the job has run with before.
 
     Raises:
         ConfigError: a lane has a policy that this process does not know.
     """
+    if replay.changed is not None:
+        parks = parking(replay.changed, began, code)
+        return Decision(replay.version, first, basis=replay.basis, code=code, parks=parks)
     if not replay.finished:
         try:
             steps: list[RankedStep] = []
@@ -284,7 +321,7 @@ def decide(
                     steps.append(_ranked(step, number, record, catalog, served))
                 elif not checked:
                     break
-            return Decision(replay.version, first, steps, basis=replay.basis, more=more)
+            return Decision(replay.version, first, steps, basis=replay.basis, more=more, code=code)
         except ConfigError:
             raise  # the fleet's, not the program's
         except UsageError as error:

@@ -36,7 +36,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     add("--output-tokens", default="uniform:8,24", help="how long replies are, as --latency (uniform:8,24)")
     add("--seed", type=int, default=0, help="of replies, latencies and faults (0)")
-    add("--faults", default="", help="429:0.1,hang:0.01 (rates), 500@3 (call number); also cut, garbage")
+    add("--faults", default="", help="429:0.1,hang:0.01 (rates), 500@3 (call number); cut, garbage, odd, 200")
     add("--retry-after", type=float, default=1.0, help="seconds, told with 429, 503 and 529 (1)")
     add("--reply", help="JSON: a text, a list in order, or an object from prompt to reply (seeded words)")
     add("--api-key", help="refuse calls without this key")

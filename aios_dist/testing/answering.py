@@ -19,6 +19,7 @@ from aios_dist.testing.behaviour import Behaviour
 from aios_dist.testing.calls import CLIENT_LEFT, CallInFlight
 from aios_dist.testing.faults import STATUSES, Fault
 from aios_dist.testing.http_server import Connection, Request
+from aios_dist.testing.odd import odd
 from aios_dist.testing.replies import Asked, BadRequest, Json, Reply, check_key, draws, fingerprint, seeded
 
 
@@ -35,7 +36,7 @@ _PROTOCOLS: dict[str, tuple[str, _Protocol]] = {
     "/v1/chat/completions": ("openai", openai_protocol),
     "/v1/messages": ("anthropic", anthropic_protocol),
 }
-_GARBAGE = b'{"id": "chatcmpl-0", "choices": [{"mess<<<garbage>>>'
+_GARBAGE = b'{"id": "chatcmpl-0", "choices": [{"mess"<<<garbage>>>}]}'
 _GARBAGE_EVENT = b'event: message_start\ndata: {"id": "<<<garbage\n\n'
 # Pieces of a stream that are due within this many seconds are written together: timers are not more exact.
 _TOGETHER = 0.0005
@@ -119,7 +120,8 @@ class Answering:
             fault_u, latency_u = draws(mark, self._seen[mark])
             self._seen[mark] += 1
         fault = behaviour.faults.pick(call.number - self._scripted_from, fault_u)
-        reply: Reply | Fault | None = fault or behaviour.reply.say(call)
+        answers = fault is None or fault.kind == "odd"
+        reply: Reply | Fault | None = behaviour.reply.say(call) if answers else None
         if isinstance(reply, Fault):
             fault, reply = reply, None
         if reply is None:
@@ -138,13 +140,15 @@ class Answering:
             if status in (429, 503, 529):
                 milliseconds = round(fault.retry_after * 1000)
                 more += f"Retry-After: {fault.retry_after:g}\r\nretry-after-ms: {milliseconds}\r\n"
-            body = protocol.error(status, STATUSES[fault.kind])
+            body = protocol.error(500 if status == 200 else status, STATUSES[fault.kind])
             finish = partial(self._refuse, connection, call, status, body, more)
             last = last if status >= 500 else 0.0
         elif asked.stream:
             pieces = protocol.stream(asked, reply, call.id, behaviour.chunk_tokens)
             if kind == "garbage":
                 pieces = [_GARBAGE_EVENT]
+            elif kind == "odd":
+                pieces = odd(pieces, call.number)
             elif kind == "cut":
                 pieces = pieces[: len(pieces) // 2] or [pieces[0][: len(pieces[0]) // 2]]
             first = last / len(pieces) if first is None else first
@@ -154,6 +158,8 @@ class Answering:
             last = first
         else:
             body = _GARBAGE if kind == "garbage" else protocol.whole(asked, reply, call.id)
+            if kind == "odd":
+                [body] = odd([body], call.number)
             finish = partial(self._respond, connection, call, body, more)
         if last <= 0:
             finish()

@@ -32,8 +32,53 @@ def read(body: Json) -> Asked:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
             raise BadRequest(400, f"messages.{index}.role: must be 'user' or 'assistant'")
+    _check_conversation(messages)
     prompt: tuple[Json, ...] = ({"role": "system", "content": system},) if system else ()
     return Asked(model, (*prompt, *messages), body.get("stream") is True, True, max_tokens)
+
+
+_NEEDS: dict[str, dict[str, type]] = {
+    "text": {"text": str},
+    "thinking": {"thinking": str, "signature": str},
+    "redacted_thinking": {"data": str},
+    "tool_use": {"id": str, "name": str, "input": dict},
+    "tool_result": {"tool_use_id": str},
+}
+
+
+def _check_conversation(messages: list[Json]) -> None:
+    """As Anthropic looks at it: each block's form, and that calls and their results stand side by side."""
+    called: list[str] = []
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(content, (str, list)):
+            raise BadRequest(400, f"messages.{index}.content: must be a text or a list of blocks")
+        if not content and index < len(messages) - 1:
+            raise BadRequest(400, f"messages.{index}: all messages must have non-empty content")
+        blocks = content if isinstance(content, list) else []
+        for number, block in enumerate(blocks):
+            _check_block(f"messages.{index}.content.{number}", block)
+        results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+        if sorted(results) != sorted(called):
+            raise BadRequest(
+                400,
+                f"messages.{index}: each `tool_use` needs its `tool_result` in the message behind it",
+            )
+        called = [block["id"] for block in blocks if block["type"] == "tool_use"]
+        if len(set(called)) < len(called):
+            raise BadRequest(400, f"messages.{index}: `tool_use` ids must be unique")
+    if called:
+        raise BadRequest(400, "messages: the last `tool_use` has no `tool_result` behind it")
+
+
+def _check_block(at: str, block: Any) -> None:
+    if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+        raise BadRequest(400, f"{at}: must be a block with a type")
+    for name, kind in _NEEDS.get(block["type"], {}).items():
+        if not isinstance(block.get(name), kind):
+            raise BadRequest(400, f"{at}.{block['type']}.{name}: must be of the type {kind.__name__}")
+    if block["type"] == "text" and not block["text"].strip():
+        raise BadRequest(400, f"{at}: text content blocks must contain non-whitespace text")
 
 
 def whole(asked: Asked, reply: Reply, call_id: str) -> bytes:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 # Answered with this status and the protocol's own error JSON: below 500 at once, as providers do, else after
-# the latency.
+# the latency. Gateways say so with 200 what failed behind them.
 STATUSES = MappingProxyType(
     {
+        "200": "The upstream server ended the generation with an error.",
         "400": "The request was not understood.",
         "401": "Incorrect API key provided.",
         "403": "You are not allowed to use this model.",
@@ -31,15 +32,16 @@ STATUSES = MappingProxyType(
         "529": "Overloaded.",
     }
 )
-KINDS = (*STATUSES, "hang", "cut", "garbage")
+KINDS = (*STATUSES, "hang", "cut", "garbage", "odd")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that goes wrong.
 
-    ``kind``: a status ("429"), "hang" (no answer until the client leaves), "cut" (the connection ends in the
-    middle of the answer) or "garbage" (status 200, not JSON). ``retry_after``: seconds, with 429, 503, 529.
+    ``kind``: a status ("429"; "200" has an error inside), "hang" (no answer until the client leaves), "cut"
+    (the connection ends in the middle of the answer), "garbage" (status 200, not JSON) or "odd" (the whole
+    answer, decorated as no standard has it). ``retry_after``: seconds, with 429, 503, 529.
     """
 
     kind: str

@@ -26,6 +26,7 @@ def read(body: Json) -> Asked:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             field = f"messages[{index}].role"
             raise BadRequest(400, f"'{field}' is missing: a message is an object with a role", field)
+    _check_conversation(messages)
     name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     max_tokens = body.get(name)
     if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
@@ -39,6 +40,71 @@ def read(body: Json) -> Asked:
         max_tokens=max_tokens,
         as_json=isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"),
     )
+
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+def _check_conversation(messages: list[Json]) -> None:
+    """As OpenAI looks at a conversation: what an answer must look like that is appended to it, and that each
+    of its calls has its result, and each result its call, right behind it."""
+    open_calls: list[str] = []
+    for index, message in enumerate(messages):
+        at, role, content = f"messages[{index}]", message["role"], message.get("content")
+        if role not in _ROLES:
+            raise _wrong(f"{at}.role", f"{role!r} is no role; known are {', '.join(_ROLES)}")
+        if content is not None and not isinstance(content, (str, list)):
+            raise _wrong(f"{at}.content", f"must be a text or a list of parts, not {type(content).__name__}")
+        if role == "tool":
+            if message.get("tool_call_id") not in open_calls:
+                raise _wrong(
+                    f"{at}.tool_call_id", "no call of the message with 'tool_calls' before it has this id"
+                )
+            open_calls.remove(message["tool_call_id"])
+            continue
+        if open_calls:
+            raise _wrong(
+                f"{at}.role", f"the calls {', '.join(open_calls)} have no message of the role 'tool' yet"
+            )
+        if role == "assistant":
+            open_calls = _check_answer(at, message)
+        elif content is None:
+            raise _wrong(f"{at}.content", "must not be null")
+    if open_calls:
+        raise _wrong("messages", f"the calls {', '.join(open_calls)} have no message of the role 'tool'")
+
+
+def _check_answer(at: str, message: Json) -> list[str]:
+    """An answer of before; gives the ids of its calls."""
+    calls = message.get("tool_calls")
+    if calls is None:
+        if message.get("content") is None and not any(
+            message.get(k) for k in ("refusal", "function_call", "audio")
+        ):
+            raise _wrong(f"{at}.content", "must not be null where there are no calls; append reply.message")
+        return []
+    if not isinstance(calls, list) or not calls:
+        raise _wrong(f"{at}.tool_calls", "must be a list that is not empty; append reply.message")
+    for number, call in enumerate(calls):
+        place = f"{at}.tool_calls[{number}]"
+        kind = call.get("type") if isinstance(call, dict) else None
+        if kind not in ("function", "custom"):
+            raise _wrong(f"{place}.type", "must be 'function' or 'custom'; append reply.message")
+        said, text = call.get(kind), {"function": "arguments", "custom": "input"}[kind]
+        if not isinstance(call.get("id"), str) or not call["id"]:
+            raise _wrong(f"{place}.id", "must be a text that is not empty")
+        if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+            raise _wrong(f"{place}.{kind}", f"must have a name and its {text}; append reply.message")
+        if not isinstance(said.get(text), str):
+            raise _wrong(f"{place}.{kind}.{text}", f"must be text, not {type(said.get(text)).__name__}")
+    ids = [call["id"] for call in calls]
+    if len(set(ids)) < len(ids):
+        raise _wrong(f"{at}.tool_calls", "two calls have one id")
+    return ids
+
+
+def _wrong(field: str, sentence: str) -> BadRequest:
+    return BadRequest(400, f"'{field}': {sentence}", field)
 
 
 def whole(asked: Asked, reply: Reply, call_id: str) -> bytes:

@@ -16,7 +16,7 @@ from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
 from aios_dist.text import masking
 from aios_dist.worker import starting, steering
-from aios_dist.worker.telemetry import Dispatcher, StepRequest, mask_replies, started
+from aios_dist.worker.telemetry import Dispatcher, StepRequest, answer_again, mask_replies
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 
@@ -44,14 +44,16 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     app.aios_runtime = runtime
     app.steps["consumer"].add(Dispatcher)
     masking.install()
+    answer_again(lambda: runtime.rows.again() if hasattr(runtime, "rows") else 0)
     steering.install(runtime)
     mask_replies()
 
-    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest)
+    # (A ticket is no row in Flower: no events.)
+    @app.task(name=TASK, bind=True, throws=(AiosError,), Request=StepRequest, send_events=False)
     def step(self: Any) -> str:
         request = self.request
         lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
-        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id), started)))
+        return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id))))
 
     @signals.worker_shutting_down.connect(weak=False)
     def told_to_end(how: str = "", **_: Any) -> None:

@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from aios_dist.broker.app import Tickets
-from aios_dist.broker.messages import Tally
+from aios_dist.broker.messages import SAY_EVERY_S, Tally
 from aios_dist.config import Config
 from aios_dist.journal import Journal, Ticket
 from aios_dist.worker.leases import Outage
 from aios_dist.worker.office import Office
+from aios_dist.worker.rows import Rows
 
 logger = logging.getLogger("aios_dist.reconciler")
 
@@ -37,6 +38,9 @@ MOST_SLICES = 100
 
 WALK_S = 1740.0
 """In this time every open job is looked at, whether a broken verb has left it aside."""
+
+NEEDS_S = 5.0
+"""Between two looks at what waits for a worker that is not there."""
 
 MATCH_S = 0.25
 """Between two looks at the tickets at the most."""
@@ -63,6 +67,7 @@ class Reconciler:
         worker: str,
         outage: Outage | None = None,
         rank_anew: Callable[[str], Awaitable[bool]] | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self._period = config.fleet.reconcile
         self._journal = journal
@@ -70,9 +75,12 @@ class Reconciler:
         self._office = Office(journal, worker, self._period)
         self._outage = outage or Outage()
         self._rank_anew = rank_anew  # steps of a lane whose rules have changed; whether there may be more
+        self._rows = rows
         self._cursor = "0"
         self._walked = "0"
         self._slots = dict.fromkeys(config.lane_names(), 0)  # of each lane, over all workers
+        self._needs: dict[str, float] = {}  # what nobody has, and when that is said again
+        self._needs_at = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._due: set[int] = set()  # in steps of the loop's clock, none later than a period from now
@@ -96,6 +104,10 @@ class Reconciler:
                 with self._part("tickets"):
                     await self._match_tickets()
             await asyncio.sleep(pause)
+
+    def in_office(self) -> bool:
+        """It is this worker that reconciles."""
+        return self._office.mine
 
     async def leave(self) -> None:
         """Give the office up, so that nobody has to wait for it.
@@ -171,8 +183,12 @@ class Reconciler:
             await self._in_slices(self._journal.go_on)
         with self._part("sweeps"):
             await self._in_slices(self._journal.sweep)
+        with self._part("parked"):
+            await self._in_slices(self._journal.unpark)
         with self._part("walk"):
             await self._walk()
+        with self._part("needs"):
+            await self._say_needs()
         with self._part("tickets"):
             await self._match_tickets()
         return pause
@@ -207,6 +223,9 @@ class Reconciler:
         for _ in range(MOST_PAGES):
             reaped = await self._journal.reap(list(self._slots), self._cursor, PAGE)
             self._cursor = reaped.cursor
+            if self._rows is not None:
+                for lost in reaped.lost:
+                    self._rows.lost(lost)
             if reaped.moved:
                 logger.info("Moved %d that a crash or time had left behind.", reaped.moved)
             if reaped.moved < PAGE:
@@ -260,6 +279,20 @@ class Reconciler:
             looked += walked.looked
             if walked.cursor == "0" or looked >= walked.open * self._period / WALK_S:
                 return
+
+    async def _say_needs(self) -> None:
+        """What waits for a worker that nobody has started: within some seconds, and then once a minute."""
+        now = asyncio.get_running_loop().time()
+        if not self._office.mine or now < self._needs_at:
+            return
+        self._needs_at = now + NEEDS_S
+        for need in await self._journal.needs(list(self._slots)):
+            if need.served:
+                self._needs.pop(need.need, None)
+                continue
+            if now >= self._needs.get(need.need, now):
+                self._needs[need.need] = now + SAY_EVERY_S
+                logger.warning("%s: none that runs has it.", need)
 
     async def _match_tickets(self) -> None:
         """As many tickets as ready steps on every lane (invariant 5), and not more than slots besides."""

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,13 +17,15 @@ from aios_dist.journal import Advance, Claim, Nothing, Refusal
 from aios_dist.journal.records import random_name
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind, Outcome
-from aios_dist.program.agents import registered
+from aios_dist.program.agents import codes, registered
+from aios_dist.text.lines import fields_line
 from aios_dist.worker.faults import point
 from aios_dist.worker.leases import Leases
 from aios_dist.worker.programs import Live
+from aios_dist.worker.rows import Came, End, Rows
 from aios_dist.worker.steps import Again, Steps, billed, kept
 from aios_dist.worker.turning import Turn, Turns
-from aios_dist.worker.work import Origin, Stopped, Work
+from aios_dist.worker.work import Changed, Origin, Stopped, Work
 from aios_dist.worker.writing import Writer
 
 logger = logging.getLogger("aios_dist.runner")
@@ -46,6 +48,7 @@ class Runner:
         steps: Steps,
         worker: str,
         models: Sequence[str],
+        rows: Rows,
     ) -> None:
         self.turns = turns
         self.hung: set[Work] = set()
@@ -55,20 +58,20 @@ class Runner:
         self._steps = steps
         self._worker = worker
         self._models = sorted(models)
+        self._rows = rows
 
-    async def serve(self, lane: str, origin: Origin, announce: Callable[[str, Claim], None]) -> str:
+    async def serve(self, lane: str, origin: Origin) -> str:
         """What one ticket is good for: the best ready step of its lane.
 
         Args:
             lane: the lane that the ticket was on.
             origin: the Celery task.
-            announce: told which step it became.
 
         Returns:
             A few words for people, without any of the content.
 
         Raises:
-            LLMError, ToolError: the step's outcome is an error (it is written; Flower shows a failure).
+            LLMError, ToolError: the step's outcome is an error (it is written).
         """
         if self._writer.closing.is_set() or not self._leases.fresh:
             await self._writer.give_back(lane, NOT_NOW_S)
@@ -83,23 +86,24 @@ class Runner:
         point("claimed")
         work = Work(claim, origin, asked)
         self._leases.add(claim, work)
+        self._rows.started(claim)
+        said = ""
         try:
             await self._writer.publish(claim.tickets, origin)
-            try:
-                announce(origin.ticket or "", claim)
-            except Exception as exc:  # what Flower shows is no reason to give a step back
-                logger.debug("Flower was not told: %s", exc)
-            return await self._step(work)
+            said = await self._step(work)
         except Stopped as stopped:
-            return await self._hand_back(work, stopped.reason)
+            said = await self._hand_back(work, stopped.reason)
         except (LLMError, ToolError):
             raise
         except Exception:
             logger.exception("Serving %s/%s broke; the step goes back.", claim.job, claim.step)
-            return await self._hand_back(work, "this worker broke over it")
+            said = await self._hand_back(work, "this worker broke over it")
         finally:
             self._leases.remove(claim)
+            broken_off = End(Came.RETRIED, "this worker broke off")
+            self._rows.ended(work, work.end or (End(Came.SUCCEEDED, said) if said else broken_off))
             await self._until_free(work)
+        return said
 
     async def _claim(self, lane: str) -> tuple[Claim | None, float]:
         """A step, if there is one, and when it was asked for."""
@@ -112,7 +116,7 @@ class Runner:
             agents = sorted(registered())
             try:
                 got = await self._writer.journal.take(
-                    lane, self._worker, token, again=sent, models=self._models, agents=agents
+                    lane, self._worker, token, again=sent, models=self._models, agents=agents, codes=codes()
                 )
             except JournalError as exc:
                 logger.error("%s", exc)
@@ -157,7 +161,10 @@ class Runner:
                     return await self._not_counted(work, again)
                 return await self._try_again(work, exc, again, refusal)
             outcome, error = Outcome.failed(exc), exc
+            work.end = End.failed(outcome.error or {})
             self._say(claim, outcome)
+        except Changed:
+            return await self._parked(work)
         except BaseException:
             _forget(ready)
             raise
@@ -202,7 +209,10 @@ class Runner:
             else:
                 await self._write_first(work, outcome, data, usage, refusal)
                 return
-        await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=False, refusal=refusal)
+        done = await self._writer.commit(
+            work, data, outcome.ok, usage, None, turn_here=False, refusal=refusal
+        )
+        self._late(work, done)
 
     async def _write_first(
         self, work: Work, outcome: Outcome, data: bytes, usage: Usage, refusal: Refusal | None
@@ -257,6 +267,8 @@ class Runner:
 
     def _late(self, work: Work, done: Advance) -> None:
         if done.status in ("fenced", "gone", "written"):
+            came = Came.REVOKED if done.status == "gone" else Came.RETRIED
+            work.end = End(came, f"the outcome came too late ({done.status})")
             logger.warning(
                 "The outcome of %s/%s came too late (%s).", work.claim.job, work.claim.step, done.status
             )
@@ -274,29 +286,40 @@ class Runner:
             to=where,
         )
         self._writer.look_again(max(again.after, refusal.hold if refusal is not None else 0.0))
-        return f"{type(error).__name__}: " + (
-            f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
-        )
+        said = f"goes to {again.model}" if again.model else f"again in {again.after:.1f} s"
+        work.end = End.again(error, f"{type(error).__name__}: {said}")
+        return work.end.said
 
     async def _not_counted(self, work: Work, again: Again) -> str:
         """This worker could not make the call: the step goes back as it came."""
+        work.end = End(Came.RETRIED, f"not counted: {again.ours}")
         await self._release(work, again.ours, again.after, counted=not again.endless)
         self._leases.remove(work.claim)
         self._writer.look_again(again.after)
         if again.endless:  # and the slot rests: what is short, is so for the next step too
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._writer.closing.wait(), NOT_NOW_S)
-        return f"not counted: {again.ours}"
+        return work.end.said
+
+    async def _parked(self, work: Work) -> str:
+        """The tool that the journal asks for is not what the program asks for now: its turn says so."""
+        with contextlib.suppress(UnknownName):
+            async with self.turns.alone(work):
+                await self.turns.catch_up(work, "")
+        await self._release(work, "the agent's code has changed", 0.0)
+        work.end = End(Came.RETRIED, "not called: the agent's code has changed")
+        return work.end.said
 
     async def _hand_back(self, work: Work, reason: str) -> str:
         """The step goes back with its old rank; not for ever, where nothing comes of it."""
+        work.end = End(Came.REVOKED if reason == "job ended" else Came.RETRIED, f"handed back: {reason}")
         ours = reason in ("job ended", "shutdown")
         after = 0.0 if ours else NOT_NOW_S
         try:
             await self._release(work, reason, after, paid=False, counted=reason != "job ended")
         except (Stopped, JournalError):
             return f"kept until its lease ends: {reason}"
-        return f"handed back: {reason}"
+        return work.end.said
 
     async def _release(self, work: Work, why: str, after: float, *, paid: bool = True, **more: Any) -> None:
         release = functools.partial(self._writer.journal.release, work.claim, why, after, **more)
@@ -315,12 +338,17 @@ class Runner:
 
     def _say(self, claim: Claim, outcome: Outcome) -> None:
         """Where in the user's code a tool failed; of its own words nothing."""
-        where = (outcome.error or {}).get("traceback")
-        if claim.kind is Kind.TOOL:
-            what = ((outcome.error or {}).get("detail") or {}).get("error", "an error")
-            logger.warning(
-                "Tool %s of job %s raised %s.%s", claim.label, claim.job, what, f"\n{where}" if where else ""
-            )
+        error = outcome.error or {}
+        if claim.kind is not Kind.TOOL:
+            return
+        said = {
+            "job": claim.job,
+            "step": claim.step,
+            "tool": claim.label,
+            "error": (error.get("detail") or {}).get("error", "an error"),
+            "traceback": str(error.get("traceback", "")),
+        }
+        logger.warning("Tool failed: %s", fields_line(said), extra={"failure": said})
 
 
 def _forget(ready: asyncio.Task[Live | None] | None) -> None:

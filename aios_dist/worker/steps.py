@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -42,7 +42,7 @@ from aios_dist.worker.limits import Limit, Stillness
 from aios_dist.worker.programs import Live
 from aios_dist.worker.providers import Provider, SdkProvider, call_timeout
 from aios_dist.worker.shortages import NO_DNS, Slots, shortage
-from aios_dist.worker.work import Stopped, Work
+from aios_dist.worker.work import Changed, Stopped, Work
 
 logger = logging.getLogger("aios_dist.steps")
 
@@ -194,6 +194,7 @@ class Steps:
         Raises:
             ToolError: the function raised, or what it returned cannot be kept.
             Stopped: the work was stopped; or this worker does not have the agent's code.
+            Changed: the program no longer asks for it.
         """
         claim = work.claim
         if ready is None:
@@ -208,6 +209,8 @@ class Steps:
         except Exception as exc:
             raise ToolError(f"The agent's program cannot be run up to this tool: {describe(exc)}") from exc
         number = int(claim.step)
+        if live is not None and live.replay.changed is not None:
+            raise Changed
         if live is None or number >= len(live.replay.asked):
             raise ToolError("The agent's program no longer asks for this tool.")
         command = live.replay.asked[number].command
@@ -349,8 +352,8 @@ def billed(outcome: Outcome) -> Usage:
     counts = [getattr(said, name, None) for name in Usage.__struct_fields__]
     if isinstance(said, Usage) and all(type(count) is int for count in counts):
         return said
-    prompt, output, calls = [_count(count) for count in counts]
-    return Usage(prompt, output, calls or 1)
+    prompt, output, calls, cached = [_count(count) for count in counts]
+    return Usage(prompt, output, calls or 1, cached)
 
 
 def _count(value: object) -> int:
@@ -377,7 +380,17 @@ def _lenient(response: LLMResponse) -> LLMResponse:
         provider=_text(response.provider),
         timings=response.timings if isinstance(response.timings, Timings) else Timings(),
         left_out=tuple(map(_text, said)) if isinstance(said := response.left_out, (list, tuple)) else (),
+        own=_own(response.own),
     )
+
+
+def _own(value: object) -> dict[str, Any]:
+    """What a message says of its own, where it is JSON."""
+    try:
+        found = msgspec.json.decode(msgspec.json.encode(value))
+    except Exception:  # of an adapter that may be anybody's
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _text(value: object) -> str:

@@ -1,35 +1,34 @@
-"""Tells Flower which step each ticket became.
+"""Sends Flower, and whoever else listens to Celery's events, what :mod:`aios_dist.worker.rows` has to say.
 
-A ticket is published for one step and claims another (late binding), so the row that Flower made from the
-ticket gets its name, arguments and model when the step is known: with ``task-started``, which we send in
-Celery's place. Never a prompt, never a key.
+Celery's own events of tasks are switched off: it knows tickets only, and a ticket is no step (late binding),
+may be a spare one, and may come twice. Its events of workers, and remote control, are as ever.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import bootsteps
 from celery.worker.control import Panel
 from celery.worker.request import Request
 
-from aios_dist.journal import Claim
 from aios_dist.text.masking import hide_in
 
 FLUSH_EVERY_S = 0.2
 """Task events go out in batches: one publication per event would cost a tenth of a worker's time."""
 
-BUFFER = 4096
-"""Events between two flushes at the most; beyond, the one who sends them flushes."""
+MOST_UNSENT = 50_000
+"""Events that are kept while there is no connection; beyond, the oldest go."""
+
+_unsent: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNSENT)
 
 
 class Dispatcher(bootsteps.StartStopStep):
-    """Keeps hold of the consumer: its event dispatcher is made anew with each connection.
-
-    Sent through it, our event cannot overtake the worker's own ``task-received``.
-    """
+    """Keeps hold of the consumer: its event dispatcher is made anew with each connection."""
 
     requires = ("celery.worker.consumer.events:Events",)
     consumer: Any = None
@@ -39,7 +38,7 @@ class Dispatcher(bootsteps.StartStopStep):
         type(self).consumer = consumer
         dispatcher = consumer.event_dispatcher
         if dispatcher is not None:
-            dispatcher.buffer_limit = BUFFER
+            dispatcher.buffer_limit = MOST_UNSENT
             dispatcher.on_send_buffered = None
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
@@ -47,42 +46,59 @@ class Dispatcher(bootsteps.StartStopStep):
         hub.call_repeatedly(FLUSH_EVERY_S, flush)
 
 
+def not_consumed(lanes: Sequence[str]) -> list[str]:
+    """Those lanes that this worker takes nothing from, because Celery was told so (``cancel_consumer``)."""
+    taking = getattr(Dispatcher.consumer, "task_consumer", None)
+    if taking is None:  # it has no connection just now
+        return []
+    return [lane for lane in lanes if not taking.consuming_from(lane)]
+
+
+def send(type: str, **fields: Any) -> None:
+    """Have an event of this moment sent; from any thread. What finds no connection goes with the next one."""
+    _unsent.append((type, {**fields, "timestamp": time.time()}))
+
+
 def flush() -> None:
     """Send the events that are held back."""
     dispatcher = getattr(Dispatcher.consumer, "event_dispatcher", None)
-    if dispatcher is not None and dispatcher.enabled:
+    if dispatcher is None:
+        return
+    while _unsent:
+        try:
+            type, fields = _unsent.popleft()
+        except IndexError:  # another thread, at the worker's end
+            break
+        dispatcher.send(type, **fields)  # nothing, where events are switched off
+    if dispatcher.enabled:
         dispatcher.flush()
 
 
+AGAIN = "aios_rows_again"
+"""A word of remote control, to all workers: whoever listens to events has missed some."""
+
+AGAIN_EVERY_S = 0.5
+
+
 class StepRequest(Request):
-    """Celery's record of a ticket, which leaves ``task-started`` to :func:`started`."""
+    """Celery's record of a ticket."""
 
     def cancel(self, *_: Any, **__: Any) -> None:
         """Celery's cold shutdown would tell Flower of another try; the runtime gives the step back."""
 
-    def send_event(self, type: str, **fields: Any) -> None:
-        """All events but that one. A spare ticket never starts."""
-        if "exception" in fields:  # of any class, so with any text
-            fields = hide_in(fields)
-        if type != "task-started":
-            super().send_event(type, **fields)
 
+def answer_again(tell: Callable[[], int]) -> None:
+    """Have what was told lately told again where somebody asks for it; not more often than makes sense."""
+    said = float("-inf")
 
-def started(ticket: str, claim: Claim) -> None:
-    """The ticket has become a step: give its row the step's name and arguments."""
-    dispatcher = getattr(Dispatcher.consumer, "event_dispatcher", None)
-    if dispatcher is None or not dispatcher.enabled:
-        return
-    step = "turn" if claim.is_turn else claim.step
-    dispatcher.send(
-        "task-started",
-        uuid=ticket,
-        name=claim.record.agent,
-        args=f"job {claim.job}, step {step}",
-        kwargs=f"{claim.kind.value} {claim.label}"
-        + (f", attempt {claim.attempt}" if claim.attempt > 1 else ""),
-        retries=claim.attempt - 1,
-    )
+    def again(_state: Any, **_: Any) -> dict[str, int]:
+        nonlocal said
+        if time.monotonic() - said < AGAIN_EVERY_S:
+            return {"rows": 0}
+        said = time.monotonic()
+        return {"rows": tell()}
+
+    Panel.data[AGAIN] = again
 
 
 def mask_replies() -> None:

@@ -1,7 +1,7 @@
 """Running turns on this worker: programs in threads of their own, bounded in time, and what they came to.
 
 A fault of ours or of the program's costs no answer: the outcome is written as it is, without a decision, and
-the job then fails for its own reason, once.
+the job then fails for its own reason, once; or it parks, where its code asks for something else now.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-from aios_dist.errors import ProgramChanged, UnknownName, describe
+from aios_dist.errors import ProgramChanged, UnknownName, class_of, describe
 from aios_dist.journal import Advance, Claim, Decision, History, Journal
 from aios_dist.journal.news import News
-from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
+from aios_dist.journal.reading import Unreadable
+from aios_dist.model.jobs import JobRecord, JobState, Outcome, decode, encode
 from aios_dist.program import turns
-from aios_dist.program.agents import find
+from aios_dist.program.agents import Agent, find
 from aios_dist.program.replay import Replay
-from aios_dist.text.tracebacks import user_traceback
+from aios_dist.text.lines import fields_line
 from aios_dist.worker.faults import point
 from aios_dist.worker.programs import Live, Programs, Seen
 from aios_dist.worker.rules import Rules
@@ -97,8 +98,15 @@ class Turns:
         return live.replay.version >= done.version > 0
 
     def here(self, claim: Claim) -> bool:
-        """The job's program can be run in this process."""
-        return claim.record.prompts is not None or find(claim.record.agent) is not None
+        """The job's program is to be run in this process, if it is to be run now."""
+        if claim.record.prompts is not None:
+            return True
+        return claim.fits and find(claim.record.agent) is not None
+
+    def code(self, claim: Claim) -> str:
+        """What the code is called with which this process runs the job's program; "" where that is data."""
+        agent = find(claim.record.agent) if claim.record.prompts is None else None
+        return agent.code if isinstance(agent, Agent) else ""
 
     @contextlib.asynccontextmanager
     async def alone(self, work: Work) -> AsyncIterator[None]:
@@ -155,7 +163,14 @@ class Turns:
 
     async def _load(self, work: Work) -> History:
         claim = work.claim
-        load = functools.partial(self._journal.load, claim.job, requests=claim.version < SHORT)
+
+        async def load() -> History:
+            try:
+                return await self._journal.load(claim.job, requests=claim.version < SHORT)
+            except Unreadable as exc:  # which would be so however often it is asked for
+                await self._journal.set_aside(claim.job, str(exc))
+                raise Stopped("its job is set aside") from None
+
         return await self._writer.insist(load, work, paid=False)
 
     async def _onward(self, work: Work) -> tuple[Live | None, News | None]:
@@ -227,6 +242,8 @@ class Turns:
 
     def settle(self, work: Work, turn: Turn, done: Advance) -> None:
         """A commit or advance was answered: keep the program where it stands there, else drop it."""
+        if done.status == "advanced" and turn.decision is not None and turn.decision.ends is JobState.FAILED:
+            _say_failed(work.claim, turn.decision.result)
         live = turn.live
         if live is None:
             return
@@ -268,7 +285,8 @@ class Turns:
                 if history.view.state.ended:
                     return await self._over(work, token)
                 turn, undone = await self._anew(work, history)
-            if history is not None and history.retried:
+            parks = turn.decision is not None and turn.decision.parks is not None
+            if history is not None and history.retried and not parks:
                 self.programs.drop(turn.live)
                 redo = functools.partial(self._journal.redo, claim.job, history.basis, undone)
                 status, tickets = await self._writer.insist(redo, work)
@@ -300,6 +318,8 @@ class Turns:
             self.settle(work, turn, done)
             if done.status == "advanced" and decision.more:
                 served = turn.served
+            elif done.status != "stale" and parks:
+                return "the agent's code has changed: the job is parked"
             elif done.status != "stale":
                 return f"asked for {decision.first + len(decision.steps) - asked} steps"
 
@@ -323,8 +343,11 @@ class Turns:
     def _decided(self, work: Work, live: Live, record: JobRecord, first: int, served: float) -> Turn:
         """What a turn came to, where the journal holds so many steps of the program."""
         try:
-            decision = turns.decide(live.replay, record, self.catalog, first, served)
-            _say(work.claim, live.replay)
+            code, began = self.code(work.claim), work.claim.code
+            decision = turns.decide(live.replay, record, self.catalog, first, served, code=code, began=began)
+            if decision.parks is not None:
+                said = decision.parks.said
+                logger.warning("Job %s of agent %s: %s.", work.claim.job, work.claim.record.agent, said)
         except BaseException:
             self.programs.drop(live)
             raise
@@ -450,17 +473,17 @@ def _failed(error: Exception, basis: str, first: int) -> Decision:
     return Decision(version=0, first=first, basis=basis, ends=JobState.FAILED, result=result)
 
 
-def _say(claim: Claim, replay: Replay) -> None:
-    """Where in the user's code an agent failed; of its own words nothing."""
-    if replay.error is not None:
-        where = user_traceback(replay.error)
-        logger.warning(
-            "Agent %s of job %s raised %s.%s",
-            claim.record.agent,
-            claim.job,
-            type(replay.error).__name__,
-            f"\n{where}" if where else "",
-        )
+def _say_failed(claim: Claim, result: bytes) -> None:
+    """That a job has failed, and where in the user's code; of the error's own words nothing."""
+    error = decode(result, Outcome).error or {}
+    said = {
+        "job": claim.job,
+        "agent": claim.record.agent,
+        "tenant": claim.record.tenant,
+        "error": class_of(error),
+        "traceback": str(error.get("traceback", "")),
+    }
+    logger.warning("Job failed: %s", fields_line(said), extra={"failure": said})
 
 
 def _follow(replay: Replay, news: News) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aios_dist.journal import Claim
 
 if TYPE_CHECKING:
+    from aios_dist.worker.rows import End
     from aios_dist.worker.threads import Run
 
 
@@ -23,6 +24,10 @@ class Stopped(Exception):
         self.reason = reason
 
 
+class Changed(Exception):
+    """The job's program does not repeat what its journal holds: it is not to be gone on with."""
+
+
 class Origin(NamedTuple):
     """The Celery task that we run in: what it publishes is its child in Flower."""
 
@@ -35,15 +40,17 @@ class Work:
 
     Attributes:
         asked: when the claim was sent, on the monotonic clock.
+        end: what this try came to, where that is not what it says of itself.
         hung: its tool, which was given up and may still run: the slot is not free until it ends.
     """
 
-    __slots__ = ("_stop", "asked", "claim", "hung", "origin")
+    __slots__ = ("_stop", "asked", "claim", "end", "hung", "origin")
 
     def __init__(self, claim: Claim, origin: Origin, asked: float | None = None) -> None:
         self.claim = claim
         self.asked = time.monotonic() if asked is None else asked
         self.origin = origin
+        self.end: End | None = None
         self.hung: Run | None = None
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

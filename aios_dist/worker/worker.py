@@ -22,12 +22,13 @@ from aios_dist.broker.app import Tickets
 from aios_dist.config import FILES_BESIDE_CALLS, Config, PoolConfig
 from aios_dist.errors import FleetUnavailable, RedisUnfit
 from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.journal.formats import drain, open_elsewhere
 from aios_dist.journal.patience import Patience
 from aios_dist.model import costs
 from aios_dist.model.calls import Usage
 from aios_dist.program import imports as modules
 from aios_dist.program import replay, waits
-from aios_dist.program.agents import registered
+from aios_dist.program.agents import codes, registered
 from aios_dist.worker.background import Background
 from aios_dist.worker.control import Control
 from aios_dist.worker.ending import Ending
@@ -36,12 +37,14 @@ from aios_dist.worker.leases import Leases
 from aios_dist.worker.limits import Stillness
 from aios_dist.worker.providers import Provider, check_model, open_provider
 from aios_dist.worker.reconciler import Reconciler
+from aios_dist.worker.rows import Rows, row_of_try
 from aios_dist.worker.rules import Rules
 from aios_dist.worker.runner import Runner
 from aios_dist.worker.shortages import Slots, allow_files, open_files
 from aios_dist.worker.spool import Answers
 from aios_dist.worker.steps import Machine, Steps
-from aios_dist.worker.telemetry import flush
+from aios_dist.worker.telemetry import flush, not_consumed, send
+from aios_dist.worker.telling import TELL_S, Teller
 from aios_dist.worker.threads import Run, Threads
 from aios_dist.worker.tools import Tools
 from aios_dist.worker.turning import Turns
@@ -90,11 +93,12 @@ class Runtime:
         self._providers: dict[str, Provider] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
-        self._said: asyncio.Task[None] | None = None
+        self._saying: asyncio.Task[None] | None = None
         self._at_once = asyncio.Event()
         self.cold = False
         """It was told so by a signal."""
         self._users: list[Tools | Threads] = []  # what runs users' code
+        self._said: WorkerInfo | None = None  # what it has announced
 
     @property
     def dropped(self) -> int:
@@ -105,11 +109,14 @@ class Runtime:
         """The models that this pool serves, and the lane of each."""
         return {n: m.lane for n, m in self.config.models.items() if m.lane in self.settings.lanes}
 
-    def job_of(self, ticket: str) -> str:
-        """The job of the step that a ticket has become here, or "". From any thread."""
+    def job_of(self, id: str) -> str:
+        """The job of the step that a ticket has become here, or that a row of Flower's is; else "". From any
+        thread."""
         held = getattr(self, "leases", None)
-        works = list(held.held.values()) if held is not None else []
-        return next((claim.job for claim, work in works if work.origin.ticket == ticket), "")
+        for claim, work in list(held.held.values()) if held is not None else []:
+            if id in (work.origin.ticket, row_of_try(claim.job, claim.step, claim.token)):
+                return str(claim.job)
+        return ""
 
     def check(self) -> None:
         """Everything that would make calls fail later, now.
@@ -129,6 +136,8 @@ class Runtime:
         journal = Journal(self.config.fleet)
         try:
             await AT_START.ask(journal.check, away=_unless_unfit)
+            for format, jobs in (await open_elsewhere(journal)).items():
+                logger.warning("%s %s", *drain(format, jobs))
         finally:
             await journal.close()
 
@@ -148,9 +157,11 @@ class Runtime:
         self._unpriced = [model for model in self._providers if not self._has_price(model)]
         self.started_at = await AT_START.ask(self.journal.now, away=_unless_unfit)
         self._rules = Rules(self.config, self.journal, self.settings.lanes, sorted(self.models()))
+        self.rows = rows = Rows(send)
         self._reconciler = reconciler = Reconciler(
-            self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew
+            self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew, rows
         )
+        self._teller = Teller(self.journal, rows, reconciler.in_office)
         self._writer = Writer(
             self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
         )
@@ -182,7 +193,8 @@ class Runtime:
             machine,
             self.journal.last_error,
         )
-        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, sorted(self._providers))
+        models = sorted(self._providers)
+        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, models, rows)
         self._users = [self._tools, self._threads, self._closing]
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
         self.control = Control(
@@ -202,6 +214,7 @@ class Runtime:
         background.start("listening", self.control.listen)
         background.repeat("announcing", fleet.renew, self._away_is_no_fault(self._announce))
         background.repeat("reading rules", fleet.renew, self._away_is_no_fault(self._keep_rules))
+        background.repeat("telling of ends", TELL_S, self._away_is_no_fault(self._teller.tell))
         background.repeat("looking after itself", LOOK_S, self._look)
 
     def _price(self, model: str, usage: Usage) -> float:
@@ -265,7 +278,10 @@ class Runtime:
             short=self._slots.why,
             files=open_files(),
             unpriced=self._unpriced,
+            cancelled=not_consumed(self.settings.lanes),
+            codes=codes(),
         )
+        self._said = info
         await self.journal.announce(info, self.models())
 
     def resize(self, slots: int) -> None:
@@ -276,7 +292,7 @@ class Runtime:
         self._threads.resize(min(slots, MOST_TURNS))
         self._tools.resize(slots)
         self._health.resize(slots)
-        self._said = asyncio.get_running_loop().create_task(self._say_slots())
+        self._saying = asyncio.get_running_loop().create_task(self._say_slots())
 
     async def _say_slots(self) -> None:
         with self.leases.outage.passes():
@@ -342,12 +358,13 @@ class Runtime:
         self._start_finishing()
         assert self._finishing is not None
         await self._finishing
+        await _briefly(self._teller.tell())
         farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
         await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
         self._stillness.close()
         await _briefly(self._background.end())
         await _briefly(self._reconciler.leave())
-        await _briefly(self.journal.leave(self.id))
+        await _briefly(self.journal.leave(self.id, self._said.code_needs() if self._said else ()))
         for provider in self._providers.values():
             await _briefly(provider.aclose())
         await _briefly(self.journal.close())

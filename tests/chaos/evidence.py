@@ -14,7 +14,7 @@ and answered is known beforehand (``load.Promise``); nothing of ours says which 
   whose answer was lost, so that nobody knew of it; it excuses no call: its worker has the answer.
 * A *lapse* is what Redis forgot when it was put back to a snapshot: a call that began or was answered in it
   may be repeated once, and nothing else is excused by it.
-* A call is *answered* if the fake LLM wrote all of its answer: status 200 and no fault.
+* A call is *answered* if the fake LLM wrote all of its answer, odd or not: status 200 and no other fault.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ def weigh(
     missing = [p for p in promises.values() if p.name not in seen and p.kind != "stopped"]
     scales.found.lost += [f"{p.name} is nowhere" for p in missing]
     return scales.total()
+
+
+def failed(call: Call) -> bool:
+    """Whether the fake LLM did something else than to answer; an odd answer is one, and is paid for."""
+    return call["fault"] not in (None, "odd")
 
 
 class Scales:
@@ -168,7 +173,7 @@ class Scales:
         for step, why in told_by:
             if why is None:
                 continue
-            bad = sum(1 for call in self._by_body.get(step.asked, ()) if call["fault"])
+            bad = sum(1 for call in self._by_body.get(step.asked, ()) if failed(call))
             lost = sum(1 for attempt in step.attempts if self._done.killed(attempt))
             lost += sum(1 for outage in self._done.outages if outage.lost_from is not None)
             if lost >= 3 if why.get("type") == "WorkerLost" else bad >= self._done.attempts:
@@ -231,7 +236,7 @@ class Scales:
                 found.more_calls_than_attempts.append(f"{step.key}: {count} calls in attempt {place + 1}")
         # What nobody made necessary: no fault of the provider, and nobody who stopped a job and retried it.
         stopped = [c for c in calls if c["status"] == GONE and any(c["start"] < r for r in job.retried_at)]
-        vain = [call for call in calls[:-1] if not call["fault"] and call not in stopped]
+        vain = [call for call in calls[:-1] if not failed(call) and call not in stopped]
         self._repeated(step, [(bisect.bisect_right(starts, call["start"]) - 1, call) for call in vain])
 
     def _repeated(self, step: StepStory, calls: list[tuple[int, Call]]) -> None:

@@ -16,7 +16,7 @@ from aios_dist import Fleet, Plan, agent_first, fifo, fixed, prompts
 from aios_dist.model.specs import JobSpec
 from aios_dist.testing.latency import Uniform
 from aios_dist.testing.replies import fingerprint, seeded
-from tests.chaos.agents import RAISED, branching, following, raising, refusing, reviewing
+from tests.chaos.agents import RAISED, branching, deployed, following, raising, refusing, reviewing
 
 MODELS = ("m0", "m1", "m2", "m3")
 """Four, so that a 429 that holds one model leaves work to do. Every second one streams."""
@@ -24,7 +24,7 @@ TENANTS = ("acme", "beta", "corp")
 BATCH = 50
 PLAN = 5
 REFUSED = "(refused)"
-REVIEWS = 3
+REVIEWS = DRAFTS = 3
 OUTPUT = "uniform:8,24"
 """Words of an answer, as the fake LLM has it; each word stands for eight bits of what was asked."""
 
@@ -41,8 +41,9 @@ class Promise:
         prompts: each of its calls, once.
         result: what it returns.
         error: of which type the error is that ends it, where it is to fail.
-        kind: what is done to it: ``""`` nothing, ``reviewed``, ``refused`` at first, ``first`` and ``second``
-            life of an id, ``stopped``: a first life that somebody ends.
+        kind: what is done to it: ``""`` nothing, ``reviewed``, ``refused`` at first, ``deployed``: its agent
+            has other code meanwhile; ``first`` and ``second`` life of an id, ``stopped``: a first life that
+            somebody ends.
     """
 
     name: str
@@ -127,10 +128,11 @@ class Load:
         return made.within(priority=number % 10)
 
     def _odd_ones(self, count: int) -> Iterator[Batch]:
-        """So many of each: tools that raise, reviews, refused calls, ids that are used again."""
+        """So many of each: tools that raise, reviews, deploys, refused calls, ids that are used again."""
         ways = [(what, loop, caught) for what in RAISED for loop in (False, True) for caught in (False, True)]
         yield Batch([self._raising(f"raising-{n:04d}", *ways[n % len(ways)]) for n in range(count)])
         yield Batch([self._reviewing(f"reviewed-{n:04d}") for n in range(count)])
+        yield Batch([self._deployed(f"deployed-{n:04d}") for n in range(count)])
         self.refused = [self._refusing(f"refused-{n:04d}") for n in range(count)]
         self.lives = [self._twice(f"again-{n:04d}", n) for n in range(count)]
 
@@ -156,6 +158,13 @@ class Load:
             asked.append(f"{id}: a draft after {review(id, n)} of {self._say(asked[-1])}")
         self._promise(id, id, model, "beta", asked, self._say(asked[-1]), kind="reviewed")
         return reviewing.job(name=id, model=model, reviews=REVIEWS, id=id, tenant="beta")
+
+    def _deployed(self, id: str) -> JobSpec:
+        model, asked = self._dice.choice(MODELS), [f"{id}: a draft"]
+        for n in range(DRAFTS):
+            asked.append(f"{id}: a draft {n} after {self._say(asked[-1])}")
+        self._promise(id, id, model, "acme", asked, self._say(asked[-1]), kind="deployed")
+        return deployed.job(name=id, model=model, calls=DRAFTS, id=id, tenant="acme")
 
     def _refusing(self, id: str) -> JobSpec:
         model, parts = self._dice.choice(MODELS), self._dice.randint(2, 5)

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import urllib.request
@@ -28,6 +29,8 @@ from tests.fleet.wire import Wire
 
 ROOT = Path(__file__).parents[2]
 READY_S = 60.0
+STOP_S = 10.0
+"""What a worker may take to end beside the calls in flight."""
 AOF = "appendonlydir"
 
 FLEET = FleetConfig(
@@ -41,11 +44,11 @@ FLEET = FleetConfig(
 )
 MODEL = ModelConfig(
     timeout=3.0,  # a hung call is given up after this
-    attempts=10,  # 13 % of all calls fail: ten in a row: one step in a thousand million
+    attempts=10,  # 15 % of all calls fail: ten in a row: one step in a hundred million
     backoff=0.1,
     backoff_max=1.0,
 )
-FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01"
+FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01,200:0.02,odd:0.05"
 RETRY_AFTER_S = 0.1
 LATENCY = "lognormal:0.1,0.5"
 # Every write is on the disk before it is answered. With `everysec` a SIGKILL of Redis alone loses nothing
@@ -113,6 +116,7 @@ class Machines:
     pauses: list[Pause] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     deserters: list[str] = field(default_factory=list)
+    deploys: int = 0
     places: list[Place] = field(
         default_factory=lambda: [
             Place("machine-1", "llm", code=True, slots=16),
@@ -125,6 +129,7 @@ class Machines:
         self.dir = Path(tempfile.mkdtemp(prefix="aios-chaos-"))
         self._dice = random.Random(self.seed)
         self._others: list[Member] = []
+        self._release = 1
         self._lines = contextlib.ExitStack()
         self.redis = EmbeddedRedis(settings={**DURABLE, **NO_REWRITE})
         try:
@@ -168,6 +173,7 @@ class Machines:
         bare = msgspec.structs.replace(self.config, fleet=msgspec.structs.replace(fleet, modules=[]))
         self._launch: dict[str, Launch] = {}
         self._wires: dict[str, Wire] = {}
+        self._files: dict[str, Path] = {}
         for place in self.places:
             self._connect(place, self.config if place.code else bare)
             self._start_worker(place)
@@ -179,8 +185,14 @@ class Machines:
         file = self.dir / f"{place.name}.toml"
         fleet = msgspec.structs.replace(config.fleet, redis_url=wire.url)
         write_config(msgspec.structs.replace(config, fleet=fleet), file)
+        self._files[place.name] = file
+        self._launch_for(place)
+
+    def _launch_for(self, place: Place) -> None:
         account = () if place.code else (1000,)
-        self._launch[place.name] = Launch(self.dir, {**environment(file), **LOUD}, ROOT, *account)
+        release = {"AIOS_CHAOS_RELEASE": str(self._release)}
+        env = {**environment(self._files[place.name]), **LOUD, **release}
+        self._launch[place.name] = Launch(self.dir, env, ROOT, *account)
 
     def __exit__(self, *_: object) -> None:
         members = [p.member for p in self.places if p.member is not None]
@@ -229,6 +241,27 @@ class Machines:
         place.member.kill()
         self._start_worker(place)
         return True
+
+    def deploy(self) -> None:
+        """Another release of the agents' code: new workers come beside the old ones, which then finish.
+
+        One that is stopped just now, and does not end, is killed.
+        """
+        old = [place.member for place in self.places if place.member is not None]
+        self._release = 3 - self._release
+        for place in self.places:
+            self._launch_for(place)
+            self._start_worker(place)
+        _until(self.all_ready, "a new release did not start")
+        for member in old:
+            member.process.terminate()
+        for member in old:
+            try:
+                member.process.wait(FLEET.shutdown_grace + STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kills.append(Kill(time.time(), member.pid, member.name))
+                member.kill()
+        self.deploys += 1
 
     def pause_one(self, wait: Callable[[], object]) -> bool:
         """SIGSTOP of a worker drawn from the seed, until ``wait()`` returns; False: none up."""

@@ -127,7 +127,8 @@ class Producer(Person):
             with contextlib.suppress(ResultTimeout):
                 open_ = [self._fleet.job(id) for id in self.ids if id not in self.told]
                 for job in self._fleet.as_completed(open_, timeout=2.0):
-                    self.told.add(job.id)
+                    if job.status().ended:  # else it is parked
+                        self.told.add(job.id)
 
     def _submit(self, number: int) -> None:
         self._at[number] = time.time()
@@ -168,6 +169,48 @@ class Reviewer(Person):
     def forgotten(self, since: float) -> None:
         """All of them once more."""
         self._open.update(self._all)
+
+
+class Deployer(Person):
+    """Lets jobs go on when the code of their agent has changed: they are parked.
+
+    When the first release is back they end, without a call that the second one would have made.
+
+    Attributes:
+        parked: jobs that were found parked.
+    """
+
+    def __init__(self, machines: Machines, fleet: Fleet, ids: Sequence[str], rollouts: int) -> None:
+        super().__init__(machines, fleet)
+        self.parked: set[str] = set()
+        self._waits = rollouts > 0
+        self._ids = list(ids)
+        self._open = set(ids)
+
+    @property
+    def finished(self) -> bool:
+        """Each has ended."""
+        return not self._open
+
+    def once(self, client: redis.Redis) -> None:
+        """One round over all jobs."""
+        for id in self._ids:
+            if id not in self._open or self._stopped.is_set() or (self._waits and not self._machines.deploys):
+                continue
+            try:
+                taken = self._fleet.job(id).signal("go", "now", id="go")
+                view = self._fleet.job(id).view()
+            except UnknownName:
+                continue  # not submitted yet
+            self.done += taken
+            if view.parked:
+                self.parked.add(id)
+            elif view.state.ended:
+                self._open.discard(id)
+
+    def forgotten(self, since: float) -> None:
+        """All of them once more."""
+        self._open.update(self._ids)
 
 
 class Retrier(Person):

@@ -31,6 +31,7 @@ class Report:
     kills: int
     outages_s: list[float]
     put_back: int
+    parked: int
     told: int
     changed: list[str]
     samples: int
@@ -94,6 +95,7 @@ class Report:
             "redis_restarts": len(self.outages_s),
             "redis_put_back": self.put_back,
             "redis_away_s": [round(s, 2) for s in self.outages_s],
+            "parked": self.parked,
             "people": self.people,
             "slowness": round(self.slowness, 2),
             "attempts_lost": f.attempts_lost,

@@ -19,6 +19,7 @@ from tests.chaos.load import Load
 from tests.chaos.looking import Sampler, left_over
 from tests.chaos.machines import FLEET, LIMITS, MODEL, Machines
 from tests.chaos.people import (
+    Deployer,
     Forgetter,
     Operator,
     Pauser,
@@ -56,6 +57,7 @@ class Options:
         redis_restarts: one of them a crash.
         put_back: how often Redis comes back as it was a second before.
         flushes: how often all rules are deleted.
+        rollouts: how often other code of the agents comes, and what was before comes back.
         vandal: what is no ticket and no message is sent all the time.
         pause_every: seconds from the end of one stop of a worker to the next; 0: none.
         forget_every: seconds after which the lines of a worker to Redis swallow what is sent; 0: never.
@@ -70,6 +72,7 @@ class Options:
     redis_restarts: int = 3
     put_back: int = 1
     flushes: int = 1
+    rollouts: int = 1
     vandal: bool = True
     pause_every: float = 8.0
     forget_every: float = 12.0
@@ -88,7 +91,12 @@ class Agenda:
         """Each kind evenly over the run, and none at the same time as another."""
         items = []
         for place, (what, count) in enumerate(
-            (("restart", options.redis_restarts), ("flush", options.flushes), ("put back", options.put_back))
+            (
+                ("restart", options.redis_restarts),
+                ("flush", options.flushes),
+                ("put back", options.put_back),
+                ("deploy", 2 * options.rollouts if options.odd else 0),
+            )
         ):
             items += [((n + 1) / (count + 1) + 0.06 * place, what) for n in range(count)]
         return cls(sorted(items))
@@ -125,9 +133,12 @@ class Run:
         self.producer = Producer(machines, fleet, load.batches)
         self.reuser = Reuser(machines, fleet, load.lives, load.promises)
         reviewed = [p.job for p in load.promises.values() if p.kind == "reviewed"]
+        deployed = [p.job for p in load.promises.values() if p.kind == "deployed"]
+        self.deployer = Deployer(machines, fleet, deployed, options.rollouts)
         self.people: list[Person] = [
             self.producer,
             self.reuser,
+            self.deployer,
             Operator(machines, fleet),
             Retrier(machines, fleet, load.refused),
             Reviewer(machines, fleet, reviewed),
@@ -189,6 +200,7 @@ class Run:
             jobs=len(producer.ids),
             kills=len(machines.kills),
             outages_s=[outage.end - outage.start for outage in machines.outages],
+            parked=len(self.deployer.parked),
             put_back=sum(outage.lost_from is not None for outage in machines.outages),
             told=len(producer.told),
             changed=self.sampler.changed,
@@ -245,6 +257,10 @@ class Run:
 
     def _do(self, what: str, client: redis.Redis) -> None:
         machines = self.machines
+        if what == "deploy":
+            machines.deploy()
+            self.say(f"deploy {machines.deploys}; {len(self.deployer.parked)} jobs were found parked so far")
+            return
         if what == "restart":
             # One of them a crash: the second, or the only one.
             plain = [outage for outage in machines.outages if outage.lost_from is None]

@@ -32,5 +32,6 @@ def test_nothing_is_lost_or_wrong_and_nothing_paid_twice_while_machines_die_and_
         pytest.fail(f"{report.evidence()}\nThe logs of all processes are in {tmp_path}.")
     assert report.kills >= 2
     assert (len(report.outages_s), report.put_back) == (2, 1)
+    assert report.parked > 0
     idle = {name for name, done in report.people.items() if not done}
     assert idle <= {"ids cut"}  # each did what it is for; a call in flight may be missed

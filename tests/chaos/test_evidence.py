@@ -145,6 +145,10 @@ PLANTED: dict[str, tuple[Callable[[Story], Any], set[str]]] = {
         lambda s: s.call(s.prompt(0, 0), 101.5, fault="500", status=500),
         {"more_calls_than_attempts", "over_limits", "answered_again"},
     ),
+    "an odd answer that is asked for again": (
+        lambda s: s.call(s.prompt(0, 0), 101.5, fault="odd"),
+        {"more_calls_than_attempts", "over_limits", "answered_again"},
+    ),
     "a call of nobody": (lambda s: s.call("who is there?", 150), {"wrong"}),
     "a job that is nowhere": (lambda s: s.jobs.pop(), {"lost", "calls_after_outcome"}),
     "a job that hangs": (lambda s: setattr(s.jobs[0], "state", "running"), {"lost", "calls_after_outcome"}),

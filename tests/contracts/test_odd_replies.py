@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from aios_dist import errors
@@ -27,6 +28,7 @@ from aios_dist.worker.providers.lenient import MOST_TOKENS
 from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.refusals import bounded
 from aios_dist.worker.providers.streams import read_stream
+from tests.contracts.odd_kinds import KINDS, Case
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
@@ -117,6 +119,48 @@ async def test_a_reply_that_was_seen_in_the_wild_has_its_right_outcome(case: dic
         assert [answer.usage.prompt_tokens, answer.usage.output_tokens] == expect["usage"]
     assert answer.finish_reason == expect.get("finish", answer.finish_reason)
     assert 0 <= answer.usage.prompt_tokens <= MOST_TOKENS
+
+
+@pytest.mark.parametrize("case", KINDS, ids=[case.name for case in KINDS])
+async def test_each_kind_of_odd_reply_has_its_right_outcome(case: Case) -> None:
+    told: list[LLMError] = []
+    async with server(case.replies) as (port, connections):
+        while isinstance(
+            answer := await ask(port, stream=case.stream, adapter=case.adapter), RetryableLLMError
+        ):
+            told.append(answer)
+            assert len(told) < len(case.replies), answer
+    assert len(connections) == len(case.replies)
+    for error in [*told, *([answer] if isinstance(answer, LLMError) else [])]:
+        assert "odd-1" in str(error)
+        assert f"127.0.0.1:{port}" in str(error)
+    if told:
+        assert case.says in str(told[0])
+        assert case.waits_s is None or told[0].detail["retry_after_s"] == pytest.approx(case.waits_s)
+    if case.error:
+        assert isinstance(answer, LLMError), answer
+        assert type(answer).__name__ == case.error
+        assert case.says in str(answer)
+        return
+    assert isinstance(answer, LLMResponse), answer
+    check_answer(case, answer)
+
+
+def check_answer(case: Case, answer: LLMResponse) -> None:
+    """Everything that the case says of its answer, and that the journal gives it back."""
+    assert msgspec.json.decode(msgspec.json.encode(answer), type=LLMResponse) == answer
+    if case.text is not None:
+        assert answer.text == case.text
+    if case.tool_calls is not None:
+        found = [(call.id, call.name, call.arguments) for call in answer.tool_calls]
+        made = zip(case.tool_calls, found, strict=True)
+        assert found == [(id or theirs[0], *rest) for (id, *rest), theirs in made]
+        assert len({id for id, *_ in found if id}) == len(found)
+    if case.usage is not None:
+        assert (answer.usage.prompt_tokens, answer.usage.output_tokens) == case.usage
+    assert answer.usage.cached_tokens == (case.cached or 0)
+    assert answer.finish_reason == (case.finish or answer.finish_reason)
+    assert {name: answer.message.get(name) for name in case.message} == case.message
 
 
 def completion(
@@ -283,7 +327,7 @@ DEEP = "[" * 100_000
 @ADAPTERS
 @pytest.mark.parametrize(
     "body",
-    ['{"choices": [{"mess<<<', DEEP, '"a text"', "[1]", '{"choices":5,"content":5}'],
+    ['{"choices": [{"mess"<<<', DEEP, '"a text"', "[1]", '{"choices":5,"content":5}'],
     ids=lambda b: b[:20],
 )
 async def test_an_answer_that_cannot_be_read_is_a_final_failure_with_what_came_in(
@@ -343,7 +387,7 @@ async def test_whatever_breaks_while_a_paid_answer_is_read_is_a_bad_reply_and_no
 @pytest.mark.parametrize("status", [200, 400])
 async def test_no_piece_of_the_key_stays_in_what_a_provider_repeats(before: int, status: int) -> None:
     key = "sk-" + secrets.token_urlsafe(40)
-    body = "x" * before + f" {key} and {key[:20]}…, " + "y" * 600
+    body = "{" + "x" * before + f" {key} and {key[:20]}…, " + "y" * 600
     reply = whole(body, "text/plain").replace(b"200 OK", b"%d X" % status, 1)
     async with server([reply]) as (port, _):
         error = await ask(port, stream=False, key=key)

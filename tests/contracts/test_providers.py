@@ -403,8 +403,8 @@ async def test_garbage_is_a_bad_reply(adapter: Adapter, stream: bool) -> None:
     "answer",
     [
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nplain",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 3\r\n\r\n[1]",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n{bad}",
     ],
 )
 async def test_what_is_not_of_the_protocol_is_a_bad_reply(adapter: Adapter, answer: bytes) -> None:

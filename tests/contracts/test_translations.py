@@ -17,11 +17,12 @@ from aios_dist.errors import (
     ContentRefused,
     NotAllowed,
     ProviderBusy,
+    RateLimited,
 )
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.program.commands import llm
 from aios_dist.testing import FakeLLM
-from aios_dist.worker.providers import SdkProvider, check_model, open_provider
+from aios_dist.worker.providers import SdkProvider, check_model, open_provider, to_openai
 from aios_dist.worker.providers.refusals import refusal, retry_after_s
 
 pytest.importorskip("anthropic")
@@ -460,3 +461,53 @@ def test_when_to_ask_again_is_read_in_each_form_and_never_before_now(
 def test_what_a_refusal_means_is_more_than_its_number(status: int, error: Any, kind: type[Exception]) -> None:
     assert type(refusal("p", status, {"error": error}, {}, "m")) is kind
     assert type(refusal("p", status, [{"error": error}], {}, "m")) is kind, "in a list, as Gemini's"
+
+
+def test_a_request_that_alone_is_above_a_limit_waits_for_nothing_and_holds_nobody() -> None:
+    said = (
+        "Request too large for gpt on tokens per min (TPM): Limit 30,000, Requested {}. It must be reduced."
+    )
+    large = refusal("p", 429, {"error": {"message": said.format("41000")}}, {}, "m")
+    assert (type(large), large.detail["unsayable"]) == (BadRequest, True)
+    later = refusal("p", 429, {"error": {"message": said.format("20000")}}, {}, "m")
+    assert type(later) is RateLimited
+
+
+# What is appended ---------------------------------------------------------------------------------
+
+OWN = {
+    "role": "assistant",
+    "content": "hi",
+    "reasoning_content": "hm",
+    "annotations": [],
+    "tool_calls": [
+        {
+            "id": "c1",
+            "type": "function",
+            "function": {"name": "now", "arguments": "{}"},
+            "extra_content": {"google": {"thought_signature": "SIG"}},
+        }
+    ],
+}
+
+
+def test_what_a_server_has_of_its_own_goes_back_to_it_and_not_to_openai_itself() -> None:
+    left_out: list[str] = []
+    assert to_openai.messages([OWN], left_out) == [OWN]
+    (sent,) = to_openai.messages([OWN], left_out, itself=True)
+    assert sent.keys() == {"role", "content", "annotations", "tool_calls"}
+    assert [set(call) for call in sent["tool_calls"]] == [{"id", "type", "function"}]
+    assert left_out == ["reasoning_content of messages"]
+
+
+def test_calls_beside_a_content_of_nothing_but_thoughts_are_kept() -> None:
+    message = {**OWN, "content": [{"type": "thinking", "thinking": "hm"}]}
+    (sent,) = to_openai.messages([message], [])
+    assert (sent["content"], sent["tool_calls"]) == (None, OWN["tool_calls"])
+
+
+def test_white_space_is_no_answer_for_anthropic() -> None:
+    body, _ = asked(
+        "anthropic", LLMRequest([{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}])
+    )
+    assert body["messages"] == [{"role": "user", "content": "q"}]

@@ -160,7 +160,9 @@ def right(seen: Seen, job: JobSeen, h: Head, kind: str, name: str) -> bool:
         return name == h.lane
     if kind == "held":
         if first[0] == "?":
-            need = f"model/{h.label}" if h.kind == "llm" else f"agent/{job.text('who').partition('|')[2]}"
+            agent = job.text("who").partition("|")[2]
+            need = f"code/{agent}@{h.code}" if h.code else f"agent/{agent}"
+            need = f"model/{h.label}" if h.kind == "llm" else need
             wanted = first[1:] in seen.sets["wanted"].get(h.lane, ())
             return first[1:] == need and wanted and compartment in ("", job.tenant)
         if first == f"@{job.tenant}":

@@ -516,7 +516,7 @@ class Model:
                 self.need_turn(id)
                 job.sent[sent] = "delivered"
                 return "delivered"
-        if job.kept.get(name, 0) >= MOST_SIGNALS:
+        if sum(job.kept.values()) >= MOST_SIGNALS:
             return "full"
         job.kept[name] = job.kept.get(name, 0) + 1
         job.sent[sent] = "kept"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from aios_dist import Fleet, LLMError, agent, as_done, gather, llm, signal, sleep, tool, within
 
@@ -137,3 +140,15 @@ async def hurried() -> list[str]:
         break
     heard.append(str(await signal("review")))
     return heard
+
+
+@agent
+async def odd_talk(model: str, case: str) -> dict[str, Any]:
+    """A call that is answered by case, and another one behind its answer; what came."""
+    asked = {"role": "user", "content": "hi"}
+    headers = {"X-Case": case}
+    reply = await llm(messages=[asked], model=model, extra_headers=headers)
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "done"} for call in reply.tool_calls]
+    on = [asked, reply.message, *results, {"role": "user", "content": "go on"}]
+    await llm(messages=on, model=model, extra_headers=headers)
+    return {"reply": msgspec.to_builtins(reply), "message": reply.message}

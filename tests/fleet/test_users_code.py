@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,7 +117,9 @@ def test_whatever_a_tool_raises_is_a_tool_error_once(odd: Fleet, local: LocalFle
     expected |= {"exits in a task": "nothing", "async StopIteration": "RuntimeError"}
     assert found == expected
     assert {name: runs(tmp_path / name) for name in TOOLS} == dict.fromkeys(TOOLS, 1)
-    assert f"of job {job.id} raised Panic.\n  File " in local.worker("tools").log.read_text()
+    log = local.worker("tools").log.read_text().splitlines()
+    line, *_ = [line for line in log if f'"job": "{job.id}"' in line and '"Panic"' in line]
+    assert json.loads(line.partition("Tool failed: ")[2])["traceback"].startswith("  File ")
 
 
 def test_an_agent_that_raises_what_nobody_raises_fails_once_and_its_answer_is_kept(
@@ -129,7 +132,10 @@ def test_an_agent_that_raises_what_nobody_raises_fails_once_and_its_answer_is_ke
     assert job.steps()[0].outcome is not None
     assert job.steps()[0].outcome.ok
     logs = "".join(local.worker(name).log.read_text() for name in CALLERS)
-    assert f"Agent breaks_oddly of job {job.id} raised KeyboardInterrupt.\n  File " in logs
+    (line,) = [line for line in logs.splitlines() if "Job failed: " in line and job.id in line]
+    said = json.loads(line.partition("Job failed: ")[2])
+    assert (said["agent"], said["error"]) == ("breaks_oddly", "KeyboardInterrupt")
+    assert said["traceback"].startswith("  File ")
 
 
 def test_an_answer_that_an_adapter_fills_oddly_is_kept_and_asked_for_once(odd: Fleet, tmp_path: Path) -> None:

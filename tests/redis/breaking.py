@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from aios_dist.errors import ProviderBusy
-from aios_dist.journal import LaneRules, Limits, NewJob, Refusal, Said, TenantRules
+from aios_dist.journal import Decision, LaneRules, Limits, NewJob, Refusal, Said, TenantRules
+from aios_dist.journal.records import Parking
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import JobState, Outcome
 from aios_dist.model.specs import Budget
@@ -252,6 +253,81 @@ async def resume(h: Hand) -> Verb:
     return lambda: h.journal.resume("j", Budget(tokens=100))
 
 
+PARKS = Parking("code changed: step 0 was 'x'", "code changed, at step 0")
+"""Why a job is parked."""
+
+
+def parks(version: int, first: int) -> Decision:
+    """What a turn came to whose program does not repeat what the journal holds."""
+    return msgspec.structs.replace(decides(version, first), parks=PARKS, code="new")
+
+
+def begun(id: str, *prompts: str) -> NewJob:
+    """A job whose turn 0 ran with the code ``old``."""
+    job = starts(id, *prompts)
+    assert job.decision is not None
+    return msgspec.structs.replace(job, decision=msgspec.structs.replace(job.decision, code="old"))
+
+
+async def park(h: Hand) -> Verb:
+    await h.submit(begun("j", "a", "b", "sleep:60"))
+    await h.claim()
+    return lambda: h.journal.advance("j", parks(0, 3))
+
+
+async def park_with_a_commit(h: Hand) -> Verb:
+    await h.submit(begun("j", "a", "b", "sleep:60", "signal:go"))
+    claim = await h.claim()
+    return lambda: h.commit(claim, decision=parks(1, 4))
+
+
+async def resume_what_is_parked(h: Hand) -> Verb:
+    await (await park_with_a_commit(h))()
+    return lambda: h.journal.resume("j")
+
+
+async def unpark(h: Hand) -> Verb:
+    await h.submit(begun("k", "x"))
+    await h.journal.advance("k", parks(0, 1))
+    await (await park_with_a_commit(h))()
+    await h.redis("ZADD", h.keys.serving, 4e15, "code/a@old")
+    return h.journal.unpark
+
+
+async def cancel_what_is_parked(h: Hand) -> Verb:
+    await (await park_with_a_commit(h))()
+    return lambda: h.journal.cancel("j")
+
+
+async def rewind(h: Hand) -> Verb:
+    await h.submit(begun("j", "a", "b", "c", "sleep:60", "signal:go"))
+    await h.commit(await h.claim())
+    await h.commit(await h.claim(), ok=False)
+    await h.journal.advance("j", parks(2, 5))
+    return lambda: h.journal.rewind("j", 1, salt="s")
+
+
+async def rewind_a_wide_one(h: Hand) -> Verb:
+    await h.submit(begun("j", *(f"a{n}" for n in range(40))))
+    await h.commit(await h.claim())
+    await h.commit(await h.claim())
+    await h.journal.pause("j")
+    return lambda: h.journal.rewind("j", 1, salt="s")
+
+
+async def claim_what_other_code_serves(h: Hand) -> Verb:
+    await h.submit(begun("j", "a"))
+    await h.commit(await h.claim(), turn_here=False)
+    await h.redis("ZADD", h.keys.serving, 4e15, "code/a@old")
+    return lambda: h.journal.take("turns", "w", "token", models=[], agents=["a"], codes={"a": "new"})
+
+
+async def claim_what_other_code_served(h: Hand) -> Verb:
+    await (await claim_what_other_code_serves(h))()
+    await h.redis("DEL", h.keys.serving)
+    return lambda: h.journal.take("turns", "w", "token", models=[], agents=["a"], codes={"a": "new"})
+
+
 async def signal(h: Hand) -> Verb:
     await h.submit(starts("j", "signal:go", "a"))
     return lambda: h.journal.signal("j", "go", Outcome(value=1), "one")
@@ -399,6 +475,15 @@ SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
             cancel,
             pause,
             resume,
+            park,
+            park_with_a_commit,
+            resume_what_is_parked,
+            unpark,
+            cancel_what_is_parked,
+            rewind,
+            rewind_a_wide_one,
+            claim_what_other_code_serves,
+            claim_what_other_code_served,
             signal,
             signal_before_it_is_waited_for,
         ),

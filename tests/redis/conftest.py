@@ -462,7 +462,8 @@ class Hand:
                     moves = True
                     if (name in timers) + (name in ready) + (name in in_held) > 1:
                         wrong.append(f"{name} waits in two places")
-                    if name in in_held and in_held[name] not in (h.label, own):
+                    need = f"?code/{facts['who'].decode().partition('|')[2]}@{h.code}"
+                    if name in in_held and in_held[name] not in (h.label, own, need):
                         wrong.append(f"{name} is held for {in_held[name]}, and its model is {h.label}")
                     if name not in timers and name not in in_held:
                         expect_ready[name] = h.lane
@@ -570,8 +571,8 @@ class Hand:
             tokens = sum(int(entry.rpartition("|")[2]) for entry in windows.get(model, ()))
             if windows.get(model) and tokens != int(facts.get("tok", 0)):
                 wrong.append(f"the window of {model} holds {tokens} tokens, its sum is {facts.get('tok')!r}")
-            moves = (
-                busy or f"model:{model}/!" in timers or any(model in (labels[m], tenants[m]) for m in ready)
+            moves = (busy or model[0] == "?" or f"model:{model}/!" in timers) or any(
+                model in (labels[m], tenants[m]) for m in ready
             )
             if held.get(model) and not moves:
                 wrong.append(f"nothing will let in what is held of {model}: {held[model]}")

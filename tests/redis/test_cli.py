@@ -446,6 +446,9 @@ def test_fleet_shows_depths_and_workers(cli: Callable[..., Done], redis_url: str
     assert lanes["llm"] == {
         "name": "llm",
         "depth": 2,
+        "due": 0,
+        "in_flight": 0,
+        "wanted": 2,
         "tickets": 2,
         "slots": 4,
         "workers": 1,

@@ -272,6 +272,7 @@ def test_a_plan_says_how_far_it_is(cli: Cli, folder: Path) -> None:
         "ended": 1,
         "dropped": 2,
         "at_work": False,
+        "parked": [],
     }
     unknown = cli("plan", "show", "nope")
     assert (unknown.code, unknown.err) == (2, "aios-dist: There is no plan 'nope'.\n")

@@ -86,7 +86,7 @@ async def test_what_is_no_list_of_tickets_is_put_away_and_the_write_before_it_st
     await hand.redis("SET", passes.tickets.key("llm"), "x")
     await hand.submit(starts("j", "x"))
     ticket = passes.tickets.command(Ticket("llm", "j", "0"))
-    assert await hand.journal._run("counts", ticket, lanes=["llm"], first=0, most=0) == [[1, [], 0]]
+    assert await hand.journal._run("counts", ticket, lanes=["llm"], first=0, most=0, due=0) == [[1, [], 0, 0]]
     await passes.once()
     await passes.once()
     assert await passes.depth() == 1

@@ -27,6 +27,7 @@ from aios_dist.policies import Past, Rank
 from aios_dist.program import replay, waits
 from aios_dist.worker import runner as ours
 from aios_dist.worker import spool
+from aios_dist.worker.rows import Rows
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 from aios_dist.worker.writing import _beyond
@@ -82,6 +83,18 @@ async def wide(count: int = 3) -> list[str]:
     return [one.text for one in await gather(*(llm(f"w{n}", model="small") for n in range(count)))]
 
 
+class Told(Rows):
+    """Notes what was claimed; Flower hears nothing."""
+
+    def __init__(self, told: list[Claim]) -> None:
+        super().__init__(lambda *_, **__: None)
+        self._told = told
+
+    def started(self, claim: Claim) -> None:
+        self._told.append(claim)
+        super().started(claim)
+
+
 class Bench:
     """A fleet of which the workers are in this process, and take tickets when a test says."""
 
@@ -98,12 +111,13 @@ class Bench:
         made._background.repeat = lambda *_: None  # type: ignore[method-assign]
         made.ending.begin = lambda: True  # type: ignore[method-assign]  # it ends the process that is late
         await made.open(lambda: 0)
+        made.runner._rows = Told(self.told)
         self.workers.append(made)
         return made
 
     async def serve(self, worker: Runtime, lane: str = "llm") -> str:
         """A ticket."""
-        return await worker.runner.serve(lane, Origin("t"), lambda _, claim: self.told.append(claim))
+        return await worker.runner.serve(lane, Origin("t"))
 
     async def run(self, *workers: Runtime, most: int = 50) -> list[str]:
         """Tickets in turn, until nothing may run."""
@@ -261,10 +275,11 @@ async def test_who_is_told_of_a_step_may_break_over_it(bench: Bench) -> None:
     worker = await bench.worker()
     await bench.fleet.submit(two, id="x")
 
-    def breaks(*_: Any) -> None:
+    def breaks(*_: Any, **__: Any) -> None:
         raise RuntimeError("Flower")
 
-    assert await worker.runner.serve("llm", Origin("t"), breaks) == "30 + 20 tokens"
+    worker.runner._rows = Rows(breaks)
+    assert await bench.serve(worker) == "30 + 20 tokens"
 
 
 async def test_a_worker_that_ends_or_cannot_renew_gives_the_ticket_back_and_takes_nothing(

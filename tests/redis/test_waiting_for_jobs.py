@@ -80,16 +80,16 @@ async def test_a_job_that_ends_between_two_looks_is_found_by_the_second(
     fleet: AsyncFleet, hand: Hand
 ) -> None:
     (job,) = await submitted(fleet, "x")
-    state, calls = fleet.journal.state, list[str]()
+    standing, calls = fleet.journal.standing, list[str]()
 
     async def ends_behind_the_first(id: str) -> Any:
-        said = await state(id)
+        said = await standing(id)
         if not calls:
             await end(hand, id)  # before anybody follows the news
         calls.append(id)
         return said
 
-    fleet.journal.state = ends_behind_the_first  # type: ignore[method-assign]
+    fleet.journal.standing = ends_behind_the_first  # type: ignore[method-assign]
     async with asyncio.timeout(5):
         assert await job.result(timeout=60) == "of x"
 

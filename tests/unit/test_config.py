@@ -167,7 +167,7 @@ MISTAKES = [
     # addresses
     ("[fleet]\nredis_url = 'http://u:pw@h'", "redis_url 'http://u:***@h' must start with redis://"),
     ("[fleet]\nredis_url = 'localhost:6379'", "must start with redis://"),
-    ("[fleet]\nredis_url = 'sentinel://a:1,b:2/0'", "sentinel:// URL names the master"),
+    ("[fleet]\nredis_url = 'sentinel://a:1,b:2/0'", "names no master, which a sentinel:// URL does"),
     ("[fleet]\nredis_url = 'redis://[::1'", "is not a URL"),
     ("[fleet]\nredis_url = 'redis://:pw@h:port/0'", "redis_url 'redis://:***@h:port/0' is not a URL"),
     ("[fleet]\nredis_url = 'redis://h:99999/0'", "is not a URL"),

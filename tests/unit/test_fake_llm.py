@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -9,14 +10,19 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
+from aios_dist.config import ModelConfig
+from aios_dist.errors import RetryableLLMError
 from aios_dist.local.owned_process import start_owned
+from aios_dist.model.calls import LLMRequest
 from aios_dist.testing import CLIENT_LEFT, Call, FakeLLM, Fault, Faults, Reply, ToolCall
 from aios_dist.testing.latency import Constant, LogNormal, Tokens, Uniform, parse_latency
 from aios_dist.testing.replies import fingerprint, pieces_of, seeded
+from aios_dist.worker.providers import open_provider
 
 HI: list[Any] = [{"role": "user", "content": "Three sights in Lima?"}]
 
@@ -286,6 +292,36 @@ async def test_a_cut_ends_the_connection_in_the_middle_of_the_answer() -> None:
         assert all(chunk.choices[0].finish_reason is None for chunk in chunks)
         llm.script(faults="")
         assert await ask(client)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_odd_answers_are_whole_and_each_is_another(provider: str, stream: bool) -> None:
+    bodies, texts = set(), set()
+    async with FakeLLM(faults="odd:1", reply=lambda call: "so it is") as llm:
+        root = llm.url if provider == "openai" else llm.root
+        model = ModelConfig(provider=provider, model="small", base_url=root, stream=stream)
+        for _ in range(16):
+            llm_provider = open_provider("small", model, {})
+            texts.add((await llm_provider.call(LLMRequest(messages=HI))).text)
+            await llm_provider.aclose()
+        path = "/v1/chat/completions" if provider == "openai" else "/v1/messages"
+        body = {"model": "small", "messages": HI, "stream": stream, "max_tokens": 64}
+        async with aiohttp.ClientSession() as session:
+            for _ in range(16):
+                async with session.post(llm.root + path, json=body) as reply:
+                    bodies.add(re.sub(rb"(chatcmpl|msg)-\d+|\"created\":\d+", b"", await reply.read()))
+        assert [call.fault for call in llm.calls] == ["odd"] * 32
+    assert texts == {"so it is"}
+    assert len(bodies) >= (12 if provider == "openai" else 8)
+
+
+async def test_an_error_may_come_with_status_200() -> None:
+    async with FakeLLM(faults="200:1") as llm:
+        provider = open_provider("small", ModelConfig(model="small", base_url=llm.url), {})
+        with pytest.raises(RetryableLLMError, match="ended the generation with an error"):
+            await provider.call(LLMRequest(messages=HI))
+        await provider.aclose()
 
 
 async def test_garbage_is_a_200_that_is_not_json() -> None:

@@ -113,7 +113,7 @@ NUMBERS: list[tuple[str, str, Any, Any]] = [
     ("docs/reliability.md", "a token for each four characters", estimates.CHARS_PER_TOKEN, 4),
     ("docs/reliability.md", "until the bound is gone at 1,024", lua("_limits", "OPEN_WINDOW"), 1024),
     ("docs/reliability.md", "(20 times in a row)", verbs.MOST_BACK, 20),
-    ("docs/reliability.md", "keeps 1,000 signals of a name", verbs.MOST_SIGNALS, 1000),
+    ("docs/reliability.md", "keeps 1,000 signals that it has not", verbs.MOST_SIGNALS, 1000),
     ("docs/reliability.md", "`shutdown_grace` and ten seconds", ending.BEYOND_S, 10),
     ("docs/reliability.md", "(five seconds of those)", ending.OWN_END_S, 5),
     ("docs/reliability.md", "on one worker within a second are one failure", steps.ONE_INSTANT_S, 1),

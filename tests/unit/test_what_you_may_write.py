@@ -101,6 +101,8 @@ async def end_of(spec: JobSpec) -> str:
     steps: list[Step] = []
     for turn in range(MOST_TURNS):
         decision = turns.decide(replay, record, FLEET, first=len(steps), checked=True)
+        if replay.changed is not None:
+            return describe(replay.changed)
         if decision.ends is not None:
             outcome = decode(decision.result, Outcome)
             if outcome.ok:

@@ -69,6 +69,28 @@ def jobs(views: Sequence[JobView]) -> Iterator[Finding]:
         )
 
 
+def parked(views: Sequence[JobView]) -> Iterator[Finding]:
+    """Jobs whose agent's code has changed wait for code that fits, and plans behind them wait with them."""
+    by_agent: dict[str, list[JobView]] = {}
+    for view in views:
+        by_agent.setdefault(view.agent, []).append(view)
+    for agent, some in by_agent.items():
+        one, count = some[0], "1 job" if len(some) == 1 else f"{len(some)} jobs"
+        plans = sorted({view.plan for view in some if view.plan})
+        waits = f" Plan {plans[0]!r}{_more(plans)} waits for that." if plans else ""
+        yield warning(
+            "parked",
+            f"{count} of agent {agent!r} parked, {one.id!r} for one: {one.why.splitlines()[0]}{waits}",
+            "They go on by themselves when a worker has the code that they began with. With other code that "
+            f"fits: aios-dist job resume --agent {agent} --state parked. Where that asks for something else "
+            "from step K on: with --from-step K. See docs/deploy.md.",
+        )
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
 def dead_letters(letters: Sequence[DeadLetter]) -> Iterator[Finding]:
     """Steps that were given up wait for a person."""
     if letters:

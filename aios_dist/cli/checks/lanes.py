@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from aios_dist.cli.checks import Finding, ok, problem, warning
-from aios_dist.cli.output import needed, steps_wait
+from aios_dist.cli.output import steps_wait
 from aios_dist.config import DEFAULT_POOLS, Config
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Need, Registry
+    from aios_dist.journal import JobView, Need, Registry
     from aios_dist.producer.fleet_rules import LaneView
 
 TURNS = "turns"
@@ -54,17 +55,37 @@ def _start(config: Config, lane: str) -> str:
     return f'Add to aios.toml: [pools.{lane}] lanes = ["{lane}"], and start it: aios-dist worker {lane}'
 
 
+def codes(registry: Registry) -> Iterator[Finding]:
+    """Agents of which workers have different code: a rollout, or constants that each process has anew."""
+    found: dict[str, Counter[str]] = {}
+    for worker in registry.workers:
+        for agent, code in worker.codes.items() if TURNS in worker.lanes else ():
+            found.setdefault(agent, Counter())[code] += 1
+    for agent, counts in found.items():
+        if len(counts) > 1:
+            each = ", ".join(f"{code} on {count}" for code, count in counts.most_common(5))
+            yield ok(
+                "codes",
+                f"Workers have {len(counts)} codes of agent {agent!r} ({each}): open jobs go on with theirs.",
+            )
+
+
 def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]:
     """Workers renew, and together they have every model."""
     lease = config.fleet.lease
-    for worker in registry.workers:
+    nodes = {worker.node for worker in registry.live(lease)}
+    for worker in registry.workers + registry.silent:
         silent = now - worker.seen_at
+        if silent > lease and worker.node in nodes:
+            continue  # another process has taken its place
         if silent > lease:
             yield warning(
                 "workers",
                 f"Worker {worker.id} has not renewed for {silent:.0f} s; its steps went to others.",
-                f"If it should run: look at its log on {worker.host} (process {worker.pid}).",
+                f"If it should run: see its log on {worker.host}, and process {worker.pid}; where ps says T, "
+                "it is stopped (kill -CONT).",
             )
+            continue
         if worker.short:
             yield warning(
                 "workers",
@@ -77,6 +98,14 @@ def workers(config: Config, registry: Registry, now: float) -> Iterator[Finding]
                 "workers",
                 f"On worker {worker.id} these hang and cannot be ended: {', '.join(worker.stuck[:4])}.",
                 "Give such a tool a time-out of its own inside; the worker begins anew when they are many.",
+            )
+        if worker.cancelled:
+            yield problem(
+                "workers",
+                f"Worker {worker.id} takes nothing from lane {', '.join(map(repr, worker.cancelled))}: "
+                "its consumer was cancelled by remote control.",
+                f"celery -A workers.{worker.pool} control -d {worker.node} "
+                f"add_consumer {worker.cancelled[0]}, or start it again.",
             )
         if worker.dropped:
             yield warning(
@@ -104,10 +133,27 @@ def needs(found: Sequence[Need]) -> Iterator[Finding]:
             continue
         yield problem(
             "workers",
-            f"{steps_wait(need.steps)} on lane {need.lane!r} for a worker with {needed(need.need)}: "
-            "none that runs has it.",
+            f"{need}: none that runs has it.",
             "Start one with it: add it to the workers' aios.toml ([models.*]; [fleet] modules for agents).",
         )
+
+
+def agents(config: Config, registry: Registry, open_jobs: Sequence[JobView]) -> Iterator[Finding]:
+    """Every agent that has open jobs is one whose code a worker has."""
+    there = registry.agents_now(config.fleet.lease)
+    waiting = Counter(view.agent for view in open_jobs if view.in_code and view.agent not in there)
+    for agent, jobs in sorted(waiting.items()):
+        have = ", ".join(sorted(there)) or "none"
+        yield problem(
+            "agents",
+            f"No worker that runs has the code of agent {agent!r}, and {jobs_of(jobs)} of it.",
+            f"Start a worker with it: its module goes into [fleet] modules (workers have: {have}).",
+        )
+
+
+def jobs_of(count: int) -> str:
+    """So many open jobs are there, in words."""
+    return "there is 1 open job" if count == 1 else f"there are {count} open jobs"
 
 
 def registry(found: Registry) -> Iterator[Finding]:

@@ -160,7 +160,7 @@ async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
             refused += await asyncio.to_thread(_refused_to_publish, settings)
         sees_keys = not await _refused(journal, TRACKING)
     except RedisError as exc:
-        raise unavailable(exc, config.redis_url) from exc
+        raise unavailable(exc, config.redis_url, journal.connection.timeout) from exc
     user = address(config.redis_url).username or "default"
     if sees_keys and user != "default":
         yield warning(

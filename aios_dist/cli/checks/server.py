@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.cli.checks import Finding, ok, problem, warning
 from aios_dist.journal import Journal
-from aios_dist.journal.connection import unavailable
+from aios_dist.journal.connection import cluster, unavailable
 
 OLDEST = (6, 2)
 TESTED = (7, 0)
@@ -34,7 +34,9 @@ async def server(journal: Journal) -> AsyncIterator[Finding]:
         )
         return
     except RedisError as exc:
-        raise unavailable(exc, journal.config.redis_url) from exc
+        raise unavailable(exc, journal.config.redis_url, journal.connection.timeout) from exc
+    if info.get("cluster_enabled"):
+        raise cluster(journal.config.redis_url)
     yield _version(info)
     for finding in (_role(info), _eviction(info), _append_only(info)):
         if finding is not None:
@@ -55,10 +57,6 @@ def _version(info: dict[str, Any]) -> Finding:
 
 
 def _role(info: dict[str, Any]) -> Finding | None:
-    if info.get("cluster_enabled"):
-        return problem(
-            "redis", "This is a Redis Cluster; Celery has no transport for it.", "Use one Redis, or Sentinel."
-        )
     if info.get("role") == "slave":
         return problem("redis", "This is a replica.", "Point AIOS_REDIS_URL at the primary, or at Sentinel.")
     return None

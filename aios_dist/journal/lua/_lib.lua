@@ -7,8 +7,9 @@
 --          pl/pn plan and its node, up/uo/uc usage, ue how much of up and uo is estimated, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
 --          e<N> the error of its last failed try, l<N> lane and model of a step that went to another model,
---          wake a turn that waits for the end of a pause or for the plan,
---          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them, gi|ID signals that came, who tenant and agent ("tenant|agent"),
+--          wake a turn that waits for the end of a pause or for the plan, bad why a worker could not read it,
+--          g|NAME "first|next" and g|NAME|K signals that came before anyone waited for them,
+--          gk "count|bytes" of these, gi|ID signals that came, who tenant and agent ("tenant|agent"),
 --          bt/bm/ob budget in tokens and micro-money and what to do then, um micro-money spent (both with decimals),
 --          u|TOKEN the usage of an answer that came too late counts: that of this claim
 --          dg what the program's state is proven by, see chain below; half: being submitted; hp: with its plan, see staged,
@@ -16,6 +17,8 @@
 --          ta when it was last asked to be retried: what counts from the submission counts from then; of the plan that it belonged to
 --          before,
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of,
+--          ch the code of its agent that its last turn ran with, pk while its program does not fit that: the need of the code that does, or "-",
+--          z<E>|h<N>, z<E>|q<N>, z<E>|o<N> what it has forgotten, zn how often, zs while that goes on, see rewind,
 --          sw the first step that has still to follow the job's state, see _sweep, og orders of outcomes that nothing has any more
 -- head     one array, see heads.py, which declares it and writes what stands before this: H, unpacked and new_head
 -- ev:ID    list of the job's events; none while it only waits, see first_events
@@ -120,6 +123,7 @@ end
 -- that is used again, on a Redis that was put back; this does not. BIRTH begins with "d" where the agent is data.
 local function chain(was, what) return string.match(was, '^[^.]*') .. '.' .. string.sub(redis.sha1hex(was .. ' ' .. what), 1, 16) end
 local function basis(job) return redis.call('HGET', key('job', job), 'dg') or '' end
+local function life_of(job) return string.match(basis(job), '^[^.]*') end
 
 -- A job that is written with a plan in slices points to what is not whole yet: `hp` names a field of its plan (`half`, or x<DIG> of
 -- an extension) that is empty or gone when all is there. Gives whether the job is there, else whether it is still to come.

@@ -112,7 +112,13 @@ local function unhold(job, step, h)
 end
 
 -- A step that the worker at hand cannot serve makes way for others, and waits for one that can. Gives whether there is one.
-local function leave_to_others(job, step, h)
+-- `code`: of its job, where that has begun.
+local function leave_to_others(job, step, h, code)
+  if h[H.kind] ~= 'llm' and (code or '') ~= (h[H.code] or '') then -- the shelf that it stands on is told by its head
+    h[H.passed], h[H.rejected], h[H.once] = h[H.passed] or 0, h[H.rejected] or '', h[H.once] or '' -- an array has no holes
+    h[H.code] = code or ''
+    put(job, step, h)
+  end
   local need = need_of(job, h)
   hold_back('?' .. need, job, step, h)
   redis.call('ZADD', key('wanted', h[H.lane]), 0, need)

@@ -126,7 +126,7 @@ do -- (a chunk of Lua has 200 locals at the most)
   -- record cannot be read; any other is not the job's.
   mend = function(job, touched, part)
     local k, wrong = key('job', job), {}
-    local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp', 'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7')
+    local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp', 'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7', 'bad')
     if f.err then corrupt('its record is no hash') end
     if f[5] and number(string.match(f[5], '^%d+')) > clock() - ABANDONED then return wrong end -- a wide fork that is being made
     local there, coming = not f[5], false
@@ -146,6 +146,7 @@ do -- (a chunk of Lua has 200 locals at the most)
     if not JOB_STATES[state] then corrupt('there is no state ' .. string.sub(state, 1, 20)) end
     if not count or (f[3] and not tonumber(f[3])) then corrupt('the count of its steps or outcomes is no number') end
     if count > MOST_AT_ONCE and count > redis.call('HLEN', k) then corrupt('it has not as many steps as it says') end
+    if f[18] then corrupt(f[18]) end
     if not f[6] then corrupt('what its program has seen is not known') end
     whos[job] = f[8] or nil
     local from, upto, read_now = 0, count, 0
@@ -296,7 +297,7 @@ do -- (a chunk of Lua has 200 locals at the most)
       elseif redis.call('PTTL', k) < 0 or redis.call('PTTL', key('ev', job)) == -1 then -- its end was not told
         wrong[#wrong + 1] = 'an end that was not told'
         if redis.call('EXISTS', key('ev', job)) == 0 then event(job, stamp(), state, '') end
-        redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
+        redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life_of(job))
         redis.call('ZADD', P .. 'ended', int(clock()), job)
         if last then
           redis.call('PEXPIRE', k, A.retention_ms)

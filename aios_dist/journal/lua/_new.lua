@@ -132,11 +132,11 @@ local function create_member(j, plan, i, points, more)
   if j.decision then apply_turn(j.id, j.decision, 'waiting') end
 end
 
-local created_plan -- the key of one that this verb began
-local joined -- whether the new jobs have become part of what was there before: then they stay
+-- created.plan: the key of one that this verb began
+-- created.joined: whether the new jobs have become part of what was there before: then they stay
 on_error = function()
-  local stay = joined and joined()
-  if created_plan and not stay then redis.call('DEL', created_plan) end
+  local stay = created.joined and created.joined()
+  if created.plan and not stay then redis.call('DEL', created.plan) end
   for _, job in ipairs(created) do
     if not stay then
       throw_away(job)

@@ -13,7 +13,7 @@
 -- rounds:L   the last round of each group, "!" the round of the step that was last dispatched; rounds:L|T
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
 --            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters
---            by `up` of model:M, see lift. M may also be "?model/NAME" or "?agent/NAME": steps that the worker
+--            by `up` of model:M, see lift. M may also be "?model/NAME", "?agent/NAME" or "?code/AGENT@CODE": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
 -- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
 -- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
@@ -251,10 +251,13 @@ local function take_best(lane)
   return top, aged
 end
 
--- What a worker must have to serve a step: "model/NAME" or "agent/NAME".
-local function need_of(job, h)
-  if h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
-  return 'agent/' .. (string.match(who(job) or '', '|(.*)$') or '')
+-- What a worker must have to serve a step: "model/NAME", "agent/NAME", or of a job that has begun "code/AGENT@CODE". `code`: of the job,
+-- where no step is meant.
+local function need_of(job, h, code)
+  if h and h[H.kind] == 'llm' then return 'model/' .. h[H.label] end
+  local agent = string.match(who(job) or '', '|(.*)$') or ''
+  code = code or (h and h[H.code]) or ''
+  return code ~= '' and 'code/' .. agent .. '@' .. code or 'agent/' .. agent
 end
 
 local function weight_of(tenant)
@@ -397,6 +400,7 @@ local function need_turn(job)
   local h = new_head('turn', 'turns', 'idle', 'turn')
   if before then h[H.attempt] = before[H.attempt] end
   make_ready(job, TURN, h)
+  return true -- there was none
 end
 
 -- A run that succeeded becomes part of its agent's past.

@@ -23,7 +23,7 @@ local function write_outcome(job, step, h, ok, blob, at, more)
 end
 
 local MOST_AT_ONCE = 1000 -- steps in one HSET: as many as Lua can hand over
-local begin, apply_turn
+local begin, apply_turn, park_job
 do -- (a chunk of Lua has 200 locals at the most)
   -- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
   -- is taken with the command that writes it. Gives whether there was one.
@@ -33,7 +33,9 @@ do -- (a chunk of Lua has 200 locals at the most)
     local field = first and ends .. '|' .. first
     local blob = field and redis.call('HGET', k, field)
     if not blob then return false end
-    write_outcome(job, step, h, true, blob, stamp(), { ends, int(first + 1) .. '|' .. next_ })
+    local kept, bytes = string.match(redis.call('HGET', k, 'gk') or '', '^(%d+)|(%d+)$') -- (a release before counts none)
+    local left = int(math.max(0, (kept or 0) - 1)) .. '|' .. int(math.max(0, (bytes or 0) - #blob))
+    write_outcome(job, step, h, true, blob, stamp(), { ends, int(first + 1) .. '|' .. next_, 'gk', left })
     redis.call('HDEL', k, field)
     return true
   end
@@ -97,6 +99,8 @@ do -- (a chunk of Lua has 200 locals at the most)
   -- What a turn decided: new steps, or the end. `state` is where the job stands.
   apply_turn = function(job, decision, state)
     local k = key('job', job)
+    if decision.parks then return park_job(job, decision) end
+    if decision.code then redis.call('HSET', k, 'ch', decision.code) end
     if #decision.steps > 0 then
       local first, heads = add_steps(job, decision.steps)
       if state == 'running' then
@@ -154,11 +158,13 @@ local function set_aside(job, step, h)
   end
 end
 
--- A running job stops where it is: what waits is put aside, what is in flight ends and is kept.
-local function pause_job(job, reason)
+-- A running job stops where it is: what waits is put aside, what is in flight ends and is kept. `said`, `pk`: where it is parked, what its
+-- events say (its reason holds words of the user's), and what it is parked for.
+local function pause_job(job, reason, said, pk)
   local k = key('job', job)
   mark(job)
-  redis.call('HSET', k, 'st', 'paused', 'why', reason)
+  redis.call('HSET', k, 'st', 'paused', 'why', reason, unpack(pk and { 'pk', pk } or {}))
+  if not pk then redis.call('HDEL', k, 'pk') end -- of a release that knows none
   if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
   local left = follow_all(job, 'paused', redis.call('HGET', k, 'n'))
   local turn = head(job, TURN)
@@ -168,21 +174,36 @@ local function pause_job(job, reason)
     put(job, TURN, turn)
     redis.call('HSET', k, 'wake', 1)
   end
-  event(job, stamp(), 'paused', '', reason)
+  event(job, stamp(), 'paused', '', said or reason)
   return left
+end
+
+-- Its program asks for something else than its journal holds: the job stops as it is (parks), until there is code that fits. What would go
+-- on with it stands in `parked`. Whoever waits for the job hears of it by `ends`.
+park_job = function(job, decision)
+  local k = key('job', job)
+  local ch = redis.call('HGET', k, 'ch')
+  local need = ch and ch ~= decision.code and need_of(job, nil, ch)
+  mark(job)
+  if need and somebody_has(need) then return need_turn(job) end -- its turn is another worker's
+  redis.call('ZADD', P .. 'parked', 0, (need or '-') .. '|' .. job)
+  redis.call('HSET', k, 'wake', 1)
+  pause_job(job, decision.parks.why, decision.parks.said, need or '-')
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job)
 end
 
 -- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp', 'sw')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp', 'sw', 'pk')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   mark(job)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if facts[6] then redis.call('HDEL', k, 'hp') end
+  if facts[8] then redis.call('ZREM', P .. 'parked', facts[8] .. '|' .. job) end
   -- Some have no outcome; or some had still to follow what it was before.
   local left = (number(facts[2]) > number(facts[3]) or facts[7]) and follow_all(job, state, facts[2])
   local turn = head(job, TURN)
@@ -197,7 +218,7 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)
   redis.call('ZREM', P .. 'deadlines', job)
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state)
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life_of(job))
   redis.call('ZADD', P .. 'ended', int(at), job) -- behind that: so it was told (_mend)
   if not left then
     redis.call('PEXPIRE', k, A.retention_ms)

@@ -14,10 +14,16 @@ local function in_parts(shelf, name)
   return counted_anew(shelf, name)
 end
 
--- Whether a worker that lives serves this.
-local function somebody_serves(need)
+-- Whether a worker that lives has just this.
+local function somebody_has(need)
   local till = redis.call('ZSCORE', P .. 'serving', need)
   return till and tonumber(till) > clock()
+end
+
+-- Whether a worker that lives serves this. An agent's code that nobody has any more is tried with what there is of the agent.
+local function somebody_serves(need)
+  local agent = string.match(need, '^code/(.*)@')
+  return somebody_has(need) or (agent and somebody_has('agent/' .. agent))
 end
 
 local function in_shelf(name) return redis.call('ZCARD', key('held', name)) + in_parts('held', name) end

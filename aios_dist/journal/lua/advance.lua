@@ -30,7 +30,8 @@ if facts[1] ~= 'running' then
   turn_over()
   return { 'ended', version, {}, '' }
 end
-if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or facts[5] then return { 'stale', version, {}, '' } end
+local retried = facts[5] and not A.decision.parks -- which failures are run again, code that fits will say
+if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or retried then return { 'stale', version, {}, '' } end
 if A.decision.more == 0 then turn_over() end
 apply_turn(A.job, A.decision, 'running')
 -- A signal that had come is an outcome of this very write, which the program has not seen.

@@ -1,13 +1,30 @@
 -- claim: the best ready step of a lane that may run, leased to a worker.
--- ARGV 1: lane, worker, token, again, models, agents, lease_us, retention_ms, budget_outcome
+-- ARGV 1: lane, worker, token, again, models, agents, codes, lease_us, retention_ms, budget_outcome
 --   token: random, of this claim alone; again: 1 where the answer to the same claim was lost
 --   models, agents: what the worker can serve; nil: everything
+--   codes: the code that it has of each agent; nil: whatever is asked for
 --   budget_outcome: the encoded error of a job that ends because its budget is used up
 -- returns: {tickets, why}: nothing may run here ("", or "others": what waits is for workers that serve more, "more":
 --   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record,
---   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost, over}
+--   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost, over, code, fits}
 --   over: the tokens a minute that its model may have, where the step's estimate alone is more; else 0
--- include: order, limits, budgets, plan, sweep, mend
+--   code: that its agent ran with last; fits: 0 where another worker has that, and this one has not
+-- include: waiting, order, limits, budgets, plan, sweep, mend
+local function has(list, name)
+  if not list then return true end
+  for _, one in ipairs(list) do
+    if one == name then return true end
+  end
+  return false
+end
+
+-- Whether this worker is to run a program that began with that code: it has the same, or nobody has any more. Whether what it has
+-- will do then, the program's replay says.
+local function fits(job, agent, code, need)
+  return not A.codes or (code or '') == '' or A.codes[agent] == code or not somebody_has(need or need_of(job, nil, code))
+end
+
+local function agent_in(whose) return string.match(whose or '', '|(.*)$') or '' end
 local function claimed(job, step, h, facts, over)
   return {
     tickets,
@@ -29,9 +46,11 @@ local function claimed(job, step, h, facts, over)
     h[H.est],
     h[H.cost],
     over or 0,
+    facts[10] or '',
+    fits(job, agent_in(facts[6]), facts[10]) and 1 or 0,
   }
 end
-local function facts_of(job, step) return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg') end
+local function facts_of(job, step) return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg', 'ch') end
 
 -- The answer to a claim may be lost on its way, and the step be leased all the same: the caller asks again under the same token
 -- and gets what it has, or would let it run out.
@@ -50,26 +69,26 @@ if A.again == 1 then -- rare: a look at all leases is cheaper than a book of cla
   end
 end
 
-local function has(list, name)
-  if not list then return true end
-  for _, one in ipairs(list) do
-    if one == name then return true end
-  end
-  return false
+-- Whether this worker can serve the step. Data agents need no code.
+local function serves(job, h, facts)
+  if h[H.kind] == 'llm' then return has(A.models, h[H.label]) end
+  if string.sub(facts[9] or '', 1, 1) == 'd' then return true end
+  local agent = agent_in(facts[6])
+  return has(A.agents, agent) and fits(job, agent, facts[10])
 end
 
--- Whether this worker can serve the step. Data agents need no code.
-local function serves(h, facts)
-  if h[H.kind] == 'llm' then return has(A.models, h[H.label]) end
-  return not A.agents or string.sub(facts[9] or '', 1, 1) == 'd' or has(A.agents, string.match(facts[6] or '', '|(.*)$'))
+local function serves_need(need)
+  local kind, name = string.match(need, '^(%a+)/(.*)$')
+  local agent, code = string.match(name or '', '^(.*)@(.*)$')
+  if kind == 'code' and agent then return has(A.agents, agent) and fits(nil, agent, code, need) end
+  return has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name)
 end
 
 -- What others could not serve, and we can, goes by its rank among the rest: the first of each kind. Gives whether there was one.
 local function bring()
   local some = false
   for _, need in ipairs(redis.call('ZRANGE', key('wanted', A.lane), 0, -1)) do
-    local kind, name = string.match(need, '^(%a+)/(.*)$')
-    if has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name) then
+    if serves_need(need) then
       local function one(oldest)
         local top, _, tenant = first_held('?' .. need, oldest)
         if not top then return false end
@@ -84,6 +103,7 @@ local function bring()
         if rules(A.lane).oldest > 0 then one(true) end -- perhaps it is the turn of the one that has waited longest
       else
         redis.call('ZREM', key('wanted', A.lane), need)
+        if string.sub(need, 1, 5) == 'code/' then redis.call('ZREM', key('holds', A.lane), '?' .. need) end -- each deploy has names of its own
       end
     end
   end
@@ -177,7 +197,7 @@ local function outcome(s)
     s.limited[name] = true
     redis.call('ZREM', in_set(h[H.lane], name), s.top) -- it is on its way: its place among those let in is free
   end
-  if not serves(h, s.facts) then return 'unserved' end
+  if not serves(s.job, h, s.facts) then return 'unserved' end
   if h[H.kind] ~= 'llm' then return 'run' end
   local spent = over_budget(s.job, s.tenant)
   if spent then return 'spent', spent end
@@ -207,7 +227,7 @@ local OUTCOMES = {
 
   -- This worker lacks its model or its agent: it waits for one that has it, and keeps none behind it.
   unserved = function(s)
-    others = leave_to_others(s.job, s.step, s.h) or others
+    others = leave_to_others(s.job, s.step, s.h, s.facts[10]) or others
     for _, name in ipairs(s.limits) do
       let_in(name)
     end -- its room is for another

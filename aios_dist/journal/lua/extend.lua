@@ -45,7 +45,7 @@ if state == 'failed' or (root[N.failed] == 1 and root[N.mode] == 'fixed') then r
 
 local members = root[N.children]
 wrote = true
-joined = function() return cmsgpack.unpack(redis.call('HGET', k, 'node0'))[N.children] > members end
+created.joined = function() return cmsgpack.unpack(redis.call('HGET', k, 'node0'))[N.children] > members end
 local own = begun and numbers(f[3])[3] -- a slice is of a node of its own, which becomes one member when it is whole
 if part and not own then
   own = redis.call('HINCRBY', k, 'n', 1) - 1

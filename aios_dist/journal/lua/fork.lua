@@ -102,7 +102,7 @@ if not wide(A.step) then
   return { 'new', tickets, 0 }
 end
 whole(A.new)
-joined = function() return true end -- (from here on it is there)
+created.joined = function() return true end -- (from here on it is there)
 local left = follow_all(A.new, 'running', A.step)
 need_turn(A.new)
 return { 'new', tickets, left and 1 or 0 }

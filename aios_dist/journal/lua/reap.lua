@@ -5,11 +5,12 @@
 --   quiet_us: after so long without a pass, leases may have ended because Redis was away: see below
 --   lanes: the lanes whose ready steps are counted; cursor: score in `open` from which jobs are looked at
 -- returns: {moved, ready steps by lane, of them strays by lane, next cursor, next time in µs or 0, flat list of job and
---   why for what could not be moved}
+--   why for what could not be moved, {job, step, token, worker, state since, agent, kind, label, attempt, life of the job} of
+--   each lease that has ended}
 -- include: waiting, order, limits, plan, sweep, members, mend
 local now = clock()
 local moved = 0
-local broken = {}
+local broken, lost = {}, {}
 
 -- One entry that cannot be read stops no other: its job is marked, and `walk` looks at it.
 local function each(job, what)
@@ -48,6 +49,7 @@ for _, lease in ipairs(ended) do
       h[H.lost] = h[H.lost] + 1
       settle(job, h, nil)
       leave(h, job, step, h[H.est] or 0, false) -- what it took nobody knows: the estimate stands
+      local told = { job, step, token, h[H.worker], '', string.match(who(job) or '', '|(.*)$') or '', h[H.kind], h[H.label], int(h[H.attempt]) }
       local state = redis.call('HGET', key('job', job), 'st')
       if state == 'paused' then
         h[H.state] = step == TURN and 'idle' or 'parked'
@@ -61,6 +63,8 @@ for _, lease in ipairs(ended) do
       else
         back(job, step, h, stamp(), 'lease ended', true)
       end
+      told[5], told[10] = h[H.state], life_of(job)
+      lost[#lost + 1] = told
     end
   end)
 end
@@ -111,8 +115,7 @@ for _, job in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', 0, int(now), 'LIMIT
   redis.call('ZADD', P .. 'due', int(now + A.due_us), job)
   each(job, function()
     if redis.call('HGET', key('job', job), 'st') == 'running' then
-      moved = moved + 1
-      need_turn(job)
+      if need_turn(job) then moved = moved + 1 end
     else
       redis.call('ZREM', P .. 'due', job)
     end
@@ -158,4 +161,4 @@ for _, set in ipairs({ 'timers', 'leases', 'deadlines' }) do
   if at and (next_time == 0 or at < next_time) then next_time = at end
 end
 redis.call('ZREMRANGEBYSCORE', P .. 'serving', 0, int(now))
-return { moved, waiting, strays, cursor, int(next_time), broken }
+return { moved, waiting, strays, cursor, int(next_time), broken, lost }

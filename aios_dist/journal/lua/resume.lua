@@ -2,7 +2,7 @@
 -- ARGV 1: job, facts, retention_ms
 --   facts: flat list of fields to change first: a new budget
 -- returns: {status, tickets, more}: "running" (also when it was), "unknown", or the state that forbids it; more: see cancel
--- include: order, sweep, mend
+-- include: sweep, mend, resume
 by_caller = true
 local k = key('job', A.job)
 local state = redis.call('HGET', k, 'st')
@@ -13,14 +13,5 @@ if #A.facts > 0 then
   redis.call('HSET', k, unpack(A.facts))
 end
 if state == 'running' then return { 'running', {}, 0 } end
-mark(A.job)
-redis.call('HSET', k, 'st', 'running')
-redis.call('HDEL', k, 'why')
-event(A.job, stamp(), 'resumed', '')
-local facts = redis.call('HMGET', k, 'n', 'v', 'wake')
-local left = follow_all(A.job, 'running', facts[1])
-if facts[3] or number(facts[1]) <= number(facts[2]) then
-  redis.call('HDEL', k, 'wake')
-  need_turn(A.job)
-end
+local left = resume_job(A.job)
 return { 'running', tickets, left and 1 or 0 }

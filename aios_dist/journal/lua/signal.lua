@@ -1,7 +1,7 @@
 -- signal: what a job waits for, or will wait for, has come.
--- ARGV 1: job, name, id, outcome, most, at, life, retention_ms
+-- ARGV 1: job, name, id, outcome, most, most_bytes, at, life, retention_ms
 --   id: the caller's; sent again under the same one it is the same signal
---   most: signals of one name that are kept while nobody waits for them
+--   most, most_bytes: signals of a job, of whatever names, that are kept while nobody waits for them
 --   at, life: of a wide job, the step from which on is looked who waits for it, and the job's life then; 0 and '' at first
 -- returns: {status, tickets}: "delivered", "kept" (nobody waits for it yet), "full" (too many are kept), "ended", "unknown"
 --   | {"more", at, life} (send it again with these) | {"sweep"} (steps have still to follow the job: first that, then again)
@@ -28,8 +28,21 @@ end
 if upto < count then return { 'more', upto, life } end
 local ends = 'g|' .. A.name
 local first, next_ = string.match(redis.call('HGET', k, ends) or '0|0', '^(%d+)|(%d+)$')
-if next_ - first >= A.most then return { 'full', {} } end
+local kept, bytes = string.match(redis.call('HGET', k, 'gk') or '', '^(%d+)|(%d+)$')
+kept, bytes = tonumber(kept or 0), tonumber(bytes or 0)
+if kept >= A.most or bytes + #A.outcome > A.most_bytes then return { 'full', {} } end
 mark(A.job)
-redis.call('HSET', k, ends .. '|' .. next_, A.outcome, ends, first .. '|' .. int(next_ + 1), sent, 'kept')
+redis.call(
+  'HSET',
+  k,
+  ends .. '|' .. next_,
+  A.outcome,
+  ends,
+  first .. '|' .. int(next_ + 1),
+  sent,
+  'kept',
+  'gk',
+  int(kept + 1) .. '|' .. int(bytes + #A.outcome)
+)
 event(A.job, stamp(), 'signal', '', A.name)
 return { 'kept', {} }

@@ -58,12 +58,12 @@ if not plan then
 end
 wrote = true
 local at_once = plan.first == 0 and plan.last == 1 -- all of it in this call
-joined = function()
+created.joined = function()
   local f = redis.call('HMGET', k, 'st', 'half')
   return f[1] and (not f[2] or f[2] == '')
 end
 if plan.first == 0 then
-  created_plan = k
+  created.plan = k
   redis.call('HSET', k, 'half', int(clock()) .. '|0', 'st', 'running', 'dig', plan.dig, 'n', int(plan.size), 'all', int(plan.all))
   if #plan.places > 0 then
     local places = int(plan.places[1])

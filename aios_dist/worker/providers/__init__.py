@@ -27,13 +27,15 @@ from msgspec.structs import replace
 from aios_dist import errors
 from aios_dist.config import ModelConfig, odd_option
 from aios_dist.errors import ConfigError, LLMError
-from aios_dist.model.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
+from aios_dist.model.calls import LLMRequest, LLMResponse, Timings, ToolCall
 from aios_dist.model.options import OURS, given, odd_extra
 from aios_dist.program.imports import importing
 from aios_dist.text.masking import learn, masked
 from aios_dist.worker.limits import Limit
-from aios_dist.worker.providers.lenient import clean
-from aios_dist.worker.providers.refusals import bounded, refusal
+from aios_dist.worker.providers.lenient import Truncated, clean, plain
+from aios_dist.worker.providers.refusals import bounded, named, read_body, refusal
+from aios_dist.worker.providers.replies import RAW_LIMIT as RAW_LIMIT
+from aios_dist.worker.providers.replies import NoAnswer, ProviderSaid, Reply, TooLarge
 from aios_dist.worker.providers.streams import read_stream
 
 logger = logging.getLogger("aios_dist.providers")
@@ -125,6 +127,12 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         raise ConfigError(
             f"Model {name!r}: base_url {masked(model.base_url)!r} must start with http:// or https://."
         )
+    led = FOREIGN.get(model.provider, "")
+    if model.base_url is None and env.get(led):
+        raise ConfigError(
+            f"Model {name!r}: {led} is in the environment, which is not followed: set base_url of the model, "
+            "be it the provider's own address."
+        )
     if "timeout" in model.options:
         raise ConfigError(
             f"Model {name!r}: timeout is a setting of the model itself, and none of its options."
@@ -193,59 +201,12 @@ def _load(name: str, model: ModelConfig) -> Any:
         return getattr(importlib.import_module(module), attribute)
 
 
+FOREIGN = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
+"""Variables by which SDKs are led elsewhere. One that another program has set would get our prompts and our
+key, one that is meant would be missed: so it is neither followed nor passed over."""
+
 NO_KEY = "none"
 """Sent where a server of one's own asks for no key: the SDKs insist on one."""
-
-
-class Reply(ABC):
-    """An answer as it comes in; each protocol reads its own bytes.
-
-    ``complete``: the provider said that this was all. ``refused``: why its filter stopped the answer, which
-    then becomes ``ContentRefused``.
-    """
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.calls: dict[int, ToolCall] = {}
-        self.finish_reason: str | None = None
-        self.refused: str | None = None
-        self.usage = Usage(calls=1)
-        self.model: str | None = None
-        self.complete = False
-        self.raw = bytearray()
-
-    def keep(self, piece: bytes) -> None:
-        """Remember the beginning of what came in, for an answer that turns out to be unreadable."""
-        if len(self.raw) < RAW_BYTES:
-            self.raw += piece[: RAW_BYTES - len(self.raw)]
-
-    @abstractmethod
-    def whole(self, data: bytes) -> None:
-        """Read an answer that did not stream.
-
-        Raises:
-            ProviderSaid: it is an error. NoAnswer: nothing of an answer is in it.
-            msgspec.DecodeError: it is not of the protocol.
-        """
-
-    @abstractmethod
-    def event(self, data: bytes) -> bool:
-        """Read the data of one event of a stream; True if it was the last. Raises as :meth:`whole` does."""
-
-
-class ProviderSaid(Exception):
-    """An error that came in the place of an answer, or in the midst of one, after the status 200."""
-
-    def __init__(self, status: int, body: object) -> None:
-        super().__init__(status)
-        self.status, self.body = status, body
-
-
-class NoAnswer(Exception):
-    """The status was 200, and what came with it is no answer of a model: empty, or the page of a proxy."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data.decode("utf-8", "replace").strip() or "nothing")
 
 
 class SdkProvider(ABC):
@@ -256,12 +217,14 @@ class SdkProvider(ABC):
 
     Attributes:
         sdk, stream: the SDK's asyncio client, and its class of streams.
+        address, path: where the provider itself is, and the calls there.
     """
 
     name: str
     sdk: Callable[..., Any]
     stream: Any
     path: str
+    address: str
     reply: type[Reply]
     options: Mapping[str, Any] = {}
     connection_error: type[Exception]
@@ -269,17 +232,23 @@ class SdkProvider(ABC):
     def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         from aios_dist.worker.providers.transport import open_client
 
-        http = open_client()
+        http = open_client(model.answer_limit)
         self._client = self.sdk(
-            # Given always, so that the SDK looks for no other credentials of the machine.
+            # Given always, so that the SDK looks for no other credentials and no other address.
             api_key=key_of(name, model, env) or NO_KEY,
-            base_url=model.base_url,
+            base_url=model.base_url or self.address,
             max_retries=0,
             timeout=http.timeout,
             http_client=http,
         )
+        # Headers that it has taken from the environment: of one account, they would go to any server.
+        self._client.organization = self._client.project = None
+        self._client._custom_headers = {}
         self.label = name
         self.model = model.model or name
+        self._place = bounded(
+            f"model {self.model!r} at {masked(model.base_url or self.address)}", PLACE_LIMIT
+        )
         self.config = model
         self.left_out: list[str] = []
         self._said: set[str] = set()
@@ -322,9 +291,8 @@ class SdkProvider(ABC):
                 if not reply.complete:  # else it waited for the end of an answer that is there
                     raise
             if reply.refused is not None:
-                raise errors.ContentRefused(
-                    bounded(f"{self.name} refused to answer: {reply.refused}"), provider=self.name
-                )
+                text = f"{self.name} refused to answer: {reply.refused}"
+                raise errors.ContentRefused(named(text, self._place), provider=self.name)
             return self._response(reply, started, first, tuple(left_out))
         except Exception as exc:
             # Never chained: the SDKs' exceptions carry the request with its key, and the provider's raw text.
@@ -334,6 +302,8 @@ class SdkProvider(ABC):
             )
             if error is None:
                 raise
+            # The error's frames live until Python looks for cycles. What came in, and may be large, must not.
+            vars(reply).clear()
             raise error from None
 
     def _say(self, left_out: list[str]) -> None:
@@ -349,20 +319,24 @@ class SdkProvider(ABC):
     def _response(
         self, reply: Reply, started: float, first: float | None, left_out: tuple[str, ...]
     ) -> LLMResponse:
+        calls: list[ToolCall] = []
+        for call in reply.calls.values():
+            id, arguments = call.id, clean(call.arguments)
+            if not id or any(id == other.id for other in calls):  # a result must find its call
+                id = f"call_{secrets.token_hex(8)}"
+            calls.append(
+                ToolCall(id, clean(call.name), "{}" if arguments.strip() in ("", "null") else arguments)
+            )
         return LLMResponse(
             text=clean("".join(reply.text)),
-            tool_calls=[
-                ToolCall(
-                    call.id or f"call_{secrets.token_hex(8)}", clean(call.name), clean(call.arguments) or "{}"
-                )
-                for call in reply.calls.values()
-            ],
+            tool_calls=calls,
             finish_reason=reply.finish_reason,
             usage=reply.usage,
             model=reply.model or self.model,
             provider=self.name,
             timings=Timings(time.monotonic() - started, None if first is None else first - started),
             left_out=left_out,
+            own=plain(reply.own(calls)),
         )
 
     async def aclose(self) -> None:
@@ -386,8 +360,6 @@ class SdkProvider(ABC):
         )
         try:
             kind = response.headers.get("content-type", "")
-            if "html" in kind:
-                raise NoAnswer(await response.aread())
             # A server may answer a request for a stream with the whole, as some gateways do.
             if "event-stream" in kind or (body["stream"] and "json" not in kind):
                 return await read_stream(_heard(response.aiter_bytes(), reply, limit), reply)
@@ -404,18 +376,27 @@ class SdkProvider(ABC):
             async for piece in response.aiter_bytes():
                 reply.keep(piece)
                 pieces.append(piece)
+        except TooLarge:
+            pieces.clear()  # see call()
+            raise
         except BaseException as exc:  # also that its time is over
             broke = exc
         data = b"".join(pieces)
+        pieces.clear()
         try:
-            if not data.strip() or _PAGE.match(data):
+            if _EVENTS.match(data):  # a stream that nobody asked for, or that is not called one
+                await read_stream(_one(data), reply)
+            elif not _ANSWER.match(data):
                 raise NoAnswer(data)
-            reply.whole(data)
-        except (msgspec.DecodeError, NoAnswer):
+            else:
+                reply.whole(data)
+        except (msgspec.DecodeError, NoAnswer, EOFError):
             # What decodes as whole is the answer, also where its connection ended in disorder.
             if broke is not None:
                 raise broke from None
             raise
+        finally:
+            del data
         if not isinstance(broke, Exception | None):
             raise broke
 
@@ -426,18 +407,20 @@ class SdkProvider(ABC):
 
         if isinstance(exc, LLMError):
             return exc
-        place = f"model {self.model!r} at {masked(self.config.base_url or 'its own address')}"
         if isinstance(exc, ProviderSaid):
-            return refusal(self.name, exc.status, exc.body, {}, place)
+            return refusal(self.name, exc.status, exc.body, {}, self._place, after_all=True)
         if isinstance(exc, NoAnswer):
-            text = bounded(f"{self.name} answered 200 without an answer: {' '.join(str(exc).split())}")
-            return errors.ProviderBusy(text, status=200, provider=self.name)
+            text = f"{self.name} answered 200 without an answer: {' '.join(str(exc).split())}"
+            return errors.ProviderBusy(named(text, self._place), status=200, provider=self.name)
+        if isinstance(exc, TooLarge):
+            return self._bad_reply(f"the answer of {self.name} is {exc}: it was cut off", reply)
         response = getattr(exc, "response", None)
         if isinstance(response, httpx2.Response):
-            return refusal(
-                self.name, response.status_code, getattr(exc, "body", None), response.headers, place
-            )
+            body = read_body(response.content) if response.is_closed else getattr(exc, "body", None)
+            return refusal(self.name, response.status_code, body, response.headers, self._place)
         root: BaseException = exc
+        if isinstance(exc, Truncated | EOFError):
+            return self._broken(f"the answer of {self.name} ended in its middle: {self._came(reply)}")
         # aiohttp raises ClientResponseError for what is not HTTP at all; only one of the SDKs wraps it.
         bad = isinstance(exc, msgspec.DecodeError | httpx2.DecodingError | aiohttp.ClientResponseError)
         while root.__cause__ is not None:
@@ -446,35 +429,40 @@ class SdkProvider(ABC):
         if bad:
             text = f"{self.name} answered what is not of its protocol: {errors.describe(root)}"
             return self._bad_reply(text, reply)
-        broken = (self.connection_error, httpx2.TransportError, aiohttp.ClientError, OSError, EOFError)
+        broken = (self.connection_error, httpx2.TransportError, aiohttp.ClientError, OSError)
         if isinstance(exc, broken):
-            text = f"the connection to {self.name} broke: {errors.describe(root)}"
-            return errors.ConnectionBroken(bounded(text), provider=self.name)
+            return self._broken(f"the connection to {self.name} broke: {errors.describe(root)}")
         if reply.raw:
             # The call was answered, so paid for: that we cannot read it is no reason to pay again.
             return self._bad_reply(f"the answer of {self.name} cannot be read: {errors.describe(exc)}", reply)
         return None
 
+    def _broken(self, text: str) -> LLMError:
+        return errors.ConnectionBroken(named(text, self._place), provider=self.name)
+
+    def _came(self, reply: Reply) -> str:
+        return " ".join(bytes(reply.raw).decode("utf-8", "replace").split()) or "nothing came"
+
     def _bad_reply(self, text: str, reply: Reply) -> LLMError:
         raw = bytes(reply.raw).decode("utf-8", "backslashreplace")
         kept = bounded(raw, RAW_LIMIT) if raw else None
-        return errors.BadReply(bounded(text), provider=self.name, raw=kept)
+        return errors.BadReply(named(text, self._place), provider=self.name, raw=kept)
 
     def _timed_out(self, what: str, bound: float | None) -> LLMError:
         """``bound``: the call's own, where that is what is over."""
         if what == "timeout" and bound is not None:
-            return call_timeout(self.name, bound)
+            return call_timeout(self.name, bound, self._place)
         text = f"{self.name} gave no whole answer within the model's timeout of {self.config.timeout:g} s"
         if what == "pause":
             pause = self.config.stream_pause
             text = f"the answer of {self.name} stood still for the model's stream_pause of {pause:g} s"
-        return errors.CallTimeout(text, provider=self.name)
+        return errors.CallTimeout(named(text, self._place), provider=self.name)
 
 
-def call_timeout(name: str, seconds: float) -> errors.CallTimeout:
+def call_timeout(name: str, seconds: float, place: str = "") -> errors.CallTimeout:
     """A call that took all the time its agent gave it (``llm(…, timeout=…)``): no word on the model."""
     text = f"{name} gave no whole answer within the call's own timeout of {seconds:g} s"
-    return errors.CallTimeout(text, provider=name, own=True)
+    return errors.CallTimeout(named(text, place) if place else text, provider=name, own=True)
 
 
 async def _heard(pieces: AsyncIterator[bytes], reply: Reply, limit: Limit) -> AsyncIterator[bytes]:
@@ -485,11 +473,16 @@ async def _heard(pieces: AsyncIterator[bytes], reply: Reply, limit: Limit) -> As
             limit.heard()
 
 
-_PAGE = re.compile(rb"\s*<[!?\w]")
-"""How HTML and XML begin, whatever the server calls it."""
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
-RAW_LIMIT = 16 * 1024
-"""Characters of an unreadable answer that its error keeps, as ``detail["raw"]``."""
 
-RAW_BYTES = RAW_LIMIT + 1024
-"""A little more is remembered, so that the bound cuts no secret before it is hidden."""
+_BOM = rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\0?\s*"
+_ANSWER = re.compile(_BOM + rb"[\[{\"]")
+"""How JSON begins; all else is a page, or the words of a proxy, whatever the server calls it."""
+
+_EVENTS = re.compile(_BOM + rb"(?:data|event|id|retry)?:")
+"""How a stream begins."""
+
+PLACE_LIMIT = 160
+"""Characters of an error that say which model it was, and where."""

@@ -6,14 +6,26 @@ https://platform.claude.com/docs/en/build-with-claude/streaming
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anthropic
 import msgspec
 
 from aios_dist.model.calls import LLMRequest, ToolCall
-from aios_dist.worker.providers import NoAnswer, ProviderSaid, Reply, SdkProvider, to_anthropic
-from aios_dist.worker.providers.lenient import arguments_of, count, decode, table, tables, usage, word
+from aios_dist.worker.providers import SdkProvider, to_anthropic
+from aios_dist.worker.providers.lenient import (
+    arguments_of,
+    count,
+    decode,
+    table,
+    tables,
+    text_of,
+    usage,
+    word,
+)
+from aios_dist.worker.providers.refusals import status_of, words_of
+from aios_dist.worker.providers.replies import GIVEN_UP, NoAnswer, ProviderSaid, Reply
 
 MAX_TOKENS = 4096
 """What is asked for where the request says nothing: Anthropic insists on a number."""
@@ -30,42 +42,42 @@ _FINISH = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
+    "refusal": "content_filter",
 }
 
-# https://platform.claude.com/docs/en/api/errors
-_STATUS_OF = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
+_MAIN = {"text": "text", "thinking": "thinking"}
+"""The field of a block that comes in pieces; of all others it is ``input``, as JSON."""
+
+INVALID = "INVALID_JSON"
+"""What arguments that are none are put under when they go back to Anthropic, which takes objects only:
+https://platform.claude.com/docs/en/agents-and-tools/tool-use/fine-grained-tool-streaming"""
 
 
 class MessageReply(Reply):
-    """Reads a message. Blocks that are neither text nor a call of a tool (thinking) are left out."""
+    """Reads a message. Blocks that are neither text nor a call of a tool (thinking) are in ``own``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._pieces: dict[int, list[str]] = {}  # of a block's main field, joined once
+        self._at: dict[int, int] = {}  # some servers give all blocks the number 0
+        self._given: set[int] = set()  # calls whose input came with their beginning
 
     def whole(self, data: bytes) -> None:
         """See :meth:`Reply.whole`."""
         said = decode(data)
         message = self._checked(said)
-        if message.get("type") != "message":
-            if not message and isinstance(said, dict | None):
+        content = message.get("content")
+        if message.get("type") != "message" and not isinstance(content, list | str):
+            if not message and (not said or isinstance(said, dict)):
                 raise NoAnswer(data)
-            if isinstance(message.get("detail"), str) and "content" not in message:
-                raise ProviderSaid(500, message)
+            if words_of(message) and "content" not in message:
+                raise ProviderSaid(status_of(message), message)
             raise msgspec.DecodeError("an answer that is not a message")
         self._start(message)
-        content = message.get("content")
-        if isinstance(content, str):
-            self.text.append(content)
-        for index, block in enumerate(tables(content)):
-            self._block(index, block, arguments_of(block.get("input")))
+        for index, block in enumerate(tables(content) or [{"type": "text", "text": text_of(content)}]):
+            self._begin(index, block)
+            self._put(index, block.get(_MAIN.get(str(block.get("type")), "input")))
         self._end(message.get("stop_reason"))
         self.complete = True
 
@@ -79,22 +91,57 @@ class MessageReply(Reply):
             case "message_start":
                 self._start(table(event.get("message")))
             case "content_block_start":
-                # The input of a streamed call is empty here and follows in pieces.
-                self._block(index, table(block), "")
+                found = table(block)
+                at = self._at[index] = index if index not in self._blocks else max(self._blocks) + 1
+                self._begin(at, found)
+                if begun := found.get(_MAIN.get(str(found.get("type")), "input")):
+                    self._put(at, begun)
+                    self._given.add(at)
             case "message_delta":
                 self._count(event.get("usage"))
                 self._end(table(delta).get("stop_reason"))
                 self.complete = self.finish_reason is not None
             case "message_stop":
-                self.complete = True
+                self.complete = self.finish_reason is not None or bool(self.text or self.calls)
                 return True
+            case None if words_of(event):
+                raise ProviderSaid(status_of(event), event)
         return False
+
+    def own(self, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        """See :meth:`Reply.own`: all blocks as they came, where text and calls do not say everything."""
+        ids = dict(zip(self.calls, calls, strict=True))
+        order = sorted(self._blocks)
+        kinds = [str(self._blocks[at].get("type")) for at in order]
+        told = {"text": {"type", "text"}, "tool_use": {"type", "id", "name", "input"}}
+        if kinds == sorted(kinds) and all(
+            {name for name, value in self._blocks[at].items() if value is not None} <= told.get(kind, set())
+            and (kind == "text" or isinstance(_read(ids[at].arguments), dict))
+            for at, kind in zip(order, kinds, strict=True)
+        ):
+            return {}
+        made = [self._made(at, ids.get(at)) for at in order]
+        # Which it refuses; what is there without text is its thinking.
+        kept = [block for block in made if block.get("type") != "text" or block["text"].strip()]
+        return {"content": kept, "tool_calls": None}
+
+    def _made(self, index: int, call: ToolCall | None) -> dict[str, Any]:
+        block = {name: value for name, value in self._blocks[index].items() if value is not None}
+        kind, text = str(block.get("type")), "".join(self._pieces.get(index, ()))
+        if kind in _MAIN:
+            block[_MAIN[kind]] = text
+        elif call is not None or "input" in block:
+            found = _read(call.arguments if call is not None else text)
+            block["input"] = found if isinstance(found, dict) else {INVALID: text}
+        if call is not None:
+            block |= {"id": call.id, "name": call.name}
+        return block
 
     def _checked(self, said: Any) -> dict[str, Any]:
         message = table(said)
         error = message.get("error")
-        if error is not None:
-            raise ProviderSaid(_STATUS_OF.get(str(table(error).get("type")), 500), error)
+        if error or message.get("type") == "error":
+            raise ProviderSaid(status_of(error or message), error or message)
         return message
 
     def _start(self, message: dict[str, Any]) -> None:
@@ -107,32 +154,61 @@ class MessageReply(Reply):
             return
         names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         prompt = sum(count(told.get(name)) for name in names)
-        self.usage = usage(max(prompt, self.usage.prompt_tokens), told.get("output_tokens"))
+        cached = max(count(told.get("cache_read_input_tokens")), self.usage.cached_tokens)
+        self.usage = usage(max(prompt, self.usage.prompt_tokens), told.get("output_tokens"), cached)
 
-    def _block(self, index: int, block: dict[str, Any], arguments: str) -> None:
-        if block.get("type") == "text":
-            self._say(block.get("text"))
-        elif block.get("type") == "tool_use":
-            self.calls[index] = ToolCall(
-                word(block.get("id")) or "", word(block.get("name")) or "", arguments
-            )
+    def _begin(self, index: int, block: dict[str, Any]) -> None:
+        self._blocks[index] = block
+        if block.get("type") == "tool_use":
+            self.calls[index] = ToolCall(word(block.get("id")) or "", word(block.get("name")) or "", "")
+
+    def _put(self, index: int, piece: Any) -> None:
+        """The next piece of a block's main field."""
+        text = piece if isinstance(piece, str) else arguments_of(piece)
+        if not text:
+            return
+        self._pieces.setdefault(index, []).append(text)
+        kind = self._blocks.setdefault(index, {"type": "text"}).get("type")  # a block without its start
+        if kind == "text":
+            self.text.append(text)
+        elif (call := self.calls.get(index)) is not None:
+            self.calls[index] = ToolCall(call.id, call.name, call.arguments + text)
 
     def _delta(self, index: int, delta: dict[str, Any]) -> None:
-        if delta.get("type") == "text_delta":
-            self._say(delta.get("text"))
-        elif delta.get("type") == "input_json_delta" and (call := self.calls.get(index)) is not None:
-            piece = arguments_of(delta.get("partial_json"))
-            self.calls[index] = ToolCall(call.id, call.name, call.arguments + piece)
-
-    def _say(self, text: Any) -> None:
-        if isinstance(text, str) and text:
-            self.text.append(text)
+        index = self._at.get(index, index)
+        block = self._blocks.get(index, {})
+        match delta.get("type"):
+            case "text_delta":
+                self._put(index, delta.get("text"))
+            case "input_json_delta":
+                if index in self._given:  # and comes once more
+                    self._given.discard(index)
+                    self._pieces.pop(index, None)
+                    if (call := self.calls.get(index)) is not None:
+                        self.calls[index] = ToolCall(call.id, call.name, "")
+                self._put(index, delta.get("partial_json"))
+            case "thinking_delta":
+                self._put(index, delta.get("thinking"))
+            case "signature_delta":
+                block["signature"] = delta.get("signature")
+            case "citations_delta":
+                known = block.get("citations")
+                block["citations"] = [*(known if isinstance(known, list) else ()), delta.get("citation")]
 
     def _end(self, reason: Any) -> None:
         said = word(reason)
+        if said is not None and GIVEN_UP.fullmatch(said):
+            raise ProviderSaid(500, f"the answer ended with the reason {said!r}")
         self.finish_reason = _FINISH.get(said, said) if said is not None else None
-        if said == "refusal":
+        if said == "refusal" and not self.text:
             self.refused = "it stopped the answer with the reason 'refusal'"
+
+
+def _read(arguments: str) -> Any:
+    try:
+        return msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return None
 
 
 class AnthropicProvider(SdkProvider):
@@ -143,6 +219,7 @@ class AnthropicProvider(SdkProvider):
 
     name = "anthropic"
     path = "/v1/messages"
+    address = "https://api.anthropic.com"
     reply = MessageReply
     sdk = anthropic.AsyncAnthropic
     stream = anthropic.AsyncStream[Any]

@@ -6,6 +6,7 @@ Text that is no text becomes U+FFFD, a count that is none becomes 0, arguments b
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import msgspec
@@ -15,26 +16,44 @@ from aios_dist.model.calls import MOST_TOKENS, Usage
 THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
 
 
+class Truncated(msgspec.DecodeError):
+    """JSON that is right as far as it goes, and ends in its middle."""
+
+
 def decode(data: bytes) -> Any:
     """JSON, also with a byte order mark, bytes that are no UTF-8, line breaks in strings, NaN, half a pair of
-    surrogates (which stay, for :func:`clean`), or numbers of any size.
+    surrogates (which stay, for :func:`clean`), numbers of any size, or something behind it.
 
     Raises:
+        Truncated: it ends in its middle.
         msgspec.DecodeError: it is not JSON, or nested too deeply.
     """
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         why = str(exc)
-    text = data.decode("utf-8-sig", errors="replace")
+    text = data.decode("utf-16" if data[:2] in _UTF16 else "utf-8-sig", errors="replace").strip()
     try:
-        return json.loads(text, strict=False, parse_int=_number, parse_float=_number)
+        found, end = _JSON.raw_decode(text)
+    except json.JSONDecodeError as exc:
+        # A string without an end is told by its beginning, all else by where it stops.
+        cut = exc.pos >= len(text) or exc.msg.startswith("Unterminated string")
+        raise (Truncated if cut and text[:1] in ("{", "[") else msgspec.DecodeError)(why) from None
     except (ValueError, RecursionError):
         raise msgspec.DecodeError(why) from None
+    if end < len(text) and not (isinstance(found, dict) and found):
+        raise msgspec.DecodeError(why)
+    return found
+
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def _number(text: str) -> int | float:
     return int(text) if len(text) < 20 and text.lstrip("-").isdigit() else float(text)
+
+
+_JSON = json.JSONDecoder(strict=False, parse_int=_number, parse_float=_number)
 
 
 def clean(text: str) -> str:
@@ -64,20 +83,38 @@ def count(value: Any) -> int:
     return number if 0 <= number <= MOST_TOKENS else 0
 
 
-def usage(prompt: Any, output: Any) -> Usage:
-    """What an answered call is charged with."""
-    return Usage(count(prompt), count(output), calls=1)
+def usage(prompt: Any, output: Any, cached: Any = None) -> Usage:
+    """What an answered call is charged with; ``cached`` is a part of ``prompt``."""
+    whole = count(prompt)
+    return Usage(whole, count(output), calls=1, cached_tokens=min(count(cached), whole))
 
 
 def text_of(content: Any) -> str:
-    """The text of a message: a text, or a list of parts of which those count that have one (no thoughts)."""
+    """The text of a message: a text, or a list of parts of which those count that have one (no thoughts). An
+    object that is no part at all is an answer in JSON."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
         return "".join(text_of(part) for part in content)
-    if isinstance(content, dict) and content.get("type") not in THOUGHTS:
-        return text_of(content.get("text") or content.get("content"))
-    return ""
+    if isinstance(content, dict):
+        if content.get("type") in THOUGHTS:
+            return ""
+        inner = content.get("text") or content.get("content")
+        if inner or not content or content.keys() & {"type", "text", "content"}:
+            return text_of(inner)
+        return arguments_of(content)
+    return str(content) if isinstance(content, int | float) and not isinstance(content, bool) else ""
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can be written: texts that can be, numbers that are, no more than 64 bits."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {clean(str(key)): plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def arguments_of(value: Any) -> str:

@@ -2,59 +2,209 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
-from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from aios_dist import errors
 from aios_dist.errors import LLMError
 from aios_dist.text.masking import hide, masked
-from aios_dist.worker.providers.lenient import clean
+from aios_dist.worker.providers.lenient import clean, count, decode
+from aios_dist.worker.providers.waits import retry_after_s as retry_after_s
+from aios_dist.worker.providers.waits import wait_s
 
 TEXT_LIMIT = 500
 """Characters of a provider's own words that an error keeps."""
 
-_FILTERED = ("content_filter", "content_policy_violation")
-_NO_MONEY = ("insufficient_quota", "billing_error", "billing_hard_limit_reached")
-_AGAIN = (408, 409, 425, 499)
-_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m)")
+_FILTERED = (
+    *("content_filter", "content_policy_violation"),
+    *("data_inspection_failed", "datainspectionfailed"),
+)
+_AGAIN = (408, 409, 423, 424, 425, 498, 499)
+_GONE = (404, 410)
+
+_NO_MONEY = re.compile(
+    r"insufficient[_ ]?(?:quota|balance|funds?|credits?)|exceeded_current_quota_error"
+    r"|billing_(?:error|disabled)|billing_hard_limit_reached|arrear(?:age)?|account_?overdue|payment_required|quota_not_enough|^1113$",
+    re.IGNORECASE,
+)
+"""Codes of providers that want to be paid first."""
+
+_NO_MONEY_SAID = re.compile(
+    r"credit balance|(?:insufficient|not enough|no remaining|out of|run out of|used all available)"
+    r"[a-z ]{0,12}(?:credits?|balance|funds?)|balance (?:is |was )?(?:insufficient|not enough|too low)"
+    r"|account.{0,40}(?:overdue|suspended)|(?:spend(?:ing)?|billing hard) limit|payment required"
+    r"|欠费|余额不足",
+    re.IGNORECASE,
+)
+"""The same in their words, where the code says nothing: Anthropic's, Zhipu's, Fireworks', MiniMax', xAI's."""
+
+_THROTTLED = re.compile(
+    r"throttl|rate[_ -]?limit|too[_ -]?many[_ -]?requests|resource_?exhausted|request_?limit_?exceeded"
+    r"|concurrency_?limit",
+    re.IGNORECASE,
+)
+_BUSY = re.compile(
+    r"overloaded|service_?unavailable|server_?busy|model_?not_?ready|engine_overloaded|^unavailable$|^aborted$",
+    re.IGNORECASE,
+)
+_UNKNOWN_MODEL = re.compile(r"model_?not_?(?:found|exist|exists)|model_not_supported", re.IGNORECASE)
+_BAD_KEY = re.compile(
+    r"invalid_?api_?key|api_?key_?invalid|authentication_?error|unauthenticated", re.IGNORECASE
+)
+_ALONE_TOO_LARGE = re.compile(
+    r"request too large.{0,400}?limit\D{0,3}([\d,]+).{0,20}?requested\D{0,3}([\d,]+)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+_STATUS_OF = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "resource_exhausted": 429,
+    "invalid_request_error": 400,
+    "badrequesterror": 400,
+    "invalid_argument": 400,
+    "context_length_exceeded": 400,
+    "failed_precondition": 400,
+    "authentication_error": 401,
+    "authenticationerror": 401,
+    "invalid_api_key": 401,
+    "unauthenticated": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "permission_denied": 403,
+    "permissiondeniederror": 403,
+    "not_found": 404,
+    "not_found_error": 404,
+    "notfounderror": 404,
+    "model_not_found": 404,
+    "request_too_large": 413,
+    "api_error": 500,
+    "timeout_error": 504,
+    "deadline_exceeded": 504,
+    "unavailable": 503,
+    "overloaded_error": 529,
+}
+"""Names of errors that came in an answer of status 200. OpenAI's, vLLM's, Google's, and
+https://platform.claude.com/docs/en/api/errors"""
+
+_CODES = (
+    "code",
+    "type",
+    "status",
+    "reason",
+    "__type",
+    "error_code",
+    "errorCode",
+    "status_code",
+    "statusCode",
+)
+_NUMBERS = (*_CODES, "http_status", "http_code")
+_WORDS = ("message", "Message", "detail", "details", "error_description", "msg", "error_msg", "errorMessage")
+_MORE_WORDS = ("status_msg", "error", "errors", "title", "faultstring", "reason", "text")
+_INNER = ("error", "errors", "base_resp", "fault", "data")
+_DEPTH = 4
 
 
-def refusal(provider: str, status: int, body: object, headers: Mapping[str, str], place: str) -> LLMError:
+def refusal(
+    provider: str,
+    status: int,
+    body: object,
+    headers: Mapping[str, str],
+    place: str,
+    *,
+    after_all: bool = False,
+) -> LLMError:
     """The error for an answer with another status than 200.
 
     Args:
         provider: the adapter's name.
         status, body, headers: the answer; the body as data where it was JSON, else as text.
         place: the model and its address, for who has to correct them.
+        after_all: its status was 200, and the error came behind it.
     """
-    if isinstance(body, list) and body:  # Gemini's
-        body = body[0]
-    inner = body.get("error", body) if isinstance(body, Mapping) else body
-    fields: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
-    code = fields.get("code") or fields.get("type")
-    told = (fields.get("message") or fields.get("detail")) if fields else inner
-    text = " ".join(str(told or "no reason given").split())
+    fields = fields_of(body)
+    names = list(_names(fields))
+    text = " ".join((words_of(fields or body) or "no reason given").split())
     if 300 <= status < 400:
         to = masked(str(headers.get("location", "")))
         text = f"it sends us elsewhere ({to}), which nobody follows with a prompt: correct base_url"
-    kind = _error_class(status)
-    if code in _FILTERED:
-        kind = errors.ContentRefused
-    elif code in _NO_MONEY or fields.get("type") in _NO_MONEY or "credit balance" in text.lower():
-        kind = errors.NotAllowed
-    where = f" ({place})" if status == 404 or 300 <= status < 400 else ""
+    # Some gateways put what their provider answered into a 400 of their own.
+    real = status_of(fields) if status == 400 and _says_again(fields) else status
+    kind, alone = _error_class(real, names, text), _alone_too_large(text)
+    if alone and kind is errors.RateLimited:
+        kind = errors.BadRequest  # however long it waits, and it would hold all the others up
+    code = fields.get("code") or fields.get("type")
     return kind(
-        bounded(f"{provider} answered {status}: {text}", TEXT_LIMIT - len(where)) + where,
+        named(
+            f"{provider} answered {f'200 with an error ({status})' if after_all else status}: {text}", place
+        ),
         status=status,
-        retry_after_s=_first(retry_after_s(headers), _retry_delay_s(fields.get("details"))),
+        retry_after_s=wait_s(headers, fields, text, kind is errors.RateLimited),
         code=code if isinstance(code, str) else None,
         provider=provider,
+        unsayable=True if alone and kind is errors.BadRequest else None,
     )
+
+
+def named(text: str, place: str, limit: int = TEXT_LIMIT) -> str:
+    """A provider's words within bounds, and behind them who said so."""
+    where = f" ({place})"
+    return bounded(text, limit - len(where)) + where
+
+
+def read_body(data: bytes) -> object:
+    """What an error says: as data, however it is written, else as text."""
+    try:
+        return decode(data)
+    except msgspec.DecodeError:
+        return data.decode("utf-8", "replace")
+
+
+def status_of(said: object) -> int:
+    """The HTTP status for an error told in the midst of an answer; 500 where nothing says otherwise."""
+    fields = fields_of(said)
+    for name in _NUMBERS:
+        number = count(fields.get(name))
+        if 400 <= number <= 599:
+            return number
+    return next((_STATUS_OF[name.lower()] for name in _names(fields) if name.lower() in _STATUS_OF), 500)
+
+
+def _says_again(fields: Mapping[str, Any]) -> bool:
+    numbers = [count(fields.get(name)) for name in _NUMBERS]
+    return any(number in (*_AGAIN, 429) or 500 <= number <= 599 for number in numbers)
+
+
+def fields_of(body: object, depth: int = _DEPTH) -> Mapping[str, Any]:
+    """The object that says what is wrong, out of whatever is wrapped around it; empty where there is none."""
+    if isinstance(body, list):  # Gemini's, Cloudflare's
+        body = next((entry for entry in body if isinstance(entry, Mapping)), None)
+    if not isinstance(body, Mapping):
+        return {}
+    if depth:
+        for name in _INNER:
+            inner = fields_of(body.get(name), depth - 1) if name in body else {}
+            if inner and (name != "data" or words_of(inner)):
+                return inner
+    return body
+
+
+def words_of(said: object, depth: int = _DEPTH) -> str:
+    """What an error says in words; "" where it says none."""
+    if isinstance(said, str):
+        return said.strip()
+    if isinstance(said, list):
+        return "; ".join(filter(None, (words_of(entry, depth - 1) for entry in said[:20]))) if depth else ""
+    if not isinstance(said, Mapping) or not depth:
+        return ""
+    told = next((w for name in (*_WORDS, *_MORE_WORDS) if (w := words_of(said.get(name), depth - 1))), "")
+    metadata = said.get("metadata")  # OpenRouter's: what its provider said
+    raw = words_of(metadata.get("raw"), depth - 1) if isinstance(metadata, Mapping) else ""
+    return f"{told}: {raw}" if told and raw else told or raw
 
 
 BEYOND = 1024
@@ -68,51 +218,47 @@ def bounded(text: str, limit: int = TEXT_LIMIT) -> str:
     return text[: limit - 1] + "…" if more or len(text) > limit else text
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The seconds of ``retry-after-ms`` or ``Retry-After`` (a number, ``2s`` or a date), None without.
-
-    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
-    """
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name)
-        seconds = None if value is None else _seconds(value, unit, headers.get("date"))
-        if seconds is not None and math.isfinite(seconds):
-            return max(0.0, seconds)
-    return None
-
-
-def _seconds(value: str, unit: float, date: str | None) -> float | None:
-    try:
-        return float(value) * unit
-    except ValueError:
-        pass
-    if span := _SPAN.fullmatch(value.strip()):
-        return float(span[1]) * _UNITS[span[2]]
-    try:
-        # Against the server's own clock where it tells it: ours may differ.
-        now = parsedate_to_datetime(date).timestamp() if date else time.time()
-        return parsedate_to_datetime(value).timestamp() - now
-    except ValueError:
-        return None
-
-
-def _retry_delay_s(details: object) -> float | None:
-    """``retryDelay`` of Google's error details (https://google.aip.dev/193)."""
+def _names(fields: Mapping[str, Any]) -> Iterator[str]:
+    """All that an error calls itself."""
+    for name in _CODES:
+        value = fields.get(name)
+        if isinstance(value, (str, int)) and not isinstance(value, bool):
+            yield str(value)
+    details = fields.get("details")
     for detail in details if isinstance(details, list) else ():
-        if isinstance(detail, Mapping) and isinstance(told := detail.get("retryDelay"), str):
-            return _seconds(told, 1.0, None)
-    return None
+        if isinstance(detail, Mapping) and isinstance(detail.get("reason"), str):
+            yield detail["reason"]
 
 
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
+def _error_class(status: int, names: list[str], text: str) -> type[LLMError]:
+    """What it is: names count more than the status, and the status more than words."""
 
+    def called(what: re.Pattern[str]) -> bool:
+        return any(what.search(name) for name in names)
 
-def _error_class(status: int) -> type[LLMError]:
+    if any(name.lower() in _FILTERED for name in names):
+        return errors.ContentRefused
+    if status == 402 or called(_NO_MONEY) or _NO_MONEY_SAID.search(text):
+        return errors.NotAllowed
     if status == 429:
         return errors.RateLimited
-    if status in _AGAIN or status >= 500:
+    if status in (400, 403, 500, 503) and called(_THROTTLED):
+        return errors.RateLimited
+    if status in (400, 500) and not called(_BUSY) and _THROTTLED.search(text):
+        return errors.RateLimited
+    if status in _AGAIN or status >= 500 or (status == 400 and called(_BUSY)):
         return errors.ProviderBusy
-    if status in (401, 402, 403):
+    if status in (401, 403) or (status == 400 and called(_BAD_KEY)):
         return errors.NotAllowed
-    return errors.ModelNotFound if status == 404 else errors.BadRequest
+    if status in _GONE or (status == 400 and called(_UNKNOWN_MODEL)):
+        return errors.ModelNotFound
+    return errors.BadRequest
+
+
+def _alone_too_large(text: str) -> bool:
+    """The one request wants more than the whole limit of a minute: no wait helps."""
+    found = _ALONE_TOO_LARGE.search(text)
+    if found is None:
+        return False
+    limit, wanted = (count(number.replace(",", "")) for number in found.groups())
+    return wanted > limit

@@ -6,19 +6,25 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from aios_dist.worker.providers import Reply
+from aios_dist.worker.providers.lenient import Truncated
+from aios_dist.worker.providers.refusals import read_body, status_of
+from aios_dist.worker.providers.replies import NoAnswer, ProviderSaid, Reply, TooLarge
 
 DRAIN_S = 0.1
 """Seconds that the end of a stream may take after its last event, to keep the connection for another call."""
 
-_NO_DATA = (b"event:", b":", b"id:", b"retry:")
+_NO_DATA = (b":", b"id:", b"retry:")
+_FIELD = re.compile(rb"[\w-]+(?::.*)?")
+"""A field that nobody knows, which is passed over."""
+
+_DONE = (b"[DONE]", b"DONE", b'"[DONE]"')
+_BOM = b"\xef\xbb\xbf"
 
 
 class _Events:
@@ -27,30 +33,56 @@ class _Events:
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.ended = False
+        self.odd = b""  # the first line that is none of such a stream
+        self._kind = b""
         self._open = b""  # data whose JSON goes on in the next line
 
     def line(self, line: bytes) -> None:
-        """One line, without its end."""
-        line = line.strip()
-        if line.startswith(b"data:"):
-            data = line[5:].strip()
-        elif line[:1] in (b"{", b"["):  # an error that some servers throw in, bare
-            data = line
-        elif not line:
-            return self.end()
+        """One line, without its end.
+
+        Raises:
+            ProviderSaid: it is an error.
+            msgspec.DecodeError: it cannot be read.
+        """
+        line = line.strip().removeprefix(_BOM)
+        if b"\r" in line:  # also an end of a line
+            for part in line.split(b"\r"):
+                self.line(part)
+            return
+        if not line:
+            self.end()
+        elif line.startswith(b"data:"):
+            self._data(line[5:].strip())
+        elif line[:1] in (b"{", b"[") and not self._open:  # an error that some servers throw in, bare
+            self._data(line)
+        elif line.startswith(b"event:"):
+            self._kind = line[6:].strip()
         elif line.startswith(_NO_DATA):
-            return None
-        else:
-            raise msgspec.DecodeError("the stream is not one of server-sent events")
+            pass
+        elif self._open:  # a line break within a string
+            self._data(line)
+        elif line.startswith(b"error:"):
+            said = read_body(line[6:].strip())
+            raise ProviderSaid(status_of(said), said)
+        elif not _FIELD.fullmatch(line):  # what a server says that breaks down
+            self.odd = self.odd or line
+
+    def _data(self, data: bytes) -> None:
         if not data:
-            return None
+            return
+        if data.upper() in _DONE:
+            self.end()
+            self.ended = True
+            return
+        if self._kind == b"error" and not self._open:
+            said = read_body(data)
+            raise ProviderSaid(status_of(said), said)
         data = self._open + b"\n" + data if self._open else data
         try:
             self.ended = self.reply.event(data) or self.ended
             self._open = b""
         except msgspec.DecodeError:
             self._open = data
-        return None
 
     def end(self) -> None:
         """The event ends here, so its data must be whole.
@@ -58,9 +90,30 @@ class _Events:
         Raises:
             msgspec.DecodeError: it is not.
         """
+        data, self._open, self._kind = self._open, b"", b""
+        try:
+            if data:
+                self.ended = self.reply.event(data) or self.ended
+        except Truncated as exc:
+            raise msgspec.DecodeError(str(exc)) from None
+
+    def last(self, line: bytes) -> None:
+        """The stream ends behind this line, which had no end.
+
+        Raises:
+            EOFError: in its middle.
+        """
+        if line:
+            self.line(line)
         data, self._open = self._open, b""
-        if data:
-            self.ended = self.reply.event(data) or self.ended
+        try:
+            if data:
+                self.ended = self.reply.event(data) or self.ended
+        except Truncated:
+            raise EOFError(CUT) from None
+
+
+CUT = "the stream ended before the answer did"
 
 
 async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | None:
@@ -68,11 +121,9 @@ async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | Non
 
     Raises:
         EOFError: it ended before the answer did.
-        NoAnswer: it ended in good form and had nothing of an answer.
+        NoAnswer: it ended in good form and had nothing of an answer, or the page of a proxy.
         ProviderSaid, msgspec.DecodeError: see :meth:`Reply.event`.
     """
-    from aios_dist.worker.providers import NoAnswer, ProviderSaid
-
     events = _Events(reply)
     first: float | None = None
     begun: list[bytes] = []  # of a line: joined once, so that a long one costs linear time
@@ -87,6 +138,8 @@ async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | Non
                 begun = [rest]
                 for line in lines:
                     events.line(line)
+                    if events.ended:
+                        break
             if first is None and (reply.text or reply.calls):
                 first = time.monotonic()
             if events.ended:
@@ -97,16 +150,25 @@ async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | Non
             raise
     except Exception as exc:
         broke = exc
+        if isinstance(exc, TooLarge):
+            begun.clear()  # which its frames would keep
     # Whatever comes behind the end of an answer, or does not come, breaks nothing.
     try:
         if not (events.ended or reply.complete):
-            events.line(b"".join(begun))
-            events.end()
-    except msgspec.DecodeError as exc:
+            events.last(b"".join(begun))
+    except (msgspec.DecodeError, EOFError) as exc:
         raise broke or exc from None
-    if not (events.ended or reply.complete):
-        raise broke or EOFError("the stream ended before the answer did")
-    if not (reply.complete or reply.text or reply.calls):
+    if reply.complete:
+        return first
+    if events.odd and broke is None:
+        raise (
+            NoAnswer(events.odd)
+            if events.odd[:1] == b"<"
+            else ProviderSaid(500, events.odd.decode("utf-8", "replace"))
+        )
+    if not events.ended:
+        raise broke or EOFError(CUT)
+    if not (reply.text or reply.calls):
         raise NoAnswer(bytes(reply.raw))
     return first
 

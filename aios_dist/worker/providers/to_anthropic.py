@@ -186,7 +186,17 @@ def tools_of(conversation: list[Json]) -> list[Json]:
 
 
 _KNOWN = frozenset(
-    {"audio", "content", "function_call", "name", "refusal", "role", "tool_call_id", "tool_calls"}
+    {
+        "annotations",
+        "audio",
+        "content",
+        "function_call",
+        "name",
+        "refusal",
+        "role",
+        "tool_call_id",
+        "tool_calls",
+    }
 )  # of a message
 
 
@@ -228,7 +238,9 @@ class _Talk:
         if message.get("audio") is not None:
             self._leave_out("sound of earlier answers")
         content = content or message.get("refusal")
-        if isinstance(content, str) and content and not calls:
+        if isinstance(content, str) and not content.strip():
+            content = None  # white space alone is refused
+        if isinstance(content, str) and not calls:
             self.out.append({"role": "assistant", "content": content})
         elif parts := [*self._parts(content), *map(_tool_use, calls)]:
             self.out.append({"role": "assistant", "content": parts})

@@ -57,8 +57,15 @@ def _tool(definition: Any, left_out: list[str]) -> Any:
     return definition
 
 
-def messages(conversation: list[Json], left_out: list[str]) -> list[Json]:
-    """A conversation with Anthropic's blocks in OpenAI's form; messages without any pass untouched."""
+def messages(conversation: list[Json], left_out: list[str], itself: bool = False) -> list[Json]:
+    """A conversation with Anthropic's blocks in OpenAI's form; messages without any pass untouched.
+
+    Args:
+        conversation: the messages.
+        left_out: gets what is not sent.
+        itself: it goes to OpenAI, and not to another server that speaks its protocol: what an answer of such
+            a server had of its own (its reasoning, its signatures) OpenAI answers with 400.
+    """
     out: list[Json] = []
     for message in conversation:
         content = message.get("content")
@@ -66,7 +73,33 @@ def messages(conversation: list[Json], left_out: list[str]) -> list[Json]:
             out += _translated(message, content, left_out)
         else:
             out.append(message)
-    return out
+    return [_known(message, left_out) for message in out] if itself else out
+
+
+_OF_AN_ANSWER = frozenset(
+    {"annotations", "audio", "content", "function_call", "name", "refusal", "role", "tool_calls"}
+)
+_OF_A_CALL = frozenset({"custom", "function", "id", "type"})
+
+
+def _known(message: Json, left_out: list[str]) -> Json:
+    """An earlier answer without what OpenAI does not know of it; other messages as they are."""
+    if message.get("role") != "assistant":
+        return message
+    calls = message.get("tool_calls")
+    odd = message.keys() - _OF_AN_ANSWER
+    odd_calls = isinstance(calls, list) and any(
+        isinstance(c, Mapping) and c.keys() - _OF_A_CALL for c in calls
+    )
+    for name in sorted(odd):
+        if message[name] and f"{name} of messages" not in left_out:
+            left_out.append(f"{name} of messages")
+    made = {name: value for name, value in message.items() if name not in odd}
+    if odd_calls and isinstance(calls, list):
+        made["tool_calls"] = [
+            {k: v for k, v in c.items() if k in _OF_A_CALL} if isinstance(c, Mapping) else c for c in calls
+        ]
+    return made if odd or odd_calls else message
 
 
 def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[Json]:
@@ -88,7 +121,7 @@ def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[
                     left_out.append("thinking of earlier answers")
             case _:
                 parts.append(_part(part))
-    if parts or calls:
+    if parts or calls or message.get("tool_calls"):
         text = all(_type(part) == "text" and set(part) == {"type", "text"} for part in parts)
         said: Any = parts
         if message.get("role") == "assistant" and text:  # which has text only, with most servers

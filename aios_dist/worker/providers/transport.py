@@ -3,7 +3,8 @@
 No cookies: one tenant's would go with another's call. No redirects but 307 and 308 within the same origin:
 any other place would get prompt and configured headers. An idle connection that turns out to be dead when it
 is used is no try: the request goes over another one at once. A peer that is gone is noticed (TCP
-keep-alive), also in the midst of an answer that may take for ever.
+keep-alive), also in the midst of an answer that may take for ever. What comes back is unpacked here, and
+bounded.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import aiohttp
 import httpx2
 from aiohttp.client_proto import ResponseHandler
+
+from aios_dist.worker.providers.replies import TooLarge
 
 CONNECT_S = 10.0
 """Seconds for a connection to be made; all that follows counts against the model's ``timeout``."""
@@ -33,6 +38,12 @@ DEAD_S = 0.5
 """One that was dead says so within a round trip. What breaks later may have been at work on the request."""
 
 PIECE = 16 * 1024
+MOST_OF_A_HEADER = 256 * 1024
+"""Bytes; 8 kB, as aiohttp has it, are fewer than some proxies' policies and tokens have."""
+
+MOST_OF_AN_ERROR = 1024 * 1024
+"""Bytes of a refusal that are read."""
+
 KEEP_ALIVE = {"TCP_KEEPIDLE": 45, "TCP_KEEPALIVE": 45, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 """A silent peer is asked after 45 s, and given up two minutes after its last sign. (The second is macOS' name
 of the first.)"""
@@ -41,22 +52,37 @@ _ORIGIN_KEEPS = (307, 308)
 _REFUSED_HEADERS = (b"set-cookie", b"set-cookie2")
 
 
-def open_client() -> httpx2.AsyncClient:
-    """The HTTP client that an SDK is given. No limit but the worker's slots holds a call back."""
-    return _Client(follow_redirects=False, timeout=httpx2.Timeout(None, connect=CONNECT_S))
+def open_client(answer_limit: int) -> httpx2.AsyncClient:
+    """The HTTP client that an SDK is given. No limit but the worker's slots holds a call back.
+
+    Args:
+        answer_limit: bytes of one answer, unpacked.
+    """
+    return _Client(answer_limit)
 
 
 class _Client(httpx2.AsyncClient):
+    def __init__(self, answer_limit: int) -> None:
+        self._answer_limit = answer_limit
+        super().__init__(follow_redirects=False, timeout=httpx2.Timeout(None, connect=CONNECT_S))
+
     def _init_transport(self, *args: Any, **options: Any) -> httpx2.AsyncBaseTransport:
-        return Transport(_verified(**options))
+        return Transport(_verified(**options), self._answer_limit)
 
     def _init_proxy_transport(
         self, proxy: httpx2.Proxy, *args: Any, **options: Any
     ) -> httpx2.AsyncBaseTransport:
-        return Transport(_verified(**options), proxy)
+        return Transport(_verified(**options), self._answer_limit, proxy)
 
 
 def _verified(verify: Any = True, cert: Any = None, trust_env: bool = True, **_: Any) -> ssl.SSLContext:
+    where = tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    return _context(verify, cert, trust_env, where)
+
+
+@functools.lru_cache(maxsize=8)
+def _context(verify: Any, cert: Any, trust_env: bool, where: tuple[str | None, ...]) -> ssl.SSLContext:
+    """One for all models: to read all the world's certificates takes 0.1 s."""
     return httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
 
 
@@ -65,11 +91,13 @@ class Transport(httpx2.AsyncBaseTransport):
 
     Args:
         verify: how servers are verified.
+        answer_limit: bytes of one answer, unpacked.
         proxy: what stands between, if anything.
     """
 
-    def __init__(self, verify: ssl.SSLContext, proxy: httpx2.Proxy | None = None) -> None:
+    def __init__(self, verify: ssl.SSLContext, answer_limit: int, proxy: httpx2.Proxy | None = None) -> None:
         self._verify = verify
+        self._answer_limit = answer_limit
         self._through: dict[str, Any] = {}
         if proxy is not None:
             login = aiohttp.BasicAuth(*proxy.auth) if proxy.auth else None
@@ -92,7 +120,11 @@ class Transport(httpx2.AsyncBaseTransport):
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_reused)
             self._sessions[new] = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[trace]
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[trace],
+                max_line_size=MOST_OF_A_HEADER,
+                max_field_size=MOST_OF_A_HEADER,
             )
         return self._sessions[new]
 
@@ -103,6 +135,7 @@ class Transport(httpx2.AsyncBaseTransport):
             aiohttp.ClientError, OSError: there was no connection, or it broke.
         """
         await request.aread()
+        request.headers["accept-encoding"] = "gzip, deflate"  # what is unpacked here
         # Twice through the loop: it reads what idle connections have to say (that they are closed).
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -115,10 +148,15 @@ class Transport(httpx2.AsyncBaseTransport):
             response.release()
             url = to
             response = await self._send(request, url)
+        said = response.headers.get("content-encoding", "").lower().split(",")
+        packed = ",".join(name for one in said if (name := one.strip()) not in ("", "identity"))
+        ours = packed in ("", *_PACKED)
+        refused = (*_REFUSED_HEADERS, b"content-encoding") if ours else _REFUSED_HEADERS
+        most = self._answer_limit if response.status < 400 else MOST_OF_AN_ERROR
         return httpx2.Response(
             status_code=response.status,
-            headers=[(k, v) for k, v in response.raw_headers if k.lower() not in _REFUSED_HEADERS],
-            stream=_Body(response),
+            headers=[(k, v) for k, v in response.raw_headers if k.lower() not in refused],
+            stream=_Body(response, Unpacked(packed if ours else ""), most),
             request=request,
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
         )
@@ -155,6 +193,72 @@ class Transport(httpx2.AsyncBaseTransport):
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             await session.close()
+
+
+class Unpacked:
+    """Bytes as they were before they were packed, a piece at a time, however small they have become.
+
+    What is called packed and is not passes as it is, and of what is damaged all that comes before: it
+    was paid for.
+
+    Args:
+        encoding: ``gzip``, ``deflate``; anything else: not packed.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._packed = encoding in _PACKED
+        self._head = b""
+        self._inflate: Any = None
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What is in the next bytes, in pieces of ``PIECE`` at the most (of what was packed)."""
+        if self._packed and self._inflate is None:
+            self._head += data
+            length = _head_length(self._head)
+            if length is None:
+                return  # it is not all there
+            self._packed, data, self._head = length >= 0, self._head[max(0, length) :], b""
+            # No sum at the end is looked at: what has been unpacked is there.
+            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        if not self._packed:
+            yield data
+            return
+        while data and not self._inflate.eof:
+            try:
+                piece = self._inflate.decompress(data, PIECE)
+            except zlib.error:
+                return
+            data = self._inflate.unconsumed_tail
+            if piece:
+                yield piece
+
+
+def _head_length(data: bytes) -> int | None:
+    """Bytes before what is packed; -1: nothing is, whatever its header says; None: more must come.
+
+    https://www.rfc-editor.org/rfc/rfc1952 and 1950; some servers write no head at all.
+    """
+    if len(data) < 2:
+        return None
+    if data[:2] != b"\x1f\x8b":
+        if data[:1] == b"\x78" and int.from_bytes(data[:2], "big") % 31 == 0:
+            return 2
+        return -1 if data.lstrip()[:1] in (b"{", b"[", b"d", b"e", b":", b"<", b"\xef") else 0
+    if len(data) < 10:
+        return None
+    flags, at = data[3], 10
+    if flags & 4:
+        at += 2 + int.from_bytes(data[10:12], "little")
+    for text in (8, 16):  # its name, and a comment
+        if flags & text:
+            at = data.find(b"\0", at) + 1
+            if not at:
+                return None
+    at += 2 if flags & 2 else 0
+    return at if len(data) >= at else None
+
+
+_PACKED = ("gzip", "x-gzip", "deflate")
 
 
 class _Connection(ResponseHandler):
@@ -198,12 +302,29 @@ async def _reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConne
 
 
 class _Body(httpx2.AsyncByteStream):
-    """What comes behind the headers. What was received before a connection broke is given all the same."""
+    """What comes behind the headers. What was received before a connection broke is given all the same.
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    Raises:
+        TooLarge: it is more than it may be. Of an error, what is more is not read.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, unpacked: Unpacked, most: int) -> None:
         self._response = response
+        self._unpacked = unpacked
+        self._most = most
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        came = 0
+        async for packed in self._packed():
+            for piece in self._unpacked.pieces(packed):
+                came += len(piece)
+                if came > self._most:
+                    if self._response.status < 400:
+                        raise TooLarge(self._most)
+                    return
+                yield piece
+
+    async def _packed(self) -> AsyncIterator[bytes]:
         content = self._response.content
         try:
             async for piece in content.iter_chunked(PIECE):
@@ -242,4 +363,4 @@ def _kept_alive(address: Any) -> socket.socket:
     return made
 
 
-__all__ = ["Transport", "open_client"]
+__all__ = ["Transport", "Unpacked", "open_client"]

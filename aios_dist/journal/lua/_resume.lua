@@ -1,0 +1,18 @@
+-- A paused job goes on: shared by resume, rewind and unpark.
+
+-- A paused job goes on; its steps wait again with the rank that they had. Gives whether there are some that have still to follow.
+local function resume_job(job)
+  local k = key('job', job)
+  mark(job)
+  local facts = redis.call('HMGET', k, 'n', 'v', 'wake', 'pk')
+  redis.call('HSET', k, 'st', 'running')
+  redis.call('HDEL', k, 'why', 'pk')
+  if facts[4] then redis.call('ZREM', P .. 'parked', facts[4] .. '|' .. job) end
+  event(job, stamp(), 'resumed', '')
+  local left = follow_all(job, 'running', facts[1])
+  if facts[3] or number(facts[1]) <= number(facts[2]) then
+    redis.call('HDEL', k, 'wake')
+    need_turn(job)
+  end
+  return left
+end

@@ -1,0 +1,152 @@
+"""When a provider wants to be asked again: in its headers, its error, or its words. In seconds from now."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(
+    r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])\s*",
+    re.IGNORECASE,
+)
+_WORDS = re.compile(
+    r"(?:try again|retry|available|wait)\b[^.\d]{0,40}?\b(?:in|after|for)\s+([\d.]+[^,;()\"]*)", re.IGNORECASE
+)
+_RESET = re.compile(r"(?:x-|anthropic-)?rate-?limit-(?:(?P<one>[a-z-]+?)-)?reset(?:-(?P<other>[a-z-]+))?")
+_IETF = re.compile(r"\b(?:reset|t)=(\d+)")
+"""``RateLimit`` of the IETF's drafts: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/"""
+
+_EPOCH = 10**9
+"""A number above is a moment, in seconds, and one a thousand times as large in ms: no wait is 30 years."""
+
+_IN_BODY = (("retry_after_ms", 1e-3), ("retry_after", 1.0), ("retryAfter", 1.0), ("retry_after_seconds", 1.0))
+_IN_BODY_LAST = (("estimated_time", 1.0),)  # of Hugging Face, until a model is loaded
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The seconds of ``retry-after-ms`` or ``Retry-After`` (a number, ``1m30s`` or a date), None without.
+
+    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0), ("x-retry-after", 1.0)):
+        value = headers.get(name)
+        seconds = None if value is None else seconds_of(value, unit, headers.get("date"))
+        if seconds is not None:
+            return seconds
+    return None
+
+
+def wait_s(headers: Mapping[str, str], fields: Mapping[str, Any], text: str, limited: bool) -> float | None:
+    """The seconds for which a provider wants to be left in peace; None where it does not say.
+
+    Args:
+        headers: of its refusal.
+        fields: the refusal's body.
+        text: its words.
+        limited: it refused since there was too much: only then its limits say when there is room again.
+    """
+    for found in _said(headers, fields, text, limited):
+        if found is not None:
+            return found
+    return None
+
+
+def _said(
+    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, limited: bool
+) -> Iterator[float | None]:
+    """What each place says of it, the most exact first."""
+    yield retry_after_s(headers)
+    yield _retry_delay_s(fields.get("details"))
+    for name, unit in (*_IN_BODY, *_IN_BODY_LAST):
+        value = fields.get(name)
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            yield seconds_of(str(value), unit)
+    if limited:
+        if told := _WORDS.search(text):
+            yield _span(told[1])
+        yield _reset_s(headers)
+
+
+def seconds_of(value: str, unit: float = 1.0, date: str | None = None) -> float | None:
+    """A wait in any form that is in use (a number, ``1m30s``, a date, a moment), never before now; else None.
+
+    Args:
+        value: the wait.
+        unit: seconds that a plain number counts.
+        date: the server's own clock, where it tells it: ours may differ.
+    """
+    value = value.strip().strip('"')
+    try:
+        number = float(value)
+    except ValueError:
+        found = _span(value)
+        if found is None:
+            found = _until(value, date)
+    else:
+        if number > _EPOCH * 1000:
+            found = number / 1000 - time.time()
+        else:
+            found = number - time.time() if number > _EPOCH else number * unit
+    return max(0.0, found) if found is not None and math.isfinite(found) else None
+
+
+def _span(value: str) -> float | None:
+    """``1m26.4s``, ``20 seconds``; what follows the first time is not looked at."""
+    seconds, at = 0.0, 0
+    while part := _PART.match(value, at):
+        unit = part[2].lower()
+        seconds += float(part[1]) * _UNITS["ms" if unit.startswith("mil") or unit == "ms" else unit[0]]
+        at = part.end()
+    return seconds if at else None
+
+
+def _until(value: str, date: str | None) -> float | None:
+    try:
+        then = datetime.fromisoformat(value)
+    except ValueError:
+        pass
+    else:
+        return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - time.time()
+    try:
+        now = parsedate_to_datetime(date).timestamp() if date else time.time()
+        return parsedate_to_datetime(value).timestamp() - now
+    except (ValueError, OverflowError):
+        return None
+
+
+def _retry_delay_s(details: object) -> float | None:
+    """``retryDelay`` of Google's error details (https://google.aip.dev/193)."""
+    for detail in details if isinstance(details, list) else ():
+        told = detail.get("retryDelay") if isinstance(detail, Mapping) else None
+        if isinstance(told, Mapping):
+            told = f"{told.get('seconds', 0)}s"
+        if isinstance(told, str):
+            return seconds_of(told)
+    return None
+
+
+def _reset_s(headers: Mapping[str, str]) -> float | None:
+    """When the limits that are used up are no more; of several the last one."""
+    waits: dict[bool, list[float]] = {True: [], False: []}
+    for name, value in headers.items():
+        found = _RESET.fullmatch(name.lower())
+        if found is None:
+            if name.lower() in ("ratelimit", "x-ratelimit") and (told := _IETF.search(value)):
+                waits[False].append(float(told[1]))
+            continue
+        seconds = seconds_of(value, 1.0, headers.get("date"))
+        if seconds is None:
+            continue
+        left = headers.get(name.lower().replace("reset", "remaining"), "")
+        what = found["one"] or found["other"] or ""
+        if left.strip() in ("0", "0.0"):
+            waits[True].append(seconds)
+        elif not left or "token" in what:  # some tokens are left, and the call wanted more
+            waits[False].append(seconds)
+    return max(waits[True] or waits[False], default=None)

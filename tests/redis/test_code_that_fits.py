@@ -1,0 +1,191 @@
+"""Which worker runs a job's program: one with the code that it began with, while there is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aios_dist.journal import Claim, Need, Nothing, WorkerInfo
+from aios_dist.journal.records import random_name
+from tests.redis.breaking import begun, parks
+from tests.redis.conftest import starts
+
+if TYPE_CHECKING:
+    from tests.redis.conftest import Hand
+
+
+async def worker(hand: Hand, id: str, code: str, lanes: str = "turns", ago: float = 0.0) -> WorkerInfo:
+    """A worker that has this code of agent ``a``, as it said so long ago."""
+    now = await hand.journal.now()
+    info = WorkerInfo(
+        id=id,
+        host="h",
+        pid=1,
+        pool="p",
+        lanes=lanes.split(),
+        slots=1,
+        agents=["a"],
+        codes={"a": code},
+        started_at=now,
+        seen_at=now - ago,
+    )
+    await hand.journal.announce(info, {})
+    return info
+
+
+async def take(hand: Hand, code: str | None, lane: str = "turns") -> Claim | Nothing:
+    """What a worker with this code of ``a`` gets; None: of a release that knows none."""
+    codes = None if code is None else {"a": code}
+    return await hand.journal.take(lane, "w", random_name(), models=["small"], agents=["a"], codes=codes)
+
+
+async def a_turn_waits(hand: Hand, id: str = "j") -> None:
+    await hand.submit(begun(id, "x"))
+    await hand.commit(await hand.claim(), turn_here=False)
+
+
+async def test_a_turn_waits_for_the_code_that_its_job_began_with(hand: Hand) -> None:
+    await worker(hand, "old", "old")
+    await a_turn_waits(hand)
+    got = await take(hand, "new")
+    assert isinstance(got, Nothing)
+    assert got.elsewhere, "its ticket belongs to the other"
+    assert isinstance(await take(hand, "new"), Nothing)
+    await hand.look()
+    assert await hand.journal.needs(["turns"]) == [Need("turns", "code/a@old", 1, True)]
+    got = await take(hand, "old")
+    assert isinstance(got, Claim)
+    assert (got.job, got.step, got.code, got.fits) == ("j", "t", "old", True)
+    assert await hand.journal.needs(["turns"]) == []
+    await hand.look()
+
+
+async def test_what_is_behind_it_goes_on_meanwhile(hand: Hand) -> None:
+    await worker(hand, "old", "old")
+    await a_turn_waits(hand)
+    await hand.submit(starts("k"))
+    got = await take(hand, "new")
+    assert isinstance(got, Claim)
+    assert (got.job, got.code) == ("k", "")
+
+
+async def test_a_worker_that_ends_says_so_at_once_and_who_is_left_tries(hand: Hand) -> None:
+    one, other = await worker(hand, "one", "old"), await worker(hand, "other", "old")
+    await a_turn_waits(hand)
+    await hand.journal.leave("one", one.code_needs())
+    assert isinstance(await take(hand, "new"), Nothing), "the other has it"
+    await hand.journal.leave("other", other.code_needs())
+    got = await take(hand, "new")
+    assert isinstance(got, Claim)
+    assert (got.job, got.step) == ("j", "t")
+    assert got.fits
+    await hand.look()
+    assert isinstance(await take(hand, "new"), Nothing)
+    assert await hand.redis("EXISTS", hand.keys.wanted("turns"), hand.keys.held("?code/a@old")) == 0
+    assert await hand.redis("ZRANGE", hand.keys.prefix + "holds:turns", 0, -1) == []
+
+
+async def test_one_that_was_lost_is_waited_for_as_long_as_a_lease(hand: Hand) -> None:
+    lease = hand.config.lease
+    await worker(hand, "old", "old", ago=lease - 2.0)
+    await a_turn_waits(hand)
+    assert isinstance(await take(hand, "new"), Nothing)
+    await hand.redis("DEL", hand.keys.serving)
+    await worker(hand, "old", "old", ago=lease + 0.1)
+    assert isinstance(await take(hand, "new"), Claim)
+
+
+async def test_the_code_of_a_worker_that_runs_no_turns_is_not_waited_for(hand: Hand) -> None:
+    await worker(hand, "old", "old", lanes="llm")
+    await a_turn_waits(hand)
+    assert isinstance(await take(hand, "new"), Claim)
+
+
+async def test_a_call_is_anybodys_and_its_turn_is_not(hand: Hand) -> None:
+    await worker(hand, "old", "old")
+    await hand.submit(begun("j", "x"), begun("k", "x"))
+    for code, fits in (("new", False), ("old", True)):
+        got = await take(hand, code, "llm")
+        assert isinstance(got, Claim)
+        assert (got.code, got.fits) == ("old", fits)
+
+
+async def test_a_release_that_knows_no_codes_takes_what_there_is(hand: Hand) -> None:
+    await worker(hand, "old", "old")
+    await a_turn_waits(hand)
+    assert isinstance(await take(hand, "new"), Nothing)
+    got = await take(hand, None)
+    assert isinstance(got, Claim)
+    assert got.job == "j"
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause"])
+async def test_a_job_whose_turn_waits_for_code_leaves_nothing_behind(hand: Hand, verb: str) -> None:
+    await worker(hand, "old", "old")
+    await a_turn_waits(hand)
+    await take(hand, "new")
+    await getattr(hand.journal, verb)("j")
+    assert await hand.redis("EXISTS", hand.keys.held("?code/a@old")) == 0
+    await hand.look()
+    if verb == "pause":
+        await hand.journal.resume("j")
+        assert isinstance(await take(hand, "old"), Claim)
+
+
+async def test_where_another_has_the_code_its_turn_is_that_ones_and_nothing_is_parked(hand: Hand) -> None:
+    await hand.submit(begun("j", "x"))
+    await worker(hand, "old", "old")
+    claim = await hand.claim()
+    done = await hand.commit(claim, decision=parks(1, 1))
+    assert done.status == "advanced"
+    (view,) = await hand.journal.views(["j"])
+    assert view is not None
+    assert view.state == "running"
+    assert isinstance(await take(hand, "new"), Nothing)
+    got = await take(hand, "old")
+    assert isinstance(got, Claim)
+    assert got.is_turn
+
+
+async def test_those_with_other_code_stay_parked_when_one_comes_back(hand: Hand) -> None:
+    for id, code in (("j", "old"), ("k", "older"), ("l", "old")):
+        job = begun(id, "x")
+        assert job.decision is not None
+        await hand.submit(job)
+        await hand.redis("HSET", hand.keys.job(id), "ch", code)
+        await hand.journal.advance(id, parks(0, 1))
+    assert (await hand.journal.unpark())[0] == 0
+    await worker(hand, "back", "old")
+    assert (await hand.journal.unpark())[0] == 2
+    views = await hand.journal.views(["j", "k", "l"])
+    assert [view.state for view in views if view] == ["running", "paused", "running"]
+    await hand.look()
+    await hand.journal.resume("k")
+    assert await hand.redis("EXISTS", hand.keys.prefix + "parked") == 0
+
+
+async def test_many_parked_jobs_go_on_some_at_a_time(hand: Hand) -> None:
+    for n in range(45):
+        await hand.submit(begun(f"j{n}", "x"))
+        await hand.journal.advance(f"j{n}", parks(0, 1))
+    await worker(hand, "back", "old")
+    went_on, more = [], True
+    while more:
+        count, _, more = await hand.journal.unpark()
+        went_on.append(count)
+    assert sum(went_on) == 45
+    assert max(went_on) <= 20
+    await hand.look()
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+async def test_a_jump_of_redis_clock_keeps_nobody_waiting_for_code_that_is_gone(
+    hand: Hand, jump: float
+) -> None:
+    """A worker said so before the clock jumped, and was lost since."""
+    await worker(hand, "old", "old", ago=jump)
+    await hand.journal.shift(jump, 5.0, 0)
+    until = float(await hand.redis("ZSCORE", hand.keys.serving, "code/a@old")) / 1e6
+    now = await hand.journal.now()
+    assert now < until <= now + hand.config.lease

@@ -1,0 +1,186 @@
+"""Rows of workers that are gone, and events that find no connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aios_dist.cli.flower_events import Rows, sound
+from aios_dist.journal import Lost
+from aios_dist.worker import telemetry
+from aios_dist.worker.rows import Rows as TellsOfTries
+from aios_dist.worker.telemetry import Dispatcher
+
+
+def event(kind: str, uuid: str = "", pid: int = 1, host: str = "a@h", **more: Any) -> dict[str, Any]:
+    now = time.time()
+    made = {"type": kind, "hostname": host, "pid": pid, "timestamp": now, "local_received": now, "clock": 1}
+    return {**made, **({"uuid": uuid} if uuid else {}), **more}
+
+
+@pytest.fixture
+def rows() -> Rows:
+    made = Rows()
+    made.event(event("worker-online", active=0))
+    return made
+
+
+def states(rows: Rows) -> dict[str, str]:
+    return {uuid: row.state for uuid, row in rows.tasks.items()}
+
+
+def test_open_rows_of_a_worker_that_is_silent_are_closed_and_no_others(rows: Rows) -> None:
+    for uuid in ("open", "done", "tried"):
+        rows.event(event("task-received", uuid, name="n"))
+        rows.event(event("task-started", uuid))
+    rows.event(event("task-succeeded", "done"))
+    rows.event(event("task-retried", "tried"))
+    rows.event(event("worker-heartbeat", active=3))
+    assert rows.close_lost(60.0) == 0
+    assert rows.close_lost(0.0) == 1
+    assert states(rows) == {"open": "LOST", "done": "SUCCESS", "tried": "RETRY"}
+    assert rows.tasks["open"].exception.startswith("WorkerLost: a@h (process 1) is silent")
+    assert rows.workers["a@h"].active == 0
+    assert rows.close_lost(0.0) == 0
+
+
+def test_the_next_process_under_the_same_name_keeps_its_rows(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.event(event("task-started", "old"))
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 20.0)
+    rows.event(event("worker-online", pid=2))
+    rows.event(event("task-started", "new", pid=2))
+    assert rows.close_lost(14.0) == 1
+    assert states(rows) == {"old": "LOST", "new": "STARTED"}
+
+
+def test_a_row_that_was_closed_too_soon_ends_as_its_worker_says(rows: Rows) -> None:
+    rows.event(event("task-started", "late"))
+    rows.close_lost(0.0)
+    rows.event(event("task-succeeded", "late", result="2 + 3 tokens"))
+    assert states(rows) == {"late": "SUCCESS"}
+
+
+def test_closing_a_row_is_no_sign_of_life_of_its_worker(rows: Rows) -> None:
+    rows.event(event("task-started", "x"))
+    rows.event(event("worker-offline"))
+    rows.close_lost(0.0)
+    assert not rows.workers["a@h"].alive
+    rows.event(event("task-started", "y"))
+    rows.workers.pop("a@h")  # as Flower does, who shows it no longer
+    rows.close_lost(0.0)
+    assert "a@h" not in rows.workers
+    assert set(states(rows).values()) == {"LOST"}
+
+
+def test_who_notices_that_a_worker_was_lost_does_not_take_its_row(rows: Rows) -> None:
+    rows.event(event("task-started", "x"))
+    rows.event(event("task-retried", "x", pid=7, host="b@h", worker_lost="a@h"))
+    assert (rows.tasks["x"].state, rows.tasks["x"].worker.hostname) == ("RETRY", "a@h")
+    assert rows.close_lost(0.0) == 0
+
+
+def test_rows_that_flower_has_kept_on_disk_are_closed_too() -> None:
+    before = Rows()
+    before.event(event("task-started", "x"))
+    after = Rows(workers=before.workers, tasks=before.tasks)
+    assert after.close_lost(60.0) == 0
+    assert after.close_lost(0.0) == 1
+
+
+def test_times_of_a_row_may_be_said_and_are_left_out_where_they_are_none() -> None:
+    said = sound(event("task-received", "x", received=1.5, started="never"))
+    assert (said["received"], "started" in said) == (1.5, False)
+
+
+def test_what_is_told_again_makes_what_is_missing_and_changes_nothing_else(rows: Rows) -> None:
+    rows.event(event("task-started", "heard", name="n"))
+    rows.event(event("task-retried", "heard", result="first"))
+    count = rows.counter["a@h"]["task-retried"]
+    for uuid in ("heard", "missed"):
+        for kind in ("task-received", "task-started", "task-retried"):
+            rows.event(event(kind, uuid, again=1, name="n", result="again"))
+    assert states(rows) == {"heard": "RETRY", "missed": "RETRY"}
+    assert (rows.tasks["heard"].result, rows.tasks["missed"].result) == ("first", "again")
+    assert rows.counter["a@h"]["task-retried"] == count + 1
+    assert rows.close_lost(0.0) == 0
+
+
+def test_a_worker_tells_again_what_it_has_told_lately_and_what_is_open() -> None:
+    sent: list[tuple[str, dict[str, Any]]] = []
+    told = TellsOfTries(lambda type, **fields: sent.append((type, fields)))
+    told.lost(Lost("j", "0", "t0k", "a@h:1:x", "ready", "trip", "llm", "small", 1, "c1"))
+    sent.clear()
+    assert told.again() == 1
+    assert [type for type, _ in sent] == ["task-received", "task-started", "task-retried"]
+    assert {fields["uuid"] for _, fields in sent} == {"j.0.t0k"}
+    assert all(fields["again"] == 1 for _, fields in sent)
+
+
+def test_workers_are_asked_again_for_what_they_told_not_at_every_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    telemetry.answer_again(lambda: 3)
+    try:
+        ask = telemetry.Panel.data[telemetry.AGAIN]
+        assert [ask(None), ask(None)] == [{"rows": 3}, {"rows": 0}]
+        now += 1.0
+        assert ask(None) == {"rows": 3}
+    finally:
+        del telemetry.Panel.data[telemetry.AGAIN]
+
+
+class Line:
+    """Celery's dispatcher on one connection."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self.sent: list[str] = []
+        self.flushed = 0
+
+    def send(self, type: str, **_: Any) -> None:
+        if self.enabled:
+            self.sent.append(type)
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+@pytest.fixture
+def consumer(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    made = SimpleNamespace(event_dispatcher=None, task_consumer=None)
+    monkeypatch.setattr(Dispatcher, "consumer", made)
+    telemetry._unsent.clear()
+    yield made
+    telemetry._unsent.clear()
+
+
+def test_events_without_a_connection_go_with_the_next_one(consumer: SimpleNamespace) -> None:
+    telemetry.send("task-started", uuid="x")
+    telemetry.flush()
+    consumer.event_dispatcher = line = Line()
+    telemetry.flush()
+    assert (line.sent, line.flushed) == (["task-started"], 1)
+
+
+def test_events_that_are_switched_off_are_not_kept(consumer: SimpleNamespace) -> None:
+    consumer.event_dispatcher = line = Line(enabled=False)
+    telemetry.send("task-started", uuid="x")
+    telemetry.flush()
+    line.enabled = True
+    telemetry.flush()
+    assert line.sent == []
+
+
+def test_a_worker_without_a_connection_has_cancelled_nothing(consumer: SimpleNamespace) -> None:
+    assert telemetry.not_consumed(["llm"]) == []
+    consumer.task_consumer = SimpleNamespace(consuming_from=lambda lane: lane == "turns")
+    assert telemetry.not_consumed(["llm", "turns"]) == ["llm"]
