@@ -9,6 +9,7 @@ not look before its next poll (measured: 9.7 × the bound instead of 1.12).
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import logging
 import os
@@ -25,6 +26,9 @@ from aios_dist.errors import AiosError
 from aios_dist.worker.lookups import WorkerLoop
 
 logger = logging.getLogger("aios_dist.pool")
+
+SIGNALS_S = 0.2
+"""So often is looked for signals while what runs on the loop is waited for."""
 
 
 class Resident(Protocol):
@@ -61,7 +65,7 @@ class AsyncioPool(BasePool):
         super().__init__(*args, **kwargs)
         self._loop = WorkerLoop()
         self._thread: threading.Thread | None = None
-        self._ended = False
+        self._ended = self._stopping = False
         self._most = sys.maxsize
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader, self._writer = os.pipe()
@@ -99,7 +103,13 @@ class AsyncioPool(BasePool):
                 logger.exception("Something tried to end the loop of this worker.")
 
     def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        while True:
+            # Not for ever: the system may give a signal to another thread, and this one, whose handler it is
+            # for, sleeps on.
+            done, _ = concurrent.futures.wait([future], timeout=SIGNALS_S)
+            if done:
+                return future.result()
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Called again after each reconnect: the hub was reset then."""
@@ -151,10 +161,13 @@ class AsyncioPool(BasePool):
         """Warm shutdown: the runtime finishes or hands back what is in flight."""
         if self._thread is None:
             return
+        if self.resident is not None and state.should_terminate not in (None, False):
+            self.resident.hurry()
+        if self._stopping:  # SIGQUIT's handler, in the midst of the waiting below: that goes on
+            return
+        self._stopping = True
         try:
             if self.resident is not None:
-                if state.should_terminate not in (None, False):  # SIGQUIT comes here from its handler
-                    self.resident.hurry()
                 self._call(self.resident.close())
             elif self._tasks:
                 self._call(asyncio.wait(set(self._tasks)))
