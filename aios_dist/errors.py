@@ -164,10 +164,11 @@ class JobParked(JobError):
     @classmethod
     def of(cls, job_id: str, reason: str) -> Self:
         """The error of a job that is parked for this reason."""
+        what = f"{reason}\n" if "\n" in reason else f"{reason.rstrip('.')}. "
         error = cls(
-            f"job {job_id!r} is parked, with nothing lost: {reason.rstrip('.')}. It goes on by itself when a "
-            f"worker has the code that it began with; or try that of now: `aios-dist job resume {job_id}`, "
-            "with `--from-step K` where that asks for something else from step K on."
+            f"job {job_id!r} is parked, with nothing lost: {what}It goes on by itself when a worker has the "
+            f"code that it began with; or try that of now: `aios-dist job resume {job_id}`, with "
+            "`--from-step K` where that asks for something else from step K on."
         )
         error.job_id, error.reason = job_id, reason
         return error
