@@ -5,7 +5,6 @@ See also :class:`aios_dist.cli.ctrl_c_at_once`, for the time in which modules ar
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import signal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aios_dist.cli import ctrl_c_at_once
 from aios_dist.config import Config, load
+from aios_dist.threads.interrupts import run
 
 if TYPE_CHECKING:
     from aios_dist.journal import Journal
@@ -34,7 +34,7 @@ def on_fleet(work: Callable[[AsyncFleet], Awaitable[T]], config: Config | None =
             return await work(fleet)
 
     with _warnings_said():
-        return asyncio.run(session())
+        return run(session)
 
 
 def on_journal(work: Callable[[Journal], Awaitable[T]]) -> T:
@@ -51,7 +51,7 @@ def on_journal(work: Callable[[Journal], Awaitable[T]]) -> T:
         finally:
             await journal.close()
 
-    return asyncio.run(session())
+    return run(session)
 
 
 class _Saying(logging.Handler):

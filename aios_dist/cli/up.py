@@ -25,6 +25,7 @@ from aios_dist.errors import AiosError, InvalidInput
 from aios_dist.journal import Journal
 from aios_dist.local.machine import BEYOND_S, LocalFleet, WorkerSpec
 from aios_dist.text.masking import masked
+from aios_dist.threads.interrupts import run
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ def up(
         with machine:
             try:
                 _introduce(out, machine)
-                lost = asyncio.run(follow(out, machine))
+                lost = run(follow, out, machine)
             except KeyboardInterrupt:
                 interrupted = not terminated()
                 out.print()
@@ -195,7 +196,7 @@ def end(out: Console, machine: LocalFleet, *, lost: bool) -> str:
         if in_flight or known is None:
             what = count_of(in_flight, "step") + " in flight" if known else "what is in flight"
             out.print(f"Finishing {what}, at most {grace:g} s; Ctrl-C ends it at once …")
-        asyncio.run(_finish(out, machine, grace + BEYOND_S))
+        run(_finish, out, machine, grace + BEYOND_S)
     except KeyboardInterrupt:
         for member in machine.workers:
             member.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import time
@@ -20,6 +19,7 @@ from aios_dist.local.config_file import write_config
 from aios_dist.local.members import Launch, Member, WorkerSpec, environment
 from aios_dist.local.owned_process import After
 from aios_dist.local.redis_server import EmbeddedRedis
+from aios_dist.threads.interrupts import run
 
 T = TypeVar("T")
 
@@ -255,14 +255,14 @@ class LocalFleet:
     def ask(self, question: Callable[[Journal], Awaitable[T]]) -> T:
         """Ask the fleet's journal something, from code without an event loop."""
 
-        async def run() -> T:
+        async def asked() -> T:
             journal = Journal(self.config.fleet)
             try:
                 return await question(journal)
             finally:
                 await journal.close()
 
-        return asyncio.run(run())
+        return run(asked)
 
     # -----------------------------------------------------------------------------------------------------
 

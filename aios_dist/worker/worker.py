@@ -29,6 +29,7 @@ from aios_dist.model.calls import Usage
 from aios_dist.program import imports as modules
 from aios_dist.program import replay, waits
 from aios_dist.program.agents import codes, registered
+from aios_dist.threads.interrupts import run
 from aios_dist.worker.background import Background
 from aios_dist.worker.control import Control
 from aios_dist.worker.ending import Ending
@@ -130,7 +131,7 @@ class Runtime:
             check_model(name, self.config.models[name], self.env)
         for lane in self.settings.lanes:
             policies.find(self.config.lane(lane).policy)
-        asyncio.run(self._check_redis())
+        run(self._check_redis)
 
     async def _check_redis(self) -> None:
         journal = Journal(self.config.fleet)
