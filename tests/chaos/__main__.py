@@ -31,6 +31,9 @@ def main() -> int:
     add("--put-back", type=int, default=default.put_back, help="Redis loses a second, so often (%(default)s)")
     add("--flushes", type=int, default=default.flushes, help="all rules are deleted, so often (%(default)s)")
     add("--rollouts", type=int, default=default.rollouts, help="other code comes and goes (%(default)s)")
+    add(
+        "--before", type=int, default=default.before, help="jobs of the release before; 0: none (%(default)s)"
+    )
     add("--no-vandal", dest="vandal", action="store_false", help="no malformed tickets and messages")
     add(
         "--pause-every",
