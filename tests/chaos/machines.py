@@ -53,7 +53,9 @@ MODEL = ModelConfig(
 FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01"
 ODD = "200:0.02,odd:0.05"
 """What the release before this one takes for another thing than it is: its workers have an address without."""
-BEFORE = ("tests/chaos/agents.py", "tests/chaos/before.py")
+BEFORE = "machine-3"
+"""Where a worker of the release before this one runs."""
+GIVEN = ("tests/chaos/agents.py", "tests/chaos/before.py")
 """What the release before this one is given of this checkout. It has no code of what it cannot park."""
 RETRY_AFTER_S = 0.1
 LATENCY = "lognormal:0.1,0.5"
@@ -143,7 +145,7 @@ class Machines:
         self._dice = random.Random(self.seed)
         self._others: list[Member] = []
         if self.before:
-            self.places.append(Place("machine-3", "both", code=True, slots=12, before=True))
+            self.places.append(Place(BEFORE, "both", code=True, slots=12, before=True))
         self._release = 1
         self._lines = contextlib.ExitStack()
         self.redis = EmbeddedRedis(settings={**DURABLE, **NO_REWRITE})
@@ -183,7 +185,7 @@ class Machines:
         self.config = Config(fleet=fleet, models=models, pools=pools, tenants=tenants)
         write_config(self.config, self.dir / "aios.toml")
         bare = msgspec.structs.replace(self.config, fleet=msgspec.structs.replace(fleet, modules=[]))
-        self._release_before = unpack(self.dir / "before", *BEFORE) if self.before else None
+        self._release_before = unpack(self.dir / "before", *GIVEN) if self.before else None
         self._launch: dict[str, Launch] = {}
         self._wires: dict[str, Wire] = {}
         self._files: dict[str, Path] = {}

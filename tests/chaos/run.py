@@ -17,7 +17,7 @@ from tests.chaos.evidence import weigh
 from tests.chaos.findings import Done
 from tests.chaos.load import Load
 from tests.chaos.looking import Sampler, left_over
-from tests.chaos.machines import FLEET, LIMITS, MODEL, Machines
+from tests.chaos.machines import BEFORE, FLEET, LIMITS, MODEL, Machines
 from tests.chaos.people import (
     Deployer,
     Forgetter,
@@ -218,6 +218,7 @@ class Run:
             deserters=machines.deserters,
             slowness=slow,
             people={**{person.name: person.done for person in self.people}, "ids cut": self.reuser.cut},
+            before=sum(attempt.worker.startswith(f"{BEFORE}.") for job in jobs for attempt in job.attempts()),
             trouble=[line for person in self.people for line in person.trouble],
             unfinished=unfinished,
             logs={**machines.logs(), "evidence.txt": "\n".join(map(repr, told))},
