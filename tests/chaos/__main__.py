@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tests.chaos.report import keep
 from tests.chaos.run import Options, run
+from tests.releases import NoHistory
 
 
 def main() -> int:
@@ -48,7 +49,14 @@ def main() -> int:
     given = vars(parser.parse_args())
     as_json = given.pop("json")
     err = Console(stderr=True)
-    report = run(Options(**given), say=lambda text: err.print(f"[dim]{text}[/]"))
+    try:
+        report = run(Options(**given), say=lambda text: err.print(f"[dim]{text}[/]"))
+    except NoHistory as error:
+        err.print(
+            f"There is no release before this one to run beside it: {error}. Without: --before 0.",
+            markup=False,
+        )
+        return 2
     if as_json:
         print(json.dumps(report.numbers(), indent=2))
     else:

@@ -1,4 +1,4 @@
-"""A producer of the release before this one: submits its jobs, waits for their ends, and says when all have ended.
+"""A producer of the release before this one: submits its jobs, waits, and says when all have ended.
 
 With that release in the place of this one: ``python -m tests.chaos.before JOBS.json``; ends by being killed.
 """

@@ -52,7 +52,7 @@ MODEL = ModelConfig(
 )
 FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01"
 ODD = "200:0.02,odd:0.05"
-"""What the release before this one takes for another thing than it is: its workers have an address without."""
+"""What the release before this one takes for another thing than it is: it has an address without."""
 BEFORE = "machine-3"
 """Where a worker of the release before this one runs."""
 GIVEN = ("tests/chaos/agents.py", "tests/chaos/before.py")
@@ -110,6 +110,22 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Farewell:
+    """A worker that was replaced by another release: ``at``: Unix time, when it was gone."""
+
+    at: float
+    pid: int
+
+
+@dataclass(frozen=True)
+class Silence:
+    """The lines of a worker to Redis swallowed what was sent, from then on (Unix time)."""
+
+    at: float
+    pid: int
+
+
+@dataclass(frozen=True)
 class Outage:
     """Redis was away from ``start`` to ``end`` (Unix time); ``lost_from``: it came back as it was then."""
 
@@ -130,6 +146,8 @@ class Machines:
     kills: list[Kill] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
+    farewells: list[Farewell] = field(default_factory=list)
+    silences: list[Silence] = field(default_factory=list)
     deserters: list[str] = field(default_factory=list)
     deploys: int = 0
     places: list[Place] = field(
@@ -309,6 +327,7 @@ class Machines:
             except subprocess.TimeoutExpired:
                 self.kills.append(Kill(time.time(), member.pid, member.name))
                 member.kill()
+            self.farewells.append(Farewell(time.time(), member.pid))
         self.deploys += 1
 
     def pause_one(self, wait: Callable[[], object]) -> bool:
@@ -333,7 +352,10 @@ class Machines:
     def forget_lines(self) -> bool:
         """The lines that one worker has to Redis now swallow what is sent; nobody is told."""
         place = self._drawn()
-        return place is not None and self._wires[place.name].forget() > 0
+        if place is None or place.member is None:
+            return False
+        self.silences.append(Silence(time.time(), place.member.pid))
+        return self._wires[place.name].forget() > 0
 
     def _drawn(self) -> Place | None:
         up = [place for place in self.places if place.ready]

@@ -59,8 +59,7 @@ class Options:
         put_back: how often Redis comes back as it was a second before.
         flushes: how often all rules are deleted.
         rollouts: how often other code of the agents comes, and what was before comes back.
-        before: jobs of a producer of the release before this one; a worker of it serves beside all the time. 0:
-            neither.
+        before: jobs of a producer of the release before this one; a worker of it serves, too. 0: neither.
         vandal: what is no ticket and no message is sent all the time.
         pause_every: seconds from the end of one stop of a worker to the next; 0: none.
         forget_every: seconds after which the lines of a worker to Redis swallow what is sent; 0: never.
@@ -192,6 +191,8 @@ class Run:
             limits=LIMITS,
             unlimited=self._unlimited(slow),
             pauses=machines.pauses,
+            farewells=machines.farewells,
+            silences=machines.silences,
         )
         before = len(self.before.ids) if self.before is not None else 0
         timed_runs, calls = [(job, float(at)) for job, at in runs], machines.calls()

@@ -240,7 +240,7 @@ class Before:
 
 
 @pytest.mark.timeout(120)
-def test_a_release_before_this_one_serves_the_same_jobs_beside_it(
+def test_a_release_before_this_one_serves_the_same_jobs_beside_it_and_after_it(
     deployed: Deployed, producer: Fleet, llm: FakeLLM, before: Before
 ) -> None:
     old = before.start("release", CODE)
@@ -260,4 +260,12 @@ def test_a_release_before_this_one_serves_the_same_jobs_beside_it(
     assert set(paid(llm).values()) == {1}
     workers = {step.worker for job in jobs for step in job.steps() if step.worker}
     assert len(workers) == 2
+    jobs += [producer.submit("deployed-trip", number=number) for number in range(80, 100)]
+    wait_for(lambda: begun(producer, jobs))
     deployed.stop(new)
+    before.start("back", CODE)
+    go(jobs[80:])
+    for job in producer.as_completed(jobs[80:], 60):
+        job.result(timeout=5)
+    assert states(producer, jobs) == {"done": 100}
+    assert set(paid(llm).values()) == {1}

@@ -1,4 +1,4 @@
-"""A release before this one on the same journal: what it does to what only this one knows, and this one then."""
+"""A release before this one on the same journal: what it does to what only this one knows."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def park(hand: Hand, id: str = "j") -> None:
 
 async def test_what_it_resumes_is_parked_no_longer(hand: Hand, before: Before) -> None:
     await park(hand)
-    before.does("(await journal.resume('j'))[0]")
+    assert before.does("(await journal.resume('j'))[0]", "await take(journal, 'a')") == ["running", "j"]
     await hand.journal.walk()
     assert await hand.redis("EXISTS", hand.keys.parked) == 0
     before.does("(await journal.pause('j')) and 0")

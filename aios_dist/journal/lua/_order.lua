@@ -14,7 +14,8 @@
 -- held:M     steps that a limit of model M (or of tenant T, "@T") holds, by rank; held:M|T, heldby:M with fair share,
 --            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters
 --            by `up` of model:M, see lift. M may also be "?model/NAME", "?agent/NAME" or "?code/AGENT@CODE": steps that the worker
---            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when (a code that a worker has: "has/AGENT@CODE")
+--            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
+--            (a code that a worker has: "has/AGENT@CODE")
 -- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
 -- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
 -- used       "L|T": when a tenant was last dispatched on a shared lane (or first lifted there)
