@@ -48,11 +48,6 @@ class Resident(Protocol):
         """Called once."""
 
 
-SWITCH_S = 0.0005
-"""Python lets another thread run after so long (5 ms if nobody says). A turn lets go of the interpreter at
-each digest of a long conversation, and while the loop builds a body it gets it back only after that."""
-
-
 class AsyncioPool(BasePool):
     """Runs each Celery task as an asyncio task. ``limit`` is the number of slots."""
 
@@ -79,7 +74,6 @@ class AsyncioPool(BasePool):
 
     def on_start(self) -> None:
         """Start the loop, and on it the runtime."""
-        sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
         started = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(started,), name="aios-loop", daemon=True)
         self._thread.start()

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +27,6 @@ from aios_dist.worker.background import Background
 from aios_dist.worker.ending import OVERDUE
 from aios_dist.worker.health import Health, most_lost, resident_bytes
 from aios_dist.worker.limits import Stillness
-from aios_dist.worker.pool import AsyncioPool
 from aios_dist.worker.programs import Live, Programs
 from aios_dist.worker.shortages import Slots
 from aios_dist.worker.spool import Answer, Answers
@@ -553,16 +551,3 @@ def test_a_worker_begins_anew_in_the_same_process() -> None:
     done = life("end.again = 'too old'; sys.orig_argv.append('again'); end.begin(); end.end(0, 0)")
     assert (done.returncode, done.stdout) == (0, "second life\n")
     assert "begins anew: too old" in done.stderr
-
-
-def test_a_worker_switches_between_its_threads_ten_times_as_often() -> None:
-    """A turn of a long chat lets go of the interpreter at each digest, beside a loop that builds a body."""
-    before = sys.getswitchinterval()
-    pool = AsyncioPool(1, app=SimpleNamespace())
-    try:
-        pool.on_start()
-        pool.on_stop()
-        pool._loop.close()
-        assert sys.getswitchinterval() == pytest.approx(before / 10)
-    finally:
-        sys.setswitchinterval(before)
