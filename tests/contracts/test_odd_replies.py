@@ -22,6 +22,8 @@ from aios_dist import errors
 from aios_dist.config import ModelConfig
 from aios_dist.errors import FinalLLMError, LLMError, RetryableLLMError
 from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.program.commands import llm
+from aios_dist.program.requests import check_new, encoded
 from aios_dist.text import masking
 from aios_dist.worker.providers import RAW_LIMIT, open_provider
 from aios_dist.worker.providers.lenient import MOST_TOKENS
@@ -29,6 +31,7 @@ from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.refusals import bounded
 from aios_dist.worker.providers.streams import read_stream
 from tests.contracts.odd_kinds import KINDS, Case
+from tests.contracts.odder_kinds import ODDER
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
@@ -121,7 +124,7 @@ async def test_a_reply_that_was_seen_in_the_wild_has_its_right_outcome(case: dic
     assert 0 <= answer.usage.prompt_tokens <= MOST_TOKENS
 
 
-@pytest.mark.parametrize("case", KINDS, ids=[case.name for case in KINDS])
+@pytest.mark.parametrize("case", [*KINDS, *ODDER], ids=[case.name for case in [*KINDS, *ODDER]])
 async def test_each_kind_of_odd_reply_has_its_right_outcome(case: Case) -> None:
     told: list[LLMError] = []
     async with server(case.replies) as (port, connections):
@@ -149,6 +152,8 @@ async def test_each_kind_of_odd_reply_has_its_right_outcome(case: Case) -> None:
 def check_answer(case: Case, answer: LLMResponse) -> None:
     """Everything that the case says of its answer, and that the journal gives it back."""
     assert msgspec.json.decode(msgspec.json.encode(answer), type=LLMResponse) == answer
+    asked = llm(messages=[*HI.messages, answer.message])
+    check_new(asked.request, encoded(asked)[0])  # which raises where it cannot be appended
     if case.text is not None:
         assert answer.text == case.text
     if case.tool_calls is not None:

@@ -75,7 +75,7 @@ class Reply(ABC):
             cached_tokens=max(known.cached_tokens, told.cached_tokens),
         )
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """All of it has come."""
 
     def keep(self, piece: bytes) -> None:

@@ -16,7 +16,10 @@ ONLY_ANTHROPIC = ("container", "context_management", "mcp_servers", "output_conf
 """Options that OpenAI itself answers with 400; gateways may take them."""
 
 _FOREIGN = frozenset(
-    {"document", "image", "redacted_thinking", "thinking", "tool_result", "tool_use"}
+    {
+        *("compaction", "container_upload", "document", "image", "mcp_tool_use", "redacted_thinking"),
+        *("search_result", "server_tool_use", "thinking", "tool_result", "tool_use"),
+    }
 )  # types of blocks
 
 
@@ -69,11 +72,21 @@ def messages(conversation: list[Json], left_out: list[str], itself: bool = False
     out: list[Json] = []
     for message in conversation:
         content = message.get("content")
-        if isinstance(content, list) and any(_type(part) in _FOREIGN for part in content):
+        if isinstance(content, list) and any(_foreign(part, itself) for part in content):
             out += _translated(message, content, left_out)
         else:
             out.append(message)
     return [_known(message, left_out) for message in out] if itself else out
+
+
+def _foreign(part: Any, itself: bool) -> bool:
+    """Whether OpenAI's protocol has no such part. Mistral's has thoughts, in parts of their own."""
+    kind = _type(part)
+    if kind == "text":
+        return isinstance(part, Mapping) and part.get("citations") is not None
+    if kind == "thinking" and not itself and isinstance(part.get("thinking"), list):
+        return False
+    return kind in _FOREIGN or str(kind).endswith("_tool_result")
 
 
 _OF_AN_ANSWER = frozenset(
@@ -119,6 +132,11 @@ def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[
             case "thinking" | "redacted_thinking":
                 if "thinking of earlier answers" not in left_out:
                     left_out.append("thinking of earlier answers")
+            case kind if kind not in ("document", "image") and _foreign(part, True) and kind != "text":
+                if f"{kind} of earlier answers" not in left_out:  # which Anthropic ran itself
+                    left_out.append(f"{kind} of earlier answers")
+            case "text" if "citations" in part:
+                parts.append({"type": "text", "text": part.get("text")})
             case _:
                 parts.append(_part(part))
     if parts or calls or message.get("tool_calls"):

@@ -235,7 +235,7 @@ class Unpacked:
             yield from self._next(self._inflate.unused_data or data)
 
     def _next(self, data: bytes) -> Iterator[bytes]:
-        """What may come behind the end: the sum, and another one packed by itself, as some do with each event."""
+        """What may come behind the end: the sum, and more, packed by itself: some do so with each event."""
         self._tail += data
         begun = self._tail.find(b"\x1f\x8b\x08", 0, SUM + 3)
         if begun < 0:

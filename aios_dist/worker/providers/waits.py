@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,9 @@ _IETF = re.compile(r"\b(?:reset|t)=(\d+)")
 
 _EPOCH = 10**9
 """A number above is a moment, in seconds, and one a thousand times as large in ms: no wait is 30 years."""
+
+MOST_WAIT_S = 32 * 86400.0
+"""What is longer is no wait but nonsense, and would keep the model from everybody."""
 
 _IN_BODY = (("retry_after_ms", 1e-3), ("retry_after", 1.0), ("retryAfter", 1.0), ("retry_after_seconds", 1.0))
 _IN_BODY_LAST = (("estimated_time", 1.0),)  # of Hugging Face, until a model is loaded
@@ -124,7 +126,7 @@ def seconds_of(value: str, unit: float = 1.0, date: str | None = None) -> float 
             found = number / 1000 - time.time()
         else:
             found = number - time.time() if number > _EPOCH else number * unit
-    return max(0.0, found) if found is not None and math.isfinite(found) else None
+    return max(0.0, found) if found is not None and found < MOST_WAIT_S else None
 
 
 def _span(value: str) -> float | None:
