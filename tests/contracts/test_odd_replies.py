@@ -30,7 +30,7 @@ from aios_dist.worker.providers.lenient import MOST_TOKENS
 from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.refusals import bounded
 from aios_dist.worker.providers.streams import read_stream
-from tests.contracts.odd_kinds import KINDS, Case
+from tests.contracts.odd_kinds import KINDS, Case, reply
 from tests.contracts.odder_kinds import ODDER
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
@@ -147,6 +147,36 @@ async def test_each_kind_of_odd_reply_has_its_right_outcome(case: Case) -> None:
         return
     assert isinstance(answer, LLMResponse), answer
     check_answer(case, answer)
+
+
+REASONED = {"role": "assistant", "content": "hi", "reasoning_content": "hm", "x": 1}
+UNKNOWN = "'messages.1' : property 'reasoning_content' is unsupported"  # Groq's words, and Cerebras'
+
+
+async def test_a_server_that_refuses_the_reasoning_of_another_is_asked_without_it() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        bodies.append(json.loads(await reader.readexactly(int(length.partition(b":")[2]))))
+        odd = any("reasoning_content" in message for message in bodies[-1]["messages"])
+        said = reply(json.dumps({"error": {"message": UNKNOWN}}), 400)
+        writer.write(said if odd else whole(completion()))
+        writer.close()
+
+    asked = LLMRequest(messages=[*HI.messages, REASONED, *HI.messages])
+    async with await asyncio.start_server(serve, "127.0.0.1") as listening:
+        port = listening.sockets[0].getsockname()[1]
+        provider = open_provider(
+            "odd", ModelConfig(provider="openai", base_url=f"http://127.0.0.1:{port}"), {}
+        )
+        answers = [await provider.call(asked, idempotency_key="k") for _ in range(2)]
+        await provider.aclose()
+    assert [answer.text for answer in answers] == ["ok", "ok"]
+    assert answers[0].left_out == ("reasoning_content of messages",)
+    assert len(bodies) == 3, "from then on it is not sent"
+    assert bodies[1]["messages"][1] == {"role": "assistant", "content": "hi", "x": 1}
 
 
 def check_answer(case: Case, answer: LLMResponse) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 import openai
 
-from aios_dist.model.calls import LLMRequest, ToolCall
+from aios_dist.config import ModelConfig
+from aios_dist.errors import BadRequest
+from aios_dist.model.calls import LLMRequest, LLMResponse, ToolCall
 from aios_dist.worker.providers import SdkProvider, to_openai
 from aios_dist.worker.providers.lenient import (
     are_parts,
@@ -372,12 +374,30 @@ class OpenAIProvider(SdkProvider):
     stream = openai.AsyncStream[Any]
     connection_error = openai.APIConnectionError
 
+    def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
+        super().__init__(name, model, env)
+        self._refused: set[str] = set()  # fields of earlier answers that this server knows not
+
+    async def call(self, request: LLMRequest, *, idempotency_key: str | None = None) -> LLMResponse:
+        """See :meth:`Provider.call`. A server that refuses what an answer of another had of its own (its
+        reasoning) is asked once more without it, and from then on always."""
+        try:
+            return await super().call(request, idempotency_key=idempotency_key)
+        except BadRequest as error:
+            new = to_openai.refused_fields(request.messages, str(error)) - self._refused
+            if not new:
+                raise
+            self._refused |= new
+        another = None if idempotency_key is None else f"{idempotency_key}-{len(self._refused)}"
+        return await super().call(request, idempotency_key=another)
+
     def body(self, request: LLMRequest) -> dict[str, Any]:
         """The model's options, over them the request's fields, over them its ``extra``, all untouched but for
         what only Anthropic has."""
         body = {"stream": self.config.stream, **self.config.options}
         itself = self.config.base_url is None
-        body |= {"model": self.model, "messages": to_openai.messages(request.messages, self.left_out, itself)}
+        told = to_openai.messages(request.messages, self.left_out, itself, self._refused)
+        body |= {"model": self.model, "messages": told}
         for field in ("temperature", "max_tokens", "tools", "response_format"):
             value = getattr(request, field)
             if value is not None:
