@@ -213,6 +213,9 @@ CALLS = [
         )
     ),
     calls(
+        "pieces without a number or an id", [part("read", '{"a"')], [part(None, ":1}")], wanted=(("read", A),)
+    ),
+    calls(
         "localai's two numbers",
         [call("x", arguments="", index=0)],
         [call("x", arguments=A, index=1)],
@@ -369,6 +372,12 @@ AGAIN = [
         "words of an error", events(piece(content="ha"), "data: Internal Server Error"), "Internal Server"
     ),
     again_streamed("nothing but words", events("data: upstream connect error"), "upstream connect error"),
+    again_streamed("a sign of life, and no end", events("data: ping", piece(content="ha")), "in its middle"),
+    again_streamed(
+        "an error event of no known words",
+        events(piece(content="ha"), 'event: error\ndata: {"cause": "evicted"}', "data: [DONE]"),
+        "200 with an error",
+    ),
     again_streamed("a sign of life, cut", cut("data: ping", piece(content="ha")), "connection"),
 ]
 """What another try may make better, with what the server said."""
