@@ -94,12 +94,13 @@ class Depths(Reading):
         for lane, name in pairs:
             shelf = f"?{name}"
             code = name.startswith("code/")  # where nobody has it any more, it is tried with what there is
+            own = f"has/{name[5:]}" if code else name
             instead = f"agent/{name[5:].rpartition('@')[0]}" if code else name
             alone, shared, *until = await self._gather(
                 [
                     ("ZCARD", self.keys.held(shelf)),
                     ("HGET", self.keys.waits, f"held:{shelf}"),
-                    ("ZSCORE", self.keys.serving, name),
+                    ("ZSCORE", self.keys.serving, own),
                     ("ZSCORE", self.keys.serving, instead),
                 ]
             )

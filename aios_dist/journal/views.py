@@ -207,10 +207,10 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         return self.id.rsplit(":", 2)[0]
 
     def code_needs(self) -> list[str]:
-        """What it has of agents' code, as steps of the lane ``turns`` need it."""
+        """What it has of agents' code for steps of the lane ``turns``, as `serving` names it."""
         if TURNS_LANE not in self.lanes:
             return []
-        return [f"code/{agent}@{code}" for agent, code in self.codes.items()]
+        return [f"has/{agent}@{code}" for agent, code in self.codes.items()]
 
 
 msgspec.json.Decoder(WorkerInfo)  # known to msgspec from here on: see aios_dist.model.jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -137,7 +138,8 @@ class Runtime:
         journal = Journal(self.config.fleet)
         try:
             await AT_START.ask(journal.check, away=_unless_unfit)
-            for format, jobs in (await open_elsewhere(journal)).items():
+            elsewhere = await AT_START.ask(functools.partial(open_elsewhere, journal), away=_unless_unfit)
+            for format, jobs in elsewhere.items():
                 logger.warning("%s %s", *drain(format, jobs))
         finally:
             await journal.close()

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tests.chaos.report import keep
 from tests.chaos.run import Options, run
+from tests.releases import NoHistory
 
 
 def main() -> int:
@@ -31,6 +32,9 @@ def main() -> int:
     add("--put-back", type=int, default=default.put_back, help="Redis loses a second, so often (%(default)s)")
     add("--flushes", type=int, default=default.flushes, help="all rules are deleted, so often (%(default)s)")
     add("--rollouts", type=int, default=default.rollouts, help="other code comes and goes (%(default)s)")
+    add(
+        "--before", type=int, default=default.before, help="jobs of the release before; 0: none (%(default)s)"
+    )
     add("--no-vandal", dest="vandal", action="store_false", help="no malformed tickets and messages")
     add(
         "--pause-every",
@@ -45,7 +49,14 @@ def main() -> int:
     given = vars(parser.parse_args())
     as_json = given.pop("json")
     err = Console(stderr=True)
-    report = run(Options(**given), say=lambda text: err.print(f"[dim]{text}[/]"))
+    try:
+        report = run(Options(**given), say=lambda text: err.print(f"[dim]{text}[/]"))
+    except NoHistory as error:
+        err.print(
+            f"There is no release before this one to run beside it: {error}. Without: --before 0.",
+            markup=False,
+        )
+        return 2
     if as_json:
         print(json.dumps(report.numbers(), indent=2))
     else:

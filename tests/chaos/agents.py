@@ -10,9 +10,6 @@ from pathlib import Path
 
 from aios_dist import ToolError, agent, gather, llm, signal, tool
 
-RELEASE = int(os.environ.get("AIOS_CHAOS_RELEASE", "1"))
-"""Which one this worker has. The second has another word in a prompt, the third is the first once more."""
-
 
 def leave_trace(path: str, name: str) -> str:
     """A tool that cannot be undone: one line for each time it runs."""
@@ -50,17 +47,6 @@ async def reviewing(name: str, model: str, reviews: int) -> str:
     for _ in range(reviews):
         review = await signal("review")
         text = (await llm(f"{name}: a draft after {review} of {text}", model=model)).text
-    return text
-
-
-@agent
-async def deployed(name: str, model: str, calls: int) -> str:
-    """A draft, and more when somebody says so, which is when the release has changed."""
-    draft = "a draught" if RELEASE == 2 else "a draft"
-    text = (await llm(f"{name}: {draft}", model=model)).text
-    await signal("go")
-    for number in range(calls):
-        text = (await llm(f"{name}: {draft} {number} after {text}", model=model)).text
     return text
 
 

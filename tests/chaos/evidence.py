@@ -202,7 +202,8 @@ class Scales:
             died = done.died(attempt)
             own = [call for call in calls if attempt.start <= call["start"] <= at]
             # Where nobody claimed it again, its worker regained it, or its late answer was kept.
-            living = died > at and again < len(starts) and (own or not done.unknown(attempt.start))
+            known = own or not (done.unknown(attempt.start) or done.unheard(attempt, at))
+            living = died > at and again < len(starts) and known
             # Redis may have forgotten how it ended: a call when it was answered, a tool nobody knows when.
             ended = done.put_back_between(attempt.start, at)
             if ended and own:  # (a call whose start is forgotten too was of an attempt that is)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.machines import FLEET, Kill, Outage, Pause
+from tests.chaos.machines import FLEET, Farewell, Kill, Outage, Pause, Silence
 from tests.chaos.stories import Attempt
 
 WOKEN_S = 0.25
@@ -56,6 +56,8 @@ class Done:
         unlimited: from when to when limits need not hold: they were deleted, or Redis forgot calls, or a
             worker was stopped with calls in flight.
         pauses: when which worker was stopped.
+        farewells: when which worker had ended, because another release came.
+        silences: from when on lines of which worker were silent.
     """
 
     seed: int
@@ -66,6 +68,8 @@ class Done:
     limits: Mapping[str, int] = field(default_factory=dict)
     unlimited: Sequence[tuple[float, float]] = ()
     pauses: Sequence[Pause] = ()
+    farewells: Sequence[Farewell] = ()
+    silences: Sequence[Silence] = ()
 
     @property
     def long_pauses(self) -> list[Pause]:
@@ -108,6 +112,13 @@ class Done:
     def unknown(self, at: float) -> bool:
         """Redis was away when a claim was answered."""
         return any(outage.start - 1.0 <= at <= outage.end for outage in self.outages)
+
+    def unheard(self, attempt: Attempt, at: float) -> bool:
+        """The answer to the claim was swallowed, and its worker had ended at that time: it never knew."""
+        late = FLEET.redis_timeout + self.slack_s
+        return any(end.pid == attempt.pid and end.at <= at + self.slack_s for end in self.farewells) and any(
+            line.pid == attempt.pid and abs(line.at - attempt.start) <= late for line in self.silences
+        )
 
     def forgotten(self, *times: float | None) -> bool:
         """What Redis has forgotten began or ended at one of these times.

@@ -11,12 +11,14 @@ import functools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from aios_dist import Fleet, Plan, agent_first, fifo, fixed, prompts
 from aios_dist.model.specs import JobSpec
 from aios_dist.testing.latency import Uniform
 from aios_dist.testing.replies import fingerprint, seeded
-from tests.chaos.agents import RAISED, branching, deployed, following, raising, refusing, reviewing
+from tests.chaos.agents import RAISED, branching, following, raising, refusing, reviewing
+from tests.chaos.changing import deployed
 
 MODELS = ("m0", "m1", "m2", "m3")
 """Four, so that a 429 that holds one model leaves work to do. Every second one streams."""
@@ -85,10 +87,11 @@ class Load:
         batches: what a producer submits, in this order.
         refused: jobs that fail until the provider does not refuse them any more, and are to be retried.
         lives: ids that are used twice: the first job and the second.
+        before: what a producer of the release before this one submits, see ``tests.chaos.before``.
         promises: what is to come of all of them, by name.
     """
 
-    def __init__(self, jobs: int, seed: int, trace: str, odd: int) -> None:
+    def __init__(self, jobs: int, seed: int, trace: str, odd: int, before: int = 0) -> None:
         self.promises: dict[str, Promise] = {}
         self.refused: list[JobSpec] = []
         self.lives: list[tuple[JobSpec, JobSpec]] = []
@@ -99,6 +102,7 @@ class Load:
             n: {m: prompts(f"reciter-{n}-{m}", verses(n), model=m) for m in MODELS} for n in range(3, 9)
         }
         self.batches = [*self._odd_ones(odd), *self._main(jobs)] if odd else list(self._main(jobs))
+        self.before = list(self._of_the_release_before(before))
 
     def _main(self, jobs: int) -> Iterator[Batch]:
         """Every kind of job under every order: half alone, the rest in plans, of three tenants."""
@@ -119,13 +123,28 @@ class Load:
         tenant = TENANTS[number % len(TENANTS)]
         if self._dice.random() < 0.5:
             return self._reciter(id, id, self._dice.randint(3, 8), model, tenant)
+        made = branching.job(**self._branching(id, model, tenant), id=id, tenant=tenant)
+        return made.within(priority=number % 10)
+
+    def _branching(self, id: str, model: str, tenant: str) -> dict[str, Any]:
+        """What such a job is given."""
         branches = self._dice.randint(1, 5)
         first = f"{id}: what is to be done?"
         parts = [f"{id}: do part {n} of {self._say(first)}" for n in range(branches)]
         last = f"{id}: sum up {' / '.join(map(self._say, parts))}"
         self._promise(id, id, model, tenant, [first, *parts, last], self._say(last))
-        made = branching.job(name=id, model=model, branches=branches, trace=self._trace, id=id, tenant=tenant)
-        return made.within(priority=number % 10)
+        return {"name": id, "model": model, "branches": branches, "trace": self._trace}
+
+    def _of_the_release_before(self, count: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Half alone, half in plans: the plan's id or "", and jobs as JSON can say them."""
+        for first in range(0, count, PLAN):
+            jobs = []
+            for number in range(first, min(count, first + PLAN)):
+                id, model = f"before-{number:04d}", self._dice.choice(MODELS)
+                tenant = TENANTS[number % len(TENANTS)]
+                given = self._branching(id, model, tenant)
+                jobs.append({"agent": "branching", "given": given, "where": {"id": id, "tenant": tenant}})
+            yield (f"plan-before-{first:04d}" if first // PLAN % 2 else ""), jobs
 
     def _odd_ones(self, count: int) -> Iterator[Batch]:
         """So many of each: tools that raise, reviews, deploys, refused calls, ids that are used again."""

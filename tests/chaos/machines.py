@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from aios_dist.local.members import Launch, Member, WorkerSpec, environment
 from aios_dist.local.redis_server import EmbeddedRedis
 from tests.chaos.load import MODELS, OUTPUT
 from tests.fleet.wire import Wire
+from tests.releases import settings, settled, unpack
 
 ROOT = Path(__file__).parents[2]
 READY_S = 60.0
@@ -35,7 +37,7 @@ AOF = "appendonlydir"
 
 FLEET = FleetConfig(
     name="chaos",
-    modules=["tests.chaos.agents"],
+    modules=["tests.chaos.agents", "tests.chaos.changing"],
     lease=3.0,  # the default is 10 s: shorter, so that a run of a minute sees many leases end
     renew=1.0,
     reconcile=0.5,
@@ -48,7 +50,13 @@ MODEL = ModelConfig(
     backoff=0.1,
     backoff_max=1.0,
 )
-FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01,200:0.02,odd:0.05"
+FAULTS = "500:0.05,429:0.05,hang:0.02,cut:0.01"
+ODD = "200:0.02,odd:0.05"
+"""What the release before this one takes for another thing than it is: it has an address without."""
+BEFORE = "machine-3"
+"""Where a worker of the release before this one runs."""
+GIVEN = ("tests/chaos/agents.py", "tests/chaos/before.py")
+"""What the release before this one is given of this checkout. It has no code of what it cannot park."""
 RETRY_AFTER_S = 0.1
 LATENCY = "lognormal:0.1,0.5"
 # Every write is on the disk before it is answered. With `everysec` a SIGKILL of Redis alone loses nothing
@@ -67,12 +75,17 @@ LOUD = {"PYTHONFAULTHANDLER": "1"}
 
 @dataclass
 class Place:
-    """Where a worker runs: its name, its pool, and whether it has the agents' code."""
+    """Where a worker runs: its name, its pool, and whether it has the agents' code.
+
+    Attributes:
+        before: its worker is one of the release before this one, and stays what it is in a deploy.
+    """
 
     name: str
     pool: str
     code: bool
     slots: int
+    before: bool = False
     member: Member | None = None
     ready: bool = False
     lives: int = 0
@@ -97,6 +110,22 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Farewell:
+    """A worker that was replaced by another release: ``at``: Unix time, when it was gone."""
+
+    at: float
+    pid: int
+
+
+@dataclass(frozen=True)
+class Silence:
+    """The lines of a worker to Redis swallowed what was sent, from then on (Unix time)."""
+
+    at: float
+    pid: int
+
+
+@dataclass(frozen=True)
 class Outage:
     """Redis was away from ``start`` to ``end`` (Unix time); ``lost_from``: it came back as it was then."""
 
@@ -108,13 +137,17 @@ class Outage:
 
 @dataclass
 class Machines:
-    """Two machines with an LLM worker each, and one worker with the tools and turns."""
+    """Two machines with an LLM worker each, and one worker with the tools and turns; where it is wanted, one
+    more with a worker of the release before this one."""
 
     seed: int = 0
+    before: bool = False
     keep_calls: int = 100_000
     kills: list[Kill] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
+    farewells: list[Farewell] = field(default_factory=list)
+    silences: list[Silence] = field(default_factory=list)
     deserters: list[str] = field(default_factory=list)
     deploys: int = 0
     places: list[Place] = field(
@@ -129,6 +162,8 @@ class Machines:
         self.dir = Path(tempfile.mkdtemp(prefix="aios-chaos-"))
         self._dice = random.Random(self.seed)
         self._others: list[Member] = []
+        if self.before:
+            self.places.append(Place(BEFORE, "both", code=True, slots=12, before=True))
         self._release = 1
         self._lines = contextlib.ExitStack()
         self.redis = EmbeddedRedis(settings={**DURABLE, **NO_REWRITE})
@@ -142,22 +177,18 @@ class Machines:
     def _start(self) -> None:
         self.redis.start(appendonly=True)
         here = Launch(self.dir, {**environment(self.dir / "aios.toml"), **LOUD}, ROOT)
-        argv = ["--port", "0", "--latency", LATENCY, "--seed", str(self.seed), "--faults", FAULTS]
-        argv += [
-            "--retry-after",
-            str(RETRY_AFTER_S),
-            "--keep-calls",
-            str(self.keep_calls),
-            "--output-tokens",
-            OUTPUT,
+        fakes = [
+            self._start_llm(here, f"{FAULTS},{ODD}"),
+            *([self._start_llm(here, FAULTS)] if self.before else []),
         ]
-        fake = here.start("fake-llm", ["-m", "aios_dist.testing", *argv])
-        self._others.append(fake)
-        self.llm = _until(lambda: fake.wrote(r"^fake LLM on (\S+)/v1$"), "the fake LLM did not start")
+        written = r"^fake LLM on (\S+)/v1$"
+        self.llms = [
+            _until(functools.partial(fake.wrote, written), "the fake LLM did not start") for fake in fakes
+        ]
         models = {
             name: msgspec.structs.replace(
                 MODEL,
-                base_url=f"{self.llm}/v1",
+                base_url=f"{self.llms[0]}/v1",
                 stream=bool(number % 2),
                 max_in_flight=LIMITS.get(name, 0),
             )
@@ -167,28 +198,62 @@ class Machines:
             name[1:]: TenantConfig(max_in_flight=most) for name, most in LIMITS.items() if name[0] == "@"
         }
         fleet = msgspec.structs.replace(FLEET, redis_url=self.redis.url)
-        pools = {p.pool: PoolConfig(lanes=[p.pool], slots=p.slots) for p in self.places}
+        lanes = {"both": ["llm", "turns"]}
+        pools = {p.pool: PoolConfig(lanes=lanes.get(p.pool, [p.pool]), slots=p.slots) for p in self.places}
         self.config = Config(fleet=fleet, models=models, pools=pools, tenants=tenants)
         write_config(self.config, self.dir / "aios.toml")
         bare = msgspec.structs.replace(self.config, fleet=msgspec.structs.replace(fleet, modules=[]))
+        self._release_before = unpack(self.dir / "before", *GIVEN) if self.before else None
         self._launch: dict[str, Launch] = {}
         self._wires: dict[str, Wire] = {}
         self._files: dict[str, Path] = {}
         for place in self.places:
-            self._connect(place, self.config if place.code else bare)
+            self._connect(
+                place, self._config_before() if place.before else self.config if place.code else bare
+            )
             self._start_worker(place)
         _until(self.all_ready, "the workers did not start")
+
+    def _start_llm(self, here: Launch, faults: str) -> Member:
+        argv = ["--port", "0", "--latency", LATENCY, "--seed", str(self.seed), "--faults", faults]
+        argv += ["--retry-after", str(RETRY_AFTER_S), "--keep-calls", str(self.keep_calls)]
+        fake = here.start("fake-llm", ["-m", "aios_dist.testing", *argv, "--output-tokens", OUTPUT])
+        self._others.append(fake)
+        return fake
+
+    def _config_before(self) -> Config:
+        """As the release before this one has it: without what it cannot do."""
+        replace, url = msgspec.structs.replace, f"{self.llms[-1]}/v1"
+        models = {name: replace(model, base_url=url) for name, model in self.config.models.items()}
+        fleet = replace(self.config.fleet, modules=["tests.chaos.agents"])
+        return replace(self.config, fleet=fleet, models=models)
+
+    def start_producer_before(self, work: list[Any]) -> Member:
+        """A producer of the release before this one, which submits that: see ``tests.chaos.before``."""
+        assert self._release_before is not None
+        jobs, file = self.dir / "before.json", settings(self._config_before(), self.dir / "before.toml")
+        jobs.write_text(json.dumps(work), encoding="utf-8")
+        env = {**settled(self._release_before, file), **LOUD}
+        there = Launch(self.dir, env, self._release_before, 3000)
+        made = there.start("producer-before", ["-m", "tests.chaos.before", str(jobs)])
+        self._others.append(made)
+        return made
 
     def _connect(self, place: Place, config: Config) -> None:
         """A line of its own to Redis."""
         wire = self._wires[place.name] = self._lines.enter_context(Wire(self.redis.port))
         file = self.dir / f"{place.name}.toml"
         fleet = msgspec.structs.replace(config.fleet, redis_url=wire.url)
-        write_config(msgspec.structs.replace(config, fleet=fleet), file)
+        (settings if place.before else write_config)(msgspec.structs.replace(config, fleet=fleet), file)
         self._files[place.name] = file
         self._launch_for(place)
 
     def _launch_for(self, place: Place) -> None:
+        if place.before:
+            assert self._release_before is not None
+            env = {**settled(self._release_before, self._files[place.name]), **LOUD}
+            self._launch[place.name] = Launch(self.dir, env, self._release_before, 2000)
+            return
         account = () if place.code else (1000,)
         release = {"AIOS_CHAOS_RELEASE": str(self._release)}
         env = {**environment(self._files[place.name]), **LOUD, **release}
@@ -247,9 +312,10 @@ class Machines:
 
         One that is stopped just now, and does not end, is killed.
         """
-        old = [place.member for place in self.places if place.member is not None]
+        replaced = [place for place in self.places if not place.before]
+        old = [place.member for place in replaced if place.member is not None]
         self._release = 3 - self._release
-        for place in self.places:
+        for place in replaced:
             self._launch_for(place)
             self._start_worker(place)
         _until(self.all_ready, "a new release did not start")
@@ -261,6 +327,7 @@ class Machines:
             except subprocess.TimeoutExpired:
                 self.kills.append(Kill(time.time(), member.pid, member.name))
                 member.kill()
+            self.farewells.append(Farewell(time.time(), member.pid))
         self.deploys += 1
 
     def pause_one(self, wait: Callable[[], object]) -> bool:
@@ -285,7 +352,10 @@ class Machines:
     def forget_lines(self) -> bool:
         """The lines that one worker has to Redis now swallow what is sent; nobody is told."""
         place = self._drawn()
-        return place is not None and self._wires[place.name].forget() > 0
+        if place is None or place.member is None:
+            return False
+        self.silences.append(Silence(time.time(), place.member.pid))
+        return self._wires[place.name].forget() > 0
 
     def _drawn(self) -> Place | None:
         up = [place for place in self.places if place.ready]
@@ -325,10 +395,11 @@ class Machines:
         """The provider answers 400 to what has these words in it."""
         self._script({"reply": {words: {"fault": "400"}}})
 
-    def _script(self, settings: dict[str, Any]) -> None:
-        ask = urllib.request.Request(f"{self.llm}/script", json.dumps(settings).encode(), method="POST")
-        with urllib.request.urlopen(ask, timeout=60):
-            pass
+    def _script(self, wanted: dict[str, Any]) -> None:
+        for llm in self.llms:
+            ask = urllib.request.Request(f"{llm}/script", json.dumps(wanted).encode(), method="POST")
+            with urllib.request.urlopen(ask, timeout=60):
+                pass
 
     # Looking -------------------------------------------------------------------------------------------
 
@@ -337,10 +408,12 @@ class Machines:
         return redis.Redis.from_url(self.redis.url, socket_timeout=10.0)
 
     def calls(self) -> list[dict[str, Any]]:
-        """Every call that came to the fake LLM."""
+        """Every call that came to the fake LLMs."""
         fields = "number,model,messages,start,end,status,fault"
-        with urllib.request.urlopen(f"{self.llm}/calls?fields={fields}", timeout=60) as answer:
-            calls: list[dict[str, Any]] = json.load(answer)["calls"]
+        calls: list[dict[str, Any]] = []
+        for llm in self.llms:
+            with urllib.request.urlopen(f"{llm}/calls?fields={fields}", timeout=60) as answer:
+                calls += json.load(answer)["calls"]
         return calls
 
     def logs(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -140,6 +141,37 @@ class Producer(Person):
         late = [number for number, at in self._at.items() if at >= since - 0.5]
         self._again += late
         self.told -= {job.id or "" for number in late for job in self._work[number].jobs}
+
+
+class ProducerBefore(Person):
+    """A producer of the release before this one, in a process of its own: it submits and waits for itself.
+
+    Attributes:
+        ids: of its jobs.
+    """
+
+    def __init__(self, machines: Machines, fleet: Fleet, work: Sequence[tuple[str, list[Any]]]) -> None:
+        super().__init__(machines, fleet)
+        self.ids = [job["where"]["id"] for _, jobs in work for job in jobs]
+        self._since = 0.0
+        self._said = 0.0
+        self._member = machines.start_producer_before(list(work))
+
+    @property
+    def finished(self) -> bool:
+        """It has seen all of them ended, since Redis was last put back."""
+        return self._said > self._since
+
+    def once(self, client: redis.Redis) -> None:
+        """Hear what it has said last."""
+        self._member.check()
+        said = re.findall(r"^all have ended at (\S+)$", self._member.log.read_text("utf-8"), re.MULTILINE)
+        self.done = len(said)
+        self._said = float(said[-1]) if said else 0.0
+
+    def forgotten(self, since: float) -> None:
+        """What it saw before is not so."""
+        self._since = time.time()
 
 
 class Reviewer(Person):

@@ -23,6 +23,7 @@ class Report:
     Attributes:
         slowness: how much longer than on a free core work took (``slow.Slowness``): bounds of time are
             widened by it, but for the part that is timers.
+        before: attempts of workers of the release before this one.
         people: how often each of them did what it is for.
     """
 
@@ -40,6 +41,7 @@ class Report:
     deserters: list[str]
     slowness: float
     people: dict[str, int]
+    before: int = 0
     trouble: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class Report:
             "redis_put_back": self.put_back,
             "redis_away_s": [round(s, 2) for s in self.outages_s],
             "parked": self.parked,
+            "by_release_before": self.before,
             "people": self.people,
             "slowness": round(self.slowness, 2),
             "attempts_lost": f.attempts_lost,

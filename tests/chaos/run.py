@@ -17,7 +17,7 @@ from tests.chaos.evidence import weigh
 from tests.chaos.findings import Done
 from tests.chaos.load import Load
 from tests.chaos.looking import Sampler, left_over
-from tests.chaos.machines import FLEET, LIMITS, MODEL, Machines
+from tests.chaos.machines import BEFORE, FLEET, LIMITS, MODEL, Machines
 from tests.chaos.people import (
     Deployer,
     Forgetter,
@@ -25,6 +25,7 @@ from tests.chaos.people import (
     Pauser,
     Person,
     Producer,
+    ProducerBefore,
     Retrier,
     Reuser,
     Reviewer,
@@ -58,6 +59,7 @@ class Options:
         put_back: how often Redis comes back as it was a second before.
         flushes: how often all rules are deleted.
         rollouts: how often other code of the agents comes, and what was before comes back.
+        before: jobs of a producer of the release before this one; a worker of it serves, too. 0: neither.
         vandal: what is no ticket and no message is sent all the time.
         pause_every: seconds from the end of one stop of a worker to the next; 0: none.
         forget_every: seconds after which the lines of a worker to Redis swallow what is sent; 0: never.
@@ -73,6 +75,7 @@ class Options:
     put_back: int = 1
     flushes: int = 1
     rollouts: int = 1
+    before: int = 60
     vandal: bool = True
     pause_every: float = 8.0
     forget_every: float = 12.0
@@ -112,7 +115,7 @@ def run(options: Options, say: Callable[[str], None] = lambda _: None) -> Report
         _quiet(),
         Slowness() as slowness,
         busy() if options.loaded else contextlib.nullcontext(),
-        Machines(seed=options.seed) as machines,
+        Machines(seed=options.seed, before=options.before > 0) as machines,
         Fleet(machines.config) as fleet,
     ):
         return Run(options, machines, fleet, say).report(slowness)
@@ -127,7 +130,7 @@ class Run:
         self.options, self.machines, self.say = options, machines, say
         self._trace = machines.dir / "trace"
         self._trace.touch()
-        self.load = load = Load(options.jobs, options.seed, str(self._trace), options.odd)
+        self.load = load = Load(options.jobs, options.seed, str(self._trace), options.odd, options.before)
         self.keys = Keys(machines.config.fleet.name)
         self.sampler = Sampler(self.keys)
         self.producer = Producer(machines, fleet, load.batches)
@@ -143,6 +146,9 @@ class Run:
             Retrier(machines, fleet, load.refused),
             Reviewer(machines, fleet, reviewed),
         ]
+        self.before = ProducerBefore(machines, fleet, load.before) if options.before else None
+        if self.before is not None:
+            self.people.append(self.before)
         if options.pause_every:
             self.people.append(Pauser(machines, fleet, options.seed, options.pause_every))
         if options.forget_every:
@@ -185,7 +191,10 @@ class Run:
             limits=LIMITS,
             unlimited=self._unlimited(slow),
             pauses=machines.pauses,
+            farewells=machines.farewells,
+            silences=machines.silences,
         )
+        before = len(self.before.ids) if self.before is not None else 0
         timed_runs, calls = [(job, float(at)) for job, at in runs], machines.calls()
         told: list[object] = [
             *machines.kills,
@@ -197,12 +206,12 @@ class Run:
         ]
         return Report(
             found=weigh(jobs, self.load.promises, calls, timed_runs, done),
-            jobs=len(producer.ids),
+            jobs=len(producer.ids) + before,
             kills=len(machines.kills),
             outages_s=[outage.end - outage.start for outage in machines.outages],
             parked=len(self.deployer.parked),
             put_back=sum(outage.lost_from is not None for outage in machines.outages),
-            told=len(producer.told),
+            told=len(producer.told) + (before if self.before is not None and self.before.finished else 0),
             changed=self.sampler.changed,
             samples=self.sampler.looks,
             left=left,
@@ -210,6 +219,7 @@ class Run:
             deserters=machines.deserters,
             slowness=slow,
             people={**{person.name: person.done for person in self.people}, "ids cut": self.reuser.cut},
+            before=sum(attempt.worker.startswith(f"{BEFORE}.") for job in jobs for attempt in job.attempts()),
             trouble=[line for person in self.people for line in person.trouble],
             unfinished=unfinished,
             logs={**machines.logs(), "evidence.txt": "\n".join(map(repr, told))},

@@ -62,6 +62,10 @@ class JobStory:
     end: Outcome | None = None
     retried_at: list[float] = field(default_factory=list)
 
+    def attempts(self) -> list[Attempt]:
+        """Of all its steps, and of its turn."""
+        return [a for step in [*self.steps, *([self.turn] if self.turn else [])] for a in step.attempts]
+
 
 def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobStory]:
     """The stories of these jobs; one that is not in the journal has the state ``lost``."""

@@ -10,6 +10,7 @@ from aios_dist.errors import ConfigError
 from aios_dist.local.redis_server import find_server
 from tests.chaos.report import keep
 from tests.chaos.run import Options, run
+from tests.releases import NoHistory
 
 pytestmark = [pytest.mark.fleet, pytest.mark.slow]
 
@@ -23,9 +24,12 @@ def test_nothing_is_lost_or_wrong_and_nothing_paid_twice_while_machines_die_and_
     except ConfigError as error:
         pytest.skip(str(error))
     options = Options(
-        jobs=80, odd=14, seconds=280.0, kill_every=4.0, redis_restarts=1, forget_every=8.0, seed=1
+        jobs=35, odd=7, before=10, seconds=280.0, kill_every=4.0, redis_restarts=1, forget_every=6.0, seed=1
     )
-    report = run(options, say=print)
+    try:
+        report = run(options, say=print)
+    except NoHistory as error:
+        pytest.skip(str(error))
     print(report.numbers())
     if not report.holds:
         keep(report, tmp_path)
@@ -33,5 +37,6 @@ def test_nothing_is_lost_or_wrong_and_nothing_paid_twice_while_machines_die_and_
     assert report.kills >= 2
     assert (len(report.outages_s), report.put_back) == (2, 1)
     assert report.parked > 0
+    assert report.before > 10
     idle = {name for name, done in report.people.items() if not done}
     assert idle <= {"ids cut"}  # each did what it is for; a call in flight may be missed

@@ -14,7 +14,7 @@ from aios_dist.model.jobs import Outcome
 from tests.chaos.evidence import weigh
 from tests.chaos.findings import Done, Finding
 from tests.chaos.load import Promise, says
-from tests.chaos.machines import Kill, Outage, Pause
+from tests.chaos.machines import Farewell, Kill, Outage, Pause, Silence
 from tests.chaos.stories import Attempt, JobStory, StepStory
 
 SEED, WORKER = 7, "machine-1@vm:41:x"
@@ -236,6 +236,24 @@ def test_what_redis_has_forgotten_excuses_the_attempt_whose_end_it_forgot(story:
     story.calls[-1]["end"] = 96
     assert faults(story.weigh()) >= {"taken_from_the_living"}
     story.done = replace(story.done, outages=[Outage(92, 93, True, lost_from=91)])
+    assert not faults(story.weigh())
+
+
+def test_a_claim_whose_answer_was_swallowed_is_taken_from_no_worker_that_has_ended(story: Story) -> None:
+    step = story.step(0, 0)
+    step.attempts.insert(0, Attempt(90, 94, WORKER))
+    step.lost_at.append(94)
+    assert faults(story.weigh()) == {"taken_from_the_living"}
+    silent, gone = [Silence(90.5, 41)], [Farewell(93, 41)]
+    for less in (
+        {"silences": silent},
+        {"farewells": gone},
+        {"farewells": gone, "silences": [Silence(80, 41)]},
+    ):
+        story.done = replace(story.done, farewells=[], silences=[])
+        story.done = replace(story.done, **less)
+        assert faults(story.weigh()) == {"taken_from_the_living"}
+    story.done = replace(story.done, farewells=gone, silences=silent)
     assert not faults(story.weigh())
 
 

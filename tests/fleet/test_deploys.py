@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +18,12 @@ from aios_dist.local.machine import WorkerSpec
 from aios_dist.local.members import Launch, Member, environment
 from aios_dist.testing import FakeLLM
 from tests.fleet.reading import wait_for
+from tests.releases import settings, settled, unpacked
 
 if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
 
 pytestmark = pytest.mark.fleet
-
-ROOT = Path(__file__).parents[2]
-RELEASE = "4c0a124"
-"""A commit before codes had names: a release of it may run beside this one."""
 
 CODE = """
 from aios_dist import agent, llm, signal, tool
@@ -224,45 +219,31 @@ def test_where_the_last_worker_with_the_code_was_killed_its_jobs_are_parked_in_a
     assert all(paid(llm)[f"Plan the trip {number}."] == 1 for number in range(5))
 
 
-IN_COMMON = """
-[fleet]
-name = "{fleet.name}"
-redis_url = "{fleet.redis_url}"
-modules = ["deployed_agents"]
-lease = {fleet.lease}
-renew = {fleet.renew}
-reconcile = {fleet.reconcile}
-shutdown_grace = {fleet.shutdown_grace}
-[models.small]
-base_url = "{llm}"
-[pools.all]
-lanes = ["llm", "turns"]
-slots = 32
-"""
-
-
 @pytest.fixture
-def release(tmp_path: Path) -> Path:
+def before(deployed: Deployed, tmp_path: Path) -> Before:
     """The release before this one, from the repository's history."""
-    folder = tmp_path / "before"
-    folder.mkdir()
-    packed = subprocess.run(
-        ["git", "archive", RELEASE, "aios_dist", "workers"], cwd=ROOT, capture_output=True, check=False
-    )
-    if packed.returncode != 0:
-        pytest.skip("this checkout has no history")
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
-    return folder
+    return Before(deployed, unpacked(tmp_path / "before"), tmp_path)
+
+
+class Before:
+    """The release before this one, with a configuration that it knows."""
+
+    def __init__(self, deployed: Deployed, release: Path, folder: Path) -> None:
+        self._deployed = deployed
+        self._release = release
+        self._config = settings(deployed.config, folder / "release.toml")
+
+    def start(self, name: str, code: str) -> Member:
+        """A worker of it."""
+        path = settled(self._release, self._config)["PYTHONPATH"]
+        return self._deployed.start(name, code, config=self._config, PYTHONPATH=path)
 
 
 @pytest.mark.timeout(120)
-def test_a_release_before_this_one_serves_the_same_jobs_beside_it(
-    deployed: Deployed, producer: Fleet, llm: FakeLLM, release: Path, tmp_path: Path
+def test_a_release_before_this_one_serves_the_same_jobs_beside_it_and_after_it(
+    deployed: Deployed, producer: Fleet, llm: FakeLLM, before: Before
 ) -> None:
-    path = os.pathsep.join([str(release), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    config = tmp_path / "release.toml"  # by hand: this release's settings are not all known to that one
-    config.write_text(IN_COMMON.format(fleet=deployed.config.fleet, llm=llm.url), encoding="utf-8")
-    old = deployed.start("release", CODE, config=config, PYTHONPATH=path)
+    old = before.start("release", CODE)
     jobs = submit(producer, 40)
     wait_for(lambda: begun(producer, jobs))
     assert not any(view.code for view in producer.jobs(40)), "that one knows no codes"
@@ -279,4 +260,12 @@ def test_a_release_before_this_one_serves_the_same_jobs_beside_it(
     assert set(paid(llm).values()) == {1}
     workers = {step.worker for job in jobs for step in job.steps() if step.worker}
     assert len(workers) == 2
+    jobs += [producer.submit("deployed-trip", number=number) for number in range(80, 100)]
+    wait_for(lambda: begun(producer, jobs))
     deployed.stop(new)
+    before.start("back", CODE)
+    go(jobs[80:])
+    for job in producer.as_completed(jobs[80:], 60):
+        job.result(timeout=5)
+    assert states(producer, jobs) == {"done": 100}
+    assert set(paid(llm).values()) == {1}

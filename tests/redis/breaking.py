@@ -290,7 +290,7 @@ async def unpark(h: Hand) -> Verb:
     await h.submit(begun("k", "x"))
     await h.journal.advance("k", parks(0, 1))
     await (await park_with_a_commit(h))()
-    await h.redis("ZADD", h.keys.serving, 4e15, "code/a@old")
+    await h.redis("ZADD", h.keys.serving, 4e15, "has/a@old")
     return h.journal.unpark
 
 
@@ -318,7 +318,7 @@ async def rewind_a_wide_one(h: Hand) -> Verb:
 async def claim_what_other_code_serves(h: Hand) -> Verb:
     await h.submit(begun("j", "a"))
     await h.commit(await h.claim(), turn_here=False)
-    await h.redis("ZADD", h.keys.serving, 4e15, "code/a@old")
+    await h.redis("ZADD", h.keys.serving, 4e15, "has/a@old")
     return lambda: h.journal.take("turns", "w", "token", models=[], agents=["a"], codes={"a": "new"})
 
 

@@ -462,8 +462,9 @@ class Hand:
                     moves = True
                     if (name in timers) + (name in ready) + (name in in_held) > 1:
                         wrong.append(f"{name} waits in two places")
-                    need = f"?code/{facts['who'].decode().partition('|')[2]}@{h.code}"
-                    if name in in_held and in_held[name] not in (h.label, own, need):
+                    agent = facts["who"].decode().partition("|")[2]  # (alone: of a release before codes)
+                    needs = (f"?code/{agent}@{h.code}", *([f"?agent/{agent}"] if h.code else []))
+                    if name in in_held and in_held[name] not in (h.label, own, *needs):
                         wrong.append(f"{name} is held for {in_held[name]}, and its model is {h.label}")
                     if name not in timers and name not in in_held:
                         expect_ready[name] = h.lane

@@ -235,16 +235,16 @@ def test_a_decision_without_parking_says_nothing_of_it() -> None:
     assert msgspec.structs.asdict(Parking("a", "b")) == {"why": "a", "said": "b"}
 
 
-def test_doctor_says_of_which_agents_workers_have_different_code(
+def test_doctor_says_of_which_agents_workers_have_different_code_and_who_cannot_say(
     cli: Cli, redis_url: str, fleet_name: str
 ) -> None:
     async def announce() -> None:
         journal = Journal(FleetConfig(name=fleet_name, redis_url=redis_url))
         now = await journal.now()
-        for n, code in enumerate(("a1", "b2", "b2")):
+        for n, codes in enumerate(({"trip": "a1"}, {"trip": "b2"}, {"trip": "b2"}, {})):
             info = WorkerInfo(
                 id=f"w{n}", host="h", pid=n, pool="turns", lanes=["turns"], slots=1, agents=["trip", "same"],
-                codes={"trip": code, "same": "c3"}, started_at=now, seen_at=now,
+                codes={**codes, "same": "c3"} if codes else {}, started_at=now, seen_at=now,
             )  # fmt: skip
             await journal.announce(info, {})
         await journal.close()
@@ -252,7 +252,11 @@ def test_doctor_says_of_which_agents_workers_have_different_code(
     asyncio.run(announce())
     found = [f for f in cli("doctor", "--json").json["findings"] if f["check"] == "codes"]
     assert [f["what"] for f in found] == [
-        "Workers have 2 codes of agent 'trip' (b2 on 2, a1 on 1): open jobs go on with theirs."
+        "Workers have 2 codes of agent 'trip' (b2 on 2, a1 on 1): open jobs go on with theirs.",
+        (
+            "Worker w3 is of a release that knows no codes: where an agent's code has changed, it fails the "
+            "job that this release would park."
+        ),
     ]
 
 

@@ -186,6 +186,6 @@ async def test_a_jump_of_redis_clock_keeps_nobody_waiting_for_code_that_is_gone(
     """A worker said so before the clock jumped, and was lost since."""
     await worker(hand, "old", "old", ago=jump)
     await hand.journal.shift(jump, 5.0, 0)
-    until = float(await hand.redis("ZSCORE", hand.keys.serving, "code/a@old")) / 1e6
+    until = float(await hand.redis("ZSCORE", hand.keys.serving, "has/a@old")) / 1e6
     now = await hand.journal.now()
     assert now < until <= now + hand.config.lease

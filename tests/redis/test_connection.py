@@ -15,12 +15,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ResponseError
 
 from aios_dist import AsyncFleet, prompts
-from aios_dist.config import Config, FleetConfig
+from aios_dist.config import Config, FleetConfig, PoolConfig
 from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError, RedisUnfit
 from aios_dist.journal import Journal, scripts
 from aios_dist.journal import connection as module
 from aios_dist.journal.connection import BATCH, Connection, open_client, unavailable
 from aios_dist.model.jobs import JobState
+from aios_dist.worker.worker import Runtime
 from tests.redis.conftest import Hand, Told, again, decides, starts
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ class Wire:
         lose_answers: requests get through, and then the line breaks instead of bringing the answer.
         silent: requests get through, and no answer ever comes.
         refuse: whoever calls is hung up on.
+        hang_up_at: words of requests at which the line breaks, and how often that is so.
         requests: pieces that went to Redis; one a round trip, for requests of some kilobytes.
     """
 
     def __init__(self, port: int) -> None:
         self.lose_answers = self.silent = self.refuse = False
+        self.hang_up_at = (b"", 0)
         self.requests: list[bytes] = []
         self._port = port
         self._lines: set[asyncio.StreamWriter] = set()
@@ -69,6 +72,10 @@ class Wire:
     async def _forward(self, reader: asyncio.StreamReader, to_redis: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 20):
             self.requests.append(data)
+            words, often = self.hang_up_at
+            if often and words in data:
+                self.hang_up_at = (words, often - 1)
+                break
             to_redis.write(data)
         to_redis.close()
 
@@ -624,3 +631,13 @@ async def test_a_transport_that_ends_in_a_cancellation_nobody_asked_for_is_a_lin
     with pytest.raises(FleetUnavailable, match="cannot be reached"):
         await line.command("PING")
     await line.close()
+
+
+async def test_a_worker_that_starts_waits_for_a_redis_that_goes_away_between_two_of_its_questions(
+    wire: Wire,
+) -> None:
+    pool = PoolConfig(lanes=["llm"], slots=1)
+    fleet = FleetConfig(name="nobody", redis_url=wire.url)
+    wire.hang_up_at = (b"ZCARD", 3)
+    await Runtime(Config(fleet=fleet, pools={"all": pool}), "all", pool, {})._check_redis()
+    assert wire.hang_up_at == (b"ZCARD", 0)

@@ -56,7 +56,8 @@ def _start(config: Config, lane: str) -> str:
 
 
 def codes(registry: Registry) -> Iterator[Finding]:
-    """Agents of which workers have different code: a rollout, or constants that each process has anew."""
+    """Agents of which workers have different code: a rollout, or constants that each process has anew. And
+    workers that cannot say which they have."""
     found: dict[str, Counter[str]] = {}
     for worker in registry.workers:
         for agent, code in worker.codes.items() if TURNS in worker.lanes else ():
@@ -67,6 +68,14 @@ def codes(registry: Registry) -> Iterator[Finding]:
             yield ok(
                 "codes",
                 f"Workers have {len(counts)} codes of agent {agent!r} ({each}): open jobs go on with theirs.",
+            )
+    for worker in registry.workers:
+        if TURNS in worker.lanes and (set(worker.agents) & found.keys()) - worker.codes.keys():
+            yield warning(
+                "codes",
+                f"Worker {worker.id} is of a release that knows no codes: where an agent's code has changed, "
+                "it fails the job that this release would park.",
+                "Replace it before the code of any agent changes (docs/deploy.md).",
             )
 
 

@@ -107,8 +107,9 @@ local function unhold(job, step, h)
   local m, tenant = member(job, step), tenant_of(job)
   if take_off('held', h[H.label], m, tenant) then return h[H.label] end
   if take_off('held', '@' .. tenant, m, h[H.lane]) then return '@' .. tenant end
-  local need = '?' .. need_of(job, h)
-  if take_off('held', need, m, tenant) then return need end
+  for _, need in ipairs(needs_of(job, h)) do
+    if take_off('held', '?' .. need, m, tenant) then return '?' .. need end
+  end
 end
 
 -- A step that the worker at hand cannot serve makes way for others, and waits for one that can. Gives whether there is one.
@@ -122,6 +123,8 @@ local function leave_to_others(job, step, h, code)
   local need = need_of(job, h)
   hold_back('?' .. need, job, step, h)
   redis.call('ZADD', key('wanted', h[H.lane]), 0, need)
+  -- A release before codes gives tickets for what `serving` has, and takes such a step: where it is put back, none is left behind.
+  if string.sub(need, 1, 5) == 'code/' then redis.call('ZADD', P .. 'serving', 'GT', int(clock() + A.retention_ms * 1000), need) end
   return somebody_serves(need)
 end
 

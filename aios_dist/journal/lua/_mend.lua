@@ -51,7 +51,9 @@ do -- (a chunk of Lua has 200 locals at the most)
     shelf('held', h[H.label])
     look(key('held', '@' .. tenant))
     look(key('held', '@' .. tenant .. '|' .. lane))
-    if redis.call('EXISTS', key('wanted', lane)) == 1 then shelf('held', '?' .. need_of(job, h)) end
+    for _, need in ipairs(redis.call('EXISTS', key('wanted', lane)) == 1 and needs_of(job, h) or {}) do
+      shelf('held', '?' .. need)
+    end
     look(P .. 'timers')
     return count
   end
@@ -77,7 +79,9 @@ do -- (a chunk of Lua has 200 locals at the most)
     shelf('ready', lane)
     shelf('held', h[H.label])
     shelf('held', '@' .. tenant, lane)
-    shelf('held', '?' .. need_of(job, h))
+    for _, need in ipairs(needs_of(job, h)) do
+      shelf('held', '?' .. need)
+    end
   end
 
   local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
@@ -126,7 +130,7 @@ do -- (a chunk of Lua has 200 locals at the most)
   -- record cannot be read; any other is not the job's.
   mend = function(job, touched, part)
     local k, wrong = key('job', job), {}
-    local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp', 'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7', 'bad')
+    local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp', 'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7', 'bad', 'pk')
     if f.err then corrupt('its record is no hash') end
     if f[5] and number(string.match(f[5], '^%d+')) > clock() - ABANDONED then return wrong end -- a wide fork that is being made
     local there, coming = not f[5], false
@@ -149,6 +153,10 @@ do -- (a chunk of Lua has 200 locals at the most)
     if f[18] then corrupt(f[18]) end
     if not f[6] then corrupt('what its program has seen is not known') end
     whos[job] = f[8] or nil
+    if f[19] and state ~= 'paused' then -- a release that knows no parking has resumed it
+      redis.call('ZREM', P .. 'parked', f[19] .. '|' .. job)
+      redis.call('HDEL', k, 'pk')
+    end
     local from, upto, read_now = 0, count, 0
     if wide(count) then
       local stands = redis.call('HGET', k, 'sw')

@@ -15,6 +15,7 @@
 --            heldold:M, heldold:M|T by age; of "@T" one set a lane, held:@T|L and heldby:@T. heldby:M has a scale of its own, below the lane's counters
 --            by `up` of model:M, see lift. M may also be "?model/NAME", "?agent/NAME" or "?code/AGENT@CODE": steps that the worker
 --            which met them cannot serve; wanted:L such needs of a lane's steps, serving the needs that workers serve, by until when
+--            (a code that a worker has: "has/AGENT@CODE")
 -- in:L|M     of a model M (or "@T") with limits: the steps that were let in to the lane, by rank; see kept_off
 -- waits      how many steps stand in the tenants' sets of a shelf: "ready:L", "held:M"
 -- used       "L|T": when a tenant was last dispatched on a shared lane (or first lifted there)
@@ -259,6 +260,9 @@ local function need_of(job, h, code)
   code = code or (h and h[H.code]) or ''
   return code ~= '' and 'code/' .. agent .. '@' .. code or 'agent/' .. agent
 end
+
+-- What the shelf may be called where it waits for such a worker: a release before codes leaves it to others under its agent alone.
+local function needs_of(job, h) return { need_of(job, h), (h[H.code] or '') ~= '' and need_of(job, nil, '') or nil } end
 
 local function weight_of(tenant)
   local weight = number(redis.call('HGET', key('tenant', tenant), 'w'))

@@ -14,9 +14,9 @@ local function in_parts(shelf, name)
   return counted_anew(shelf, name)
 end
 
--- Whether a worker that lives has just this.
+-- Whether a worker that lives has just this. (Of code by a name of its own, see leave_to_others.)
 local function somebody_has(need)
-  local till = redis.call('ZSCORE', P .. 'serving', need)
+  local till = redis.call('ZSCORE', P .. 'serving', (string.gsub(need, '^code/', 'has/')))
   return till and tonumber(till) > clock()
 end
 

@@ -91,7 +91,7 @@ if by ~= 0 then
     end
   end
   part(each, P .. 'leases', function(_, at) return before(at - A.lease_us) end)
-  part(each, P .. 'serving', function(need, at) return string.sub(need, 1, 5) == 'code/' and before(at - A.lease_us) end)
+  part(each, P .. 'serving', function(need, at) return string.sub(need, 1, 4) == 'has/' and before(at - A.lease_us) end)
   part(each, P .. 'timers', timer)
   part(each, P .. 'deadlines', deadline)
   for _, set in ipairs({ 'due', 'sweeps', 'plans' }) do

@@ -1,0 +1,147 @@
+"""A release before this one on the same journal: what it does to what only this one knows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aios_dist.journal import Claim, Nothing
+from tests.redis.breaking import begun, parks
+from tests.redis.test_code_that_fits import a_turn_waits, take, worker
+from tests.releases import unpacked
+
+if TYPE_CHECKING:
+    from tests.redis.conftest import Hand
+
+PROGRAM = """
+import asyncio, json, sys
+from aios_dist.config import FleetConfig
+from aios_dist.journal import Journal
+
+async def main():
+    journal = Journal(FleetConfig(name=sys.argv[1], redis_url=sys.argv[2], lease=float(sys.argv[3])))
+    try:
+        print(json.dumps([%s]))
+    finally:
+        await journal.close()
+
+async def take(journal, agent):
+    got = await journal.take("turns", "w-before", "t-before", models=["small"], agents=[agent])
+    return getattr(got, "job", None)
+
+async def waiting(journal):
+    return (await journal.tickets(["turns"], ["t"], [0]))["turns"].ready
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpacked(tmp_path_factory.mktemp("releases") / "before")
+
+
+class Before:
+    """That release, as it does with this journal what is written here, in Python."""
+
+    def __init__(self, release: Path, hand: Hand) -> None:
+        self._release, self._hand = release, hand
+
+    def does(self, *what: str) -> list[Any]:
+        """One expression after another, each in terms of ``journal``; gives what came of them."""
+        config = self._hand.config
+        asked = [sys.executable, "-c", PROGRAM % ", ".join(what), config.name, config.redis_url]
+        done = subprocess.run(
+            [*asked, str(config.lease)], cwd=self._release, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said: list[Any] = json.loads(done.stdout)
+        return said
+
+
+@pytest.fixture
+def before(release: Path, hand: Hand) -> Before:
+    return Before(release, hand)
+
+
+async def test_what_waits_for_code_gets_tickets_and_is_taken_where_all_was_put_back(
+    hand: Hand, before: Before
+) -> None:
+    one = await worker(hand, "one", "old")
+    await a_turn_waits(hand)
+    assert isinstance(await take(hand, "new"), Nothing)
+    await hand.journal.leave("one", one.code_needs())
+    assert before.does("await waiting(journal)", "await take(journal, 'a')") == [1, "j"]
+    await hand.look()
+
+
+async def test_what_it_cannot_serve_it_leaves_to_who_can(hand: Hand, before: Before) -> None:
+    await worker(hand, "old", "old")
+    await a_turn_waits(hand, "j")
+    await a_turn_waits(hand, "k")
+    assert isinstance(await take(hand, "new"), Nothing)
+    assert before.does("await take(journal, 'other')", "await take(journal, 'other')") == [None, None]
+    got = await take(hand, "old")
+    assert isinstance(got, Claim)
+    other = "k" if got.job == "j" else "j"
+    before.does("await take(journal, 'other')")
+    await hand.journal.cancel(other)
+    assert await hand.redis("EXISTS", hand.keys.held("?agent/a"), hand.keys.held("?code/a@old")) == 0
+    await hand.look()
+
+
+async def test_a_step_that_it_has_left_to_others_waits_in_one_place(hand: Hand, before: Before) -> None:
+    await worker(hand, "old", "old")
+    await a_turn_waits(hand)
+    await take(hand, "new")
+    before.does("await take(journal, 'other')")
+    walked = await hand.journal.walk()
+    assert walked.found == []
+
+
+async def test_it_makes_way_in_office_and_takes_it_where_nobody_else_is(hand: Hand, before: Before) -> None:
+    office = "(await journal.office('before', 'take')).mine"
+    assert before.does(office) == [True]
+    assert (await hand.journal.office("w", "take")).mine
+    assert before.does(office) == [False]
+    assert (await hand.journal.office("w", "take")).mine
+    assert not (await hand.journal.office("v", "take")).mine
+    await hand.journal.office("w", "leave")
+    assert before.does(office) == [True]
+
+
+async def park(hand: Hand, id: str = "j") -> None:
+    await hand.submit(begun(id, "x"))
+    await hand.journal.advance(id, parks(0, 1))
+
+
+async def test_what_it_resumes_is_parked_no_longer(hand: Hand, before: Before) -> None:
+    await park(hand)
+    assert before.does("(await journal.resume('j'))[0]", "await take(journal, 'a')") == ["running", "j"]
+    await hand.journal.walk()
+    assert await hand.redis("EXISTS", hand.keys.parked) == 0
+    before.does("(await journal.pause('j')) and 0")
+    standing = await hand.journal.standing("j")
+    assert (standing.state, standing.parked) == ("paused", "")
+    await hand.look()
+
+
+async def test_its_reconciler_leaves_parked_and_rewound_jobs_alone(hand: Hand, before: Before) -> None:
+    await park(hand, "j")
+    await hand.submit(begun("k", "a", "b", "c"))
+    await hand.commit(await hand.claim())
+    await hand.journal.advance("k", parks(1, 3))
+    await hand.journal.rewind("k", 1)
+    before.does("(await journal.reap(['llm', 'turns'])).moved and 0")
+    (found,) = before.does("(await journal.walk()).found")
+    assert found == []
+    views = await hand.journal.views(["j", "k"])
+    assert [(view.state, view.parked) for view in views if view] == [("paused", True), ("running", False)]
+    history = await hand.journal.load("k")
+    assert len(history.forgotten) == 2
+    await hand.look()
