@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import uuid
 from typing import Any, NoReturn
 
@@ -35,6 +36,8 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     try:
         config = config if config is not None else load()
         settings = config.pool(pool)
+        if slots is not None:
+            starting.check_slots(slots, f"worker_app({pool!r}, slots=…)")
     except AiosError as exc:
         _refuse(exc)
     if slots is not None:
@@ -72,8 +75,11 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
             return
         try:
             starting.check_options(pool, settings, options or {})
+            starting.check_settings(app, config, settings)
         except AiosError as exc:
             _refuse(exc)
+        except Exception as exc:
+            _break(exc)
         starting.survive_sigusr2()
 
     @signals.celeryd_after_setup.connect(weak=False)
@@ -93,10 +99,12 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         try:
             starting.pin(sender, settings)
             runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
-            runtime.slots = int(sender.concurrency or settings.slots)
+            runtime.slots = sender.concurrency
             runtime.check()
         except AiosError as exc:
             _refuse(exc)
+        except Exception as exc:
+            _break(exc)
 
     return app
 
@@ -105,3 +113,9 @@ def _refuse(error: AiosError) -> NoReturn:
     """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
     sys.stderr.write(f"aios-dist: {error}\n")
     raise SystemExit(2)
+
+
+def _break(error: Exception) -> NoReturn:
+    """What nobody has thought of: Celery would log it, and go on without having looked."""
+    traceback.print_exception(error)
+    raise SystemExit(1) from error

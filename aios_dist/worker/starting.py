@@ -14,16 +14,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from celery import concurrency
+from celery import Celery, concurrency
+from celery.app.defaults import SETTING_KEYS
 from celery.apps import worker as of_celery
 from celery.bin.worker import worker as of_celerys_command
 from click.core import ParameterSource
 
+from aios_dist.broker.app import make_app
 from aios_dist.broker.pinned import set_for_others
 from aios_dist.config import Config, PoolConfig
 from aios_dist.errors import ConfigError
 from aios_dist.text.masking import masked
-from aios_dist.worker.pool import AsyncioPool
+from aios_dist.worker.pool import MOST_SLOTS, AsyncioPool
 
 logger = logging.getLogger("aios_dist.starting")
 
@@ -38,6 +40,28 @@ WITHOUT_EFFECT = {
 
 LANES = ("queues", "exclude_queues")
 PINNED = ("pool", "concurrency")
+
+OURS = ("accept_content", "broker_", "control_", "enable_utc", "event_", "security_", "task_", "worker_")
+"""Celery's settings, by how they begin, on which it depends what a worker reads and who hears it …"""
+
+THEIRS = {
+    "broker_connection_timeout",
+    "broker_heartbeat",
+    "broker_heartbeat_checkrate",
+    "broker_pool_limit",
+    "worker_concurrency",  # the slots, looked at on its own
+    "worker_hijack_root_logger",
+    "worker_log_color",
+    "worker_log_datefmt",
+    "worker_log_format",
+    "worker_redirect_stdouts",
+    "worker_redirect_stdouts_level",
+    "worker_state_db",
+    "worker_task_log_datefmt",
+    "worker_task_log_format",
+    "worker_timer_precision",
+}
+"""… but for these, which are the user's."""
 
 
 def check_options(pool: str, settings: PoolConfig, options: Mapping[str, Any]) -> None:
@@ -68,16 +92,43 @@ def check_options(pool: str, settings: PoolConfig, options: Mapping[str, Any]) -
         )
 
 
+def check_settings(app: Celery, config: Config, settings: PoolConfig) -> None:
+    """Look at what the file with the app, or a module that it names, has made of our settings of Celery.
+
+    Raises:
+        ConfigError: one of them is another now: such a worker may read other lists, or another Redis.
+    """
+    conf, made = app.conf, make_app(config, settings, current=False).conf
+    pinned = {name for name in SETTING_KEYS if name.startswith(OURS)} - THEIRS
+    if of_environment("disable_prefetch"):
+        pinned.discard("worker_disable_prefetch")  # pin() takes it back
+    changed = sorted(  # as it is told, and as it is followed: of some that is not the same
+        name for name in pinned if conf[name] != made[name] or getattr(conf, name) != getattr(made, name)
+    )
+    if changed:
+        raise ConfigError(
+            f"The file of this worker changes settings of Celery's that are the fleet's ({', '.join(changed)}): "
+            "leave them out. Lanes, slots, models and limits of time are in aios.toml."
+        )
+
+
+def check_slots(slots: object, where: str) -> None:
+    """Raises ConfigError: so many slots no worker can have; ``where`` says who wants them."""
+    if type(slots) is not int or not 1 <= slots <= MOST_SLOTS:
+        raise ConfigError(f"{where}: a worker has from 1 to {MOST_SLOTS:,} slots, not {slots}.")
+
+
 def pin(worker: Any, settings: PoolConfig) -> None:
     """Take back what variables of another application have changed in a worker that is about to start.
 
     Raises:
-        ConfigError: its pool is another one than ours.
+        ConfigError: its pool is another one than ours, or it has no number of slots.
     """
     if of_environment("pool"):
         worker.pool_cls = AsyncioPool
     if of_environment("concurrency"):
         worker.concurrency = settings.slots
+    check_slots(worker.concurrency, "--concurrency (or worker_concurrency)")
     worker.app.conf.worker_disable_prefetch = True
     if os.environ.get("REMAP_SIGTERM"):
         of_celery.REMAP_SIGTERM = ""

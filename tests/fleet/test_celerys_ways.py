@@ -158,6 +158,18 @@ def test_what_would_make_another_worker_of_it_is_refused_at_the_start(
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_changes_the_fleets_settings_makes_no_worker(celery: Celery) -> None:
+    own = (celery.folder / "llm_app.py").read_text()
+    for name, line, sentence in (
+        ("queues", "app.conf.task_queues = []", "are the fleet's (task_queues): leave them out"),
+        ("auto", "app.conf.worker_concurrency = 'auto'", "a worker has from 1 to 100,000 slots, not auto."),
+    ):
+        (celery.folder / f"{name}_app.py").write_text(f"{own}\n{line}\n")
+        done = celery.run(name, "worker", "-n", "refused@here")
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert sentence in done.stderr
+
+
 def test_lanes_and_scaling_of_another_application_are_named_by_their_variable(celery: Celery) -> None:
     for name, value in (("CELERY_WORKER_QUEUES", "celery"), ("CELERY_WORKER_AUTOSCALE", "9,1")):
         done = celery.run("llm", "worker", "-n", "refused@here", **{name: value})
