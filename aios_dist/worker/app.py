@@ -17,7 +17,7 @@ from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
 from aios_dist.text import masking
 from aios_dist.worker import starting, steering
-from aios_dist.worker.telemetry import Dispatcher, StepRequest, answer_again, mask_replies
+from aios_dist.worker.telemetry import Dispatcher, StepRequest, answer_again, mask_replies, say_process
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 
@@ -99,6 +99,7 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         try:
             starting.pin(sender, settings)
             runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
+            say_process(runtime.id)
             runtime.slots = sender.concurrency
             runtime.check()
         except AiosError as exc:

@@ -62,6 +62,32 @@ async def test_the_next_in_office_goes_on_where_the_last_one_stood(hand: Hand) -
     assert heard.ends() == [f"task-succeeded job {name}" for name in ("j0", "j1", "j2", "late")]
 
 
+async def test_an_end_counts_as_told_when_its_events_have_gone_out(hand: Hand) -> None:
+    """A worker that is killed with events in hand takes them with it: the next in office tells them."""
+    await hand.journal.submit([starts("j", ends=JobState.DONE)])
+    gone, killed, heard = 0, Heard(), Heard()
+
+    def made() -> Teller:
+        return Teller(hand.journal, Rows(killed), lambda: True, lambda: len(killed.events), lambda: gone)
+
+    first = made()
+    await first.tell()
+    await first.tell()
+    assert killed.ends() == ["task-succeeded job j"], "once, by who goes on"
+    await teller(hand.journal, heard).tell()
+    assert heard.ends() == killed.ends()
+    await hand.redis("DEL", hand.keys.told)
+    second = made()
+    await second.tell()
+    gone = len(killed.events)
+    await second.tell()
+    await teller(hand.journal, heard).tell()
+    assert len(heard.ends()) == 1, "these have gone out"
+    await hand.redis("DEL", hand.keys.told)  # as on a Redis that was put back
+    await second.tell()
+    assert len(killed.ends()) == 3
+
+
 async def test_a_fleet_that_was_never_told_of_begins_a_minute_back(hand: Hand) -> None:
     now = await hand.journal.now()
     old = f"{(now - 61) * 1000:.0f}-0"
