@@ -34,7 +34,18 @@ TIMES = ["timestamp", "local_received"]
 OF_ROWS = ["received", "started", "succeeded", "failed", "retried", "revoked"]
 """Times that a worker may say of a row besides those of the events themselves."""
 TEXTS = ["name", "args", "kwargs", "result", "exception", "traceback", "uuid", "root_id", "parent_id"]
-TEXTS += ["worker_lost", PROCESS, "queue", "exchange", "routing_key", "eta", "expires", "sw_ident", "sw_ver", "sw_sys"]
+TEXTS += [
+    "worker_lost",
+    PROCESS,
+    "queue",
+    "exchange",
+    "routing_key",
+    "eta",
+    "expires",
+    "sw_ident",
+    "sw_ver",
+    "sw_sys",
+]
 SCALARS = ["terminated", "expired", "requeue", "signum", "again"]
 FIELDS = {"type", "hostname", "loadavg", *NUMBERS, *TIMES, *TEXTS, *SCALARS}
 MOST, YEAR_5000 = 10**15, 95_617_584_000

@@ -107,8 +107,8 @@ def check_settings(app: Celery, config: Config, settings: PoolConfig) -> None:
     )
     if changed:
         raise ConfigError(
-            f"The file of this worker changes settings of Celery's that are the fleet's ({', '.join(changed)}): "
-            "leave them out. Lanes, slots, models and limits of time are in aios.toml."
+            "The file of this worker changes settings of Celery's that are the fleet's "
+            f"({', '.join(changed)}): leave them out. Lanes, slots, models and time-outs are in aios.toml."
         )
 
 

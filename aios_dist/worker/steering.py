@@ -16,6 +16,7 @@ from aios_dist.worker.pool import MOST_SLOTS
 if TYPE_CHECKING:
     from aios_dist.worker.worker import Runtime
 
+
 def install(runtime: Runtime) -> None:
     """Put ours in the place of Celery's commands in this process, for one worker; twice is as once."""
     for name, instead in REFUSED.items():

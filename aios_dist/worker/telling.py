@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
-from aios_dist.journal import Journal
-from aios_dist.worker.rows import Rows
+from aios_dist.errors import class_of
+from aios_dist.journal import Ended, Journal
+from aios_dist.model.jobs import JobState
+from aios_dist.text.lines import fields_line
+from aios_dist.worker.rows import UNKNOWN, Rows
+
+logger = logging.getLogger("aios_dist.telling")
 
 TELL_S = 0.5
 """Between two looks."""
@@ -59,6 +65,8 @@ class Teller:
             ends, upto = await self._journal.to_tell(after, PAGE)
             for end in ends:
                 self._rows.job_ended(end)
+                if end.state is JobState.FAILED:
+                    _say_failed(end)
             if upto == after:
                 break
             after = upto
@@ -71,3 +79,16 @@ class Teller:
         if self._told is not None and self._gone() >= self._told[1]:
             (upto, _), self._told = self._told, None
             await self._journal.tell(upto)
+
+
+def _say_failed(end: Ended) -> None:
+    """That a job has failed, and where in the user's code; of the error's own words nothing."""
+    error = end.error or UNKNOWN
+    said = {
+        "job": end.job,
+        "agent": end.agent,
+        "tenant": end.tenant,
+        "error": class_of(error),
+        "traceback": str(error.get("traceback") or ""),
+    }
+    logger.warning("Job failed: %s", fields_line(said), extra={"failure": said})

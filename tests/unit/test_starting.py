@@ -81,4 +81,4 @@ def test_slots_that_a_file_asks_for_are_looked_at(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         ask("llm", slots=-3, config=Config())
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("aios-dist: worker_app('llm', slots=…): a worker has from 1 to ")
+    assert "aios-dist: worker_app('llm', slots=…): a worker has from 1 to " in capsys.readouterr().err
