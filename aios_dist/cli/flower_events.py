@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ TEXTS += [
 ]
 SCALARS = ["terminated", "expired", "requeue", "signum", "again"]
 FIELDS = {"type", "hostname", "loadavg", *NUMBERS, *TIMES, *TEXTS, *SCALARS}
+_HALF = re.compile("[\ud800-\udfff]")
 MOST, YEAR_5000 = 10**15, 95_617_584_000
 
 
@@ -65,18 +67,24 @@ def sound(event: object) -> dict[str, Any]:
     if not (
         isinstance(kind, str)
         and "-" in kind
-        and isinstance(known.get("hostname"), str)
+        and _is_text(kind)
+        and _is_text(known.get("hostname"))
         and "timestamp" in known
         and (known.get("uuid") or not kind.startswith("task-"))
         and isinstance(load, list)
         and all(_is_number(n, MOST) for n in (*load, *(known[name] for name in NUMBERS if name in known)))
         and all(_is_number(known[name], YEAR_5000) for name in TIMES if name in known)
-        and all(isinstance(known[name], str) for name in TEXTS if name in known)
-        and all(isinstance(known[name], bool | int | str) for name in SCALARS if name in known)
+        and all(_is_text(known[name]) for name in TEXTS if name in known)
+        and all(isinstance(it, bool | int) or _is_text(it) for name in SCALARS if (it := known.get(name)))
     ):
         raise ValueError("a field of an event is not of its kind")
     known |= {name: event[name] for name in OF_ROWS if _is_number(event.get(name), YEAR_5000)}
     return known
+
+
+def _is_text(value: object) -> bool:
+    """One that a page can be written with: half a character, which JSON can say, ends it."""
+    return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
 
 
 def _is_number(value: object, most: float) -> bool:

@@ -156,6 +156,14 @@ def test_times_of_a_row_may_be_said_and_are_left_out_where_they_are_none() -> No
     assert (said["received"], "started" in said) == (1.5, False)
 
 
+@pytest.mark.parametrize("field", ["hostname", "name", "args", "uuid", "sw_ident", "signum", "type"])
+def test_half_a_character_makes_no_event(field: str) -> None:
+    """No page that shows it can be sent: the list of workers was 500 for good."""
+    sound(event("task-started", "x", name="日本 👩"))
+    with pytest.raises(ValueError, match="not of its kind"):
+        sound({**event("task-started", "x"), field: "task-\ud83d"})
+
+
 def test_what_is_told_again_makes_what_is_missing_and_changes_nothing_else(rows: Rows) -> None:
     rows.event(event("task-started", "heard", name="n"))
     rows.event(event("task-retried", "heard", result="first"))
