@@ -51,7 +51,7 @@ def _ask(url: str) -> str:
     one: so do the workers' calls."""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             return "it is no address that begins with http:// or https://"
         host = parts.netloc.rpartition("@")[2]  # an account is not sent, and not shown
         path = quote(parts.path.rstrip("/"), safe="/%~:@!$&'()*+,;=")
