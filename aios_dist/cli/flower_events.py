@@ -50,6 +50,8 @@ TEXTS += [
 SCALARS = ["terminated", "expired", "requeue", "signum", "again"]
 FIELDS = {"type", "hostname", "loadavg", *NUMBERS, *TIMES, *TEXTS, *SCALARS}
 _HALF = re.compile("[\ud800-\udfff]")
+MOST_OFFSET_H = 24
+"""Celery moves an event's time by its ``utcoffset``."""
 MOST, YEAR_5000 = 10**15, 95_617_584_000
 
 
@@ -73,18 +75,24 @@ def sound(event: object) -> dict[str, Any]:
         and (known.get("uuid") or not kind.startswith("task-"))
         and isinstance(load, list)
         and all(_is_number(n, MOST) for n in (*load, *(known[name] for name in NUMBERS if name in known)))
-        and all(_is_number(known[name], YEAR_5000) for name in TIMES if name in known)
+        and abs(known.get("utcoffset", 0)) <= MOST_OFFSET_H
+        and all(_is_time(known[name]) for name in TIMES if name in known)
         and all(_is_text(known[name]) for name in TEXTS if name in known)
         and all(isinstance(it, bool | int) or _is_text(it) for name in SCALARS if (it := known.get(name)))
     ):
         raise ValueError("a field of an event is not of its kind")
-    known |= {name: event[name] for name in OF_ROWS if _is_number(event.get(name), YEAR_5000)}
+    known |= {name: event[name] for name in OF_ROWS if _is_time(event.get(name))}
     return known
 
 
 def _is_text(value: object) -> bool:
     """One that a page can be written with: half a character, which JSON can say, ends it."""
     return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
+
+
+def _is_time(value: object) -> bool:
+    """Seconds since the epoch, some days after it: a page can show no year before the first."""
+    return isinstance(value, int | float) and _is_number(value, YEAR_5000) and value >= MOST_OFFSET_H * 3600
 
 
 def _is_number(value: object, most: float) -> bool:

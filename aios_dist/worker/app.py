@@ -33,6 +33,7 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     Returns:
         The app. Its queues, slots and pool are set; ``-Q`` and ``-P`` are not needed.
     """
+    starting.forget_variables()
     try:
         config = config if config is not None else load()
         settings = config.pool(pool)
@@ -81,6 +82,7 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         except Exception as exc:
             _break(exc)
         starting.survive_sigusr2()
+        starting.begin_anew_at_sighup(runtime.begin_anew)
 
     @signals.celeryd_after_setup.connect(weak=False)
     def say(instance: Any = None, **_: Any) -> None:
@@ -97,7 +99,7 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         if getattr(sender, "app", None) is not app:
             return
         try:
-            starting.pin(sender, settings)
+            starting.pin(sender)
             runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
             say_process(runtime.id)
             runtime.slots = sender.concurrency

@@ -313,6 +313,11 @@ class Runtime:
             self._start_finishing()
             state.should_stop = EX_OK  # Celery's loop looks at it at each turn
 
+    def begin_anew(self, why: str) -> None:
+        """Finish what is in flight, then begin anew; from any thread, and from a signal."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin_anew, why)
+
     def begin_to_end(self) -> None:
         """The worker was told to end; from any thread. Nothing waits for Celery to get there."""
         self.ending.begin()

@@ -152,8 +152,19 @@ def test_rows_that_flower_has_kept_on_disk_are_closed_too() -> None:
 
 
 def test_times_of_a_row_may_be_said_and_are_left_out_where_they_are_none() -> None:
-    said = sound(event("task-received", "x", received=1.5, started="never"))
-    assert (said["received"], "started" in said) == (1.5, False)
+    said = sound(event("task-received", "x", received=1.5e9, started="never"))
+    assert (said["received"], "started" in said) == (1.5e9, False)
+
+
+@pytest.mark.parametrize("time_", [-9e10, -1, 1e14, True, "x"])
+def test_a_time_that_no_page_can_show_makes_no_event(time_: object) -> None:
+    with pytest.raises(ValueError, match="not of its kind"):
+        sound({**event("task-started", "x"), "timestamp": time_})
+    assert "started" not in sound(event("task-received", "x", started=time_))
+    for hours in (25, -1e14):
+        with pytest.raises(ValueError, match="not of its kind"):
+            sound(event("task-started", "x", utcoffset=hours))
+    sound(event("task-started", "x", utcoffset=-14))
 
 
 @pytest.mark.parametrize("field", ["hostname", "name", "args", "uuid", "sw_ident", "signum", "type"])
