@@ -44,6 +44,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+from aios_dist.text.lines import harmless
 from aios_dist.text.masking import hide
 from aios_dist.text.tracebacks import MESSAGE_LIMIT, name_of, text_of, user_traceback
 from aios_dist.text.tracebacks import describe as describe
@@ -132,7 +133,7 @@ class JobFailed(JobError):
     """
 
     def __init__(self, job_id: str, error: Exception) -> None:
-        super().__init__(f"job {job_id!r} failed: {describe(error)}")
+        super().__init__(f"job {job_id!r} failed: {harmless(describe(error))}")
         self.job_id = job_id
         self.error = error
 

@@ -54,13 +54,18 @@ def tls_of(redis_url: str) -> dict[str, Any] | None:
     return address(redis_url).tls
 
 
-def make_app(config: Config, pool: PoolConfig | None = None, name: str = "aios") -> Celery:
+def make_app(
+    config: Config, pool: PoolConfig | None = None, name: str = "aios", *, current: bool = True
+) -> Celery:
     """The Celery app of a fleet: a worker's when a pool is given, else one that only talks.
 
-    Every setting that differs from Celery's default says why; see docs/design.md, section 5.
+    Every setting that differs from Celery's default says why; see docs/design.md, section 5. ``current``:
+    a worker's is this process' own.
     """
     fleet = config.fleet
-    app = Pinned(name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=pool is not None)
+    app = Pinned(
+        name, broker=broker_url(fleet.redis_url), amqp=Guarded, set_as_current=current and pool is not None
+    )
     options: dict[str, Any] = {
         "global_keyprefix": keyprefix(fleet.name),
         "priority_steps": [0],  # one list a lane: order is ours

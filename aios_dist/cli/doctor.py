@@ -11,7 +11,7 @@ import click
 
 from aios_dist.cli.checks import Finding, Level, raised, warning
 from aios_dist.cli.entry import say
-from aios_dist.cli.output import console, plain, print_json
+from aios_dist.cli.output import console, error_line, print_json
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.config import Config, load
 from aios_dist.config.reading import find_file
@@ -53,9 +53,9 @@ def doctor(context: click.Context, probe: bool, as_json: bool) -> None:
         for finding in findings:
             mark, colour = MARKS[finding.level]
             out.print(mark, end=" ", style=colour)
-            out.print(plain(f"{finding.check}: {finding.what}"))
+            out.print(error_line(f"{finding.check}: {finding.what}"))
             if finding.fix:
-                out.print(plain(f"  → {finding.fix}"))
+                out.print(f"  {error_line(f'→ {finding.fix}')}")
         warnings = sum(f.level is Level.WARNING for f in findings)
         out.print(
             f"\n{_of(problems, 'problem')}, {_of(warnings, 'warning')}."
@@ -88,8 +88,9 @@ async def examine(config: Config, fleet: AsyncFleet, probe: bool = False) -> lis
         findings += await _all(deaf.deaf(config, registry))
         findings += lanes.codes(registry)
         views = await fleet.lanes()
-        findings += lanes.lanes(config, views)
-        findings += await _all(deaf.idle(journal, views))
+        live = registry.live(config.fleet.lease)
+        findings += lanes.lanes(config, views, live)
+        findings += await _all(deaf.idle(journal, views, live))
         findings += lanes.needs(await journal.needs([view.name for view in views]))
         findings += held.repairs(await journal.repairs())
         findings += held.prices(registry, await fleet.tenants())

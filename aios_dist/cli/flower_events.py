@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import flower.app
 import flower.events
@@ -21,7 +22,7 @@ from kombu.exceptions import OperationalError
 from tornado.ioloop import PeriodicCallback
 
 from aios_dist.broker.messages import Tally
-from aios_dist.worker.telemetry import AGAIN
+from aios_dist.worker.telemetry import AGAIN, PROCESS
 
 logger = logging.getLogger("aios_dist.flower")
 
@@ -34,9 +35,23 @@ TIMES = ["timestamp", "local_received"]
 OF_ROWS = ["received", "started", "succeeded", "failed", "retried", "revoked"]
 """Times that a worker may say of a row besides those of the events themselves."""
 TEXTS = ["name", "args", "kwargs", "result", "exception", "traceback", "uuid", "root_id", "parent_id"]
-TEXTS += ["worker_lost", "queue", "exchange", "routing_key", "eta", "expires", "sw_ident", "sw_ver", "sw_sys"]
+TEXTS += [
+    "worker_lost",
+    PROCESS,
+    "queue",
+    "exchange",
+    "routing_key",
+    "eta",
+    "expires",
+    "sw_ident",
+    "sw_ver",
+    "sw_sys",
+]
 SCALARS = ["terminated", "expired", "requeue", "signum", "again"]
 FIELDS = {"type", "hostname", "loadavg", *NUMBERS, *TIMES, *TEXTS, *SCALARS}
+_HALF = re.compile("[\ud800-\udfff]")
+MOST_OFFSET_H = 24
+"""Celery moves an event's time by its ``utcoffset``."""
 MOST, YEAR_5000 = 10**15, 95_617_584_000
 
 
@@ -54,18 +69,30 @@ def sound(event: object) -> dict[str, Any]:
     if not (
         isinstance(kind, str)
         and "-" in kind
-        and isinstance(known.get("hostname"), str)
+        and _is_text(kind)
+        and _is_text(known.get("hostname"))
         and "timestamp" in known
         and (known.get("uuid") or not kind.startswith("task-"))
         and isinstance(load, list)
         and all(_is_number(n, MOST) for n in (*load, *(known[name] for name in NUMBERS if name in known)))
-        and all(_is_number(known[name], YEAR_5000) for name in TIMES if name in known)
-        and all(isinstance(known[name], str) for name in TEXTS if name in known)
-        and all(isinstance(known[name], bool | int | str) for name in SCALARS if name in known)
+        and abs(known.get("utcoffset", 0)) <= MOST_OFFSET_H
+        and all(_is_time(known[name]) for name in TIMES if name in known)
+        and all(_is_text(known[name]) for name in TEXTS if name in known)
+        and all(isinstance(it, bool | int) or _is_text(it) for name in SCALARS if (it := known.get(name)))
     ):
         raise ValueError("a field of an event is not of its kind")
-    known |= {name: event[name] for name in OF_ROWS if _is_number(event.get(name), YEAR_5000)}
+    known |= {name: event[name] for name in OF_ROWS if _is_time(event.get(name))}
     return known
+
+
+def _is_text(value: object) -> bool:
+    """One that a page can be written with: half a character, which JSON can say, ends it."""
+    return isinstance(value, str) and (value.isascii() or not _HALF.search(value))
+
+
+def _is_time(value: object) -> bool:
+    """Seconds since the epoch, some days after it: a page can show no year before the first."""
+    return isinstance(value, int | float) and _is_number(value, YEAR_5000) and value >= MOST_OFFSET_H * 3600
 
 
 def _is_number(value: object, most: float) -> bool:
@@ -131,76 +158,116 @@ LOST = "LOST"
 """The state of a row whose worker is gone, and of which nobody has said what became of it."""
 
 
+class Who(NamedTuple):
+    """A process of a worker; ``process`` is a word of its own, "" of a release that says none."""
+
+    hostname: str
+    pid: Any
+    process: str = ""
+
+
 class Rows(EventsState):  # type: ignore[misc]  # Flower has no types
     """Flower's record, that knows which rows are open at which process of which worker."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._open: defaultdict[tuple[str, Any], dict[str, None]] = defaultdict(dict)
-        self._heard: dict[tuple[str, Any], float] = {}
+        self._open: defaultdict[Who, dict[str, None]] = defaultdict(dict)
+        self._heard: dict[Who, float] = {}
+        self._asked: dict[Who, float] = {}  # of which silence it was asked about
+        self._processes: dict[tuple[str, Any], str] = {}
         for uuid, row in self.tasks.items():  # of FLOWER_PERSISTENT
             if row.state == "STARTED" and row.worker is not None:
-                who = (row.worker.hostname, row.worker.pid)
+                who = Who(row.worker.hostname, row.worker.pid)
                 self._open[who][uuid], self._heard[who] = None, time.monotonic()
 
     def event(self, event: dict[str, Any]) -> None:
         """One that is sound."""
+        who = self._who(event.pop(PROCESS, ""), event)
         kind, uuid = event["type"], event.get("uuid")
         row = self.tasks.data.get(uuid)
-        if "again" in event and row is not None:
-            begun = row.state in BEGUN
-            if kind in row.__dict__.get("heard", ()) or row.ready or not (begun or kind in ENDED_BY):
-                return
-        worker = row.worker if row is not None and "worker_lost" in event else None
+        if kind != "worker-offline":  # of the rest it says nothing more; of its rows it has spoken before
+            self._heard[who] = time.monotonic()
+        if "again" in event and row is not None and not self._is_news(row, kind):
+            return
         super().event(event)
         if uuid is not None and kind.startswith("task-"):
-            self.tasks.data[uuid].__dict__.setdefault("heard", set()).add(kind)
-        if worker is not None:  # the one who noticed it is not the one who was lost
-            self.tasks.data[uuid].worker = worker
-        if kind == "worker-offline":
-            return  # what it has to say of its rows came before; of the rest it says nothing more
-        who = (event["hostname"], event.get("pid"))
-        self._heard[who] = time.monotonic()
+            row = self.tasks.data[uuid]
+            row.__dict__.setdefault("heard", set()).add(kind)
+            if lost := event.get("worker_lost"):  # whose row it is; the event is of the one who noticed
+                row.worker = self.workers.data.get(lost) or self.Worker(lost)
         if kind == "task-started":
             self._open[who][str(uuid)] = None
         elif kind in ENDED_BY:
             for rows in self._open.values() if "worker_lost" in event else [self._open[who]]:
                 rows.pop(str(uuid), None)
 
+    def _who(self, process: str, event: dict[str, Any]) -> Who:
+        """The process of which an event is. Its number may be that of the one before: a container that is
+        started again has the same name and the same number (1); so each says another word beside."""
+        place = (event["hostname"], event.get("pid"))
+        known = self._processes.get(place, "")
+        if process and process != known:
+            self._processes[place] = process
+            if not known:  # until now it had not said it
+                before, now = Who(*place), Who(*place, process)
+                self._open[now] |= self._open.pop(before, {})
+                self._heard.pop(before, None)
+        return Who(*place, process or known)
+
+    def _is_news(self, row: Any, kind: str) -> bool:
+        """Whether what is told again says something that was not heard."""
+        if kind == "task-started" and row.state == LOST:  # it is not: its worker has it
+            row.__dict__.update(state="RECEIVED", result=None, exception=None)
+            return True
+        if kind in row.__dict__.get("heard", ()) or row.ready:
+            return False
+        return row.state in BEGUN or kind in ENDED_BY
+
     def close_lost(self, silent_s: float) -> int:
-        """Give the open rows of workers that were silent for so many seconds an end; how many there were."""
+        """Give the open rows of workers that were silent for so many seconds an end; how many there were.
+
+        After half of the time they are asked: a worker may send no heartbeats, or the line is to blame.
+        """
         closed, now = 0, time.monotonic()
         for who, heard in list(self._heard.items()):
+            if now - heard < silent_s / 2:
+                continue
+            if self._open.get(who) and self._asked.get(who) != heard:
+                self._asked[who] = heard
+                SoundEvents.missed_some()
             if now - heard < silent_s:
                 continue
             del self._heard[who]
-            worker = self.workers.data.get(who[0])
-            if worker is not None and worker.pid == who[1]:
-                worker.active = 0  # of its last sign of life
+            self._asked.pop(who, None)
+            worker = self.workers.data.get(who.hostname)
+            if self._processes.get(who[:2], "") == who.process:
+                self._processes.pop(who[:2], None)
+                if worker is not None and worker.pid == who.pid:
+                    worker.active = 0  # of its last sign of life
             for uuid in self._open.pop(who, {}):
                 row = self.tasks.data.get(uuid)
                 if row is not None and row.state == "STARTED":
-                    self._close(row, *who)
+                    self._close(row, who)
                     closed += 1
         return closed
 
-    def _close(self, row: Any, hostname: str, pid: Any) -> None:
-        who, there = f"{hostname} (process {pid})", hostname in self.workers
+    def _close(self, row: Any, who: Who) -> None:
+        said, there = f"{who.hostname} (process {who.pid})", who.hostname in self.workers
         super().event(
             {
                 "type": f"task-{LOST.lower()}",
                 "uuid": row.uuid,
-                "hostname": hostname,
-                "pid": pid,
+                "hostname": who.hostname,
+                "pid": who.pid,
                 "clock": row.clock,
                 "timestamp": time.time(),
                 "local_received": None,  # no sign of life
                 "result": "the worker is gone",
-                "exception": f"WorkerLost: {who} is silent; `aios-dist job show` knows what became of it",
+                "exception": f"WorkerLost: {said} is silent; `aios-dist job show` knows what became of it",
             }
         )
         if not there:  # nor is it a worker once more
-            self.workers.pop(hostname, None)
+            self.workers.pop(who.hostname, None)
 
 
 class Listening(Events):  # type: ignore[misc]

@@ -15,10 +15,11 @@ from aios_dist.cli import job_show, job_steering
 from aios_dist.cli.choosing import Choice, choice_options
 from aios_dist.cli.entry import Commands, say
 from aios_dist.cli.options import as_json_option, ids_argument
-from aios_dist.cli.output import clock, iso, job_record, print_json, print_table, short, took
+from aios_dist.cli.output import clock, error_line, iso, job_record, print_json, print_table, short, took
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.model.jobs import JobState, Kind
+from aios_dist.text.lines import escaped
 
 if TYPE_CHECKING:
     from aios_dist.journal import Event, History, JobView, Journal
@@ -123,12 +124,11 @@ def _print_event(event: Event, as_json: bool) -> None:
             "step": event.step,
             "detail": event.detail or None,
         }
-        print(json.dumps(fields, ensure_ascii=False), flush=True)
+        print(escaped(json.dumps(fields, ensure_ascii=False)), flush=True)
         return
     step = f"step {event.step}" if event.step is not None else ""
-    print(
-        f"{event.index:>4}  {clock(event.at)}  {event.what:<10} {step:<9} {event.detail}".rstrip(), flush=True
-    )
+    line = f"{event.index:>4}  {clock(event.at)}  {event.what:<10} {step:<9} "
+    print(f"{line}{error_line(event.detail)}".rstrip(), flush=True)
 
 
 @click.command()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
-from aios_dist.text.lines import harmless, one_line
+from aios_dist.text.lines import escaped, harmless, one_line
 from aios_dist.text.masking import hide
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ PIPE_WIDTH = 2000
 
 def print_json(value: Any) -> None:
     """The one document of a ``--json``."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(escaped(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def plain(text: str) -> str:

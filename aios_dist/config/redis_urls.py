@@ -38,7 +38,9 @@ ENCODE = (
     "is not a URL; in a password, every character but letters and digits is written as % and two digits "
     "(@ is %40, / is %2F)"
 )
+PLACE = "does not name a host and a port from 1 to 65535; an address of IPv6 stands in brackets: redis://[::1]:6379/0"
 _NAME = re.compile(r"[a-z_]{1,40}")
+_NO_HOST = re.compile(r"[\s/?#@]")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -117,9 +119,15 @@ def _parsed(url: str) -> Address:
         # Not in the words of urllib, which repeat a piece of a password that holds a `/`, `?` or `#`.
         hosts = tuple(_host(place, PORTS[scheme]) for place in places.split(",")) if scheme != "unix" else ()
     except ValueError:
-        raise _Odd(ENCODE) from None
+        raise _Odd(ENCODE if "@" in url else PLACE) from None
     if "#" in url or "\0" in url or "@" in parts.path or (len(hosts) > 1 and scheme != "sentinel"):
         raise _Odd(ENCODE)
+    if scheme == "sentinel" and "@" in account:
+        raise _Odd(
+            "has an account before more than one host; it is written once: sentinel://USER:PASSWORD@a,b"
+        )
+    if scheme == "unix" and places:
+        raise _Odd("is no path from the root on; three slashes begin it: unix:///run/redis.sock")
     if scheme != "unix" and not all(host for host, _ in hosts):
         raise _Odd(f"names no host: {scheme}://host:{PORTS[scheme]}/0")
     user, _, password = account.partition(":")
@@ -146,7 +154,10 @@ def _parsed(url: str) -> Address:
 def _host(place: str, port: int) -> tuple[str, int]:
     """Raises ValueError: it is no host and port."""
     parts = urlsplit(f"//{place}")
-    return unquote(parts.hostname or ""), parts.port or port
+    host = unquote(parts.hostname or "")
+    if parts.port == 0 or _NO_HOST.search(host):
+        raise ValueError(place)
+    return host, parts.port or port
 
 
 def _fields(scheme: Scheme, parts: SplitResult) -> dict[str, str]:

@@ -18,6 +18,11 @@ def harmless(text: str) -> str:
     return _ACTING.sub("\ufffd", text)
 
 
+def escaped(document: str) -> str:
+    """A JSON document that says the same, and in which nothing acts."""
+    return _ACTING.sub(lambda sign: f"\\u{ord(sign[0]):04x}", document)
+
+
 def one_line(text: str, most: int | None = None) -> str:
     """The same in one line, cut to so many characters."""
     line = harmless(" ".join(_BREAKS.sub(" ", text).split()))

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from types import CodeType, TracebackType
 from typing import Any
 
+from aios_dist.text.lines import harmless
+
 FRAMES = 20
 """Of one error, at the most; the innermost are kept, and where it began."""
 
@@ -87,7 +89,7 @@ def user_traceback(error: BaseException, *, causes: bool = True) -> str:
     """
     try:
         text = "\n".join(_lines(error, LINKS if causes else 0, set()))
-        text = text.encode("utf-8", "backslashreplace").decode()
+        text = harmless(text.encode("utf-8", "backslashreplace").decode())
     except BaseException:  # the user's classes again
         return ""
     half = LIMIT // 2 - 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import uuid
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
 from aios_dist.text import masking
 from aios_dist.worker import starting, steering
-from aios_dist.worker.telemetry import Dispatcher, StepRequest, answer_again, mask_replies
+from aios_dist.worker.telemetry import Dispatcher, StepRequest, answer_again, mask_replies, say_process
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 
@@ -32,9 +33,12 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     Returns:
         The app. Its queues, slots and pool are set; ``-Q`` and ``-P`` are not needed.
     """
+    starting.forget_variables()
     try:
         config = config if config is not None else load()
         settings = config.pool(pool)
+        if slots is not None:
+            starting.check_slots(slots, f"worker_app({pool!r}, slots=…)")
     except AiosError as exc:
         _refuse(exc)
     if slots is not None:
@@ -72,9 +76,13 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
             return
         try:
             starting.check_options(pool, settings, options or {})
+            starting.check_settings(app, config, settings)
         except AiosError as exc:
             _refuse(exc)
+        except Exception as exc:
+            _break(exc)
         starting.survive_sigusr2()
+        starting.begin_anew_at_sighup(runtime.begin_anew)
 
     @signals.celeryd_after_setup.connect(weak=False)
     def say(instance: Any = None, **_: Any) -> None:
@@ -91,12 +99,15 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         if getattr(sender, "app", None) is not app:
             return
         try:
-            starting.pin(sender, settings)
+            starting.pin(sender)
             runtime.id = f"{sender.hostname}:{os.getpid()}:{uuid.uuid4().hex[:6]}"  # as Flower calls it
-            runtime.slots = int(sender.concurrency or settings.slots)
+            say_process(runtime.id)
+            runtime.slots = sender.concurrency
             runtime.check()
         except AiosError as exc:
             _refuse(exc)
+        except Exception as exc:
+            _break(exc)
 
     return app
 
@@ -105,3 +116,9 @@ def _refuse(error: AiosError) -> NoReturn:
     """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
     sys.stderr.write(f"aios-dist: {error}\n")
     raise SystemExit(2)
+
+
+def _break(error: Exception) -> NoReturn:
+    """What nobody has thought of: Celery would log it, and go on without having looked."""
+    traceback.print_exception(error)
+    raise SystemExit(1) from error

@@ -27,6 +27,9 @@ from aios_dist.worker.lookups import WorkerLoop
 
 logger = logging.getLogger("aios_dist.pool")
 
+MOST_SLOTS = 100_000
+"""So many slots one process has at the most; far more than it can serve."""
+
 SIGNALS_S = 0.2
 """So often is looked for signals while what runs on the loop is waited for."""
 
@@ -221,4 +224,4 @@ class Applied:
         """Celery may not end a step: it is journaled, and `aios-dist job cancel` ends it in good order."""
 
 
-__all__ = ["AsyncioPool", "Resident"]
+__all__ = ["MOST_SLOTS", "AsyncioPool", "Resident"]

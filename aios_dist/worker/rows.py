@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aios_dist.errors import class_of, describe
 from aios_dist.journal import Claim, Ended, Lost
 from aios_dist.model.jobs import JobState
-from aios_dist.text.lines import one_line
+from aios_dist.text.lines import harmless, one_line
 from aios_dist.text.masking import hide_in
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class End(NamedTuple):
     def failed(cls, record: dict[str, Any]) -> End:
         """By an error, as the journal holds it."""
         text = one_line(f"{class_of(record)}: {record.get('message', '')}", LONGEST)
-        return cls(Came.FAILED, text, text, str(record.get("traceback") or ""))
+        return cls(Came.FAILED, text, text, harmless(str(record.get("traceback") or "")))
 
     @classmethod
     def again(cls, error: Exception, said: str) -> End:

@@ -1,7 +1,8 @@
 """What a worker may be started with. What would change it unseen is pinned, or refused in a sentence.
 
 ``celery -A workers.llm worker`` takes all of Celery's options, and each of them from a variable as well
-(``CELERY_WORKER_POOL``): an option is somebody's wish and refused, a variable may be another application's.
+(``CELERY_WORKER_POOL``): an option is somebody's wish and refused, a variable may be another application's
+and is not followed.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
-from celery import concurrency
+from celery import Celery, concurrency, platforms
+from celery.app.defaults import SETTING_KEYS
 from celery.apps import worker as of_celery
 from celery.bin.worker import worker as of_celerys_command
-from click.core import ParameterSource
 
+from aios_dist.broker.app import make_app
 from aios_dist.broker.pinned import set_for_others
 from aios_dist.config import Config, PoolConfig
 from aios_dist.errors import ConfigError
 from aios_dist.text.masking import masked
-from aios_dist.worker.pool import AsyncioPool
+from aios_dist.worker.pool import MOST_SLOTS, AsyncioPool
 
 logger = logging.getLogger("aios_dist.starting")
 
@@ -37,7 +39,33 @@ WITHOUT_EFFECT = {
 """Celery's options that would do nothing here, and what to do instead."""
 
 LANES = ("queues", "exclude_queues")
-PINNED = ("pool", "concurrency")
+
+VARIABLE = "CELERY_WORKER_"
+FOLLOWED = ("HOSTNAME", "LOGLEVEL", "LOGFILE", "PIDFILE", "UID", "GID", "UMASK", "WORKDIR")
+"""Variables for options that make no other worker of it."""
+_forgotten: list[str] = []
+
+OURS = ("accept_content", "broker_", "control_", "enable_utc", "event_", "security_", "task_", "worker_")
+"""Celery's settings, by how they begin, on which it depends what a worker reads and who hears it …"""
+
+THEIRS = {
+    "broker_connection_timeout",
+    "broker_heartbeat",
+    "broker_heartbeat_checkrate",
+    "broker_pool_limit",
+    "worker_concurrency",  # the slots, looked at on its own
+    "worker_hijack_root_logger",
+    "worker_log_color",
+    "worker_log_datefmt",
+    "worker_log_format",
+    "worker_redirect_stdouts",
+    "worker_redirect_stdouts_level",
+    "worker_state_db",
+    "worker_task_log_datefmt",
+    "worker_task_log_format",
+    "worker_timer_precision",
+}
+"""… but for these, which are the user's."""
 
 
 def check_options(pool: str, settings: PoolConfig, options: Mapping[str, Any]) -> None:
@@ -56,7 +84,7 @@ def check_options(pool: str, settings: PoolConfig, options: Mapping[str, Any]) -
             f"A worker takes no settings of Celery's ({' '.join(context.args)}): its own are in aios.toml."
         )
     for name, instead in WITHOUT_EFFECT.items():
-        if options.get(name) and (name == "autoscale" or not of_environment(name)):
+        if options.get(name):
             raise ConfigError(f"{_called(name)} has no effect here: {instead.format(pool=pool)}.")
     chosen = set(_list(options.get("queues"))) or set(settings.lanes)
     if chosen - set(_list(options.get("exclude_queues"))) != set(settings.lanes):
@@ -68,17 +96,37 @@ def check_options(pool: str, settings: PoolConfig, options: Mapping[str, Any]) -
         )
 
 
-def pin(worker: Any, settings: PoolConfig) -> None:
-    """Take back what variables of another application have changed in a worker that is about to start.
+def check_settings(app: Celery, config: Config, settings: PoolConfig) -> None:
+    """Look at what the file with the app, or a module that it names, has made of our settings of Celery.
 
     Raises:
-        ConfigError: its pool is another one than ours.
+        ConfigError: one of them is another now: such a worker may read other lists, or another Redis.
     """
-    if of_environment("pool"):
-        worker.pool_cls = AsyncioPool
-    if of_environment("concurrency"):
-        worker.concurrency = settings.slots
-    worker.app.conf.worker_disable_prefetch = True
+    conf, made = app.conf, make_app(config, settings, current=False).conf
+    pinned = {name for name in SETTING_KEYS if name.startswith(OURS)} - THEIRS
+    changed = sorted(  # as it is told, and as it is followed: of some that is not the same
+        name for name in pinned if conf[name] != made[name] or getattr(conf, name) != getattr(made, name)
+    )
+    if changed:
+        raise ConfigError(
+            "The file of this worker changes settings of Celery's that are the fleet's "
+            f"({', '.join(changed)}): leave them out. Lanes, slots, models and time-outs are in aios.toml."
+        )
+
+
+def check_slots(slots: object, where: str) -> None:
+    """Raises ConfigError: so many slots no worker can have; ``where`` says who wants them."""
+    if type(slots) is not int or not 1 <= slots <= MOST_SLOTS:
+        raise ConfigError(f"{where}: a worker has from 1 to {MOST_SLOTS:,} slots, not {slots}.")
+
+
+def pin(worker: Any) -> None:
+    """Take back what a variable has changed in a worker that is about to start, and look at its pool.
+
+    Raises:
+        ConfigError: its pool is another one than ours, or it has no number of slots.
+    """
+    check_slots(worker.concurrency, "--concurrency (or worker_concurrency)")
     if os.environ.get("REMAP_SIGTERM"):
         of_celery.REMAP_SIGTERM = ""
         of_celery.install_worker_term_handler = functools.partial(
@@ -93,12 +141,20 @@ def pin(worker: Any, settings: PoolConfig) -> None:
         )
 
 
+def forget_variables() -> None:
+    """Take variables for a worker's options out of the environment, before Celery's command reads them."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.find_root().command.name != "celery":
+        return  # nobody reads them
+    for name in sorted(os.environ):
+        if name.startswith(VARIABLE) and name.removeprefix(VARIABLE) not in FOLLOWED:
+            del os.environ[name]
+            _forgotten.append(name)
+
+
 def say_what_is_not_followed(config: Config) -> None:
     """Once, where another application's settings of Celery are in the environment."""
-    names = set_for_others() + [
-        _variable(name) for name in (*PINNED, *WITHOUT_EFFECT) if of_environment(name)
-    ]
-    if names:
+    if names := set_for_others() + _forgotten:
         logger.warning(
             "Not followed, as no setting of this fleet: %s. Its Redis is %s, its slots are in aios.toml.",
             ", ".join(dict.fromkeys(names)),
@@ -106,16 +162,19 @@ def say_what_is_not_followed(config: Config) -> None:
         )
 
 
-def of_environment(name: str) -> bool:
-    """Whether Celery's command took this option from a variable."""
-    context = _celerys_command()
-    return context is not None and context.get_parameter_source(name) is ParameterSource.ENVIRONMENT
-
-
 def _celerys_command() -> click.Context | None:
     """``celery … worker``, where that is what runs."""
     context = click.get_current_context(silent=True)
     return context if context is not None and context.command is of_celerys_command else None
+
+
+def begin_anew_at_sighup(begin_anew: Callable[[str], None]) -> None:
+    """In the place of Celery's own way, which does not find the command again where that was a module."""
+
+    def install(_worker: Any, sig: str = "SIGHUP") -> None:
+        platforms.signals[sig] = lambda *_: begin_anew(sig)
+
+    of_celery.install_worker_restart_handler = install
 
 
 def survive_sigusr2() -> None:
@@ -136,11 +195,7 @@ def _write(said: bytes) -> None:
 
 
 def _called(name: str) -> str:
-    return _variable(name) if of_environment(name) else f"--{name.replace('_', '-')}"
-
-
-def _variable(name: str) -> str:
-    return f"CELERY_WORKER_{name.upper()}"
+    return f"--{name.replace('_', '-')}"
 
 
 def _list(value: Any) -> list[str]:

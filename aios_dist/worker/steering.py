@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 from celery.worker.control import Panel, nok, ok
 
 from aios_dist.broker.instead import REFUSED, revoked
+from aios_dist.worker.pool import MOST_SLOTS
 
 if TYPE_CHECKING:
     from aios_dist.worker.worker import Runtime
-
-MOST_SLOTS = 100_000
-"""So many slots one process has at the most when it grows; far more than it can serve."""
 
 
 def install(runtime: Runtime) -> None:

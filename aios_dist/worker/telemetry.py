@@ -7,6 +7,7 @@ may be a spare one, and may come twice. Its events of workers, and remote contro
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from celery import bootsteps
 from celery.worker.control import Panel
 from celery.worker.request import Request
+from celery.worker.state import SOFTWARE_INFO
 
 from aios_dist.text.masking import hide_in
 
@@ -24,7 +26,17 @@ FLUSH_EVERY_S = 0.2
 MOST_UNSENT = 50_000
 """Events that are kept while there is no connection; beyond, the oldest go."""
 
-_unsent: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_UNSENT)
+MOST_TOGETHER = 250
+"""Events in one message: with the longest texts they are less than what is taken for one (LONGEST_NEWS)."""
+
+_unsent: deque[tuple[int, str, dict[str, Any]]] = deque(maxlen=MOST_UNSENT)
+_numbers = itertools.count(1)
+
+
+class _Last:
+    """Numbers of events: of the last that was given, and of the last that went out."""
+
+    given = gone = 0
 
 
 class Dispatcher(bootsteps.StartStopStep):
@@ -38,12 +50,21 @@ class Dispatcher(bootsteps.StartStopStep):
         type(self).consumer = consumer
         dispatcher = consumer.event_dispatcher
         if dispatcher is not None:
-            dispatcher.buffer_limit = MOST_UNSENT
+            dispatcher.buffer_limit = MOST_TOGETHER
             dispatcher.on_send_buffered = None
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Celery ends this timer with the connection and calls us again with the next one."""
         hub.call_repeatedly(FLUSH_EVERY_S, flush)
+
+
+PROCESS = "aios_process"
+"""Of each heartbeat: a word by which a process is another than the one before of the same name and number."""
+
+
+def say_process(id: str) -> None:
+    """From now on this worker's heartbeats bear its id."""
+    SOFTWARE_INFO[PROCESS] = id
 
 
 def not_consumed(lanes: Sequence[str]) -> list[str]:
@@ -56,7 +77,18 @@ def not_consumed(lanes: Sequence[str]) -> list[str]:
 
 def send(type: str, **fields: Any) -> None:
     """Have an event of this moment sent; from any thread. What finds no connection goes with the next one."""
-    _unsent.append((type, {**fields, "timestamp": time.time()}))
+    _Last.given = number = next(_numbers)
+    _unsent.append((number, type, {**fields, "timestamp": time.time()}))
+
+
+def given() -> int:
+    """The number of the last event that was to be sent."""
+    return _Last.given
+
+
+def gone() -> int:
+    """The number of the last one that this process does not hold any more."""
+    return _Last.gone
 
 
 def flush() -> None:
@@ -64,14 +96,17 @@ def flush() -> None:
     dispatcher = getattr(Dispatcher.consumer, "event_dispatcher", None)
     if dispatcher is None:
         return
+    number = _Last.gone
     while _unsent:
         try:
-            type, fields = _unsent.popleft()
+            number, type, fields = _unsent.popleft()
         except IndexError:  # another thread, at the worker's end
             break
         dispatcher.send(type, **fields)  # nothing, where events are switched off
     if dispatcher.enabled:
         dispatcher.flush()
+    if not getattr(dispatcher, "_outbound_buffer", ()):  # else a line broke, and the next one takes them
+        _Last.gone = number
 
 
 AGAIN = "aios_rows_again"

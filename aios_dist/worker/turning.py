@@ -15,15 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
-from aios_dist.errors import ProgramChanged, UnknownName, class_of, describe
+from aios_dist.errors import ProgramChanged, UnknownName, describe
 from aios_dist.journal import Advance, Claim, Decision, History, Journal
 from aios_dist.journal.news import News
 from aios_dist.journal.reading import Unreadable
-from aios_dist.model.jobs import JobRecord, JobState, Outcome, decode, encode
+from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
 from aios_dist.program import turns
 from aios_dist.program.agents import Agent, find
 from aios_dist.program.replay import Replay
-from aios_dist.text.lines import fields_line
 from aios_dist.worker.faults import point
 from aios_dist.worker.programs import Live, Programs, Seen
 from aios_dist.worker.rules import Rules
@@ -242,8 +241,6 @@ class Turns:
 
     def settle(self, work: Work, turn: Turn, done: Advance) -> None:
         """A commit or advance was answered: keep the program where it stands there, else drop it."""
-        if done.status == "advanced" and turn.decision is not None and turn.decision.ends is JobState.FAILED:
-            _say_failed(work.claim, turn.decision.result)
         live = turn.live
         if live is None:
             return
@@ -471,19 +468,6 @@ def _failed(error: Exception, basis: str, first: int) -> Decision:
         error = TimeoutError(str(error))
     result = encode(Outcome.failed(error))
     return Decision(version=0, first=first, basis=basis, ends=JobState.FAILED, result=result)
-
-
-def _say_failed(claim: Claim, result: bytes) -> None:
-    """That a job has failed, and where in the user's code; of the error's own words nothing."""
-    error = decode(result, Outcome).error or {}
-    said = {
-        "job": claim.job,
-        "agent": claim.record.agent,
-        "tenant": claim.record.tenant,
-        "error": class_of(error),
-        "traceback": str(error.get("traceback", "")),
-    }
-    logger.warning("Job failed: %s", fields_line(said), extra={"failure": said})
 
 
 def _follow(replay: Replay, news: News) -> None:

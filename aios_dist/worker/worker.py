@@ -45,7 +45,7 @@ from aios_dist.worker.runner import Runner
 from aios_dist.worker.shortages import Slots, allow_files, open_files
 from aios_dist.worker.spool import Answers
 from aios_dist.worker.steps import Machine, Steps
-from aios_dist.worker.telemetry import flush, not_consumed, send
+from aios_dist.worker.telemetry import flush, given, gone, not_consumed, send
 from aios_dist.worker.telling import TELL_S, Teller
 from aios_dist.worker.threads import Run, Threads
 from aios_dist.worker.tools import Tools
@@ -164,7 +164,7 @@ class Runtime:
         self._reconciler = reconciler = Reconciler(
             self.config, self.journal, tickets, self.id, self.leases.outage, self._rules.rank_anew, rows
         )
-        self._teller = Teller(self.journal, rows, reconciler.in_office)
+        self._teller = Teller(self.journal, rows, reconciler.in_office, given, gone)
         self._writer = Writer(
             self.journal, tickets, self.leases.outage, reconciler.look_again, self._price, self.answers
         )
@@ -315,6 +315,11 @@ class Runtime:
             self._start_finishing()
             state.should_stop = EX_OK  # Celery's loop looks at it at each turn
 
+    def begin_anew(self, why: str) -> None:
+        """Finish what is in flight, then begin anew; from any thread, and from a signal."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin_anew, why)
+
     def begin_to_end(self) -> None:
         """The worker was told to end; from any thread. Nothing waits for Celery to get there."""
         self.ending.begin()
@@ -364,6 +369,7 @@ class Runtime:
         await _briefly(self._teller.tell())
         farewell = self._threads.start("flush", flush)  # Celery's loop has ended: who else would show it
         await asyncio.wait({farewell.done}, timeout=FAREWELL_S)
+        await _briefly(self._teller.tell())  # what has gone out is written down
         self._stillness.close()
         await _briefly(self._background.end())
         await _briefly(self._reconciler.leave())

@@ -37,6 +37,10 @@ OF_ANOTHER = {
     "CELERY_WORKER_CONCURRENCY": "1",
     "CELERY_WORKER_TIME_LIMIT": "1",
     "CELERY_WORKER_DISABLE_PREFETCH": "false",
+    "CELERY_WORKER_QUEUES": "celery",
+    "CELERY_WORKER_AUTOSCALE": "9,1",
+    "CELERY_WORKER_INCLUDE": "tasks_of_another",
+    "CELERY_WORKER_BEAT": "1",
     "REMAP_SIGTERM": "SIGQUIT",
 }
 """What the environment of a machine may hold for another application."""
@@ -127,7 +131,7 @@ def test_a_worker_follows_its_fleet_and_not_the_settings_of_another_application(
         assert worker.ended() == 0
         assert [len(job.steps()) and job.steps()[0].state for job in jobs] == ["done"] * 4
         assert set(called(llm, *jobs).values()) == {1}
-    for name in ("CELERY_BROKER_URL", "CELERY_CONFIG_MODULE", "CELERY_WORKER_CONCURRENCY", "REMAP_SIGTERM"):
+    for name in OF_ANOTHER:
         assert name in worker.wrote
     assert worker.wrote.count("Not followed") == 1
 
@@ -158,11 +162,16 @@ def test_what_would_make_another_worker_of_it_is_refused_at_the_start(
     assert "Traceback" not in done.stderr
 
 
-def test_lanes_and_scaling_of_another_application_are_named_by_their_variable(celery: Celery) -> None:
-    for name, value in (("CELERY_WORKER_QUEUES", "celery"), ("CELERY_WORKER_AUTOSCALE", "9,1")):
-        done = celery.run("llm", "worker", "-n", "refused@here", **{name: value})
-        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-        assert f"aios-dist: {name} " in done.stderr
+def test_a_file_that_changes_the_fleets_settings_makes_no_worker(celery: Celery) -> None:
+    own = (celery.folder / "llm_app.py").read_text()
+    for name, line, sentence in (
+        ("queues", "app.conf.task_queues = []", "are the fleet's (task_queues): leave them out"),
+        ("auto", "app.conf.worker_concurrency = 'auto'", "a worker has from 1 to 100,000 slots, not auto."),
+    ):
+        (celery.folder / f"{name}_app.py").write_text(f"{own}\n{line}\n")
+        done = celery.run(name, "worker", "-n", "refused@here")
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert sentence in done.stderr
 
 
 def test_its_own_lanes_and_slots_may_be_said_again(celery: Celery, started: list[Worker]) -> None:
@@ -284,6 +293,22 @@ def test_sigusr2_ends_nothing_and_sigusr1_shows_the_threads(steered: Celery, bot
     worker.send(signal.SIGUSR1)
     wait_for(lambda: "aios-loop" in worker.wrote)
     assert steered.ask(worker, "ping") == ("ok", "pong")
+
+
+def test_sighup_begins_it_anew_and_cuts_nothing(celery: Celery, started: list[Worker], llm: FakeLLM) -> None:
+    """Celery's own way did not find its command again: the worker was gone."""
+    llm.script(latency=1.0)
+    worker = celery.worker("llm", "anew")
+    started.append(worker.ready())
+    with Fleet(celery.config) as fleet:
+        jobs = [fleet.submit(caller, calls=1, model="small") for _ in range(2)]
+        llm.wait_until(lambda: llm.in_flight == 2, 60.0)
+        worker.send(signal.SIGHUP)
+        wait_for(lambda: worker.wrote.count(f"{worker.name} ready.") == 2, 60.0)
+        jobs.append(fleet.submit(caller, calls=1, model="small"))
+        wait_for(lambda: all(job.steps()[0].state == "done" for job in jobs))
+        assert set(called(llm, *jobs).values()) == {1}
+    assert "Traceback" not in worker.wrote
 
 
 # How it ends ---------------------------------------------------------------------------------------------

@@ -131,8 +131,14 @@ def test_an_agent_that_raises_what_nobody_raises_fails_once_and_its_answer_is_ke
     assert called(llm, job) == {f"{job.id}/0": 1}
     assert job.steps()[0].outcome is not None
     assert job.steps()[0].outcome.ok
-    logs = "".join(local.worker(name).log.read_text() for name in CALLERS)
-    (line,) = [line for line in logs.splitlines() if "Job failed: " in line and job.id in line]
+
+    def lines() -> list[str]:
+        """Of whoever is in office."""
+        logs = "".join(member.log.read_text() for member in local.workers)
+        return [line for line in logs.splitlines() if "Job failed: " in line and job.id in line]
+
+    wait_for(lines)
+    (line,) = lines()
     said = json.loads(line.partition("Job failed: ")[2])
     assert (said["agent"], said["error"]) == ("breaks_oddly", "KeyboardInterrupt")
     assert said["traceback"].startswith("  File ")

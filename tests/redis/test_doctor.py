@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from aios_dist.cli.checks import lanes
-from aios_dist.config import Config, FleetConfig
+from aios_dist.cli.checks import lanes, providers
+from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.journal import Journal, Registry, WorkerInfo
 from aios_dist.local.redis_server import EmbeddedRedis
 from tests.redis import command_line
@@ -169,6 +169,9 @@ def test_slots_that_are_free_while_steps_wait_are_a_problem(
     assert what.endswith(" s, and free are 3 slots.")
     announce(redis_url, fleet_name, in_flight=4)
     assert not [f for f in found(cli("doctor", "--json"), "lanes") if "free are" in f[1]]
+    announce(redis_url, fleet_name, late=20.0)  # killed: it is in the registry for three leases
+    said = [what for level, what, _ in found(cli("doctor", "--json"), "lanes") if level != "ok"]
+    assert said == ["Lane 'llm' has no worker, and 1 step waits on it."]
 
 
 def test_an_agent_whose_code_no_worker_has_is_said_where_people_look(
@@ -240,6 +243,40 @@ def test_addresses_are_asked_when_asked_to_and_any_answer_is_one(
     (heard,) = Refuses.heard
     assert "sk-not-sent" not in str(heard)
     assert "Authorization" not in heard
+
+
+class Proxy(Refuses):
+    """What stands between, and has an address for one name only."""
+
+    heard: list[dict[str, str]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(401 if "good.invalid" in self.path else 502)
+        self.end_headers()
+
+
+async def test_they_are_asked_by_the_proxy_of_the_workers_and_what_is_no_address_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    addresses = {
+        "good": "http://good.invalid/v1",
+        "dead": "http://dead.invalid/v1",
+        "bare": "localhost:8000/v1",
+        "half": "http://[::1/v1",
+        "far": "http://127.0.0.1:99999/v1",
+    }
+    config = Config(models={name: ModelConfig(base_url=url) for name, url in addresses.items()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        said = [finding async for finding in providers.probe(config)]
+        server.shutdown()
+    assert [finding.level.value for finding in said] == ["ok", *["problem"] * 4]
+    ends = ["the proxy answers 502", "begins with http:// or https://", "Invalid IPv6 URL", "range 0-65535"]
+    for finding, end in zip(said[1:], ends, strict=True):
+        assert finding.what.endswith(f"{end}.")
+    (none,) = [finding async for finding in providers.probe(Config())]
+    assert none.what == "No model has a base_url of its own: nobody was asked."
 
 
 # -- Scale to zero -------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from aios_dist.journal import Journal
+import pytest
+
+from aios_dist.journal import Decision, Journal, NewJob
 from aios_dist.model.calls import Usage
-from aios_dist.model.jobs import JobState
+from aios_dist.model.jobs import JobRecord, JobState, Outcome, encode
 from aios_dist.worker.rows import Rows
 from aios_dist.worker.telling import Teller
 from tests.redis.conftest import Hand, starts
@@ -60,6 +63,48 @@ async def test_the_next_in_office_goes_on_where_the_last_one_stood(hand: Hand) -
     await hand.journal.submit([starts("late", ends=JobState.DONE)])
     await teller(hand.journal, heard).tell()
     assert heard.ends() == [f"task-succeeded job {name}" for name in ("j0", "j1", "j2", "late")]
+
+
+async def test_each_failed_job_is_one_line_of_the_log_whoever_ended_it(
+    hand: Hand, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that failed in its producer, or by its deadline: no worker ran its last turn."""
+    result = encode(Outcome.failed(ValueError("one\nSUCCESS two")))
+    failed = Decision(0, 0, ends=JobState.FAILED, result=result)
+    await hand.journal.submit([NewJob("bad", JobRecord("a", {}), failed), starts("gone", "x")])
+    await hand.journal.cancel("gone")
+    with caplog.at_level("WARNING", "aios_dist.telling"):
+        await teller(hand.journal, Heard()).tell()
+        await teller(hand.journal, Heard()).tell()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "aios_dist.telling"]
+    said = json.loads(line.removeprefix("Job failed: "))
+    assert said == {"job": "bad", "agent": "a", "tenant": "default", "error": "ValueError", "traceback": ""}
+
+
+async def test_an_end_counts_as_told_when_its_events_have_gone_out(hand: Hand) -> None:
+    """A worker that is killed with events in hand takes them with it: the next in office tells them."""
+    await hand.journal.submit([starts("j", ends=JobState.DONE)])
+    gone, killed, heard = 0, Heard(), Heard()
+
+    def made() -> Teller:
+        return Teller(hand.journal, Rows(killed), lambda: True, lambda: len(killed.events), lambda: gone)
+
+    first = made()
+    await first.tell()
+    await first.tell()
+    assert killed.ends() == ["task-succeeded job j"], "once, by who goes on"
+    await teller(hand.journal, heard).tell()
+    assert heard.ends() == killed.ends()
+    await hand.redis("DEL", hand.keys.told)
+    second = made()
+    await second.tell()
+    gone = len(killed.events)
+    await second.tell()
+    await teller(hand.journal, heard).tell()
+    assert len(heard.ends()) == 1, "these have gone out"
+    await hand.redis("DEL", hand.keys.told)  # as on a Redis that was put back
+    await second.tell()
+    assert len(killed.ends()) == 3
 
 
 async def test_a_fleet_that_was_never_told_of_begins_a_minute_back(hand: Hand) -> None:

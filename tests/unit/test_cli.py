@@ -346,7 +346,7 @@ def test_doctor_tries_every_command_that_the_lua_verbs_use() -> None:
 def test_doctor_finds_weights_that_no_lane_looks_at(fair: str) -> None:
     config = Config(tenants={"acme": TenantConfig(weight=2.0)})
     view = LaneView("llm", ready=0, tickets=0, slots=1, workers=1, rules=LaneRules(fair=fair))
-    found = [finding.what for finding in lanes.lanes(config, [view])]
+    found = [finding.what for finding in lanes.lanes(config, [view], [])]
     assert any("'acme' has a weight" in what for what in found) == (not fair)
 
 

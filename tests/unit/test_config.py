@@ -168,9 +168,9 @@ MISTAKES = [
     ("[fleet]\nredis_url = 'http://u:pw@h'", "redis_url 'http://u:***@h' must start with redis://"),
     ("[fleet]\nredis_url = 'localhost:6379'", "must start with redis://"),
     ("[fleet]\nredis_url = 'sentinel://a:1,b:2/0'", "sentinel:// URL names the master"),
-    ("[fleet]\nredis_url = 'redis://[::1'", "is not a URL"),
+    ("[fleet]\nredis_url = 'redis://[::1'", "does not name a host and a port"),
     ("[fleet]\nredis_url = 'redis://:pw@h:port/0'", "redis_url 'redis://:***@h:port/0' is not a URL"),
-    ("[fleet]\nredis_url = 'redis://h:99999/0'", "is not a URL"),
+    ("[fleet]\nredis_url = 'redis://h:99999/0'", "a port from 1 to 65535"),
     # not TOML
     ("[fleet", "FILE is not TOML: "),
     ("a = 1\na = 2", "FILE is not TOML: "),

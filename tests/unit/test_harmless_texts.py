@@ -7,7 +7,10 @@ import json
 import pytest
 
 from aios_dist.cli.output import error_line, plain
-from aios_dist.text.lines import fields_line, harmless, one_line
+from aios_dist.errors import JobFailed
+from aios_dist.text.lines import escaped, fields_line, harmless, one_line
+from aios_dist.text.tracebacks import user_traceback
+from aios_dist.worker.rows import End
 
 ORDERS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -39,3 +42,25 @@ def test_fields_are_one_line_that_a_program_reads() -> None:
     line = fields_line(said)
     assert "\n" not in line
     assert json.loads(line) == said
+
+
+ACTS = "first\nsecond\u202egnp.exe\x1b[31m\x9b2J"
+
+
+def test_a_document_says_the_same_and_nothing_in_it_acts() -> None:
+    document = escaped(json.dumps({"é": ACTS}, ensure_ascii=False, indent=2))
+    assert json.loads(document) == {"é": ACTS}
+    assert document == harmless(document)
+    assert "é" in document
+
+
+def test_an_error_that_is_printed_and_its_traceback_do_not_act() -> None:
+    try:
+        raise ExceptionGroup(ACTS, [ValueError(ACTS)])
+    except ExceptionGroup as exc:
+        failed, frames = str(JobFailed("x", exc)), user_traceback(exc)
+    assert "first second\ufffdgnp.exe" in failed
+    assert "second\ufffdgnp.exe" in frames
+    told = End.failed({"type": "ValueError", "message": ACTS, "traceback": ACTS}).traceback
+    for text in (failed, frames, told):
+        assert text == harmless(text)

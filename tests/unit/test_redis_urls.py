@@ -115,6 +115,12 @@ REFUSED = [
     ("redis://h/-1", "is to end in the number of a database, as /0"),
     ("redis://h/1/2", "is to end in the number of a database, as /0"),
     ("redis://a:1,b:2/0", "is not a URL"),
+    *(
+        (f"redis://{place}/0", "does not name a host and a port from 1 to 65535")
+        for place in ("h:0", "h:99999", "h:-1", "h:x", "h h", " h", "::1", "%2Frun%2Fredis.sock")
+    ),
+    ("unix://run/redis.sock", "three slashes begin it: unix:///run/redis.sock"),
+    ("sentinel://u:hunter22@a,u:hunter22@b/0?master=m", "it is written once: sentinel://USER:PASSWORD@a,b"),
     ("redis-socket:///x", "must start with redis://"),
     ("unix://", "names no socket"),
     ("rediss://h?ssl_cert_reqs=odd", "ssl_cert_reqs is none, optional or required"),

@@ -15,7 +15,7 @@ from aios_dist.cli.output import steps_wait
 from aios_dist.config import Config
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Journal, Registry
+    from aios_dist.journal import Journal, Registry, WorkerInfo
     from aios_dist.producer.fleet_rules import LaneView
 
 ANSWER_S = 1.0
@@ -56,10 +56,12 @@ def _answer(config: Config, nodes: list[str]) -> set[str] | None:
         app.close()
 
 
-async def idle(journal: Journal, lanes: Sequence[LaneView]) -> AsyncIterator[Finding]:
-    """No slot is free for long where a step waits that may run (invariant 8)."""
+async def idle(
+    journal: Journal, lanes: Sequence[LaneView], live: Sequence[WorkerInfo]
+) -> AsyncIterator[Finding]:
+    """No slot of a worker that runs is free for long where a step waits that may run (invariant 8)."""
     for lane in lanes:
-        free = lane.slots - lane.in_flight
+        free = sum(worker.slots for worker in live if lane.name in worker.lanes) - lane.in_flight
         if not lane.ready or free <= 0:
             continue
         waited = await journal.longest_wait(lane.name)

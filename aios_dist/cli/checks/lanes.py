@@ -11,22 +11,23 @@ from aios_dist.cli.output import steps_wait
 from aios_dist.config import DEFAULT_POOLS, Config
 
 if TYPE_CHECKING:
-    from aios_dist.journal import JobView, Need, Registry
+    from aios_dist.journal import JobView, Need, Registry, WorkerInfo
     from aios_dist.producer.fleet_rules import LaneView
 
 TURNS = "turns"
 
 
-def lanes(config: Config, views: Sequence[LaneView]) -> Iterator[Finding]:
-    """Every lane that is used has a worker, and weights of tenants have a lane that looks at them."""
+def lanes(config: Config, views: Sequence[LaneView], live: Sequence[WorkerInfo]) -> Iterator[Finding]:
+    """Every lane that is used has a worker that runs, and weights of tenants a lane that looks at them."""
     used = {model.lane: f"model {name!r} needs it" for name, model in config.models.items()}
     if config.fleet.modules:
         used.setdefault(TURNS, "tools and turns of agents in Python need it")
     for view in views:
-        if view.workers:
+        slots = [worker.slots for worker in live if view.name in worker.lanes]
+        if slots:
             yield ok(
                 "lanes",
-                f"Lane {view.name!r}: workers {view.workers}, slots {view.slots}, waiting {view.ready}.",
+                f"Lane {view.name!r}: workers {len(slots)}, slots {sum(slots)}, waiting {view.ready}.",
             )
         elif view.ready:
             yield problem(
