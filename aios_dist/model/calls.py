@@ -157,5 +157,12 @@ class LLMResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def refusal(self) -> str | None:
         """Why the model did not answer, in its own words; None where it did."""
-        said = self.own.get("refusal")
-        return said if isinstance(said, str) else None
+        said, parts = self.own.get("refusal"), self.own.get("content")
+        if isinstance(said, str):
+            return said
+        told = (
+            [part.get("refusal") for part in parts if isinstance(part, dict)]
+            if isinstance(parts, list)
+            else []
+        )
+        return "".join(text for text in told if isinstance(text, str)) or None

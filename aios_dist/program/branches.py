@@ -25,7 +25,18 @@ class Branch:
     """One coroutine of the program, and whom it reports to."""
 
     __slots__ = (
-        *("awaits", "begun", "caught", "children", "context", "coroutine", "crowd", "failures", "gone"),
+        *(
+            "awaits",
+            "begun",
+            "caught",
+            "checked",
+            "children",
+            "context",
+            "coroutine",
+            "crowd",
+            "failures",
+            "gone",
+        ),
         *("index", "interrupted", "later", "left", "number", "parent", "pending", "queued", "results"),
         *("source", "wants"),
     )
@@ -55,6 +66,7 @@ class Branch:
         self.failures: list[int] = []  # steps whose failure it has got and not gone on from
         self.pending: list[int] = []  # … those of its branches that have ended, while others go on
         self.caught: list[int] = []  # … of those that ended well: they may have returned the error
+        self.checked: tuple[int, Any] = (0, None)  # messages of its conversation, and the last of them
 
     def went_on(self) -> None:
         """It asked for a step: what failed before is history, for those that began it too."""

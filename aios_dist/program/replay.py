@@ -508,7 +508,9 @@ class Replay(Tending):
             if known.request is not None:
                 check_same(command.request, known.request)  # what was refused then never became a step
         else:
-            read = check_new(command.request, data)
+            read = check_new(command.request, data, branch.checked)
+            if isinstance(command.request, LLMRequest):
+                branch.checked = (len(command.request.messages), command.request.messages[-1])
             self._admit(command, data)
             if known is not None:
                 self._diverge(number, kind.value, command.request, waits_where(branch))

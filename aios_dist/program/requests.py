@@ -87,8 +87,12 @@ def encoded(command: Leaf) -> tuple[bytes, str]:
         raise InvalidInput(f"The request is not JSON: {odd or text_of(exc)}.") from None
 
 
-def check_new(request: Request, data: bytes) -> Request:
+def check_new(request: Request, data: bytes, checked: tuple[int, object] = (0, None)) -> Request:
     """The request as the journal will give it back.
+
+    Args:
+        checked: so many messages, and the last of them, were looked at already: what a conversation begins
+            with is not, at each of its turns, looked at again.
 
     Raises:
         InvalidInput: it will not, or its options cannot be.
@@ -106,7 +110,7 @@ def check_new(request: Request, data: bytes) -> Request:
         first = request.messages[0]
         if first.get("role") == "system" and isinstance(first.get("content"), (Mapping, int, float)):
             raise InvalidInput(f"llm(): system must be text, not {short(first['content'])}.")
-        if said := _odd_answer(request.messages):
+        if said := _odd_answer(request.messages, _known(request.messages, *checked)):
             raise InvalidInput(f"llm(messages=…): {said}")
         most, temperature = request.max_tokens, request.temperature
         if (most is not None or temperature is not None) and (odd := odd_option(most, temperature)):
@@ -124,9 +128,18 @@ def check_new(request: Request, data: bytes) -> Request:
     return read
 
 
-def _odd_answer(messages: list[dict[str, Any]]) -> str:
+def _known(messages: list[dict[str, Any]], many: int, last: object) -> int:
+    """How many of them a conversation had before."""
+    try:
+        return many if 0 < many <= len(messages) and messages[many - 1] == last else 0
+    except Exception:  # of the agent's own objects
+        return 0
+
+
+def _odd_answer(messages: list[dict[str, Any]], start: int) -> str:
     """What is wrong with an answer that was put into a conversation by hand, as a sentence; "": nothing."""
-    for number, message in enumerate(messages):
+    for number in range(start, len(messages)):
+        message = messages[number]
         if isinstance(message.get("content"), LLMResponse):
             return f"the content of message {number} is a reply; append reply.message."
         calls = message.get("tool_calls")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from aios_dist.testing.replies import Asked, BadRequest, Json, Reply, compact, pieces_of, prompt_tokens
 
@@ -55,7 +56,11 @@ def _check_conversation(messages: list[Json]) -> None:
             raise _wrong(f"{at}.role", f"{role!r} is no role; known are {', '.join(_ROLES)}")
         if content is not None and not isinstance(content, (str, list)):
             raise _wrong(f"{at}.content", f"must be a text or a list of parts, not {type(content).__name__}")
+        if isinstance(content, list):
+            _check_parts(f"{at}.content", content)
         if role == "tool":
+            if content is None:
+                raise _wrong(f"{at}.content", "must not be null: what the tool gave, as text")
             if message.get("tool_call_id") not in open_calls:
                 raise _wrong(
                     f"{at}.tool_call_id", "no call of the message with 'tool_calls' before it has this id"
@@ -72,6 +77,16 @@ def _check_conversation(messages: list[Json]) -> None:
             raise _wrong(f"{at}.content", "must not be null")
     if open_calls:
         raise _wrong("messages", f"the calls {', '.join(open_calls)} have no message of the role 'tool'")
+
+
+def _check_parts(at: str, parts: list[Any]) -> None:
+    if not parts:
+        raise _wrong(at, "must be a text, or a list of parts that is not empty")
+    for number, part in enumerate(parts):
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise _wrong(f"{at}[{number}].type", "is missing: a part is an object with a type")
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise _wrong(f"{at}[{number}].text", f"must be text, not {type(part.get('text')).__name__}")
 
 
 def _check_answer(at: str, message: Json) -> list[str]:

@@ -6,10 +6,12 @@ import asyncio
 import gzip
 import itertools
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from aios_dist import errors
@@ -18,7 +20,10 @@ from aios_dist.errors import ConfigError, LLMError
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.testing import FakeLLM
 from aios_dist.worker.providers import check_model, open_provider
+from aios_dist.worker.providers.lenient import decode
+from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.replies import RAW_LIMIT
+from aios_dist.worker.providers.streams import TRIED, read_stream
 from aios_dist.worker.providers.transport import MOST_OF_AN_ERROR, PIECE, Unpacked
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
@@ -124,6 +129,56 @@ def test_what_is_unpacked_comes_in_pieces_however_small_it_was() -> None:
     pieces = list(packed.pieces(_BOMB))
     assert max(map(len, pieces)) <= PIECE
     assert sum(map(len, pieces)) == 16 * 1024 * 1024
+
+
+async def _lines(count: int) -> AsyncIterator[bytes]:
+    yield b'data: {"choices":[{"finish_reason":"stop","delta":{"content":"ok"\n'
+    for number in range(count):
+        yield b'data: ,"k%d":{}\n' % number
+    yield b"data: }}]}\n\n"
+
+
+async def test_an_event_of_many_lines_is_not_read_anew_with_each() -> None:
+    read: list[int] = []
+
+    class Counted(CompletionReply):
+        def event(self, data: bytes) -> bool:
+            read.append(len(data))
+            return super().event(data)
+
+    reply = Counted()
+    await read_stream(_lines(5000), reply)
+    assert reply.text == ["ok"]
+    assert sum(read) < 12 * read[-1] + 2 * TRIED, "and not 2,500 times what it has"
+
+
+async def test_a_call_in_many_pieces_is_not_copied_with_each() -> None:
+    reply = CompletionReply()
+    for number in range(3):
+        told = b'"{\\"a\\":\\""' if number == 0 else b'"{}{"'
+        reply.event(
+            b'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":%s}}]}}]}' % told
+        )
+    assert reply.calls[0].pieces == ['{"a":"', "{}{", "{}{"]
+
+
+def test_an_answer_is_not_unpacked_into_a_hundred_times_its_size() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(msgspec.DecodeError, match="lists and objects"):
+            decode(b"[" + b"[]," * 5_000_000 + b"0]")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 1024 * 1024
+
+
+def test_what_is_packed_in_parts_comes_whole_wherever_it_is_cut() -> None:
+    whole = gzip.compress(b"fi") + gzip.compress(b"ne") + b"\0" * 20
+    for size in (1, 7, len(whole)):
+        packed = Unpacked("gzip")
+        cut = (whole[at : at + size] for at in range(0, len(whole), size))
+        assert b"".join(piece for data in cut for piece in packed.pieces(data)) == b"fine"
 
 
 def test_a_head_in_many_packets_with_a_name_and_a_comment_is_passed_over() -> None:

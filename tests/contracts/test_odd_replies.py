@@ -22,13 +22,16 @@ from aios_dist import errors
 from aios_dist.config import ModelConfig
 from aios_dist.errors import FinalLLMError, LLMError, RetryableLLMError
 from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.program.commands import llm
+from aios_dist.program.requests import check_new, encoded
 from aios_dist.text import masking
 from aios_dist.worker.providers import RAW_LIMIT, open_provider
 from aios_dist.worker.providers.lenient import MOST_TOKENS
 from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.refusals import bounded
 from aios_dist.worker.providers.streams import read_stream
-from tests.contracts.odd_kinds import KINDS, Case
+from tests.contracts.odd_kinds import KINDS, Case, reply
+from tests.contracts.odder_kinds import ODDER
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
@@ -121,7 +124,7 @@ async def test_a_reply_that_was_seen_in_the_wild_has_its_right_outcome(case: dic
     assert 0 <= answer.usage.prompt_tokens <= MOST_TOKENS
 
 
-@pytest.mark.parametrize("case", KINDS, ids=[case.name for case in KINDS])
+@pytest.mark.parametrize("case", [*KINDS, *ODDER], ids=[case.name for case in [*KINDS, *ODDER]])
 async def test_each_kind_of_odd_reply_has_its_right_outcome(case: Case) -> None:
     told: list[LLMError] = []
     async with server(case.replies) as (port, connections):
@@ -146,9 +149,41 @@ async def test_each_kind_of_odd_reply_has_its_right_outcome(case: Case) -> None:
     check_answer(case, answer)
 
 
+REASONED = {"role": "assistant", "content": "hi", "reasoning_content": "hm", "x": 1}
+UNKNOWN = "'messages.1' : property 'reasoning_content' is unsupported"  # Groq's words, and Cerebras'
+
+
+async def test_a_server_that_refuses_the_reasoning_of_another_is_asked_without_it() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        bodies.append(json.loads(await reader.readexactly(int(length.partition(b":")[2]))))
+        odd = any("reasoning_content" in message for message in bodies[-1]["messages"])
+        said = reply(json.dumps({"error": {"message": UNKNOWN}}), 400)
+        writer.write(said if odd else whole(completion()))
+        writer.close()
+
+    asked = LLMRequest(messages=[*HI.messages, REASONED, *HI.messages])
+    async with await asyncio.start_server(serve, "127.0.0.1") as listening:
+        port = listening.sockets[0].getsockname()[1]
+        provider = open_provider(
+            "odd", ModelConfig(provider="openai", base_url=f"http://127.0.0.1:{port}"), {}
+        )
+        answers = [await provider.call(asked, idempotency_key="k") for _ in range(2)]
+        await provider.aclose()
+    assert [answer.text for answer in answers] == ["ok", "ok"]
+    assert answers[0].left_out == ("reasoning_content of messages",)
+    assert len(bodies) == 3, "from then on it is not sent"
+    assert bodies[1]["messages"][1] == {"role": "assistant", "content": "hi", "x": 1}
+
+
 def check_answer(case: Case, answer: LLMResponse) -> None:
     """Everything that the case says of its answer, and that the journal gives it back."""
     assert msgspec.json.decode(msgspec.json.encode(answer), type=LLMResponse) == answer
+    asked = llm(messages=[*HI.messages, answer.message])
+    check_new(asked.request, encoded(asked)[0])  # which raises where it cannot be appended
     if case.text is not None:
         assert answer.text == case.text
     if case.tool_calls is not None:

@@ -22,7 +22,7 @@ from aios_dist.errors import (
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.program.commands import llm
 from aios_dist.testing import FakeLLM
-from aios_dist.worker.providers import SdkProvider, check_model, open_provider, to_openai
+from aios_dist.worker.providers import SdkProvider, check_model, open_provider, to_anthropic, to_openai
 from aios_dist.worker.providers.refusals import refusal, retry_after_s
 
 pytest.importorskip("anthropic")
@@ -431,6 +431,10 @@ def test_options_in_the_file_are_checked_as_those_of_a_call(settings: dict[str, 
         ({"retry-after": "-5"}, 0.0),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e300"}, None),
+        ({"retry-after": "9999-12-31T23:59:59-14:00"}, None),
+        ({"retry-after": "2764800"}, None),
+        ({"retry-after": "2764799"}, 2764799.0),
         ({"retry-after": "soon"}, None),
         (
             {"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT", "date": "Wed, 21 Oct 2015 07:28:00 GMT"},
@@ -498,6 +502,33 @@ def test_what_a_server_has_of_its_own_goes_back_to_it_and_not_to_openai_itself()
     assert sent.keys() == {"role", "content", "annotations", "tool_calls"}
     assert [set(call) for call in sent["tool_calls"]] == [{"id", "type", "function"}]
     assert left_out == ["reasoning_content of messages"]
+
+
+SEARCHED = [
+    {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}},
+    {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []},
+    {"type": "text", "text": "fine", "citations": [{"url": "https://a.example"}]},
+]
+
+
+def test_what_anthropic_ran_itself_is_left_out_elsewhere() -> None:
+    left_out: list[str] = []
+    assert to_openai.messages([{"role": "assistant", "content": SEARCHED}], left_out) == [
+        {"role": "assistant", "content": "fine"}
+    ]
+    assert left_out == ["server_tool_use of earlier answers", "web_search_tool_result of earlier answers"]
+
+
+def test_mistrals_thoughts_go_back_to_it_and_to_nobody_else() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    message = {"role": "assistant", "content": [thought, {"type": "text", "text": "fine"}]}
+    left_out: list[str] = []
+    assert to_openai.messages([message], left_out) == [message]
+    assert left_out == []
+    assert to_openai.messages([message], left_out, itself=True) == [{"role": "assistant", "content": "fine"}]
+    sent, _ = to_anthropic.messages([message], left_out)
+    assert sent == [{"role": "assistant", "content": [{"type": "text", "text": "fine"}]}]
+    assert left_out == ["thinking of earlier answers"]
 
 
 def test_calls_beside_a_content_of_nothing_but_thoughts_are_kept() -> None:

@@ -28,6 +28,7 @@ from aios_dist.testing import anthropic_protocol, openai_protocol
 from aios_dist.testing.replies import BadRequest
 from tests.contracts import odd_kinds
 from tests.contracts.odd_kinds import Case
+from tests.contracts.odder_kinds import SAMPLE
 from tests.contracts.test_odd_replies import CASES, check_answer, raw
 from tests.fleet.agents import caller, odd_talk
 from tests.fleet.conftest import fleet_config
@@ -76,7 +77,7 @@ KEPT = {
 }
 WILD = [_from_the_wild(case) for case in CASES]
 HELD = [*odd_kinds.MONEY, *odd_kinds.AGAIN, *odd_kinds.WAITS]
-SHARED = [case for case in odd_kinds.KINDS if case not in HELD]
+SHARED = [*[case for case in odd_kinds.KINDS if case not in HELD], *SAMPLE]
 ALL = [*WILD, *HELD, *SHARED]
 BROKE, RICH = -1, -2
 """What the models of two accounts say in the place of a case."""

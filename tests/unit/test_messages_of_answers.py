@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -131,6 +131,10 @@ _ANSWER = {"role": "assistant", "content": None}
         ([ASKED, {**_ANSWER, "tool_calls": [CALL]}], "messages"),
         ([ASKED, {**_ANSWER, "tool_calls": [CALL]}, ASKED], "messages[2].role"),
         ([ASKED, TOLD], "messages[1].tool_call_id"),
+        ([ASKED, {**_ANSWER, "tool_calls": [CALL]}, {**TOLD, "content": None}], "messages[2].content"),
+        ([{"role": "user", "content": []}], "messages[0].content"),
+        ([{"role": "user", "content": ["hi"]}], "messages[0].content[0].type"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -178,6 +182,41 @@ def test_what_both_take_is_taken() -> None:
     openai_protocol.read({"model": "m", "messages": [ASKED, {"role": "assistant", "refusal": "No."}, ASKED]})
     talk = [ASKED, _said(USE), {"role": "user", "content": [RESULT]}, _said({"type": "text", "text": "ok"})]
     anthropic_protocol.read({"model": "m", "max_tokens": 5, "messages": talk})
+
+
+class Looked(list[Any]):
+    """Calls that count how often somebody looks at them."""
+
+    looked = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.looked += 1
+        return super().__iter__()
+
+
+def test_a_long_conversation_is_looked_at_once_and_then_what_is_new() -> None:
+    calls = Looked([CALL])
+    talk: list[dict[str, Any]] = [ASKED, {"role": "assistant", "tool_calls": calls}, TOLD]
+
+    async def chat() -> None:
+        for _ in range(3):
+            talk.append((await llm(messages=talk)).message)
+            talk.append(ASKED)
+        await llm(messages=[*talk, {"role": "assistant", "tool_calls": "now"}])
+
+    replay = Replay(chat, admit=CATALOG.admit)
+    looked = []
+    for number in range(3):
+        looked.append(calls.looked)
+        replay.deliver(number, Outcome(response=LLMResponse("ok")))
+    assert looked == [1, 1, 1]
+    assert "append reply.message" in str(replay.error), "what is new is looked at"
+
+
+def test_a_refusal_in_a_part_of_the_content_is_one() -> None:
+    parts = [{"type": "refusal", "refusal": "No"}, {"type": "refusal", "refusal": "."}]
+    assert LLMResponse("", own={"content": parts}).refusal == "No."
+    assert LLMResponse("", own={"content": [{"type": "thinking"}]}).refusal is None
 
 
 def test_a_list_of_prompts_ends_where_the_model_refuses() -> None:

@@ -37,6 +37,7 @@ from aios_dist.worker.providers.refusals import bounded, named, read_body, refus
 from aios_dist.worker.providers.replies import RAW_LIMIT as RAW_LIMIT
 from aios_dist.worker.providers.replies import NoAnswer, ProviderSaid, Reply, TooLarge
 from aios_dist.worker.providers.streams import read_stream
+from aios_dist.worker.providers.waits import ASK_AGAIN
 
 logger = logging.getLogger("aios_dist.providers")
 
@@ -290,6 +291,7 @@ class SdkProvider(ABC):
             except TimeoutError:
                 if not reply.complete:  # else it waited for the end of an answer that is there
                     raise
+            reply.settle()
             if reply.refused is not None:
                 text = f"{self.name} refused to answer: {reply.refused}"
                 raise errors.ContentRefused(named(text, self._place), provider=self.name)
@@ -358,6 +360,7 @@ class SdkProvider(ABC):
             options={**self.options, **options},
             stream=True,
         )
+        reply.headers = response.headers
         try:
             kind = response.headers.get("content-type", "")
             # A server may answer a request for a stream with the whole, as some gateways do.
@@ -384,7 +387,8 @@ class SdkProvider(ABC):
         data = b"".join(pieces)
         pieces.clear()
         try:
-            if _EVENTS.match(data):  # a stream that nobody asked for, or that is not called one
+            # A stream that nobody asked for, or that is not called one.
+            if _EVENTS.match(data) or _LINES.match(data):
                 await read_stream(_one(data), reply)
             elif not _ANSWER.match(data):
                 raise NoAnswer(data)
@@ -408,7 +412,9 @@ class SdkProvider(ABC):
         if isinstance(exc, LLMError):
             return exc
         if isinstance(exc, ProviderSaid):
-            return refusal(self.name, exc.status, exc.body, {}, self._place, after_all=True)
+            # Of its headers no more: what an answer says of limits is no word on when to come again.
+            told = {name: reply.headers[name] for name in (*ASK_AGAIN, "date") if name in reply.headers}
+            return refusal(self.name, exc.status, exc.body, told, self._place, after_all=True)
         if isinstance(exc, NoAnswer):
             text = f"{self.name} answered 200 without an answer: {' '.join(str(exc).split())}"
             return errors.ProviderBusy(named(text, self._place), status=200, provider=self.name)
@@ -483,6 +489,9 @@ _ANSWER = re.compile(_BOM + rb"[\[{\"]")
 
 _EVENTS = re.compile(_BOM + rb"(?:data|event|id|retry)?:")
 """How a stream begins."""
+
+_LINES = re.compile(_BOM + rb'\{[^\n]*"delta"[^\n]*\}\s*\n\s*\{')
+"""… one of bare lines, as some servers have it."""
 
 PLACE_LIMIT = 160
 """Characters of an error that say which model it was, and where."""

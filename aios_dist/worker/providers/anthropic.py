@@ -21,11 +21,13 @@ from aios_dist.worker.providers.lenient import (
     table,
     tables,
     text_of,
+    unwrapped,
     usage,
     word,
 )
+from aios_dist.worker.providers.merging import merged
 from aios_dist.worker.providers.refusals import status_of, words_of
-from aios_dist.worker.providers.replies import GIVEN_UP, NoAnswer, ProviderSaid, Reply
+from aios_dist.worker.providers.replies import GIVEN_UP, Called, NoAnswer, ProviderSaid, Reply
 
 MAX_TOKENS = 4096
 """What is asked for where the request says nothing: Anthropic insists on a number."""
@@ -61,11 +63,12 @@ class MessageReply(Reply):
         self._blocks: dict[int, dict[str, Any]] = {}
         self._pieces: dict[int, list[str]] = {}  # of a block's main field, joined once
         self._at: dict[int, int] = {}  # some servers give all blocks the number 0
+        self._streams = False
         self._given: set[int] = set()  # calls whose input came with their beginning
 
     def whole(self, data: bytes) -> None:
         """See :meth:`Reply.whole`."""
-        said = decode(data)
+        said = unwrapped(decode(data), "content")
         message = self._checked(said)
         content = message.get("content")
         if message.get("type") != "message" and not isinstance(content, list | str):
@@ -84,6 +87,7 @@ class MessageReply(Reply):
     def event(self, data: bytes) -> bool:
         """See :meth:`Reply.event`."""
         event = self._checked(decode(data))
+        self._streams = True
         index, block, delta = count(event.get("index")), event.get("content_block"), event.get("delta")
         match event.get("type"):
             case "content_block_delta":
@@ -154,13 +158,12 @@ class MessageReply(Reply):
             return
         names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         prompt = sum(count(told.get(name)) for name in names)
-        cached = max(count(told.get("cache_read_input_tokens")), self.usage.cached_tokens)
-        self.usage = usage(max(prompt, self.usage.prompt_tokens), told.get("output_tokens"), cached)
+        self.count(usage(prompt, told.get("output_tokens"), told.get("cache_read_input_tokens")))
 
     def _begin(self, index: int, block: dict[str, Any]) -> None:
         self._blocks[index] = block
         if block.get("type") == "tool_use":
-            self.calls[index] = ToolCall(word(block.get("id")) or "", word(block.get("name")) or "", "")
+            self.calls[index] = Called(word(block.get("id")) or "", word(block.get("name")) or "")
 
     def _put(self, index: int, piece: Any) -> None:
         """The next piece of a block's main field."""
@@ -172,7 +175,7 @@ class MessageReply(Reply):
         if kind == "text":
             self.text.append(text)
         elif (call := self.calls.get(index)) is not None:
-            self.calls[index] = ToolCall(call.id, call.name, call.arguments + text)
+            call.pieces.append(text)
 
     def _delta(self, index: int, delta: dict[str, Any]) -> None:
         index = self._at.get(index, index)
@@ -185,18 +188,24 @@ class MessageReply(Reply):
                     self._given.discard(index)
                     self._pieces.pop(index, None)
                     if (call := self.calls.get(index)) is not None:
-                        self.calls[index] = ToolCall(call.id, call.name, "")
+                        call.pieces.clear()
                 self._put(index, delta.get("partial_json"))
             case "thinking_delta":
                 self._put(index, delta.get("thinking"))
             case "signature_delta":
-                block["signature"] = delta.get("signature")
+                block["signature"] = merged(block.get("signature"), delta.get("signature"))
+            case "compaction_delta":
+                for name, value in delta.items():
+                    if name != "type":
+                        block[name] = merged(block.get(name), value)
             case "citations_delta":
                 known = block.get("citations")
                 block["citations"] = [*(known if isinstance(known, list) else ()), delta.get("citation")]
 
     def _end(self, reason: Any) -> None:
         said = word(reason)
+        if said is None and self._streams:
+            return
         if said is not None and GIVEN_UP.fullmatch(said):
             raise ProviderSaid(500, f"the answer ended with the reason {said!r}")
         self.finish_reason = _FINISH.get(said, said) if said is not None else None

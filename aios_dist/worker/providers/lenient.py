@@ -12,8 +12,12 @@ from typing import Any
 import msgspec
 
 from aios_dist.model.calls import MOST_TOKENS, Usage
+from aios_dist.model.jobs import MOST_NESTED
 
 THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+
+MOST_DEEP = 100
+"""Lists and objects within each other, of what an answer says of its own."""
 
 
 class Truncated(msgspec.DecodeError):
@@ -26,8 +30,10 @@ def decode(data: bytes) -> Any:
 
     Raises:
         Truncated: it ends in its middle.
-        msgspec.DecodeError: it is not JSON, or nested too deeply.
+        msgspec.DecodeError: it is not JSON, nested too deeply, or a thousand times as large as it looks.
     """
+    if len(data) > MOST_NESTED and data.count(b"[") + data.count(b"{") > MOST_NESTED:
+        raise msgspec.DecodeError(f"it has more than {MOST_NESTED:,} lists and objects")
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -95,7 +101,7 @@ def text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(text_of(part) for part in content)
+        return "".join(text_of(part) for part in content) if are_parts(content) else arguments_of(content)
     if isinstance(content, dict):
         if content.get("type") in THOUGHTS:
             return ""
@@ -106,15 +112,71 @@ def text_of(content: Any) -> str:
     return str(content) if isinstance(content, int | float) and not isinstance(content, bool) else ""
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON can be written: texts that can be, numbers that are, no more than 64 bits."""
+def are_parts(content: list[Any]) -> bool:
+    """Whether a list is a message's content in its parts, and not a list in JSON that is the answer."""
+    return not content or any(
+        isinstance(part, str) or (isinstance(part, dict) and not _OF_A_PART.isdisjoint(part))
+        for part in content
+    )
+
+
+_OF_A_PART = frozenset({"type", "text", "content"})
+
+
+def plain(value: Any, depth: int = MOST_DEEP) -> Any:
+    """The value as it can be journaled and sent again: texts that can be written, numbers that are, no more
+    than 64 bits; what is nested too deeply to be copied is null."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(value) if abs(value) < 10**300 else None
+    if isinstance(value, dict | list) and not depth:
+        return None
     if isinstance(value, dict):
-        return {clean(str(key)): plain(entry) for key, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, list) else value
+        return {clean(str(key)): plain(entry, depth - 1) for key, entry in value.items()}
+    return [plain(entry, depth - 1) for entry in value] if isinstance(value, list) else value
+
+
+def unwrapped(said: Any, field: str) -> Any:
+    """An answer out of what gateways put around it: a list of one, an envelope, JSON as text.
+
+    Args:
+        said: what came.
+        field: which an answer has.
+    """
+    if isinstance(said, list) and len(said) == 1:
+        said = said[0]
+    if isinstance(said, str):
+        return _inner(said, said)
+    if not isinstance(said, dict) or field in said:
+        return said
+    for name in _ENVELOPES:
+        inner = _inner(said.get(name), None)
+        if isinstance(inner, dict) and inner.get(field):
+            return {**({"usage": said["usage"]} if "usage" in said else {}), **inner}
+    return said
+
+
+_ENVELOPES = ("data", "result", "output", "response", "body")
+
+
+def _inner(value: Any, otherwise: Any) -> Any:
+    if not isinstance(value, str) or value.lstrip()[:1] != "{":
+        return otherwise if isinstance(value, str) else value
+    try:
+        return decode(value.encode("utf-8", "surrogatepass"))
+    except msgspec.DecodeError:
+        return otherwise
+
+
+def read_text(text: str) -> Any:
+    """What a text is in JSON; None where it is none."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
 
 
 def arguments_of(value: Any) -> str:

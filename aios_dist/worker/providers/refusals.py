@@ -11,7 +11,7 @@ import msgspec
 from aios_dist import errors
 from aios_dist.errors import LLMError
 from aios_dist.text.masking import hide, masked
-from aios_dist.worker.providers.lenient import clean, count, decode
+from aios_dist.worker.providers.lenient import clean, count, decode, read_text, table
 from aios_dist.worker.providers.waits import retry_after_s as retry_after_s
 from aios_dist.worker.providers.waits import wait_s
 
@@ -21,12 +21,13 @@ TEXT_LIMIT = 500
 _FILTERED = (
     *("content_filter", "content_policy_violation"),
     *("data_inspection_failed", "datainspectionfailed"),
+    *("1026", "1027", "1301"),  # MiniMax', Zhipu's
 )
 _AGAIN = (408, 409, 423, 424, 425, 498, 499)
 _GONE = (404, 410)
 
 _NO_MONEY = re.compile(
-    r"insufficient[_ ]?(?:quota|balance|funds?|credits?)|exceeded_current_quota_error"
+    r"insufficient[_ ]?(?:quota|balance|funds?|credits?)|exceeded_current_quota_error|credit_limit"
     r"|billing_(?:error|disabled)|billing_hard_limit_reached|arrear(?:age)?|account_?overdue|payment_required|quota_not_enough|^1113$",
     re.IGNORECASE,
 )
@@ -87,8 +88,13 @@ _STATUS_OF = {
     "deadline_exceeded": 504,
     "unavailable": 503,
     "overloaded_error": 529,
+    "1002": 429,
+    "1004": 401,
+    "1039": 429,
+    "2013": 400,
+    "2049": 401,
 }
-"""Names of errors that came in an answer of status 200. OpenAI's, vLLM's, Google's, and
+"""Names of errors that came in an answer of status 200. OpenAI's, vLLM's, Google's, MiniMax' numbers, and
 https://platform.claude.com/docs/en/api/errors"""
 
 _CODES = (
@@ -127,7 +133,7 @@ def refusal(
         after_all: its status was 200, and the error came behind it.
     """
     fields = fields_of(body)
-    names = list(_names(fields))
+    names = [*_names(fields), *_names(fields_of(read_within(fields.get("message"))))]
     text = " ".join((words_of(fields or body) or "no reason given").split())
     if 300 <= status < 400:
         to = masked(str(headers.get("location", "")))
@@ -143,7 +149,7 @@ def refusal(
             f"{provider} answered {f'200 with an error ({status})' if after_all else status}: {text}", place
         ),
         status=status,
-        retry_after_s=wait_s(headers, fields, text, kind is errors.RateLimited),
+        retry_after_s=wait_s(headers, fields, text, kind),
         code=code if isinstance(code, str) else None,
         provider=provider,
         unsayable=True if alone and kind is errors.BadRequest else None,
@@ -156,22 +162,40 @@ def named(text: str, place: str, limit: int = TEXT_LIMIT) -> str:
     return bounded(text, limit - len(where)) + where
 
 
+_EVENT = re.compile(rb"(?:^|\n)data:\s*(\{.*)", re.DOTALL)
+
+
 def read_body(data: bytes) -> object:
     """What an error says: as data, however it is written, else as text."""
-    try:
-        return decode(data)
-    except msgspec.DecodeError:
-        return data.decode("utf-8", "replace")
+    event = _EVENT.search(data)  # to who has asked for a stream
+    for form in (data, event[1] if event else b""):
+        try:
+            return decode(form)
+        except msgspec.DecodeError:
+            continue
+    return data.decode("utf-8", "replace")
 
 
-def status_of(said: object) -> int:
-    """The HTTP status for an error told in the midst of an answer; 500 where nothing says otherwise."""
-    fields = fields_of(said)
-    for name in _NUMBERS:
-        number = count(fields.get(name))
-        if 400 <= number <= 599:
-            return number
-    return next((_STATUS_OF[name.lower()] for name in _names(fields) if name.lower() in _STATUS_OF), 500)
+def read_within(text: object) -> object:
+    """The error of another server that a gateway gives as its own words; None where it is none."""
+    return read_text(text) if isinstance(text, str) and text.lstrip()[:1] == "{" else None
+
+
+def status_of(said: object, around: object = None) -> int:
+    """The HTTP status for an error told in the midst of an answer; 500 where nothing says otherwise.
+
+    Args:
+        said: the error.
+        around: what it stood in, which may say it in its place.
+    """
+    told = [table(fields_of(said)), table(said), table(around)]
+    for fields in told:
+        for name in _NUMBERS:
+            number = count(fields.get(name))
+            if 400 <= number <= 599:
+                return number
+    names = (name.lower() for fields in told for name in _names(fields))
+    return next((_STATUS_OF[name] for name in names if name in _STATUS_OF), 500)
 
 
 def _says_again(fields: Mapping[str, Any]) -> bool:

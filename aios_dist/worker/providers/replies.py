@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aios_dist.model.calls import ToolCall, Usage
@@ -17,29 +17,66 @@ RAW_BYTES = RAW_LIMIT + 1024
 
 
 GIVEN_UP = re.compile(
-    r"(?:network_|server_|internal_|model_|engine_|upstream_)?error|insufficient_system_resource|abort(?:ed)?|failed"
-    r"|cancell?ed|time_?out|(?:engine_)?overloaded|.*malformed_function_call",
+    r"(?:\w+_)?(?:error|failed|failure)|insufficient_system_resource|abort(?:ed)?|interrupted|exception"
+    r"|cancell?ed|time_?out|(?:engine_)?overloaded|.*(?:malformed|unexpected)_(?:\w+_)?(?:call|response)",
     re.IGNORECASE,
 )
 """Reasons with which servers end an answer that they could not finish."""
+
+
+FILTERED = re.compile(
+    r"content[_-]?filter(?:ed)?|content_blocked|sensitive|(?:image_)?safety|(?:image_)?prohibited_content"
+    r"|(?:image_)?recitation|blocklist|spii|guardrail_intervened|refusal",
+    re.IGNORECASE,
+)
+"""… and with which their filters stop one."""
+
+
+class Called:
+    """A tool's call as it comes in, in however many pieces."""
+
+    __slots__ = ("id", "name", "pieces")
+
+    def __init__(self, id: str, name: str) -> None:
+        self.id, self.name = id, name
+        self.pieces: list[str] = []  # joined once: a file that a model writes is tens of thousands
+
+    @property
+    def arguments(self) -> str:
+        """What has come of them."""
+        return "".join(self.pieces)
 
 
 class Reply(ABC):
     """An answer as it comes in; each protocol reads its own bytes.
 
     ``complete``: the provider said that this was all. ``refused``: why its filter stopped the answer, which
-    then becomes ``ContentRefused``.
+    then becomes ``ContentRefused``. ``headers``: those that it came with.
     """
 
     def __init__(self) -> None:
         self.text: list[str] = []
-        self.calls: dict[int, ToolCall] = {}
+        self.calls: dict[int, Called] = {}
         self.finish_reason: str | None = None
         self.refused: str | None = None
         self.usage = Usage(calls=1)
         self.model: str | None = None
         self.complete = False
         self.raw = bytearray()
+        self.headers: Mapping[str, str] = {}
+
+    def count(self, told: Usage) -> None:
+        """Take the counts, which are sums so far: some servers end with noughts."""
+        known = self.usage
+        self.usage = Usage(
+            max(known.prompt_tokens, told.prompt_tokens),
+            max(known.output_tokens, told.output_tokens),
+            calls=1,
+            cached_tokens=max(known.cached_tokens, told.cached_tokens),
+        )
+
+    def settle(self) -> None:  # noqa: B027
+        """All of it has come."""
 
     def keep(self, piece: bytes) -> None:
         """Remember the beginning of what came in, for an answer that turns out to be unreadable."""

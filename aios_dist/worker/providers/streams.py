@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from aios_dist.worker.providers.lenient import Truncated
+from aios_dist.worker.providers.lenient import Truncated, decode
 from aios_dist.worker.providers.refusals import read_body, status_of
 from aios_dist.worker.providers.replies import NoAnswer, ProviderSaid, Reply, TooLarge
 
@@ -23,6 +23,7 @@ _NO_DATA = (b":", b"id:", b"retry:")
 _FIELD = re.compile(rb"[\w-]+(?::.*)?")
 """A field that nobody knows, which is passed over."""
 
+_JSON = (b"{", b"[", b'"')
 _DONE = (b"[DONE]", b"DONE", b'"[DONE]"')
 _BOM = b"\xef\xbb\xbf"
 
@@ -33,9 +34,10 @@ class _Events:
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.ended = False
-        self.odd = b""  # the first line that is none of such a stream
+        self.odd = b""  # the first line that is none of such a stream, since the last that was
         self._kind = b""
-        self._open = b""  # data whose JSON goes on in the next line
+        self._open: list[bytes] = []  # data whose JSON goes on in the next line
+        self._came = self._tried = 0  # bytes of data, and how many were looked at
 
     def line(self, line: bytes) -> None:
         """One line, without its end.
@@ -74,15 +76,30 @@ class _Events:
             self.end()
             self.ended = True
             return
-        if self._kind == b"error" and not self._open:
-            said = read_body(data)
+        if not self._open and data[:1] not in _JSON:
+            if self._kind == b"error":
+                raise ProviderSaid(500, data.decode("utf-8", "replace"))
+            self.odd = self.odd or data  # words: a sign of life, or of its end
+            return
+        self._open.append(data)
+        self._came += len(data)
+        # Most events are one line. In one of many lines each could be the last: not all are tried, as that
+        # costs the square of its length.
+        if len(self._open) == 1 or (data[-1:] in (b"}", b"]") and self._tried < 8 * self._came + TRIED):
+            try:
+                self._event()
+            except msgspec.DecodeError:
+                self._tried += self._came
+
+    def _event(self) -> None:
+        """What is open is the data of an event."""
+        data = b"\n".join(self._open)
+        if self._kind == b"error":
+            said = decode(data)
             raise ProviderSaid(status_of(said), said)
-        data = self._open + b"\n" + data if self._open else data
-        try:
-            self.ended = self.reply.event(data) or self.ended
-            self._open = b""
-        except msgspec.DecodeError:
-            self._open = data
+        self.ended = self.reply.event(data) or self.ended
+        self._open.clear()
+        self._came, self.odd = 0, b""
 
     def end(self) -> None:
         """The event ends here, so its data must be whole.
@@ -90,12 +107,11 @@ class _Events:
         Raises:
             msgspec.DecodeError: it is not.
         """
-        data, self._open, self._kind = self._open, b"", b""
         try:
-            if data:
-                self.ended = self.reply.event(data) or self.ended
+            self._last()
         except Truncated as exc:
             raise msgspec.DecodeError(str(exc)) from None
+        self._kind = b""
 
     def last(self, line: bytes) -> None:
         """The stream ends behind this line, which had no end.
@@ -105,13 +121,27 @@ class _Events:
         """
         if line:
             self.line(line)
-        data, self._open = self._open, b""
         try:
-            if data:
-                self.ended = self.reply.event(data) or self.ended
+            self._last()
         except Truncated:
             raise EOFError(CUT) from None
 
+    def _last(self) -> None:
+        try:
+            if self._open:
+                self._event()
+        except msgspec.DecodeError:
+            if self._kind == b"error":
+                said = b"\n".join(self._open).decode("utf-8", "replace")
+                raise ProviderSaid(500, said) from None
+            raise
+        finally:
+            self._open.clear()
+            self._came = 0
+
+
+TRIED = 256 * 1024
+"""Bytes of an event of many lines that are looked at anew with its next, beside eight times what it has."""
 
 CUT = "the stream ended before the answer did"
 

@@ -261,7 +261,10 @@ class _Talk:
             return []
         if isinstance(content, str):
             return [{"type": "text", "text": content}]
-        made = [self._part(part) for part in (content if isinstance(content, list) else [content])]
+        parts = content if isinstance(content, list) else [content]
+        if any(_of_another(part) for part in parts):
+            self._leave_out("thinking of earlier answers")
+        made = [self._part(part) for part in parts if not _of_another(part)]
         return [part for part in made if part != {"type": "text", "text": ""}]  # which answers 400
 
     def _part(self, part: Any) -> Any:
@@ -284,6 +287,12 @@ class _Talk:
     def _leave_out(self, what: str) -> None:
         if what not in self._left_out:
             self._left_out.append(what)
+
+
+def _of_another(part: Any) -> bool:
+    """A thought of another provider's model: Anthropic's bear its signature."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return kind == "reasoning" or (kind == "thinking" and not isinstance(part.get("signature"), str))
 
 
 _DATA_URL = re.compile(

@@ -5,7 +5,8 @@ Only what OpenAI's protocol cannot be: servers that speak it know many an option
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +17,10 @@ ONLY_ANTHROPIC = ("container", "context_management", "mcp_servers", "output_conf
 """Options that OpenAI itself answers with 400; gateways may take them."""
 
 _FOREIGN = frozenset(
-    {"document", "image", "redacted_thinking", "thinking", "tool_result", "tool_use"}
+    {
+        *("compaction", "container_upload", "document", "image", "mcp_tool_use", "redacted_thinking"),
+        *("search_result", "server_tool_use", "thinking", "tool_result", "tool_use"),
+    }
 )  # types of blocks
 
 
@@ -57,7 +61,9 @@ def _tool(definition: Any, left_out: list[str]) -> Any:
     return definition
 
 
-def messages(conversation: list[Json], left_out: list[str], itself: bool = False) -> list[Json]:
+def messages(
+    conversation: list[Json], left_out: list[str], itself: bool = False, refused: Collection[str] = ()
+) -> list[Json]:
     """A conversation with Anthropic's blocks in OpenAI's form; messages without any pass untouched.
 
     Args:
@@ -65,15 +71,43 @@ def messages(conversation: list[Json], left_out: list[str], itself: bool = False
         left_out: gets what is not sent.
         itself: it goes to OpenAI, and not to another server that speaks its protocol: what an answer of such
             a server had of its own (its reasoning, its signatures) OpenAI answers with 400.
+        refused: fields of answers that this other server answers so.
     """
     out: list[Json] = []
     for message in conversation:
         content = message.get("content")
-        if isinstance(content, list) and any(_type(part) in _FOREIGN for part in content):
+        if isinstance(content, list) and any(_foreign(part, itself) for part in content):
             out += _translated(message, content, left_out)
         else:
             out.append(message)
-    return [_known(message, left_out) for message in out] if itself else out
+    if itself:
+        return [_known(message, left_out) for message in out]
+    return [_without(message, refused, left_out) for message in out] if refused else out
+
+
+def refused_fields(conversation: list[Json], said: str) -> set[str]:
+    """Fields of earlier answers, of another server, of which a refusal says that this one knows none."""
+    if not _UNKNOWN.search(said):
+        return set()
+    always = _OF_AN_ANSWER - {"annotations", "refusal"}
+    own = {name for m in conversation if m.get("role") == "assistant" for name in m.keys() - always}
+    return {name for name in own if re.search(rf"\b{re.escape(str(name))}\b", said)}
+
+
+_UNKNOWN = re.compile(
+    r"unsupported|not (?:permitted|allowed|supported)|unknown|unrecognized|unexpected|extra|additional",
+    re.IGNORECASE,
+)
+
+
+def _foreign(part: Any, itself: bool) -> bool:
+    """Whether OpenAI's protocol has no such part. Mistral's has thoughts, in parts of their own."""
+    kind = _type(part)
+    if kind == "text":
+        return isinstance(part, Mapping) and part.get("citations") is not None
+    if kind == "thinking" and not itself and isinstance(part.get("thinking"), list):
+        return False
+    return kind in _FOREIGN or str(kind).endswith("_tool_result")
 
 
 _OF_AN_ANSWER = frozenset(
@@ -87,19 +121,25 @@ def _known(message: Json, left_out: list[str]) -> Json:
     if message.get("role") != "assistant":
         return message
     calls = message.get("tool_calls")
-    odd = message.keys() - _OF_AN_ANSWER
+    made = _without(message, message.keys() - _OF_AN_ANSWER, left_out)
     odd_calls = isinstance(calls, list) and any(
         isinstance(c, Mapping) and c.keys() - _OF_A_CALL for c in calls
     )
-    for name in sorted(odd):
-        if message[name] and f"{name} of messages" not in left_out:
-            left_out.append(f"{name} of messages")
-    made = {name: value for name, value in message.items() if name not in odd}
     if odd_calls and isinstance(calls, list):
-        made["tool_calls"] = [
+        kept = [
             {k: v for k, v in c.items() if k in _OF_A_CALL} if isinstance(c, Mapping) else c for c in calls
         ]
-    return made if odd or odd_calls else message
+        made = {**made, "tool_calls": kept}
+    return made
+
+
+def _without(message: Json, fields: Collection[str], left_out: list[str]) -> Json:
+    if message.get("role") != "assistant" or message.keys().isdisjoint(fields):
+        return message
+    for name in sorted(message.keys() & set(fields)):
+        if message[name] and f"{name} of messages" not in left_out:
+            left_out.append(f"{name} of messages")
+    return {name: value for name, value in message.items() if name not in fields}
 
 
 def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[Json]:
@@ -119,6 +159,11 @@ def _translated(message: Json, content: list[Any], left_out: list[str]) -> list[
             case "thinking" | "redacted_thinking":
                 if "thinking of earlier answers" not in left_out:
                     left_out.append("thinking of earlier answers")
+            case kind if kind not in ("document", "image") and _foreign(part, True) and kind != "text":
+                if f"{kind} of earlier answers" not in left_out:  # which Anthropic ran itself
+                    left_out.append(f"{kind} of earlier answers")
+            case "text" if "citations" in part:
+                parts.append({"type": "text", "text": part.get("text")})
             case _:
                 parts.append(_part(part))
     if parts or calls or message.get("tool_calls"):

@@ -207,7 +207,7 @@ class Unpacked:
 
     def __init__(self, encoding: str) -> None:
         self._packed = encoding in _PACKED
-        self._head = b""
+        self._head = self._tail = b""
         self._inflate: Any = None
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
@@ -231,6 +231,18 @@ class Unpacked:
             data = self._inflate.unconsumed_tail
             if piece:
                 yield piece
+        if self._inflate.eof:
+            yield from self._next(self._inflate.unused_data or data)
+
+    def _next(self, data: bytes) -> Iterator[bytes]:
+        """What may come behind the end: the sum, and more, packed by itself: some do so with each event."""
+        self._tail += data
+        begun = self._tail.find(b"\x1f\x8b\x08", 0, SUM + 3)
+        if begun < 0:
+            self._tail = self._tail[: SUM + 3]
+            return
+        rest, self._tail, self._inflate = self._tail[begun:], b"", None
+        yield from self.pieces(rest)
 
 
 def _head_length(data: bytes) -> int | None:
@@ -257,6 +269,9 @@ def _head_length(data: bytes) -> int | None:
     at += 2 if flags & 2 else 0
     return at if len(data) >= at else None
 
+
+SUM = 8
+"""Bytes behind what is packed: its sum and its length."""
 
 _PACKED = ("gzip", "x-gzip", "deflate")
 
@@ -333,7 +348,8 @@ class _Body(httpx2.AsyncByteStream):
             # aiohttp then gives no more of what it has; there is no public way to it.
             if rest := b"".join(getattr(content, "_buffer", ())):
                 yield rest
-            raise
+            if self._response.status < 400:  # what it says is refused whatever becomes of its words
+                raise
 
     async def aclose(self) -> None:
         await self._response.__aexit__(None, None, None)

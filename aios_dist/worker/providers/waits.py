@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -10,23 +9,39 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from aios_dist.errors import LLMError, RateLimited, RetryableLLMError
+
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(
     r"(\d+(?:\.\d+)?)\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])\s*",
     re.IGNORECASE,
 )
 _WORDS = re.compile(
-    r"(?:try again|retry|available|wait)\b[^.\d]{0,40}?\b(?:in|after|for)\s+([\d.]+[^,;()\"]*)", re.IGNORECASE
+    r"(?:(?:try again|retry|available|wait)\b[^.\d]{0,40}?\b(?:in|after|for)|\bwait)\s+([\d.]+[^,;()\"]*)",
+    re.IGNORECASE,
 )
-_RESET = re.compile(r"(?:x-|anthropic-)?rate-?limit-(?:(?P<one>[a-z-]+?)-)?reset(?:-(?P<other>[a-z-]+))?")
+_MOMENT = re.compile(
+    r"(?:try again|retry|available|resets?)\s+(?:at|on)\s+(\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d))",
+    re.IGNORECASE,
+)
+_RESET = re.compile(
+    r"(?:x-|anthropic-)?rate-?limit(?:bysize)?-(?:(?P<one>[a-z-]+?)-)?reset(?:-(?P<other>[a-z-]+))?"
+)
 _IETF = re.compile(r"\b(?:reset|t)=(\d+)")
 """``RateLimit`` of the IETF's drafts: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/"""
 
 _EPOCH = 10**9
 """A number above is a moment, in seconds, and one a thousand times as large in ms: no wait is 30 years."""
 
+MOST_WAIT_S = 32 * 86400.0
+"""What is longer is no wait but nonsense, and would keep the model from everybody."""
+
 _IN_BODY = (("retry_after_ms", 1e-3), ("retry_after", 1.0), ("retryAfter", 1.0), ("retry_after_seconds", 1.0))
 _IN_BODY_LAST = (("estimated_time", 1.0),)  # of Hugging Face, until a model is loaded
+
+
+ASK_AGAIN = {"retry-after-ms": 1e-3, "retry-after": 1.0, "x-retry-after": 1.0}
+"""Headers that say when, and the seconds of what a plain number in them counts."""
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -34,7 +49,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
     https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
     """
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0), ("x-retry-after", 1.0)):
+    for name, unit in ASK_AGAIN.items():
         value = headers.get(name)
         seconds = None if value is None else seconds_of(value, unit, headers.get("date"))
         if seconds is not None:
@@ -42,23 +57,26 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def wait_s(headers: Mapping[str, str], fields: Mapping[str, Any], text: str, limited: bool) -> float | None:
+def wait_s(
+    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, kind: type[LLMError]
+) -> float | None:
     """The seconds for which a provider wants to be left in peace; None where it does not say.
 
     Args:
         headers: of its refusal.
         fields: the refusal's body.
         text: its words.
-        limited: it refused since there was too much: only then its limits say when there is room again.
+        kind: of its refusal: its words count where it is tried again, and where there was too much its
+            limits, which say when there is room again.
     """
-    for found in _said(headers, fields, text, limited):
+    for found in _said(headers, fields, text, kind):
         if found is not None:
             return found
     return None
 
 
 def _said(
-    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, limited: bool
+    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, kind: type[LLMError]
 ) -> Iterator[float | None]:
     """What each place says of it, the most exact first."""
     yield retry_after_s(headers)
@@ -67,10 +85,25 @@ def _said(
         value = fields.get(name)
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             yield seconds_of(str(value), unit)
-    if limited:
+    within = _headers_within(fields)
+    yield retry_after_s(within)
+    if issubclass(kind, RetryableLLMError):
         if told := _WORDS.search(text):
             yield _span(told[1])
+        if told := _MOMENT.search(text):
+            yield seconds_of(told[1])
+    if issubclass(kind, RateLimited):
         yield _reset_s(headers)
+        yield _reset_s(within)
+
+
+def _headers_within(fields: Mapping[str, Any]) -> Mapping[str, str]:
+    """OpenRouter's place for the headers of its limits: in the body."""
+    metadata = fields.get("metadata")
+    told = metadata.get("headers") if isinstance(metadata, Mapping) else None
+    return (
+        {str(name).lower(): str(value) for name, value in told.items()} if isinstance(told, Mapping) else {}
+    )
 
 
 def seconds_of(value: str, unit: float = 1.0, date: str | None = None) -> float | None:
@@ -93,7 +126,7 @@ def seconds_of(value: str, unit: float = 1.0, date: str | None = None) -> float 
             found = number / 1000 - time.time()
         else:
             found = number - time.time() if number > _EPOCH else number * unit
-    return max(0.0, found) if found is not None and math.isfinite(found) else None
+    return max(0.0, found) if found is not None and found < MOST_WAIT_S else None
 
 
 def _span(value: str) -> float | None:
