@@ -171,18 +171,6 @@ def root(context: click.Context, config: str | None, redis_url: str | None) -> N
             raise InvalidInput(f"{option} has a character that none of its kind can have.") from None
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-    elif os.path.exists("aios.toml") and not os.environ.get("AIOS_CONFIG"):
-        _say_whose()
-
-
-def _say_whose() -> None:
-    """Of a file that nobody has named, where it is not the user's own."""
-    from aios_dist.config.reading import find_file, stranger
-
-    with contextlib.suppress(AiosError, OSError):  # the command itself says what is wrong with it
-        file = find_file()
-        if file is not None and (whose := stranger(file)):
-            say(f"The configuration is {str(file.absolute())!r}, which {whose}.")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -262,7 +250,8 @@ def fake_llm(options: tuple[str, ...]) -> None:
     """--help lists its options."""
     # Not imported: aios_dist.testing stands apart from the rest. The same process, so signals reach it.
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "aios_dist.testing", *options])
+    # -P: else Python would look for all that it imports in the current folder first, whosever that is.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "aios_dist.testing", *options])
 
 
 @click.command()

@@ -12,7 +12,7 @@ import msgspec
 
 from aios_dist.config.declared import settings_of
 from aios_dist.config.files import read_text
-from aios_dist.config.reading import find_file, of_environment, parse, read_toml
+from aios_dist.config.reading import of_environment, parse, read_config
 from aios_dist.config.tables import DEFAULT_POOLS, TABLES, Config
 
 LONGEST = 200
@@ -47,8 +47,7 @@ def origins(
     Raises:
         ConfigError: as :func:`aios_dist.config.load`.
     """
-    file = find_file(path, env)
-    data = {} if file is None else read_toml(file)
+    file, data = read_config(path, env)
     config = parse(data, source=repr(str(file or "aios.toml")), env=env)
     lines = {} if file is None else lines_of(read_text(file))
     variables = of_environment(env)

@@ -38,39 +38,73 @@ def load(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     Raises:
         ConfigError: one sentence that names the file, the place and what to write instead.
     """
-    file = find_file(path, env)
-    data = {} if file is None else read_toml(file)
+    file, data = read_config(path, env)
     config = parse(data, source=repr(str(file or "aios.toml")), env=env)
-    if file is not None and config.names_code and (whose := stranger(file, path, env)):
-        raise ConfigError(
-            f"{str(file.absolute())!r} {whose}, and names code (modules, or a provider's class) that would "
-            f"run as you: if you trust it, name it, by --config {file} or AIOS_CONFIG={file}."
-        )
+    if file is not None and not _named(path, env) and config.names_code:
+        _refuse(file, stranger(file.parent, env, code=True), "lies in a folder that ")
     return config
 
 
-def stranger(
-    file: Path, path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ
-) -> str:
-    """Why a file that nobody has named, but that lies in the current folder, is not the user's own word.
+def read_config(
+    path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ
+) -> tuple[Path | None, dict[str, Any]]:
+    """The file that :func:`load` reads with these arguments, and what stands in it.
+
+    Raises:
+        ConfigError: it cannot be read; or nobody has named it, it lies in the current folder, and is not the
+            user's own. Such a file would send his prompts, and his key of a provider, where it likes.
+    """
+    file = find_file(path, env)
+    if file is None:
+        return None, {}
+    if not _named(path, env):
+        _refuse(file, stranger(file, env))
+        _refuse(file, stranger(file.parent, env), "lies in a folder that ")
+    return file, read_toml(file)
+
+
+def _refuse(file: Path, whose: str, where: str = "") -> None:
+    if whose:
+        raise ConfigError(
+            f"{str(file.absolute())!r} {where}{whose}; it says where prompts and keys go, and which code "
+            f"runs as you: if you trust it, name it, by --config {file} or AIOS_CONFIG={file}."
+        )
+
+
+def _named(path: str | os.PathLike[str] | None, env: Mapping[str, str]) -> bool:
+    return bool(path or env.get("AIOS_CONFIG"))
+
+
+def stranger(place: Path, env: Mapping[str, str] = os.environ, *, code: bool = False) -> str:
+    """Why a file or folder is not the user's own; "" where it is his, or root's.
 
     Args:
-        file: as :func:`find_file` gives it with these arguments.
-        path, env: as of :func:`load`.
-
-    Returns:
-        What to say of the file; "" where it is the user's (or root's) own, or was named.
+        place: what is looked at.
+        env: the environment; ``sudo`` notes in it whose word root's is.
+        code: anything in the folder may be imported; else it is enough that nobody else can put another file
+            in the place of one of the user's, as in ``/tmp``.
     """
-    if path or env.get("AIOS_CONFIG"):
-        return ""
-    ours = {0, os.geteuid()} | ({int(env["SUDO_UID"])} if env.get("SUDO_UID", "").isdigit() else set())
-    for place, what in ((file, "belongs to"), (file.absolute().parent, "lies in a folder of")):
-        seen = os.stat(place)
-        if seen.st_uid not in ours:
-            return f"{what} another user (uid {seen.st_uid})"
-        if seen.st_mode & stat.S_IWOTH:
-            return "may be written by every user" if place is file else "lies in a folder of every user"
-    return ""
+    seen, ours = os.stat(place), {0, os.geteuid()}
+    if os.geteuid() == 0 and env.get("SUDO_UID", "").isdigit():
+        ours.add(int(env["SUDO_UID"]))
+    if seen.st_uid not in ours:
+        return f"belongs to another user (uid {seen.st_uid})"
+    sticky = stat.S_ISDIR(seen.st_mode) and seen.st_mode & stat.S_ISVTX and not code
+    return "may be written by every user" if seen.st_mode & stat.S_IWOTH and not sticky else ""
+
+
+def stranger_here(env: Mapping[str, str] = os.environ) -> str:
+    """Why nothing of the current folder is to be imported; "" where modules that are named may lie there.
+
+    Where a file is named, those beside it are meant, and those of a folder that is the user's own.
+
+    Raises:
+        OSError: the current folder was removed.
+    """
+    here, named = Path.cwd(), env.get("AIOS_CONFIG")
+    if not named or Path(named).absolute().parent == here:
+        return ""  # what nobody has named was looked at by `load`, or code says what is meant
+    return stranger(here, env, code=True)
 
 
 def find_file(path: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os.environ) -> Path | None:

@@ -16,6 +16,7 @@ import msgspec
 
 from aios_dist.config.words import nearest
 from aios_dist.errors import ConfigError
+from aios_dist.text.mask import STARS
 from aios_dist.text.masking import masked
 
 Scheme = Literal["redis", "rediss", "unix", "sentinel"]
@@ -39,8 +40,10 @@ ENCODE = (
     "(@ is %40, / is %2F)"
 )
 PLACE = "does not name a host and a port from 1 to 65535; an address of IPv6 stands in brackets: redis://[::1]:6379/0"
-_NAME = re.compile(r"[a-z_]{1,40}")
-_NO_HOST = re.compile(r"[\s/?#@]")
+_NAME = re.compile(r"[A-Za-z_]{1,40}")
+_HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[\w.-]+)?")
+"""A name or an address; whatever else libraries take for different places."""
+_FIELD = re.compile(r"(?<=[?&])([^=&]*)=([^&]*)")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -62,6 +65,10 @@ class Address(msgspec.Struct, frozen=True):
     password: str = ""
     tls: dict[str, Any] | None = None
     sentinel: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        """Without accounts: it is in tracebacks that show variables."""
+        return f"Address({self.scheme}, {self.path or self.hosts}, db {self.db})"
 
     @property
     def urls(self) -> list[str]:
@@ -85,7 +92,7 @@ def check_url(place: str, url: str) -> None:
     try:
         _parsed(url)
     except _Odd as exc:
-        raise ConfigError(f"{place}: redis_url {masked(url)!r} {exc}") from None
+        raise ConfigError(f"{place}: redis_url {_shown(url)!r} {exc}") from None
 
 
 def address(url: str) -> Address:
@@ -97,7 +104,13 @@ def address(url: str) -> Address:
     try:
         return _parsed(url)
     except _Odd as exc:
-        raise ConfigError(f"The Redis URL {masked(url)!r} cannot be used: it {exc}") from None
+        raise ConfigError(f"The Redis URL {_shown(url)!r} cannot be used: it {exc}") from None
+
+
+def _shown(url: str) -> str:
+    """Without passwords, also without that of a field whose name is misspelt."""
+    known = {name for names in FIELDS.values() for name in names}
+    return _FIELD.sub(lambda at: at[0] if at[1] in known else f"{at[1]}={STARS}", masked(url))
 
 
 class _Odd(Exception):
@@ -120,25 +133,28 @@ def _parsed(url: str) -> Address:
         hosts = tuple(_host(place, PORTS[scheme]) for place in places.split(",")) if scheme != "unix" else ()
     except ValueError:
         raise _Odd(ENCODE if "@" in url else PLACE) from None
-    if "#" in url or "\0" in url or "@" in parts.path or (len(hosts) > 1 and scheme != "sentinel"):
+    # (urllib leaves out line breaks and tabs; one at the end comes from the file that it was read from.)
+    if re.search(r"[#\0\t\r\n]", url.rstrip("\r\n")) or "@" in parts.path:
         raise _Odd(ENCODE)
-    if scheme == "sentinel" and "@" in account:
-        raise _Odd(
-            "has an account before more than one host; it is written once: sentinel://USER:PASSWORD@a,b"
-        )
-    if scheme == "unix" and places:
-        raise _Odd("is no path from the root on; three slashes begin it: unix:///run/redis.sock")
-    if scheme != "unix" and not all(host for host, _ in hosts):
+    if len(hosts) > 1 and scheme != "sentinel":
+        raise _Odd(ENCODE)
+    if "," in account.rpartition("@")[2] and "@" in account:
+        raise _Odd("is to have the account once, before the first host: sentinel://USER:PASSWORD@a,b,c/0")
+    if not all(host for host, _ in hosts):
         raise _Odd(f"names no host: {scheme}://host:{PORTS[scheme]}/0")
+    if not all(_HOST.fullmatch(host) for host, _ in hosts):
+        raise _Odd(ENCODE if "@" in url else PLACE)
+    if scheme == "unix" and (places or not parts.path):
+        raise _Odd("names no socket; its path begins with the third slash: unix:///run/redis.sock")
     user, _, password = account.partition(":")
     sentinel = {name.removeprefix("sentinel_"): fields[name] for name in SENTINEL if name in fields}
+    if "username" in sentinel and "password" not in sentinel:
+        raise _Odd("has sentinel_username without sentinel_password")
     if scheme == "sentinel" and not sentinel.get("master"):
         raise _Odd(
             "does not say which master is watched; a sentinel:// URL names the master that it watches: "
             "sentinel://a:26379,b:26379/0?master=NAME"
         )
-    if scheme == "unix" and not parts.path:
-        raise _Odd("names no socket: unix:///run/redis.sock")
     return Address(
         scheme=cast(Scheme, scheme),
         hosts=hosts,
@@ -155,7 +171,7 @@ def _host(place: str, port: int) -> tuple[str, int]:
     """Raises ValueError: it is no host and port."""
     parts = urlsplit(f"//{place}")
     host = unquote(parts.hostname or "")
-    if parts.port == 0 or _NO_HOST.search(host):
+    if parts.port == 0:
         raise ValueError(place)
     return host, parts.port or port
 
@@ -177,6 +193,8 @@ def _fields(scheme: Scheme, parts: SplitResult) -> dict[str, str]:
 def _unknown(scheme: Scheme, name: str, value: str) -> str:
     if not _NAME.fullmatch(name) or "@" in value:
         return ENCODE  # it may be a piece of a password, which is not repeated
+    if name.lower() in FIELDS[scheme]:
+        return f"has the field {name!r}, which is written {name.lower()!r}"
     if name in TLS and scheme == "sentinel":
         return "has fields of TLS, and TLS with sentinel:// is not there yet; take the ssl_… fields out of it"
     if name in TLS:

@@ -18,7 +18,7 @@ from aios_dist import policies
 from aios_dist.config.bounds import FOREVER, MOST
 from aios_dist.config.declared import says
 from aios_dist.errors import ConfigError
-from aios_dist.text.masking import learn, learn_url
+from aios_dist.text.masking import hide_in, learn, learn_url
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -48,7 +48,15 @@ MaxTokens = Annotated[AtLeast1, says(
     "the most output tokens of each call, passed on where given", unit="tokens")]
 
 
-class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Masked(msgspec.Struct, frozen=True):
+    """Shows no password of a URL: whatever prints it, a test that fails or a tracker of errors, shows all."""
+
+    def __repr__(self) -> str:
+        said = (f"{name}={hide_in(getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(said)})"
+
+
+class ModelConfig(_Masked, frozen=True, forbid_unknown_fields=True):
     """``[models.NAME]``: how one model is reached. Agents use NAME."""
 
     provider: Annotated[str, says(
@@ -159,7 +167,7 @@ class PromptsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     max_tokens: MaxTokens | None = None
 
 
-class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FleetConfig(_Masked, frozen=True, forbid_unknown_fields=True):
     """``[fleet]``: what all processes of a fleet agree on."""
 
     name: Annotated[str, says(

@@ -73,7 +73,7 @@ def take(folder: str | os.PathLike[str]) -> Held:
         path = path.absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _keep_private(path)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except (OSError, ValueError) as exc:
         raise _impossible(path, exc) from None
     try:
@@ -101,10 +101,12 @@ def take(folder: str | os.PathLike[str]) -> Held:
 
 
 def _keep_private(path: Path) -> None:
-    """Nobody else is to read, or to put something into, the folder: prompts and answers are in it.
+    """Nobody else is to read, or to put something into, the folder: prompts and answers are in it, and what
+    stands there is served, and run.
 
     Raises:
-        ConfigError: it is another user's, or holds more than is ours, so that it is not ours to close.
+        ConfigError: it is another user's, or holds more than is ours, so that it is not ours to close; or
+            another user has put something into it while he could.
         OSError: it cannot be looked at or closed.
     """
     seen = path.stat()
@@ -115,8 +117,15 @@ def _keep_private(path: Path) -> None:
             f"The folder {str(path)!r} belongs to another user, who can read and change what is kept there: "
             "take one of your own."
         )
-    if not seen.st_mode & 0o077:
-        return
+    if seen.st_mode & 0o077:
+        _close(path)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if _OURS.fullmatch(name) or Path(folder) != path:
+                _check_own(path, Path(folder, name))
+
+
+def _close(path: Path) -> None:
     if others := [name for name in os.listdir(path) if not _OURS.fullmatch(name)]:
         raise ConfigError(
             f"Other users of this machine can look into the folder {str(path)!r}, where prompts and answers "
@@ -124,6 +133,21 @@ def _keep_private(path: Path) -> None:
             "(chmod 700)."
         )
     path.chmod(0o700)
+
+
+def _check_own(path: Path, place: Path) -> None:
+    """Raises ConfigError: another user has put it there, or it leads elsewhere."""
+    seen = place.lstat()
+    if seen.st_uid not in (0, os.geteuid()):
+        whose = f"belongs to another user (uid {seen.st_uid})"
+    elif stat.S_ISLNK(seen.st_mode) or (seen.st_nlink > 1 and not stat.S_ISDIR(seen.st_mode)):
+        whose = "is a link"
+    else:
+        return
+    raise ConfigError(
+        f"{str(place)!r} {whose}, and jobs of a stranger's would be taken from there, or files of yours be "
+        f"written over: take another folder than {str(path)!r}, or remove it."
+    )
 
 
 def take_temporary(prefix: str) -> Held:

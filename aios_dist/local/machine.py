@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from aios_dist.config import Config, ModelConfig
+from aios_dist.config.reading import stranger, stranger_here
 from aios_dist.errors import ConfigError, UnknownName
 from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.local import folders
@@ -96,7 +97,11 @@ class LocalFleet:
         after = After(ended, self._grace_s + BEYOND_S)
         self._launch = Launch(
             self._held.path,
-            environment(self.config_path, {model.api_key_env for model in self.config.models.values()}),
+            environment(
+                self.config_path,
+                {model.api_key_env for model in self.config.models.values()},
+                self._trusted_modules(),
+            ),
             self._cwd,
             keep=[self._held.lock],
             at_work=at_work,
@@ -273,6 +278,14 @@ class LocalFleet:
     def _change(self, **fleet: Any) -> None:
         changed = msgspec.structs.replace(self.config.fleet, **fleet)
         self.config = msgspec.structs.replace(self.config, fleet=changed)
+
+    def _trusted_modules(self) -> Path | None:
+        """Another user's folder whose modules are meant all the same: by a file there that the user named,
+        or by the program that starts us. Workers, which have a file of ours, would not look there."""
+        here = (self._cwd or Path.cwd()).absolute()
+        if not self.config.names_code or not stranger(here, code=True):
+            return None
+        return here if self._cwd is not None or not stranger_here() else None
 
     def _use(self, fake: Member) -> None:
         """Point every model at the fake LLM; where there is none, make one."""

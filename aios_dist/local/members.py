@@ -129,7 +129,7 @@ class Launch:
         log = self.dir / f"{self.count}-{name}.log"
         with log.open("wb") as out:
             process = start_owned(
-                [sys.executable, *argv],
+                [sys.executable, "-P", *argv],  # else `-m` looks in the current folder first
                 env={**self.env, **env},
                 cwd=self.cwd,
                 stdout=out,
@@ -162,17 +162,22 @@ class Launch:
         return self.start("flower", [*COMMAND, "flower", "--port", str(port)], FLOWER_BASIC_AUTH=login)
 
 
-def environment(config: Path, named: Collection[str | None] = ()) -> dict[str, str]:
+def environment(
+    config: Path, named: Collection[str | None] = (), modules: Path | None = None
+) -> dict[str, str]:
     """Ours, with the configuration file in the place of all other settings of a fleet.
 
     Args:
         config: the file.
         named: variables that the configuration names: those go along also where they look like Flower's.
+        modules: a folder where modules are to be looked for, whosever it is.
     """
     env = {
         name: value
         for name, value in os.environ.items()
         if name not in SETTINGS and (name in named or not name.startswith("FLOWER_"))
     }
+    if modules is not None:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(modules), env.get("PYTHONPATH"))))
     # Whatever the terminal's encoding is: we read what they write.
     return {**env, "AIOS_CONFIG": str(config), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from aios_dist.config import Config
+from aios_dist.config.reading import stranger_here
 from aios_dist.errors import ConfigError, InvalidInput, describe
 from aios_dist.program.agents import Agent, PromptsAgent, find, place_of, register, two_of
 
@@ -22,13 +23,9 @@ def load(config: Config) -> None:
         ConfigError: one cannot be imported, whatever it raises; or two agents have one name.
         KeyboardInterrupt: Ctrl-C was pressed meanwhile.
     """
-    if config.names_code:  # else nothing of a folder that may be anybody's is to be found before packages
-        with contextlib.suppress(OSError):  # the current folder was removed
-            here = str(Path.cwd())
-            if here not in sys.path:
-                sys.path.insert(0, here)
+    whose = _look_here() if config.names_code else ""  # else a folder of anybody's came before packages
     for name in config.fleet.modules:
-        with importing(f"The module {name!r} of [fleet] modules"):
+        with importing(f"The module {name!r} of [fleet] modules", whose):
             importlib.import_module(name)
     for name, prompts in config.agents.items():
         try:
@@ -37,12 +34,23 @@ def load(config: Config) -> None:
             raise ConfigError(str(exc)) from None
 
 
+def _look_here() -> str:
+    """Modules may lie in the current folder from here on; or why they may not."""
+    with contextlib.suppress(OSError):  # the current folder was removed
+        here = str(Path.cwd())
+        if here not in sys.path:
+            if whose := stranger_here():
+                return f" (the current folder was not looked in: it {whose})"
+            sys.path.insert(0, here)
+    return ""
+
+
 @contextlib.contextmanager
-def importing(what: str) -> Iterator[None]:
+def importing(what: str, but: str = "") -> Iterator[None]:
     """Around the import of users' code, which may raise anything.
 
     Raises:
-        ConfigError: it did; ``what`` begins the sentence.
+        ConfigError: it did; ``what`` begins the sentence, ``but`` ends it where there is no such module.
         KeyboardInterrupt: Ctrl-C was pressed meanwhile.
     """
     with _noting_ctrl_c() as pressed:
@@ -51,7 +59,8 @@ def importing(what: str) -> Iterator[None]:
         except BaseException as exc:
             if pressed and isinstance(exc, KeyboardInterrupt):
                 raise
-            raise ConfigError(f"{what} cannot be imported: {describe(exc)}.") from exc
+            more = but if isinstance(exc, ModuleNotFoundError) else ""
+            raise ConfigError(f"{what} cannot be imported: {describe(exc)}{more}.") from exc
 
 
 @contextlib.contextmanager

@@ -32,9 +32,8 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        shell, flag, command = service["command"]
+        shell, flag, command = (word.replace("$$", "$") for word in service["command"])
         for there, here in (
-            ("$$", "$"),
             ("/etc/redis/aios.conf", str(ROOT / "deploy/redis/redis.conf")),
             ("/etc/redis/users.acl.example", str(ROOT / "deploy/redis/users.acl.example")),
             ("/tmp/users.acl", str(folder / "users.acl")),
@@ -54,7 +53,13 @@ class Server:
                 **env,
             },
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.communicate()
 
     def client(self, user: str | None = None, password: str | None = None) -> redis.Redis:
         return redis.Redis(port=self.port, username=user, password=password, decode_responses=True)
@@ -79,8 +84,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         pytest.skip("there is no redis-server, or no awk, on this machine")
     made = Server(tmp_path, "shop-1.x", **PASSWORDS)
     yield made.ready()
-    made.process.kill()
-    made.process.wait()
+    made.end()
 
 
 def test_each_account_has_its_password_and_the_keys_of_this_fleet(server: Server, tmp_path: Path) -> None:
@@ -116,5 +120,29 @@ def test_a_producers_account_is_there_where_it_has_a_password(tmp_path: Path, se
         with pytest.raises(redis.exceptions.NoPermissionError):
             producer.rpop("aios.llm")
     finally:
-        made.process.kill()
-        made.process.wait()
+        made.end()
+
+
+def test_what_scripts_wrote_is_there_after_a_restart(server: Server, tmp_path: Path) -> None:
+    """Redis 7.0 reads its append-only file as the nameless user, and asks for rights where scripts wrote."""
+    writes = "for n = 1, 3 do redis.call('HSET', KEYS[1] .. n, 'st', 'done') end"
+    server.client("aios-worker", PASSWORDS["REDIS_WORKER_PASSWORD"]).eval(writes, 1, "aios:{shop-1.x}:2:job:")
+    server.end()
+    again = Server(tmp_path, "shop-1.x", **PASSWORDS)
+    try:
+        assert again.ready().client("admin", PASSWORDS["REDISCLI_AUTH"]).dbsize() == 3
+    finally:
+        again.end()
+
+
+@pytest.mark.parametrize("name", ["REDISCLI_AUTH", "REDIS_WORKER_PASSWORD"])
+def test_a_password_that_would_not_be_taken_as_it_is_ends_redis_with_a_sentence(
+    tmp_path: Path, name: str
+) -> None:
+    made = Server(tmp_path, "aios", **{**PASSWORDS, name: "a&b 1"})
+    said = made.process.communicate(timeout=30)[1].decode()
+    variable = {"REDISCLI_AUTH": "REDIS_PASSWORD"}.get(name, name)
+    assert (said, made.process.returncode) == (
+        f"{variable} may have letters and digits only: openssl rand -hex 24\n",
+        1,
+    )

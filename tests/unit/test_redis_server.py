@@ -440,6 +440,30 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
         folders.take(theirs)
 
 
+@pytest.mark.parametrize("what", ["link", "hard link", "of another user", "below"])
+def test_nothing_that_others_have_put_into_a_folder_is_written_through_or_served(
+    tmp_path: Path, what: str
+) -> None:
+    precious, data = tmp_path / "precious", tmp_path / "data"
+    precious.write_text("of mine")
+    (data / "appendonlydir").mkdir(parents=True)
+    if what == "link":
+        (data / folders.LOCK).symlink_to(precious)
+    elif what == "hard link":
+        (data / folders.LOCK).hardlink_to(precious)
+    elif os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    else:
+        planted = data / "appendonlydir" / ("x.aof" if what == "below" else "")
+        planted.touch()
+        os.chown(planted, 65534, 65534)
+    for mode in (0o777, 0o700):  # closed by hand it is no better
+        data.chmod(mode)
+        with pytest.raises(ConfigError, match=r"is a link|belongs to another user \(uid 65534\)"):
+            folders.take(data)
+    assert precious.read_text() == "of mine"
+
+
 def test_what_a_program_is_told_on_its_stdin_comes_there_and_nothing_else() -> None:
     for said in (b"", b"one\ntwo\n"):
         process = start_owned(["cat"], stdin=said, stdout=subprocess.PIPE)

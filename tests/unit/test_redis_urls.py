@@ -24,6 +24,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("redis://h:1/2", {"host": "h", "port": 1, "db": 2}),
     ("redis://h?db=3", {**AT_H, "db": 3}),
     ("redis://h/3?db=3", {**AT_H, "db": 3}),
+    ("redis://h/0\n", AT_H),  # of a file
     ("redis://[::1]:1/0", {"host": "::1", "port": 1, "db": 0}),
     ("redis://:p@h", {**AT_H, "password": "p"}),
     ("redis://u:p@h", {**AT_H, "username": "u", "password": "p"}),
@@ -117,12 +118,18 @@ REFUSED = [
     ("redis://a:1,b:2/0", "is not a URL"),
     *(
         (f"redis://{place}/0", "does not name a host and a port from 1 to 65535")
-        for place in ("h:0", "h:99999", "h:-1", "h:x", "h h", " h", "::1", "%2Frun%2Fredis.sock")
+        for place in ("h:0", "h:99999", "h:-1", "h:x", "h h", " h", "::1", "%2Frun%2Fredis.sock", "a%40b")
     ),
-    ("unix://run/redis.sock", "three slashes begin it: unix:///run/redis.sock"),
-    ("sentinel://u:hunter22@a,u:hunter22@b/0?master=m", "it is written once: sentinel://USER:PASSWORD@a,b"),
     ("redis-socket:///x", "must start with redis://"),
     ("unix://", "names no socket"),
+    ("unix://run/redis.sock", "its path begins with the third slash"),
+    ("unix://u:hunter22@run/redis.sock", "its path begins with the third slash"),
+    ("redis://u:hunter22\t@h", "is not a URL"),
+    ("redis://h?Db=3", "has the field 'Db', which is written 'db'"),
+    ("redis://h?pasword=hunter22", "has an unknown field 'pasword'"),
+    ("sentinel://h?master=m&sentinel_pasword=hunter22", "did you mean 'sentinel_password'?"),
+    ("sentinel://h?master=m&sentinel_username=s", "sentinel_username without sentinel_password"),
+    ("sentinel://u:hunter22@a,u:hunter22@b/0?master=m", "the account once, before the first host"),
     ("rediss://h?ssl_cert_reqs=odd", "ssl_cert_reqs is none, optional or required"),
     ("rediss://h?ssl_check_hostnam=false", "did you mean 'ssl_check_hostname'?"),
     ("rediss://h?ssl_validate_ocsp=true", "has an unknown field 'ssl_validate_ocsp'"),
@@ -182,3 +189,17 @@ def test_a_password_of_a_key_is_a_secret_like_the_others() -> None:
     open_client(url)
     assert hide("it said a-planted-secret") == "it said ***"
     assert masked("redis://:a;b://c@h") == "redis://:***@h"
+
+
+def test_what_is_printed_of_a_configuration_has_no_password() -> None:
+    """A test that fails prints it, and so does a tracker of errors that shows variables."""
+    config = parse(
+        {
+            "fleet": {"redis_url": "sentinel://u:hunter22@h/0?master=m&sentinel_password=hunter22"},
+            "models": {"m": {"base_url": "https://u:hunter22@h/v1"}},
+        }
+    )
+    shown = f"{config!r} {address(config.fleet.redis_url)!r}"
+    assert "hunter22" not in shown
+    assert "base_url='https://" in shown
+    assert "sentinel" in shown
