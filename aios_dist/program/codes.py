@@ -193,7 +193,7 @@ class _Walk:
             return repr(value.template)
         if issubclass(kind, _HOLDERS):
             self._values(_in(value), depth + 1)
-            return kind.__name__
+            return str(kind.__name__)
         # (what is made anew around a helper, with wraps, leads to that by itself)
         inner: Any = value if kind is FunctionType else _bare(value)
         if isinstance(inner, (FunctionType, type)):

@@ -145,12 +145,22 @@ def test_what_it_does_and_uses_of_its_package_is(code_with: Code, change: tuple[
     assert code_with() != code_with(change)
 
 
+WRAPPED = """
+import functools
+def style(f):
+    @functools.wraps(f)
+    def styled():
+        return 'OLD'
+    return styled
+@style
+def X(): ...
+"""
 KINDS = {
     "X.text": [
         "from types import SimpleNamespace\nX = SimpleNamespace(text='OLD')",
         "from dataclasses import dataclass\n@dataclass(slots=True)\nclass P:\n    text: str\nX = P('OLD')",
         "from typing import NamedTuple\nclass P(NamedTuple):\n    text: str\nX = P('OLD')",
-        "from functools import cached_property as p\nclass P:\n    @p\n    def text(self): return 'OLD'\nX = P()",
+        "from functools import cached_property as p\nclass P:\n  @p\n  def text(self): return 'OLD'\nX=P()",
         "class P:\n    __slots__ = ('text',)\nX = P()\nX.text = 'OLD'",
     ],
     "X[0]": [
@@ -169,7 +179,7 @@ KINDS = {
         "class Odd:\n    __class__ = property(lambda self: 1 / 0)\nODD = Odd()\nX = 'OLD' + str(ODD is None)",
     ],
     "X()": [
-        "from functools import wraps as w\ndef s(f):\n    @w(f)\n    def g(): return 'OLD'\n    return g\n@s\ndef X(): ...",
+        WRAPPED,
     ],
 }  # fmt: skip
 """Constants and helpers of every kind, by how they are used; ``OLD`` is what changes."""
