@@ -126,7 +126,7 @@ do -- (a chunk of Lua has 200 locals at the most)
   -- record cannot be read; any other is not the job's.
   mend = function(job, touched, part)
     local k, wrong = key('job', job), {}
-    local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp', 'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7', 'bad', 'pk', 'wake')
+    local f = redis.pcall('HMGET', k, 'st', 'n', 'v', 'pl', 'half', 'dg', 'ht', 'who', 'hp', 'h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'h7', 'bad')
     if f.err then corrupt('its record is no hash') end
     if f[5] and number(string.match(f[5], '^%d+')) > clock() - ABANDONED then return wrong end -- a wide fork that is being made
     local there, coming = not f[5], false
@@ -287,6 +287,13 @@ do -- (a chunk of Lua has 200 locals at the most)
     end
     if last and f[7] then look(TURN) end
 
+    local pk, wake = unpack(touched and last and redis.call('HMGET', k, 'pk', 'wake') or {})
+    if pk and state == 'paused' then
+      list_parked(job, pk, f[4])
+      tell_parked(job, f[4]) -- perhaps nobody has
+    elseif pk then
+      parked_no_more(job)
+    end
     if ENDED[state] then
       for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
         if redis.call('ZREM', P .. set, job) == 1 then wrong[#wrong + 1] = 'ended, and in ' .. set end
@@ -310,15 +317,9 @@ do -- (a chunk of Lua has 200 locals at the most)
         wrong[#wrong + 1] = state .. ', and not in open'
         redis.call('ZADD', P .. 'open', int(clock()), job)
       end
-      if touched and last and f[19] and state == 'paused' then
-        list_parked(job, f[19], f[4])
-        tell_parked(job, f[4]) -- perhaps nobody has
-      elseif touched and last and f[19] then
-        parked_no_more(job)
-      end
-      if touched and last and state == 'running' and f[20] then -- it was about to go on
-        redis.call('HDEL', k, 'wake')
+      if wake and state == 'running' then -- it was about to go on
         need_turn(job)
+        redis.call('HDEL', k, 'wake')
       end
       if last and state == 'running' and not open and not redis.call('ZSCORE', P .. 'due', job) then
         wrong[#wrong + 1] = 'nothing that moves it'

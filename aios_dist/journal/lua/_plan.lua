@@ -163,9 +163,7 @@ local function list_parked(job, need, plan)
   redis.call('ZADD', P .. 'parked', 0, need .. '|' .. job)
   if plan then redis.call('ZADD', P .. 'parkedin', 0, plan .. '|' .. job) end
 end
-local function tell_parked(job, plan)
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job, unpack(plan and { 'in', plan } or {}))
-end
+local function tell_parked(job, plan) redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job, unpack(plan and { 'in', plan } or {})) end
 local function parked_no_more(job)
   local f = redis.call('HMGET', key('job', job), 'pk', 'pl')
   if not f[1] then return end

@@ -11,8 +11,8 @@ local function resume_job(job)
   event(job, stamp(), 'resumed', '')
   local left = follow_all(job, 'running', facts[1])
   if facts[3] or number(facts[1]) <= number(facts[2]) then
-    redis.call('HDEL', k, 'wake')
     need_turn(job)
+    redis.call('HDEL', k, 'wake') -- last: until then it says that one is due
   end
   return left
 end

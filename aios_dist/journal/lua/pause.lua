@@ -9,8 +9,8 @@ local function stay_parked(job)
   local f = redis.call('HMGET', k, 'pk', 'pl')
   if not f[1] or f[1] == '-' then return end
   mark(job)
-  redis.call('HSET', k, 'pk', '-')
   redis.call('ZREM', P .. 'parked', f[1] .. '|' .. job)
+  redis.call('HSET', k, 'pk', '-')
   list_parked(job, '-', f[2])
 end
 local state = redis.call('HGET', key('job', A.job), 'st')

@@ -2,19 +2,18 @@
 -- ARGV 1: job, step, salt, facts, retention_ms
 --   salt: random; the job's incarnation is another one from here on
 --   facts: flat list of fields to change first: a new budget
--- returns: {status, tickets, more}: "running" (also when this asking had made it so), "more" (a slice is done: the same again), "unknown", "beyond" (there is no such step), "busy" (a
---   step from there on is being called: its answer is paid for), "sweep" (steps have still to follow its pause: first that, then again), or
---   the state that forbids it; more: see cancel
+-- returns: {status, tickets, more}: "running" (also when this asking had made it so), "more" (a slice is done: the same again), "unknown",
+--   "beyond" (there is no such step), "busy" (a step from there on is being called: its answer is paid for), "sweep" (steps have still to
+--   follow its pause: first that, then again), or the state that forbids it; more: see cancel
 -- include: plan, sweep, mend, resume
 --
 -- What is forgotten stays in the record: z<E>|h<N>, z<E>|q<N> and z<E>|o<N>, as they were, E counts (zn); its usage has counted.
 by_caller = true
 local LOOKED_AT_ONCE = 500
 local k = key('job', A.job)
-local f = redis.call('HMGET', k, 'st', 'n', 'v', 'og', 'dg', 'sw', 'zn', 'zs')
+local f = redis.call('HMGET', k, 'st', 'n', 'v', 'og', 'dg', 'sw', 'zn', 'zs', 'zd')
 if not f[1] or hidden(A.job) then return { 'unknown', {}, 0 } end
-local life = birth_of(f[5] or '') .. '~' .. A.salt
-if not f[8] and string.match(f[5] or '', '^[^.]*') == life then return { 'running', {}, 0 } end -- its answer was lost: what came since stays
+if f[9] == A.salt then return { 'running', {}, 0 } end -- its answer was lost: what came since stays
 if f[1] ~= 'paused' then return { f[1], {}, 0 } end
 if f[6] then return { 'sweep', {}, 0 } end
 local count = steps_of(A.job, f[2])
@@ -69,7 +68,7 @@ for step = from, count - 1 do
   end
   redis.call('ZREM', P .. 'dead', member(A.job, n))
 end
-local proof = chain(life, 'rewind ' .. int(from))
+local proof = chain(birth_of(f[5] or '') .. '~' .. A.salt, 'rewind ' .. int(from))
 local left_out = number(f[4]) + forgotten
 redis.call('HSET', k, 'n', int(from), 'v', int(number(f[3]) - forgotten), 'og', int(left_out), 'zn', int(era), 'dg', proof, unpack(fields))
 if #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
@@ -78,7 +77,7 @@ if from > A.step then
   return { 'more', {}, 0 }
 end
 redis.call('HDEL', k, 'ch')
-redis.call('HSET', k, 'wake', 1, unpack(A.facts))
+redis.call('HSET', k, 'wake', 1, 'zd', A.salt, unpack(A.facts))
 event(A.job, stamp(), 'rewound', '', 'to step ' .. int(A.step))
 local left = resume_job(A.job)
 return { 'running', tickets, left and 1 or 0 }
