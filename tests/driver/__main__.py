@@ -21,8 +21,10 @@ from tests.driver.fleet import Fleet
 from tests.driver.injected import Injector, inject
 from tests.driver.known import cut
 from tests.driver.patched import Outdated
-from tests.driver.planted import BUGS, WHEN_BROKEN, WHEN_WIDE, find
+from tests.driver.planted import BUGS, WHEN_BROKEN, WHEN_PARKED, WHEN_WIDE, find
 from tests.driver.scheduling import Scheduling
+
+ALL = (*BUGS, *WHEN_BROKEN, *WHEN_WIDE, *WHEN_PARKED)
 
 
 def main() -> int:
@@ -85,7 +87,7 @@ def drive(url: str, given: argparse.Namespace) -> int:
 def planted(url: str) -> int:
     """Each planted bug, and what found it."""
     missed, seeds = 0, {}
-    for number, bug in enumerate((*BUGS, *WHEN_BROKEN, *WHEN_WIDE)):
+    for number, bug in enumerate(ALL):
         began = time.monotonic()
         try:
             found = find(url, f"b{number}", bug)
@@ -99,7 +101,7 @@ def planted(url: str) -> int:
         how = f"{found.moves} moves, seed {found.seed}: {found.broken}" if found else "NOT FOUND"
         print(f"{time.monotonic() - began:5.1f} s  {bug.name}: {how[:200]}", flush=True)
     print("FOUND_BY =", seeds)
-    print(f"{len(BUGS) + len(WHEN_BROKEN) + len(WHEN_WIDE)} bugs, {missed} not found")
+    print(f"{len(ALL)} bugs, {missed} not found")
     return int(missed > 0)
 
 

@@ -115,8 +115,8 @@ class Producers(Core):
             if (early := [name for name, n in job.kept.items() if n]) and R.random() < 0.4:
                 made.steps.append(self._signal(early[0]))
         if self.deploys:
-            code = R.choice(["", "c1", "c2"])
-            parks = Parking("why", "said") if code and R.random() < 0.15 else None
+            code = R.choice(["", "c1", "c1", "c2"])
+            parks = Parking("why", "said") if code and R.random() < 0.35 else None
             made = replace(made, code=code)
             made = Decision(version, first, basis=basis, code=code, parks=parks) if parks else made
         if not ahead:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aios_dist.journal import Claim, Decision, Nothing, Refusal
-from aios_dist.journal.records import random_name
+from aios_dist.journal.records import Parking, random_name
 from aios_dist.model.jobs import Kind
 from tests.driver.core import Held
 from tests.driver.producers import Producers
@@ -319,6 +319,20 @@ class Workers(Producers):
         self.say(f"advance {id} {decided(decision)}")
         served = self.served(id)
         want = self.model.advance(0, id, decision, right=self.right(id, decision), served=served)
+        self.expect(self.run(send_advance(self.journal, id, decision, None)), want)
+
+    def park(self) -> None:
+        """A worker with other code runs a turn without a lease: it asks for something else."""
+        if (id := self.some_job("running")) is None:
+            return
+        job, basis = self.model.jobs[id], self.fleet.job(id).text("dg")
+        if lines := self.proof(id, basis):
+            raise self.broken(lines)
+        code, parks = self.random.choice(["c1", "c2"]), Parking("why", "said")
+        decision = Decision(job.written, len(job.steps), basis=basis, code=code, parks=parks)
+        self.say(f"advance {id}, whose code was {job.code} and is {code}")
+        right = self.right(id, decision)
+        want = self.model.advance(0, id, decision, right=right, served=self.served(id))
         self.expect(self.run(send_advance(self.journal, id, decision, None)), want)
 
     def give_back(self) -> None:
