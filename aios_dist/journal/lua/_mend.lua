@@ -289,10 +289,10 @@ do -- (a chunk of Lua has 200 locals at the most)
 
     local pk, wake = unpack(touched and last and redis.call('HMGET', k, 'pk', 'wake') or {})
     if pk and state == 'paused' then
-      list_parked(job, pk, f[4])
-      tell_parked(job, f[4]) -- perhaps nobody has
+      parked.list(job, pk, f[4])
+      parked.tell(job, f[4]) -- perhaps nobody has
     elseif pk then
-      parked_no_more(job)
+      parked.no_more(job)
     end
     if ENDED[state] then
       for _, set in ipairs({ 'open', 'due', 'deadlines' }) do

@@ -159,12 +159,13 @@ local function set_aside(job, step, h)
 end
 
 -- Among the parked stands what would let a job go on, and in `parkedin` the plan that it keeps waiting. `pk` of its hash says so first.
-local function list_parked(job, need, plan)
+local parked = {} -- (a chunk of Lua has 200 locals at the most)
+parked.list = function(job, need, plan)
   redis.call('ZADD', P .. 'parked', 0, need .. '|' .. job)
   if plan then redis.call('ZADD', P .. 'parkedin', 0, plan .. '|' .. job) end
 end
-local function tell_parked(job, plan) redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job, unpack(plan and { 'in', plan } or {})) end
-local function parked_no_more(job)
+parked.tell = function(job, plan) redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job, unpack(plan and { 'in', plan } or {})) end
+parked.no_more = function(job)
   local f = redis.call('HMGET', key('job', job), 'pk', 'pl')
   if not f[1] then return end
   redis.call('ZREM', P .. 'parked', f[1] .. '|' .. job)
@@ -177,7 +178,7 @@ end
 local function pause_job(job, reason, said, pk)
   local k = key('job', job)
   mark(job)
-  if not pk then parked_no_more(job) end -- a release that knows none has let it go on
+  if not pk then parked.no_more(job) end -- a release that knows none has let it go on
   redis.call('HSET', k, 'st', 'paused', 'why', reason, unpack(pk and { 'pk', pk } or {}))
   if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
   local left = follow_all(job, 'paused', redis.call('HGET', k, 'n'))
@@ -202,8 +203,8 @@ park_job = function(job, decision)
   if somebody_has(need) then return need_turn(job) end -- its turn is another worker's
   redis.call('HSET', k, 'wake', 1)
   pause_job(job, decision.parks.why, decision.parks.said, need)
-  list_parked(job, need, f[2])
-  tell_parked(job, f[2])
+  parked.list(job, need, f[2])
+  parked.tell(job, f[2])
 end
 
 -- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
@@ -217,7 +218,7 @@ end_job = function(job, state, result, silent)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if facts[6] then redis.call('HDEL', k, 'hp') end
-  parked_no_more(job)
+  parked.no_more(job)
   -- Some have no outcome; or some had still to follow what it was before.
   local left = (number(facts[2]) > number(facts[3]) or facts[7]) and follow_all(job, state, facts[2])
   local turn = head(job, TURN)

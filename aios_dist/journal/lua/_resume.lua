@@ -6,7 +6,7 @@ local function resume_job(job)
   mark(job)
   local facts = redis.call('HMGET', k, 'n', 'v', 'wake')
   redis.call('HSET', k, 'st', 'running')
-  parked_no_more(job)
+  parked.no_more(job)
   redis.call('HDEL', k, 'why', 'zs') -- where one was being rewound, and nobody went on with that, it is not
   event(job, stamp(), 'resumed', '')
   local left = follow_all(job, 'running', facts[1])

@@ -15,7 +15,7 @@ local there = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job))
 local h, forgotten = there and head(A.job, A.step), false
 if there and not h and facts[16] then -- the job was resumed from an earlier step: what this took counts
   for era = number(facts[16]), 1, -1 do
-    h = h or unpacked(redis.call('HGET', k, 'z' .. int(era) .. '|h' .. A.step))
+    h = h or unpacked(redis.call('HGET', k, string.format('z%d|h%s', era, A.step)))
   end
   forgotten = true
 end

@@ -11,7 +11,7 @@ local function stay_parked(job)
   mark(job)
   redis.call('ZREM', P .. 'parked', f[1] .. '|' .. job)
   redis.call('HSET', k, 'pk', '-')
-  list_parked(job, '-', f[2])
+  parked.list(job, '-', f[2])
 end
 local state = redis.call('HGET', key('job', A.job), 'st')
 if not state or hidden(A.job) then return { 'unknown', {}, 0 } end
