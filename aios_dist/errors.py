@@ -155,7 +155,7 @@ class JobParked(JobError):
     nothing is paid again. It goes on by itself when a worker has the code again that it began with.
 
     Attributes:
-        job_id: the job.
+        job_id: the job: the one that was waited for, or one that this waits for in its plan.
         reason: what has changed, and at which step.
     """
 
@@ -163,13 +163,22 @@ class JobParked(JobError):
     reason: str = ""
 
     @classmethod
-    def of(cls, job_id: str, reason: str) -> Self:
-        """The error of a job that is parked for this reason."""
+    def of(cls, job_id: str, reason: str, code: str = "", waited: str = "") -> Self:
+        """The error of a job that is parked for this reason.
+
+        Args:
+            code: with which it goes on by itself; "": with none.
+            waited: the job that was waited for, where that waits for this one in its plan.
+        """
         what = f"{reason}\n" if "\n" in reason else f"{reason.rstrip('.')}. "
+        first = (
+            f"job {waited!r} waits in its plan for one that is parked: " if waited not in ("", job_id) else ""
+        )
+        itself = f"It goes on by itself when a worker has code {code}; or try" if code else "Try"
         error = cls(
-            f"job {job_id!r} is parked, with nothing lost: {what}It goes on by itself when a worker has the "
-            f"code that it began with; or try that of now: `aios-dist job resume {job_id}`, with "
-            "`--from-step K` where that asks for something else from step K on."
+            f"{first}job {job_id!r} is parked, with nothing lost: {what}{itself} the code of now: "
+            f"`aios-dist job resume {job_id}`, with `--from-step K` where that asks for something else from "
+            "step K on."
         )
         error.job_id, error.reason = job_id, reason
         return error

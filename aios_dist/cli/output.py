@@ -118,7 +118,8 @@ def amount(money: float) -> str:
 def resume_command(view: JobView) -> str:
     """What lets a paused job go on; a budget that is used up has to be raised."""
     if view.parked:
-        return f"by itself with the code that it began with, or: aios-dist job resume {view.id} --from-step K"
+        itself = f"by itself with code {view.parked_for}, or: " if view.parked_for else ""
+        return f"{itself}aios-dist job resume {view.id} --from-step K"
     more = " --budget-tokens N (or --budget-money X)" if view.spent == "job" else ""
     return f"aios-dist job resume {view.id}{more}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -14,7 +15,7 @@ from aios_dist.errors import JobCancelled, JobError, JobParked, ResultTimeout, U
 from aios_dist.model.jobs import JobState, Outcome
 
 if TYPE_CHECKING:
-    from aios_dist.journal import JobView
+    from aios_dist.journal import Event, JobView
     from aios_dist.producer.fleet import AsyncFleet
 
 
@@ -29,10 +30,16 @@ async def wait_and_print(
     """
     late: ResultTimeout | None = None
     await views_of(fleet, ids)  # a misspelt id is said now, not when the others have ended
-    try:
-        await _wait(fleet, ids, timeout, quiet=as_json)
-    except ResultTimeout as exc:
-        late = exc
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout
+    while late is None:
+        try:
+            await _wait(fleet, ids, max(0.0, deadline - clock()), quiet=as_json)
+        except ResultTimeout as exc:
+            late = exc
+        else:
+            if all(await fleet.journal.over(ids)):  # one that was parked may have gone on by itself
+                break
     records = [await ended_record(fleet, view) for view in await views_of(fleet, ids)]
     single = len(records) == 1 and plan is None
     if as_json:
@@ -43,7 +50,7 @@ async def wait_and_print(
         print_result(records[0]["result"])
     if late is not None:
         raise late
-    _raise_unless_done(records)
+    await _raise_unless_done(fleet, records)
 
 
 async def views_of(fleet: AsyncFleet, ids: Sequence[str]) -> list[JobView]:
@@ -103,13 +110,13 @@ def _stands(record: dict[str, Any]) -> str:
     return "parked" if record["parked"] else str(record["state"])
 
 
-def _raise_unless_done(records: Sequence[dict[str, Any]]) -> None:
+async def _raise_unless_done(fleet: AsyncFleet, records: Sequence[dict[str, Any]]) -> None:
     bad = [r for r in records if r["state"] != JobState.DONE]
     if not bad:
         return
     first = bad[0]
-    if len(records) == 1 and first["parked"]:
-        raise JobParked.of(first["id"], first["why"])
+    if len(records) == 1 and (at := await fleet.journal.standing(first["id"])).parked:
+        raise JobParked.of(at.who, at.parked, at.code, first["id"])
     if len(records) > 1:
         states = ", ".join(f"{r['id']} {_stands(r)}" for r in bad[:5]) + (" …" if len(bad) > 5 else "")
         parked = next((f" {r['id']} is parked: {r['why']}" for r in bad if r["parked"]), "")
@@ -125,13 +132,18 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
         if len(ids) > 1:
             ended = 0
             async for job in fleet.as_completed([fleet.job(id) for id in ids], timeout):
-                if (why := (await fleet.journal.standing(job.id)).parked) and not quiet:
-                    say(f"Job {job.id!r} is parked: {why}")  # others may wait for it: those of a fixed plan
+                if (at := await fleet.journal.standing(job.id)).parked and not quiet:
+                    waits = (
+                        "is parked"
+                        if at.who == job.id
+                        else f"waits in its plan for {at.who!r}, which is parked"
+                    )
+                    say(f"Job {job.id!r} {waits}: {at.parked}")
                 ended += 1
                 tell(f"{job.id} ended", ended, len(ids))
             return
         done = asked = 0
-        async for event in fleet.job(ids[0]).events(timeout=timeout):
+        async for event in _until_parked(fleet, ids[0], timeout):
             if event.what == "paused":
                 view = (await views_of(fleet, ids))[0]
                 if view.parked:
@@ -146,6 +158,31 @@ async def _wait(fleet: AsyncFleet, ids: Sequence[str], timeout: float, *, quiet:
                 done,
                 asked,
             )
+
+
+async def _until_parked(fleet: AsyncFleet, id: str, timeout: float) -> AsyncIterator[Event]:
+    """A job's events, until nothing more comes of itself: also where one before it in its plan is parked."""
+    events = fleet.job(id).events(timeout=timeout)
+    over = None
+    try:
+        while True:
+            ended = fleet.as_completed([fleet.job(id)], timeout)
+            over = over or asyncio.ensure_future(anext(ended, None))
+            coming = asyncio.ensure_future(anext(events, None))
+            await asyncio.wait({coming, over}, return_when=asyncio.FIRST_COMPLETED)
+            if over.done() and not coming.done():
+                if (await fleet.journal.standing(id)).parked:
+                    coming.cancel()
+                    await asyncio.wait({coming})
+                    return
+                over = None  # it has gone on by itself, or its end is among the events
+            if (event := await coming) is None:
+                return
+            yield event
+    finally:
+        if over is not None:
+            over.cancel()
+            await asyncio.gather(over, return_exceptions=True)
 
 
 def _say_paused(view: JobView) -> None:

@@ -39,6 +39,7 @@ from aios_dist.journal.records import (
     tickets_of,
     unpack_record,
 )
+from aios_dist.journal.standing import Standings
 from aios_dist.journal.submitting import Submitting
 from aios_dist.journal.telling import Telling
 from aios_dist.journal.views import DeadLetter, WorkerInfo
@@ -73,7 +74,7 @@ MOST_LARGE_SIGNALS = 16
 """As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
-class Journal(Depths, Finding, Following, Ordering, Office, Submitting, Telling):
+class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
     # Writing ---------------------------------------------------------------------------------------
@@ -498,25 +499,30 @@ class Journal(Depths, Finding, Following, Ordering, Office, Submitting, Telling)
             ]
         )
 
-    async def leave(self, worker: str, codes: Iterable[str] = ()) -> None:
-        """A worker says that it is gone.
+    async def leave(self, worker: str) -> None:
+        """A worker says that it is gone."""
+        await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
+
+    async def let_codes_go(self, codes: Iterable[str]) -> None:
+        """A worker has said that it has these no longer (``WorkerInfo.code_needs``): for what no other has,
+        nobody waits longer."""
+        left = set(codes)
+        for other in (await self.registry()).workers:
+            left -= set(other.code_needs())
+        if left:
+            await self.connection.command("ZREM", self.keys.serving, *left)
+
+    async def unpark(self, after: bytes = b"-") -> tuple[int, list[Ticket], bool, bytes]:
+        """Parked jobs go on whose code a worker has again, some at a time.
 
         Args:
-            worker: its name.
-            codes: those that it had (``WorkerInfo.code_needs``); for what no other has, nobody waits longer.
-        """
-        await self.connection.command("HDEL", self.keys.registry, f"worker/{worker}")
-        if left := set(codes):
-            for other in (await self.registry()).workers:
-                left -= set(other.code_needs())
-            if left:
-                await self.connection.command("ZREM", self.keys.serving, *left)
+            after: where the call before has said to go on.
 
-    async def unpark(self) -> tuple[int, list[Ticket], bool]:
-        """Parked jobs go on whose code a worker has again, some at a time: how many did, their tickets, and
-        whether there may be more of them."""
-        went_on, tickets, more = await self._run("unpark")
-        return went_on, tickets_of(tickets), bool(more)
+        Returns:
+            How many did, their tickets, whether there may be more of them, and where to go on.
+        """
+        went_on, tickets, more, after = await self._run("unpark", after=after)
+        return went_on, tickets_of(tickets), bool(more), after
 
 
 def _lost(said: list[bytes | int]) -> Lost:

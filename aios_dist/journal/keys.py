@@ -23,6 +23,7 @@ PERMANENT = (
         "jumps",
         "told",
         "parked",
+        "parkedin",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
@@ -73,6 +74,7 @@ class Keys:
         self.serving = self.prefix + "serving"
         self.plans = self.prefix + "plans"
         self.parked = self.prefix + "parked"
+        self.parked_in = self.prefix + "parkedin"
         self.waits = self.prefix + "waits"
 
     def job(self, id: str) -> str:

@@ -24,7 +24,6 @@ from aios_dist.journal.views import (
     PlanView,
     Registry,
     Repairs,
-    Standing,
     WorkerInfo,
     head_to_step,
     model_view,
@@ -52,6 +51,12 @@ LOOK_AGAIN_S = 0.2
 
 MOST_EVENTS = 5_000
 """Of a job, read by one script."""
+
+
+class Ends(list[str]):
+    """Jobs that have ended or were parked. ``behind``: others may wait for one of them in a plan."""
+
+    behind = False
 
 
 class Reading(Access):
@@ -144,41 +149,14 @@ class Reading(Access):
         """
         ((state, result, *_),) = await self._seen([job], ("st", "res", "hp", "pl", "half"))
         if state is None:
-            raise self._no_job(job)
+            raise self.no_job(job)
         try:
             return JobState(state.decode()), result or b""
         except ValueError as exc:
-            raise _damaged(job, exc) from None
+            raise damaged(job, exc) from None
 
-    async def standing(self, job: str) -> Standing:
-        """The job as who waits for its result wants to know it.
-
-        Raises:
-            UnknownName: no such job.
-            JournalError: its record cannot be read.
-        """
-        fields = ("st", "res", "pk", "why", "hp", "pl", "half")
-        ((state, result, parked, why, *_),) = await self._seen([job], fields)
-        if state is None:
-            raise self._no_job(job)
-        try:
-            now = JobState(state.decode())
-        except ValueError as exc:
-            raise _damaged(job, exc) from None
-        held = parked is not None and now is JobState.PAUSED
-        return Standing(now, result or b"", (why or b"").decode("utf-8", "replace") if held else "")
-
-    async def over(self, jobs: Sequence[str]) -> list[bool]:
-        """Whether nobody need wait for each job any longer: it has ended, is parked, or is not there."""
-        known = {state.value.encode(): state for state in JobState}
-        found = await self._seen(jobs, ("st", "pk", "hp", "pl", "half"))
-        states = [(known.get(state or b""), parked) for state, parked, *_ in found]
-        return [
-            state is None or state.ended or (state is JobState.PAUSED and parked is not None)
-            for state, parked in states
-        ]
-
-    def _no_job(self, job: str) -> UnknownName:
+    def no_job(self, job: str) -> UnknownName:
+        """The error that says so."""
         kept = span(self.config.retention)
         return UnknownName(f"There is no job {job!r} (a finished job is kept for {kept}).")
 
@@ -206,7 +184,7 @@ class Reading(Access):
             ((state, *_),) = await self._seen([job], ("st", "hp", "pl", "half"))
             facts = {} if state is None else facts
         if b"st" not in facts:
-            raise self._no_job(job)
+            raise self.no_job(job)
         try:
             view = view_of(job, [facts.get(f.encode()) for f in VIEWED])
             assert view is not None
@@ -223,7 +201,7 @@ class Reading(Access):
             record = unpack_record(facts[b"rec"])
             forgotten = _forgotten(job, facts)
         except UNREADABLE as exc:
-            raise _damaged(job, exc) from None
+            raise damaged(job, exc) from None
         return History(
             view,
             record,
@@ -348,15 +326,15 @@ class Reading(Access):
         try:
             return [_event(after + 1 + i, p) for i, p in enumerate(packed)]
         except UNREADABLE as exc:
-            raise _damaged(job, exc) from None
+            raise damaged(job, exc) from None
 
     async def ends_now(self) -> str:
         """Where the stream of ends stands: what is read after this was not there before."""
         last = await self.connection.command("XREVRANGE", self.keys.ends, "+", "-", "COUNT", 1)
         return last[0][0].decode() if last else "0-0"
 
-    async def ends(self, after: str, idle: float = 5.0) -> AsyncIterator[list[str]]:
-        """Ids of jobs as they end or are parked, in batches, for ever; an empty batch after ``idle`` seconds
+    async def ends(self, after: str, idle: float = 5.0) -> AsyncIterator[Ends]:
+        """Jobs as they end or are parked, in batches, for ever; an empty batch after ``idle`` seconds
         without one.
 
         One connection, however many jobs are waited for. A broken connection is opened again and nothing
@@ -370,14 +348,16 @@ class Reading(Access):
                 except RedisError as exc:
                     if not passes(exc):
                         raise unavailable(exc, self.config.redis_url) from None
-                    yield []
+                    yield Ends()
                     await asyncio.sleep(LOOK_AGAIN_S)
                     continue
                 entries = entries_of(got)
                 if entries:
                     after = entries[-1][0].decode()
                 ids = [fields.get(b"job") or fields.get(b"parked") for _, fields in entries]
-                yield [id.decode("utf-8", "replace") for id in ids if id]
+                ends = Ends(id.decode("utf-8", "replace") for id in ids if id)
+                ends.behind = any(b"in" in fields for _, fields in entries)
+                yield ends
         finally:
             await client.aclose()
 
@@ -402,6 +382,12 @@ class Reading(Access):
                 f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs",
                 "set it to noeviction: CONFIG SET maxmemory-policy noeviction",
             )
+
+
+def code_in(parked: bytes | None) -> str:
+    """The code with which a parked job goes on by itself, from the field that says so; "": with none."""
+    need = (parked or b"").decode("utf-8", "replace")
+    return need.rpartition("@")[2] if need.startswith("code/") else ""
 
 
 def _mapping(flat: Any) -> dict[bytes, bytes]:
@@ -439,7 +425,8 @@ class Unreadable(JournalError):
     """What Redis holds of a job is nothing that any release has written: whoever sees it may set it aside."""
 
 
-def _damaged(job: str, exc: Exception) -> JournalError:
+def damaged(job: str, exc: Exception) -> JournalError:
+    """The error of a job whose record cannot be read."""
     return (Unreadable if isinstance(exc, HUGE) else JournalError)(
         f"What Redis holds of job {job!r} cannot be read ({type(exc).__name__}: {exc}); the reconciler "
         "sets it aside, and `aios-dist doctor` says so."
@@ -455,7 +442,7 @@ def outcome_of(job: str, result: bytes) -> Outcome:
     try:
         return decode(result, Outcome)
     except UNREADABLE as exc:
-        raise _damaged(job, exc) from None
+        raise damaged(job, exc) from None
 
 
 def view_of(job: str, facts: Sequence[bytes | None]) -> JobView | None:
@@ -467,7 +454,7 @@ def view_of(job: str, facts: Sequence[bytes | None]) -> JobView | None:
     try:
         return _read_view(job, facts)
     except UNREADABLE as exc:
-        raise _damaged(job, exc) from None
+        raise damaged(job, exc) from None
 
 
 def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
@@ -502,6 +489,7 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         submitted_at=number("t0") / 1e6,
         ended_at=number("t1") / 1e6,
         parked=known["pk"] is not None and state == b"paused",
+        parked_for=code_in(known["pk"]),
         code=text("ch"),
     )
 

@@ -31,7 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "members": ("order", "plan", "sweep"),
     "mend": ("order", "limits", "plan", "sweep", "members"),
     "again": ("plan", "sweep"),
-    "resume": ("order", "sweep"),
+    "resume": ("order", "plan", "sweep"),
     "gather": ("order", "limits", "mend"),
     "rules": ("order", "limits", "gather"),
     "new": ("plan", "members", "mend"),

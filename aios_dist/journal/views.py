@@ -42,6 +42,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         estimated: tokens of its usage that are estimates, since no usage came with an answer.
         why: the reason of a pause.
         parked: it is paused because its agent's code does not fit what its journal holds.
+        parked_for: the code with which it goes on by itself then; "": with none.
         code: of its agent, that it ran with last; "" where that is not known, or the agent is data.
         served: seconds in calls.
         placed: its order is that of an agent-first plan, whatever its priority.
@@ -66,6 +67,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     submitted_at: float = 0.0
     ended_at: float = 0.0
     parked: bool = False
+    parked_for: str = ""
     code: str = ""
 
     @property
@@ -119,12 +121,16 @@ class Standing(NamedTuple):
 
     Attributes:
         result: encoded; empty before the end.
-        parked: the reason for which it is parked, or "".
+        parked: the reason for which it is parked, or one that it waits for in its plan; or "".
+        who: the one that is parked.
+        code: with which that goes on by itself; "": with none.
     """
 
     state: JobState
-    result: bytes
-    parked: str
+    result: bytes = b""
+    parked: str = ""
+    who: str = ""
+    code: str = ""
 
     @property
     def over(self) -> bool:

@@ -26,6 +26,9 @@ LOOK_AGAIN_S = 10.0
 """Jobs that are waited for are looked at this often, whatever the stream of ends brings or does not bring.
 Where the look itself meets a line that nobody hears, an end that was missed is found some 15 s later."""
 
+LOOK_SOON_S = 0.2
+"""After a member of a plan was parked: who waits for one behind it hears of it within a second."""
+
 PAGE = 1000
 """Jobs that are looked at in one go: who asks for something else meanwhile comes between two pages."""
 
@@ -47,6 +50,7 @@ class Endings:
         self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
         self._watcher: asyncio.Task[None] | None = None
         self._looker: asyncio.Task[None] | None = None
+        self._soon: asyncio.Task[None] | None = None
         self._watching = asyncio.Event()
         self._closing = asyncio.Event()
 
@@ -103,7 +107,7 @@ class Endings:
             for future in futures:
                 if not future.done():
                     future.set_exception(FleetUnavailable(CLOSED_MEANWHILE))
-        tasks = [task for task in (self._watcher, self._looker) if task is not None]
+        tasks = [task for task in (self._watcher, self._looker, self._soon) if task is not None]
         while left := [task for task in tasks if not task.done()]:
             for task in left:
                 task.cancel()
@@ -225,6 +229,8 @@ class Endings:
                 self._tell(id)
             if not ids:  # a gap
                 await self._look_at_all()
+            elif ids.behind and (self._soon is None or self._soon.done()):
+                self._soon = asyncio.create_task(self._look_soon())
 
     async def _look_now_and_then(self) -> None:
         """An end may be missed: the stream is bounded, this loop may have stood still for long, and a line
@@ -232,6 +238,11 @@ class Endings:
         while True:
             await asyncio.sleep(LOOK_AGAIN_S + len(self._waiting) / LOOKS_A_SECOND)
             await self._look_at_all()
+
+    async def _look_soon(self) -> None:
+        """Members of a plan may wait for one that was parked, or for several: one look is for all."""
+        await asyncio.sleep(LOOK_SOON_S)
+        await self._look_at_all()
 
     async def _look_at_all(self) -> None:
         with contextlib.suppress(Exception):

@@ -143,7 +143,8 @@ class AsyncJob(OfThisProcess):
         Raises:
             JobFailed: the agent raised; ``.error`` is what.
             JobCancelled: the job was cancelled.
-            JobParked: its agent's code has changed: it is paused until there is code that fits.
+            JobParked: its agent's code has changed, or that of a job which it waits for in its plan: that
+                is paused until there is code that fits.
             ResultTimeout: it has not ended in time; it goes on.
             JournalError: what Redis holds of it cannot be read.
         """
@@ -159,7 +160,7 @@ class AsyncJob(OfThisProcess):
             await endings.wait(self.id, deadline)
             job = await endings.by(deadline, look)
         if job.parked:
-            raise JobParked.of(self.id, job.parked)
+            raise JobParked.of(job.who, job.parked, job.code, self.id)
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
         outcome = outcome_of(self.id, job.result)
@@ -222,7 +223,9 @@ class AsyncJob(OfThisProcess):
             raise InvalidInput(f"A job is resumed from the number of a step, not from {short(from_step)}.")
         status = "beyond"
         if 0 <= from_step < 2**31:
-            status = await self._became(_Rewind(self._lines.journal, self.id, from_step, budget))
+            salt = random_name()  # asked again, it is found: what came since is not forgotten
+            say = functools.partial(self._lines.journal.rewind, self.id, from_step, budget, salt)
+            status = await self._became(say)
         if status == "beyond":
             raise InvalidInput(f"Job {self.id!r} has no step {short(from_step)} to be resumed from.")
         if status == "busy":
@@ -415,26 +418,6 @@ class _Cancel:
             (state,) = await self._journal.states([self._id])
             status = "cancelled" if state is JobState.CANCELLED else status
         return status, tickets
-
-
-class _Rewind:
-    """A resuming from a step that may be asked for again: what came since is not forgotten."""
-
-    def __init__(self, journal: Journal, id: str, step: int, budget: Budget | None) -> None:
-        self._journal = journal
-        self._id = id
-        self._step = step
-        self._budget = budget
-        self._salt = random_name()
-        self._asked = False
-
-    async def __call__(self) -> tuple[str, list[Ticket]]:
-        if self._asked:
-            history = await self._journal.load(self._id)
-            if history.retried_with(self._salt) and history.view.state is not JobState.PAUSED:
-                return "running", []  # the answer was lost
-        self._asked = True
-        return await self._journal.rewind(self._id, self._step, self._budget, self._salt)
 
 
 class _Retry:

@@ -17,10 +17,22 @@ import re
 import socket
 import string
 import sys
+from collections import ChainMap, deque
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
 from decimal import Decimal
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from fractions import Fraction
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 CHARACTERS = 8
@@ -32,11 +44,12 @@ DEEPEST = 20
 """Values in values."""
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
-_SAID_ALL = (re.Pattern, range, Decimal, timedelta)
+_SAID_ALL = (range, Decimal, Fraction, timedelta, date, datetime, clock_time, bytearray)
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages$")
 _OF_A_PROCESS = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EPOCH = 1e9
 """A number from here on is taken for a time."""
+_MANY = 1000
 
 
 def code_of(function: Callable[..., Any]) -> str:
@@ -106,12 +119,17 @@ class _Walk:
         """What it does, without lines and docstrings, and what it names."""
         attributes: list[str] = []
         modules: list[ModuleType] = []
+        before = ""
         for operation in dis.get_instructions(code):
             name, argument = operation.opname, operation.argval
             if isinstance(argument, CodeType):
                 self.said.append("code")
                 self._code(argument, names)
                 continue
+            if before.endswith("LOAD_CONST") and (name, argument) in _SAYS_NOTHING:
+                self.said.pop()
+                continue
+            before = name
             if name in _NO_WORDS:
                 continue
             if name.endswith("LOAD_CONST"):
@@ -121,15 +139,18 @@ class _Walk:
             self.said.append(name if target or argument is None else f"{name} {argument!r}")
             if name in ("LOAD_GLOBAL", "LOAD_NAME") and argument in names:
                 value = names[argument]
-                if isinstance(value, ModuleType):
+                if type(value) is ModuleType:
                     modules.append(value)
                 else:
                     self._values([value])
             elif name in ("LOAD_ATTR", "LOAD_METHOD"):
                 attributes.append(str(argument))
-        for module in modules:
+        for module in modules:  # and those that are named through them: pkg.prompts.PLAN
             if self._ours(module.__name__, getattr(module, "__file__", None)):
-                self._values(vars(module).get(name) for name in dict.fromkeys(attributes))
+                found = [vars(module).get(name) for name in dict.fromkeys(attributes)]
+                through = [one for one in found if type(one) is ModuleType]
+                modules += [one for one in through if all(one is not known for known in modules)]
+                self._values(one for one in found if type(one) is not ModuleType)
 
     def _values(self, values: Any, depth: int = 0) -> None:
         for value in values:
@@ -143,23 +164,38 @@ class _Walk:
         self._left -= 1
         if depth > DEEPEST or self._left < 0:
             return "…"
-        if kind in (list, tuple):
+        try:
+            return self._of_kind(value, kind, depth)
+        except Exception:  # an object that does not want to be looked at says nothing, and all others do
+            return kind.__qualname__
+
+    def _of_kind(self, value: Any, kind: type, depth: int) -> str:
+        ours = self._is_ours(kind)
+        if not ours and issubclass(kind, (list, tuple, deque)):
             self._values(value, depth + 1)
             return f"{kind.__name__} of {len(value)}"
-        if kind in (set, frozenset):
+        if not ours and issubclass(kind, (set, frozenset)):
             return f"set {sorted(map(repr, filter(_is_plain, value)))}"
-        if kind is dict:
+        if not ours and issubclass(kind, (dict, MappingProxyType, ChainMap)):
             self._values(value.keys(), depth + 1)
             self._values(value.values(), depth + 1)
             return f"dict of {len(value)}"
+        if kind is datetime and value.microsecond:
+            return ""  # a moment of this process
         if kind in _SAID_ALL:
             return repr(value)
-        if isinstance(value, string.Template):
-            return repr(value.template)
-        if isinstance(value, (staticmethod, classmethod, property, functools.partial, MethodType)):
-            self._values(_in(value), depth + 1)
+        if kind is re.Pattern:
+            return f"pattern {value.pattern!r} {value.flags}"
+        if kind is SimpleNamespace:
+            self._values([vars(value)], depth + 1)
             return kind.__name__
-        inner = _bare(value)
+        if issubclass(kind, string.Template):
+            return repr(value.template)
+        if issubclass(kind, _HOLDERS):
+            self._values(_in(value), depth + 1)
+            return str(kind.__name__)
+        # (what is made anew around a helper, with wraps, leads to that by itself)
+        inner: Any = value if kind is FunctionType else _bare(value)
         if isinstance(inner, (FunctionType, type)):
             if self._is_ours(inner):
                 self._todo.append(inner)
@@ -169,22 +205,17 @@ class _Walk:
                 else "ours"
             )
         if isinstance(inner, BuiltinFunctionType):
-            return inner.__qualname__
-        if self._is_ours(kind) and id(value) not in self._met:
+            return str(inner.__qualname__)
+        if ours and id(value) not in self._met:
             self._met[id(value)] = value
             self._todo.append(kind)
-            fields = getattr(kind, "__struct_fields__", None)
-            held = (
-                [getattr(value, name, None) for name in fields]
-                if fields
-                else getattr(value, "__dict__", {}).values()
-            )
-            self._values(held, depth + 1)
+            self._values(_held(value, kind), depth + 1)
         return kind.__qualname__
 
     def _is_ours(self, one: Any) -> bool:
         code = getattr(one, "__code__", None)
-        return self._ours(getattr(one, "__module__", None), code.co_filename if code is not None else None)
+        file = code.co_filename if isinstance(code, CodeType) else None
+        return self._ours(getattr(one, "__module__", None), file)
 
     def _ours(self, module: Any, file: str | None) -> bool:
         if not isinstance(module, str) or module == builtins.__name__:
@@ -199,6 +230,9 @@ class _Walk:
         return bool(file) and os.path.abspath(str(file)).startswith(self._folder) and not _foreign(str(file))
 
 
+_SAYS_NOTHING = {("STORE_NAME", "__doc__"), ("STORE_NAME", "__firstlineno__")}
+"""What a class is given that is made inside a function."""
+_HOLDERS = (staticmethod, classmethod, property, functools.partial, functools.cached_property, MethodType)
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
 _NO_WORDS = frozenset({"CACHE", "RESUME", "NOP", "EXTENDED_ARG", "PRECALL", "COPY_FREE_VARS", "MAKE_CELL"})
 _OF_CLASSES = frozenset(
@@ -239,8 +273,26 @@ def _in(value: Any) -> Iterator[Any]:
         yield from (value.func, value.args, value.keywords)
     elif isinstance(value, MethodType):
         yield from (value.__func__, type(value.__self__))
+    elif isinstance(value, functools.cached_property):
+        yield value.func
     else:
         yield value.__func__
+
+
+def _held(value: Any, kind: type) -> Iterator[Any]:
+    """What an object of a class of ours holds: as a text, a list, a table that it is, and in its fields."""
+    for plain in (str, bytes, int, float):
+        if issubclass(kind, plain):
+            yield plain(value)
+    for some in (tuple, list, dict):
+        if issubclass(kind, some):
+            yield some(value)
+    fields = list(getattr(kind, "__struct_fields__", ()))
+    for one in kind.__mro__:
+        slots = vars(one).get("__slots__", ())
+        fields += [slots] if isinstance(slots, str) else [*slots]
+    yield from (getattr(value, name, None) for name in fields if isinstance(name, str) and name[:2] != "__")
+    yield from getattr(value, "__dict__", {}).values()
 
 
 def _content(cell: CellType) -> Any:
@@ -268,5 +320,5 @@ def _of_this_process(value: Any) -> bool:
             or bool(_OF_A_PROCESS.fullmatch(value))
         )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return abs(value) >= _EPOCH or value == os.getpid()
+        return abs(value) >= _EPOCH or value == os.getpid() > _MANY
     return False

@@ -78,6 +78,7 @@ class Reconciler:
         self._rows = rows
         self._cursor = "0"
         self._walked = "0"
+        self._parked = b"-"
         self._slots = dict.fromkeys(config.lane_names(), 0)  # of each lane, over all workers
         self._needs: dict[str, float] = {}  # what nobody has, and when that is said again
         self._needs_at = 0.0
@@ -184,7 +185,7 @@ class Reconciler:
         with self._part("sweeps"):
             await self._in_slices(self._journal.sweep)
         with self._part("parked"):
-            await self._in_slices(self._journal.unpark)
+            await self._in_slices(self._unpark)
         with self._part("walk"):
             await self._walk()
         with self._part("needs"):
@@ -240,6 +241,11 @@ class Reconciler:
         if reaped.next_s is None:
             return self._period
         return max(SOONEST_S, reaped.next_s - await self._journal.now())
+
+    async def _unpark(self) -> tuple[int, list[Ticket], bool]:
+        """Some of the parked jobs, from where the last look stood: there may be more codes than one sees."""
+        went_on, tickets, more, self._parked = await self._journal.unpark(self._parked)
+        return went_on, tickets, more
 
     async def _in_slices(self, go_on: Callable[[], Awaitable[tuple[Any, ...]]]) -> None:
         """What verbs have left for later, of plans (members are admitted or dropped, and what nobody submits

@@ -282,7 +282,7 @@ class Runtime:
             files=open_files(),
             unpriced=self._unpriced,
             cancelled=not_consumed(self.settings.lanes),
-            codes=codes(),
+            codes={} if self._writer.closing.is_set() else codes(),
         )
         self._said = info
         await self.journal.announce(info, self.models())
@@ -344,6 +344,7 @@ class Runtime:
         loop, grace = asyncio.get_running_loop(), self.config.fleet.shutdown_grace
         deadline = loop.time() + grace
         self._writer.closing.set()
+        leaving = asyncio.ensure_future(_briefly(self._take_off_codes()))
         if busy := len(self.leases.held):
             logger.warning("Finishing %d steps in flight (at most %g s).", busy, grace)
         waiting = asyncio.ensure_future(self._until_idle(deadline))
@@ -354,6 +355,13 @@ class Runtime:
         self.leases.stop_all("shutdown")
         await self._until_idle(loop.time() + HAND_BACK_S)
         self.answers.save()
+        await leaving
+
+    async def _take_off_codes(self) -> None:
+        """It runs no further turns: nobody waits for the code that it has."""
+        if self._said is not None and (codes := self._said.code_needs()):
+            await self._announce()
+            await self.journal.let_codes_go(codes)
 
     async def _until_idle(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
@@ -373,7 +381,7 @@ class Runtime:
         self._stillness.close()
         await _briefly(self._background.end())
         await _briefly(self._reconciler.leave())
-        await _briefly(self.journal.leave(self.id, self._said.code_needs() if self._said else ()))
+        await _briefly(self.journal.leave(self.id))
         for provider in self._providers.values():
             await _briefly(provider.aclose())
         await _briefly(self.journal.close())

@@ -21,8 +21,10 @@ from tests.driver.fleet import Fleet
 from tests.driver.injected import Injector, inject
 from tests.driver.known import cut
 from tests.driver.patched import Outdated
-from tests.driver.planted import BUGS, WHEN_BROKEN, WHEN_WIDE, find
+from tests.driver.planted import BUGS, WHEN_BROKEN, WHEN_PARKED, WHEN_WIDE, find
 from tests.driver.scheduling import Scheduling
+
+ALL = (*BUGS, *WHEN_BROKEN, *WHEN_WIDE, *WHEN_PARKED)
 
 
 def main() -> int:
@@ -34,6 +36,7 @@ def main() -> int:
     add("--moves", type=int, default=400, help="of one run, before it drains (%(default)s)")
     add("--runs", type=int, default=0, help="so many runs, whatever the time")
     add("--server", choices=["redis", "valkey"], help="which (what there is)")
+    add("--deploys", action="store_true", help="agents' code changes in each run, and not in every other one")
     add("--plain", action="store_true", help="the Lua as it is, also where faults of it are known")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--planted", action="store_true", help="is every planted bug found?")
@@ -59,7 +62,12 @@ def drive(url: str, given: argparse.Namespace) -> int:
     began, runs, broken, moves = time.monotonic(), 0, 0, Counter[str]()
     while more(given, began, runs):
         fleet = Fleet(url, f"d{runs}", () if given.plain else cut(given.seed + runs))
-        driver = (Scheduling if given.scheduling else Driver)(fleet, random.Random(given.seed + runs))
+        seed = given.seed + runs
+        driver = (
+            Scheduling(fleet, random.Random(seed))
+            if given.scheduling
+            else Driver(fleet, random.Random(seed), deploys=bool(given.deploys or seed // 2 % 2))
+        )
         try:
             for _ in range(given.moves):
                 driver.move()
@@ -79,7 +87,7 @@ def drive(url: str, given: argparse.Namespace) -> int:
 def planted(url: str) -> int:
     """Each planted bug, and what found it."""
     missed, seeds = 0, {}
-    for number, bug in enumerate((*BUGS, *WHEN_BROKEN, *WHEN_WIDE)):
+    for number, bug in enumerate(ALL):
         began = time.monotonic()
         try:
             found = find(url, f"b{number}", bug)
@@ -93,7 +101,7 @@ def planted(url: str) -> int:
         how = f"{found.moves} moves, seed {found.seed}: {found.broken}" if found else "NOT FOUND"
         print(f"{time.monotonic() - began:5.1f} s  {bug.name}: {how[:200]}", flush=True)
     print("FOUND_BY =", seeds)
-    print(f"{len(BUGS) + len(WHEN_BROKEN) + len(WHEN_WIDE)} bugs, {missed} not found")
+    print(f"{len(ALL)} bugs, {missed} not found")
     return int(missed > 0)
 
 
@@ -103,7 +111,8 @@ def injected(url: str, given: argparse.Namespace) -> int:
     while more(given, began, runs):
         mends = () if given.plain else cut(given.seed + runs)
         fleet, injector = Fleet(url, f"i{runs}", mends), Injector(url, f"i{runs}copy", mends)
-        driver = Driver(fleet, random.Random(given.seed + runs), most_open=5)
+        seed = given.seed + runs
+        driver = Driver(fleet, random.Random(seed), most_open=5, deploys=bool(given.deploys or seed // 2 % 2))
         for case in inject(driver, injector, moves=given.moves, cases=2):
             tried[case.move] += 1
             if case.broken:

@@ -354,6 +354,15 @@ def of_indices(seen: Seen) -> Iterator[str]:
             yield f"{id} is {job.state}, in `open`: {id in seen.one['open']}"
         if (job.state in ENDED) != (id in seen.one["ended"]):
             yield f"{id} is {job.state}, in `ended`: {id in seen.one['ended']}"
+    parked = {id: job for id, job in seen.jobs.items() if "pk" in job.fields}
+    for id, job in parked.items():
+        if job.state != "paused":
+            yield f"{id} is {job.state}, and parked"
+    if (named := {*seen.one["parked"]}) != {f"{job.text('pk')}|{id}" for id, job in parked.items()}:
+        yield f"`parked` names {sorted(named)}, parked are {sorted(parked)}"
+    behind = {f"{job.text('pl')}|{id}" for id, job in parked.items() if job.text("pl")}
+    if (named := {*seen.one["parkedin"]}) != behind:
+        yield f"`parkedin` names {sorted(named)}, parked in plans are {sorted(behind)}"
     for name in ("open", "deadlines", "due"):
         for id in seen.one[name]:
             if id not in seen.jobs or seen.jobs[id].state not in OPEN:

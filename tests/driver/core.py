@@ -51,6 +51,7 @@ class Core:
         random: where every choice comes from.
         every: after how many moves all is looked at.
         scenes: these are among the moves.
+        deploys: agents' code changes: jobs are parked, go on, are resumed from an earlier step.
     """
 
     def __init__(
@@ -61,10 +62,11 @@ class Core:
         every: int = 1,
         most_open: int = 12,
         scenes: bool = True,
+        deploys: bool = False,
     ) -> None:
         self.fleet, self.random = fleet, random
         self.journal = fleet.journal
-        self.every, self.most_open, self.scenes = every, most_open, scenes
+        self.every, self.most_open, self.scenes, self.deploys = every, most_open, scenes, deploys
         self.model = Model()
         self.model.now = fleet.now
         self.proofs: dict[str, int] = {}
@@ -145,8 +147,10 @@ class Core:
             self.fleet.run(sweep(self.journal))
         before, now = self.seen, self.fleet.look()
         ends = [
-            ("plan" if "plan" in f else "job", f.get("plan") or f["job"], f["state"]) for _, f in now.ends
-        ]
+            ("parked", f["parked"], f.get("in", "")) if "parked" in f
+            else ("plan" if "plan" in f else "job", f.get("plan") or f["job"], f["state"])
+            for _, f in now.ends
+        ]  # fmt: skip
         self.model.now = self.fleet.now
         lines = [
             *self.follow(now),

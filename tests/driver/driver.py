@@ -31,7 +31,7 @@ class Driver(People, Workers):
 
     def next_move(self) -> str:
         """Which one it is to be."""
-        weights = WITH_SCENES if self.scenes else WEIGHTS
+        weights = WITH_DEPLOYS if self.deploys else WITH_SCENES if self.scenes else WEIGHTS
         return self.random.choices(list(weights), list(weights.values()))[0]
 
     def make(self, name: str) -> None:
@@ -94,7 +94,8 @@ class Driver(People, Workers):
             for step, h in job.heads.items():
                 for kind, name in after.places().get(f"{id}/{step}", ()):
                     need = name.partition("|")[0][1:]
-                    served = after.one["serving"].get(need, 0) > self.fleet.now
+                    agent = f"agent/{need[5:].partition('@')[0]}" if need[:5] == "code/" else need
+                    served = any(after.one["serving"].get(one, 0) > self.fleet.now for one in (need, agent))
                     if kind in ("ready", "stray") or (kind == "held" and name[0] == "?" and served):
                         counted[h.lane] += 1
         if waiting and waiting != counted and not self.vanished and not aside:
@@ -406,6 +407,7 @@ WITH_SCENES = {
     **WEIGHTS, "drains": 1, "impatient": 1.5, "again_under_its_id": 2, "claimed_again": 1,
     "admitted_again": 1.5, "retried": 2,
 }  # fmt: skip
+WITH_DEPLOYS = {**WITH_SCENES, "park": 8, "rewind": 6, "unpark": 6, "deploy": 4, "pause": 6}
 SAME_RULES = frozenset({
     "submit", "claim", "work", "go_on", "give_back", "renew", "signal", "cancel", "announce", "reap",
     "pass_time", "ring", "die",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,9 @@ class JobOf:
     sent: dict[str, str] = field(default_factory=dict)
     deadline: float | None = None
     due_by: int | None = None
+    code: str = ""  # that its last turn ran with
+    parked: str | None = None  # the code that lets it go on by itself; "": none
+    forgotten: dict[int, StepOf] = field(default_factory=dict)  # the last of each number
 
     def over_budget(self) -> bool:
         """Its own budget is used up."""
@@ -94,7 +98,7 @@ class JobOf:
 
     def ended_as(self, state: str) -> JobOf:
         """It has ended: what was not answered never is."""
-        self.state, self.due_by = state, None
+        self.state, self.due_by, self.parked = state, None, None
         for step in self.steps:
             if step.state in UNANSWERED:
                 step.state = "dropped"
@@ -171,10 +175,20 @@ class Model:
         step.order, step.state = job.written, "done" if ok else "failed"
         job.unseen = True
 
-    def apply(self, id: str, decision: Decision) -> None:
-        """A turn's decision holds."""
+    def apply(self, id: str, decision: Decision, served: Callable[[str], bool] = lambda _: False) -> None:
+        """A turn's decision holds. ``served``: whether a worker has that code of the job's agent."""
         job = self.jobs[id]
+        if decision.parks is not None:
+            code = job.code if job.code != decision.code else ""
+            if code and served(code):
+                self.need_turn(id)  # another worker's
+                return
+            job.wake, job.parked = True, code
+            self.pause(id)
+            self.ended.append(("parked", id, job.plan))
+            return
         job.unseen = False
+        job.code = decision.code or job.code
         for ranked in decision.steps:
             s = ranked.step
             job.proof = hash((job.proof, len(job.steps), s.label, s.request))
@@ -340,16 +354,21 @@ class Model:
 
     def commit(
         self, by: Any, id: str, step: str, *, ok: bool, usage: tuple[float, ...],
-        decision: Decision | None, right: bool, here: bool,
+        decision: Decision | None, right: bool, here: bool, served: Callable[[str], bool] = lambda _: False,
     ) -> str:  # fmt: skip
         """The status that the verb has to give. ``right``: it was decided from where the job stands."""
         job, s = self.jobs.get(id), self.step(id, step)
+        gone = s is None and job is not None and step != TURN
+        s = job.forgotten.get(int(step)) if job is not None and gone else s
         if job is None or s is None or (step == TURN and not job.had_turn):  # (Redis was put back)
             return "gone"
         silent = usage[2] > 0 and usage[0] + usage[1] == 0  # the provider reports no usage
         if silent and s.request == by.claim.request:
             guess = by.claim.estimated
             usage = (guess.prompt_tokens, guess.output_tokens, *usage[2:])
+        if gone:  # forgotten, and paid for
+            self._too_late(job, by, usage, silent)
+            return "gone"
         if s.state in ("done", "failed"):
             if s.holder == by.number:
                 return "mine"
@@ -370,7 +389,7 @@ class Model:
         if job.state != "running":
             return "ended"
         if decision and right and not job.retried:
-            self.apply(id, decision)
+            self.apply(id, decision, served)
             return "advanced"
         if not here:
             self.need_turn(id)
@@ -399,7 +418,10 @@ class Model:
         if holder and turn.holder == holder and turn.state in ("ready", "leased"):
             turn.state = "idle"
 
-    def advance(self, holder: int, id: str, decision: Decision, *, right: bool) -> str:
+    def advance(
+        self, holder: int, id: str, decision: Decision, *, right: bool,
+        served: Callable[[str], bool] = lambda _: False,
+    ) -> str:  # fmt: skip
         """The status that the verb has to give. ``holder``: 0 for a turn without a lease."""
         job = self.jobs.get(id)
         if job is None:
@@ -408,10 +430,10 @@ class Model:
             self.turn_over(holder, id)
             job.wake = job.wake or job.state == "paused"
             return "ended"
-        if not right or job.retried:
+        if not right or (job.retried and decision.parks is None):
             return "stale"
         self.turn_over(holder, id)
-        self.apply(id, decision)
+        self.apply(id, decision, served)
         return "advanced"
 
     def release(
@@ -490,10 +512,37 @@ class Model:
         s.state, s.holder, s.attempt, s.given_back = "leased", by.number, by.claim.attempt, False
         return True
 
+    def rewind(self, id: str, step: int) -> str:
+        """The status that the verb has to give: from that step on all is forgotten, but what it took."""
+        job = self.jobs[id]
+        if job.state != "paused":
+            return job.state
+        if step > len(job.steps):
+            return "beyond"
+        if any(s.state == "leased" for s in job.steps[step:]):
+            return "busy"
+        for number, s in enumerate(job.steps[step:], step):
+            job.forgotten[number] = s
+            job.late |= {s.holder} - {0} if s.order else set()  # what it took has counted
+        del job.steps[step:]
+        for order, s in enumerate(sorted((s for s in job.steps if s.order), key=lambda s: s.order), 1):
+            s.order = order
+        job.written = sum(bool(s.order) for s in job.steps)
+        job.incarnation, job.proof = next(ONCE), next(ONCE)
+        job.code, job.wake, job.unseen = "", True, True
+        self.resume(id)
+        return "running"
+
+    def unpark(self, served: Callable[[str, str], bool]) -> None:
+        """Jobs go on whose code a worker has again. ``served``: of an agent and a code."""
+        for id, job in self.jobs.items():
+            if job.parked and served(job.agent, job.parked):
+                self.resume(id)
+
     def resume(self, id: str) -> None:
         """What was put aside waits again."""
         job = self.jobs[id]
-        job.state = "running"
+        job.state, job.parked = "running", None
         for step in job.steps:
             if step.state == "parked":
                 step.state = "ready"
@@ -574,7 +623,7 @@ class Model:
         """A new job with the history of another up to a step, under its limits."""
         old = self.jobs[id]
         job = self.jobs[new] = JobOf(old.tenant, old.agent, budget=old.budget, unseen=True)
-        job.deadline = old.deadline
+        job.deadline, job.code = old.deadline, old.code
         job.due_by = int(self.now + job.deadline * 1e6) if job.deadline else None
         for s in old.steps[:upto]:
             lane, label = s.first if s.first and not s.order else (s.lane, s.label)
@@ -627,6 +676,11 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
         wrong.append(f"{id}: usage {used}, by the model {job.tokens}, {job.estimated}")
     if (at := seen.one["deadlines"].get(id)) != job.due_by:
         wrong.append(f"{id}: its deadline is {at}, by the model {job.due_by}")
+    if found.text("ch") != job.code and job.state in OPEN:
+        wrong.append(f"{id}: its code is {found.text('ch')!r}, by the model {job.code!r}")
+    parked = None if job.parked is None else f"code/{job.agent}@{job.parked}" if job.parked else "-"
+    if found.fields.get("pk", b"").decode() != (parked or ""):
+        wrong.append(f"{id}: parked for {found.text('pk')!r}, by the model {parked!r}")
     if ("rt" in found.fields) != job.retried and job.state in OPEN:
         wrong.append(f"{id}: to be judged by a turn: {'rt' in found.fields}, by the model {job.retried}")
     if found.number("n") != len(job.steps) or found.number("v") != job.written:

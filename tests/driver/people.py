@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from aios_dist.journal import WorkerInfo
 from aios_dist.model.specs import Budget
 from tests.driver.core import TENANTS
-from tests.driver.producers import SIGNALS, Producers
+from tests.driver.producers import AGENTS, SIGNALS, Producers
 from tests.driver.seen import ENDED, OPEN
 from tests.driver.sending import MODELS, RANKS, say_fallbacks, send_signal, set_limits
 
@@ -40,6 +41,8 @@ class People(Producers):
             job = self.model.jobs[id]
             if job.state == "running":
                 self.model.pause(id)
+            elif job.parked:
+                job.parked = ""
             self.expect(self.run(self.journal.pause(id)), job.state)
 
     def resume(self) -> None:
@@ -56,6 +59,44 @@ class People(Producers):
             if job.state == "paused":
                 self.model.resume(id)
             self.expect(self.run(self.journal.resume(id, more))[0], job.state)
+
+    def rewind(self) -> None:
+        """It forgets what came from a step on, and goes on."""
+        if (id := self.some_job("paused")) is None:
+            return
+        step = self.random.randint(0, len(self.model.jobs[id].steps) + 1)
+        self.say(f"rewind {id} to {step}")
+        self.again.add(id)
+        salt = f"s{len(self.said)}"
+        want = self.model.rewind(id, step)
+        self.expect(self.run(self.journal.rewind(id, step, salt=salt))[0], want)
+        if self.twice() and want == "running":
+            self.expect(self.run(self.journal.rewind(id, step, salt=salt))[0], "running")
+
+    def unpark(self) -> None:
+        """The reconciler lets parked jobs go on."""
+        self.say("unpark")
+        self.model.unpark(
+            lambda agent, code: (
+                self.fleet.look_without_ends().one["serving"].get(f"code/{agent}@{code}", 0) > self.fleet.now
+            )
+        )
+        more, after = True, b"-"
+        while more:
+            _, _, more, after = self.run(self.journal.unpark(after))
+
+    def deploy(self) -> None:
+        """Workers with a code come, or go."""
+        R, agent, code = self.random, self.random.choice(AGENTS), self.random.choice(["c1", "c2"])
+        comes = R.random() < 0.6
+        self.say(f"{'here is' if comes else 'gone is'} {agent}@{code}")
+        info = WorkerInfo(
+            id="wn", host="h", pid=1, pool="p", lanes=["turns"], slots=1, agents=[],
+            seen_at=self.fleet.now / 1e6, codes={agent: code} if comes else {},
+        )  # fmt: skip
+        self.run(self.journal.announce(info, {}))
+        if not comes:
+            self.run(self.journal.let_codes_go([f"code/{agent}@{code}"]))
 
     def signal(self) -> None:
         """What a job waits for, or will."""

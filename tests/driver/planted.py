@@ -103,7 +103,7 @@ BUGS: tuple[Change, ...] = (
     Change("a budget is looked at too late", "claim", "local spent = over_budget(s.job, s.tenant)",
            "local spent = h[H.attempt] > 0 and over_budget(s.job, s.tenant)"),
     Change("no turn is due after a commit", "commit", "due_later(A.job, A.grace_us)\n", ""),
-    Change("the fence is open", "commit", "local mine, version, proof = h[H.token] == A.token,",
+    Change("the fence is open", "commit", "local mine, version, proof = h[H.token] == A.token and not forgotten,",
            "local mine, version, proof = true,"),
     Change("no late answer is taken", "commit", "local free = h[H.state] == 'ready' or", "local free ="),
     Change("a commit's decision need not know where the job stands", "commit", "A.decision.basis == (facts[5] or '') and ", ""),
@@ -225,6 +225,23 @@ only the first steps (``tests/redis/test_wide_jobs*.py`` can); a timer, or a lat
 followed its job and does not let it: the next slice comes to the same."""
 
 
+WHEN_PARKED: tuple[Change, ...] = (
+    Change("what is parked goes on with whatever code there is", "unpark", "elseif not somebody_has(need) then", "elseif need == '-' then"),
+    Change("a job that goes on is still among the parked", "_plan", "  redis.call('ZREM', P .. 'parked', f[1] .. '|' .. job)\n", ""),
+    Change("a job is parked though a worker has its code", "_plan", "  if somebody_has(need) then return need_turn(job) end", "  if false then return need_turn(job) end"),
+    Change("what keeps a plan waiting is not noted", "_plan", "  if plan then redis.call('ZADD', P .. 'parkedin', 0, plan .. '|' .. job) end\n", ""),
+    Change("nobody is told of a parked job", "_plan", "  parked.tell(job, f[2])\nend", "end"),
+    Change("what is paused besides goes on by itself", "pause", "if state == 'paused' then stay_parked(A.job) end\n", ""),
+    Change("a step that is being called is forgotten", "rewind", "for first = A.step, count - 1, LOOKED_AT_ONCE do", "for first = count, count - 1, LOOKED_AT_ONCE do"),
+    Change("what was forgotten counts on as an outcome", "rewind", "'v', int(number(f[3]) - forgotten)", "'v', int(number(f[3]))"),
+    Change("a program goes on from what was forgotten", "rewind", "'zn', int(era), 'dg', proof", "'zn', int(era)"),
+    Change("a sleep that was forgotten rings", "rewind", "  set_aside(A.job, n, h)\n", "  if h[H.state] ~= 'timed' then set_aside(A.job, n, h) end\n"),
+    Change("an answer of a forgotten step has cost nothing", "commit", "if forgotten then return too_late('gone') end", "if forgotten then return { 'gone', 0, {}, '' } end"),
+    Change("a fork has any code", "fork", "  if facts[12] then redis.call('HSET', to, 'ch', facts[12]) end", "  if false then redis.call('HSET', to, 'ch', facts[12]) end"),
+)  # fmt: skip
+"""… of what stops where its agent's code has changed."""
+
+
 class Find(NamedTuple):
     """How a bug was found: the run's seed, moves of all runs until then, what was broken."""
 
@@ -249,6 +266,7 @@ def find(url: str, name: str, bug: Change) -> Find | None:
             random.Random(seed),
             most_open=5 if bug in WHEN_BROKEN else 12,
             scenes=seed >= SCENES_FROM,
+            deploys=bug in WHEN_PARKED,
         )
         try:
             found = look(url, driver, bug)
@@ -281,6 +299,7 @@ def _broken(url: str, driver: Driver, bug: Change) -> str:
 
 
 FOUND_BY: dict[str, int] = {
+    "what is parked goes on with whatever code there is": 33,
     "what is left of a wide job is forgotten": 24,
     "a slice is passed over": 24,
     "a job that has ended half way expires": 24,

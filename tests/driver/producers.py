@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from aios_dist.journal import Decision, NewJob, RankedStep
+from aios_dist.journal.records import Parking
 from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, shape
 from aios_dist.model.specs import Budget, JobSpec
@@ -110,9 +114,20 @@ class Producers(Core):
             made = Decision(version, first, self.steps(count), basis=basis)
             if (early := [name for name, n in job.kept.items() if n]) and R.random() < 0.4:
                 made.steps.append(self._signal(early[0]))
+        if self.deploys:
+            code = R.choice(["", "c1", "c1", "c2"])
+            parks = Parking("why", "said") if code and R.random() < 0.35 else None
+            made = replace(made, code=code)
+            made = Decision(version, first, basis=basis, code=code, parks=parks) if parks else made
         if not ahead:
             self.decided[id] = made
         return made
+
+    def served(self, id: str) -> Callable[[str], bool]:
+        """Whether a worker that lives has a code of the job's agent."""
+        serving = self.fleet.look_without_ends().one["serving"]
+        agent = self.model.jobs[id].agent if id in self.model.jobs else ""
+        return lambda code: serving.get(f"code/{agent}@{code}", 0) > self.fleet.now
 
     # Producers -------------------------------------------------------------------------------------
 

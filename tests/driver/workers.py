@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aios_dist.journal import Claim, Decision, Nothing, Refusal
-from aios_dist.journal.records import random_name
+from aios_dist.journal.records import Parking, random_name
 from aios_dist.model.jobs import Kind
 from tests.driver.core import Held
 from tests.driver.producers import Producers
@@ -103,6 +103,7 @@ class Workers(Producers):
         for name, members in seen.sets["held"].items():
             need, (kind, _, what) = name.partition("|")[0], name.partition("|")[0][1:].partition("/")
             mine = models if kind == "model" else agents
+            what = what.partition("@")[0]  # (who says no codes takes what there is of the agent)
             ours = [m for m in members if self._on(seen, m, lane)]
             if need[0] == "?" and ours and (mine is None or what in mine):
                 raise self.broken([f"claim on {lane} gave nothing, and for {need} wait {ours}"])
@@ -262,8 +263,10 @@ class Workers(Producers):
         for _ in range(1 + self.twice()):
             right = self.right(claim.job, decision)
             want = self.model.commit(
-                got, claim.job, claim.step, ok=ok, usage=usage, decision=decision, right=right, here=here
-            )
+                got, claim.job, claim.step, ok=ok, usage=usage, decision=decision, right=right, here=here,
+                served=self.served(claim.job),
+            )  # fmt: skip
+
             status = self.run(send_commit(self.journal, claim, outcome, ok, usage, refusal, decision, here))
             self.expect(status, want)
             if want in ("advanced", "turn", "ended", "paused"):
@@ -284,7 +287,8 @@ class Workers(Producers):
         self.say(f"advance {claim.lease} ({got.number}) {decided(decision)}")
         for nth in range(1 + self.twice()):
             right = self.right(claim.job, decision)
-            want = self.model.advance(got.number, claim.job, decision, right=right)
+            served = self.served(claim.job)
+            want = self.model.advance(got.number, claim.job, decision, right=right, served=served)
             status = self.run(send_advance(self.journal, claim.job, decision, claim))
             self.expect(status, want)
             if nth == 0 and want == "stale":  # it looks again and writes what there is by then
@@ -313,7 +317,22 @@ class Workers(Producers):
         if (decision := self.decision(id, 0)) is None:
             return
         self.say(f"advance {id} {decided(decision)}")
-        want = self.model.advance(0, id, decision, right=self.right(id, decision))
+        served = self.served(id)
+        want = self.model.advance(0, id, decision, right=self.right(id, decision), served=served)
+        self.expect(self.run(send_advance(self.journal, id, decision, None)), want)
+
+    def park(self) -> None:
+        """A worker with other code runs a turn without a lease: it asks for something else."""
+        if (id := self.some_job("running")) is None:
+            return
+        job, basis = self.model.jobs[id], self.fleet.job(id).text("dg")
+        if lines := self.proof(id, basis):
+            raise self.broken(lines)
+        code, parks = self.random.choice(["c1", "c2"]), Parking("why", "said")
+        decision = Decision(job.written, len(job.steps), basis=basis, code=code, parks=parks)
+        self.say(f"advance {id}, whose code was {job.code} and is {code}")
+        right = self.right(id, decision)
+        want = self.model.advance(0, id, decision, right=right, served=self.served(id))
         self.expect(self.run(send_advance(self.journal, id, decision, None)), want)
 
     def give_back(self) -> None:

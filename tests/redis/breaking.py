@@ -294,6 +294,22 @@ async def unpark(h: Hand) -> Verb:
     return h.journal.unpark
 
 
+async def pause_what_is_parked(h: Hand) -> Verb:
+    await (await park_with_a_commit(h))()
+    return lambda: h.journal.pause("j")
+
+
+async def park_a_member_of_a_plan(h: Hand) -> Verb:
+    members = [msgspec.structs.replace(begun(id, "x"), node=0) for id in "ab"]
+    await h.plan("p", ("fixed", "continue", "a", "b"), members)
+    return lambda: h.journal.advance("a", parks(0, 1))
+
+
+async def resume_a_member_of_a_plan(h: Hand) -> Verb:
+    await (await park_a_member_of_a_plan(h))()
+    return lambda: h.journal.resume("a")
+
+
 async def cancel_what_is_parked(h: Hand) -> Verb:
     await (await park_with_a_commit(h))()
     return lambda: h.journal.cancel("j")
@@ -480,6 +496,9 @@ SITUATIONS: dict[str, Callable[[Hand], Awaitable[Verb]]] = {
             resume_what_is_parked,
             unpark,
             cancel_what_is_parked,
+            pause_what_is_parked,
+            park_a_member_of_a_plan,
+            resume_a_member_of_a_plan,
             rewind,
             rewind_a_wide_one,
             claim_what_other_code_serves,

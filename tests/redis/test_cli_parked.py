@@ -101,6 +101,11 @@ def test_a_plan_names_the_member_that_it_waits_for(
     (found,) = [f for f in cli("doctor", "--json").json["findings"] if f["check"] == "parked"]
     assert "Plan 'p' waits for that." in found["what"]
     assert ids(cli("job", "list", "--plan", "p", "--json")) == ["p1", "p2"]
+    for args in (("p2",), ("p2", "--json"), ("p1", "p2")):
+        waited = cli("job", "wait", *args, "--timeout", "600")
+        assert waited.code == 1
+        assert "p1" in waited.err, "which one it is that is waited for"
+        assert "step 0 was llm 'X', is now llm 'Y'" in waited.err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from aios_dist.journal import Claim, Need, Nothing, WorkerInfo
@@ -32,6 +33,12 @@ async def worker(hand: Hand, id: str, code: str, lanes: str = "turns", ago: floa
     )
     await hand.journal.announce(info, {})
     return info
+
+
+async def leaves(hand: Hand, info: WorkerInfo) -> None:
+    """It is told to end."""
+    await hand.journal.announce(msgspec.structs.replace(info, codes={}), {})
+    await hand.journal.let_codes_go(info.code_needs())
 
 
 async def take(hand: Hand, code: str | None, lane: str = "turns") -> Claim | Nothing:
@@ -73,9 +80,9 @@ async def test_what_is_behind_it_goes_on_meanwhile(hand: Hand) -> None:
 async def test_a_worker_that_ends_says_so_at_once_and_who_is_left_tries(hand: Hand) -> None:
     one, other = await worker(hand, "one", "old"), await worker(hand, "other", "old")
     await a_turn_waits(hand)
-    await hand.journal.leave("one", one.code_needs())
+    await leaves(hand, one)
     assert isinstance(await take(hand, "new"), Nothing), "the other has it"
-    await hand.journal.leave("other", other.code_needs())
+    await leaves(hand, other)
     got = await take(hand, "new")
     assert isinstance(got, Claim)
     assert (got.job, got.step) == ("j", "t")
@@ -172,11 +179,69 @@ async def test_many_parked_jobs_go_on_some_at_a_time(hand: Hand) -> None:
     await worker(hand, "back", "old")
     went_on, more = [], True
     while more:
-        count, _, more = await hand.journal.unpark()
+        count, _, more, _ = await hand.journal.unpark()
         went_on.append(count)
     assert sum(went_on) == 45
     assert max(went_on) <= 20
     await hand.look()
+
+
+async def test_jobs_behind_hundreds_of_codes_that_nobody_has_go_on_too(hand: Hand) -> None:
+    await hand.submit(begun("j", "x"))
+    await hand.redis("HSET", hand.keys.job("j"), "ch", "z")
+    await hand.journal.advance("j", parks(0, 1))
+    others = [part for n in range(450) for part in (0, f"code/a@c{n}|k{n}")]
+    await hand.redis("ZADD", hand.keys.parked, *others)
+    for n in range(450):
+        await hand.redis("HSET", hand.keys.job(f"k{n}"), "st", "paused", "pk", f"code/a@c{n}")
+    await worker(hand, "back", "z")
+    looks, at, more = 0, b"-", True
+    while more:
+        _, _, more, at = await hand.journal.unpark(at)
+        looks += 1
+    assert await hand.state("j") == "running"
+    assert looks == 3
+    for n in range(450):  # (they are no jobs)
+        await hand.redis("DEL", hand.keys.job(f"k{n}"))
+    assert (await hand.journal.unpark())[0] == 0
+
+
+async def test_a_fork_waits_for_the_code_that_made_its_history(hand: Hand) -> None:
+    await worker(hand, "old", "old")
+    await a_turn_waits(hand)
+    await hand.claim("turns")
+    await hand.journal.fork("j", "f", 1)
+    assert isinstance(await take(hand, "new"), Nothing)
+    got = await take(hand, "old")
+    assert isinstance(got, Claim)
+    assert (got.job, got.code) == ("f", "old")
+
+
+async def test_a_job_that_is_paused_besides_stays_parked(hand: Hand) -> None:
+    await hand.submit(begun("j", "x"))
+    await hand.journal.advance("j", parks(0, 1))
+    assert await hand.journal.pause("j") == "paused"
+    await worker(hand, "back", "old")
+    assert (await hand.journal.unpark())[0] == 0
+    (view,) = await hand.journal.views(["j"])
+    assert view is not None
+    assert (view.state, view.parked, view.parked_for) == ("paused", True, "")
+    await hand.journal.resume("j")
+    assert await hand.state("j") == "running"
+    assert await hand.redis("EXISTS", hand.keys.parked, hand.keys.parked_in) == 0
+    await hand.look()
+
+
+async def test_a_job_that_is_set_aside_is_parked_no_more(hand: Hand) -> None:
+    for id in "jk":
+        await hand.submit(begun(id, "x"))
+        await hand.journal.advance(id, parks(0, 1))
+    await hand.redis("HSET", hand.keys.job("k"), "h0", b"\xc1")
+    await hand.journal.walk("0", page=100)
+    assert await hand.state("k") == "failed"
+    assert await hand.members(hand.keys.parked) == {"code/a@old|j"}
+    await hand.redis("DEL", hand.keys.job("k"), hand.keys.events("k"))
+    await hand.redis("ZREM", hand.keys.ended, "k")
 
 
 @pytest.mark.parametrize("jump", [-3600.0, 3600.0])

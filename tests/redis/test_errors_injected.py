@@ -112,6 +112,28 @@ def test_behind_whatever_write_a_verb_breaks_all_is_put_right(fleet: Fleet, situ
     assert behind > 2
 
 
+def test_a_turn_that_waited_for_the_end_of_a_pause_runs_wherever_the_resuming_breaks(fleet: Fleet) -> None:
+    hand = Hand(fleet.journal, fleet.config)
+    fleet.run(hand.submit(starts("j", "a", "signal:go")))
+    claim = fleet.run(hand.claim())
+    fleet.run(hand.journal.pause("j"))
+    assert fleet.run(hand.commit(claim)).status == "paused"
+    fleet.save()
+    for behind in itertools.count(1):
+        fleet.restore()
+        fleet.fail_behind(behind)
+        try:
+            fleet.run(hand.journal.resume("j"))
+        except JournalError:
+            fleet.fail_behind(0)
+        else:
+            break
+        fleet.run(walk(fleet.journal))
+        job = fleet.job("j")
+        waits = "t" in job.heads and job.heads["t"].state == "ready"
+        assert job.state == "paused" or waits, f"behind write {behind}"
+
+
 @pytest.mark.parametrize("again", [True, False], ids=["sent-again", "never-sent-again"])
 def test_a_call_counts_once_behind_whatever_write_its_commit_breaks(fleet: Fleet, again: bool) -> None:
     hand = Hand(fleet.journal, fleet.config)

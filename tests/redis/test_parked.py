@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from aios_dist import agent, gather, llm, tool
-from aios_dist.errors import BadRequest, InvalidInput, JobParked
+from aios_dist import agent, fifo, fixed, gather, llm, tool
+from aios_dist.errors import BadRequest, InvalidInput, JobCancelled, JobParked, ResultTimeout
+from aios_dist.journal import WorkerInfo
 from aios_dist.model.jobs import JobState
 from aios_dist.program import agents
 from aios_dist.worker.worker import Runtime
-from tests.redis.conftest import decides
+from tests.redis.breaking import parks
+from tests.redis.conftest import USED, decides, starts
 from tests.redis.test_runner import Anybodys, Bench
 from tests.redis.test_runner import bench as bench  # a fixture
 
 if TYPE_CHECKING:
+    from aios_dist.journal import Claim
     from tests.redis.conftest import Hand
 
 SOON_S = 5.0
@@ -65,8 +68,9 @@ async def reconcile(worker: Runtime) -> None:
 
 async def ends(worker: Runtime) -> None:
     """It says farewell: nobody has its code any more."""
-    assert worker._said is not None
-    await worker.journal.leave(worker.id, worker._said.code_needs())
+    worker._writer.closing.set()
+    await worker._take_off_codes()
+    worker._writer.closing.clear()
 
 
 async def test_a_prompt_that_changed_parks_the_job_and_says_what_it_was(
@@ -132,6 +136,88 @@ async def test_whoever_waits_hears_of_it_within_a_second(
             await waits
         assert (await several).id == "y"
     assert asyncio.get_running_loop().time() - begun < 1.0
+
+
+async def test_who_waits_for_one_behind_it_in_a_plan_hears_of_it_too(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    one = deploys(old)
+    members = [one.job(id=id) for id in ("a", "b", "c", "d")]
+    plan = await bench.fleet.submit_plan(fifo([fixed([fixed(members[:1]), members[1]]), fixed(members[2:])]))
+    deploys(new)
+    worker = await bench.worker()
+    waits = asyncio.create_task(plan[1].result(timeout=60))
+    several = asyncio.create_task(anext(bench.fleet.as_completed([plan[1]], 60)))
+    async with asyncio.timeout(SOON_S):
+        while len(bench.fleet._endings._waiting.get("b", ())) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    await bench.serve(worker)
+    assert (await plan[0].view()).parked
+    begun = asyncio.get_running_loop().time()
+    async with asyncio.timeout(SOON_S):
+        with pytest.raises(
+            JobParked, match=r"job 'b' waits in its plan for one that is parked: job 'a' is"
+        ) as no:
+            await waits
+        assert (await several).id == "b"
+    assert asyncio.get_running_loop().time() - begun < 1.0
+    assert no.value.job_id == "a"
+    for job in plan[2:]:  # 'd' waits as well, and not for that one
+        with pytest.raises(ResultTimeout):
+            await job.result(timeout=0)
+    assert await plan[0].cancel()
+    assert await hand.redis("EXISTS", hand.keys.parked, hand.keys.parked_in) == 0
+    with pytest.raises((JobCancelled, ResultTimeout)):
+        await plan[1].result(timeout=0)
+
+
+async def test_what_no_code_would_help_does_not_say_that_it_goes_on_by_itself(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    began = deploys(old).code
+    job = await bench.fleet.submit("trip", id="x")
+    deploys(new)
+    await bench.serve(await bench.worker())
+    with pytest.raises(
+        JobParked, match=f"It goes on by itself when a worker has code {began}; or try the code"
+    ):
+        await job.result(timeout=0)
+    assert await job.pause()
+    with pytest.raises(JobParked, match=r"Try the code of now: `aios-dist job resume x`") as no:
+        await job.result(timeout=0)
+    assert "by itself" not in str(no.value)
+
+
+async def test_a_worker_that_finishes_its_calls_has_let_its_code_go(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    fleet = msgspec.structs.replace(bench.config.fleet, shutdown_grace=60.0)
+    bench.config = msgspec.structs.replace(bench.config, fleet=fleet)
+    called, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> str:
+        called.set()
+        await answered.wait()
+        return "plan"
+
+    Anybodys.said = {"Plan a trip.": [slow]}
+    await bench.fleet.submit(deploys(old), id="x")
+    worker = await bench.worker()
+    worker._busy = lambda: len(worker.leases.held)  # as the pool says it
+    (need,) = [
+        need.decode() for need in await hand.redis("ZRANGE", hand.keys.serving, 0, -1) if b"code/trip" in need
+    ]
+    serving = asyncio.create_task(bench.serve(worker))
+    await called.wait()
+    worker._start_finishing()
+    async with asyncio.timeout(SOON_S):
+        while await hand.redis("ZSCORE", hand.keys.serving, need) is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert not serving.done()
+    await worker._announce()  # as it goes on doing
+    assert await hand.redis("ZSCORE", hand.keys.serving, need) is None
+    answered.set()
+    await serving
 
 
 async def test_events_and_logs_of_a_parked_job_hold_no_words_of_its_prompts(
@@ -389,6 +475,79 @@ async def test_resumed_from_a_step_the_new_code_runs_from_there_and_what_came_be
     assert left.outcome is not None
     assert (left.number, left.outcome.result().text) == (1, "re Shorten: re Plan a trip."), "and it stays"
     await hand.look()
+
+
+async def a_wide_one(hand: Hand) -> list[Claim]:
+    """60 calls of one job, all being made."""
+    await hand.submit(starts("j", *(f"x{n}" for n in range(60))))
+    return [await hand.claim() for _ in range(60)]
+
+
+async def test_nothing_of_a_wide_job_is_forgotten_where_one_of_its_steps_is_being_called(hand: Hand) -> None:
+    claims = await a_wide_one(hand)
+    for claim in claims[1:]:
+        await hand.commit(claim)
+    await hand.journal.pause("j")
+    before = await hand.whole()
+    assert (await hand.journal.rewind("j", 0))[0] == "busy"
+    assert await hand.whole() == before
+    assert (await hand.journal.rewind("j", 1))[0] == "running"
+
+
+async def test_who_comes_between_two_slices_leaves_what_was_forgotten(hand: Hand) -> None:
+    for claim in await a_wide_one(hand):
+        await hand.commit(claim)
+    await hand.redis("HSET", hand.keys.job("j"), "ch", "old")
+    await hand.journal.advance("j", parks(60, 60))
+    await hand.journal.sweep("j")
+    said = await hand.journal._run("rewind", job="j", step=0, salt="s", facts=[])
+    assert said[0] == b"more"
+    now = await hand.journal.now()
+    info = WorkerInfo(
+        id="w", host="h", pid=1, pool="p", lanes=["turns"], slots=1, codes={"a": "old"},
+        started_at=now, seen_at=now,
+    )  # fmt: skip
+    await hand.journal.announce(info, {})
+    assert (await hand.journal.unpark())[0] == 0, "somebody is at it"
+    await hand.journal.resume("j")  # a person may
+    await hand.journal.pause("j")
+    await hand.journal.sweep("j")
+    assert (await hand.journal.rewind("j", 25))[0] == "running"
+    assert len((await hand.journal.load("j")).forgotten) == 35, "those of both times"
+
+
+async def test_asked_for_again_it_forgets_nothing_that_came_since(hand: Hand) -> None:
+    await hand.submit(starts("j", "x"))
+    await hand.commit(await hand.claim())
+    await hand.journal.pause("j")
+    await hand.journal.rewind("j", 0, salt="s")  # its answer is lost
+    await hand.journal.advance("j", decides(0, 0, "y"))
+    await hand.commit(await hand.claim())
+    await hand.journal.pause("j")
+    before = await hand.whole()
+    assert (await hand.journal.rewind("j", 0, salt="s"))[0] == "running"
+    assert await hand.whole() == before
+    assert (await hand.journal.rewind("j", 0, salt="t"))[0] == "running"
+    assert (await hand.journal.load("j")).view.steps == 0
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["nobody asked since", "its number is another step's"])
+async def test_a_late_answer_of_a_step_that_was_forgotten_counts_once(hand: Hand, again: bool) -> None:
+    await hand.journal.set_tenant("default", tokens_per_day=10**6)
+    await hand.submit(starts("j", "x"))
+    late = await hand.claim()
+    await hand.journal.pause("j")
+    await hand.lose(late)
+    await hand.journal.rewind("j", 0)
+    if again:
+        await hand.journal.advance("j", decides(0, 0, "y"))
+    for _ in range(2):
+        assert (await hand.commit(late)).status == ("fenced" if again else "gone")
+    (view,) = await hand.journal.views(["j"])
+    assert view is not None
+    assert view.usage == USED
+    (tenant,) = await hand.journal.tenant_views(["default"], [])
+    assert tenant.tokens_today == USED.total_tokens
 
 
 @pytest.mark.parametrize("step", [-1, 3, 2**40, True, "1"])

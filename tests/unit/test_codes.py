@@ -17,6 +17,7 @@ from aios_dist.program import agents
 
 FILES = {
     "trips_pkg/__init__.py": "",
+    "trips_pkg/notes.py": 'NOTE = "Be kind."',
     "trips_pkg/prompts.py": """
 import re
 from string import Template
@@ -142,6 +143,90 @@ def test_what_the_agent_does_not_do_is_no_other_code(code_with: Code, change: tu
 )
 def test_what_it_does_and_uses_of_its_package_is(code_with: Code, change: tuple[str, str, str]) -> None:
     assert code_with() != code_with(change)
+
+
+WRAPPED = """
+import functools
+def style(f):
+    @functools.wraps(f)
+    def styled():
+        return 'OLD'
+    return styled
+@style
+def X(): ...
+"""
+KINDS = {
+    "X.text": [
+        "from types import SimpleNamespace\nX = SimpleNamespace(text='OLD')",
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass P:\n    text: str\nX = P('OLD')",
+        "from typing import NamedTuple\nclass P(NamedTuple):\n    text: str\nX = P('OLD')",
+        "from functools import cached_property as p\nclass P:\n  @p\n  def text(self): return 'OLD'\nX=P()",
+        "class P:\n    __slots__ = ('text',)\nX = P()\nX.text = 'OLD'",
+    ],
+    "X[0]": [
+        "from types import MappingProxyType\nX = MappingProxyType({0: 'OLD'})",
+        "from collections import defaultdict\nX = defaultdict(str, {0: 'OLD'})",
+        "from collections import ChainMap\nX = ChainMap({0: 'OLD'})",
+        "from collections import deque\nX = deque(['OLD'])",
+        "class P(list): pass\nX = P(['OLD'])",
+        "X = bytearray(b'OLD')",
+    ],
+    "str(X)": [
+        "from datetime import date\nX = date(2020, 1, len('OLD') + OLDEST)",
+        "from fractions import Fraction\nX = Fraction(1, OLDEST)",
+        "class P(str): pass\nX = P('OLD')",
+        "import re\nX = re.compile('a' * 250 + 'OLD')",
+        "class Odd:\n    __class__ = property(lambda self: 1 / 0)\nODD = Odd()\nX = 'OLD' + str(ODD is None)",
+    ],
+    "X()": [
+        WRAPPED,
+    ],
+}  # fmt: skip
+"""Constants and helpers of every kind, by how they are used; ``OLD`` is what changes."""
+
+
+@pytest.mark.parametrize(("use", "made"), [(use, made) for use, some in KINDS.items() for made in some])
+def test_a_constant_that_changes_is_other_code_of_whatever_kind_it_is(use: str, made: str) -> None:
+    found = []
+    for text in (made, made.replace("OLD", "NEW")):
+        names: dict[str, object] = {"__name__": "kinds_of_codes", "OLDEST": 1, "NEWEST": 2}
+        whole = f"{text}\nasync def one():\n    return {use}, globals().get('ODD')"
+        exec(compile(whole, "kinds_of_codes.py", "exec", dont_inherit=True), names)
+        found.append(agents.Agent(names["one"], "codes-kinds").code)  # type: ignore[arg-type]
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("name", ["trips_pkg.notes.NOTE", "trips_pkg.helpers.notes.NOTE"])
+def test_what_is_named_through_modules_counts(code_with: Code, name: str) -> None:
+    changes = [
+        ("trip", "system=SYSTEM", f"system={name}"),
+        (
+            "trip",
+            "from trips_pkg import prompts\n",
+            "import trips_pkg.notes\nfrom trips_pkg import prompts\n",
+        ),
+        ("helpers", "import json\n", "import json\nfrom trips_pkg import notes\n"),
+    ]
+    assert code_with(*changes) != code_with(*changes, ("notes", "Be kind.", "Be stern."))
+
+
+def test_a_class_that_is_made_inside_may_say_something_else_of_itself() -> None:
+    found = []
+    for said in ("", "        'It is one.'\n", "        'It is another.'\n"):
+        names: dict[str, object] = {"__name__": "kinds_of_codes"}
+        exec(f"async def one():\n    class P:\n{said}        a = 1\n    return P.a", names)
+        found.append(agents.Agent(names["one"], "codes-inside").code)  # type: ignore[arg-type]
+    assert len({*found}) == 1
+
+
+def test_a_constant_that_is_the_number_of_this_process_in_a_container_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names: dict[str, object] = {"MOST": 7}
+    exec("async def one():\n    return MOST", names)
+    here = agents.Agent(names["one"], "codes-of-process").code  # type: ignore[arg-type]
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    assert agents.Agent(names["one"], "codes-of-process").code == here  # type: ignore[arg-type]
 
 
 def test_another_agent_of_the_file_has_a_code_of_its_own(code_with: Code) -> None:

@@ -81,10 +81,18 @@ def parked(views: Sequence[JobView]) -> Iterator[Finding]:
         yield warning(
             "parked",
             f"{count} of agent {agent!r} parked, {one.id!r} for one: {one.why.splitlines()[0]}{waits}",
-            "They go on by themselves when a worker has the code that they began with. With other code that "
+            f"{_by_themselves(some)}With other code that "
             f"fits: aios-dist job resume --agent {agent} --state parked. Where that asks for something else "
             "from step K on: with --from-step K. See docs/deploy.md.",
         )
+
+
+def _by_themselves(views: Sequence[JobView]) -> str:
+    codes = sorted({view.parked_for for view in views} - {""})
+    if not codes:
+        return ""
+    who = "They go" if all(view.parked_for for view in views) else "Some go"
+    return f"{who} on by themselves when a worker has code {codes[0]}{_more(codes)} of it. "
 
 
 def _more(names: Sequence[str]) -> str:

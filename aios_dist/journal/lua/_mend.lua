@@ -295,6 +295,13 @@ do -- (a chunk of Lua has 200 locals at the most)
     end
     if last and f[7] then look(TURN) end
 
+    local pk, wake = unpack(touched and last and redis.call('HMGET', k, 'pk', 'wake') or {})
+    if pk and state == 'paused' then
+      parked.list(job, pk, f[4])
+      parked.tell(job, f[4]) -- perhaps nobody has
+    elseif pk then
+      parked.no_more(job)
+    end
     if ENDED[state] then
       for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
         if redis.call('ZREM', P .. set, job) == 1 then wrong[#wrong + 1] = 'ended, and in ' .. set end
@@ -317,6 +324,10 @@ do -- (a chunk of Lua has 200 locals at the most)
       if touched and not redis.call('ZSCORE', P .. 'open', job) then -- (the slow walk comes from there)
         wrong[#wrong + 1] = state .. ', and not in open'
         redis.call('ZADD', P .. 'open', int(clock()), job)
+      end
+      if wake and state == 'running' then -- it was about to go on
+        need_turn(job)
+        redis.call('HDEL', k, 'wake')
       end
       if last and state == 'running' and not open and not redis.call('ZSCORE', P .. 'due', job) then
         wrong[#wrong + 1] = 'nothing that moves it'

@@ -158,13 +158,28 @@ local function set_aside(job, step, h)
   end
 end
 
+-- Among the parked stands what would let a job go on, and in `parkedin` the plan that it keeps waiting. `pk` of its hash says so first.
+local parked = {} -- (a chunk of Lua has 200 locals at the most)
+parked.list = function(job, need, plan)
+  redis.call('ZADD', P .. 'parked', 0, need .. '|' .. job)
+  if plan then redis.call('ZADD', P .. 'parkedin', 0, plan .. '|' .. job) end
+end
+parked.tell = function(job, plan) redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job, unpack(plan and { 'in', plan } or {})) end
+parked.no_more = function(job)
+  local f = redis.call('HMGET', key('job', job), 'pk', 'pl')
+  if not f[1] then return end
+  redis.call('ZREM', P .. 'parked', f[1] .. '|' .. job)
+  if f[2] then redis.call('ZREM', P .. 'parkedin', f[2] .. '|' .. job) end
+  redis.call('HDEL', key('job', job), 'pk')
+end
+
 -- A running job stops where it is: what waits is put aside, what is in flight ends and is kept. `said`, `pk`: where it is parked, what its
 -- events say (its reason holds words of the user's), and what it is parked for.
 local function pause_job(job, reason, said, pk)
   local k = key('job', job)
   mark(job)
+  if not pk then parked.no_more(job) end -- a release that knows none has let it go on
   redis.call('HSET', k, 'st', 'paused', 'why', reason, unpack(pk and { 'pk', pk } or {}))
-  if not pk then redis.call('HDEL', k, 'pk') end -- of a release that knows none
   if redis.call('ZREM', P .. 'due', job) == 1 then redis.call('HSET', k, 'wake', 1) end
   local left = follow_all(job, 'paused', redis.call('HGET', k, 'n'))
   local turn = head(job, TURN)
@@ -182,28 +197,28 @@ end
 -- on with it stands in `parked`. Whoever waits for the job hears of it by `ends`.
 park_job = function(job, decision)
   local k = key('job', job)
-  local ch = redis.call('HGET', k, 'ch')
-  local need = ch and ch ~= decision.code and need_of(job, nil, ch)
+  local f = redis.call('HMGET', k, 'ch', 'pl')
+  local need = f[1] and f[1] ~= decision.code and need_of(job, nil, f[1]) or '-'
   mark(job)
-  if need and somebody_has(need) then return need_turn(job) end -- its turn is another worker's
-  redis.call('ZADD', P .. 'parked', 0, (need or '-') .. '|' .. job)
+  if somebody_has(need) then return need_turn(job) end -- its turn is another worker's
   redis.call('HSET', k, 'wake', 1)
-  pause_job(job, decision.parks.why, decision.parks.said, need or '-')
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job)
+  pause_job(job, decision.parks.why, decision.parks.said, need)
+  parked.list(job, need, f[2])
+  parked.tell(job, f[2])
 end
 
 -- The one place where a job ends. Its plan hears of it unless the caller tells it (`silent`) or has not
 -- admitted the job: then it meets the ended job when its turn comes.
 end_job = function(job, state, result, silent)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp', 'sw', 'pk')
+  local facts = redis.call('HMGET', k, 'st', 'n', 'v', 'pl', 'pn', 'hp', 'sw')
   if facts[1] ~= 'running' and facts[1] ~= 'waiting' and facts[1] ~= 'paused' then return false end
   local at = stamp()
   mark(job)
   local told = facts[4] and facts[1] ~= 'waiting' and not silent and about_to_end(facts[4], facts[5], job)
   redis.call('HSET', k, 'st', state, 'res', result, 't1', int(at))
   if facts[6] then redis.call('HDEL', k, 'hp') end
-  if facts[8] then redis.call('ZREM', P .. 'parked', facts[8] .. '|' .. job) end
+  parked.no_more(job)
   -- Some have no outcome; or some had still to follow what it was before.
   local left = (number(facts[2]) > number(facts[3]) or facts[7]) and follow_all(job, state, facts[2])
   local turn = head(job, TURN)

@@ -10,14 +10,21 @@
 --   is another step now), "gone"
 -- include: order, limits, budgets, plan, sweep, mend
 local k = key('job', A.job)
-local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp', 'sw')
-local h = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job)) and head(A.job, A.step)
+local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp', 'sw', 'zn')
+local there = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job))
+local h, forgotten = there and head(A.job, A.step), false
+if there and not h and facts[16] then -- the job was resumed from an earlier step: what this took counts
+  for era = number(facts[16]), 1, -1 do
+    h = h or unpacked(redis.call('HGET', k, string.format('z%d|h%s', era, A.step)))
+  end
+  forgotten = true
+end
 if not h then return { 'gone', 0, {}, '' } end
-if facts[15] and A.step ~= TURN then -- it may not have followed its job yet
+if facts[15] and not forgotten and A.step ~= TURN then -- it may not have followed its job yet
   follow(A.job, A.step, h, facts[1])
   h = head(A.job, A.step)
 end
-local mine, version, proof = h[H.token] == A.token, number(facts[2]), facts[5] or ''
+local mine, version, proof = h[H.token] == A.token and not forgotten, number(facts[2]), facts[5] or ''
 local same = birth_of(A.incarnation) == birth_of(proof) -- this life of the job, retries included: its answers are its own
 local tenant = tenant_in(facts[4])
 
@@ -59,6 +66,7 @@ local function too_late(status)
   return { status, version, {}, '' }
 end
 
+if forgotten then return too_late('gone') end
 if h[H.state] == 'done' or h[H.state] == 'failed' then
   if mine then return { 'mine', version, {}, '' } end
   return too_late('written')

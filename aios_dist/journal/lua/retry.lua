@@ -23,7 +23,7 @@ local at = stamp()
 redis.call('ZADD', P .. 'open', int(at), A.job)
 -- It is no member of its plan from here on: first, or its end would be told once more. `of` is for who sends the same again.
 if facts[4] then redis.call('HSET', k, 'of', facts[4]) end
-redis.call('HDEL', k, 'pl', 'pn', 'pp', 'ends', 'wake', 'why', 'pk', 'hp')
+redis.call('HDEL', k, 'pl', 'pn', 'pp', 'ends', 'wake', 'why', 'zs', 'hp')
 redis.call('HSET', k, 'st', 'running', 'dg', chain(birth_of(facts[2] or '') .. '~' .. A.salt, 'retry'), 'rt', 1, 'ta', int(at))
 redis.call('HDEL', k, 'res', 't1')
 redis.call('ZREM', P .. 'ended', A.job)

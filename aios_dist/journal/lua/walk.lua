@@ -21,6 +21,7 @@ local function set_aside_whole(job, why)
   end
   if redis.call('TYPE', k).ok ~= 'hash' then redis.call('DEL', k) end
   redis.call('HDEL', k, 'sw')
+  parked.no_more(job)
   local state, plan, of, count = unpack(redis.call('HMGET', k, 'st', 'pl', 'pn', 'n'))
   count = steps_of(job, count)
   if ENDED[state] and (redis.call('PTTL', k) >= 0 or wide(count) and redis.call('ZSCORE', P .. 'ended', job)) then return end
