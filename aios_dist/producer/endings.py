@@ -51,6 +51,7 @@ class Endings:
         self._watcher: asyncio.Task[None] | None = None
         self._looker: asyncio.Task[None] | None = None
         self._soon: asyncio.Task[None] | None = None
+        self._behind = False
         self._watching = asyncio.Event()
         self._closing = asyncio.Event()
 
@@ -229,8 +230,10 @@ class Endings:
                 self._tell(id)
             if not ids:  # a gap
                 await self._look_at_all()
-            elif ids.behind and (self._soon is None or self._soon.done()):
-                self._soon = asyncio.create_task(self._look_soon())
+            elif ids.behind:
+                self._behind = True
+                if self._soon is None or self._soon.done():
+                    self._soon = asyncio.create_task(self._look_soon())
 
     async def _look_now_and_then(self) -> None:
         """An end may be missed: the stream is bounded, this loop may have stood still for long, and a line
@@ -241,8 +244,10 @@ class Endings:
 
     async def _look_soon(self) -> None:
         """Members of a plan may wait for one that was parked, or for several: one look is for all."""
-        await asyncio.sleep(LOOK_SOON_S)
-        await self._look_at_all()
+        while self._behind:
+            await asyncio.sleep(LOOK_SOON_S)
+            self._behind = False  # one that is parked during the look may be missed by it
+            await self._look_at_all()
 
     async def _look_at_all(self) -> None:
         with contextlib.suppress(Exception):

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -169,6 +170,12 @@ def _copy_to(folder: Path) -> None:
     for file in ROOT.iterdir():
         if file.is_file():
             shutil.copy2(file, folder)
+    # The history is the checkout's: some tests run the release before beside this one.
+    asked = subprocess.run(
+        ["git", "rev-parse", "--absolute-git-dir"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if asked.returncode == 0:
+        (folder / ".git").write_text(f"gitdir: {asked.stdout}", encoding="utf-8")
 
 
 def _in_turn(jobs: Sequence[_Job], copies: Sequence[Path]) -> Iterator[tuple[_Job, list[str], str, float]]:

@@ -205,7 +205,7 @@ async def test_a_worker_that_finishes_its_calls_has_let_its_code_go(
     worker = await bench.worker()
     worker._busy = lambda: len(worker.leases.held)  # as the pool says it
     (need,) = [
-        need.decode() for need in await hand.redis("ZRANGE", hand.keys.serving, 0, -1) if b"code/trip" in need
+        need.decode() for need in await hand.redis("ZRANGE", hand.keys.serving, 0, -1) if b"has/trip" in need
     ]
     serving = asyncio.create_task(bench.serve(worker))
     await called.wait()

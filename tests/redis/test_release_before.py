@@ -75,7 +75,8 @@ async def test_what_waits_for_code_gets_tickets_and_is_taken_where_all_was_put_b
     one = await worker(hand, "one", "old")
     await a_turn_waits(hand)
     assert isinstance(await take(hand, "new"), Nothing)
-    await hand.journal.leave("one", one.code_needs())
+    await hand.journal.leave("one")
+    await hand.journal.let_codes_go(one.code_needs())
     assert before.does("await waiting(journal)", "await take(journal, 'a')") == [1, "j"]
     await hand.look()
 

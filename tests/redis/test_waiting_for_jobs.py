@@ -195,16 +195,16 @@ async def test_a_look_that_breaks_is_not_the_last(
     monkeypatch.setattr(endings, "LOOK_AGAIN_S", 0.05)
     (job,) = await submitted(fleet, "x")
     await follows_nothing(fleet, hand, monkeypatch)
-    states, broke = fleet.journal.states, list[int]()
+    over, broke = fleet.journal.over, list[int]()
 
     async def breaks(ids: Any) -> Any:
         if len(broke) < 3:
             broke.append(1)
             raise FleetUnavailable("nobody answers") if len(broke) == 1 else ValueError("odd")
-        return await states(ids)
+        return await over(ids)
 
     fleet.journal.connection.met = False  # a look does not wait for a Redis that is away
-    fleet.journal.states = breaks  # type: ignore[method-assign]
+    fleet.journal.over = breaks  # type: ignore[method-assign]
     result = asyncio.create_task(job.result(timeout=60))
     await waiting(fleet, "x")
     await end(hand, "x")

@@ -153,10 +153,7 @@ do -- (a chunk of Lua has 200 locals at the most)
     if f[18] then corrupt(f[18]) end
     if not f[6] then corrupt('what its program has seen is not known') end
     whos[job] = f[8] or nil
-    if f[19] and state ~= 'paused' then -- a release that knows no parking has resumed it
-      redis.call('ZREM', P .. 'parked', f[19] .. '|' .. job)
-      redis.call('HDEL', k, 'pk')
-    end
+    if f[19] and state ~= 'paused' then parked.no_more(job) end -- also one that a release has resumed which knows no parking
     local from, upto, read_now = 0, count, 0
     if wide(count) then
       local stands = redis.call('HGET', k, 'sw')
@@ -295,12 +292,10 @@ do -- (a chunk of Lua has 200 locals at the most)
     end
     if last and f[7] then look(TURN) end
 
-    local pk, wake = unpack(touched and last and redis.call('HMGET', k, 'pk', 'wake') or {})
-    if pk and state == 'paused' then
-      parked.list(job, pk, f[4])
+    local wake = touched and last and redis.call('HGET', k, 'wake')
+    if touched and last and f[19] and state == 'paused' then
+      parked.list(job, f[19], f[4])
       parked.tell(job, f[4]) -- perhaps nobody has
-    elseif pk then
-      parked.no_more(job)
     end
     if ENDED[state] then
       for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
