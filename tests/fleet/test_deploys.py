@@ -40,6 +40,8 @@ async def trip(number: int) -> str:
     return (await llm(f"Translate trip {number}.", model="small")).text
 """
 CHANGED = CODE.replace("Plan trip", "Plan the trip")
+MANY = 150
+"""Of 500 the same is true (25 s on a quiet machine)."""
 
 
 class Deployed:
@@ -150,26 +152,26 @@ def begun(producer: Fleet, jobs: Sequence[Job]) -> bool:
 
 
 @pytest.mark.timeout(240)
-def test_of_500_open_jobs_whose_prompt_has_changed_none_fails_and_no_call_is_made_twice(
+def test_of_many_open_jobs_whose_prompt_has_changed_none_fails_and_no_call_is_made_twice(
     deployed: Deployed, producer: Fleet, llm: FakeLLM
 ) -> None:
     before = deployed.start("before", CODE)
-    jobs = submit(producer, 500)
-    wait_long(lambda: llm.count > 300 and begun(producer, jobs))
+    jobs = submit(producer, MANY)
+    wait_long(lambda: llm.count > MANY / 2 and begun(producer, jobs))
     deployed.stop(before)
-    assert states(producer, jobs) == {"running": 500}
+    assert states(producer, jobs) == {"running": MANY}
     after = deployed.start("after", CHANGED)
     go(jobs)
-    wait_long(lambda: len(parked(producer)) == 500)
-    assert states(producer, jobs) == {"paused": 500}
+    wait_long(lambda: len(parked(producer)) == MANY)
+    assert states(producer, jobs) == {"paused": MANY}
     assert set(paid(llm).values()) == {1}
     with pytest.raises(JobParked, match=r"the agent's code changed .* \(\w+ → \w+\): step 0 was"):
         jobs[7].result(timeout=5)
     deployed.stop(after)
     deployed.start("again", CODE)
-    wait_long(lambda: states(producer, jobs) == {"done": 500})
+    wait_long(lambda: states(producer, jobs) == {"done": MANY})
     assert paid(llm) == Counter(
-        f"{what} trip {number}." for what in ("Plan", "Shorten", "Translate") for number in range(500)
+        f"{what} trip {number}." for what in ("Plan", "Shorten", "Translate") for number in range(MANY)
     )
 
 
