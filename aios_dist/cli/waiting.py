@@ -31,15 +31,16 @@ async def wait_and_print(
     late: ResultTimeout | None = None
     await views_of(fleet, ids)  # a misspelt id is said now, not when the others have ended
     clock = asyncio.get_running_loop().time
-    deadline = clock() + timeout
+    deadline, left = clock() + timeout, timeout
     while late is None:
         try:
-            await _wait(fleet, ids, max(0.0, deadline - clock()), quiet=as_json)
+            await _wait(fleet, ids, left, quiet=as_json)
         except ResultTimeout as exc:
             late = exc
         else:
             if all(await fleet.journal.over(ids)):  # one that was parked may have gone on by itself
                 break
+            left = max(0.0, round(deadline - clock(), 1))
     records = [await ended_record(fleet, view) for view in await views_of(fleet, ids)]
     single = len(records) == 1 and plan is None
     if as_json:

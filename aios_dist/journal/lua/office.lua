@@ -1,10 +1,10 @@
--- office: which worker reconciles. Whoever does counts a beat; a beat that has stopped is nobody's. One of a release before this, which
--- does not see to all that this one does, makes way: a fleet may run both for long.
+-- office: which worker reconciles. Whoever does counts a beat; a beat that has stopped is nobody's, and one of a release before this makes way.
 -- ARGV 1: worker, want, stopped, keep_ms, retention_ms
 --   want: "take" (or stay), "look", "leave"; stopped: the beat that the caller has seen for too long, or ''
 --   keep_ms: no clock ends an office but this one, which only cleans up after a fleet that has gone
 -- returns: {1 when the caller is in office, else 0, beat, now in µs, how often Redis' clock has jumped}
-local SEES_TO = '2' -- another one for each release whose reconciler sees to more: 2 is parked jobs and what people are told of ends
+-- Another one for each release whose reconciler sees to more (2: parked jobs, and what people are told of ends): a fleet may run both for long.
+local SEES_TO = '2'
 local k = P .. 'reconciler'
 local function read(name) -- whatever stands there, the office can be taken
   local got = redis.pcall('GET', name)
