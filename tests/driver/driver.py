@@ -94,8 +94,9 @@ class Driver(People, Workers):
             for step, h in job.heads.items():
                 for kind, name in after.places().get(f"{id}/{step}", ()):
                     need = name.partition("|")[0][1:]
-                    agent = f"agent/{need[5:].partition('@')[0]}" if need[:5] == "code/" else need
-                    served = any(after.one["serving"].get(one, 0) > self.fleet.now for one in (need, agent))
+                    code = need[5:] if need[:5] == "code/" else ""
+                    by = (f"has/{code}", f"agent/{code.partition('@')[0]}") if code else (need,)
+                    served = any(after.one["serving"].get(one, 0) > self.fleet.now for one in by)
                     if kind in ("ready", "stray") or (kind == "held" and name[0] == "?" and served):
                         counted[h.lane] += 1
         if waiting and waiting != counted and not self.vanished and not aside:

@@ -78,7 +78,7 @@ class People(Producers):
         self.say("unpark")
         self.model.unpark(
             lambda agent, code: (
-                self.fleet.look_without_ends().one["serving"].get(f"code/{agent}@{code}", 0) > self.fleet.now
+                self.fleet.look_without_ends().one["serving"].get(f"has/{agent}@{code}", 0) > self.fleet.now
             )
         )
         more, after = True, b"-"
@@ -96,7 +96,7 @@ class People(Producers):
         )  # fmt: skip
         self.run(self.journal.announce(info, {}))
         if not comes:
-            self.run(self.journal.let_codes_go([f"code/{agent}@{code}"]))
+            self.run(self.journal.let_codes_go([f"has/{agent}@{code}"]))
 
     def signal(self) -> None:
         """What a job waits for, or will."""

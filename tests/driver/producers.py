@@ -127,7 +127,7 @@ class Producers(Core):
         """Whether a worker that lives has a code of the job's agent."""
         serving = self.fleet.look_without_ends().one["serving"]
         agent = self.model.jobs[id].agent if id in self.model.jobs else ""
-        return lambda code: serving.get(f"code/{agent}@{code}", 0) > self.fleet.now
+        return lambda code: serving.get(f"has/{agent}@{code}", 0) > self.fleet.now
 
     # Producers -------------------------------------------------------------------------------------
 

@@ -531,6 +531,19 @@ async def test_asked_for_again_it_forgets_nothing_that_came_since(hand: Hand) ->
     assert (await hand.journal.load("j")).view.steps == 0
 
 
+async def test_of_a_job_that_was_rewound_what_its_cancelling_dropped_runs_again(hand: Hand) -> None:
+    await hand.submit(starts("j", "x", "y"))
+    one, two = await hand.drain()
+    await hand.commit(two)
+    await hand.journal.pause("j")
+    await hand.lose(one)
+    await hand.journal.rewind("j", 1)  # an outcome is left out from here on
+    await hand.journal.cancel("j")
+    assert (await hand.journal.retry("j"))[0] == "running"
+    await hand.look()
+    assert (await hand.claim()).step == "0"
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["nobody asked since", "its number is another step's"])
 async def test_a_late_answer_of_a_step_that_was_forgotten_counts_once(hand: Hand, again: bool) -> None:
     await hand.journal.set_tenant("default", tokens_per_day=10**6)

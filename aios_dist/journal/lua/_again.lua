@@ -15,10 +15,11 @@ local function run_anew(job, step, h, fields)
   redis.call('ZREM', P .. 'dead', member(job, int(step)))
 end
 
--- Failed steps of a wide job run again. What is answered keeps its order: `og` counts those that are left out.
+-- Failed steps run again of a wide job, or of one of whose outcomes some are left out already (rewound, or a fork). What is answered keeps
+-- its order: `og` counts those that are left out.
 local function undo(job, numbers, rest)
   local k = key('job', job)
-  local f = redis.call('HMGET', k, 'v', 'og', 'dg')
+  local f = redis.call('HMGET', k, 'v', 'og', 'dg', 'n')
   local v, left_out, again, fields, gone = number(f[1]), number(f[2]), {}, {}, rest == 1 and {} or { 'rt' }
   local seen = {}
   mark(job)
@@ -37,15 +38,23 @@ local function undo(job, numbers, rest)
   for i, pair in ipairs(again) do
     which[i] = pair[1]
   end
-  redis.call('HSET', k, 'v', int(v - #again), 'og', int(left_out + #again), 'dg', chain(f[3] or '', 'again ' .. table.concat(which, ' ')), unpack(fields))
+  for step = 0, wide(f[4]) and -1 or steps_of(job, f[4]) - 1 do -- dropped ones have no outcome (those of a wide job follow its state)
+    local h = head(job, step)
+    if h and h[H.state] == 'dropped' then
+      start_over(h)
+      fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
+      gone[#gone + 1] = 'o' .. step
+      again[#again + 1] = { step, h }
+    end
+  end
+  redis.call('HSET', k, 'v', int(v - #which), 'og', int(left_out + #which), 'dg', chain(f[3] or '', 'again ' .. table.concat(which, ' ')), unpack(fields))
   if #gone > 0 then redis.call('HDEL', k, unpack(gone)) end
   for _, pair in ipairs(again) do
     begin(job, pair[1], pair[2])
   end
 end
 
--- Steps run again: those named, and those that were dropped. What is answered stays, in its order, without them. (Of a wide job
--- those that were dropped follow its state.)
+-- Steps run again: those named, and those that were dropped. What is answered stays, in its order, without them.
 local function run_again(job, numbers, rest)
   local k = key('job', job)
   local facts = redis.call('HMGET', k, 'n', 'dg', 'og')
