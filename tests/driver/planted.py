@@ -214,7 +214,7 @@ WHEN_WIDE: tuple[Change, ...] = (
     Change("a job that has ended half way expires", "_plan", "  if not left then\n    redis.call('PEXPIRE', k, A.retention_ms)", "  if true then\n    redis.call('PEXPIRE', k, A.retention_ms)"),
     Change("a step that has not followed its job counts on as let in", "claim", "      redis.call('ZREM', in_set(s.h[H.lane], name), s.top)\n      later(name)\n    end\n    follow", "    end\n    follow"),
     Change("a claim that meets a step of a paused job leaves it so", "claim", "    follow(s.job, s.step, s.h, s.facts[1])\n", ""),
-    Change("outcomes that a retry leaves out are not counted", "_again", "'og', int(left_out + #again), ", ""),
+    Change("outcomes that a retry leaves out are not counted", "_again", "'og', int(left_out + #which), ", ""),
     Change("a wide fork forgets where it was", "fork", "int(count), int(last) }, '|'))", "0, 0 }, '|'))"),
     Change("a signal passes over those who wait", "signal", "local at = life == A.life and A.at or 0", "local at = life == A.life and A.at or 1"),
 )  # fmt: skip
