@@ -167,8 +167,8 @@ async def _until_parked(fleet: AsyncFleet, id: str, timeout: float) -> AsyncIter
     over = None
     try:
         while True:
-            ended = fleet.as_completed([fleet.job(id)], timeout)
-            over = over or asyncio.ensure_future(anext(ended, None))
+            if over is None:
+                over = asyncio.ensure_future(anext(fleet.as_completed([fleet.job(id)], timeout), None))
             coming = asyncio.ensure_future(anext(events, None))
             await asyncio.wait({coming, over}, return_when=asyncio.FIRST_COMPLETED)
             if over.done() and not coming.done():
