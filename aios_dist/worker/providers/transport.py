@@ -13,6 +13,7 @@ import asyncio
 import functools
 import math
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, NoReturn
@@ -65,8 +66,9 @@ class Line:
     """
 
     def __init__(self, address: str, answer_limit: int) -> None:
-        self._verified = verified()
         self._proxy = proxy_of(address)
+        secure = any(url is not None and url.startswith("https:") for url in (address, self._proxy))
+        self._verified: ssl.SSLContext | bool = verified() if secure else True
         self._answer_limit = answer_limit
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
