@@ -165,9 +165,9 @@ def say_what_is_not_followed(config: Config) -> None:
 def _celerys_command() -> click.Context | None:
     """``celery … worker``, where that is what runs."""
     # Looked up and not imported: without its command line, Celery needs neither that nor pygments (0.1 s).
-    theirs = sys.modules.get("celery.bin.worker")
+    command = getattr(sys.modules.get("celery.bin.worker"), "worker", None)
     context = click.get_current_context(silent=True)
-    return context if theirs is not None and context is not None and context.command is theirs.worker else None
+    return context if context is not None and context.command is command else None
 
 
 def begin_anew_at_sighup(begin_anew: Callable[[str], None]) -> None:

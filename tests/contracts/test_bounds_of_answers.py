@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.replies import RAW_LIMIT
 from aios_dist.worker.providers.streams import TRIED, Stream
 from aios_dist.worker.providers.transport import MOST_OF_AN_ERROR
-from aios_dist.worker.providers.unpacking import PIECE, Unpacked
+from aios_dist.worker.providers.unpacking import PIECE, Unpacked, unpacked
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 LIMIT = 2 * 1024 * 1024
@@ -183,6 +184,13 @@ def test_what_is_packed_in_parts_comes_whole_wherever_it_is_cut() -> None:
         packed = Unpacked("gzip")
         cut = (whole[at : at + size] for at in range(0, len(whole), size))
         assert b"".join(piece for data in cut for piece in packed.pieces(data)) == b"fine"
+
+
+def test_what_is_packed_twice_is_unpacked_twice_and_what_nobody_asked_for_not_at_all() -> None:
+    inner, outer = unpacked("deflate, , Gzip, identity")[::-1]
+    packed = gzip.compress(zlib.compress(b"fine"))
+    assert b"".join(piece for one in outer.pieces(packed) for piece in inner.pieces(one)) == b"fine"
+    assert unpacked("gzip, br") == unpacked("") == []
 
 
 def test_a_head_in_many_packets_with_a_name_and_a_comment_is_passed_over() -> None:

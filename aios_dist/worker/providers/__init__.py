@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, cast
+from urllib.parse import unquote, urlsplit
 
 from aios_dist.config import ModelConfig, odd_option
 from aios_dist.errors import ConfigError
@@ -106,6 +107,8 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         raise ConfigError(
             f"Model {name!r}: base_url {masked(model.base_url)!r} must start with http:// or https://."
         )
+    if password := urlsplit(model.base_url or "").password:
+        learn(unquote(password))
     led = FOREIGN.get(model.provider, "")
     if model.base_url is None and env.get(led):
         raise ConfigError(
