@@ -43,7 +43,9 @@ settings.load_profile("any machine")
 def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("AIOS_") and name not in FOR_TESTS]:
         del os.environ[name]
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a shell's "&": all that tests start would inherit it
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # begun by a shell's "&"; what tests start inherits it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -38,8 +38,8 @@ Scripts = Callable[..., list[tuple[int, str]]]
 
 @pytest.fixture
 def scripts(redis_url: str, fleet_name: str) -> Scripts:
-    """Runs Python programs side by side; of each its exit code and all that it wrote, its errors behind the rest
-    (in one pipe a report of asyncio's can stand in the middle of a line that a child writes)."""
+    """Runs Python programs side by side; of each its exit code and all that it wrote, its errors first (in
+    one pipe a report of asyncio's can stand in the middle of a line that a child writes)."""
 
     def run(*bodies: str, first: str = "") -> list[tuple[int, str]]:
         head = first + HEAD.format(name=fleet_name, url=redis_url)
@@ -54,7 +54,7 @@ def scripts(redis_url: str, fleet_name: str) -> Scripts:
             for body in bodies
         ]
         try:
-            written = ["".join(program.communicate(timeout=100)) for program in made]
+            written = ["".join(reversed(program.communicate(timeout=100))) for program in made]
         finally:
             for program in made:
                 program.kill()
