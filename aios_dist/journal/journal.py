@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from aios_dist.config import FleetConfig
 from aios_dist.errors import (
     BudgetReached,
     DeadlineExceeded,
@@ -16,7 +17,6 @@ from aios_dist.errors import (
     JournalError,
     WorkerLost,
 )
-from aios_dist.config import FleetConfig
 from aios_dist.journal.depths import Depths
 from aios_dist.journal.finding import Finding
 from aios_dist.journal.news import Following
