@@ -237,7 +237,7 @@ WHEN_PARKED: tuple[Change, ...] = (
     Change("a program goes on from what was forgotten", "rewind", "'zn', int(era), 'dg', proof", "'zn', int(era)"),
     Change("a sleep that was forgotten rings", "rewind", "  set_aside(A.job, n, h)\n", "  if h[H.state] ~= 'timed' then set_aside(A.job, n, h) end\n"),
     Change("an answer of a forgotten step has cost nothing", "commit", "if forgotten then return too_late('gone') end", "if forgotten then return { 'gone', 0, {}, '' } end"),
-    Change("a fork has any code", "fork", "  if facts[12] then redis.call('HSET', to, 'ch', facts[12]) end", "  if false then redis.call('HSET', to, 'ch', facts[12]) end"),
+    Change("a fork has any code", "fork", "  if facts[12] then redis.call('HSET', to, 'ch', facts[12],", "  if false then redis.call('HSET', to, 'ch', facts[12],"),
 )  # fmt: skip
 """… of what stops where its agent's code has changed."""
 

@@ -282,6 +282,8 @@ async def test_a_fork_waits_for_the_code_that_made_its_history(hand: Hand) -> No
     await a_turn_waits(hand)
     await hand.claim("turns")
     await hand.journal.fork("j", "f", 1)
+    history = await hand.journal.load("f")
+    assert (history.code, history.of_code) == ("old", 1)
     assert isinstance(await take(hand, "new"), Nothing)
     got = await take(hand, "old")
     assert isinstance(got, Claim)

@@ -262,6 +262,49 @@ async def test_what_is_the_same_code_is_not_deterministic_and_nobody_resumes_it(
     await hand.look()
 
 
+async def test_what_code_without_a_name_has_asked_for_is_not_said_of_the_code_of_now(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    began = deploys(old).code
+    job = await bench.fleet.submit("trip", id="x")
+    await bench.serve(await bench.worker(), "turns")
+    await hand.commit(await hand.claim(), turn_here=False)
+    history = await hand.journal.load("x")  # a release before codes had names goes on with it
+    assert (history.code, history.of_code) == (began, 1)
+    await hand.journal.advance("x", msgspec.structs.replace(decides(1, 1, "Other."), basis=history.basis))
+    assert (await job.view()).code == began
+    await bench.run(await bench.worker())
+    view = await job.view()
+    assert view.parked
+    said = (
+        f"step 1 was asked for by other code than {began}, whose name is not known (by a worker of a release"
+    )
+    assert view.why.startswith(said)
+    assert "it was llm 'Other.', is now llm 'Shorten: " in view.why
+    assert view.parked_for == "", "no code that has a name would go on with it"
+
+
+async def test_resumed_from_a_step_a_job_still_knows_whose_the_steps_before_are(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    began = deploys(old).code
+    job = await bench.fleet.submit("trip", id="x")
+    worker = await bench.worker()
+    await bench.serve(worker, "turns")
+    await bench.serve(worker)
+    assert await job.pause()
+    now = deploys(new).code
+    for _ in range(2):
+        assert await job.resume(from_step=1)
+        await bench.run(await bench.worker())
+        said = (
+            f"the agent's code changed since this job began ({began} → {now}): step 0 was llm 'Plan a trip.'"
+        )
+        assert (await job.view()).why.startswith(said)
+    history = await hand.journal.load("x")
+    assert (history.code, history.of_code, history.view.code) == (began, 1, "")
+
+
 async def test_code_that_changed_and_asks_for_the_same_goes_on_at_once(
     bench: Bench,
     hand: Hand,
