@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from aios_dist import agent, fifo, fixed, gather, llm, tool
+from aios_dist.cli import waiting
 from aios_dist.errors import BadRequest, InvalidInput, JobCancelled, JobParked, ResultTimeout
 from aios_dist.journal import WorkerInfo
 from aios_dist.model.jobs import JobState
@@ -136,6 +137,35 @@ async def test_whoever_waits_hears_of_it_within_a_second(
             await waits
         assert (await several).id == "y"
     assert asyncio.get_running_loop().time() - begun < 1.0
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "several"])
+async def test_job_wait_waits_on_where_a_parked_job_has_gone_on_meanwhile(
+    bench: Bench, hand: Hand, deploys: Deploys, monkeypatch: pytest.MonkeyPatch, many: bool, capsys: Any
+) -> None:
+    """It hears that the job is parked, and before it says so to anybody, the job goes on by itself."""
+    ids = ["x", "y"] if many else ["x"]
+    jobs = [await bench.fleet.submit(deploys(old), id=id) for id in ids]
+    deploys(new)
+    await bench.run(await bench.worker())
+    assert all([(await job.view()).parked for job in jobs])
+    deploys(old)
+    worker = await bench.worker()
+    waits, went_on = waiting._wait, asyncio.Event()
+
+    async def heard(*args: Any, **more: Any) -> None:
+        await waits(*args, **more)
+        if not went_on.is_set():
+            await reconcile(worker)
+            went_on.set()
+
+    monkeypatch.setattr(waiting, "_wait", heard)
+    printed = asyncio.create_task(waiting.wait_and_print(bench.fleet, ids, 60, as_json=False))
+    async with asyncio.timeout(SOON_S):
+        await went_on.wait()
+    await bench.run(worker)
+    await printed
+    assert capsys.readouterr().out.count("re Shorten: re Plan a trip.") == len(ids)
 
 
 async def test_who_waits_for_one_behind_it_in_a_plan_hears_of_it_too(
