@@ -300,6 +300,17 @@ def _broken(url: str, driver: Driver, bug: Change) -> str:
 
 FOUND_BY: dict[str, int] = {
     "what is parked goes on with whatever code there is": 33,
+    "a job that goes on is still among the parked": 24,
+    "a job is parked though a worker has its code": 24,
+    "what keeps a plan waiting is not noted": 24,
+    "nobody is told of a parked job": 24,
+    "what is paused besides goes on by itself": 25,
+    "a step that is being called is forgotten": 27,
+    "what was forgotten counts on as an outcome": 24,
+    "a program goes on from what was forgotten": 24,
+    "a sleep that was forgotten rings": 34,
+    "an answer of a forgotten step has cost nothing": 28,
+    "a fork has any code": 39,
     "what is left of a wide job is forgotten": 24,
     "a slice is passed over": 24,
     "a job that has ended half way expires": 24,
