@@ -314,6 +314,20 @@ async def test_what_code_without_a_name_has_asked_for_is_not_said_of_the_code_of
     assert view.parked_for == "", "no code that has a name would go on with it"
 
 
+async def test_nor_is_it_said_of_the_code_from_before_the_job_was_resumed_from_a_step(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    await bench.serve(await bench.worker())
+    assert await job.pause()
+    assert (await hand.journal.rewind("x", 1))[0] == "running"
+    basis = (await hand.journal.load("x")).basis
+    await hand.journal.advance("x", msgspec.structs.replace(decides(1, 1, "Other."), basis=basis))
+    now = deploys(later).code
+    await bench.run(await bench.worker())
+    assert (await job.view()).why.startswith(f"step 1 was asked for by other code than {now}, whose name")
+
+
 async def test_resumed_from_a_step_a_job_still_knows_whose_the_steps_before_are(
     bench: Bench, hand: Hand, deploys: Deploys
 ) -> None:
