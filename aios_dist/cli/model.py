@@ -8,7 +8,7 @@ import click
 
 from aios_dist.cli.entry import Commands
 from aios_dist.cli.options import as_json_option, needs_one, setting_options
-from aios_dist.cli.output import clock, iso, of_most, print_json, print_table, without_usage
+from aios_dist.cli.output import iso, moment, of_most, print_json, print_table, without_usage
 from aios_dist.cli.session import on_journal
 from aios_dist.config import ModelConfig, load
 from aios_dist.errors import UnknownName
@@ -49,7 +49,7 @@ def list_(as_json: bool) -> None:
                 of_most(v.tokens, v.limits.tokens_per_minute),
                 v.held,
                 v.failures,
-                clock(v.hold_until),
+                moment(v.hold_until),
                 f"{without_usage(v)}: estimates stand" if v.without_usage else "",
             )
             for v in views

@@ -233,7 +233,9 @@ def test_flowers_pages_stand_in_no_frame_and_run_its_own_scripts_alone(watched: 
     for path in ("/workers", "/tasks", "/broker", "/api/tasks", "/static/js/flower.js", "/nowhere"):
         _, page, headers = ask(watched, path)
         policy = headers["Content-Security-Policy"]
-        for script in re.findall(rb"<script[^>]*>([^<]+)</script>", page):  # without it, /workers stands still
+        for script in re.findall(
+            rb"<script[^>]*>([^<]+)</script>", page
+        ):  # without it, /workers stands still
             assert base64.b64encode(hashlib.sha256(script).digest()).decode() in policy
         assert "frame-ancestors 'none'" in policy
         assert "default-src 'none'" in policy
