@@ -140,7 +140,7 @@ def _workers(config: Config, count: int, slots: int | None) -> list[WorkerSpec]:
 
 def _introduce(out: Console, machine: LocalFleet) -> None:
     config = machine.config
-    kind = f"{machine.redis.kind}, our own child, " if machine.redis is not None else ""
+    kind = f"{machine.redis.kind}, our own, " if machine.redis is not None else ""
     models = ", ".join(
         name if model.base_url == machine.llm_url else f"{name} ({model.provider})"
         for name, model in config.models.items()

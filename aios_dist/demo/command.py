@@ -123,7 +123,7 @@ def _introduce(out: Console, machine: LocalFleet, latency: float) -> None:
     assert machine.redis is not None
     out.print(Text("aios_dist: LLM agents as Celery work on one shared Redis", style="bold"))
     rows = [
-        ("Redis", f"{machine.redis.kind}, our own child, {masked(machine.redis.url)}"),
+        ("Redis", f"{machine.redis.kind}, our own, {masked(machine.redis.url)}"),
         (
             "workers",
             f"machine-1 and machine-2 ({SLOTS} slots each), one-slot (1), turns",
