@@ -41,7 +41,6 @@ class Rules:
     def said(self) -> Said:
         """What aios.toml says of the models that this worker serves, of tenants and of lanes."""
         models, lanes = self._config.models, self._config.lane_names()
-        settings = {name: self._config.lane(name) for name in lanes}
         return Said(
             models={
                 name: Limits(
@@ -58,10 +57,7 @@ class Rules:
                 name: TenantRules(**msgspec.structs.asdict(tenant))
                 for name, tenant in self._config.tenants.items()
             },
-            lanes={
-                name: LaneRules(lane.policy, policies.oldest_every(lane.policy, lane.oldest_every), lane.fair)
-                for name, lane in settings.items()
-            },
+            lanes={name: LaneRules.of(self._config.lane(name)) for name in lanes},
         )
 
     async def write(self) -> None:

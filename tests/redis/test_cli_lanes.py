@@ -149,6 +149,21 @@ def test_rules_of_a_lane_are_set_by_hand_and_reset(cli: Cli) -> None:
     assert lane(cli) == as_in_the_file
 
 
+def test_rules_of_aios_toml_that_no_worker_has_said_yet_are_told_as_to_come(cli: Cli, folder: Path) -> None:
+    with (folder / "aios.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[lanes.llm]\npolicy = "las"\nfair = "tenant"\n[tenants.acme]\nweight = 2.0\n')
+    told = (
+        "to come with the next worker of this aios.toml: llm: policy las, one dispatch in 10 to the oldest, s"
+    )
+    assert lane(cli)["policy"] == "fifo"
+    assert lane(cli)["to_come"]["policy"] == "las"
+    assert told in cli("lane", "list").err
+    assert "it changes nothing" not in cli("doctor").out
+    cli("lane", "set", "llm", "--policy", "fifo")  # by hand: that stays, until the file says something new
+    assert lane(cli)["to_come"] is None
+    assert cli("lane", "list").err == ""
+
+
 def test_a_shared_lane_is_listed_by_tenant_and_the_tenants_take_turns(
     cli: Cli, claimed: Callable[[], list[str]]
 ) -> None:
