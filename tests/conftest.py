@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import secrets
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -42,6 +43,10 @@ settings.load_profile("any machine")
 def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("AIOS_") and name not in FOR_TESTS]:
         del os.environ[name]
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # begun by a shell's "&"; what tests start inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Folder(pytest.Package):

@@ -119,7 +119,7 @@ class Steps:
         config: Config,
         default_model: str | None,
         providers: Mapping[str, Provider],
-        run_tool: Callable[[Work, Tool], Awaitable[object]],
+        run_tool: Callable[[Work, Tool, Callable[[], None]], Awaitable[object]],
         machine: Machine,
         last_error: Callable[[str, str], Awaitable[Outcome | None]],
     ) -> None:
@@ -216,8 +216,7 @@ class Steps:
         command = live.replay.asked[number].command
         if not isinstance(command, Tool):
             raise ToolError("The agent's program asks for something else than this tool.")
-        self._still_ours(work)
-        return await self._run_tool(work, command)
+        return await self._run_tool(work, command, functools.partial(self._still_ours, work))
 
     def _still_ours(self, work: Work) -> None:
         """Right before something begins that is paid for: the worker may have stood still since the claim."""

@@ -20,7 +20,7 @@ from aios_dist.errors import InvalidInput, ToolError, describe
 from aios_dist.model.given import as_json
 from aios_dist.program.commands import Tool, is_async, wants_a_loop
 from aios_dist.worker.threads import Run, Threads, attend
-from aios_dist.worker.work import Work
+from aios_dist.worker.work import Stopped, Work
 
 UNDO_S = 1.0
 """How long an ``async`` tool that was cancelled may take to end, before its loop is taken to hang."""
@@ -54,8 +54,12 @@ class Tools:
         """So many run at a time from now on."""
         self._threads.resize(slots)
 
-    async def run(self, work: Work, command: Tool) -> Any:
+    async def run(self, work: Work, command: Tool, still_ours: Callable[[], None] = lambda: None) -> Any:
         """Run a tool, once.
+
+        Args:
+            still_ours: raises ``Stopped`` where the step may be somebody else's by now. Asked in the tool's
+                own thread, right before it begins: the process may have stood still on the way there.
 
         Returns:
             What it returned, as JSON gives it back.
@@ -70,21 +74,26 @@ class Tools:
         begun = time.monotonic()
         try:
             if is_async(command.call):
-                value = await self._await(work, name, command.call, command, limit, begun)
+                value = await self._await(work, name, command.call, command, limit, begun, still_ours)
             else:
-                value = await self._call(work, name, command.call, limit)
+                value = await self._call(work, name, command.call, limit, still_ours)
                 if isinstance(value, _Later):
                     value = await self._await(work, name, value.get, command, limit, begun)
         except _Raised as raised:
             error = raised.error
+            if isinstance(error, Stopped):  # it was not begun
+                raise error from None
             text = f"{label}: {describe(error)}"
             raise ToolError(text, error=type(error).__name__) from error
         if self._check and (said := command.kept()):
             raise ToolError(f"{label}: {said}", error=InvalidInput.__name__)
         return value
 
-    async def _call(self, work: Work, name: str, call: Callable[[], Any], limit: float) -> Any:
+    async def _call(
+        self, work: Work, name: str, call: Callable[[], Any], limit: float, still_ours: Callable[[], None]
+    ) -> Any:
         def whole() -> Any:
+            still_ours()
             value = call()
             return _Later(lambda: value) if inspect.isawaitable(value) else self._kept(value)
 
@@ -98,7 +107,14 @@ class Tools:
         return _result(run)
 
     async def _await(
-        self, work: Work, name: str, call: Callable[[], Any], command: Tool, limit: float, begun: float
+        self,
+        work: Work,
+        name: str,
+        call: Callable[[], Any],
+        command: Tool,
+        limit: float,
+        begun: float,
+        still_ours: Callable[[], None] = lambda: None,
     ) -> Any:
         if self._loop is None:
             self._loop = ToolLoop()
@@ -106,6 +122,7 @@ class Tools:
         context = command.context
 
         async def whole() -> Any:
+            still_ours()
             return self._kept(await call())
 
         run = loop.start(name, whole, context.copy() if context is not None else None)

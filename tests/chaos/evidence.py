@@ -268,6 +268,7 @@ class Scales:
         starts = [attempt.start for attempt in step.attempts]
         held: Counter[int] = Counter()
         lapses = 0
+        ran, runs = runs, [at for at in runs if not done.woken(step.attempts, at)]
         for at in runs[:-1]:
             place = bisect.bisect_right(starts, at) - 1
             killed = place >= 0 and done.killed(step.attempts[place]) and not held[place]
@@ -283,7 +284,7 @@ class Scales:
             found.tools_run_again.append(
                 f"{step.key}: written at {step.written[0][0]:.6f}, run at {runs[-1]:.6f}"
             )
-        if not runs and step.outcome is not None and step.outcome.ok:
+        if not ran and step.outcome is not None and step.outcome.ok:
             found.tools_run_again.append(f"{step.key}: has an outcome and never ran")
 
     def _limit(self, limited: str, most: int) -> None:

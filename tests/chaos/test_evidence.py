@@ -306,6 +306,18 @@ def test_what_redis_has_forgotten_excuses_one_run_of_a_tool(story: Story) -> Non
     assert faults(story.weigh()) == {"tools_run_again"}
 
 
+def test_a_tool_that_a_stopped_worker_had_already_begun_excuses_itself_as_it_goes_on(story: Story) -> None:
+    """Of the release before this one, whose tools have a way from its look at the lease to their thread."""
+    tool_in(story, Attempt(100.4, 103.4, WORKER.replace("41", "40")), Attempt(103.6, 104, WORKER))
+    story.jobs[0].steps[-1].lost_at.append(103.4)
+    story.runs = [("job-a", 103.7), ("job-a", 108.3)]
+    assert faults(story.weigh()) == {"tools_run_again", "taken_from_the_living"}
+    story.done = replace(story.done, pauses=[Pause(100.5, 108.2, 40)])
+    assert not faults(story.weigh())
+    story.runs[1] = ("job-a", 108.6)
+    assert faults(story.weigh()) == {"tools_run_again"}
+
+
 def gives_up(story: Story, error: str, killed: float) -> set[str]:
     """A step of three attempts ends by this error; its worker was killed then."""
     step = story.step(1, 1)

@@ -38,7 +38,8 @@ Scripts = Callable[..., list[tuple[int, str]]]
 
 @pytest.fixture
 def scripts(redis_url: str, fleet_name: str) -> Scripts:
-    """Runs Python programs side by side; of each its exit code and all that it wrote."""
+    """Runs Python programs side by side; of each its exit code and all that it wrote, its errors first (in
+    one pipe a report of asyncio's can stand in the middle of a line that a child writes)."""
 
     def run(*bodies: str, first: str = "") -> list[tuple[int, str]]:
         head = first + HEAD.format(name=fleet_name, url=redis_url)
@@ -47,13 +48,13 @@ def scripts(redis_url: str, fleet_name: str) -> Scripts:
                 [sys.executable, "-c", head + body],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 text=True,
             )
             for body in bodies
         ]
         try:
-            written = [program.communicate(timeout=100)[0] for program in made]
+            written = ["".join(reversed(program.communicate(timeout=100))) for program in made]
         finally:
             for program in made:
                 program.kill()

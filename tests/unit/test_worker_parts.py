@@ -138,6 +138,26 @@ def tool_loops() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "aios-tool-loop"}
 
 
+async def test_a_tool_is_not_begun_by_a_worker_that_stood_still_on_the_way_to_its_thread() -> None:
+    asked, begun = list[str](), list[str]()
+
+    def too_late() -> None:
+        asked.append(threading.current_thread().name)
+        raise Stopped("its lease may have ended before it was begun")
+
+    def plain() -> None:
+        begun.append("plain")
+
+    async def awaited() -> None:
+        begun.append("awaited")
+
+    made = tools.Tools(2, 5.0, 1000)
+    for function in (plain, awaited):
+        with pytest.raises(Stopped, match="may have ended"):
+            await made.run(work(), tool(function), too_late)
+    assert (asked, begun) == (["aios-tool-0", "aios-tool-loop"], [])
+
+
 async def test_the_loop_of_an_async_tool_that_hung_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "UNDO_S", 0.05)
     before, free, left = tool_loops(), threading.Event(), []
