@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
+from aios_dist.cli.entry import say
 from aios_dist.text.lines import escaped, harmless, one_line
 from aios_dist.text.masking import hide
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from aios_dist.journal import JobView, ModelView
 
+MOST_TO_COME = 5
 PIPE_WIDTH = 2000
 """Columns where nobody looks: lines for grep and awk must not be cut at 80."""
 
@@ -156,6 +158,13 @@ def job_record(view: JobView) -> dict[str, Any]:
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),
     }
+
+
+def to_come(what: Sequence[str]) -> None:
+    """Say of what this aios.toml is not followed yet; nothing where there is nothing."""
+    if what:
+        more = f", and {len(what) - MOST_TO_COME} more" if len(what) > MOST_TO_COME else ""
+        say(f"to come with the next worker of this aios.toml: {', '.join(what[:MOST_TO_COME])}{more}")
 
 
 def count_of(number: int, what: str) -> str:
