@@ -15,7 +15,7 @@ from aios_dist.cli.options import SettingType, as_json_option, budget_of, budget
 from aios_dist.cli.output import job_record, print_json
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import settings_of
-from aios_dist.errors import InvalidInput
+from aios_dist.errors import InvalidInput, JobError
 from aios_dist.model.specs import JobSpec
 
 if TYPE_CHECKING:
@@ -42,14 +42,26 @@ def bulk(
     return on_fleet(lambda fleet: each(fleet, found, verb, done, one=bool(ids))) if found else []
 
 
-def tell_bulk(records: Sequence[dict[str, Any]], done: str, as_json: bool) -> None:
-    """What became of jobs that were chosen by options: a count, and those with which it could not be done."""
+def tell_bulk(
+    records: Sequence[dict[str, Any]], done: str, as_json: bool, reached: Sequence[str] = ()
+) -> None:
+    """What became of jobs that were chosen by options: a count, and those with which it could not be done.
+
+    Args:
+        reached: states of a job with which nobody need do it any more: it came there since it was chosen.
+
+    Raises:
+        JobError: there are such, and not for that; all of it was said.
+    """
+    left = [r for r in records if not r[done]]
     if as_json:
         print_json(records)
-        return
-    print(f"{sum(bool(r[done]) for r in records):,} {done}")
-    for record in [r for r in records if not r[done]][:MOST_SAID]:
-        say(f"{record['id']} was not {done}: " + (record.get("error") or f"it is {record['state']}"))
+    else:
+        print(f"{len(records) - len(left):,} {done}")
+        for record in left[:MOST_SAID]:
+            say(f"{record['id']} was not {done}: " + (record.get("error") or f"it is {record['state']}"))
+    if refused := [r for r in left if r["state"] not in reached]:
+        raise JobError(f"{len(refused):,} of {len(records):,} jobs could not be {done}.")
 
 
 def steer(
@@ -82,6 +94,7 @@ def tell(
 
     Raises:
         InvalidInput: for the first of ``ids`` that it could not be done with.
+        JobError: it could not be done with some that were chosen.
     """
     if not ids:
         tell_bulk(records, done, as_json)
@@ -124,7 +137,7 @@ def cancel(ids: tuple[str, ...], yes: bool, as_json: bool, **options: Any) -> No
         yes=yes,
     )
     if not ids:
-        tell_bulk(done, "cancelled", as_json)
+        tell_bulk(done, "cancelled", as_json, reached=("done", "failed", "cancelled"))
         return
     if as_json:
         print_json(done)

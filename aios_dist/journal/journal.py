@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from aios_dist.config import FleetConfig
 from aios_dist.errors import (
     BudgetReached,
     DeadlineExceeded,
@@ -77,6 +78,10 @@ MOST_LARGE_SIGNALS = 16
 class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
+    def __init__(self, config: FleetConfig) -> None:
+        super().__init__(config)
+        self._sought: dict[str, bytes] = {}  # by lane: what claims have looked at last of what others lack
+
     # Writing ---------------------------------------------------------------------------------------
 
     async def take(
@@ -89,6 +94,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
         models: Sequence[str] | None = None,
         agents: Sequence[str] | None = None,
         codes: Mapping[str, str] | None = None,
+        unsought: int | None = None,
     ) -> Claim | Nothing:
         """The best step of the lane that may run and that the worker can serve, leased to it.
 
@@ -100,6 +106,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             models, agents: what the worker can serve; None: everything. The rest waits for those who can.
             codes: the code that it has of each agent; None: whatever is asked for. What began with another
                 waits for a worker with that, as long as there is one.
+            unsought: as the answer said that this one follows.
 
         Returns:
             The claim. Its ``tickets`` are to be published: one whose budget is used up may have made way for
@@ -114,11 +121,14 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             models=models,
             agents=agents,
             codes=None if codes is None else dict(codes),
+            sought=self._sought.get(lane, b""),
+            unsought=unsought,
             lease_us=int(self.config.lease * 1e6),
             budget_outcome=SPENT,
         )
-        if not got:
-            return Nothing(tickets_of(flat), elsewhere=why == b"others", again=why == b"more")
+        if len(got) == 2:
+            self._sought[lane], left = got
+            return Nothing(tickets_of(flat), elsewhere=why == b"others", again=why == b"more", unsought=left)
         (
             job,
             (
@@ -141,6 +151,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
                 over,
                 code,
                 fits,
+                self._sought[lane],
             ),
         ) = (
             why,

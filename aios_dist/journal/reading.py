@@ -211,6 +211,8 @@ class Reading(Access):
             retried=b"rt" in facts,
             events=events,
             forgotten=forgotten,
+            code=(facts.get(b"ch") or facts.get(b"cw") or b"").decode(),
+            of_code=int(facts[b"cn"]) if facts.get(b"cn", b"").isdigit() else None,
         )
 
     async def _all(self, job: str) -> dict[bytes, bytes]:
@@ -219,7 +221,7 @@ class Reading(Access):
     async def _without_requests(self, job: str) -> dict[bytes, bytes]:
         """What a replay looks at, as it is at one moment: the proof is the same before and after."""
         key = self.keys.job(job)
-        fields = (*VIEWED, "rec", "res", "dg", "rt")
+        fields = (*VIEWED, "rec", "res", "dg", "rt", "cw", "cn")
         for _ in range(MOST_TRIES):
             found = dict(zip(fields, await self.connection.command("HMGET", key, *fields), strict=True))
             if not (found["n"] or b"").isdigit():

@@ -237,12 +237,13 @@ class Nothing(msgspec.Struct, frozen=True):
     Attributes:
         tickets: to be published.
         elsewhere: what waits is for other workers, which are there: the ticket belongs to them.
-        again: so many steps were put aside that there may be one behind them: ask again.
+        again: so many were looked at that there may be one behind them: ask again, with ``unsought``.
     """
 
     tickets: list[Ticket] = []
     elsewhere: bool = False
     again: bool = False
+    unsought: int | None = None
 
 
 class Advance(msgspec.Struct, frozen=True):

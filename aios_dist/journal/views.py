@@ -148,6 +148,9 @@ class History(msgspec.Struct, frozen=True):
         events: as many of the job had been told before it was read.
         forgotten: steps that were left out when it was resumed from an earlier one, as they were then;
             none where it was read without requests.
+        code: of its agent, that it ran with last; also where it was resumed from an earlier step since.
+        of_code: so many of its first steps that code has asked for, or did when it ran again; None: nobody
+            has noted that.
     """
 
     view: JobView
@@ -158,6 +161,8 @@ class History(msgspec.Struct, frozen=True):
     retried: bool = False
     events: int = 0
     forgotten: list[Step] = []
+    code: str = ""
+    of_code: int | None = None
 
     def retried_with(self, salt: str) -> bool:
         """Whether the last retry of the job is the one of this ``salt``: see ``Journal.retry``."""

@@ -75,6 +75,8 @@ class Replay(Tending):
         version: how many outcomes were delivered.
         held: how many of these steps the journal holds, as far as it was said: see ``written``.
         basis: what it has seen, as the journal calls it; whoever feeds it with outcomes says it.
+        ran: where it does not repeat what the journal holds: which code that has run with ("": not known),
+            and whether the step was asked for since, by a worker that names no code.
         finished: the program returned or raised.
         result: what it returned, as JSON gives it back.
         error: what it raised.
@@ -109,6 +111,7 @@ class Replay(Tending):
         self.version = 0
         self.held = 0
         self.basis = ""
+        self.ran: tuple[str, bool] | None = None
         self.finished = False
         self.closed = False
         self.result: Any = None

@@ -184,6 +184,9 @@ def rebuild(history: History, catalog: Catalog, rested: Callable[[], None] = lam
         replay.written(len(history.steps))
     else:
         replay.held = len(history.steps)  # it decides all the same: that the job is parked
+        changed, of_code = replay.changed.detail.get("step", 0), history.of_code
+        nobodys = of_code is not None and changed >= of_code
+        replay.ran = ("" if nobodys and not history.view.code else history.code, nobodys)
     return replay
 
 
@@ -251,19 +254,26 @@ def undone(history: History) -> list[int] | None:
     return None if isinstance(replay.error, ProgramChanged) else found
 
 
-def parking(changed: ProgramChanged, was: str, now: str) -> Parking:
+def parking(changed: ProgramChanged, was: str, now: str, nobodys: bool = False) -> Parking:
     """The sentences for a job whose program does not repeat what the journal holds.
 
     Args:
         changed: where it does not.
         was: what the code was called that the job ran with; "" where that is not known.
         now: what the code is called that was run.
+        nobodys: the step was asked for since, by a worker that names no code.
     """
     step = f"step {changed.detail.get('step', '?')}"
     what = f"{step} was {changed.was}, is now {changed.now}"
     if was and was != now:
         which = f"the agent's code changed since this job began ({was} → {now})"
         return Parking(f"{which}: {what}", f"{which}, at {step}")
+    if nobodys and was in ("", now):
+        which = (
+            f"{step} was asked for by other code than {now}, whose name is not known "
+            "(by a worker of a release from before codes had names)"
+        )
+        return Parking(f"{which}: it was {changed.was}, is now {changed.now}", which)
     if was and re.fullmatch(r"[0-9a-f]{8}", now) is None:
         which = f"same version ({now}): changed without another one, or not deterministic"
     elif was:
@@ -307,7 +317,8 @@ def decide(
         ConfigError: a lane has a policy that this process does not know.
     """
     if replay.changed is not None:
-        parks = parking(replay.changed, began, code)
+        was, nobodys = replay.ran or (began, False)
+        parks = parking(replay.changed, was, code, nobodys)
         return Decision(replay.version, first, basis=replay.basis, code=code, parks=parks)
     if not replay.finished:
         try:

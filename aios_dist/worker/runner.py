@@ -108,6 +108,7 @@ class Runner:
     async def _claim(self, lane: str) -> tuple[Claim | None, float]:
         """A step, if there is one, and when it was asked for."""
         token, again, asked = random_name(), False, 0.0
+        unsought: int | None = None
 
         async def take() -> Claim | Nothing:
             nonlocal again, asked
@@ -116,7 +117,14 @@ class Runner:
             agents = sorted(registered())
             try:
                 got = await self._writer.journal.take(
-                    lane, self._worker, token, again=sent, models=self._models, agents=agents, codes=codes()
+                    lane,
+                    self._worker,
+                    token,
+                    again=sent,
+                    models=self._models,
+                    agents=agents,
+                    codes=codes(),
+                    unsought=unsought,
                 )
             except JournalError as exc:
                 logger.error("%s", exc)
@@ -133,6 +141,7 @@ class Runner:
                 await self._writer.give_back(lane, ELSEWHERE_S)
             if not got.again:
                 return None, asked
+            unsought = got.unsought
 
     async def _step(self, work: Work) -> str:
         claim = work.claim

@@ -408,7 +408,10 @@ WITH_SCENES = {
     **WEIGHTS, "drains": 1, "impatient": 1.5, "again_under_its_id": 2, "claimed_again": 1,
     "admitted_again": 1.5, "retried": 2,
 }  # fmt: skip
-WITH_DEPLOYS = {**WITH_SCENES, "park": 8, "rewind": 6, "unpark": 6, "deploy": 4, "pause": 6}
+WITH_DEPLOYS = {
+    **WITH_SCENES, "park": 6, "rewind": 4, "unpark": 4, "deploy": 4, "pause": 6, "its_code_is_back": 4,
+    "forgets": 4,
+}  # fmt: skip
 SAME_RULES = frozenset({
     "submit", "claim", "work", "go_on", "give_back", "renew", "signal", "cancel", "announce", "reap",
     "pass_time", "ring", "die",

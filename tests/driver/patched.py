@@ -21,8 +21,8 @@ local planted = {{ left = tonumber(real.call('GET', KEYS[1] .. '{FAIL}') or '0')
 local READS = {{ EXISTS = 1, GET = 1, HEXISTS = 1, HGET = 1, HGETALL = 1, HKEYS = 1, HLEN = 1, HMGET = 1,
   HRANDFIELD = 1, HSCAN = 1, HSTRLEN = 1, LINDEX = 1, LLEN = 1, LPOS = 1, LRANGE = 1, OBJECT = 1,
   PTTL = 1, PUBLISH = 1, SCARD = 1, SISMEMBER = 1, SMEMBERS = 1, STRLEN = 1, TTL = 1, TYPE = 1, XLEN = 1,
-  XRANGE = 1, ZCARD = 1, ZCOUNT = 1, ZMSCORE = 1, ZRANDMEMBER = 1, ZRANGE = 1, ZRANGEBYSCORE = 1,
-  ZRANK = 1, ZREVRANGE = 1, ZREVRANGEBYSCORE = 1, ZSCAN = 1, ZSCORE = 1, }}
+  XRANGE = 1, ZCARD = 1, ZCOUNT = 1, ZMSCORE = 1, ZRANDMEMBER = 1, ZRANGE = 1, ZRANGEBYLEX = 1,
+  ZRANGEBYSCORE = 1, ZRANK = 1, ZREVRANGE = 1, ZREVRANGEBYSCORE = 1, ZSCAN = 1, ZSCORE = 1, }}
 local function through(call)
   return function(command, ...)
     if command == 'TIME' then

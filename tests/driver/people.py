@@ -34,8 +34,11 @@ class People(Producers):
             if at_work and self.random.random() < 0.6
             else self.some_job("running")
         )
-        if id is None:
-            return
+        if id is not None:
+            self.pause_this(id)
+
+    def pause_this(self, id: str) -> None:
+        """… that one."""
         self.say(f"pause {id}")
         for _ in range(1 + self.twice()):
             job = self.model.jobs[id]
@@ -64,7 +67,10 @@ class People(Producers):
         """It forgets what came from a step on, and goes on."""
         if (id := self.some_job("paused")) is None:
             return
-        step = self.random.randint(0, len(self.model.jobs[id].steps) + 1)
+        self.rewind_this(id, self.random.randint(0, len(self.model.jobs[id].steps) + 1))
+
+    def rewind_this(self, id: str, step: int) -> None:
+        """… that one, from that step on."""
         self.say(f"rewind {id} to {step}")
         self.again.add(id)
         salt = f"s{len(self.said)}"
@@ -88,7 +94,10 @@ class People(Producers):
     def deploy(self) -> None:
         """Workers with a code come, or go."""
         R, agent, code = self.random, self.random.choice(AGENTS), self.random.choice(["c1", "c2"])
-        comes = R.random() < 0.6
+        self.deploy_this(agent, code, comes=R.random() < 0.6)
+
+    def deploy_this(self, agent: str, code: str, *, comes: bool) -> None:
+        """… with that one."""
         self.say(f"{'here is' if comes else 'gone is'} {agent}@{code}")
         info = WorkerInfo(
             id="wn", host="h", pid=1, pool="p", lanes=["turns"], slots=1, agents=[],

@@ -157,7 +157,7 @@ BUGS: tuple[Change, ...] = (
     Change("a mark stays", "_lib", "  if #jobs > 0 then redis.call('ZREM', P .. 'dirty'", "  if #jobs > 1 then redis.call('ZREM', P .. 'dirty'"),
     Change("what others can serve is forgotten", "_limits", "  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)\n", ""),
     Change("a worker gets what it cannot serve", "claim", "if not serves(s.job, h, s.facts) then", "if not serves(h, s.facts) and h[H.attempt] > 0 then"),
-    Change("what waits for those who can is behind", "claim", "while not top and looked < 64 and bring() do", "while false do"),
+    Change("what waits for those who can is behind", "claim", "while not top and looked < MOST_LOOKED and bring() do", "while false do"),
     Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
     Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then add", "if true then add"),
     Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then", "elseif false then"),
@@ -237,7 +237,7 @@ WHEN_PARKED: tuple[Change, ...] = (
     Change("a program goes on from what was forgotten", "rewind", "'zn', int(era), 'dg', proof", "'zn', int(era)"),
     Change("a sleep that was forgotten rings", "rewind", "  set_aside(A.job, n, h)\n", "  if h[H.state] ~= 'timed' then set_aside(A.job, n, h) end\n"),
     Change("an answer of a forgotten step has cost nothing", "commit", "if forgotten then return too_late('gone') end", "if forgotten then return { 'gone', 0, {}, '' } end"),
-    Change("a fork has any code", "fork", "  if facts[12] then redis.call('HSET', to, 'ch', facts[12]) end", "  if false then redis.call('HSET', to, 'ch', facts[12]) end"),
+    Change("a fork has any code", "fork", "  if facts[12] then redis.call('HSET', to, 'ch', facts[12],", "  if false then redis.call('HSET', to, 'ch', facts[12],"),
 )  # fmt: skip
 """… of what stops where its agent's code has changed."""
 
@@ -300,6 +300,17 @@ def _broken(url: str, driver: Driver, bug: Change) -> str:
 
 FOUND_BY: dict[str, int] = {
     "what is parked goes on with whatever code there is": 33,
+    "a job that goes on is still among the parked": 24,
+    "a job is parked though a worker has its code": 24,
+    "what keeps a plan waiting is not noted": 24,
+    "nobody is told of a parked job": 24,
+    "what is paused besides goes on by itself": 25,
+    "a step that is being called is forgotten": 27,
+    "what was forgotten counts on as an outcome": 24,
+    "a program goes on from what was forgotten": 24,
+    "a sleep that was forgotten rings": 34,
+    "an answer of a forgotten step has cost nothing": 28,
+    "a fork has any code": 39,
     "what is left of a wide job is forgotten": 24,
     "a slice is passed over": 24,
     "a job that has ended half way expires": 24,

@@ -140,6 +140,65 @@ def retried(d: Driver) -> None:
         d.retry_this(id)
 
 
+def its_code_is_back(d: Driver) -> None:
+    """A job parks (or a worker has its code), perhaps it is paused besides; then its code is there again."""
+    parked = [id for id, job in d.model.jobs.items() if job.parked]
+    ran = [id for id, job in d.model.jobs.items() if job.state == "running" and job.code]
+    if not parked and ran:
+        id = d.random.choice(ran)
+        job = d.model.jobs[id]
+        d.deploy_this(job.agent, job.code, comes=d.random.random() < 0.4)
+        d.look()
+        d.park_this(id, "c2" if job.code == "c1" else "c1")
+        d.look()
+        parked = [id] if job.parked else []
+    if not parked:
+        return
+    id = d.random.choice(parked)
+    job, code = d.model.jobs[id], d.model.jobs[id].parked or ""
+    if d.random.random() < 0.4:
+        d.pause_this(id)
+        d.look()
+    d.deploy_this(job.agent, code, comes=True)
+    d.look()
+    d.unpark()
+    d.look()
+
+
+def forgets(d: Driver) -> None:
+    """A job is resumed from an earlier step: what it forgets was answered, sleeps, is called, was claimed."""
+
+    def remembered(id: str) -> list[int]:
+        steps = enumerate(d.model.jobs[id].steps)
+        return [n for n, s in steps if s.order or s.state in ("leased", "timed", "parked")]
+
+    ids = [id for id, job in d.model.jobs.items() if job.state in ("running", "paused") and remembered(id)]
+    if not ids:
+        return
+    id = d.random.choice(ids)
+    job, basis = d.model.jobs[id], d.fleet.job(id).text("dg")
+    if lines := d.proof(id, basis):
+        raise d.broken(lines)
+    if job.state == "running":
+        d.pause_this(id)
+        d.look()
+    asleep = [got for got in d.held if got.claim.job == id and not got.claim.is_turn]
+    if d.random.random() < 0.6:
+        _lapse(d, id)
+    if id not in d.model.jobs or job.state != "paused":
+        return
+    d.rewind_this(id, d.random.choice(remembered(id)))
+    d.look()
+    if lines := d.proof(id, d.fleet.job(id).text("dg")):
+        raise d.broken(lines)
+    for got in asleep:
+        d.held.remove(got)
+        d.commit(got, True)
+        d.look()
+    d.ring()
+    d.look()
+
+
 def _fail_one_of_two(d: Driver) -> str | None:
     """… such a job comes to be, where somebody has two steps of one: the first fails."""
     _several(d, d.random.choice(LANES))
@@ -213,5 +272,8 @@ def _make_way(d: Driver, id: str) -> None:
 
 SCENES: dict[str, Callable[[Driver], None]] = {
     scene.__name__: scene
-    for scene in (drains, impatient, again_under_its_id, claimed_again, admitted_again, retried)
+    for scene in (
+        *(drains, impatient, again_under_its_id, claimed_again, admitted_again, retried),
+        *(its_code_is_back, forgets),
+    )
 }

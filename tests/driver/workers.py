@@ -323,12 +323,15 @@ class Workers(Producers):
 
     def park(self) -> None:
         """A worker with other code runs a turn without a lease: it asks for something else."""
-        if (id := self.some_job("running")) is None:
-            return
+        if (id := self.some_job("running")) is not None:
+            self.park_this(id, self.random.choice(["c1", "c2"]))
+
+    def park_this(self, id: str, code: str) -> None:
+        """… with that code, of that job."""
         job, basis = self.model.jobs[id], self.fleet.job(id).text("dg")
         if lines := self.proof(id, basis):
             raise self.broken(lines)
-        code, parks = self.random.choice(["c1", "c2"]), Parking("why", "said")
+        parks = Parking("why", "said")
         decision = Decision(job.written, len(job.steps), basis=basis, code=code, parks=parks)
         self.say(f"advance {id}, whose code was {job.code} and is {code}")
         right = self.right(id, decision)

@@ -153,10 +153,8 @@ def test_rules_of_aios_toml_that_no_worker_has_said_yet_are_told_as_to_come(
     cli: Cli, folder: Path, redis_url: str, fleet_name: str
 ) -> None:
     with (folder / "aios.toml").open("a", encoding="utf-8") as file:
-        file.write(
         file.write('\n[lanes.llm]\npolicy = "las"\nfair = "tenant"\n[tenants.acme]\nweight = 2.0\n')
         file.write("[models.other]\nmax_in_flight = 3\n")
-        )
     told = (
         "to come with the next worker of this aios.toml: llm: policy las, one dispatch in 10 to the oldest, s"
     )

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import redis
 
+from aios_dist.cli import job_steering
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, WorkerInfo
 from aios_dist.journal.records import Decision, Parking
@@ -167,9 +168,15 @@ def test_from_a_step_on_and_what_cannot_be_is_named(
 ) -> None:
     park("a1", "a2")
     done = cli("job", "resume", "--state", "parked", "--from-step", "7", "--yes")
-    assert done.out == "0 resumed\n"
+    assert (done.code, done.out) == (1, "0 resumed\n")
     assert "a1 was not resumed: Job 'a1' has no step 7 to be resumed from." in done.err
+    assert done.err.endswith("2 of 2 jobs could not be resumed.\n")
     assert cli("job", "resume", "a1", "--from-step", "0").out == "a1 resumed\n"
+    assert cli("job", "pause", "a1").code == 0
+    some = cli("job", "resume", "--agent", "greet", "--from-step", "1", "--yes", "--json")
+    assert some.code == 1, "one of them could be"
+    assert [(record["id"], record["resumed"]) for record in some.json] == [("a2", True), ("a1", False)]
+    assert "1 of 2 jobs could not be resumed." in some.err
     shown = cli("job", "show", "a1", "--json").json
     assert (shown["steps"], [step["number"] for step in shown["forgotten"]]) == ([], [0])
     assert "Forgotten, when it was resumed from an earlier step" in cli("job", "show", "a1").out
@@ -181,6 +188,23 @@ def test_all_of_a_tenant_are_cancelled_and_those_that_failed_are_retried(cli: Cl
     ]
     assert cli("job", "retry", "--tenant", "one", "--yes").out == "0 retried\n", "those that failed"
     assert cli("job", "retry", "--tenant", "one", "--state", "cancelled", "--yes").out == "2 retried\n"
+
+
+def test_what_has_ended_since_it_was_chosen_need_not_be_cancelled(
+    cli: Cli, jobs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = job_steering.chosen
+
+    def since(*args: Any, **more: Any) -> list[str]:
+        monkeypatch.setattr(job_steering, "chosen", chosen)
+        found = chosen(*args, **more)
+        assert cli("job", "cancel", "a1").code == 0
+        return found
+
+    monkeypatch.setattr(job_steering, "chosen", since)
+    done = cli("job", "cancel", "--agent", "greet", "--yes")
+    assert (done.code, done.out) == (0, "1 cancelled\n")
+    assert "a1 was not cancelled: it is cancelled" in done.err
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -11,6 +11,7 @@ from aios_dist.journal import Claim, Need, Nothing, WorkerInfo
 from aios_dist.journal.records import random_name
 from tests.redis.breaking import begun, parks
 from tests.redis.conftest import starts
+from tests.redis.test_work_of_a_slice import counted
 
 if TYPE_CHECKING:
     from tests.redis.conftest import Hand
@@ -41,10 +42,13 @@ async def leaves(hand: Hand, info: WorkerInfo) -> None:
     await hand.journal.let_codes_go(info.code_needs())
 
 
-async def take(hand: Hand, code: str | None, lane: str = "turns") -> Claim | Nothing:
+async def take(
+    hand: Hand, code: str | None, lane: str = "turns", unsought: int | None = None
+) -> Claim | Nothing:
     """What a worker with this code of ``a`` gets; None: of a release that knows none."""
     codes = None if code is None else {"a": code}
-    return await hand.journal.take(lane, "w", random_name(), models=["small"], agents=["a"], codes=codes)
+    served: dict[str, Any] = {"models": ["small"], "agents": ["a"], "codes": codes}
+    return await hand.journal.take(lane, "w", random_name(), **served, unsought=unsought)
 
 
 async def a_turn_waits(hand: Hand, id: str = "j") -> None:
@@ -125,6 +129,73 @@ async def test_a_release_that_knows_no_codes_takes_what_there_is(hand: Hand) -> 
     got = await take(hand, None)
     assert isinstance(got, Claim)
     assert got.job == "j"
+
+
+OLD = [f"c{n:02}" for n in range(65)]
+"""Codes of deploys before; a claim looks at 30."""
+MOST = 600
+"""Commands of a claim: 2 to 4 ms."""
+
+
+async def turns_wait_for(hand: Hand, codes: list[str]) -> None:
+    """A job for each, and a worker that has the code; one that has none of them leaves all to others."""
+    await hand.submit(*(starts(f"j{code}") for code in codes))
+    until = await hand.journal.now() * 1e6 + 6e7
+    for code in codes:
+        await hand.redis("HSET", hand.keys.job(f"j{code}"), "ch", code)
+        await hand.redis("ZADD", hand.keys.serving, until, f"has/a@{code}")
+    await hand.warm()
+    async with counted(hand.journal) as seen:
+        while isinstance(got := await take(hand, "new"), Nothing) and got.again:
+            pass
+    assert max(commands for _, commands in seen) <= MOST
+    assert len(seen) > 1
+    assert await hand.redis("ZCARD", hand.keys.wanted("turns")) == len(codes)
+
+
+async def asked(hand: Hand, code: str, most: int = MOST // 2) -> tuple[Claim | Nothing, int]:
+    """What a worker with that code gets that asks on for as long as it is told to, and how often it has."""
+    async with counted(hand.journal) as seen:
+        got = await take(hand, code)
+        while isinstance(got, Nothing) and got.again:
+            got = await take(hand, code, unsought=got.unsought)
+    assert max(commands for _, commands in seen) <= most
+    return got, len(seen)
+
+
+async def test_however_many_codes_are_waited_for_a_claim_is_short_and_comes_to_its_own(hand: Hand) -> None:
+    await turns_wait_for(hand, OLD)
+    for code in (OLD[40], OLD[3]):
+        got, claims = await asked(hand, code)
+        assert isinstance(got, Claim)
+        assert got.job == f"j{code}"
+        assert claims <= 3
+    got, claims = await asked(hand, "new")
+    assert isinstance(got, Nothing)
+    assert claims == 3, "it has looked at all of them"
+    await hand.look()
+
+
+async def test_one_behind_many_codes_is_come_to_also_where_the_lane_is_never_empty(hand: Hand) -> None:
+    await turns_wait_for(hand, OLD)
+    await hand.submit(*(starts(f"k{n}") for n in range(4)))
+    got = [await take(hand, OLD[-1]) for _ in range(3)]
+    assert f"j{OLD[-1]}" in [claim.job for claim in got if isinstance(claim, Claim)]
+
+
+async def test_however_many_codes_nobody_has_any_more_a_claim_tries_some_of_them(hand: Hand) -> None:
+    await turns_wait_for(hand, OLD)
+    await hand.redis("DEL", hand.keys.serving)
+    got = set[str]()
+    for _ in OLD:
+        claim, claims = await asked(hand, "new")
+        assert isinstance(claim, Claim)
+        assert claims == 1
+        got.add(claim.job)
+    assert len(got) == len(OLD)
+    assert isinstance(await take(hand, "new"), Nothing)
+    assert await hand.redis("EXISTS", hand.keys.wanted("turns")) == 0
+    await hand.look()
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause"])
@@ -211,6 +282,8 @@ async def test_a_fork_waits_for_the_code_that_made_its_history(hand: Hand) -> No
     await a_turn_waits(hand)
     await hand.claim("turns")
     await hand.journal.fork("j", "f", 1)
+    history = await hand.journal.load("f")
+    assert (history.code, history.of_code) == ("old", 1)
     assert isinstance(await take(hand, "new"), Nothing)
     got = await take(hand, "old")
     assert isinstance(got, Claim)

@@ -235,13 +235,13 @@ async def test_a_hand_that_sets_limits_leaves_the_fallback_as_the_file_says(hand
 
 async def test_one_claim_moves_some_and_the_reconciler_the_rest(hand: Hand) -> None:
     await said(hand, *FAR)
-    await hand.submit(*(starts(f"j{i:03}", "x") for i in range(60)))
+    await hand.submit(*(starts(f"j{i:03}", "x") for i in range(36)))
     await hold(hand)  # they stand on the lane
     assert await hand.drain() == []
     await hand.look()
-    assert len((await hand.by_model("held"))["small"]) == 40
+    assert len((await hand.by_model("held"))["small"]) == 16
     await hand.reap()
-    assert len(await names(hand, "far")) == 60
+    assert len(await names(hand, "far")) == 36
 
 
 async def test_what_goes_to_its_fallback_while_it_is_ranked_anew_is_ranked_to_the_end(hand: Hand) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from aios_dist import agent, fifo, fixed, gather, llm, tool
+from aios_dist.cli import waiting
 from aios_dist.errors import BadRequest, InvalidInput, JobCancelled, JobParked, ResultTimeout
 from aios_dist.journal import WorkerInfo
 from aios_dist.model.jobs import JobState
@@ -138,6 +139,35 @@ async def test_whoever_waits_hears_of_it_within_a_second(
     assert asyncio.get_running_loop().time() - begun < 1.0
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one", "several"])
+async def test_job_wait_waits_on_where_a_parked_job_has_gone_on_meanwhile(
+    bench: Bench, hand: Hand, deploys: Deploys, monkeypatch: pytest.MonkeyPatch, many: bool, capsys: Any
+) -> None:
+    """It hears that the job is parked, and before it says so to anybody, the job goes on by itself."""
+    ids = ["x", "y"] if many else ["x"]
+    jobs = [await bench.fleet.submit(deploys(old), id=id) for id in ids]
+    deploys(new)
+    await bench.run(await bench.worker())
+    assert all([(await job.view()).parked for job in jobs])
+    deploys(old)
+    worker = await bench.worker()
+    waits, went_on = waiting._wait, asyncio.Event()
+
+    async def heard(*args: Any, **more: Any) -> None:
+        await waits(*args, **more)
+        if not went_on.is_set():
+            await reconcile(worker)
+            went_on.set()
+
+    monkeypatch.setattr(waiting, "_wait", heard)
+    printed = asyncio.create_task(waiting.wait_and_print(bench.fleet, ids, 60, as_json=False))
+    async with asyncio.timeout(SOON_S):
+        await went_on.wait()
+    await bench.run(worker)
+    await printed
+    assert capsys.readouterr().out.count("re Shorten: re Plan a trip.") == len(ids)
+
+
 async def test_who_waits_for_one_behind_it_in_a_plan_hears_of_it_too(
     bench: Bench, hand: Hand, deploys: Deploys
 ) -> None:
@@ -260,6 +290,63 @@ async def test_what_is_the_same_code_is_not_deterministic_and_nobody_resumes_it(
     assert (await job.view()).parked
     assert Anybodys.asked == ["small draw 0"]
     await hand.look()
+
+
+async def test_what_code_without_a_name_has_asked_for_is_not_said_of_the_code_of_now(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    began = deploys(old).code
+    job = await bench.fleet.submit("trip", id="x")
+    await bench.serve(await bench.worker(), "turns")
+    await hand.commit(await hand.claim(), turn_here=False)
+    history = await hand.journal.load("x")  # a release before codes had names goes on with it
+    assert (history.code, history.of_code) == (began, 1)
+    await hand.journal.advance("x", msgspec.structs.replace(decides(1, 1, "Other."), basis=history.basis))
+    assert (await job.view()).code == began
+    await bench.run(await bench.worker())
+    view = await job.view()
+    assert view.parked
+    said = (
+        f"step 1 was asked for by other code than {began}, whose name is not known (by a worker of a release"
+    )
+    assert view.why.startswith(said)
+    assert "it was llm 'Other.', is now llm 'Shorten: " in view.why
+    assert view.parked_for == "", "no code that has a name would go on with it"
+
+
+async def test_nor_is_it_said_of_the_code_from_before_the_job_was_resumed_from_a_step(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    job = await bench.fleet.submit(deploys(old), id="x")
+    await bench.serve(await bench.worker())
+    assert await job.pause()
+    assert (await hand.journal.rewind("x", 1))[0] == "running"
+    basis = (await hand.journal.load("x")).basis
+    await hand.journal.advance("x", msgspec.structs.replace(decides(1, 1, "Other."), basis=basis))
+    now = deploys(later).code
+    await bench.run(await bench.worker())
+    assert (await job.view()).why.startswith(f"step 1 was asked for by other code than {now}, whose name")
+
+
+async def test_resumed_from_a_step_a_job_still_knows_whose_the_steps_before_are(
+    bench: Bench, hand: Hand, deploys: Deploys
+) -> None:
+    began = deploys(old).code
+    job = await bench.fleet.submit("trip", id="x")
+    worker = await bench.worker()
+    await bench.serve(worker, "turns")
+    await bench.serve(worker)
+    assert await job.pause()
+    now = deploys(new).code
+    for _ in range(2):
+        assert await job.resume(from_step=1)
+        await bench.run(await bench.worker())
+        said = (
+            f"the agent's code changed since this job began ({began} → {now}): step 0 was llm 'Plan a trip.'"
+        )
+        assert (await job.view()).why.startswith(said)
+    history = await hand.journal.load("x")
+    assert (history.code, history.of_code, history.view.code) == (began, 1, "")
 
 
 async def test_code_that_changed_and_asks_for_the_same_goes_on_at_once(

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PROGRAM = """
 import asyncio, json, sys
 from aios_dist.config import FleetConfig
-from aios_dist.journal import Journal
+from aios_dist.journal import Decision, Journal, RankedStep
+from aios_dist.model.calls import LLMRequest
+from aios_dist.model.jobs import Kind, NewStep, encode
+from aios_dist.policies import Rank
 
 async def main():
     journal = Journal(FleetConfig(name=sys.argv[1], redis_url=sys.argv[2], lease=float(sys.argv[3])))
@@ -33,6 +36,13 @@ async def main():
 async def take(journal, agent):
     got = await journal.take("turns", "w-before", "t-before", models=["small"], agents=[agent])
     return getattr(got, "job", None)
+
+async def asks(journal, job):
+    history = await journal.load(job)
+    request = encode(LLMRequest([{"role": "user", "content": "x"}]))
+    step = RankedStep(NewStep(Kind.LLM, "llm", request, "d", "small"), Rank(), "")
+    decision = Decision(history.view.outcomes, history.view.steps, [step], basis=history.basis)
+    return (await journal.advance(job, decision)).status
 
 async def waiting(journal):
     return (await journal.tickets(["turns"], ["t"], [0]))["turns"].ready
@@ -129,6 +139,16 @@ async def test_what_it_resumes_is_parked_no_longer(hand: Hand, before: Before) -
     before.does("(await journal.pause('j')) and 0")
     standing = await hand.journal.standing("j")
     assert (standing.state, standing.parked) == ("paused", "")
+    await hand.look()
+
+
+async def test_what_it_asks_for_is_not_taken_for_that_of_the_code_which_the_job_had(
+    hand: Hand, before: Before
+) -> None:
+    await a_turn_waits(hand)
+    assert before.does("await take(journal, 'a')", "await asks(journal, 'j')") == ["j", "advanced"]
+    history = await hand.journal.load("j")
+    assert (history.code, history.of_code, history.view.steps) == ("old", 1, 2)
     await hand.look()
 
 

@@ -437,6 +437,25 @@ async def test_a_step_that_only_others_can_serve_leaves_its_ticket_to_them(
     await hand.journal.cancel("x")
 
 
+async def test_a_ticket_is_good_for_one_look_at_all_that_others_could_not_serve(
+    bench: Bench, hand: Hand
+) -> None:
+    worker = await bench.worker()
+    needs = [f"agent/nobodys-{n:02}" for n in range(70)]
+    await hand.redis("ZADD", hand.keys.wanted("turns"), *(part for need in needs for part in (0, need)))
+    take, asked = worker.journal.take, list[int | None]()
+
+    async def counted(*_: Any, unsought: int | None, **more: Any) -> Any:
+        asked.append(unsought)
+        assert len(asked) < 10
+        return await take(*_, unsought=unsought, **more)
+
+    worker.journal.take = counted  # type: ignore[method-assign]
+    assert await bench.serve(worker, "turns") == "spare ticket: nothing may run"
+    assert asked == [None, 40, 10]
+    await hand.redis("DEL", hand.keys.wanted("turns"))
+
+
 async def test_a_turn_whose_job_has_expired_meanwhile_is_over(bench: Bench, hand: Hand) -> None:
     worker = await bench.worker()
     take = worker.journal.take

@@ -100,7 +100,7 @@ do -- (a chunk of Lua has 200 locals at the most)
   apply_turn = function(job, decision, state)
     local k = key('job', job)
     if decision.parks then return park_job(job, decision) end
-    if decision.code then redis.call('HSET', k, 'ch', decision.code) end
+    if decision.code then redis.call('HSET', k, 'ch', decision.code, 'cn', int(decision.first + #decision.steps)) end
     if #decision.steps > 0 then
       local first, heads = add_steps(job, decision.steps)
       if state == 'running' then

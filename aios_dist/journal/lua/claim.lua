@@ -1,12 +1,13 @@
 -- claim: the best ready step of a lane that may run, leased to a worker.
--- ARGV 1: lane, worker, token, again, models, agents, codes, lease_us, retention_ms, budget_outcome
+-- ARGV 1: lane, worker, token, again, models, agents, codes, sought, unsought, lease_us, retention_ms, budget_outcome
 --   token: random, of this claim alone; again: 1 where the answer to the same claim was lost
 --   models, agents: what the worker can serve; nil: everything
 --   codes: the code that it has of each agent; nil: whatever is asked for
+--   sought, unsought: where its look at what others could not serve goes on ("": at the first), and over how many kinds, if not all
 --   budget_outcome: the encoded error of a job that ends because its budget is used up
--- returns: {tickets, why}: nothing may run here ("", or "others": what waits is for workers that serve more, "more":
---   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record,
---   request, version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost, over, code, fits}
+-- returns: {tickets, why, sought, unsought}: nothing may run here ("", or "others": what waits is for workers that serve more, "more":
+--   there may be a step behind those that were looked at), else {tickets, job, step, attempt, kind, label, record, request,
+--   version, ready, started, tries, µs in calls, basis, digest, first try, estimate, cost, over, code, fits, sought}
 --   over: the tokens a minute that its model may have, where the step's estimate alone is more; else 0
 --   code: that its agent ran with last; fits: 0 where another worker has that, and this one has not
 -- include: waiting, order, limits, budgets, plan, sweep, mend
@@ -24,6 +25,7 @@ local function fits(job, agent, code, need)
   return not A.codes or (code or '') == '' or A.codes[agent] == code or not somebody_has(need or need_of(job, nil, code))
 end
 
+local sought = A.sought -- the kind that `bring` has looked at last
 local function agent_in(whose) return string.match(whose or '', '|(.*)$') or '' end
 local function claimed(job, step, h, facts, over)
   return {
@@ -48,6 +50,7 @@ local function claimed(job, step, h, facts, over)
     over or 0,
     facts[10] or '',
     fits(job, agent_in(facts[6]), facts[10]) and 1 or 0,
+    sought,
   }
 end
 local function facts_of(job, step) return redis.call('HMGET', key('job', job), 'st', 'rec', 'v', 'h' .. step, 'q' .. step, 'who', 'ob', 'us', 'dg', 'ch') end
@@ -84,30 +87,53 @@ local function serves_need(need)
   return has(kind == 'model' and A.models or kind == 'agent' and A.agents or nil, name)
 end
 
--- What others could not serve, and we can, goes by its rank among the rest: the first of each kind. Gives whether there was one.
-local function bring()
-  local some = false
-  for _, need in ipairs(redis.call('ZRANGE', key('wanted', A.lane), 0, -1)) do
-    if serves_need(need) then
-      local function one(oldest)
-        local top, _, tenant = first_held('?' .. need, oldest)
-        if not top then return false end
-        local job, step = split(top)
-        local h = head(job, step)
-        take_from('held', '?' .. need, top, tenant)
-        if h and h[H.state] == 'ready' then place(job, step, h, true) end
-        return true
-      end
-      if one(false) then
-        some = true
-        if rules(A.lane).oldest > 0 then one(true) end -- perhaps it is the turn of the one that has waited longest
-      else
-        redis.call('ZREM', key('wanted', A.lane), need)
-        if string.sub(need, 1, 5) == 'code/' then redis.call('ZREM', key('holds', A.lane), '?' .. need) end -- each deploy has names of its own
-      end
+-- What others could not serve, and we can, goes by its rank among the rest: the first of each kind. Where there are many kinds (old
+-- codes of many agents), each claim of a worker goes on behind the last that the one before has looked at, so it comes to all of them.
+-- Gives whether there was one.
+local bring, unsought
+do -- (a chunk of Lua has 200 locals at the most)
+  local MOST_SOUGHT, MOST_BROUGHT = 30, 10 -- kinds that are looked at by one claim, and steps
+  local wanted, seen, brought = key('wanted', A.lane), 0, 0
+  unsought = A.unsought or redis.call('ZCARD', wanted) -- kinds, until all were looked at and nothing was found
+  local function one(need, oldest)
+    local top, _, tenant = first_held('?' .. need, oldest)
+    if not top then return false end
+    local job, step = split(top)
+    local h = head(job, step)
+    take_from('held', '?' .. need, top, tenant)
+    if h and h[H.state] == 'ready' then place(job, step, h, true) end
+    brought = brought + 1
+    return true
+  end
+  local function look(need)
+    if not serves_need(need) then return end
+    if one(need, false) then
+      if rules(A.lane).oldest > 0 then one(need, true) end -- perhaps it is the turn of the one that has waited longest
+    else
+      redis.call('ZREM', wanted, need)
+      if string.sub(need, 1, 5) == 'code/' then redis.call('ZREM', key('holds', A.lane), '?' .. need) end -- each deploy has names of its own
     end
   end
-  return some
+  bring = function()
+    local before = brought
+    while unsought > 0 and seen < MOST_SOUGHT and brought < MOST_BROUGHT do
+      local most = math.min(unsought, MOST_SOUGHT - seen)
+      local page = redis.call('ZRANGEBYLEX', wanted, sought == '' and '-' or '(' .. sought, '+', 'LIMIT', 0, most)
+      for _, need in ipairs(page) do
+        if brought >= MOST_BROUGHT then break end
+        sought, seen, unsought = need, seen + 1, unsought - 1
+        look(need)
+      end
+      if #page == 0 and sought == '' then
+        unsought = 0
+      elseif #page < most and sought == (page[#page] or sought) then
+        sought = '' -- the first follows the last
+      end
+    end
+    if brought == before then return false end
+    unsought = redis.call('ZCARD', wanted)
+    return true
+  end
 end
 bring() -- before anything is taken: what only we can serve may be first of all
 
@@ -286,6 +312,7 @@ local OUTCOMES = {
   end,
 }
 
+local MOST_LOOKED = 40 -- steps set aside by this call, or with jobs that it pauses: one call never blocks Redis for long
 local looked = 0
 
 -- The step that goes next, taken from the lane: its name, and whether it is its turn as the oldest.
@@ -298,19 +325,18 @@ local function next_step()
     if h and h[H.lane] == A.lane and take(job, step, h) then return top, next_aged end
   end
   local top, aged = take_best(A.lane)
-  while not top and looked < 64 and bring() do -- the first may have been set aside, and not those behind
+  while not top and looked < MOST_LOOKED and bring() do -- the first may have been set aside, and not those behind
     looked = looked + 1
     top, aged = take_best(A.lane)
   end
   return top, aged
 end
 
--- Steps set aside by this call, or with jobs that it pauses: a bound, so that one call never blocks Redis for long.
-while looked < 64 and not exhausted() do
+while looked < MOST_LOOKED and not exhausted() do
   looked = looked + 1
   let_in_freed() -- what the step before has freed: who is let in may be next
   local top, aged = next_step()
-  if not top then return { tickets, others and 'others' or '' } end
+  if not top then return { tickets, others and 'others' or unsought > 0 and 'more' or '', sought, unsought } end
   next_aged = aged
   local job, step = split(top)
   if not job then
@@ -336,4 +362,4 @@ while looked < 64 and not exhausted() do
   local answer = OUTCOMES[what](s, a, b, c, d)
   if answer then return answer end
 end
-return { tickets, 'more' }
+return { tickets, 'more', sought, unsought }

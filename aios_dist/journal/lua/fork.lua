@@ -11,7 +11,7 @@
 local MOST_BYTES = 256 * 1024
 by_caller = true
 local from, to = key('job', A.job), key('job', A.new)
-local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'who', 'pr', 'bt', 'bm', 'ob', 'dl', 'xs', 'dg', 'ch')
+local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'who', 'pr', 'bt', 'bm', 'ob', 'dl', 'xs', 'dg', 'ch', 'cn')
 if not facts[1] or hidden(A.job) then return { 'unknown', {}, 0 } end
 local whence, was = A.job .. '/' .. int(A.step), redis.call('HMGET', to, 'half', 'from')
 local so_far = was[1] and was[2] == whence and numbers(was[1]) or {}
@@ -54,7 +54,7 @@ if not goes_on then
   for i, field in ipairs({ 'bt', 'bm', 'ob', 'dl', 'xs' }) do -- its limits are the job's
     if facts[5 + i] then redis.call('HSET', to, field, facts[5 + i]) end
   end
-  if facts[12] then redis.call('HSET', to, 'ch', facts[12]) end -- it has the history that this code made
+  if facts[12] then redis.call('HSET', to, 'ch', facts[12], 'cn', int(math.min(A.step, number(facts[13])))) end -- it has the history that this code made
   if facts[9] then redis.call('ZADD', P .. 'deadlines', int(clock() + facts[9] * 1e6), A.new) end
 end
 local answered, open, bytes = {}, {}, 0

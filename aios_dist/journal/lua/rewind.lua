@@ -11,7 +11,7 @@
 by_caller = true
 local LOOKED_AT_ONCE = 500
 local k = key('job', A.job)
-local f = redis.call('HMGET', k, 'st', 'n', 'v', 'og', 'dg', 'sw', 'zn', 'zs', 'zd')
+local f = redis.call('HMGET', k, 'st', 'n', 'v', 'og', 'dg', 'sw', 'zn', 'zs', 'zd', 'ch', 'cn')
 if not f[1] or hidden(A.job) then return { 'unknown', {}, 0 } end
 if f[9] == A.salt then return { 'running', {}, 0 } end -- its answer was lost: what came since stays
 if f[1] ~= 'paused' then return { f[1], {}, 0 } end
@@ -76,6 +76,8 @@ if from > A.step then
   redis.call('HSET', k, 'zs', 1)
   return { 'more', {}, 0 }
 end
+-- Whatever code there is goes on with it; of the steps that stay it is still known whose they are.
+if f[10] then redis.call('HSET', k, 'cw', f[10], 'cn', int(math.min(A.step, number(f[11])))) end
 redis.call('HDEL', k, 'ch')
 redis.call('HSET', k, 'wake', 1, 'zd', A.salt, unpack(A.facts))
 event(A.job, stamp(), 'rewound', '', 'to step ' .. int(A.step))
