@@ -94,7 +94,7 @@ chaos: $(STAMP)  ## kill workers and Redis under load, put Redis back, send nons
 lock:  ## write requirements.lock and those of the image anew from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
-	@uv pip compile pyproject.toml --extra worker --extra anthropic --extra flower --extra prices --universal \
+	@uv pip compile pyproject.toml --extra worker --extra flower --extra prices --universal \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
 	  --constraint requirements.lock --output-file deploy/docker/requirements.lock
 	@echo hatchling | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -24,7 +24,7 @@ from aios_dist.errors import AiosError, InvalidInput, JobError, StepError
 
 GLOBAL = ("--config", "--redis-url")
 UNWRITTEN = "The output cannot be written: {}."
-PACKAGES = ("celery", "kombu", "redis", "flower", "openai", "anthropic")
+PACKAGES = ("celery", "kombu", "redis", "flower", "aiohttp")
 
 COMMANDS = {
     "demo": (

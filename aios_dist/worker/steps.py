@@ -40,7 +40,8 @@ from aios_dist.worker import retries
 from aios_dist.worker.faults import point
 from aios_dist.worker.limits import Limit, Stillness
 from aios_dist.worker.programs import Live
-from aios_dist.worker.providers import Provider, SdkProvider, call_timeout
+from aios_dist.worker.providers import Provider
+from aios_dist.worker.providers.calling import HttpProvider, call_timeout
 from aios_dist.worker.shortages import NO_DNS, Slots, shortage
 from aios_dist.worker.work import Changed, Stopped, Work
 
@@ -149,7 +150,7 @@ class Steps:
         key = await self._key(claim)
         self._still_ours(work)
         ask = functools.partial(provider.call, request, idempotency_key=key)
-        if request.timeout is not None and not isinstance(provider, SdkProvider):
+        if request.timeout is not None and not isinstance(provider, HttpProvider):
             ask = functools.partial(_bounded, ask, provider, request.timeout)
         call = asyncio.create_task(_guarded(ask))
         await work.wait(call)

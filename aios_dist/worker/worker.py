@@ -54,7 +54,7 @@ from aios_dist.worker.writing import Writer
 
 logger = logging.getLogger("aios_dist.worker")
 
-for _chatty in ("httpx2", "openai", "anthropic"):
+for _chatty in ("httpx2", "openai", "anthropic"):  # of tools
     logging.getLogger(_chatty).setLevel(logging.WARNING)  # a line a call, and prompts at DEBUG
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ from benchmarks.experiment.running import count, machine, run_all
 from benchmarks.experiment.scenarios import SCENARIOS, SEED, Scenario, scenarios
 
 WIDTH = 118
-VERSIONS = ("celery", "kombu", "redis", "openai", "matplotlib")
+VERSIONS = ("celery", "kombu", "redis", "aiohttp", "matplotlib")
 
 
 @click.command(help="The seed's experiment on a real fleet and in the simulator, with pictures.")

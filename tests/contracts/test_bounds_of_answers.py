@@ -7,7 +7,8 @@ import gzip
 import itertools
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterable
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,8 +24,9 @@ from aios_dist.worker.providers import check_model, open_provider
 from aios_dist.worker.providers.lenient import decode
 from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.replies import RAW_LIMIT
-from aios_dist.worker.providers.streams import TRIED, read_stream
-from aios_dist.worker.providers.transport import MOST_OF_AN_ERROR, PIECE, Unpacked
+from aios_dist.worker.providers.streams import TRIED, Stream
+from aios_dist.worker.providers.transport import MOST_OF_AN_ERROR
+from aios_dist.worker.providers.unpacking import PIECE, Unpacked, unpacked
 
 HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 LIMIT = 2 * 1024 * 1024
@@ -131,14 +133,14 @@ def test_what_is_unpacked_comes_in_pieces_however_small_it_was() -> None:
     assert sum(map(len, pieces)) == 16 * 1024 * 1024
 
 
-async def _lines(count: int) -> AsyncIterator[bytes]:
+def _lines(count: int) -> Iterator[bytes]:
     yield b'data: {"choices":[{"finish_reason":"stop","delta":{"content":"ok"\n'
     for number in range(count):
         yield b'data: ,"k%d":{}\n' % number
     yield b"data: }}]}\n\n"
 
 
-async def test_an_event_of_many_lines_is_not_read_anew_with_each() -> None:
+def test_an_event_of_many_lines_is_not_read_anew_with_each() -> None:
     read: list[int] = []
 
     class Counted(CompletionReply):
@@ -147,7 +149,10 @@ async def test_an_event_of_many_lines_is_not_read_anew_with_each() -> None:
             return super().event(data)
 
     reply = Counted()
-    await read_stream(_lines(5000), reply)
+    stream = Stream(reply)
+    for line in _lines(5000):
+        stream.feed(line)
+    stream.end()
     assert reply.text == ["ok"]
     assert sum(read) < 12 * read[-1] + 2 * TRIED, "and not 2,500 times what it has"
 
@@ -179,6 +184,13 @@ def test_what_is_packed_in_parts_comes_whole_wherever_it_is_cut() -> None:
         packed = Unpacked("gzip")
         cut = (whole[at : at + size] for at in range(0, len(whole), size))
         assert b"".join(piece for data in cut for piece in packed.pieces(data)) == b"fine"
+
+
+def test_what_is_packed_twice_is_unpacked_twice_and_what_nobody_asked_for_not_at_all() -> None:
+    inner, outer = unpacked("deflate, , Gzip, identity")[::-1]
+    packed = gzip.compress(zlib.compress(b"fine"))
+    assert b"".join(piece for one in outer.pieces(packed) for piece in inner.pieces(one)) == b"fine"
+    assert unpacked("gzip, br") == unpacked("") == []
 
 
 def test_a_head_in_many_packets_with_a_name_and_a_comment_is_passed_over() -> None:
@@ -237,5 +249,5 @@ async def test_a_variable_that_leads_elsewhere_is_neither_followed_nor_passed_ov
         check_model("m", ModelConfig(provider=adapter), env)
     monkeypatch.setenv(variable, env.pop(variable))
     provider: Any = open_provider("m", ModelConfig(provider=adapter), env)
-    assert "planted" not in str(provider._client.base_url)
+    assert "planted" not in str(provider.codec.url)
     await provider.aclose()

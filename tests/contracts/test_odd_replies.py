@@ -25,11 +25,12 @@ from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.program.commands import llm
 from aios_dist.program.requests import check_new, encoded
 from aios_dist.text import masking
-from aios_dist.worker.providers import RAW_LIMIT, open_provider
+from aios_dist.worker.providers import open_provider
 from aios_dist.worker.providers.lenient import MOST_TOKENS
 from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.refusals import bounded
-from aios_dist.worker.providers.streams import read_stream
+from aios_dist.worker.providers.replies import RAW_LIMIT
+from aios_dist.worker.providers.streams import Stream
 from tests.contracts.odd_kinds import KINDS, Case, reply
 from tests.contracts.odder_kinds import ODDER
 
@@ -336,16 +337,15 @@ async def test_a_streamed_answer_that_is_whole_is_kept_whatever_its_end(
     assert (answer.text, answer.finish_reason, len(connections)) == ("ok", "stop", 1)
 
 
-async def test_a_line_of_many_megabytes_costs_linear_time() -> None:
+def test_a_line_of_many_megabytes_costs_linear_time() -> None:
     text = "x" * 4096
     pieces = ['data: {"choices":[{"delta":{"content":"', *[text] * 8000, '"},"finish_reason":"stop"}]}\n\n']
 
-    async def come() -> AsyncIterator[bytes]:
-        for piece in pieces:
-            yield piece.encode()
-
     reply, begun = CompletionReply(), time.process_time()
-    await read_stream(come(), reply)
+    stream = Stream(reply)
+    for piece in pieces:
+        stream.feed(piece.encode())
+    stream.end()
     assert len("".join(reply.text)) == 8000 * len(text)
     assert time.process_time() - begun < 8, "half a second; joined anew with each piece it is a minute"
 

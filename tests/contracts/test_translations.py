@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -22,10 +23,9 @@ from aios_dist.errors import (
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.program.commands import llm
 from aios_dist.testing import FakeLLM
-from aios_dist.worker.providers import SdkProvider, check_model, open_provider, to_anthropic, to_openai
+from aios_dist.worker.providers import check_model, open_provider, to_anthropic, to_openai
+from aios_dist.worker.providers.calling import HttpProvider
 from aios_dist.worker.providers.refusals import refusal, retry_after_s
-
-pytest.importorskip("anthropic")
 
 FUNCTION = {"name": "now", "parameters": {"type": "object"}}
 TOOLS = [{"type": "function", "function": FUNCTION}]
@@ -35,25 +35,24 @@ INLINE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
 PDF = "data:application/pdf;base64,AAAA"
 
 
-def opened(kind: str, **settings: Any) -> SdkProvider:
+def opened(kind: str, **settings: Any) -> HttpProvider:
     model = ModelConfig(**{"provider": kind, "model": "m", "base_url": "http://127.0.0.1:1", **settings})
     made = open_provider("small", model, {"THE_KEY": "sk-test-0123456789"})
-    assert isinstance(made, SdkProvider)
+    assert isinstance(made, HttpProvider)
     return made
 
 
 @functools.cache
-def closed(kind: str, base_url: str | None = "http://127.0.0.1:1") -> SdkProvider:
-    """One that calls nobody: to make one costs an SDK's client."""
+def closed(kind: str, base_url: str | None = "http://127.0.0.1:1") -> HttpProvider:
+    """One that calls nobody."""
     return opened(kind, base_url=base_url, api_key_env="THE_KEY")
 
 
 def asked(kind: str, request: LLMRequest, **settings: Any) -> tuple[dict[str, Any], list[str]]:
     """The body without what is in all of them, and what was left out."""
-    provider = closed(kind, **settings)
-    provider.left_out = []
-    body = provider.body(request)
-    return {k: v for k, v in body.items() if k not in ("model", "stream")}, provider.left_out
+    left_out: list[str] = []
+    body = closed(kind, **settings).codec.body(request, left_out)
+    return {k: v for k, v in body.items() if k not in ("model", "stream")}, left_out
 
 
 def options(kind: str, **given: Any) -> tuple[dict[str, Any], list[str]]:
@@ -448,7 +447,7 @@ def test_options_in_the_file_are_checked_as_those_of_a_call(settings: dict[str, 
 def test_when_to_ask_again_is_read_in_each_form_and_never_before_now(
     headers: dict[str, str], seconds: float | None
 ) -> None:
-    assert retry_after_s(headers) == seconds
+    assert retry_after_s(headers, time.time()) == seconds
 
 
 @pytest.mark.parametrize(
@@ -463,17 +462,17 @@ def test_when_to_ask_again_is_read_in_each_form_and_never_before_now(
     ],
 )
 def test_what_a_refusal_means_is_more_than_its_number(status: int, error: Any, kind: type[Exception]) -> None:
-    assert type(refusal("p", status, {"error": error}, {}, "m")) is kind
-    assert type(refusal("p", status, [{"error": error}], {}, "m")) is kind, "in a list, as Gemini's"
+    assert type(refusal("p", status, {"error": error}, {}, "m", 0.0)) is kind
+    assert type(refusal("p", status, [{"error": error}], {}, "m", 0.0)) is kind, "in a list, as Gemini's"
 
 
 def test_a_request_that_alone_is_above_a_limit_waits_for_nothing_and_holds_nobody() -> None:
     said = (
         "Request too large for gpt on tokens per min (TPM): Limit 30,000, Requested {}. It must be reduced."
     )
-    large = refusal("p", 429, {"error": {"message": said.format("41000")}}, {}, "m")
+    large = refusal("p", 429, {"error": {"message": said.format("41000")}}, {}, "m", 0.0)
     assert (type(large), large.detail["unsayable"]) == (BadRequest, True)
-    later = refusal("p", 429, {"error": {"message": said.format("20000")}}, {}, "m")
+    later = refusal("p", 429, {"error": {"message": said.format("20000")}}, {}, "m", 0.0)
     assert type(later) is RateLimited
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import anthropic
 import msgspec
 
 from aios_dist.model.calls import LLMRequest, ToolCall
-from aios_dist.worker.providers import SdkProvider, to_anthropic
+from aios_dist.worker.providers import to_anthropic
+from aios_dist.worker.providers.codec import Codec
 from aios_dist.worker.providers.lenient import (
     arguments_of,
     count,
@@ -32,10 +32,13 @@ from aios_dist.worker.providers.replies import GIVEN_UP, Called, NoAnswer, Provi
 MAX_TOKENS = 4096
 """What is asked for where the request says nothing: Anthropic insists on a number."""
 
+VERSION = "2026-10-21"
+"""Of the API: the one that the SDK sends from 2.0 on."""
+
 SAMPLING = ("temperature", "top_p", "top_k")
 SAMPLING_VERSION = "2023-06-01"
-"""The last version of the API that takes SAMPLING. 2026-10-21, which the SDK sends from 2.0 on, answers 400
-to them even at their defaults, so a request that has one asks for this version:
+"""The last version of the API that takes SAMPLING. The one after it answers 400 to them even at their
+defaults, so a request that has one asks for this version:
 https://codersera.com/blog/anthropic-api-2026-10-21-sdk-migration-guide-2026/"""
 
 _FINISH = {
@@ -220,21 +223,16 @@ def _read(arguments: str) -> Any:
         return None
 
 
-class AnthropicProvider(SdkProvider):
-    """A model of Anthropic's; see :class:`SdkProvider` and :func:`open_provider`.
-
-    ``base_url`` is without ``/v1``, as the SDK has it.
-    """
+class AnthropicCodec(Codec):
+    """A model of Anthropic's. ``base_url`` is without ``/v1``, as the SDK has it."""
 
     name = "anthropic"
-    path = "/v1/messages"
     address = "https://api.anthropic.com"
+    path = "/v1/messages"
+    headers = {"anthropic-version": VERSION}
     reply = MessageReply
-    sdk = anthropic.AsyncAnthropic
-    stream = anthropic.AsyncStream[Any]
-    connection_error = anthropic.APIConnectionError
 
-    def body(self, request: LLMRequest) -> dict[str, Any]:
+    def body(self, request: LLMRequest, left_out: list[str]) -> dict[str, Any]:
         """The request in Anthropic's form; options that are Anthropic's own pass untouched.
 
         Raises:
@@ -243,7 +241,7 @@ class AnthropicProvider(SdkProvider):
         """
         body: dict[str, Any] = {"max_tokens": MAX_TOKENS, "stream": self.config.stream, **self.config.options}
         body["model"] = self.model
-        body["messages"], system = to_anthropic.messages(request.messages, self.left_out)
+        body["messages"], system = to_anthropic.messages(request.messages, left_out)
         for field in ("temperature", "max_tokens", "tools"):
             value = getattr(request, field)
             if value is not None:
@@ -251,7 +249,7 @@ class AnthropicProvider(SdkProvider):
         if system:
             body["system"] = system
         body.update(request.extra)
-        to_anthropic.options(body, self.left_out)
+        to_anthropic.options(body, left_out)
         if "tools" not in body and (called := to_anthropic.tools_of(body["messages"])):
             body["tools"], body["tool_choice"] = called, {"type": "none"}
         form = to_anthropic.answer_form(request.response_format or {"type": "text"})

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import openai
 
 from aios_dist.config import ModelConfig
 from aios_dist.errors import BadRequest
-from aios_dist.model.calls import LLMRequest, LLMResponse, ToolCall
-from aios_dist.worker.providers import SdkProvider, to_openai
+from aios_dist.model.calls import LLMRequest, ToolCall
+from aios_dist.worker.providers import to_openai
+from aios_dist.worker.providers.codec import Codec
 from aios_dist.worker.providers.lenient import (
     are_parts,
     arguments_of,
@@ -361,49 +361,38 @@ def _failure(said: Any) -> bool:
     )
 
 
-class OpenAIProvider(SdkProvider):
-    """A model behind OpenAI's protocol; see :class:`SdkProvider` and :func:`open_provider`."""
+class OpenAICodec(Codec):
+    """A model behind OpenAI's protocol."""
 
     name = "openai"
-    path = "/chat/completions"
     address = "https://api.openai.com/v1"
-    # Without this the SDK would also send the organisation's admin key, where the environment has one.
-    options: Mapping[str, Any] = {"security": {"bearer_auth": True}}
+    path = "/chat/completions"
     reply = CompletionReply
-    sdk = openai.AsyncOpenAI
-    stream = openai.AsyncStream[Any]
-    connection_error = openai.APIConnectionError
 
-    def __init__(self, name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
-        super().__init__(name, model, env)
+    def __init__(self, label: str, model: ModelConfig, key: str | None) -> None:
+        super().__init__(label, model, key)
         self._refused: set[str] = set()  # fields of earlier answers that this server knows not
 
-    async def call(self, request: LLMRequest, *, idempotency_key: str | None = None) -> LLMResponse:
-        """See :meth:`Provider.call`. A server that refuses what an answer of another had of its own (its
-        reasoning) is asked once more without it, and from then on always."""
-        try:
-            return await super().call(request, idempotency_key=idempotency_key)
-        except BadRequest as error:
-            new = to_openai.refused_fields(request.messages, str(error)) - self._refused
-            if not new:
-                raise
-            self._refused |= new
-        another = None if idempotency_key is None else f"{idempotency_key}-{len(self._refused)}"
-        return await super().call(request, idempotency_key=another)
-
-    def body(self, request: LLMRequest) -> dict[str, Any]:
+    def body(self, request: LLMRequest, left_out: list[str]) -> dict[str, Any]:
         """The model's options, over them the request's fields, over them its ``extra``, all untouched but for
         what only Anthropic has."""
         body = {"stream": self.config.stream, **self.config.options}
         itself = self.config.base_url is None
-        told = to_openai.messages(request.messages, self.left_out, itself, self._refused)
+        told = to_openai.messages(request.messages, left_out, itself, self._refused)
         body |= {"model": self.model, "messages": told}
         for field in ("temperature", "max_tokens", "tools", "response_format"):
             value = getattr(request, field)
             if value is not None:
                 body[field] = value
         body.update(request.extra)
-        to_openai.options(body, itself, self.left_out)
+        to_openai.options(body, itself, left_out)
         if body["stream"]:
             body.setdefault("stream_options", {"include_usage": True})
         return body
+
+    def otherwise(self, request: LLMRequest, refused: BadRequest) -> str:
+        """See :meth:`Codec.otherwise`. A server that refuses what an answer of another had of its own (its
+        reasoning) is asked once more without it, and from then on always."""
+        new = to_openai.refused_fields(request.messages, str(refused)) - self._refused
+        self._refused |= new
+        return f"-{len(self._refused)}" if new else ""

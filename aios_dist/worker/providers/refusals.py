@@ -121,6 +121,7 @@ def refusal(
     body: object,
     headers: Mapping[str, str],
     place: str,
+    now: float,
     *,
     after_all: bool = False,
 ) -> LLMError:
@@ -130,6 +131,7 @@ def refusal(
         provider: the adapter's name.
         status, body, headers: the answer; the body as data where it was JSON, else as text.
         place: the model and its address, for who has to correct them.
+        now: seconds since 1970.
         after_all: its status was 200, and the error came behind it.
     """
     fields = fields_of(body)
@@ -149,7 +151,7 @@ def refusal(
             f"{provider} answered {f'200 with an error ({status})' if after_all else status}: {text}", place
         ),
         status=status,
-        retry_after_s=wait_s(headers, fields, text, kind),
+        retry_after_s=wait_s(headers, fields, text, kind, now),
         code=code if isinstance(code, str) else None,
         provider=provider,
         unsayable=True if alone and kind is errors.BadRequest else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aios_dist.model.calls import ToolCall, Usage
@@ -51,7 +51,7 @@ class Reply(ABC):
     """An answer as it comes in; each protocol reads its own bytes.
 
     ``complete``: the provider said that this was all. ``refused``: why its filter stopped the answer, which
-    then becomes ``ContentRefused``. ``headers``: those that it came with.
+    then becomes ``ContentRefused``.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,6 @@ class Reply(ABC):
         self.model: str | None = None
         self.complete = False
         self.raw = bytearray()
-        self.headers: Mapping[str, str] = {}
 
     def count(self, told: Usage) -> None:
         """Take the counts, which are sums so far: some servers end with noughts."""
@@ -105,6 +104,18 @@ class Reply(ABC):
         return {}
 
 
+class Refused(Exception):
+    """An answer with another status than 200 and the like.
+
+    Args:
+        status, body: as they came.
+    """
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
 class ProviderSaid(Exception):
     """An error that came in the place of an answer, or in the midst of one, after the status 200.
 
@@ -130,3 +141,11 @@ class TooLarge(Exception):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"larger than answer_limit ({limit:,} bytes)")
+
+
+class LineBroke(Exception):
+    """There was no connection, or it broke: why, in words."""
+
+
+class NotHttp(Exception):
+    """What came over the connection is not HTTP: why, in words."""

@@ -5,19 +5,13 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
-from collections.abc import AsyncIterator
 
 import msgspec
 
 from aios_dist.worker.providers.lenient import Truncated, decode
 from aios_dist.worker.providers.refusals import read_body, status_of
 from aios_dist.worker.providers.replies import NoAnswer, ProviderSaid, Reply, TooLarge
-
-DRAIN_S = 0.1
-"""Seconds that the end of a stream may take after its last event, to keep the connection for another call."""
 
 _NO_DATA = (b":", b"id:", b"retry:")
 _FIELD = re.compile(rb"[\w-]+(?::.*)?")
@@ -146,70 +140,86 @@ TRIED = 256 * 1024
 CUT = "the stream ended before the answer did"
 
 
-async def read_stream(pieces: AsyncIterator[bytes], reply: Reply) -> float | None:
-    """Read a stream to its last event; gives the time of its first token.
+class Stream:
+    """Reads a stream to its last event: :meth:`feed` with each piece, then :meth:`end`.
 
-    Raises:
-        EOFError: it ended before the answer did.
-        NoAnswer: it ended in good form and had nothing of an answer, or the page of a proxy.
-        ProviderSaid, msgspec.DecodeError: see :meth:`Reply.event`.
+    Attributes:
+        over: nothing more is of interest.
     """
-    events = _Events(reply)
-    first: float | None = None
-    begun: list[bytes] = []  # of a line: joined once, so that a long one costs linear time
-    broke: Exception | None = None
-    try:
-        async for piece in pieces:
-            reply.keep(piece)
-            head, newline, rest = piece.partition(b"\n")
-            begun.append(head)
-            if newline:
-                *lines, rest = (b"".join(begun) + b"\n" + rest).split(b"\n")
-                begun = [rest]
+
+    def __init__(self, reply: Reply) -> None:
+        self.over = False
+        self._reply = reply
+        self._events = _Events(reply)
+        self._begun: list[bytes] = []  # of a line: joined once, so that a long one costs linear time
+
+    def feed(self, piece: bytes) -> bool:
+        """The next bytes; True where the last event is among them.
+
+        Raises:
+            ProviderSaid, msgspec.DecodeError: see :meth:`Reply.event`.
+        """
+        events = self._events
+        head, newline, rest = piece.partition(b"\n")
+        self._begun.append(head)
+        if newline:
+            *lines, rest = (b"".join(self._begun) + b"\n" + rest).split(b"\n")
+            self._begun = [rest]
+            try:
                 for line in lines:
                     events.line(line)
                     if events.ended:
                         break
-            if first is None and (reply.text or reply.calls):
-                first = time.monotonic()
-            if events.ended:
-                await _drain(pieces)
-                break
+            except (msgspec.DecodeError, ProviderSaid):
+                # Whatever comes behind the end of an answer, or does not come, breaks nothing.
+                if not self._reply.complete:
+                    raise
+                self.over = True
+        self.over = self.over or events.ended
+        return events.ended
+
+    def end(self, broke: Exception | None = None) -> None:
+        """No more comes.
+
+        Args:
+            broke: why, where that was before its end.
+
+        Raises:
+            EOFError: it ended before the answer did.
+            NoAnswer: it ended in good form and had nothing of an answer, or the page of a proxy.
+            ProviderSaid, msgspec.DecodeError: see :meth:`Reply.event`.
+            Exception: ``broke``, where the answer is not there.
+        """
+        events, reply = self._events, self._reply
+        begun, self._begun = self._begun, []
+        if isinstance(broke, TooLarge):
+            begun.clear()  # which its frames would keep
+        try:
+            if not (events.ended or reply.complete):
+                events.last(b"".join(begun))
+        except (msgspec.DecodeError, EOFError) as exc:
+            raise broke or exc from None
+        if reply.complete:
+            return
+        if events.odd and broke is None:
+            raise (
+                NoAnswer(events.odd)
+                if events.odd[:1] == b"<"
+                else ProviderSaid(500, events.odd.decode("utf-8", "replace"))
+            )
+        if not events.ended:
+            raise broke or EOFError(CUT)
+        if not (reply.text or reply.calls):
+            raise NoAnswer(bytes(reply.raw))
+
+
+def read_all(data: bytes, reply: Reply) -> None:
+    """Read a stream that is all there. Raises as :class:`Stream` does."""
+    stream, broke = Stream(reply), None
+    try:
+        stream.feed(data)
     except (msgspec.DecodeError, ProviderSaid):
-        if not reply.complete:
-            raise
+        raise
     except Exception as exc:
         broke = exc
-        if isinstance(exc, TooLarge):
-            begun.clear()  # which its frames would keep
-    # Whatever comes behind the end of an answer, or does not come, breaks nothing.
-    try:
-        if not (events.ended or reply.complete):
-            events.last(b"".join(begun))
-    except (msgspec.DecodeError, EOFError) as exc:
-        raise broke or exc from None
-    if reply.complete:
-        return first
-    if events.odd and broke is None:
-        raise (
-            NoAnswer(events.odd)
-            if events.odd[:1] == b"<"
-            else ProviderSaid(500, events.odd.decode("utf-8", "replace"))
-        )
-    if not events.ended:
-        raise broke or EOFError(CUT)
-    if not (reply.text or reply.calls):
-        raise NoAnswer(bytes(reply.raw))
-    return first
-
-
-async def _drain(pieces: AsyncIterator[bytes]) -> None:
-    """Read a stream past its last event to its end: only then can its connection carry the next call."""
-    import httpx2
-
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            async for _ in pieces:
-                pass
-    except (TimeoutError, httpx2.HTTPError):
-        pass
+    stream.end(broke)

@@ -1,10 +1,10 @@
-"""The line to a provider: aiohttp carries what the official SDKs ask for, by rules of ours.
+"""The line to a provider: aiohttp, by rules of ours.
 
 No cookies: one tenant's would go with another's call. No redirects but 307 and 308 within the same origin:
-any other place would get prompt and configured headers. An idle connection that turns out to be dead when it
-is used is no try: the request goes over another one at once. A peer that is gone is noticed (TCP
-keep-alive), also in the midst of an answer that may take for ever. What comes back is unpacked here, and
-bounded.
+any other place would get prompt and configured headers. Of the environment proxies and certificates, and no
+``.netrc``. An idle connection that turns out to be dead when it is used is no try: the request goes over
+another one at once. A peer that is gone is noticed (TCP keep-alive), also in the midst of an answer that may
+take for ever. What comes back is unpacked here, and bounded.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import os
 import socket
 import ssl
 import time
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, NoReturn
 
 import aiohttp
-import httpx2
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
 
-from aios_dist.worker.providers.replies import TooLarge
+from aios_dist import errors
+from aios_dist.worker.providers.codec import Asked
+from aios_dist.worker.providers.replies import LineBroke, NotHttp, TooLarge
+from aios_dist.worker.providers.surroundings import proxy_of, verified
+from aios_dist.worker.providers.unpacking import ACCEPTED, PIECE, unpacked
 
 CONNECT_S = 10.0
 """Seconds for a connection to be made; all that follows counts against the model's ``timeout``."""
@@ -37,7 +40,6 @@ MOST_REDIRECTS = 3
 DEAD_S = 0.5
 """One that was dead says so within a round trip. What breaks later may have been at work on the request."""
 
-PIECE = 16 * 1024
 MOST_OF_A_HEADER = 256 * 1024
 """Bytes; 8 kB, as aiohttp has it, are fewer than some proxies' policies and tokens have."""
 
@@ -49,59 +51,25 @@ KEEP_ALIVE = {"TCP_KEEPIDLE": 45, "TCP_KEEPALIVE": 45, "TCP_KEEPINTVL": 15, "TCP
 of the first.)"""
 
 _ORIGIN_KEEPS = (307, 308)
-_REFUSED_HEADERS = (b"set-cookie", b"set-cookie2")
+_LIMITS = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
 
 
-def open_client(answer_limit: int) -> httpx2.AsyncClient:
-    """The HTTP client that an SDK is given. No limit but the worker's slots holds a call back.
-
-    Args:
-        answer_limit: bytes of one answer, unpacked.
-    """
-    return _Client(answer_limit)
-
-
-class _Client(httpx2.AsyncClient):
-    def __init__(self, answer_limit: int) -> None:
-        self._answer_limit = answer_limit
-        super().__init__(follow_redirects=False, timeout=httpx2.Timeout(None, connect=CONNECT_S))
-
-    def _init_transport(self, *args: Any, **options: Any) -> httpx2.AsyncBaseTransport:
-        return Transport(_verified(**options), self._answer_limit)
-
-    def _init_proxy_transport(
-        self, proxy: httpx2.Proxy, *args: Any, **options: Any
-    ) -> httpx2.AsyncBaseTransport:
-        return Transport(_verified(**options), self._answer_limit, proxy)
-
-
-def _verified(verify: Any = True, cert: Any = None, trust_env: bool = True, **_: Any) -> ssl.SSLContext:
-    where = tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
-    return _context(verify, cert, trust_env, where)
-
-
-@functools.lru_cache(maxsize=8)
-def _context(verify: Any, cert: Any, trust_env: bool, where: tuple[str | None, ...]) -> ssl.SSLContext:
-    """One for all models: to read all the world's certificates takes 0.1 s."""
-    return httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
-
-
-class Transport(httpx2.AsyncBaseTransport):
-    """Connections to one provider, on one event loop.
+class Line:
+    """Connections to one provider, on one event loop. No limit but the worker's slots holds a call back.
 
     Args:
-        verify: how servers are verified.
+        address: where the provider is.
         answer_limit: bytes of one answer, unpacked.
-        proxy: what stands between, if anything.
+
+    Raises:
+        ConfigError: what the environment says of certificates or proxies cannot be followed.
     """
 
-    def __init__(self, verify: ssl.SSLContext, answer_limit: int, proxy: httpx2.Proxy | None = None) -> None:
-        self._verify = verify
+    def __init__(self, address: str, answer_limit: int) -> None:
+        self._proxy = proxy_of(address)
+        secure = any(url is not None and url.startswith("https:") for url in (address, self._proxy))
+        self._verified: ssl.SSLContext | bool = verified() if secure else True
         self._answer_limit = answer_limit
-        self._through: dict[str, Any] = {}
-        if proxy is not None:
-            login = aiohttp.BasicAuth(*proxy.auth) if proxy.auth else None
-            self._through = {"proxy": str(proxy.url), "proxy_auth": login, "proxy_headers": proxy.headers}
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     def _open(self, new: bool) -> aiohttp.ClientSession:
@@ -111,7 +79,7 @@ class Transport(httpx2.AsyncBaseTransport):
             connector = aiohttp.TCPConnector(
                 limit=0,
                 **idle,
-                ssl=self._verify,
+                ssl=self._verified,
                 resolver=aiohttp.ThreadedResolver(),  # by the loop's getaddrinfo, which is ours on a worker
                 socket_factory=_kept_alive,
             )
@@ -123,62 +91,51 @@ class Transport(httpx2.AsyncBaseTransport):
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[trace],
+                trust_env=False,
+                auto_decompress=False,
+                timeout=_LIMITS,
                 max_line_size=MOST_OF_A_HEADER,
                 max_field_size=MOST_OF_A_HEADER,
             )
         return self._sessions[new]
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def post(self, asked: Asked) -> Answer:
         """Send it, and give what came back, whose body is read as it comes.
 
         Raises:
-            aiohttp.ClientError, OSError: there was no connection, or it broke.
+            LineBroke: there was no connection, or it broke.
+            NotHttp: what came back is not HTTP.
         """
-        await request.aread()
-        request.headers["accept-encoding"] = "gzip, deflate"  # what is unpacked here
+        headers = {**asked.headers, "accept-encoding": ACCEPTED}
         # Twice through the loop: it reads what idle connections have to say (that they are closed).
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        url = request.url
-        response = await self._send(request, url)
-        for _ in range(MOST_REDIRECTS):
-            to = _redirect(url, response)
-            if to is None:
-                break
-            response.release()
-            url = to
-            response = await self._send(request, url)
-        said = response.headers.get("content-encoding", "").lower().split(",")
-        packed = ",".join(name for one in said if (name := one.strip()) not in ("", "identity"))
-        ours = packed in ("", *_PACKED)
-        refused = (*_REFUSED_HEADERS, b"content-encoding") if ours else _REFUSED_HEADERS
-        most = self._answer_limit if response.status < 400 else MOST_OF_AN_ERROR
-        return httpx2.Response(
-            status_code=response.status,
-            headers=[(k, v) for k, v in response.raw_headers if k.lower() not in refused],
-            stream=_Body(response, Unpacked(packed if ours else ""), most),
-            request=request,
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
-        )
+        try:
+            url = URL(asked.url)
+            response = await self._send(url, headers, asked.body)
+            for _ in range(MOST_REDIRECTS):
+                to = _redirect(url, response)
+                if to is None:
+                    break
+                response.release()
+                url = to
+                response = await self._send(url, headers, asked.body)
+        except Exception as exc:
+            _say(exc)
+        return Answer(response, self._answer_limit)
 
-    async def _send(self, request: httpx2.Request, url: httpx2.URL) -> aiohttp.ClientResponse:
-        timeout = request.extensions.get("timeout", {})
-        limits = aiohttp.ClientTimeout(sock_connect=timeout.get("connect"), sock_read=timeout.get("read"))
+    async def _send(self, url: URL, headers: dict[str, str], body: bytes) -> aiohttp.ClientResponse:
         for new in (False, True):  # where one idle connection was dead, all may be
-            line = _Line()
+            line = _Idle()
             try:
                 return await self._open(new).request(
-                    request.method,
-                    str(url),
-                    headers=request.headers,
-                    data=request.content or None,
+                    "POST",
+                    url,
+                    headers=headers,
+                    data=body,
                     allow_redirects=False,
-                    auto_decompress=False,
-                    compress=False,
-                    timeout=limits,
-                    server_hostname=request.extensions.get("sni_hostname"),
+                    proxy=self._proxy,
                     trace_request_ctx=line,
-                    **self._through,
                 )
             except aiohttp.ClientConnectionResetError:  # while it was written: nobody has it whole
                 if new:
@@ -195,85 +152,76 @@ class Transport(httpx2.AsyncBaseTransport):
             await session.close()
 
 
-class Unpacked:
-    """Bytes as they were before they were packed, a piece at a time, however small they have become.
+class Answer:
+    """What came back for one request.
 
-    What is called packed and is not passes as it is, and of what is damaged all that comes before: it
-    was paid for.
-
-    Args:
-        encoding: ``gzip``, ``deflate``; anything else: not packed.
+    Attributes:
+        status, headers: of it.
     """
 
-    def __init__(self, encoding: str) -> None:
-        self._packed = encoding in _PACKED
-        self._head = self._tail = b""
-        self._inflate: Any = None
+    def __init__(self, response: aiohttp.ClientResponse, answer_limit: int) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self._response = response
+        self._unpacked = unpacked(response.headers.get("content-encoding", ""))
+        self._most = answer_limit if self.status < 400 else MOST_OF_AN_ERROR
 
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What is in the next bytes, in pieces of ``PIECE`` at the most (of what was packed)."""
-        if self._packed and self._inflate is None:
-            self._head += data
-            length = _head_length(self._head)
-            if length is None:
-                return  # it is not all there
-            self._packed, data, self._head = length >= 0, self._head[max(0, length) :], b""
-            # No sum at the end is looked at: what has been unpacked is there.
-            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        if not self._packed:
-            yield data
-            return
-        while data and not self._inflate.eof:
-            try:
-                piece = self._inflate.decompress(data, PIECE)
-            except zlib.error:
-                return
-            data = self._inflate.unconsumed_tail
-            if piece:
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """What comes behind the headers. What was received before a connection broke is given all the same.
+
+        Raises:
+            LineBroke, NotHttp: see :meth:`Line.post`.
+            TooLarge: it is more than it may be. Of an error, what is more is not read.
+        """
+        came = 0
+        async for packed in self._packed():
+            for piece in self._plain(packed):
+                came += len(piece)
+                if came > self._most:
+                    if self.status < 400:
+                        raise TooLarge(self._most)
+                    return
                 yield piece
-        if self._inflate.eof:
-            yield from self._next(self._inflate.unused_data or data)
 
-    def _next(self, data: bytes) -> Iterator[bytes]:
-        """What may come behind the end: the sum, and more, packed by itself: some do so with each event."""
-        self._tail += data
-        begun = self._tail.find(b"\x1f\x8b\x08", 0, SUM + 3)
-        if begun < 0:
-            self._tail = self._tail[: SUM + 3]
-            return
-        rest, self._tail, self._inflate = self._tail[begun:], b"", None
-        yield from self.pieces(rest)
+    def _plain(self, packed: bytes) -> Iterable[bytes]:
+        pieces: Iterable[bytes] = (packed,)
+        for one in self._unpacked:
+            pieces = _each(one.pieces, pieces)
+        return pieces
 
+    async def _packed(self) -> AsyncIterator[bytes]:
+        content = self._response.content
+        try:
+            async for piece in content.iter_chunked(PIECE):
+                yield piece
+        except Exception as exc:
+            # aiohttp then gives no more of what it has; there is no public way to it.
+            if rest := b"".join(getattr(content, "_buffer", ())):
+                yield rest
+            _say(exc)
 
-def _head_length(data: bytes) -> int | None:
-    """Bytes before what is packed; -1: nothing is, whatever its header says; None: more must come.
-
-    https://www.rfc-editor.org/rfc/rfc1952 and 1950; some servers write no head at all.
-    """
-    if len(data) < 2:
-        return None
-    if data[:2] != b"\x1f\x8b":
-        if data[:1] == b"\x78" and int.from_bytes(data[:2], "big") % 31 == 0:
-            return 2
-        return -1 if data.lstrip()[:1] in (b"{", b"[", b"d", b"e", b":", b"<", b"\xef") else 0
-    if len(data) < 10:
-        return None
-    flags, at = data[3], 10
-    if flags & 4:
-        at += 2 + int.from_bytes(data[10:12], "little")
-    for text in (8, 16):  # its name, and a comment
-        if flags & text:
-            at = data.find(b"\0", at) + 1
-            if not at:
-                return None
-    at += 2 if flags & 2 else 0
-    return at if len(data) >= at else None
+    def close(self) -> None:
+        """Let its connection go: for another call where all has been read, else for good."""
+        self._response.release()
 
 
-SUM = 8
-"""Bytes behind what is packed: its sum and its length."""
+def _each(unpack: Callable[[bytes], Iterable[bytes]], pieces: Iterable[bytes]) -> Iterable[bytes]:
+    for piece in pieces:
+        yield from unpack(piece)
 
-_PACKED = ("gzip", "x-gzip", "deflate")
+
+def _say(exc: Exception) -> NoReturn:
+    """Raise the error of ours. Never chained: theirs carry the request with its key."""
+    if not isinstance(exc, aiohttp.ClientError | HttpProcessingError | OSError):
+        raise exc
+    root: BaseException = exc
+    bad = isinstance(exc, aiohttp.ClientResponseError)
+    while root.__cause__ is not None:
+        root = root.__cause__
+        bad = bad or isinstance(root, aiohttp.ClientResponseError)
+    # A proxy that refuses has let nothing through.
+    kind = NotHttp if bad and not isinstance(exc, aiohttp.ClientHttpProxyError) else LineBroke
+    raise kind(errors.describe(root)) from None
 
 
 class _Connection(ResponseHandler):
@@ -295,8 +243,8 @@ class _Connection(ResponseHandler):
             body.set_exception(aiohttp.ClientPayloadError(f"what follows is no HTTP: {exc!r}"))
 
 
-class _Line:
-    """The connection of one request."""
+class _Idle:
+    """The connection of one request: whether it was an idle one."""
 
     __slots__ = ("_reused_at",)
 
@@ -316,56 +264,17 @@ async def _reused(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConne
     context.trace_request_ctx.reused()
 
 
-class _Body(httpx2.AsyncByteStream):
-    """What comes behind the headers. What was received before a connection broke is given all the same.
-
-    Raises:
-        TooLarge: it is more than it may be. Of an error, what is more is not read.
-    """
-
-    def __init__(self, response: aiohttp.ClientResponse, unpacked: Unpacked, most: int) -> None:
-        self._response = response
-        self._unpacked = unpacked
-        self._most = most
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        came = 0
-        async for packed in self._packed():
-            for piece in self._unpacked.pieces(packed):
-                came += len(piece)
-                if came > self._most:
-                    if self._response.status < 400:
-                        raise TooLarge(self._most)
-                    return
-                yield piece
-
-    async def _packed(self) -> AsyncIterator[bytes]:
-        content = self._response.content
-        try:
-            async for piece in content.iter_chunked(PIECE):
-                yield piece
-        except Exception:
-            # aiohttp then gives no more of what it has; there is no public way to it.
-            if rest := b"".join(getattr(content, "_buffer", ())):
-                yield rest
-            if self._response.status < 400:  # what it says is refused whatever becomes of its words
-                raise
-
-    async def aclose(self) -> None:
-        await self._response.__aexit__(None, None, None)
-
-
-def _redirect(url: httpx2.URL, response: aiohttp.ClientResponse) -> httpx2.URL | None:
+def _redirect(url: URL, response: aiohttp.ClientResponse) -> URL | None:
     """Where the same request is to be sent, at the same origin; None: nowhere."""
     place = response.headers.get("location")
     if response.status not in _ORIGIN_KEEPS or not place:
         return None
     try:
-        to = url.join(place)
-    except (httpx2.InvalidURL, ValueError):
+        to = url.join(URL(place))
+        same = (to.scheme, to.host, to.port) == (url.scheme, url.host, url.port)
+    except ValueError:
         return None
-    same = (to.scheme, to.host, to.port) == (url.scheme, url.host, url.port)
-    return to if same and not to.userinfo else None
+    return to if same and to.user is None and to.password is None else None
 
 
 def _kept_alive(address: Any) -> socket.socket:
@@ -377,6 +286,3 @@ def _kept_alive(address: Any) -> socket.socket:
         if option is not None:
             made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
-
-
-__all__ = ["Transport", "Unpacked", "open_client"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -44,21 +43,23 @@ ASK_AGAIN = {"retry-after-ms": 1e-3, "retry-after": 1.0, "x-retry-after": 1.0}
 """Headers that say when, and the seconds of what a plain number in them counts."""
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     """The seconds of ``retry-after-ms`` or ``Retry-After`` (a number, ``1m30s`` or a date), None without.
+
+    ``now``: seconds since 1970.
 
     https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
     """
     for name, unit in ASK_AGAIN.items():
         value = headers.get(name)
-        seconds = None if value is None else seconds_of(value, unit, headers.get("date"))
+        seconds = None if value is None else seconds_of(value, now, unit, headers.get("date"))
         if seconds is not None:
             return seconds
     return None
 
 
 def wait_s(
-    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, kind: type[LLMError]
+    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, kind: type[LLMError], now: float
 ) -> float | None:
     """The seconds for which a provider wants to be left in peace; None where it does not say.
 
@@ -68,33 +69,34 @@ def wait_s(
         text: its words.
         kind: of its refusal: its words count where it is tried again, and where there was too much its
             limits, which say when there is room again.
+        now: seconds since 1970.
     """
-    for found in _said(headers, fields, text, kind):
+    for found in _said(headers, fields, text, kind, now):
         if found is not None:
             return found
     return None
 
 
 def _said(
-    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, kind: type[LLMError]
+    headers: Mapping[str, str], fields: Mapping[str, Any], text: str, kind: type[LLMError], now: float
 ) -> Iterator[float | None]:
     """What each place says of it, the most exact first."""
-    yield retry_after_s(headers)
-    yield _retry_delay_s(fields.get("details"))
+    yield retry_after_s(headers, now)
+    yield _retry_delay_s(fields.get("details"), now)
     for name, unit in (*_IN_BODY, *_IN_BODY_LAST):
         value = fields.get(name)
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            yield seconds_of(str(value), unit)
+            yield seconds_of(str(value), now, unit)
     within = _headers_within(fields)
-    yield retry_after_s(within)
+    yield retry_after_s(within, now)
     if issubclass(kind, RetryableLLMError):
         if told := _WORDS.search(text):
             yield _span(told[1])
         if told := _MOMENT.search(text):
-            yield seconds_of(told[1])
+            yield seconds_of(told[1], now)
     if issubclass(kind, RateLimited):
-        yield _reset_s(headers)
-        yield _reset_s(within)
+        yield _reset_s(headers, now)
+        yield _reset_s(within, now)
 
 
 def _headers_within(fields: Mapping[str, Any]) -> Mapping[str, str]:
@@ -106,11 +108,12 @@ def _headers_within(fields: Mapping[str, Any]) -> Mapping[str, str]:
     )
 
 
-def seconds_of(value: str, unit: float = 1.0, date: str | None = None) -> float | None:
+def seconds_of(value: str, now: float, unit: float = 1.0, date: str | None = None) -> float | None:
     """A wait in any form that is in use (a number, ``1m30s``, a date, a moment), never before now; else None.
 
     Args:
         value: the wait.
+        now: seconds since 1970, by our clock.
         unit: seconds that a plain number counts.
         date: the server's own clock, where it tells it: ours may differ.
     """
@@ -120,12 +123,12 @@ def seconds_of(value: str, unit: float = 1.0, date: str | None = None) -> float 
     except ValueError:
         found = _span(value)
         if found is None:
-            found = _until(value, date)
+            found = _until(value, now, date)
     else:
         if number > _EPOCH * 1000:
-            found = number / 1000 - time.time()
+            found = number / 1000 - now
         else:
-            found = number - time.time() if number > _EPOCH else number * unit
+            found = number - now if number > _EPOCH else number * unit
     return max(0.0, found) if found is not None and found < MOST_WAIT_S else None
 
 
@@ -139,32 +142,32 @@ def _span(value: str) -> float | None:
     return seconds if at else None
 
 
-def _until(value: str, date: str | None) -> float | None:
+def _until(value: str, now: float, date: str | None) -> float | None:
     try:
         then = datetime.fromisoformat(value)
     except ValueError:
         pass
     else:
-        return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - time.time()
+        return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - now
     try:
-        now = parsedate_to_datetime(date).timestamp() if date else time.time()
-        return parsedate_to_datetime(value).timestamp() - now
+        told = parsedate_to_datetime(date).timestamp() if date else now
+        return parsedate_to_datetime(value).timestamp() - told
     except (ValueError, OverflowError):
         return None
 
 
-def _retry_delay_s(details: object) -> float | None:
+def _retry_delay_s(details: object, now: float) -> float | None:
     """``retryDelay`` of Google's error details (https://google.aip.dev/193)."""
     for detail in details if isinstance(details, list) else ():
         told = detail.get("retryDelay") if isinstance(detail, Mapping) else None
         if isinstance(told, Mapping):
             told = f"{told.get('seconds', 0)}s"
         if isinstance(told, str):
-            return seconds_of(told)
+            return seconds_of(told, now)
     return None
 
 
-def _reset_s(headers: Mapping[str, str]) -> float | None:
+def _reset_s(headers: Mapping[str, str], now: float) -> float | None:
     """When the limits that are used up are no more; of several the last one."""
     waits: dict[bool, list[float]] = {True: [], False: []}
     for name, value in headers.items():
@@ -173,7 +176,7 @@ def _reset_s(headers: Mapping[str, str]) -> float | None:
             if name.lower() in ("ratelimit", "x-ratelimit") and (told := _IETF.search(value)):
                 waits[False].append(float(told[1]))
             continue
-        seconds = seconds_of(value, 1.0, headers.get("date"))
+        seconds = seconds_of(value, now, 1.0, headers.get("date"))
         if seconds is None:
             continue
         left = headers.get(name.lower().replace("reset", "remaining"), "")
