@@ -100,7 +100,8 @@ def make_app(
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,  # a ticket is taken when a slot is free
         worker_disable_rate_limits=True,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # None is cancelled: a ticket is acknowledged at once. Else Celery warns of what it will do one day.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_enable_prefetch_count_reduction=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

@@ -10,7 +10,17 @@ import click
 from aios_dist.cli.entry import Commands
 from aios_dist.cli.job_steering import retry_jobs
 from aios_dist.cli.options import as_json_option, ids_argument
-from aios_dist.cli.output import clock, console, error_line, iso, job_record, plain, print_json, print_table
+from aios_dist.cli.output import (
+    clock,
+    console,
+    error_line,
+    iso,
+    job_record,
+    moment,
+    plain,
+    print_json,
+    print_table,
+)
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.errors import UnknownName
 
@@ -53,12 +63,12 @@ def list_(limit: int, as_json: bool) -> None:
         )
         return
     print_table(
-        ("JOB", ">STEP", "GIVEN UP", "AGENT", "TENANT", "STATE"),
+        ("JOB", ">STEP", ">GIVEN UP", "AGENT", "TENANT", "STATE"),
         (
             (
                 letter.job,
                 _words(letter.step),
-                clock(letter.at),
+                moment(letter.at),
                 *((view.agent, view.tenant, view.state.value) if view else ("", "", "expired")),
             )
             for letter, view in found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aios_dist.cli.lane import lane_record
-from aios_dist.cli.output import clock, console, iso, print_json, print_table
+from aios_dist.cli.output import console, count_of, iso, moment, print_json, print_table
 from aios_dist.cli.session import on_fleet
 from aios_dist.text.masking import masked
 
@@ -55,13 +55,16 @@ def fleet(as_json: bool) -> None:
         )
         return
     print(
-        f"Fleet {config.fleet.name} on {masked(config.fleet.redis_url)}: {counts['open']} open jobs, "
-        f"{counts['leased']} steps in flight.\n"
+        f"Fleet {config.fleet.name}: {count_of(counts['open'], 'open job')}, "
+        f"{count_of(counts['leased'], 'step')} in flight.\nRedis {masked(config.fleet.redis_url)}\n"
     )
     print_table(
-        ("WORKER", "POOL", "LANES", ">IN FLIGHT", ">SLOTS", "MODELS", "SINCE"),
+        ("WORKER", "POOL", "LANES", ">IN FLIGHT", ">SLOTS", "MODELS", ">SINCE"),
         (
-            (w.id, w.pool, ", ".join(w.lanes), w.in_flight, w.slots, ", ".join(w.models), clock(w.started_at))
+            (
+                *(w.id, w.pool, ", ".join(w.lanes), w.in_flight, w.slots),
+                *(", ".join(w.models), moment(w.started_at)),
+            )
             for w in registry.workers
         ),
         empty="No workers. Start one: aios-dist worker llm",

@@ -40,8 +40,9 @@ logger = logging.getLogger("aios_dist.flower")
 READING = ("GET", "HEAD", "OPTIONS")
 TEXT = ("text/html", "text/plain", "application/json")
 
-OWN_SCRIPTS = [f"\n  var autorefresh = {value};\n" for value in (0, 1)]
-"""What Flower's list of workers has between its tags; all its other scripts are files of its own."""
+OWN_SCRIPTS = [f"\nvar autorefresh = {value};\n" for value in (0, 1)]
+"""What Flower's list of workers has between its tags, as Tornado writes it: without a line's first blanks.
+All its other scripts are files of its own."""
 
 
 def _policy() -> str:

@@ -15,7 +15,17 @@ from aios_dist.cli import job_show, job_steering
 from aios_dist.cli.choosing import Choice, choice_options
 from aios_dist.cli.entry import Commands, say
 from aios_dist.cli.options import as_json_option, ids_argument
-from aios_dist.cli.output import clock, error_line, iso, job_record, print_json, print_table, short, took
+from aios_dist.cli.output import (
+    clock,
+    error_line,
+    iso,
+    job_record,
+    moment,
+    print_json,
+    print_table,
+    short,
+    took,
+)
 from aios_dist.cli.session import on_fleet, on_journal
 from aios_dist.errors import InvalidInput, UnknownName
 from aios_dist.model.jobs import JobState, Kind
@@ -54,7 +64,7 @@ def list_(which: str | None, limit: int, as_json: bool, **options: Any) -> None:
         print_json([job_record(view) for view in views])
         return
     print_table(
-        ("JOB", "STATE", "AGENT", "TENANT", ">STEPS", ">TOKENS", "SUBMITTED", ">TOOK", "PLAN"),
+        ("JOB", "STATE", "AGENT", "TENANT", ">STEPS", ">TOKENS", ">SUBMITTED", ">TOOK", "PLAN"),
         (
             (
                 v.id,
@@ -63,7 +73,7 @@ def list_(which: str | None, limit: int, as_json: bool, **options: Any) -> None:
                 v.tenant,
                 f"{v.outcomes}/{v.steps}",
                 v.usage.total_tokens,
-                clock(v.submitted_at),
+                moment(v.submitted_at),
                 short(took(v.submitted_at, v.ended_at)),
                 v.plan,
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ from aios_dist.cli.output import (
     amount,
     clock,
     console,
+    count_of,
     error_line,
     iso,
     job_record,
@@ -67,15 +68,16 @@ def show(id: str, prompts: bool, as_json: bool) -> None:
         print_json(record)
         return
     _print_head(history, outcome)
+    names = worker_names({step.worker for step in (*history.steps, *history.forgotten)})
     print()
     print_table(
         COLUMNS,
-        (_row(step, now) for step in history.steps),
+        (_row(step, now, names) for step in history.steps),
         empty="No steps yet.",
     )
     if history.forgotten:
         print("\nForgotten, when it was resumed from an earlier step; what it cost has counted:")
-        print_table(COLUMNS, (_row(step, now) for step in history.forgotten), empty="")
+        print_table(COLUMNS, (_row(step, now, names) for step in history.forgotten), empty="")
     from aios_dist.journal.views import needed
 
     for need in lacking:
@@ -135,7 +137,8 @@ def _failed_tries(events: Sequence[Event]) -> dict[int, list[str]]:
 def _print_head(history: History, outcome: Outcome | None) -> None:
     view, out = history.view, console()
     duration = short(took(view.submitted_at, view.ended_at))
-    out.print(f"Job {view.id}: {view.state.value}" + (f" after {duration}" if duration else ""))
+    state = "parked" if view.parked else view.state.value
+    out.print(f"Job {view.id}: {state}" + (f" after {duration}" if duration else ""))
     out.print(
         f"Agent {view.agent}, tenant {view.tenant}"
         + (f", plan {view.plan}" if view.plan else "")
@@ -146,12 +149,12 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
     )
     usage = view.usage
     out.print(
-        f"{usage.calls} calls, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens"
+        f"{count_of(usage.calls, 'call')}, {usage.prompt_tokens} prompt + {usage.output_tokens} output tokens"
         + (f" (≈ {view.estimated} of them estimated: no usage came)" if view.estimated else "")
         + (f", {amount(view.money)} in money" if view.money else "")
     )
     if view.state == "paused":
-        out.print(plain(f"Paused: {view.why}. Go on: {resume_command(view)}"))
+        out.print(plain(f"{state.capitalize()}: {view.why}. Go on: {resume_command(view)}"))
     if outcome is not None and outcome.error is not None:
         out.print(error_line(f"Failed: {class_of(outcome.error)}: {outcome.error['message']}"))
         if frames := _traceback(outcome):
@@ -179,7 +182,14 @@ def _times(step: Step, now: float) -> tuple[float | None, float | None]:
     return waited, ran
 
 
-def _row(step: Step, now: float) -> tuple[object, ...]:
+def worker_names(workers: set[str]) -> dict[str, str]:
+    """What each worker is called here: its node, if only one process of that name is among them, else all."""
+    nodes = {worker: worker.partition(":")[0] for worker in workers}
+    alone = Counter(nodes.values())
+    return {worker: node if alone[node] == 1 else worker for worker, node in nodes.items()}
+
+
+def _row(step: Step, now: float, names: Mapping[str, str]) -> tuple[object, ...]:
     waited, ran = _times(step, now)
     usage = step.outcome.usage if step.outcome is not None else None
     return (
@@ -193,7 +203,7 @@ def _row(step: Step, now: float) -> tuple[object, ...]:
         short(waited),
         short(ran),
         step.lane,
-        step.worker,
+        names[step.worker],
     )
 
 

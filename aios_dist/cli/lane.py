@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aios_dist.cli.entry import Commands
+from aios_dist.cli.entry import Commands, say
 from aios_dist.cli.options import as_json_option, needs_one, setting_options
 from aios_dist.cli.output import print_json, print_table
 from aios_dist.cli.session import on_fleet
@@ -46,6 +46,9 @@ def list_(as_json: bool) -> None:
         ),
         empty="No lanes.",
     )
+    for lane in lanes:
+        if lane.to_come is not None:
+            say(f"to come with the next worker of this aios.toml: {_words(lane.name, lane.to_come)}")
 
 
 @lane.command("set")
@@ -75,12 +78,16 @@ def _say(name: str, rules: LaneRules, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, **rules_record(rules)})
         return
+    print(_words(name, rules))
+
+
+def _words(name: str, rules: LaneRules) -> str:
     parts = [
         f"policy {rules.policy}",
         f"one dispatch in {rules.oldest_every} to the oldest" if rules.oldest_every else "",
         "shared between tenants" if rules.fair else "",
     ]
-    print(f"{name}: {', '.join(filter(None, parts))}")
+    return f"{name}: {', '.join(filter(None, parts))}"
 
 
 def by_tenant(lane: LaneView) -> str:
@@ -102,6 +109,7 @@ def lane_record(lane: LaneView) -> dict[str, Any]:
         "slots": lane.slots,
         "workers": lane.workers,
         **rules_record(lane.rules),
+        "to_come": None if lane.to_come is None else rules_record(lane.to_come),
         "depth_by_tenant": lane.tenants if lane.rules.fair else None,
         "tenants_waiting": lane.tenant_count if lane.rules.fair else None,
     }

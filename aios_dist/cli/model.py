@@ -8,7 +8,7 @@ import click
 
 from aios_dist.cli.entry import Commands
 from aios_dist.cli.options import as_json_option, needs_one, setting_options
-from aios_dist.cli.output import clock, iso, of_most, print_json, print_table, without_usage
+from aios_dist.cli.output import iso, moment, of_most, print_json, print_table, to_come, without_usage
 from aios_dist.cli.session import on_journal
 from aios_dist.config import ModelConfig, load
 from aios_dist.errors import UnknownName
@@ -29,10 +29,14 @@ def list_(as_json: bool) -> None:
     Against the limits count the calls in flight, and those of the last 60 s.
     """
 
-    async def look(journal: Journal) -> list[ModelView]:
-        return await journal.model_views(sorted(await _known(journal)))
+    async def look(journal: Journal) -> tuple[list[ModelView], list[str]]:
+        from aios_dist.journal import Said
 
-    views = on_journal(look)
+        config = load()
+        said = Said(models=Said.of(config, config.models).models)
+        return await journal.model_views(sorted(await _known(journal))), await journal.unsaid(said)
+
+    views, unsaid = on_journal(look)
     if as_json:
         print_json([_record(view) for view in views])
         return
@@ -49,13 +53,14 @@ def list_(as_json: bool) -> None:
                 of_most(v.tokens, v.limits.tokens_per_minute),
                 v.held,
                 v.failures,
-                clock(v.hold_until),
+                moment(v.hold_until),
                 f"{without_usage(v)}: estimates stand" if v.without_usage else "",
             )
             for v in views
         ),
         empty="No models. Add [models.small] to aios.toml: provider, model, api_key_env.",
     )
+    to_come(unsaid)
 
 
 @model.command("set")

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
+from aios_dist.cli.entry import say
 from aios_dist.text.lines import escaped, harmless, one_line
 from aios_dist.text.masking import hide
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from aios_dist.journal import JobView, ModelView
 
+MOST_TO_COME = 5
 PIPE_WIDTH = 2000
 """Columns where nobody looks: lines for grep and awk must not be cut at 80."""
 
@@ -52,23 +54,26 @@ def console(stream: IO[str] | None = None) -> Console:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """A table for people; ``>`` before a column's name puts it to the right.
 
-    On a narrow terminal texts are folded; where that is not enough the lines are as long as they are, for no
-    number is cut in two.
+    On a narrow terminal columns with nothing in them are left out and texts are folded; where that is not
+    enough the lines are as long as they are, for no number is cut in two.
     """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
+    out = console()
     shown = [[plain("" if cell is None else str(cell)) for cell in row] for row in rows]
-    for name, *cells in zip(columns, *shown, strict=True):
+    drawn = list(zip(columns, *shown, strict=True))
+    if sum(max(map(len, column)) + 2 for column in drawn) > out.width:
+        drawn = [column for column in drawn if any(column[1:])]
+    for name, *cells in drawn:
         number = name.startswith(">")
         title = name.lstrip(">")
         words = [*title.split(), *cells] if number else [title]
         least = max(map(len, words), default=0)
         table.add_column(title, justify="right" if number else "left", overflow="fold", min_width=least)
-    for row in shown:
+    for row in zip(*(column[1:] for column in drawn), strict=True):
         table.add_row(*map(Text, row))
-    out = console()
     if sum(int(column.min_width or 0) + 2 for column in table.columns) > out.width:
         out.width = PIPE_WIDTH
     out.print(table if shown else Text(empty, style="dim"), crop=False)
@@ -92,6 +97,13 @@ def clock(at: float) -> str:
     if not at:
         return ""
     return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def moment(at: float) -> str:
+    """The same in a column: on a terminal, which is narrow, without the date where that is today's."""
+    day, _, time = clock(at).partition(" ")
+    today = sys.stdout.isatty() and day == datetime.now().astimezone().strftime("%Y-%m-%d")
+    return time if today else clock(at)
 
 
 def took(start: float, end: float) -> float | None:
@@ -146,6 +158,18 @@ def job_record(view: JobView) -> dict[str, Any]:
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),
     }
+
+
+def to_come(what: Sequence[str]) -> None:
+    """Say of what this aios.toml is not followed yet; nothing where there is nothing."""
+    if what:
+        more = f", and {len(what) - MOST_TO_COME} more" if len(what) > MOST_TO_COME else ""
+        say(f"to come with the next worker of this aios.toml: {', '.join(what[:MOST_TO_COME])}{more}")
+
+
+def count_of(number: int, what: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def steps_wait(count: int) -> str:

@@ -8,7 +8,7 @@ import click
 
 from aios_dist.cli.entry import Commands
 from aios_dist.cli.options import as_json_option, needs_one, setting_options
-from aios_dist.cli.output import amount, of_most, print_json, print_table
+from aios_dist.cli.output import amount, of_most, print_json, print_table, to_come
 from aios_dist.cli.session import on_fleet
 from aios_dist.config import TenantConfig
 
@@ -27,7 +27,13 @@ def list_(as_json: bool) -> None:
     Also what counts against those now and today (UTC), and what they have had of each shared lane: tokens by
     weight, where the least runs next.
     """
-    views = on_fleet(lambda fleet: fleet.tenants())
+
+    async def look(fleet: AsyncFleet) -> tuple[list[TenantView], list[str]]:
+        from aios_dist.journal import Said
+
+        return await fleet.tenants(), await fleet.journal.unsaid(Said.of(fleet.config, ()))
+
+    views, unsaid = on_fleet(look)
     if as_json:
         print_json([_record(view) for view in views])
         return
@@ -47,6 +53,7 @@ def list_(as_json: bool) -> None:
         ),
         empty="No tenants. Set one: aios-dist tenant set NAME --weight 2",
     )
+    to_come(unsaid)
 
 
 @tenant.command("set")

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from aios_dist.cli.entry import say
 from aios_dist.cli.options import setting_option
+from aios_dist.cli.output import count_of
 from aios_dist.cli.session import every_end_is_ctrl_c, no_hang_up
 from aios_dist.cli.streams import Lasting
 from aios_dist.cli.up_news import follow, kept_up
@@ -139,7 +140,7 @@ def _workers(config: Config, count: int, slots: int | None) -> list[WorkerSpec]:
 
 def _introduce(out: Console, machine: LocalFleet) -> None:
     config = machine.config
-    kind = f"{machine.redis.kind}, our own child, " if machine.redis is not None else ""
+    kind = f"{machine.redis.kind}, our own, " if machine.redis is not None else ""
     models = ", ".join(
         name if model.base_url == machine.llm_url else f"{name} ({model.provider})"
         for name, model in config.models.items()
@@ -161,13 +162,13 @@ def _introduce(out: Console, machine: LocalFleet) -> None:
     for name, what in rows:
         out.print(Text(f"  {name:<8}", style="cyan").append(what, style="default"))
     model = "" if config.default_model() else f"--model {shlex.quote(next(iter(config.models)))} "
-    asks = "--prompt 'Three sights in {input}?' --prompt 'A day around: {previous}' --input '\"Lima\"'"
+    asks = "--prompt 'Three sights in {input}?' --input '\"Lima\"'"
     out.print("In another terminal:", style="bold")
     out.print(Text(f"  export AIOS_CONFIG={shlex.quote(str(machine.config_path))}", style="green"))
     out.print(Text(f"  aios-dist submit {model}{asks} --wait", style="green"))
     out.print(Text("  aios-dist fleet", style="green"))
     out.print(
-        Text("Ctrl-C finishes what is in flight and ends all of it. Jobs that end and warnings:", style="dim")
+        Text("Ctrl-C finishes what is in flight, and ends it. Jobs that end, and warnings:", style="dim")
     )
 
 
@@ -245,8 +246,3 @@ def _asked(machine: LocalFleet, question: Callable[[Journal], Awaitable[T]]) -> 
         return machine.ask(in_time)
     except (AiosError, TimeoutError):
         return None
-
-
-def count_of(number: int, what: str) -> str:
-    """``1 step``, ``2 steps``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +20,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from aios_dist.cli.output import plain
+from aios_dist.cli.output import count_of, plain
 from aios_dist.errors import AiosError, ConfigError
-from aios_dist.journal import Journal
+from aios_dist.journal import JobView, Journal
 from aios_dist.local.machine import LocalFleet
 from aios_dist.model.jobs import JobState
 
@@ -82,18 +83,27 @@ async def _at_last(question: Callable[[], Awaitable[T]]) -> T:
 async def _tell_ends(out: Console, journal: Journal, last: str) -> None:
     async for ids in journal.ends(last):
         found = await _at_last(partial(journal.views, ids)) if ids else []
-        views = [view for view in found if view is not None]
-        if len(views) > ONE_BY_ONE:
-            states = Counter(view.state.value for view in views)
-            out.print(
-                f"  {len(views)} jobs ended: {', '.join(f'{n} {state}' for state, n in states.items())}"
-            )
-            continue
-        for view in views:
-            tokens = view.usage.prompt_tokens + view.usage.output_tokens
-            took = view.ended_at - view.submitted_at
-            line = Text("  ").append(view.state.value, style=_STYLES.get(view.state, ""))
-            out.print(line.append(f" {view.id}: {view.outcomes} steps, {tokens} tokens, {took:.1f} s"))
+        for line in ends([view for view in found if view is not None]):
+            out.print(line)
+
+
+def ends(views: Sequence[JobView]) -> list[Text]:
+    """What is said of jobs that have ended or are parked; of those that go on by now, nothing."""
+    told = [view for view in views if view.state.ended or view.parked]
+    if len(told) > ONE_BY_ONE:
+        states = Counter("parked" if view.parked else view.state.value for view in told)
+        return [Text(f"  {len(told)} jobs: {', '.join(f'{n} {state}' for state, n in states.items())}")]
+    lines = []
+    for view in told:
+        line = Text("  ")
+        if view.parked:
+            line.append("parked", style="yellow").append(plain(f" {view.id}: {view.why}"))
+        else:
+            steps, tokens = count_of(view.outcomes, "step"), count_of(view.usage.total_tokens, "token")
+            line.append(view.state.value, style=_STYLES.get(view.state, ""))
+            line.append(f" {view.id}: {steps}, {tokens}, {view.ended_at - view.submitted_at:.1f} s")
+        lines.append(line)
+    return lines
 
 
 async def _logs(out: Console, machine: LocalFleet) -> None:
@@ -119,14 +129,29 @@ async def _logs(out: Console, machine: LocalFleet) -> None:
 
 
 def important(lines: list[str]) -> list[str]:
-    """Warnings and errors, with the tracebacks that follow them; none of it commands a terminal."""
-    kept, wanted = [], False
+    """Warnings and errors, with the tracebacks that belong to them; none of it commands a terminal."""
+    kept: list[str] = []
+    wanted = False
     for line in lines:
         found = _LEVEL.match(line)
         wanted = found[1] in ("WARNING", "ERROR", "CRITICAL") if found else wanted
         if wanted and line.strip():
-            kept.append(plain(found[2] if found else line))
+            kept += map(plain, _told(found[2]) if found else [line])
     return kept
+
+
+def _told(said: str) -> list[str]:
+    """What a worker says of a failure as JSON, for programs, as people read it; any other line as it is."""
+    kind, _, fields = said.partition(" failed: ")
+    if not kind.endswith((": Job", ": Tool")):
+        return [said]
+    try:
+        failure = json.loads(fields)
+        where = f"agent {failure['agent']}" if "agent" in failure else f"its {failure['tool']}"
+        frames = failure["traceback"].splitlines()
+        return [f"job {failure['job']}, {where}, failed by {failure['error']}", *(f"  {f}" for f in frames)]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return [said]
 
 
 # The embedded Redis -------------------------------------------------------------------------------------

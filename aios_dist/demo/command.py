@@ -123,7 +123,7 @@ def _introduce(out: Console, machine: LocalFleet, latency: float) -> None:
     assert machine.redis is not None
     out.print(Text("aios_dist: LLM agents as Celery work on one shared Redis", style="bold"))
     rows = [
-        ("Redis", f"{machine.redis.kind}, our own child, {masked(machine.redis.url)}"),
+        ("Redis", f"{machine.redis.kind}, our own, {masked(machine.redis.url)}"),
         (
             "workers",
             f"machine-1 and machine-2 ({SLOTS} slots each), one-slot (1), turns",
@@ -174,7 +174,7 @@ def _conclude(out: Console, machine: LocalFleet, results: dict[str, Run], keep: 
     again = "aios-dist demo --keep: this again, and Flower stays up to show every call"
     if keep and machine.flower_url is not None:
         again = f"Flower shows every call: {machine.flower_url}/tasks (Ctrl-C ends it all)"
-    nxt = "aios-dist up: a fleet that stays up, for agents of your own (examples/trip.py)"
+    nxt = "aios-dist up: a fleet that stays up, for agents of your own (examples/)"
     for name, what in (("Seen", seen), ("Next", nxt), ("", again)):
         out.print(Text(f"{name:<6}", style="bold").append(what, style="not bold"), soft_wrap=True)
 

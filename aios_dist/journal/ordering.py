@@ -179,12 +179,9 @@ class Ordering(Sweeping):
             said: of models, tenants and lanes.
             source: ``file`` counts only where aios.toml says something new: what a hand set stays till then.
         """
-        caps = {
-            f"@{name}": Limits(in_flight=t.max_in_flight)
-            for name, t in said.tenants.items()
-            if t.max_in_flight is not None
-        }
-        models = [_model(name, limits, source) for name, limits in (*said.models.items(), *caps.items())]
+        models = [
+            _model(name, limits, source) for name, limits in (*said.models.items(), *_caps(said).items())
+        ]
         tenants = [_tenant(name, rules) for name, rules in said.tenants.items()]
         lanes = [
             {"lane": name, "policy": r.policy, "oldest": r.oldest_every, "fair": r.fair}
@@ -203,6 +200,16 @@ class Ordering(Sweeping):
             )
         if left:
             await self._gather_all([lane.decode() for lane in left])
+
+    async def unsaid(self, said: Said) -> list[str]:
+        """Models and tenants of which aios.toml says what no worker has said yet, as ``tenant 'acme'``."""
+        wanted = [(f"tenant {n!r}", self.keys.tenant(n), _tenant(n, r)) for n, r in said.tenants.items()]
+        for name, limits in (*said.models.items(), *_caps(said).items()):
+            what = f"tenant {name[1:]!r}" if name.startswith("@") else f"model {name!r}"
+            wanted.append((what, self.keys.model(name), _model(name, limits, "file")))
+        known = await self._gather(("HGET", key, "file") for _, key, _ in wanted)
+        lines = zip(wanted, known, strict=True)
+        return list(dict.fromkeys(w for (w, _, of), was in lines if of["says"].encode() != (was or b"")))
 
     async def knows(self, said: Said) -> bool:
         """Whether Redis still has what was said: it may have been emptied, or put back."""
@@ -252,6 +259,15 @@ class Ordering(Sweeping):
                 )
             )
         return views
+
+
+def _caps(said: Said) -> dict[str, Limits]:
+    """A tenant's limit of calls is that of a model of its own."""
+    return {
+        f"@{name}": Limits(in_flight=t.max_in_flight)
+        for name, t in said.tenants.items()
+        if t.max_in_flight is not None
+    }
 
 
 def _says(fields: dict[str, Any]) -> str:

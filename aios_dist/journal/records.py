@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import msgspec
 
+from aios_dist.config import Config
 from aios_dist.journal.views import LaneRules, Limits
 from aios_dist.model.calls import INPUT_COST, MOST_TOKENS, OUTPUT_COST, Usage
 from aios_dist.model.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, digest, encode
@@ -337,6 +339,27 @@ class Said(msgspec.Struct, frozen=True):
     models: dict[str, Limits] = {}
     tenants: dict[str, TenantRules] = {}
     lanes: dict[str, LaneRules] = {}
+
+    @classmethod
+    def of(cls, config: Config, models: Collection[str]) -> Said:
+        """What aios.toml says of these models, of tenants and of lanes."""
+        return cls(
+            models={
+                name: Limits(
+                    m.max_in_flight,
+                    m.requests_per_minute,
+                    m.tokens_per_minute,
+                    tuple((config.models[other].lane, other) for other in dict.fromkeys(m.fallback)),
+                    m.fallback_after,
+                )
+                for name, m in config.models.items()
+                if name in models
+            },
+            tenants={
+                name: TenantRules(**msgspec.structs.asdict(tenant)) for name, tenant in config.tenants.items()
+            },
+            lanes={name: LaneRules.of(config.lane(name)) for name in config.lane_names()},
+        )
 
     def digest(self) -> str:
         """Tells two things said apart."""

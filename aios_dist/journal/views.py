@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aios_dist.config import ModelConfig
+from aios_dist import policies
+from aios_dist.config import LaneConfig, ModelConfig
 from aios_dist.journal.heads import Head
 from aios_dist.model.calls import LLMRequest, Request, SignalRequest, SleepRequest, ToolRequest, Usage
 from aios_dist.model.chance import Known
@@ -337,6 +338,11 @@ class LaneRules(msgspec.Struct, frozen=True):
     oldest_every: int = 0
     fair: str = ""
     by_hand: bool = False
+
+    @classmethod
+    def of(cls, lane: LaneConfig) -> LaneRules:
+        """What a lane's table of aios.toml comes to."""
+        return cls(lane.policy, policies.oldest_every(lane.policy, lane.oldest_every), lane.fair)
 
 
 class LaneCount(msgspec.Struct, frozen=True):

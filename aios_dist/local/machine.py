@@ -65,9 +65,7 @@ class LocalFleet:
         self.config = config
         if config.fleet.check_replays is None:
             self._change(check_replays=True)
-        self.redis: EmbeddedRedis | None = (
-            EmbeddedRedis(password=secrets.token_urlsafe(24)) if embedded_redis else None
-        )
+        self.redis: EmbeddedRedis | None = EmbeddedRedis() if embedded_redis else None
         self.llm_url: str | None = None
         self.llm_key = secrets.token_urlsafe(24)
         """What those must know who ask the fake LLM for its calls, or change what it answers."""
@@ -115,7 +113,9 @@ class LocalFleet:
                 else None
             )
             if self.redis is not None:
-                self.redis.start(self._data, appendonly=self._data is not None, after=after)
+                # No port: while the server is dead, another user could take that and hear what is for it.
+                place = self.dir / "redis.sock"
+                self.redis.start(self._data, self._data is not None, after=after, socket_path=place)
                 self._change(redis_url=self.redis.url)
             if fake is not None:
                 self._use(fake)

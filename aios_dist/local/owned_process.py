@@ -58,7 +58,6 @@ def start_owned(
     grace_s: float = 5.0,
     keep: Sequence[int] = (),
     after: After | None = None,
-    stdin: bytes = b"",
 ) -> subprocess.Popen[bytes]:
     """Start a program that does not outlive us.
 
@@ -71,8 +70,6 @@ def start_owned(
         grace_s: seconds between SIGTERM and SIGKILL, if it is the watcher that ends the program.
         keep: open descriptors that the program has, too, for as long as it runs: a lock, an end of a pipe.
         after: whom the watcher waits for before it ends the program.
-        stdin: what it reads there, a few lines at the most: where a password goes, as all users of the
-            machine see arguments.
 
     Returns:
         The program's own ``Popen`` (pid, wait, kill). Keep it: when it is collected, the program ends too.
@@ -81,11 +78,6 @@ def start_owned(
     import subprocess
     import weakref
 
-    if len(stdin) > select.PIPE_BUF:  # more might wait for a program that does not read
-        raise ValueError(f"stdin has more than {select.PIPE_BUF} bytes")
-    reads, writes = os.pipe()
-    os.write(writes, stdin)
-    os.close(writes)
     lifeline, ours = os.pipe()
     pipe, most_s = after or (-1, 0.0)
     numbers = [str(number) for number in (os.getpid(), lifeline, grace_s, pipe, most_s)]
@@ -94,7 +86,7 @@ def start_owned(
             [sys.executable, "-I", "-S", __file__, *numbers, *[os.fspath(part) for part in argv]],
             env=env,
             cwd=cwd,
-            stdin=reads,
+            stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             pass_fds=(lifeline, *keep, *([] if after is None else [pipe])),
@@ -105,7 +97,6 @@ def start_owned(
         raise
     finally:
         os.close(lifeline)
-        os.close(reads)
     weakref.finalize(process, os.close, ours)
     return process
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -25,6 +26,8 @@ SERVER_ENV = "AIOS_REDIS_SERVER"
 """Environment variable: the path of the server's binary, instead of any other."""
 
 HOST = "127.0.0.1"
+LONGEST_SOCKET = 103
+"""Bytes of a socket's path that every system takes; Linux takes four more."""
 # Below every system's range for outgoing connections: a client that reconnects while the server is down
 # cannot be given the server's port as its own, talk to itself, and keep the port from the server.
 PORTS = range(20_000, 32_000)
@@ -85,7 +88,10 @@ def _packaged_valkey() -> Path | None:
 
 
 class EmbeddedRedis:
-    """A Redis or Valkey server as our own child, on 127.0.0.1, with eviction and snapshots off.
+    """A Redis or Valkey server as our own child, with eviction and snapshots off.
+
+    On 127.0.0.1 every user of this machine may do with it what we may; on a socket nobody who may not enter
+    its folder.
 
     ::
 
@@ -93,28 +99,22 @@ class EmbeddedRedis:
             redis.Redis.from_url(server.url).ping()
 
     It survives nothing of us, not even our ``kill -9``. After ``kill()`` it can be started again with the
-    same port and data by ``restart()``; ``stop()`` is final and removes the data, unless ``dir`` was given.
+    same address and data by ``restart()``; ``stop()`` is final and removes the data, unless ``dir`` was
+    given.
     The folder of its data is its own: another server on it is refused as long as this one's process runs.
 
     Args:
         binary: the server to run; ``find_server()`` by default.
         settings: more of the server's own settings, by the names of ``redis.conf``.
-        password: what clients must know (letters, digits, ``-`` and ``_``). Without one every user of this
-            machine may do with it what we may.
     """
 
-    def __init__(
-        self,
-        binary: Path | None = None,
-        settings: Mapping[str, str] | None = None,
-        password: str = "",
-    ) -> None:
+    def __init__(self, binary: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
         self._binary = binary
-        self._password = password
         self._settings = {**SETTINGS, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._port = 0
+        self._socket: Path | None = None
         self._dir: Path | None = None
         self._dir_is_ours = False
         self._held: folders.Held | None = None
@@ -127,6 +127,7 @@ class EmbeddedRedis:
         appendonly: bool = False,
         port: int = 0,
         after: After | None = None,
+        socket_path: Path | None = None,
     ) -> EmbeddedRedis:
         """Start the server and return when it answers.
 
@@ -135,23 +136,30 @@ class EmbeddedRedis:
             appendonly: keep the data across ``restart()``.
             port: 0 picks a free one.
             after: whose end it awaits before its own, where we are killed.
+            socket_path: listen there, and on no port.
 
         Returns:
             This object, for ``with EmbeddedRedis().start(appendonly=True) as server``.
 
         Raises:
-            ConfigError: there is no server to run, it did not start, or its port or folder is in use.
+            ConfigError: there is no server to run, it did not start, its port or folder is in use, or the
+                socket's path is too long.
         """
         if self._owner:
             raise RuntimeError("this server was started already")
-        self._binary = self._binary or find_server()
+        if socket_path is not None and len(os.fsencode(socket_path)) > LONGEST_SOCKET:
+            raise ConfigError(
+                f"No socket can be at {str(socket_path)!r}, which is longer than {LONGEST_SOCKET} bytes: set "
+                "TMPDIR to a folder with a shorter path."
+            )
+        self._binary, self._socket = self._binary or find_server(), socket_path
         self._settings["appendonly"] = "yes" if appendonly else "no"
         self._dir_is_ours = dir is None
         self._held = folders.take_temporary("aios-redis-") if dir is None else folders.take(dir)
         self._dir, self._after, self._owner = self._held.path, after, os.getpid()
         atexit.register(self.stop)
         try:
-            self._launch_somewhere() if port == 0 else self._launch(port)
+            self._launch_somewhere() if port == 0 and socket_path is None else self._launch(port)
         except BaseException:
             self.stop()
             raise
@@ -178,7 +186,7 @@ class EmbeddedRedis:
         self._process = None
 
     def restart(self) -> None:
-        """Run again on the same port and data, after a ``kill()`` or instead of the server that runs now.
+        """Run again on the same address and data, after a ``kill()`` or instead of the server that runs now.
 
         Without ``appendonly`` it comes back empty.
 
@@ -192,13 +200,15 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """``redis://127.0.0.1:PORT/0``, with ``:PASSWORD@`` before the address where it has one."""
-        account = f":{self._password}@" if self._password else ""
-        return f"redis://{account}{HOST}:{self.port}/0"
+        """``redis://127.0.0.1:PORT/0`` or ``unix:///PATH``."""
+        return self._url(self.port)
+
+    def _url(self, port: int) -> str:
+        return f"unix://{quote(str(self._socket))}" if self._socket else f"redis://{HOST}:{port}/0"
 
     @property
     def port(self) -> int:
-        """The port on 127.0.0.1: the same from ``start()`` to ``stop()``."""
+        """The port on 127.0.0.1, 0 with a socket: the same from ``start()`` to ``stop()``."""
         if not self._owner:
             raise RuntimeError("this server is not started")
         return self._port
@@ -265,8 +275,9 @@ class EmbeddedRedis:
         """
         assert self._binary is not None
         assert self._held is not None
-        argv = [str(self._binary), "-", "--port", str(port), "--dir", str(self.log.parent)]
-        for name, value in self._settings.items():
+        argv = [str(self._binary), "--port", str(port), "--dir", str(self.log.parent)]
+        place = {"unixsocket": str(self._socket), "unixsocketperm": "700"} if self._socket else {}
+        for name, value in {**self._settings, **place}.items():
             argv += [f"--{name}", value]
         try:
             self.log.unlink(missing_ok=True)
@@ -278,7 +289,6 @@ class EmbeddedRedis:
                     stderr=subprocess.STDOUT,
                     keep=[self._held.lock],
                     after=self._after,
-                    stdin=f"requirepass {self._password}\n".encode() if self._password else b"",
                 )
         except OSError as exc:
             raise ConfigError(
@@ -295,13 +305,8 @@ class EmbeddedRedis:
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], port: int) -> str:
         deadline = time.monotonic() + READY_S
-        client = redis.Redis(
-            HOST,
-            port,
-            password=self._password or None,
-            socket_timeout=0.5,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
+        client = redis.Redis.from_url(
+            self._url(port), socket_timeout=0.5, retry=Retry(NoBackoff(), 0), decode_responses=True
         )
         with client:
             while time.monotonic() < deadline:
@@ -315,7 +320,7 @@ class EmbeddedRedis:
                     client.ping()
                     info = client.info("server")
                 except (redis.ConnectionError, redis.TimeoutError):  # not yet; or loading its data; or a
-                    continue  # stranger's with another password, and ours is about to end
+                    continue  # stranger's with a password, and ours is about to end
                 if (
                     info["process_id"] == process.pid
                 ):  # else another server has the port, and ours is about to end

@@ -24,6 +24,8 @@ class LaneView(msgspec.Struct, frozen=True):
         tenant_count: how many tenants wait.
         due: steps that slept, backed off or were lost until now: the next worker puts them beside these.
         in_flight: steps at the workers that serve it, also of their other lanes.
+        to_come: what ``[lanes.*]`` of the configuration says, where other rules hold that no hand has set: it
+            holds once a worker starts with this configuration. None: nothing is to come.
     """
 
     name: str
@@ -36,6 +38,7 @@ class LaneView(msgspec.Struct, frozen=True):
     tenant_count: int = 0
     due: int = 0
     in_flight: int = 0
+    to_come: LaneRules | None = None
 
     @property
     def wanted(self) -> int:
@@ -88,9 +91,16 @@ class Steering(abc.ABC):
                 tenant_count=waiting[name].tenant_count,
                 due=waiting[name].due,
                 in_flight=sum(w.in_flight for w in registry.live(self.config.fleet.lease) if name in w.lanes),
+                to_come=self._to_come(name, rules[name]),
             )
             for name, depth in zip(names, depths, strict=True)
         ]
+
+    def _to_come(self, lane: str, now: LaneRules) -> LaneRules | None:
+        if lane not in self.config.lanes or now.by_hand:
+            return None
+        said = LaneRules.of(self.config.lane(lane))
+        return said if said != now else None
 
     async def tenants(self) -> list[TenantView]:
         """Tenants that have settings, or a share of a lane, as they stand."""

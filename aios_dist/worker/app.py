@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
 import uuid
+from pathlib import Path
 from typing import Any, NoReturn
 
 import greenback
 import msgspec
 from celery import Celery, signals
+from celery.utils.nodenames import node_format
 
 from aios_dist.broker.app import TASK, make_app
 from aios_dist.config import Config, load
@@ -74,11 +77,12 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
     def look(instance: Any = None, options: Any = None, **_: Any) -> None:
         if getattr(instance, "app", None) is not app:
             return
+        log = str((options or {}).get("logfile") or "")
         try:
             starting.check_options(pool, settings, options or {})
             starting.check_settings(app, config, settings)
         except AiosError as exc:
-            _refuse(exc)
+            _refuse(exc, node_format(log, instance.hostname))
         except Exception as exc:
             _break(exc)
         starting.survive_sigusr2()
@@ -105,16 +109,24 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
             runtime.slots = sender.concurrency
             runtime.check()
         except AiosError as exc:
-            _refuse(exc)
+            _refuse(exc, node_format(str(sender.logfile or ""), sender.hostname))
         except Exception as exc:
             _break(exc)
 
     return app
 
 
-def _refuse(error: AiosError) -> NoReturn:
-    """One sentence and exit code 2: there is nothing in a traceback for the one who set this up."""
-    sys.stderr.write(f"aios-dist: {error}\n")
+def _refuse(error: AiosError, log: str = "") -> NoReturn:
+    """One sentence and exit code 2: there is nothing in a traceback for the one who set this up.
+
+    Also in its log file, if it has one: what ``celery worker --detach`` and ``celery multi`` start has no
+    other place where somebody would read it.
+    """
+    said = f"aios-dist: {error}\n"
+    sys.stderr.write(said)
+    if log:
+        with contextlib.suppress(OSError), Path(log).open("a", encoding="utf-8") as file:
+            file.write(said)
     raise SystemExit(2)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import msgspec
-
 from aios_dist import policies
 from aios_dist.config import Config
 from aios_dist.errors import FleetUnavailable
-from aios_dist.journal import Journal, LaneRules, Limits, Said, Stray, TenantRules
+from aios_dist.journal import Journal, Said, Stray
 from aios_dist.journal.ordering import MOST_STRAYS
 from aios_dist.program import turns
 from aios_dist.program.turns import Catalog
@@ -40,29 +38,7 @@ class Rules:
 
     def said(self) -> Said:
         """What aios.toml says of the models that this worker serves, of tenants and of lanes."""
-        models, lanes = self._config.models, self._config.lane_names()
-        settings = {name: self._config.lane(name) for name in lanes}
-        return Said(
-            models={
-                name: Limits(
-                    m.max_in_flight,
-                    m.requests_per_minute,
-                    m.tokens_per_minute,
-                    tuple((models[other].lane, other) for other in dict.fromkeys(m.fallback)),
-                    m.fallback_after,
-                )
-                for name, m in models.items()
-                if name in self._models
-            },
-            tenants={
-                name: TenantRules(**msgspec.structs.asdict(tenant))
-                for name, tenant in self._config.tenants.items()
-            },
-            lanes={
-                name: LaneRules(lane.policy, policies.oldest_every(lane.policy, lane.oldest_every), lane.fair)
-                for name, lane in settings.items()
-            },
-        )
+        return Said.of(self._config, self._models)
 
     async def write(self) -> None:
         """What aios.toml says holds for the whole fleet; what a hand has set stays until it says other."""

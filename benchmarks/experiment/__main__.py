@@ -25,7 +25,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from aios_dist.cli.session import every_end_is_ctrl_c
 from aios_dist.errors import AiosError, UsageError
-from benchmarks.experiment import drawing
 from benchmarks.experiment.report import show
 from benchmarks.experiment.results import TOLERANCE, Results, agree, plain, results
 from benchmarks.experiment.running import count, machine, run_all
@@ -69,6 +68,8 @@ def main(names: Sequence[str], as_json: bool, out: Path, seed: int) -> None:
         "scenarios": plain(found),
     }
     (out / "experiment.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    from benchmarks.experiment import drawing  # matplotlib takes seconds, and only this needs it
+
     pictures = drawing.draw(found, out)
     if as_json:
         print(json.dumps(document))

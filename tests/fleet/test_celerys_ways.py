@@ -155,11 +155,13 @@ REFUSED = [
 def test_what_would_make_another_worker_of_it_is_refused_at_the_start(
     celery: Celery, options: list[str], sentence: str
 ) -> None:
-    done = celery.run("llm", "worker", "-n", "refused@here", *options)
+    done = celery.run("llm", "worker", "-n", "refused@here", "-f", "of-%n.log", *options)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("aios-dist: ")]
     assert sentence in line
     assert "Traceback" not in done.stderr
+    # In the log file too: one that is detached (`-D`, `celery multi`) has no other place that is read.
+    assert (celery.folder / "of-refused.log").read_text(encoding="utf-8").endswith(f"{line}\n")
 
 
 def test_a_file_that_changes_the_fleets_settings_makes_no_worker(celery: Celery) -> None:

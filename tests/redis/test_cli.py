@@ -456,6 +456,7 @@ def test_fleet_shows_depths_and_workers(cli: Callable[..., Done], redis_url: str
         "oldest_every": 0,
         "fair": None,
         "by_hand": False,
+        "to_come": None,
         "depth_by_tenant": None,
         "tenants_waiting": None,
     }

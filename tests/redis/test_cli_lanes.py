@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from aios_dist.config import FleetConfig
+from aios_dist.config import FleetConfig, load
 from aios_dist.errors import NotAllowed
-from aios_dist.journal import Journal
+from aios_dist.journal import Journal, Said
 from aios_dist.model.jobs import Outcome, encode
 from tests.redis import command_line
 from tests.redis.command_line import Done
@@ -147,6 +147,35 @@ def test_rules_of_a_lane_are_set_by_hand_and_reset(cli: Cli) -> None:
     assert cli("lane", "set", "llm", "--fair", "none", "--oldest-every", "0").out == "llm: policy las\n"
     assert cli("lane", "reset", "llm").out == "llm: policy fifo\n"
     assert lane(cli) == as_in_the_file
+
+
+def test_rules_of_aios_toml_that_no_worker_has_said_yet_are_told_as_to_come(
+    cli: Cli, folder: Path, redis_url: str, fleet_name: str
+) -> None:
+    with (folder / "aios.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[lanes.llm]\npolicy = "las"\nfair = "tenant"\n[tenants.acme]\nweight = 2.0\n')
+        file.write("[models.other]\nmax_in_flight = 3\n")
+    told = (
+        "to come with the next worker of this aios.toml: llm: policy las, one dispatch in 10 to the oldest, s"
+    )
+    assert lane(cli)["policy"] == "fifo"
+    assert lane(cli)["to_come"]["policy"] == "las"
+    assert told in cli("lane", "list").err
+    assert "worker of this aios.toml: tenant 'acme'\n" in cli("tenant", "list").err
+    assert "worker of this aios.toml: model 'other'\n" in cli("model", "list").err
+    assert "it changes nothing" not in cli("doctor").out
+    cli("lane", "set", "llm", "--policy", "fifo")  # by hand: that stays, until the file says something new
+    assert lane(cli)["to_come"] is None
+
+    async def a_worker_starts() -> None:
+        config = load(folder / "aios.toml", env={"AIOS_REDIS_URL": redis_url, "AIOS_FLEET": fleet_name})
+        journal = Journal(config.fleet)
+        await journal.say(Said.of(config, config.models), "file")
+        await journal.close()
+
+    asyncio.run(a_worker_starts())
+    assert lane(cli)["policy"] == "las"
+    assert [cli(noun, "list").err for noun in ("lane", "tenant", "model")] == [""] * 3
 
 
 def test_a_shared_lane_is_listed_by_tenant_and_the_tenants_take_turns(

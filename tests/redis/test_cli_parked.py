@@ -64,7 +64,8 @@ def test_a_parked_job_says_so_where_people_look(cli: Cli, jobs: list[str], park:
     assert "parked" in listed.out
     assert f"a1 is parked: {WHY}" in listed.err
     shown = cli("job", "show", "a1")
-    assert f"Paused: {WHY}" in shown.out
+    assert "Job a1: parked\n" in shown.out
+    assert f"Parked: {WHY}" in shown.out
     assert "job resume a1 --from-step K" in shown.out
     record = cli("job", "show", "a1", "--json").json
     assert (record["state"], record["parked"], record["why"]) == ("paused", True, WHY)

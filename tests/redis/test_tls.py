@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from kombu.exceptions import OperationalError
 
 from aios_dist import Fleet
@@ -252,7 +253,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     except ConfigError as exc:
         pytest.skip(str(exc))
     folder, port = tmp_path_factory.mktemp("sentinel"), a_free_port()
-    with EmbeddedRedis(binary, password="of-redis-1") as server:
+    with EmbeddedRedis(binary) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("requirepass", "of-redis-1")
         (folder / "sentinel.conf").write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nrequirepass of-sentinel-1\n"
             f"sentinel monitor mine 127.0.0.1 {server.port} 1\nsentinel auth-pass mine of-redis-1\n"

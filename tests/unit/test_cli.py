@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -24,6 +23,7 @@ from aios_dist.config import Config, TenantConfig
 from aios_dist.errors import InvalidInput, JobCancelled
 from aios_dist.journal import LaneRules
 from aios_dist.producer.fleet_rules import LaneView
+from tests.unit.test_shown import Terminal
 
 NOBODY = "redis://127.0.0.1:1/0"
 
@@ -311,10 +311,6 @@ def test_texts_of_others_cannot_command_a_terminal() -> None:
 
 @pytest.mark.parametrize("width", [8, 20, 40, 80])
 def test_a_narrow_terminal_folds_texts_and_no_number(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     numbers = [f"{n}.{n}5*" for n in range(10, 18)]
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr("sys.stdout", terminal := Terminal())

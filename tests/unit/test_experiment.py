@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from aios_dist.simulate import SimulatedJob
-from benchmarks.experiment import drawing
 from benchmarks.experiment.__main__ import main
 from benchmarks.experiment.observed import Call, Observed, figures, from_simulation
 from benchmarks.experiment.report import show, spread
@@ -157,6 +156,8 @@ def test_the_json_has_every_figure_of_every_plan() -> None:
 
 
 def test_the_pictures_are_png_files_of_modest_size(tmp_path: Path) -> None:
+    from benchmarks.experiment import drawing  # matplotlib takes seconds, and only this needs it
+
     files = drawing.draw(as_if_run("io-one", "slow-one"), tmp_path)
     names = {"gantt-io-one", "gantt-slow-one", "bars-io", "bars-slow", "agreement"}
     assert {file.stem for file in files} == names

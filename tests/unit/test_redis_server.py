@@ -390,26 +390,24 @@ sys.stdin.read()
         wait_for_end(pid)
 
 
-def test_a_password_is_asked_for_and_is_no_argument(binary: Path) -> None:
-    with EmbeddedRedis(binary, password="not-for-others-1") as server:
-        server.restart()
-        assert client_of(server).ping()
-        assert server.url == f"redis://:not-for-others-1@127.0.0.1:{server.port}/0"
-        with pytest.raises(redis.AuthenticationError):
-            redis.Redis(port=server.port).ping()
-        if Path("/proc/self").exists():
-            group = [pid for pid in os.listdir("/proc") if pid.isdigit() and _group(pid) == server.pid]
-            assert group
-            for pid in group:
-                assert b"not-for-others" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        assert not [f for f in server.log.parent.iterdir() if f.is_file() and "not-for" in f.read_text()]
+def test_on_a_socket_it_has_no_port_also_when_it_is_started_again(tmp_path: Path, binary: Path) -> None:
+    place = tmp_path / "a b%.sock"
+    with EmbeddedRedis(binary).start(tmp_path / "data", appendonly=True, socket_path=place) as server:
+        for _ in range(2):
+            with client_of(server) as client:
+                assert client.config_get("port") == {"port": "0"}
+                client.incr("starts")
+            assert place.stat().st_mode & 0o777 == 0o700
+            server.kill()
+            server.restart()
+        assert server.url == f"unix://{tmp_path}/a%20b%25.sock"
+        assert client_of(server).get("starts") == "2"
 
 
-def _group(pid: str) -> int:
-    try:
-        return os.getpgid(int(pid))
-    except ProcessLookupError:
-        return 0
+def test_a_path_that_is_too_long_for_a_socket_is_a_clear_refusal(tmp_path: Path) -> None:
+    place = tmp_path / ("x" * module.LONGEST_SOCKET)
+    with pytest.raises(ConfigError, match=r"longer than 103 bytes: set TMPDIR to a folder with a shorter"):
+        EmbeddedRedis().start(socket_path=place)
 
 
 def test_a_folder_of_data_is_closed_to_all_others(tmp_path: Path, binary: Path) -> None:
@@ -462,14 +460,6 @@ def test_nothing_that_others_have_put_into_a_folder_is_written_through_or_served
         with pytest.raises(ConfigError, match=r"is a link|belongs to another user \(uid 65534\)"):
             folders.take(data)
     assert precious.read_text() == "of mine"
-
-
-def test_what_a_program_is_told_on_its_stdin_comes_there_and_nothing_else() -> None:
-    for said in (b"", b"one\ntwo\n"):
-        process = start_owned(["cat"], stdin=said, stdout=subprocess.PIPE)
-        assert process.communicate(timeout=20)[0] == said
-    with pytest.raises(ValueError, match="stdin has more than"):
-        start_owned(["cat"], stdin=b"x" * 100_000)
 
 
 def test_an_owned_program_sees_no_ctrl_c_of_ours_and_has_its_own_pid_and_exit_code() -> None:

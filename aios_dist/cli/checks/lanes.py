@@ -40,7 +40,7 @@ def lanes(config: Config, views: Sequence[LaneView], live: Sequence[WorkerInfo])
                 "lanes", f"Lane {view.name!r} has no worker; {used[view.name]}.", _start(config, view.name)
             )
     weighted = next((name for name, tenant in config.tenants.items() if tenant.weight != 1.0), None)
-    if weighted is not None and not any(view.rules.fair for view in views):
+    if weighted is not None and not any((view.to_come or view.rules).fair for view in views):
         yield warning(
             "lanes",
             f"Tenant {weighted!r} has a weight, and no lane is shared between tenants: it changes nothing.",
