@@ -37,6 +37,7 @@ from aios_dist.local.owned_process import start_owned
 from aios_dist.local.redis_server import EmbeddedRedis
 from aios_dist.testing import FakeLLM
 
+pytestmark = pytest.mark.timeout(200)  # more than what is waited for: else nobody reads what did not come
 WITHIN_S = 50.0
 """For what takes a second or two where nobody else is on the machine."""
 REPLY_S = 1.5
