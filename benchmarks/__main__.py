@@ -136,6 +136,13 @@ SIZED = {"plans": plans, "verbs": verbs, "wide": wide}
 
 def main(argv: list[str]) -> int:
     """Run the parts that are named, or all."""
+    options = [a for a in argv if a.startswith("-") and a != "--json"]
+    if options and set(options) <= {"-h", "--help"}:
+        print(f"{__doc__}\nParts: {', '.join(PARTS)}.")
+        return 0
+    if options:
+        print(f"benchmarks: there is no option {options[0]}; --json and --help are.", file=sys.stderr)
+        return 2
     names = [a for a in argv if not a.startswith("-")] or [name for name in PARTS if name != "memory"]
     sizes = {name: number for name, _, number in (n.partition("=") for n in names)}
     names = list(sizes)

@@ -64,3 +64,14 @@ def test_every_bound_is_of_a_part_and_a_figure_that_there_is() -> None:
     said = "".join(file.read_text("utf-8") for file in folder.glob("*.py") if file.stem != "tables")
     assert BOUNDS.keys() <= bench.PARTS.keys()
     assert [b.figure for bounds in BOUNDS.values() for b in bounds if f'"{b.figure}"' not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "said"), [("--help", 0, "Parts: makespan."), ("--fast", 2, "no option --fast")]
+)
+def test_who_asks_for_help_or_what_there_is_not_runs_nothing(
+    word: str, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "PARTS", {"makespan": pytest.fail})
+    assert bench.main([word]) == code
+    assert said in "".join(capsys.readouterr())
