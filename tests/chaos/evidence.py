@@ -194,7 +194,8 @@ class Scales:
         lost = set[int]()
         for at in step.lost_at:
             again = bisect.bisect_right(starts, at)
-            if (not again or again in lost) and done.put_back_between(at - 2 * FLEET.lease, at):
+            known_end = not again or again in lost or step.attempts[again - 1].end < at
+            if known_end and done.put_back_between(at - 2 * FLEET.lease, at):
                 continue  # its worker had regained a claim that Redis has forgotten
             lost.add(again)
             attempt = step.attempts[again - 1]

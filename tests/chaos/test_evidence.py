@@ -269,6 +269,18 @@ def test_a_lease_of_a_claim_that_redis_has_forgotten_is_not_the_lost_ones_before
     assert story.weigh().ready_again == [1]
 
 
+def test_nor_is_it_that_of_one_which_had_ended_by_a_refusal(story: Story) -> None:
+    """As before; but the attempt whose claim is known was over, by a 429, and its worker was killed later."""
+    step = story.step(0, 0)
+    step.attempts.insert(0, Attempt(80, 81, WORKER.replace("41", "40")))
+    step.lost_at.append(96)
+    story.call(story.prompt(0, 0), 80.5, fault="429", status=429)
+    story.done = replace(story.done, kills=[Kill(83, 40, "machine-1")])
+    assert story.weigh().ready_again == [13]
+    story.done = replace(story.done, outages=[Outage(88, 92, True, lost_from=87)])
+    assert story.weigh().ready_again == []
+
+
 def test_a_failure_that_was_retried_may_be_followed_by_an_outcome(story: Story) -> None:
     step = story.step(0, 0)
     step.attempts.insert(0, Attempt(90, 92, WORKER))
