@@ -18,7 +18,7 @@ import pytest
 from aios_dist import errors
 from aios_dist.config import ModelConfig
 from aios_dist.errors import ConfigError, LLMError
-from aios_dist.model.calls import LLMRequest, LLMResponse
+from aios_dist.model.calls import LLMResponse
 from aios_dist.testing import FakeLLM
 from aios_dist.worker.providers import check_model, open_provider
 from aios_dist.worker.providers.lenient import decode
@@ -27,8 +27,8 @@ from aios_dist.worker.providers.replies import RAW_LIMIT
 from aios_dist.worker.providers.streams import TRIED, Stream
 from aios_dist.worker.providers.transport import MOST_OF_AN_ERROR
 from aios_dist.worker.providers.unpacking import PIECE, Unpacked, unpacked
+from tests.contracts.asking import outcome
 
-HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 LIMIT = 2 * 1024 * 1024
 ENOUGH = 64 * 1024 * 1024
 """What a server without an end has sent by then, if nobody stops it."""
@@ -69,13 +69,7 @@ async def endless(head: bytes, piece: bytes) -> AsyncIterator[tuple[str, Endless
 async def ask(root: str, adapter: str = "openai", **settings: Any) -> LLMResponse | LLMError:
     base_url = root if adapter == "anthropic" else f"{root}/v1"
     given = {"timeout": 60.0, "answer_limit": LIMIT, **settings}
-    provider = open_provider("m", ModelConfig(provider=adapter, base_url=base_url, **given), {})
-    try:
-        return await provider.call(HI)
-    except LLMError as error:
-        return error
-    finally:
-        await provider.aclose()
+    return await outcome("m", ModelConfig(provider=adapter, base_url=base_url, **given), {})
 
 
 _BLANK = b" " * 65536

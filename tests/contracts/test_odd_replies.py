@@ -31,10 +31,10 @@ from aios_dist.worker.providers.openai import CompletionReply
 from aios_dist.worker.providers.refusals import bounded
 from aios_dist.worker.providers.replies import RAW_LIMIT
 from aios_dist.worker.providers.streams import Stream
+from tests.contracts.asking import HI, outcome
 from tests.contracts.odd_kinds import KINDS, Case, reply
 from tests.contracts.odder_kinds import ODDER
 
-HI = LLMRequest(messages=[{"role": "user", "content": "hi"}])
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
 OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: "
 
@@ -68,13 +68,7 @@ async def ask(port: int, *, stream: bool, adapter: str = "openai", key: str = ""
         timeout=10.0,
         api_key_env="THE_KEY" if key else None,
     )
-    provider = open_provider("odd", model, {"THE_KEY": key})
-    try:
-        return await provider.call(HI)
-    except LLMError as error:
-        return error
-    finally:
-        await provider.aclose()
+    return await outcome("odd", model, {"THE_KEY": key})
 
 
 def whole(body: bytes | str, kind: str = "application/json") -> bytes:

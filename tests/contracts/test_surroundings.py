@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from aios_dist.config import ModelConfig
-from aios_dist.errors import ConfigError, ConnectionBroken, LLMError
-from aios_dist.model.calls import LLMRequest
+from aios_dist.errors import ConfigError, ConnectionBroken
 from aios_dist.worker.providers import open_provider
 from aios_dist.worker.providers.surroundings import proxy_of
+from tests.contracts.asking import outcome
 from tests.contracts.test_lines import whole
 from tests.redis.test_tls import Authority
 
-HI = LLMRequest([{"role": "user", "content": "hi"}])
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD")
 
 
@@ -49,13 +48,7 @@ async def server(
 
 
 async def ask(base_url: str) -> Any:
-    provider = open_provider("m", ModelConfig(base_url=base_url, api_key_env="K"), {"K": "sk-0123456789"})
-    try:
-        return await provider.call(HI)
-    except LLMError as error:
-        return error
-    finally:
-        await provider.aclose()
+    return await outcome("m", ModelConfig(base_url=base_url, api_key_env="K"), {"K": "sk-0123456789"})
 
 
 async def test_a_call_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
