@@ -55,7 +55,12 @@ def run(jobs: int, names: Sequence[str] = tuple(PROGRAMS)) -> dict[str, Tally]:
             begin = threading.Thread(target=kill_redis)
             scene = Scene(
                 dir=Path(dir),
-                env={**os.environ, "AIOS_CONFIG": str(machine.config_path), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **os.environ,
+                    "AIOS_CONFIG": str(machine.config_path),
+                    "PRODUCERS_CELERY": celery.url,
+                    "PYTHONUNBUFFERED": "1",
+                },
                 celery=celery.url,
                 jobs=jobs,
                 half=meeting(len(names), begin.start),

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +41,15 @@ class Scene:
 
     Attributes:
         dir: for sockets and logs.
-        env: with ``AIOS_CONFIG``.
+        env: with ``AIOS_CONFIG`` and ``PRODUCERS_CELERY``; not changed, as the programs start beside each
+            other.
         celery: a Redis that is not the fleet's and stays.
         jobs: of each program.
         half: call it between the halves.
     """
 
     dir: Path
-    env: dict[str, str]
+    env: Mapping[str, str]
     celery: str
     jobs: int
     half: Callable[[], None]
@@ -162,7 +163,6 @@ def _counted(path: Path, url: str) -> Tally:
 
 def celery_prefork(scene: Scene) -> Tally:
     """Tasks of Celery's prefork pool."""
-    scene.env["PRODUCERS_CELERY"] = scene.celery
     words = ("-A", "tests.producers.celery_app", "worker", "-P", "prefork", "-c", "2", "-l", "WARNING")
     with process(scene, "celery", "celery", *words):
         app = Celery("asks", broker=scene.celery, backend=scene.celery, set_as_current=False)
