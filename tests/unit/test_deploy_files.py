@@ -268,7 +268,8 @@ def accounts() -> dict[str, list[str]]:
 
 def commands_of_the_code(of_celery: bool) -> set[str]:
     """What the Lua verbs call, and what ``aios-dist doctor`` tries because the journal or kombu needs it."""
-    lua = "".join(f.read_text(encoding="utf-8") for f in files(ROOT / "aios_dist/journal/lua", "*.lua"))
+    verbs = [f for f in files(ROOT / "aios_dist/journal/lua", "*.lua") if of_celery or f.stem != "onward"]
+    lua = "".join(f.read_text(encoding="utf-8") for f in verbs)  # (only workers take tickets)
     found = set(re.findall(r"redis\.p?call\(\s*['\"](\w+)", lua))
     assert found
     tried = [*rights.journal_commands("k", "c"), *rights.ticket_commands("k")]
