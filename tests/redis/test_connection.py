@@ -437,7 +437,6 @@ async def alone(own_server: EmbeddedRedis) -> AsyncIterator[Hand]:
     ("away", "back", "says"),
     [
         ([("REPLICAOF", "127.0.0.1", "1")], [("REPLICAOF", "NO", "ONE")], "replica"),
-        ([("CONFIG", "SET", "maxmemory", "1")], [("CONFIG", "SET", "maxmemory", "0")], "full"),
         (
             [("CONFIG", "SET", "min-replicas-to-write", "1")],
             [("CONFIG", "SET", "min-replicas-to-write", "0")],
