@@ -11,7 +11,7 @@ import time
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-FUNCTIONS = False
+FUNCTIONS = True
 """Whether functions are tried at all."""
 
 AGAIN_S = 30.0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, scripts
+from aios_dist.journal.calling import Way
 from aios_dist.journal.scripts import Script
 from tests.driver.seen import CLOCK, FAIL
 
@@ -104,8 +105,9 @@ def verbs(changes: Iterable[Change] = ()) -> dict[str, Script]:
     return scripts.assemble(scripts.load(), lambda name: texts.get(name) or text_of(name), PRELUDE)
 
 
-def journal(config: FleetConfig, changes: Iterable[Change] = ()) -> Journal:
-    """A journal of that fleet. Call it in the event loop that uses it."""
+def journal(config: FleetConfig, changes: Iterable[Change] = (), *, functions: bool = True) -> Journal:
+    """A journal of that fleet, whose verbs are functions or scripts. Call it in the event loop that uses it."""
     made = Journal(config)
     made._scripts = verbs(changes)
+    made.connection.way = Way(functions)
     return made
