@@ -5,7 +5,7 @@ schema and ``config show`` have it by themselves; an option is ``setting_option(
 it may not be beside another one is a check in :mod:`aios_dist.config.checks`.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: msgspec would compile the text of each type at every start.
 
 import os
 from collections.abc import Mapping

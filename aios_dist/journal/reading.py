@@ -9,11 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.errors import JournalError, RedisUnfit, UnknownName
 from aios_dist.journal.access import Access, entries_of
-from aios_dist.journal.connection import cluster, open_client, passes, unavailable
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import unpack_record
 from aios_dist.journal.views import (
@@ -342,6 +340,10 @@ class Reading(Access):
         One connection, however many jobs are waited for. A broken connection is opened again and nothing
         is missed; each such gap is shown as an empty batch.
         """
+        from redis.exceptions import RedisError
+
+        from aios_dist.journal.connection import open_client, passes, unavailable
+
         client = open_client(self.config.redis_url, socket_timeout=idle + 10)
         try:
             while True:
@@ -369,15 +371,9 @@ class Reading(Access):
         Raises:
             FleetUnavailable: it cannot be reached; RedisUnfit: it may evict keys.
         """
-        try:
-            told: bytes = await self.connection.plain("INFO")
-        except RedisError as exc:
-            if isinstance(exc, NoPermissionError):
-                return  # an account without INFO: `doctor` says so, work goes on
-            raise unavailable(exc, self.config.redis_url) from None
-        facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
-        if facts.get("cluster_enabled") == "1":
-            raise cluster(self.config.redis_url)
+        facts = await self.connection.info()
+        if facts is None:
+            return  # an account without INFO: `doctor` says so, work goes on
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise RedisUnfit.with_fix(

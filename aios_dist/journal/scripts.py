@@ -10,7 +10,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -88,8 +88,6 @@ class Script:
 
     Attributes:
         name: the verb.
-        source: what Redis runs.
-        sha: what Redis calls it.
         fields: what its map must hold.
     """
 
@@ -101,9 +99,19 @@ class Script:
         parts = parts_of(included(text))
         body = (WRITES if "mend" in parts else PLAIN).format(text=text)
         self.name = name
-        self.source = "\n".join([heads.lua(), *(part(f"_{name}") for name in parts), body])
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self.fields = frozenset(field.strip() for field in found[1].split(","))
+        self._pieces = [part(f"_{name}") for name in parts]
+        self._body = body
+
+    @functools.cached_property
+    def source(self) -> str:
+        """What Redis runs. Put together when it is first used: a producer has no need of all 2 MB."""
+        return "\n".join([heads.lua(), *self._pieces, self._body])
+
+    @functools.cached_property
+    def sha(self) -> str:
+        """What Redis calls it."""
+        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def pack(self, fields: dict[str, Any]) -> bytes:
         """The verb's argument.
@@ -122,7 +130,7 @@ class Script:
 @functools.cache
 def load() -> dict[str, Script]:
     """All verbs, by name."""
-    folder = resources.files(__package__).joinpath("lua")
+    folder = Path(__file__).with_name("lua")
 
     def read(name: str) -> str:
         return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")

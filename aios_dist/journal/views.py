@@ -345,6 +345,37 @@ class LaneRules(msgspec.Struct, frozen=True):
         return cls(lane.policy, policies.oldest_every(lane.policy, lane.oldest_every), lane.fair)
 
 
+class LaneView(msgspec.Struct, frozen=True):
+    """A lane as it stands: waiting steps, tickets in its queue, slots and workers that serve it.
+
+    Attributes:
+        rules: who goes first.
+        tenants: waiting steps by tenant, where the lane is shared: of the hundred that are served next.
+        tenant_count: how many tenants wait.
+        due: steps that slept, backed off or were lost until now: the next worker puts them beside these.
+        in_flight: steps at the workers that serve it, also of their other lanes.
+        to_come: what ``[lanes.*]`` of the configuration says, where other rules hold that no hand has set: it
+            holds once a worker starts with this configuration. None: nothing is to come.
+    """
+
+    name: str
+    ready: int
+    tickets: int
+    slots: int
+    workers: int
+    rules: LaneRules = LaneRules()
+    tenants: dict[str, int] = {}
+    tenant_count: int = 0
+    due: int = 0
+    in_flight: int = 0
+    to_come: LaneRules | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Slots that the lane can use now: what a scaler goes by, also from and to none."""
+        return self.ready + self.due + self.in_flight
+
+
 class LaneCount(msgspec.Struct, frozen=True):
     """Steps that wait on a lane: all of them, of the tenants that were asked for (none where the lane is not
     shared), how many tenants wait, and how many steps more would wait if somebody reconciled."""

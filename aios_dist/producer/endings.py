@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from aios_dist.errors import FleetUnavailable, RedisUnfit, ResultTimeout
 from aios_dist.journal import Journal
 from aios_dist.journal.patience import Patience
-from aios_dist.threads.errands import CLOSED_MEANWHILE
+from aios_dist.threads.errands import CLOSED_MEANWHILE, INSIST_S
 
 T = TypeVar("T")
 
@@ -34,9 +34,6 @@ PAGE = 1000
 
 LOOKS_A_SECOND = 2500
 """… but very many, somewhat less often: a look takes some microseconds of this loop."""
-
-INSIST_S = 0.1
-"""A task that was cancelled and goes on is cancelled again: redis-py, as it connects, may lose the first."""
 
 LOOK_S = 1.0
 """A caller with less time than this still gets one look: Redis has so long to answer it."""

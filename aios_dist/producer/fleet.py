@@ -13,17 +13,15 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from types import NoneType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from aios_dist import policies
-from aios_dist.broker.app import Tickets
-from aios_dist.broker.messages import SAY_EVERY_S
+from aios_dist.broker.tickets import Tickets
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, JournalError, UnknownName
 from aios_dist.journal import JobView, Journal, NewJob, Ticket
-from aios_dist.journal.connection import Connection
 from aios_dist.model import costs
 from aios_dist.model.chance import Known
 from aios_dist.model.given import given_json, looked_up, named, one, seconds, short, whole
@@ -32,13 +30,16 @@ from aios_dist.model.plans import Plan, shape
 from aios_dist.model.specs import JobSpec
 from aios_dist.producer.endings import Endings
 from aios_dist.producer.fleet_rules import Steering
-from aios_dist.producer.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
+from aios_dist.producer.handles import AsyncJob, AsyncPlan, Lines
 from aios_dist.program import imports as modules
 from aios_dist.program import turns, waits
 from aios_dist.program.agents import Agent, PromptsAgent, PromptsProgram, program_code, specs_of
 from aios_dist.text.tracebacks import text_of
 from aios_dist.threads import forks
 from aios_dist.threads.errands import users_code
+
+if TYPE_CHECKING:
+    from aios_dist.journal.connection import Connection
 
 logger = logging.getLogger("aios_dist.producer.fleet")
 
@@ -48,6 +49,9 @@ CHUNK = 15
 """Jobs in one round trip of a bulk submission, and their first steps: one write of some milliseconds."""
 CHUNK_BYTES = 250_000
 """… and their bytes. One job that alone has more goes alone."""
+
+SAY_EVERY_S = 60.0
+"""An agent that no worker has is said this often."""
 
 RULES_S = 5.0
 """How long a producer trusts what it knows of the lanes' rules."""
@@ -436,7 +440,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
     # Waiting -------------------------------------------------------------------------------------------
 
     async def as_completed(
-        self, jobs: Iterable[AsyncJob], timeout: float = RESULT_TIMEOUT_S
+        self, jobs: Iterable[AsyncJob], timeout: float = waits.RESULT_TIMEOUT_S
     ) -> AsyncIterator[AsyncJob]:
         """The jobs in the order in which they end. One connection and no polling, however many they are.
 
