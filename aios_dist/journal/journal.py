@@ -492,6 +492,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
 
     async def announce(self, info: WorkerInfo, models: dict[str, str]) -> None:
         """Say what a worker is and serves."""
+        info = msgspec.structs.replace(info, tells_who_waits=True)  # the verbs of this release do
         fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
         for model, lane in models.items():
             fields += [f"model/{model}", f"{info.seen_at:.0f} {lane}"]

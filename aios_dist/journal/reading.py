@@ -6,7 +6,7 @@ import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,6 +29,9 @@ from aios_dist.journal.views import (
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import span
 from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, Step, decode
+
+if TYPE_CHECKING:
+    from aios_dist.journal.hearing import Hearing
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
@@ -364,6 +367,12 @@ class Reading(Access):
                 yield ends
         finally:
             await client.aclose()
+
+    def hearing(self, quiet: float) -> Hearing:
+        """The fleet's channels, to be heard over a connection of their own; ``quiet``: see there."""
+        from aios_dist.journal.hearing import Hearing
+
+        return Hearing(self.config.redis_url, quiet)
 
     async def check(self) -> None:
         """Redis is there and keeps what it is given.

@@ -125,6 +125,7 @@ class Standing(NamedTuple):
         parked: the reason for which it is parked, or one that it waits for in its plan; or "".
         who: the one that is parked.
         code: with which that goes on by itself; "": with none.
+        plan: the one that has not admitted it.
     """
 
     state: JobState
@@ -132,6 +133,7 @@ class Standing(NamedTuple):
     parked: str = ""
     who: str = ""
     code: str = ""
+    plan: str = ""
 
     @property
     def over(self) -> bool:
@@ -192,6 +194,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         unpriced: those of its models of which no price is known.
         cancelled: lanes of its pool that it takes nothing from, because Celery was told so.
         codes: what it has of the code of each agent, see :mod:`aios_dist.program.codes`.
+        tells_who_waits: it announces each end on the job's own channel; releases before did not.
     """
 
     id: str
@@ -212,6 +215,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: list[str] = []
     cancelled: list[str] = []
     codes: dict[str, str] = {}
+    tells_who_waits: bool = False
 
     @property
     def node(self) -> str:
