@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import time
-import uuid
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, JournalError, UnknownName
 from aios_dist.journal import JobView, Journal, NewJob, Ticket
 from aios_dist.model import costs
+from aios_dist.model import ids as new_ids
 from aios_dist.model.chance import Known
 from aios_dist.model.given import given_json, looked_up, named, one, seconds, short, whole
 from aios_dist.model.jobs import TURNS_LANE, JobRecord
@@ -207,7 +207,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         if not isinstance(plan, Plan):
             raise InvalidInput(f"submit_plan() takes a plan, as fixed([…]), not {short(plan)}.")
         specs = list(plan.jobs())
-        name = f"plan-{uuid.uuid4().hex[:12]}" if id is None else named("Plan id", id)
+        name = new_ids.of_plan() if id is None else named("Plan id", id)
         ids = self._ids(specs, within=name)
         layout, nodes = shape(plan, name, ids)
         await self._ready(specs)
@@ -237,7 +237,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         """
         looked_up("Plan id", plan)
         wanted = specs_of("extend_plan() takes", specs)
-        ids = self._ids(wanted)
+        ids = self._ids(wanted, beside=plan)
         if len(set(ids)) < len(ids):
             raise InvalidInput("The same job id comes twice; ids are unique.")
         await self._ready(wanted)
@@ -282,17 +282,19 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             )
         return agent.job(id=id, tenant=tenant, **input)
 
-    def _ids(self, specs: Sequence[JobSpec], within: str | None = None) -> list[str]:
+    def _ids(self, specs: Sequence[JobSpec], within: str | None = None, beside: str = "") -> list[str]:
         ids = []
         for place, spec in enumerate(specs):
             named("Agent name", spec.agent)
             named("Tenant", spec.tenant)
             if spec.prompts is None:
                 modules.check_one(self.config, spec.agent)
-            id = spec.id
-            if id is None:
-                id = f"{within}.{place}" if within else f"{spec.agent[:100]}-{uuid.uuid4().hex[:12]}"
-            ids.append(named("Job id", id))
+            if spec.id is not None:
+                ids.append(named("Job id", spec.id))
+            elif within is None:
+                ids.append(new_ids.of_job(spec.agent, beside=beside))
+            else:  # made of its plan's, which may be given, and as long as an id can be
+                ids.append(named("Job id", new_ids.of_member(within, place)))
         return ids
 
     async def _ready(self, specs: Sequence[JobSpec]) -> None:

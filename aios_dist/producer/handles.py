@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
 from aios_dist.journal.journal import MOST_LARGE_SIGNALS, MOST_SIGNALS
 from aios_dist.journal.reading import outcome_of
 from aios_dist.journal.records import random_name
+from aios_dist.model import ids
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import given_json, looked_up, named, one, seconds, short, whole
 from aios_dist.model.jobs import JobState, Outcome, Step
@@ -319,7 +319,7 @@ class AsyncJob(OfThisProcess):
             InvalidInput: this job has no such step.
             FleetUnavailable: Redis is away; ``.ids`` holds the new job's id where it may be there.
         """
-        new = f"{self.id[:100]}-fork-{uuid.uuid4().hex[:8]}" if id is None else named("Job id", id)
+        new = ids.of_fork(self.id) if id is None else named("Job id", id)
         if type(step) is not int:
             raise InvalidInput(f"A job is forked at the number of one of its steps, not at {short(step)}.")
         status = "beyond"

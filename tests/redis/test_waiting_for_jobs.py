@@ -230,6 +230,25 @@ async def test_an_end_while_the_line_is_cut_is_found_as_soon_as_there_is_another
         assert [job.id for job in await every] == ["second", "first"]
 
 
+async def test_an_id_of_a_shard_is_an_id_as_any_other(fleet: AsyncFleet, hand: Hand) -> None:
+    """Another release may make them on this Redis: a plan, its jobs, their handles, a fork and a retry."""
+    await hand.plan("s3~p", ("fixed", "continue", "s3~p.0", "s3~p.1"))
+    first, second = fleet.job("s3~p.0"), fleet.job("s3~p.1")
+    waits = asyncio.create_task(_all(fleet.as_completed([second, first], timeout=60)))
+    await heard_by(hand, "s3~p.1")
+    await hand.run(fails=["s3~p.0"])
+    async with asyncio.timeout(10):
+        assert [job.id for job in await waits] == ["s3~p.0", "s3~p.1"]
+    assert [event.what async for event in second.events()][-1] == "done"
+    (late,) = await fleet.extend_plan("s3~p", [ONE.job(input="x")])
+    assert late.id.startswith("s3~one-"), "it is where its plan is"
+    fork = await second.fork(0)
+    assert fork.id.startswith("s3~p.1-fork-")
+    assert await first.retry()
+    assert await first.cancel()
+    await hand.look()
+
+
 async def test_a_gap_in_the_news_is_a_reason_to_look(
     fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
