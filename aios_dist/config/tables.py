@@ -60,13 +60,13 @@ class ModelConfig(_Masked, frozen=True, forbid_unknown_fields=True):
     """``[models.NAME]``: how one model is reached. Agents use NAME."""
 
     provider: Annotated[str, says(
-        "`openai` (and all that speak its protocol), `anthropic`, or a class of yours: "
-        '`"my_pkg.my_module:MyProvider"`')] = "openai"
+        "`openai` (and all that speak its protocol), `openai-responses`, `anthropic`, `gemini`, or a class "
+        'of yours: `"my_pkg.my_module:MyProvider"`')] = "openai"
     model: Annotated[str, says("the model's name at the provider; NAME when left out")] | None = None
     base_url: Annotated[str, says("where the model is, when not at the provider's own address")] | None = None
     api_key_env: Annotated[str, says(
         "the environment variable of the worker that holds the key; without it and without `base_url`, the "
-        "provider's own (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`)")] | None = None
+        "provider's own (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, `GEMINI_API_KEY`)")] | None = None
     timeout: Annotated[Above0, says(
         "seconds for one whole call; `llm(…, timeout=5)` may shorten it", unit="seconds")] = 300.0
     stream_pause: Annotated[From0, says(

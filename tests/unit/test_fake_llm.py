@@ -458,6 +458,84 @@ async def test_it_speaks_anthropics_messages_whole_and_streamed() -> None:
     assert {call.protocol for call in llm.calls} == {"anthropic"}
 
 
+# OpenAI's Responses, and Gemini
+
+
+async def test_it_speaks_openais_responses_whole_and_streamed() -> None:
+    openai = pytest.importorskip("openai")
+    order = Reply("I look it up.", tool_calls=(ToolCall("find", {"city": "Lima"}),))
+    async with FakeLLM(reply=order, api_key="right") as llm:
+        async with openai.AsyncOpenAI(base_url=llm.url, api_key="right", max_retries=0) as client:
+            asked: dict[str, Any] = {
+                "model": "big",
+                "input": "hi there",
+                "instructions": "Be brief, and kind.",
+            }
+            answer = await client.responses.create(**asked)
+            async with client.responses.stream(**asked) as stream:
+                kinds = [event.type async for event in stream]
+                said = await stream.get_final_response()
+            assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+            assert "response.function_call_arguments.done" in kinds
+            for response in (answer, said):
+                text, call = response.output
+                assert (response.output_text, response.status) == ("I look it up.", "completed")
+                assert (text.type, call.type, call.name) == ("message", "function_call", "find")
+                assert json.loads(call.arguments) == {"city": "Lima"}
+                assert (response.usage.input_tokens, response.usage.output_tokens) == (7, order.tokens)
+            llm.script(reply=Reply("cut", finish_reason="length"))
+            cut = await client.responses.create(**asked)
+            assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+            llm.script(faults="429:1")
+            with pytest.raises(openai.RateLimitError):
+                await client.responses.create(**asked)
+            result = {"type": "function_call_output", "call_id": "c9", "output": "noon"}
+            with pytest.raises(openai.BadRequestError, match="No tool call found for call_id c9"):
+                await client.responses.create(model="big", input=[result])
+        async with openai.AsyncOpenAI(base_url=llm.url, api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.responses.create(**asked)
+    assert {call.protocol for call in llm.calls} == {"openai-responses"}
+    assert llm.calls[0].messages[-1] == {"role": "user", "content": "hi there"}
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")  # the SDK's own
+async def test_it_speaks_geminis_protocol_whole_and_streamed() -> None:
+    genai = pytest.importorskip("google.genai")
+    order = Reply("I look it up.", tool_calls=(ToolCall("find", {"city": "Lima"}, id="c1"),))
+
+    async def ask(key: str = "right", **more: Any) -> Any:
+        client = genai.Client(api_key=key, http_options={"base_url": llm.root}).aio
+        try:
+            asked = {"model": "big", "contents": "hi there", "config": {"system_instruction": "Be brief."}}
+            whole = await client.models.generate_content(**asked | more)
+            pieces = [piece async for piece in await client.models.generate_content_stream(**asked | more)]
+            return whole, pieces
+        finally:
+            await client.aclose()
+
+    async with FakeLLM(reply=order, api_key="right") as llm:
+        whole, pieces = await ask()
+        assert "".join(piece.text or "" for piece in pieces) == whole.text == "I look it up."
+        for answer in (whole, pieces[-1]):
+            (call,) = answer.function_calls
+            assert (call.id, call.name, call.args) == ("c1", "find", {"city": "Lima"})
+            assert answer.candidates[0].finish_reason == "STOP"
+            usage = answer.usage_metadata
+            assert (usage.prompt_token_count, usage.candidates_token_count) == (5, order.tokens)
+            assert answer.candidates[0].content.parts[-1].thought_signature == b"signed"
+        with pytest.raises(genai.errors.ClientError, match="equal to the number of function call parts"):
+            await ask(contents=[{"parts": [{"function_response": {"name": "x", "response": {}}}]}])
+        llm.script(faults="429:1")
+        with pytest.raises(genai.errors.ClientError, match="RESOURCE_EXHAUSTED"):
+            await ask()
+        with pytest.raises(genai.errors.ClientError, match="401 UNAUTHENTICATED"):
+            await ask("wrong")
+    assert {call.protocol for call in llm.calls} == {"gemini"}
+    assert (llm.calls[0].model, [call.stream for call in llm.calls[:2]]) == ("big", [False, True])
+    assert llm.calls[0].messages[0]["role"] == "system"
+
+
 # HTTP
 
 

@@ -53,15 +53,25 @@ class Provider(Protocol):
 
 
 class _Adapter(NamedTuple):
+    """``url_env``: the variable by which the provider's own SDK is led elsewhere. One that another program
+    has set would get our prompts and our key, one that is meant would be missed: so it is neither followed
+    nor passed over."""
+
     place: str
     key_env: str
+    url_env: str
 
 
+_HERE = "aios_dist.worker.providers"
 ADAPTERS: Mapping[str, _Adapter] = {
-    "openai": _Adapter("aios_dist.worker.providers.openai:OpenAICodec", "OPENAI_API_KEY"),
-    "anthropic": _Adapter("aios_dist.worker.providers.anthropic:AnthropicCodec", "ANTHROPIC_API_KEY"),
+    "openai": _Adapter(f"{_HERE}.openai:OpenAICodec", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    "openai-responses": _Adapter(
+        f"{_HERE}.openai_responses:ResponsesCodec", "OPENAI_API_KEY", "OPENAI_BASE_URL"
+    ),
+    "anthropic": _Adapter(f"{_HERE}.anthropic:AnthropicCodec", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+    "gemini": _Adapter(f"{_HERE}.gemini:GeminiCodec", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL"),
 }
-"""The adapters by the name they have in ``aios.toml``: the place of the codec, the variable of the key."""
+"""The adapters by the name they have in ``aios.toml``: the place of the codec, and its variables."""
 
 NEEDED = ("aiohttp",)
 """Packages that they need."""
@@ -109,7 +119,7 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         )
     if password := urlsplit(model.base_url or "").password:
         learn(unquote(password))
-    led = FOREIGN.get(model.provider, "")
+    led = adapter.url_env if adapter is not None else ""
     if model.base_url is None and env.get(led):
         raise ConfigError(
             f"Model {name!r}: {led} is in the environment, which is not followed: set base_url of the model, "
@@ -181,8 +191,3 @@ def _load(name: str, model: ModelConfig) -> Any:
         )
     with importing(f"Model {name!r}: the provider {model.provider!r}"):
         return getattr(importlib.import_module(module), attribute)
-
-
-FOREIGN = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
-"""Variables by which SDKs are led elsewhere. One that another program has set would get our prompts and our
-key, one that is meant would be missed: so it is neither followed nor passed over."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from aios_dist import errors
-from aios_dist.errors import BadRequest
+from aios_dist.errors import BadRequest, ModelNotFound
 from aios_dist.model.calls import LLMRequest, LLMResponse, Timings
 from aios_dist.worker.limits import Limit
 from aios_dist.worker.providers.codec import Asked, Codec
@@ -41,11 +41,12 @@ class HttpProvider:
         """See :meth:`Provider.call`. What its server refuses and can be said otherwise is asked once more."""
         try:
             return await self._call(request, idempotency_key)
-        except BadRequest as error:
+        except (BadRequest, ModelNotFound) as error:
             another = self.codec.otherwise(request, error)
-            if not another:
+            if another is None:
                 raise
-        return await self._call(request, None if idempotency_key is None else idempotency_key + another)
+        key = None if idempotency_key is None else idempotency_key + another.mark
+        return await self._call(another.request, key)
 
     async def _call(self, request: LLMRequest, idempotency_key: str | None) -> LLMResponse:
         codec, config = self.codec, self.codec.config
