@@ -93,8 +93,11 @@ def open_provider(name: str, model: ModelConfig, env: Mapping[str, str]) -> Prov
     if model.provider not in ADAPTERS:
         return cast(Provider, made(name, model, env))
     from aios_dist.worker.providers.calling import HttpProvider
+    from aios_dist.worker.providers.credentials import Credentials
 
-    return HttpProvider(made(name, model, key_of(name, model, env)))
+    codec = made(name, model, key_of(name, model, env))
+    given = None if model.credentials is None else Credentials(name, model, codec.name)
+    return HttpProvider(codec, given)
 
 
 def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
@@ -129,6 +132,12 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         raise ConfigError(
             f"Model {name!r}: timeout is a setting of the model itself, and none of its options."
         )
+    if model.credentials is not None:
+        if adapter is None:
+            raise ConfigError(f"Model {name!r}: a class of yours has its own credentials, and no function's.")
+        from aios_dist.worker.providers import credentials
+
+        credentials.load(name, model.credentials)
     if said := _odd_options(model.options):
         raise ConfigError(f"Model {name!r}: of its options, {said}")
     key_of(name, model, env)
@@ -144,9 +153,10 @@ def _odd_options(options: Mapping[str, Any]) -> str:
 
 
 def key_of(name: str, model: ModelConfig, env: Mapping[str, str]) -> str | None:
-    """The model's key, or None where it needs none: a server of one's own, given by ``base_url`` alone.
+    """The model's key, or None where it needs none: a server of one's own, given by ``base_url`` alone, or
+    a function's credentials.
 
-    With neither ``api_key_env`` nor ``base_url`` it is the variable that the provider's own SDK would read.
+    Without ``api_key_env`` and these it is the variable that the provider's own SDK would read.
     What that variable holds is never sent to a ``base_url`` that did not ask for it.
 
     Raises:
@@ -155,7 +165,7 @@ def key_of(name: str, model: ModelConfig, env: Mapping[str, str]) -> str | None:
     adapter = ADAPTERS.get(model.provider)
     variable = model.api_key_env
     if variable is None:
-        if model.base_url is not None or adapter is None:
+        if model.base_url is not None or model.credentials is not None or adapter is None:
             return None
         variable = adapter.key_env
     # A trailing line break is what `export KEY="$(cat file)"` and secret mounts often leave.

@@ -118,6 +118,8 @@ class Codec(ABC):
         }
 
     def _key(self, key: str | None, login: str) -> dict[str, str]:
+        if key is None and self.config.credentials is not None:
+            return {}
         if login and key is None:
             return {"authorization": f"Basic {b64encode(login.encode()).decode()}"}
         if self.key_header == "authorization":
