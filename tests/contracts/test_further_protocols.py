@@ -11,17 +11,31 @@ from aios_dist.config import ModelConfig
 from aios_dist.errors import BadRequest
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.program.commands import llm
-from aios_dist.testing import FakeLLM, Reply, ToolCall
+from aios_dist.testing import (
+    FakeLLM,
+    Reply,
+    ToolCall,
+    anthropic_protocol,
+    gemini_protocol,
+    openai_protocol,
+    responses_protocol,
+)
 from aios_dist.testing.gemini_protocol import SIGNATURE
 from aios_dist.worker.providers.gemini import GeminiCodec
 from aios_dist.worker.providers.to_gemini import UNSIGNED
 from tests.contracts.odd_kinds import Case, reply
-from tests.contracts.odd_newer import GOOD, REASONING, call, message, refused, response
+from tests.contracts.odd_newer import GOOD, REASONING, answer, call, called, message, refused, response
 from tests.contracts.test_codecs import TALK, TOOLS, codec, read
 from tests.contracts.test_lines import Server
 from tests.contracts.test_translations import ANTHROPICS, FUNCTION, INLINE, PDF, PICTURE, opened
 
 RESPONSES, GEMINI = "openai-responses", "gemini"
+PROTOCOLS: dict[str, Any] = {
+    "openai": openai_protocol,
+    RESPONSES: responses_protocol,
+    "anthropic": anthropic_protocol,
+    GEMINI: gemini_protocol,
+}
 PARAMETERS = {"type": "object", "properties": {}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
 
@@ -399,6 +413,57 @@ def test_an_answer_that_its_author_has_changed_says_what_it_says_now(kind: str, 
     assert not any(word in sent for word in ("U0lH", "gAAA", "commentary"))
     assert ("I look." in sent, '"c1"' in sent) == (how != "calls", how != "calls")
     assert left_out == ["gemini_parts of messages" if kind == GEMINI else "response_items of messages"]
+
+
+CALLED = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+ANSWERS = {
+    "openai": {
+        "choices": [
+            {
+                "message": {
+                    "content": "Let me look.",
+                    "reasoning_content": "Hm.",
+                    "tool_calls": [{**CALLED, "extra_content": {"google": {"thought_signature": "SIG"}}}],
+                },
+                "finish_reason": "tool_calls",
+            }
+        ]
+    },
+    RESPONSES: response(REASONING, MESSAGE, call(call_id="c1")),
+    "anthropic": {
+        "type": "message",
+        "content": [
+            {"type": "thinking", "thinking": "Hm.", "signature": "SIG"},
+            {"type": "text", "text": "Let me look."},
+            {"type": "tool_use", "id": "c1", "name": "now", "input": {}},
+        ],
+        "stop_reason": "tool_use",
+    },
+    GEMINI: answer(
+        {"text": "Hm.", "thought": True}, {"text": "Let me look."}, called(thoughtSignature="SIG")
+    ),
+}
+
+
+@pytest.mark.parametrize("to", PROTOCOLS)
+@pytest.mark.parametrize("of", PROTOCOLS)
+def test_an_answer_of_any_provider_goes_on_with_any_other(of: str, to: str) -> None:
+    said = answered(of, json.dumps(ANSWERS[of]))
+    assert (said.text, said.finish_reason, len(said.tool_calls)) == ("Let me look.", "tool_calls", 1)
+    result = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "noon"}
+    talk = [{"role": "user", "content": "How late is it?"}, said.message, result]
+    sent = codec(to).encode(LLMRequest(talk, tools=TOOLS))
+    body = json.loads(sent.body)
+    PROTOCOLS[to].read({"model": "m", "stream": False, **body})  # which refuses what is not of its form
+    text = sent.body.decode()
+    assert text.count("Let me look.") == text.count("noon") == 1
+    own = {"openai": "reasoning_content", RESPONSES: "gAAA", "anthropic": '"signature"', GEMINI: '"thought"'}
+    assert {name for name, mark in own.items() if mark in text} <= {to}, "no other's form of anything"
+    if of == to and of != "openai":  # which knows nothing of what servers that speak it have
+        assert own[of] in text
+        assert sent.left_out == ()
+    elif of != to:
+        assert sent.left_out
 
 
 def test_the_signature_that_googles_server_of_openais_protocol_gave_goes_to_gemini_too() -> None:
