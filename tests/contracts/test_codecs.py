@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,22 +18,19 @@ from openai.types.responses.response_create_params import ResponseCreateParamsNo
 from aios_dist.config import ModelConfig
 from aios_dist.errors import LLMError
 from aios_dist.model.calls import LLMRequest, Timings
+from aios_dist.testing import FakeLLM, Reply, ToolCall
+from aios_dist.worker.providers import ADAPTERS
 from aios_dist.worker.providers import codec as codecs
-from aios_dist.worker.providers.anthropic import AnthropicCodec
 from aios_dist.worker.providers.codec import Asked, Codec
 from aios_dist.worker.providers.gemini import GeminiCodec
 from aios_dist.worker.providers.openai import OpenAICodec
-from aios_dist.worker.providers.openai_responses import ResponsesCodec
 from tests.contracts.odd_kinds import KINDS, Case
 from tests.contracts.odd_newer import NEWER
 from tests.contracts.odder_kinds import ODDER
 
 KEY = "sk-test-0123456789abcdef"
 CODECS: dict[str, type[Codec]] = {
-    "openai": OpenAICodec,
-    "openai-responses": ResponsesCodec,
-    "anthropic": AnthropicCodec,
-    "gemini": GeminiCodec,
+    name: pkgutil.resolve_name(adapter.place) for name, adapter in ADAPTERS.items()
 }
 SAID = [
     {"role": "system", "content": "Be brief – ¡sí!"},
@@ -181,6 +179,44 @@ async def test_what_is_sent_is_what_the_official_sdk_sends(
     assert asked.streams is stream
     if kind == "openai-responses":  # whose SDK sends anything, and has its forms beside
         pydantic.TypeAdapter(ResponseCreateParamsNonStreaming).validate_python(sent | {"stream": False})
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")  # the SDK's own
+async def test_the_fake_llm_says_what_googles_sdk_reads_whole_and_streamed() -> None:
+    from google import genai
+
+    order = Reply("I look it up.", tool_calls=(ToolCall("find", {"city": "Lima"}, id="c1"),))
+
+    async def ask(key: str = "right", **more: Any) -> Any:
+        client = genai.Client(api_key=key, http_options=genai.types.HttpOptions(base_url=llm.root)).aio
+        try:
+            asked = {"model": "big", "contents": "hi there", "config": {"system_instruction": "Be brief."}}
+            whole = await client.models.generate_content(**asked | more)
+            pieces = [piece async for piece in await client.models.generate_content_stream(**asked | more)]
+            return whole, pieces
+        finally:
+            await client.aclose()
+
+    async with FakeLLM(reply=order, api_key="right") as llm:
+        whole, pieces = await ask()
+        assert "".join(piece.text or "" for piece in pieces) == whole.text == "I look it up."
+        for answer in (whole, pieces[-1]):
+            (call,) = answer.function_calls
+            assert (call.id, call.name, call.args) == ("c1", "find", {"city": "Lima"})
+            assert answer.candidates[0].finish_reason == "STOP"
+            usage = answer.usage_metadata
+            assert (usage.prompt_token_count, usage.candidates_token_count) == (5, order.tokens)
+            assert answer.candidates[0].content.parts[-1].thought_signature == b"signed"
+        with pytest.raises(genai.errors.ClientError, match="equal to the number of function call parts"):
+            await ask(contents=[{"parts": [{"function_response": {"name": "x", "response": {}}}]}])
+        llm.script(faults="429:1")
+        with pytest.raises(genai.errors.ClientError, match="RESOURCE_EXHAUSTED"):
+            await ask()
+        with pytest.raises(genai.errors.ClientError, match="401 UNAUTHENTICATED"):
+            await ask("wrong")
+    assert {call.protocol for call in llm.calls} == {"gemini"}
+    assert (llm.calls[0].model, [call.stream for call in llm.calls[:2]]) == ("big", [False, True])
+    assert llm.calls[0].messages[0]["role"] == "system"
 
 
 def test_the_version_of_the_api_is_the_sdks_and_the_names_of_programs_are_ours() -> None:

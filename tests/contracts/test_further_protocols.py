@@ -21,6 +21,7 @@ from aios_dist.testing import (
     responses_protocol,
 )
 from aios_dist.testing.gemini_protocol import SIGNATURE
+from aios_dist.worker.providers import ADAPTERS
 from aios_dist.worker.providers.gemini import GeminiCodec
 from aios_dist.worker.providers.to_gemini import UNSIGNED
 from tests.contracts.odd_kinds import Case, reply
@@ -443,6 +444,10 @@ ANSWERS = {
         {"text": "Hm.", "thought": True}, {"text": "Let me look."}, called(thoughtSignature="SIG")
     ),
 }
+
+
+def test_every_provider_is_tried_with_every_other() -> None:
+    assert PROTOCOLS.keys() == ANSWERS.keys() == ADAPTERS.keys()
 
 
 @pytest.mark.parametrize("to", PROTOCOLS)

@@ -458,7 +458,7 @@ async def test_it_speaks_anthropics_messages_whole_and_streamed() -> None:
     assert {call.protocol for call in llm.calls} == {"anthropic"}
 
 
-# OpenAI's Responses, and Gemini
+# OpenAI's Responses (Gemini: tests/contracts/test_codecs.py, since one load of Google's SDK is enough)
 
 
 async def test_it_speaks_openais_responses_whole_and_streamed() -> None:
@@ -497,43 +497,6 @@ async def test_it_speaks_openais_responses_whole_and_streamed() -> None:
                 await client.responses.create(**asked)
     assert {call.protocol for call in llm.calls} == {"openai-responses"}
     assert llm.calls[0].messages[-1] == {"role": "user", "content": "hi there"}
-
-
-@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")  # the SDK's own
-async def test_it_speaks_geminis_protocol_whole_and_streamed() -> None:
-    genai = pytest.importorskip("google.genai")
-    order = Reply("I look it up.", tool_calls=(ToolCall("find", {"city": "Lima"}, id="c1"),))
-
-    async def ask(key: str = "right", **more: Any) -> Any:
-        client = genai.Client(api_key=key, http_options={"base_url": llm.root}).aio
-        try:
-            asked = {"model": "big", "contents": "hi there", "config": {"system_instruction": "Be brief."}}
-            whole = await client.models.generate_content(**asked | more)
-            pieces = [piece async for piece in await client.models.generate_content_stream(**asked | more)]
-            return whole, pieces
-        finally:
-            await client.aclose()
-
-    async with FakeLLM(reply=order, api_key="right") as llm:
-        whole, pieces = await ask()
-        assert "".join(piece.text or "" for piece in pieces) == whole.text == "I look it up."
-        for answer in (whole, pieces[-1]):
-            (call,) = answer.function_calls
-            assert (call.id, call.name, call.args) == ("c1", "find", {"city": "Lima"})
-            assert answer.candidates[0].finish_reason == "STOP"
-            usage = answer.usage_metadata
-            assert (usage.prompt_token_count, usage.candidates_token_count) == (5, order.tokens)
-            assert answer.candidates[0].content.parts[-1].thought_signature == b"signed"
-        with pytest.raises(genai.errors.ClientError, match="equal to the number of function call parts"):
-            await ask(contents=[{"parts": [{"function_response": {"name": "x", "response": {}}}]}])
-        llm.script(faults="429:1")
-        with pytest.raises(genai.errors.ClientError, match="RESOURCE_EXHAUSTED"):
-            await ask()
-        with pytest.raises(genai.errors.ClientError, match="401 UNAUTHENTICATED"):
-            await ask("wrong")
-    assert {call.protocol for call in llm.calls} == {"gemini"}
-    assert (llm.calls[0].model, [call.stream for call in llm.calls[:2]]) == ("big", [False, True])
-    assert llm.calls[0].messages[0]["role"] == "system"
 
 
 # HTTP
