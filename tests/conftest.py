@@ -8,6 +8,7 @@ not proven. Nothing of the caller's own configuration (``AIOS_…``) reaches a t
 from __future__ import annotations
 
 import fnmatch
+import gc
 import os
 import secrets
 import signal
@@ -71,6 +72,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):  # one of several processes
         places = {folder: place for place, folder in enumerate(SLOW_FOLDERS)}
         items.sort(key=lambda item: places.get(_folder(item), len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is there to the last, and some hundred thousand objects: what looks
+    for garbage (a worker at its start, tests that wait for the end of something) need not look at those."""
+    gc.collect()
+    gc.freeze()
 
 
 def _may_be_skipped(report: pytest.TestReport | pytest.CollectReport) -> bool:
