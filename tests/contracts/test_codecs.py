@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import anthropic
 import httpx2
-import openai
 import pytest
 
 from aios_dist.config import ModelConfig
@@ -20,6 +18,7 @@ from aios_dist.worker.providers.codec import Asked, Codec
 from aios_dist.worker.providers.openai import OpenAICodec
 from tests.contracts.odd_kinds import KINDS, Case
 from tests.contracts.odder_kinds import ODDER
+from tests.sdks import anthropic, openai
 
 KEY = "sk-test-0123456789abcdef"
 CODECS: dict[str, type[Codec]] = {"openai": OpenAICodec, "anthropic": AnthropicCodec}
@@ -45,10 +44,10 @@ async def sent_by_the_sdk(kind: str, base_url: str | None, body: dict[str, Any],
         return httpx2.Response(500)
 
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    made: Any = {"openai": openai.AsyncOpenAI, "anthropic": anthropic.AsyncAnthropic}[kind]
+    made: Any = openai.AsyncOpenAI if kind == "openai" else anthropic.AsyncAnthropic
     async with made(api_key=KEY, base_url=base_url, max_retries=0, http_client=http) as client:
         create = client.chat.completions.create if kind == "openai" else client.messages.create
-        with pytest.raises((openai.InternalServerError, anthropic.InternalServerError)):
+        with pytest.raises((openai if kind == "openai" else anthropic).InternalServerError):
             await create(**body, **extra)
     return requests[0]
 
