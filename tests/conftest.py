@@ -7,6 +7,7 @@ not proven. Nothing of the caller's own configuration (``AIOS_…``) reaches a t
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import gc
 import os
@@ -20,13 +21,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from aios_dist.errors import ConfigError
+from tests import forked
 
 if TYPE_CHECKING:
     import redis
 
     from aios_dist.local.redis_server import EmbeddedRedis
 
-FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
+FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_TEST_REAL_STARTS", "AIOS_REDIS_SERVER"}
 HERE = Path(__file__).parent
 MARKED_FOLDERS = ("redis", "fleet")
 SLOW_FOLDERS = ("fleet", "chaos", "producers", "redis")
@@ -125,6 +127,13 @@ def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
 
     with redis.Redis.from_url(redis_server.url, socket_timeout=10) as client:
         yield client
+
+
+@pytest.fixture(autouse=True, scope="module")
+def workers_are_forked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a file is not marked as ``real_starts``: see ``tests/forked.py``."""
+    with contextlib.nullcontext() if request.node.get_closest_marker("real_starts") else forked.workers():
+        yield
 
 
 class Fleets:
