@@ -150,7 +150,12 @@ class Fleets:
 
     def owner_of(self, key: str) -> str | None:
         """The fleet whose prefix the key has, ours or kombu's; None for a key that leaked."""
-        return next((name for name in self.names if key.startswith((_our_prefix(name), f"{name}."))), None)
+        name = (
+            key.removeprefix("aios:{").partition("}")[0]
+            if key.startswith("aios:{")
+            else key.partition(".")[0]
+        )
+        return name if name in self.names and key.startswith((_our_prefix(name), f"{name}.")) else None
 
 
 @pytest.fixture(scope="session")
@@ -202,15 +207,16 @@ def _without_time_to_live(client: redis.Redis, keys: list[str], prefix: str) -> 
     from aios_dist.journal.keys import PERMANENT
 
     open_jobs = [member.decode() for member in cast("list[bytes]", client.zrange(f"{prefix}open", 0, -1))]
-    permanent = [*PERMANENT, *(f"{part}:{job}" for job in open_jobs for part in ("job", "ev"))]
-    if open_jobs:
-        permanent.append("plan:*")
+    permanent = [*PERMANENT, *(["plan:*"] if open_jobs else [])]
+    of_open_jobs = {f"{part}:{job}" for job in open_jobs for part in ("job", "ev")}
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.ttl(key)
+    immortal = [
+        key.removeprefix(prefix) for key, ttl in zip(keys, pipeline.execute(), strict=True) if ttl == -1
+    ]
     return [
-        key
-        for key, ttl in zip(keys, pipeline.execute(), strict=True)
-        if ttl == -1
-        and not any(fnmatch.fnmatchcase(key.removeprefix(prefix), pattern) for pattern in permanent)
+        prefix + key
+        for key in immortal
+        if key not in of_open_jobs and not any(fnmatch.fnmatchcase(key, pattern) for pattern in permanent)
     ]
