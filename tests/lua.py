@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aios_dist.journal import heads
-from aios_dist.journal.scripts import PARTS, PLAIN, WRITES, included, load, parts_of
+from aios_dist.journal.scripts import PARTS, PLAIN, WRITES, called, included, load, parts_of
 
 WIDTH = 160
-KNOWN = ("redis", "cmsgpack", "KEYS", "ARGV")
+KNOWN = ("redis", "cjson", "cmsgpack", "KEYS", "ARGV")
 UNKNOWN = (
     "io",
     "os",
@@ -113,7 +113,8 @@ def assembled(files: dict[str, str]) -> tuple[str, list[tuple[str, int]]]:
             add(f"{name}.lua", text)
         else:
             before, behind = (WRITES if "mend" in included(text) else PLAIN).format(text="\0").split("\0")
-            add(WRAPPER, f"local function verb_{name}()\n{before}")
+            others = "".join(f"local {verb} = verb_{verb}\n" for verb in called(text))  # (in their order)
+            add(WRAPPER, f"local function verb_{name}()\n{others}{before}")
             add(f"{name}.lua", text)
             add(WRAPPER, f"{behind}\nend\nverb_{name}()")
     return "\n".join(lines), origin

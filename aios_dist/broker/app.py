@@ -21,7 +21,7 @@ from aios_dist.broker.messages import TASK, message
 from aios_dist.broker.pinned import Pinned
 from aios_dist.config import Config, PoolConfig
 from aios_dist.config.redis_urls import address
-from aios_dist.journal import Journal, Ticket
+from aios_dist.journal import Form, Journal, Ticket
 
 MOST_AT_ONCE = 500
 """Tickets in one call of the journal's verb."""
@@ -133,14 +133,16 @@ class Tickets:
             root, parent: Celery ids of the chain's first ticket and of the one before, for Flower.
         """
         id = secrets.token_hex(8)
-        headers = {"root_id": root or id, "argsrepr": f"['{ticket.job}', '{ticket.step}']"}
-        if parent is not None:
-            headers["parent_id"] = parent
-        return (
-            "LPUSH",
-            self.key(ticket.lane),
-            msgspec.json.encode(message(ticket.lane, id, headers, tag=id)),
-        )
+        said = f"['{ticket.job}', '{ticket.step}']"
+        return ("LPUSH", self.key(ticket.lane), _encoded(ticket.lane, id, said, root, parent))
+
+    def form(self, parent: str | None = None, root: str | None = None) -> Form:
+        """What verbs of the journal make tickets from, in the write that makes their steps ready.
+
+        Args:
+            parent, root: as in :meth:`command`.
+        """
+        return Form(self._prefix, _encoded("<lane>", "<id>", "<step>", root, parent))
 
     def commands(
         self, tickets: Iterable[Ticket], parent: str | None = None, root: str | None = None
@@ -161,6 +163,13 @@ class Tickets:
             for ticket in tickets[start : start + MOST_AT_ONCE]:
                 made.setdefault(ticket.lane, []).append(self.command(ticket, root, parent)[2])
             await journal.publish(made, {lane: self.key(lane) for lane in made})
+
+
+def _encoded(lane: str, id: str, said: str, root: str | None, parent: str | None) -> bytes:
+    headers = {"root_id": root or id, "argsrepr": said}
+    if parent is not None:
+        headers["parent_id"] = parent
+    return msgspec.json.encode(message(lane, id, headers, tag=id))
 
 
 def depth_commands(config: Config, lanes: Iterable[str]) -> list[tuple[str, str]]:

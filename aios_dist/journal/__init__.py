@@ -4,11 +4,14 @@ from aios_dist.journal.journal import Journal
 from aios_dist.journal.keys import Keys
 from aios_dist.journal.records import (
     Advance,
+    Asks,
     Claim,
     Decision,
+    Form,
     Lost,
     NewJob,
     Nothing,
+    Onward,
     RankedStep,
     Refusal,
     Said,
@@ -37,11 +40,13 @@ from aios_dist.journal.views import (
 
 __all__ = [
     "Advance",
+    "Asks",
     "Claim",
     "DeadLetter",
     "Decision",
     "Ended",
     "Event",
+    "Form",
     "History",
     "JobView",
     "Journal",
@@ -54,6 +59,7 @@ __all__ = [
     "Need",
     "NewJob",
     "Nothing",
+    "Onward",
     "PlanView",
     "RankedStep",
     "Refusal",

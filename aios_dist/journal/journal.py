@@ -25,10 +25,12 @@ from aios_dist.journal.ordering import Ordering
 from aios_dist.journal.reading import HUGE
 from aios_dist.journal.records import (
     Advance,
+    Asks,
     Claim,
     Decision,
     Lost,
     Nothing,
+    Onward,
     Reaped,
     Refusal,
     Ticket,
@@ -100,34 +102,38 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
 
         Args:
             lane: its name.
-            worker: who claims.
-            token: random (:func:`aios_dist.journal.records.random_name`), of this claim alone.
-            again: the answer to the same claim was lost: what it got is given once more.
-            models, agents: what the worker can serve; None: everything. The rest waits for those who can.
-            codes: the code that it has of each agent; None: whatever is asked for. What began with another
-                waits for a worker with that, as long as there is one.
+            worker, token, again, models, agents, codes: who claims, see :class:`Asks`.
             unsought: as the answer said that this one follows.
 
         Returns:
             The claim. Its ``tickets`` are to be published: one whose budget is used up may have made way for
             another.
         """
-        flat, why, *got = await self._run(
-            "claim",
-            lane=lane,
-            worker=worker,
-            token=token,
-            again=int(again),
-            models=models,
-            agents=agents,
-            codes=None if codes is None else dict(codes),
-            sought=self._sought.get(lane, b""),
-            unsought=unsought,
-            lease_us=int(self.config.lease * 1e6),
-            budget_outcome=SPENT,
+        asks = Asks(worker, token, again, models, agents, codes)
+        got = await self._run(
+            "claim", lane=lane, sought=self._sought.get(lane, b""), **self._asks(asks, unsought)
         )
-        if len(got) == 2:
-            self._sought[lane], left = got
+        return await self._claimed(lane, asks, got)
+
+    def _asks(self, asks: Asks, unsought: int | None = None) -> dict[str, Any]:
+        """What ``claim`` is told but for the lane."""
+        return {
+            "worker": asks.worker,
+            "token": asks.token,
+            "again": int(asks.again),
+            "models": asks.models,
+            "agents": asks.agents,
+            "codes": None if asks.codes is None else dict(asks.codes),
+            "unsought": unsought,
+            "lease_us": int(self.config.lease * 1e6),
+            "budget_outcome": SPENT,
+        }
+
+    async def _claimed(self, lane: str, asks: Asks, got: list[Any]) -> Claim | Nothing:
+        """What ``claim`` has answered."""
+        flat, why, *rest = got
+        if len(rest) == 2:
+            self._sought[lane], left = rest
             return Nothing(tickets_of(flat), elsewhere=why == b"others", again=why == b"more", unsought=left)
         (
             job,
@@ -155,7 +161,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             ),
         ) = (
             why,
-            got,
+            rest,
         )
         try:
             what = unpack_record(record)
@@ -176,10 +182,10 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             tries=tries,
             served=int(served) / 1e6,
             tickets=tickets_of(flat),
-            token=token,
+            token=asks.token,
             basis=basis.decode(),
             digest=dig.decode(),
-            worker=worker,
+            worker=asks.worker,
             first_us=int(first),
             estimate=int(estimate),
             cost=int(cost),
@@ -209,6 +215,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
         decision: Decision | None = None,
         turn_here: bool = True,
         then: Sequence[tuple[Any, ...]] = (),
+        onward: Onward | None = None,
     ) -> Advance:
         """Write a step's outcome, and with it what the turn decided. See ``commit.lua`` for the answers.
 
@@ -221,27 +228,46 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             decision: what the program asks for now.
             turn_here: the caller can run the turn itself after this.
             then: commands sent along.
+            onward: the tickets that it calls for are pushed by the same write, and the slot that becomes
+                free claims its next step.
         """
-        got = await self._run(
-            "commit",
-            *then,
-            job=claim.job,
-            step=claim.step,
-            token=claim.token,
-            incarnation=claim.incarnation,
-            digest=claim.digest,
-            ok=int(ok),
-            outcome=outcome,
-            prompt_tokens=bounded(usage.prompt_tokens),
-            output_tokens=bounded(usage.output_tokens),
-            calls=bounded(usage.calls),
-            micros=micros(money),
-            refusal=refusal.plain() if refusal else None,
-            decision=decision.plain(self.config.reconcile) if decision else None,
-            turn_here=int(turn_here),
-            grace_us=int(self.config.reconcile * 1e6),
+        fields = {
+            "job": claim.job,
+            "step": claim.step,
+            "token": claim.token,
+            "incarnation": claim.incarnation,
+            "digest": claim.digest,
+            "ok": int(ok),
+            "outcome": outcome,
+            "prompt_tokens": bounded(usage.prompt_tokens),
+            "output_tokens": bounded(usage.output_tokens),
+            "calls": bounded(usage.calls),
+            "micros": micros(money),
+            "refusal": refusal.plain() if refusal else None,
+            "decision": decision.plain(self.config.reconcile) if decision else None,
+            "turn_here": int(turn_here),
+            "grace_us": int(self.config.reconcile * 1e6),
+        }
+        if onward is None:
+            return _advanced(await self._run("commit", *then, **fields))
+        whole = {"retention_ms": self._retention_ms}
+        claims = whole | self._asks(onward.asks) if onward.asks is not None else None
+        done, lane, got = await self._run(
+            "onward",
+            commit={**whole, **fields},
+            claim=claims,
+            lanes=[(lane, self._sought.get(lane, b"")) for lane in onward.lanes],
+            shy=int(onward.shy),
+            lists=onward.form.lists,
+            form=onward.form.ticket,
         )
-        return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
+        advance = _advanced(done)
+        if not lane or onward.asks is None:
+            return advance
+        next = await self._claimed(lane.decode(), onward.asks, got)
+        return msgspec.structs.replace(
+            advance, lane=lane.decode(), next=next if isinstance(next, Claim) else None
+        )
 
     async def advance(
         self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
@@ -255,7 +281,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             decision=decision.plain(self.config.reconcile),
             token=token,
         )
-        return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
+        return _advanced(got)
 
     async def release(
         self,
@@ -490,8 +516,9 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
         found, next_, *counts = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
         return Walked(_pairs(found), next_.decode(), *counts)
 
-    async def announce(self, info: WorkerInfo, models: dict[str, str]) -> None:
-        """Say what a worker is and serves."""
+    async def announce(self, info: WorkerInfo, models: dict[str, str], room: Sequence[str] = ()) -> None:
+        """Say what a worker is and serves, and for steps of which lanes it has room: until the next time but
+        one, saturated workers leave it theirs."""
         fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
         for model, lane in models.items():
             fields += [f"model/{model}", f"{info.seen_at:.0f} {lane}"]
@@ -507,6 +534,10 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             [
                 ("HSET", self.keys.registry, *fields),
                 *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
+                *(
+                    ("SET", self.keys.room(lane), info.id, "PX", int(2000 * self.config.renew))
+                    for lane in room
+                ),
             ]
         )
 
@@ -534,6 +565,10 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
         """
         went_on, tickets, more, after = await self._run("unpark", after=after)
         return went_on, tickets_of(tickets), bool(more), after
+
+
+def _advanced(got: list[Any]) -> Advance:
+    return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
 
 
 def _lost(said: list[bytes | int]) -> Lost:

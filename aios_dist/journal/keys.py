@@ -105,6 +105,10 @@ class Keys:
         """What steps of a lane need that the workers which met them do not have."""
         return f"{self.prefix}wanted:{lane}"
 
+    def room(self, lane: str) -> str:
+        """A worker that has room for steps of the lane; expires."""
+        return f"{self.prefix}room:{lane}"
+
     def lane(self, name: str) -> str:
         """A lane's rules."""
         return f"{self.prefix}lane:{name}"

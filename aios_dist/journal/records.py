@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -246,14 +246,65 @@ class Nothing(msgspec.Struct, frozen=True):
     unsought: int | None = None
 
 
+class Form(NamedTuple):
+    """What verbs make tickets from.
+
+    Attributes:
+        lists: what stands before a lane in the name of its list of tickets.
+        ticket: a message of Celery's, with ``<id>``, ``<step>`` and ``<lane>`` in the places of these.
+    """
+
+    lists: str
+    ticket: bytes
+
+
+class Asks(NamedTuple):
+    """Who claims a step.
+
+    Attributes:
+        worker: its id.
+        token: random (:func:`random_name`), of this claim alone.
+        again: the answer to the same claim was lost: what it got is given once more.
+        models, agents: what the worker can serve; None: everything. The rest waits for those who can.
+        codes: the code that it has of each agent; None: whatever is asked for. What began with another
+            waits for a worker with that, as long as there is one.
+    """
+
+    worker: str
+    token: str
+    again: bool = False
+    models: Sequence[str] | None = None
+    agents: Sequence[str] | None = None
+    codes: Mapping[str, str] | None = None
+
+
+class Onward(NamedTuple):
+    """What goes with a commit, in the same round trip.
+
+    Attributes:
+        form: of the tickets that the write calls for.
+        lanes: where the slot that becomes free looks for its next step, in this order.
+        asks: as whom; None: it takes none.
+        shy: it leaves alone what other workers have said that they have room for.
+    """
+
+    form: Form
+    lanes: Sequence[str] = ()
+    asks: Asks | None = None
+    shy: bool = False
+
+
 class Advance(msgspec.Struct, frozen=True):
     """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish, and
-    where the decision holds what the program has seen now."""
+    where the decision holds what the program has seen now; the lane and the claim that the slot goes on with,
+    where it was to look for one."""
 
     status: str
     version: int
     tickets: list[Ticket]
     basis: str = ""
+    lane: str = ""
+    next: Claim | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True):

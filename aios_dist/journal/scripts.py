@@ -1,13 +1,15 @@
 """Loads the Lua verbs and checks each call against the verb's own header, so that nobody counts ARGV.
 
 Every verb takes one key, the fleet's prefix, and one MessagePack map whose fields its header names. A file of
-``lua/`` is a verb, but those that begin with ``_``: these are parts, and a verb's header says which it uses.
+``lua/`` is a verb, but those that begin with ``_``: these are parts, and a verb's header says which it uses,
+and which other verbs, if any.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from importlib import resources
@@ -19,6 +21,7 @@ from aios_dist.journal import heads
 
 _ARGV = re.compile(r"^-- ARGV 1: (.+)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (.+)$", re.MULTILINE)
+_VERBS = re.compile(r"^-- verbs: (.+)$", re.MULTILINE)
 
 PARTS: dict[str, tuple[str, ...]] = {
     "lib": (),
@@ -38,6 +41,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """The parts that verbs share (``lua/_NAME.lua``), in the order in which they stand before a verb, and what
 others each of them uses. Every verb has ``lib``. What a part uses of a later one, it declares."""
+
+FUNCTION = "local function {name}()\n{text}\nend"
+"""Of a verb that does what others do, in one go: it sets ``A`` to the fields of each before it calls it."""
 
 PLAIN = "local function verb()\n{text}\nend\nreturn verb()"
 WRITES = """local function verb()
@@ -64,6 +70,12 @@ def included(text: str) -> list[str]:
     """The parts that a verb's header says it uses."""
     include = _INCLUDE.search(text.split("\n\n", 1)[0])
     return include[1].split(", ") if include else []
+
+
+def called(text: str) -> list[str]:
+    """The verbs that a verb's header says it calls."""
+    verbs = _VERBS.search(text.split("\n\n", 1)[0])
+    return verbs[1].split(", ") if verbs else []
 
 
 def parts_of(used: Iterable[str]) -> list[str]:
@@ -98,10 +110,12 @@ class Script:
         found = _ARGV.search(header)
         if not header.startswith(f"-- {name}: ") or found is None:
             raise ValueError(f"{name}.lua must begin with '-- {name}: …' and '-- ARGV 1: fields'")
-        parts = parts_of(included(text))
+        verbs = {other: part(other) for other in called(text)}
+        parts = parts_of(itertools.chain(*map(included, (text, *verbs.values()))))
+        used = (FUNCTION.format(name=other, text=body) for other, body in verbs.items())
         body = (WRITES if "mend" in parts else PLAIN).format(text=text)
         self.name = name
-        self.source = "\n".join([heads.lua(), *(part(f"_{name}") for name in parts), body])
+        self.source = "\n".join([heads.lua(), *(part(f"_{name}") for name in parts), *used, body])
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self.fields = frozenset(field.strip() for field in found[1].split(","))
 

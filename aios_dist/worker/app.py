@@ -62,6 +62,9 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
         lane = (request.delivery_info or {}).get("routing_key") or settings.lanes[0]
         return str(greenback.await_(runtime.runner.serve(lane, Origin(request.id, request.root_id))))
 
+    runtime.task = step
+    StepRequest.claim_of = runtime.claim_of
+
     @signals.worker_shutting_down.connect(weak=False)
     def told_to_end(how: str = "", **_: Any) -> None:
         # Celery may hang at a silent Redis before it comes to the pool, and in the pool it waits for us.

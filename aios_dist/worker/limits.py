@@ -93,11 +93,13 @@ class Stillness:
     Attributes:
         ended: when it went on last, by the loop's clock.
         count: how often it did.
+        late: seconds by which it was late when it was looked at last.
     """
 
     def __init__(self) -> None:
         self.ended = float("-inf")
         self.count = 0
+        self.late = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -107,6 +109,7 @@ class Stillness:
 
     def _beat(self, due: float | None) -> None:
         now = self._loop.time()
+        self.late = now - due if due is not None else 0.0
         if due is not None and stood_still(due, now):
             self.ended = now
             self.count += 1

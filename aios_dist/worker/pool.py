@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import functools
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import greenback
@@ -34,12 +35,16 @@ SIGNALS_S = 0.2
 """So often is looked for signals while what runs on the loop is waited for."""
 
 
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+"""Runs a coroutine in a slot, on the pool's loop."""
+
+
 class Resident(Protocol):
     """What lives on the pool's loop as long as the pool does."""
 
-    async def open(self, busy: Callable[[], int], set_slots: Callable[[int], None]) -> None:
+    async def open(self, busy: Callable[[], int], set_slots: Callable[[int], None], spawn: Spawn) -> None:
         """Called once, before the first task; ``busy`` counts the tasks that run, ``set_slots`` bounds them
-        for now."""
+        for now, ``spawn`` begins one that Celery has not sent."""
 
     def resize(self, slots: int) -> None:
         """The pool has so many slots from now on; called on its loop."""
@@ -64,6 +69,7 @@ class AsyncioPool(BasePool):
         self._loop = WorkerLoop()
         self._thread: threading.Thread | None = None
         self._ended = self._stopping = False
+        self._context = contextvars.copy_context()
         self._most = sys.maxsize
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader, self._writer = os.pipe()
@@ -83,7 +89,7 @@ class AsyncioPool(BasePool):
         started.wait()
         if self.resident is not None:
             try:
-                self._call(self.resident.open(lambda: len(self._tasks), self._bound))
+                self._call(self.resident.open(lambda: len(self._tasks), self._bound, self._begin))
             except AiosError as exc:
                 # Celery would show a traceback for what one sentence says.
                 sys.stderr.write(f"aios-dist: {exc}\n")
@@ -140,13 +146,17 @@ class AsyncioPool(BasePool):
         return Applied()
 
     def _spawn(self, run: Callable[[], Any]) -> None:
-        task = self._loop.create_task(self._run(run))
+        self._begin(greenback.with_portal_run_sync(run))
+
+    def _begin(self, body: Coroutine[Any, Any, Any]) -> None:
+        # Of no other task's variables: one that goes on is no child of the one before.
+        task = self._loop.create_task(self._run(body), context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    async def _run(self, run: Callable[[], Any]) -> None:
+    async def _run(self, body: Coroutine[Any, Any, Any]) -> None:
         try:
-            await greenback.with_portal_run_sync(run)
+            await body
         except BaseException:
             logger.exception("A task broke outside of its body.")
 

@@ -7,25 +7,26 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from celery import Task, signals
+from celery.exceptions import Retry
 
 from aios_dist.errors import JournalError, LLMError, ToolError, UnknownName
 from aios_dist.journal import Advance, Claim, Nothing, Refusal
 from aios_dist.journal.records import random_name
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind, Outcome
-from aios_dist.program.agents import codes, registered
 from aios_dist.text.lines import fields_line
 from aios_dist.worker.faults import point
 from aios_dist.worker.leases import Leases
+from aios_dist.worker.onward import Carried, Onwards, heard
 from aios_dist.worker.programs import Live
 from aios_dist.worker.rows import Came, End, Rows
 from aios_dist.worker.steps import Again, Steps, billed, kept
 from aios_dist.worker.turning import Turn, Turns
-from aios_dist.worker.work import Changed, Origin, Stopped, Work
+from aios_dist.worker.work import Changed, Next, Origin, Stopped, Work
 from aios_dist.worker.writing import Writer
 
 logger = logging.getLogger("aios_dist.runner")
@@ -46,19 +47,22 @@ class Runner:
         leases: Leases,
         turns: Turns,
         steps: Steps,
-        worker: str,
-        models: Sequence[str],
         rows: Rows,
+        onwards: Onwards,
+        task: Task,
     ) -> None:
         self.turns = turns
         self.hung: set[Work] = set()
         """Steps that are over, and whose tool is not: their slots are taken."""
+        self.works: dict[str, Work] = {}
+        """What is served, by Celery's id of it."""
         self._writer = writer
         self._leases = leases
         self._steps = steps
-        self._worker = worker
-        self._models = sorted(models)
         self._rows = rows
+        self._onwards = onwards
+        self._task = task
+        self._without_ticket: dict[str, Work] = {}
 
     async def serve(self, lane: str, origin: Origin) -> str:
         """What one ticket is good for: the best ready step of its lane.
@@ -73,6 +77,8 @@ class Runner:
         Raises:
             LLMError, ToolError: the step's outcome is an error (it is written).
         """
+        if (known := self._without_ticket.pop(origin.ticket or "", None)) is not None:
+            return _told(known, await self._serve(known))  # whom Celery tells of steps is told of it
         if self._writer.closing.is_set() or not self._leases.fresh:
             await self._writer.give_back(lane, NOT_NOW_S)
             return "given back: this worker takes nothing now"
@@ -84,12 +90,51 @@ class Runner:
         if claim is None:
             return "spare ticket: nothing may run"
         point("claimed")
-        work = Work(claim, origin, asked)
+        work = self._work(Next(claim, lane, asked), origin)
+        try:
+            return _told(work, await self._serve(work))
+        finally:
+            if (onward := self._carried(work)) is not None:
+                self._onwards.spawn(self._go_on_with(onward))
+
+    def _work(self, next: Next, origin: Origin) -> Work:
+        self._onwards.served(next.lane)
+        return Work(next.claim, origin, next.asked)
+
+    def _carried(self, work: Work) -> Carried | None:
+        return None if work.next is None else Carried(self._task, work.next)
+
+    async def _go_on_with(self, request: Carried) -> None:
+        """The slot goes on, as long as each commit brings another step."""
+        onward: Carried | None = request
+        while onward is not None:
+            request = onward
+            work = self._work(request.next, Origin(request.id))
+            if self._writer.closing.is_set():
+                work.cancel("shutdown")  # nothing of it has begun
+            told = False
+            try:
+                if heard():
+                    self._without_ticket[request.id] = work
+                    await request.traced()
+                    told = self._without_ticket.pop(request.id, None) is None
+                if not told:
+                    await self._serve(work)
+            except (LLMError, ToolError):
+                pass  # it is written
+            finally:
+                onward = self._carried(work)
+                request.over()
+
+    async def _serve(self, work: Work) -> str:
+        claim = work.claim
+        self.works[work.origin.ticket or ""] = work
         self._leases.add(claim, work)
         self._rows.started(claim)
         said = ""
         try:
-            await self._writer.publish(claim.tickets, origin)
+            await self._writer.publish(claim.tickets, work.origin)
+            work.check()
             said = await self._step(work)
         except Stopped as stopped:
             said = await self._hand_back(work, stopped.reason)
@@ -103,33 +148,33 @@ class Runner:
             broken_off = End(Came.RETRIED, "this worker broke off")
             self._rows.ended(work, work.end or (End(Came.SUCCEEDED, said) if said else broken_off))
             await self._until_free(work)
+            self.works.pop(work.origin.ticket or "", None)
         return said
 
     async def _claim(self, lane: str) -> tuple[Claim | None, float]:
         """A step, if there is one, and when it was asked for."""
-        token, again, asked = random_name(), False, 0.0
+        asks, asked = self._onwards.asks(random_name()), 0.0
         unsought: int | None = None
 
         async def take() -> Claim | Nothing:
-            nonlocal again, asked
-            sent, again = again, True  # whatever becomes of the answer
-            asked = time.monotonic() if not sent else asked
-            agents = sorted(registered())
+            nonlocal asks, asked
+            sent, asks = asks, asks._replace(again=True)  # whatever becomes of the answer
+            asked = time.monotonic() if not sent.again else asked
             try:
                 got = await self._writer.journal.take(
                     lane,
-                    self._worker,
-                    token,
-                    again=sent,
-                    models=self._models,
-                    agents=agents,
-                    codes=codes(),
+                    sent.worker,
+                    sent.token,
+                    again=sent.again,
+                    models=sent.models,
+                    agents=sent.agents,
+                    codes=sent.codes,
                     unsought=unsought,
                 )
             except JournalError as exc:
                 logger.error("%s", exc)
                 got = Nothing()
-            again = False
+            asks = asks._replace(again=False)
             return got
 
         while True:
@@ -219,7 +264,7 @@ class Runner:
                 await self._write_first(work, outcome, data, usage, refusal)
                 return
         done = await self._writer.commit(
-            work, data, outcome.ok, usage, None, turn_here=False, refusal=refusal
+            work, data, outcome.ok, usage, None, False, self._onwards.after(work), refusal
         )
         self._late(work, done)
 
@@ -227,7 +272,9 @@ class Runner:
         self, work: Work, outcome: Outcome, data: bytes, usage: Usage, refusal: Refusal | None
     ) -> None:
         """The outcome, and then its turn, which may be one for several: other workers write as well."""
-        done = await self._writer.commit(work, data, outcome.ok, usage, None, turn_here=True, refusal=refusal)
+        done = await self._writer.commit(
+            work, data, outcome.ok, usage, None, True, self._onwards.after(work), refusal
+        )
         self._late(work, done)
         if done.status not in ("turn", "mine"):
             return
@@ -256,8 +303,9 @@ class Runner:
         except Exception as exc:  # ours or the program's: the replay of what is written then says which
             logger.warning("The turn after %s/%s broke (%s).", claim.job, claim.step, type(exc).__name__)
             turn = Turn(None, None)
+        more = turn.decision is not None and turn.decision.more
         done = await self._writer.commit(
-            work, data, outcome.ok, usage, turn.decision, turn_here=True, refusal=refusal
+            work, data, outcome.ok, usage, turn.decision, True, self._onwards.after(work, not more), refusal
         )
         self.turns.settle(work, turn, done)
         self._late(work, done)
@@ -358,6 +406,17 @@ class Runner:
             "traceback": str(error.get("traceback", "")),
         }
         logger.warning("Tool failed: %s", fields_line(said), extra={"failure": said})
+
+
+def _told(work: Work, said: str) -> str:
+    """What Celery is told of a step; of one that is tried again, only where somebody wants to hear that.
+
+    Raises:
+        Retry: it is.
+    """
+    if work.end is not None and work.end.came is Came.RETRIED and signals.task_retry.receivers:
+        raise Retry(work.end.said)
+    return said
 
 
 def _forget(ready: asyncio.Task[Live | None] | None) -> None:

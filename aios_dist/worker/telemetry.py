@@ -18,6 +18,7 @@ from celery.worker.control import Panel
 from celery.worker.request import Request
 from celery.worker.state import SOFTWARE_INFO
 
+from aios_dist.journal import Claim
 from aios_dist.text.masking import hide_in
 
 FLUSH_EVERY_S = 0.2
@@ -118,8 +119,21 @@ AGAIN_EVERY_S = 0.5
 class StepRequest(Request):
     """Celery's record of a ticket."""
 
+    claim_of: Callable[[str], Claim | None] = staticmethod(lambda _: None)
+    """What a ticket has become."""
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """As Celery's, with the step in the place of arguments."""
+        claim = type(self).claim_of(self.id)
+        return {**super().info(safe), **(shown(claim) if claim is not None else {})}
+
     def cancel(self, *_: Any, **__: Any) -> None:
         """Celery's cold shutdown would tell Flower of another try; the runtime gives the step back."""
+
+
+def shown(claim: Claim) -> dict[str, str]:
+    """What ``inspect active`` has of a step."""
+    return {"args": f"['{claim.job}', '{claim.step}']", "kwargs": "{}"}
 
 
 def answer_again(tell: Callable[[], int]) -> None:

@@ -35,16 +35,30 @@ class Origin(NamedTuple):
     root: str | None = None
 
 
+class Next(NamedTuple):
+    """A step that was claimed with the commit of another.
+
+    Attributes:
+        lane: where it was.
+        asked: when the claim was sent, on the monotonic clock.
+    """
+
+    claim: Claim
+    lane: str
+    asked: float
+
+
 class Work:
     """What is done for one claim. Whoever waits for something on its behalf waits by :meth:`wait`.
 
     Attributes:
         asked: when the claim was sent, on the monotonic clock.
         end: what this try came to, where that is not what it says of itself.
+        next: what its slot goes on with.
         hung: its tool, which was given up and may still run: the slot is not free until it ends.
     """
 
-    __slots__ = ("_stop", "asked", "claim", "end", "hung", "origin")
+    __slots__ = ("_stop", "asked", "claim", "end", "hung", "next", "origin")
 
     def __init__(self, claim: Claim, origin: Origin, asked: float | None = None) -> None:
         self.claim = claim
@@ -52,6 +66,7 @@ class Work:
         self.origin = origin
         self.end: End | None = None
         self.hung: Run | None = None
+        self.next: Next | None = None
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def now(self) -> float:

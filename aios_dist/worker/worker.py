@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from celery.platforms import EX_OK
 from celery.worker import state
@@ -22,7 +22,7 @@ from aios_dist.broker import messages
 from aios_dist.broker.app import Tickets
 from aios_dist.config import FILES_BESIDE_CALLS, Config, PoolConfig
 from aios_dist.errors import FleetUnavailable, RedisUnfit
-from aios_dist.journal import Journal, WorkerInfo
+from aios_dist.journal import Claim, Journal, WorkerInfo
 from aios_dist.journal.formats import drain, open_elsewhere
 from aios_dist.journal.patience import Patience
 from aios_dist.model import costs
@@ -37,6 +37,8 @@ from aios_dist.worker.ending import Ending
 from aios_dist.worker.health import Health
 from aios_dist.worker.leases import Leases
 from aios_dist.worker.limits import Stillness
+from aios_dist.worker.onward import Onwards, Spare
+from aios_dist.worker.pool import Spawn
 from aios_dist.worker.providers import Provider, check_model, open_provider
 from aios_dist.worker.reconciler import Reconciler
 from aios_dist.worker.rows import Rows, row_of_try
@@ -99,6 +101,8 @@ class Runtime:
         self._at_once = asyncio.Event()
         self.cold = False
         """It was told so by a signal."""
+        self.task: Any = None
+        """Celery's task, of which each ticket and each step is one."""
         self._users: list[Tools | Threads] = []  # what runs users' code
         self._said: WorkerInfo | None = None  # what it has announced
 
@@ -111,13 +115,21 @@ class Runtime:
         """The models that this pool serves, and the lane of each."""
         return {n: m.lane for n, m in self.config.models.items() if m.lane in self.settings.lanes}
 
+    def claim_of(self, id: str) -> Claim | None:
+        """The step that a request of Celery's is here. From any thread."""
+        runner = getattr(self, "runner", None)
+        work = runner.works.get(id) if runner is not None else None
+        return None if work is None else work.claim
+
     def job_of(self, id: str) -> str:
         """The job of the step that a ticket has become here, or that a row of Flower's is; else "". From any
         thread."""
-        held = getattr(self, "leases", None)
-        for claim, work in list(held.held.values()) if held is not None else []:
-            if id in (work.origin.ticket, row_of_try(claim.job, claim.step, claim.token)):
-                return str(claim.job)
+        if (claim := self.claim_of(id)) is not None:
+            return claim.job
+        leases: Leases | None = getattr(self, "leases", None)
+        for claim, _ in list(leases.held.values()) if leases is not None else []:
+            if id == row_of_try(claim.job, claim.step, claim.token):
+                return claim.job
         return ""
 
     def check(self) -> None:
@@ -144,7 +156,12 @@ class Runtime:
         finally:
             await journal.close()
 
-    async def open(self, busy: Callable[[], int], set_slots: Callable[[int], None] = lambda _: None) -> None:
+    async def open(
+        self,
+        busy: Callable[[], int],
+        set_slots: Callable[[int], None] = lambda _: None,
+        spawn: Spawn = asyncio.ensure_future,
+    ) -> None:
         """Called on the pool's loop, before the first ticket."""
         gc.collect()
         gc.freeze()  # a hundred thousand objects of imports need not be looked at again and again
@@ -196,8 +213,18 @@ class Runtime:
             machine,
             self.journal.last_error,
         )
-        models = sorted(self._providers)
-        self.runner = Runner(self._writer, self.leases, self._turns, steps, self.id, models, rows)
+        self._spare = Spare(self._slots, self._held, self._stillness)
+        onwards = Onwards(
+            tickets,
+            self.leases,
+            self._spare,
+            self.id,
+            sorted(self._providers),
+            self.settings.lanes,
+            spawn,
+            self._writer.closing.is_set,
+        )
+        self.runner = Runner(self._writer, self.leases, self._turns, steps, rows, onwards, self.task)
         self._users = [self._tools, self._threads, self._closing]
         self._health = Health(self.slots, self.settings.memory_limit, self._lost, self._begin_anew)
         self.control = Control(
@@ -219,6 +246,9 @@ class Runtime:
         background.repeat("reading rules", fleet.renew, self._away_is_no_fault(self._keep_rules))
         background.repeat("telling of ends", TELL_S, self._away_is_no_fault(self._teller.tell))
         background.repeat("looking after itself", LOOK_S, self._look)
+
+    def _held(self) -> int:
+        return len(self.leases.held) + len(self.runner.hung)
 
     def _price(self, model: str, usage: Usage) -> float:
         if model not in self.config.models:
@@ -271,7 +301,7 @@ class Runtime:
             pool=self.pool,
             lanes=self.settings.lanes,
             slots=self._slots.now,
-            in_flight=len(self.leases.held) + len(self.runner.hung),
+            in_flight=self._held(),
             models=sorted(self.models()),
             agents=agents,
             started_at=self.started_at,
@@ -285,7 +315,8 @@ class Runtime:
             codes={} if self._writer.closing.is_set() else codes(),
         )
         self._said = info
-        await self.journal.announce(info, self.models())
+        room = [] if not self._spare.room else [n for n in info.lanes if n not in info.cancelled]
+        await self.journal.announce(info, self.models(), room)
 
     def resize(self, slots: int) -> None:
         """So many slots from now on; on the pool's loop."""

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aios_dist.broker.app import Tickets
 from aios_dist.errors import AiosError, FleetUnavailable, JournalError
-from aios_dist.journal import Advance, Claim, Decision, Journal, Refusal, Ticket
+from aios_dist.journal import Advance, Claim, Decision, Journal, Onward, Refusal, Ticket
 from aios_dist.journal.patience import Patience
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind
 from aios_dist.worker import spool
 from aios_dist.worker.faults import point
 from aios_dist.worker.leases import Outage
-from aios_dist.worker.work import Origin, Stopped, Work
+from aios_dist.worker.work import Next, Origin, Stopped, Work
 
 logger = logging.getLogger("aios_dist.writing")
 
@@ -112,30 +112,49 @@ class Writer:
         usage: Usage,
         decision: Decision | None,
         turn_here: bool,
+        onward: Onward,
         refusal: Refusal | None = None,
     ) -> Advance:
-        """Write an outcome, whatever happens meanwhile, and publish what the decision asks for."""
+        """Write an outcome, whatever happens meanwhile, with the tickets of what the decision asks for.
+
+        Args:
+            onward: these tickets, and what the slot goes on with: then that is ``work.next``.
+        """
         claim = work.claim
         silent = ok and claim.kind is Kind.LLM and usage.total_tokens == 0  # the provider reports no usage
         money = (
             self._price(claim.label, claim.estimated if silent else usage) if usage.calls or silent else 0.0
         )
-        commit = functools.partial(
-            self.journal.commit,
-            claim,
-            data,
-            ok=ok,
-            usage=usage,
-            money=money,
-            refusal=refusal,
-            decision=decision,
-            turn_here=turn_here,
-            then=self.commands(decision, claim, work.origin),
-        )
+        asked = 0.0
+
+        async def commit() -> Advance:
+            nonlocal asked, onward
+            sent, asked = onward, asked or time.monotonic()
+            if sent.asks is not None:  # whatever becomes of the answer
+                onward = sent._replace(asks=sent.asks._replace(again=True))
+            try:
+                return await self.journal.commit(
+                    claim,
+                    data,
+                    ok=ok,
+                    usage=usage,
+                    money=money,
+                    refusal=refusal,
+                    decision=decision,
+                    turn_here=turn_here,
+                    onward=sent,
+                )
+            except JournalError:
+                onward = sent._replace(asks=None)  # no outcome waits for a claim that breaks
+                raise
+
         with self._answers.held(claim, data, ok, usage, money):
             done = await self.insist(commit)
         point("committed")
-        await self.sent(done, decision, work.origin)
+        if done.next is not None:
+            work.next = Next(done.next, done.lane, asked)
+        await self.publish(done.tickets, work.origin)
+        self._remember(decision)
         return done
 
     async def write_saved(self, folder: Path) -> None:
@@ -166,6 +185,9 @@ class Writer:
     async def sent(self, done: Advance, decision: Decision | None, origin: Origin) -> None:
         """After a write: publish the tickets that did not go with it, and remember when sleeps are over."""
         await self.publish(_beyond(done, decision), origin)
+        self._remember(decision)
+
+    def _remember(self, decision: Decision | None) -> None:
         for ranked in decision.steps if decision is not None else ():
             if ranked.step.kind is Kind.SLEEP:
                 self.look_again(ranked.step.after)

@@ -89,16 +89,13 @@ def test_a_claim_whose_answer_is_lost_is_answered_once_more(near: Fleet, llm: Fa
     assert called(llm, job) == once_each(job)
 
 
-def test_a_commit_whose_tickets_and_answer_are_lost_repeats_no_call(
+def test_a_commit_whose_answer_is_lost_repeats_no_call_and_its_slot_goes_on(
     near: Fleet, llm: FakeLLM, line: Line
 ) -> None:
-    line.cut_behind(VERBS["commit"].sha)
+    line.cut_behind(VERBS["onward"].sha)
     job = near.submit(calling, name="commit", calls=3, model="small")
     assert job.result(timeout=SOON_S) == 3
-    assert (line.cuts, line.lost[:1]) == (
-        1,
-        ["LPUSH"],
-    )  # (what else the worker asked just then may be lost too)
+    assert line.cuts == 1
     assert [step.attempt for step in job.steps()] == [1, 1, 1]
     assert called(llm, job) == once_each(job)
 
@@ -144,7 +141,7 @@ def test_the_renewal_of_leases_may_be_lost_and_the_call_goes_on(
 def test_the_end_of_a_job_and_what_its_plan_admits_are_one_write(
     near: Fleet, llm: FakeLLM, line: Line
 ) -> None:
-    line.cut_behind(VERBS["commit"].sha, passage=2)  # the one that ends the first job
+    line.cut_behind(VERBS["onward"].sha, passage=2)  # the one that ends the first job
     first, second = (calling.job(name=n, calls=2, model="small") for n in ("one", "two"))
     jobs = near.submit_plan(fixed([first, second]))
     jobs[0].result(timeout=SOON_S)

@@ -8,11 +8,25 @@ from typing import Any
 from unittest import mock
 
 from aios_dist.errors import ProviderBusy
-from aios_dist.journal import Claim, Decision, Journal, Limits, NewJob, Refusal, Said, Stray, submitting
+from aios_dist.journal import (
+    Asks,
+    Claim,
+    Decision,
+    Form,
+    Journal,
+    Limits,
+    NewJob,
+    Nothing,
+    Onward,
+    Refusal,
+    Said,
+    Stray,
+    submitting,
+)
 from aios_dist.journal import journal as verbs
 from aios_dist.journal.records import Submitted
 from aios_dist.model.calls import Usage
-from aios_dist.model.jobs import Kind, Outcome
+from aios_dist.model.jobs import JobRecord, Kind, Outcome
 from aios_dist.model.plans import Plan, Shape
 from aios_dist.policies import Rank
 from tests.driver.model import MOST_BACK, MOST_SIGNALS
@@ -84,11 +98,34 @@ async def say_fallbacks(journal: Journal, chains: dict[str, tuple[str, ...]], af
     await journal.say(Said(models=said), "file")
 
 
+NOBODYS = Claim("no such job", "0", 1, Kind.LLM, "m0", JobRecord("x", {}), b"", 0, 0, 0)
+
+
+def _tickets(journal: Journal) -> Form:
+    return Form(f"{journal.config.name}.", b'{"step":"<step>","lane":"<lane>","id":"<id>"}')
+
+
+async def send_take(
+    journal: Journal, lane: str, worker: str, token: str, *, slot: bool = False, **ask: Any
+) -> Claim | Nothing:
+    """A claim. ``slot``: the same, as the slot takes it whose step was lost while it was called."""
+    if slot:
+        form = _tickets(journal)
+        await journal.connection.command("LPUSH", form.lists + lane, "a ticket")
+        asks = Asks(worker, token, **ask)
+        done = await journal.commit(NOBODYS, b"", ok=True, onward=Onward(form, [lane], asks))
+        await journal.connection.command("DEL", form.lists + lane)
+        if done.next is not None:
+            return done.next
+    return await journal.take(lane, worker, token, **ask)
+
+
 async def send_commit(
     journal: Journal, claim: Claim, outcome: bytes, ok: bool, usage: tuple[Any, ...], refusal: Refusal | None,
-    decision: Decision | None, here: bool,
+    decision: Decision | None, here: bool, slot: bool = False,
 ) -> str:  # fmt: skip
-    """A commit's status."""
+    """A commit's status. ``slot``: with its tickets in the same write."""
+    form = _tickets(journal)
     done = await journal.commit(
         claim,
         outcome,
@@ -98,7 +135,10 @@ async def send_commit(
         refusal=refusal,
         decision=decision,
         turn_here=here,
+        onward=Onward(form) if slot else None,
     )
+    if slot:
+        await journal.connection.command("DEL", *(form.lists + lane for lane in LANES))
     return done.status
 
 

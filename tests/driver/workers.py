@@ -11,7 +11,16 @@ from tests.driver.core import Held
 from tests.driver.producers import Producers
 from tests.driver.promises import allowed, steps_on
 from tests.driver.seen import TURN, Seen
-from tests.driver.sending import LANES, MODELS, decided, lane_sets, send_advance, send_commit, send_release
+from tests.driver.sending import (
+    LANES,
+    MODELS,
+    decided,
+    lane_sets,
+    send_advance,
+    send_commit,
+    send_release,
+    send_take,
+)
 
 SERVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]] | None] = {
     "wa": None, "wb": None, "wc": (("m0", "m2"), ("x",)), "wd": (("m1",), ("y",)), "we": (("m0", "m1"), ()),
@@ -44,9 +53,11 @@ class Workers(Producers):
         serves, token = SERVES.get(worker), random_name()
         models, agents = serves or (None, None)
         ask = {"models": models, "agents": agents}
-        claim = self.run(self.journal.take(lane, worker, token, **ask))
+        slot = self.numbers % 3 == 0
+        claim = self.run(send_take(self.journal, lane, worker, token, slot=slot, **ask))
         if self.twice() and isinstance(claim, Claim):  # the answer was lost: the same claim once more
-            claim, first = self.run(self.journal.take(lane, worker, token, again=True, **ask)), claim
+            once_more = send_take(self.journal, lane, worker, token, again=True, slot=slot, **ask)
+            claim, first = self.run(once_more), claim
             if not isinstance(claim, Claim) or claim.lease != first.lease or claim.request != first.request:
                 raise self.broken([f"claimed {first.lease}, and asked again {claim}"])
         self.said[-1] += f" by {worker} -> {claim.lease if isinstance(claim, Claim) else claim}"
@@ -267,7 +278,8 @@ class Workers(Producers):
                 served=self.served(claim.job),
             )  # fmt: skip
 
-            status = self.run(send_commit(self.journal, claim, outcome, ok, usage, refusal, decision, here))
+            sent = (outcome, ok, usage, refusal, decision, here, self.numbers % 2 == 0)
+            status = self.run(send_commit(self.journal, claim, *sent))
             self.expect(status, want)
             if want in ("advanced", "turn", "ended", "paused"):
                 h = self.fleet.job(claim.job).heads[claim.step]

@@ -9,24 +9,34 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 import pytest_asyncio
+from celery.worker import state
 
 from aios_dist import AsyncFleet, agent, fixed, gather, llm, sleep, tool
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
-from aios_dist.errors import BadRequest, FleetUnavailable, JobFailed, JournalError, ProviderBusy, RateLimited
+from aios_dist.errors import (
+    BadRequest,
+    FleetUnavailable,
+    JobFailed,
+    JournalError,
+    ProviderBusy,
+    RateLimited,
+)
 from aios_dist.journal import Advance, Claim, Decision, RankedStep, Ticket, WorkerInfo
 from aios_dist.model.calls import LLMRequest, LLMResponse, Usage
 from aios_dist.model.jobs import JobState, Kind, NewStep
 from aios_dist.policies import Past, Rank
 from aios_dist.program import replay, waits
+from aios_dist.worker import onward, spool
 from aios_dist.worker import runner as ours
-from aios_dist.worker import spool
+from aios_dist.worker.onward import Onwards
 from aios_dist.worker.rows import Rows
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
@@ -104,14 +114,17 @@ class Bench:
         self.workers: list[Runtime] = []
         self.told: list[Claim] = []
 
-    async def worker(self) -> Runtime:
-        """One more. It does nothing by itself: nothing of it runs in the background."""
+    async def worker(self, onward: bool = False) -> Runtime:
+        """One more. It does nothing by itself: nothing of it runs in the background, and, but for ``onward``,
+        no slot goes on without a ticket."""
         made = Runtime(self.config, "all", PoolConfig(lanes=["llm", "turns"], slots=4), {})
         made._background.start = lambda *_: None  # type: ignore[method-assign]
         made._background.repeat = lambda *_: None  # type: ignore[method-assign]
         made.ending.begin = lambda: True  # type: ignore[method-assign]  # it ends the process that is late
         await made.open(lambda: 0)
         made.runner._rows = Told(self.told)
+        if not onward:
+            made.runner._onwards._open = list  # type: ignore[method-assign]
         self.workers.append(made)
         return made
 
@@ -174,7 +187,7 @@ async def test_a_ticket_is_a_call_a_commit_and_the_next_step(bench: Bench, hand:
     worker.journal.advance = no_turn  # type: ignore[method-assign]
     assert await bench.serve(worker) == "30 + 20 tokens"
     assert [step.kind for step in await job.steps()] == ["llm", "llm"]
-    assert await tickets(hand) == 2, "that of the first, and with the commit that of the second"
+    assert await tickets(hand) == 1, "that of the first still lies there: it does for the second"
     assert await bench.serve(worker) == "30 + 20 tokens"
     assert await job.result(timeout=0) == "re a, re b after re a"
     assert await bench.serve(worker) == "spare ticket: nothing may run"
@@ -617,3 +630,186 @@ async def test_what_waited_is_ranked_anew_by_what_is_known_of_agents_that_nobody
     await hand.journal.set_lane("llm", policy="remaining")
     await worker._rules.rank_anew("llm")
     assert await hand.names() == ["short/0", "long/0"]
+
+
+class Slots:
+    """Where steps go on without a ticket."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Future[None]] = []
+
+    def begin(self, body: Any) -> None:
+        """As the pool does it."""
+        self.tasks.append(asyncio.ensure_future(body))
+
+    async def over(self) -> None:
+        """Until none goes on."""
+        while self.tasks:
+            await self.tasks.pop()
+
+
+@pytest.fixture
+def requests() -> Iterator[None]:
+    """Celery's own records are of the whole process."""
+    yield
+    state.reset_state()
+
+
+@pytest.fixture
+def slots() -> Slots:
+    return Slots()
+
+
+async def going_on(bench: Bench, slots: Slots) -> Runtime:
+    worker = await bench.worker(onward=True)
+    worker.runner._onwards.spawn = slots.begin
+    worker.runner._task = SimpleNamespace(name="aios.step")
+    return worker
+
+
+@pytest.mark.usefixtures("requests")
+async def test_one_ticket_serves_all_that_is_ready_and_celery_counts_each(
+    bench: Bench, hand: Hand, slots: Slots
+) -> None:
+    worker = await going_on(bench, slots)
+    jobs = [await bench.fleet.submit(two, id=id) for id in "xy"]
+    seen: list[tuple[int, int, list[str]]] = []
+
+    async def look() -> LLMResponse:
+        active = [request.info()["args"] for request in state.active_requests]
+        seen.append((len(state.reserved_requests), len(worker.leases.held), active))
+        return LLMResponse("looked", usage=USED, model="m")
+
+    Anybodys.said = {"b after looked": [look, look], "a": [look, look]}
+    await hand.redis("RPOP", f"{hand.config.name}.llm")
+    assert await bench.serve(worker) == "30 + 20 tokens"
+    await slots.over()
+    assert [await job.result(timeout=0) for job in jobs] == 2 * ["looked, looked"]
+    assert [claim.job + claim.step for claim in bench.told] == ["x0", "y0", "x1", "y1"]
+    first, *rest = seen  # (the first is the ticket's: here Celery has not sent it)
+    assert first == (0, 1, [])
+    assert rest == [(1, 1, [f"['{job}', '{step}']"]) for job, step in (("y", 0), ("x", 1), ("y", 1))]
+    assert (len(state.reserved_requests), state.all_total_count[0], state.requests) == (0, 3, {})
+    assert await tickets(hand) == 0
+    assert worker.leases.held == {}
+    assert worker.runner.works == {}
+
+
+@pytest.mark.usefixtures("requests")
+async def test_a_call_that_fails_for_good_ends_no_slot(bench: Bench, slots: Slots) -> None:
+    worker = await going_on(bench, slots)
+    for id in "xyz":
+        await bench.fleet.submit(two, id=id)
+    Anybodys.said = {"a": [BadRequest("no"), BadRequest("no")]}
+    with pytest.raises(BadRequest):
+        await bench.serve(worker)
+    await slots.over()
+    assert await bench.fleet.job("z").result(timeout=0) == "re a, re b after re a"
+
+
+@pytest.mark.usefixtures("requests")
+async def test_what_came_with_a_commit_as_the_worker_ends_goes_back_uncalled(
+    bench: Bench, hand: Hand, slots: Slots
+) -> None:
+    worker = await going_on(bench, slots)
+    await bench.fleet.submit(two, id="x")
+    commit = worker.journal.commit
+
+    async def ends(*args: Any, **more: Any) -> Any:
+        done = await commit(*args, **more)
+        worker._writer.closing.set()
+        return done
+
+    worker.journal.commit = ends  # type: ignore[method-assign]
+    await bench.serve(worker)
+    await slots.over()
+    assert Anybodys.asked == ["small a"]
+    assert await hand.names() == ["x/1"]
+    assert worker.leases.held == {}
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        lambda w: w._writer.closing.set(),
+        lambda w: setattr(w.leases, "_through", float("-inf")),
+        lambda w: w._slots.resize(0, 0),
+        lambda w: w.runner.hung.update(object() for _ in range(4)),
+    ],
+    ids=["it ends", "it cannot renew", "fewer slots", "tools that were given up"],
+)
+async def test_a_slot_that_is_not_to_go_on_leaves_the_next_step_to_its_ticket(
+    bench: Bench, hand: Hand, slots: Slots, why: Callable[[Runtime], None]
+) -> None:
+    worker = await going_on(bench, slots)
+    await bench.fleet.submit(two, id="x")
+
+    async def meanwhile() -> LLMResponse:
+        why(worker)
+        return LLMResponse("a", usage=USED, model="m")
+
+    Anybodys.said = {"a": [meanwhile]}
+    await bench.serve(worker)
+    worker.runner.hung.clear()
+    assert slots.tasks == []
+    assert (await tickets(hand), await hand.names()) == (1, ["x/1"])
+
+
+async def test_a_lane_that_was_cancelled_gets_no_step_with_a_commit(
+    bench: Bench, hand: Hand, slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await going_on(bench, slots)
+    await bench.fleet.submit(two, id="x")
+    monkeypatch.setattr(onward, "not_consumed", lambda lanes: [lane for lane in lanes if lane == "llm"])
+    await bench.serve(worker)
+    assert slots.tasks == []
+    assert await hand.names() == ["x/1"]
+
+
+def test_the_lane_that_was_served_last_comes_last(bench: Bench) -> None:
+    made = Onwards.__new__(Onwards)
+    made._lanes = ["a", "b", "c"]
+    for lane, after in (("a", "bca"), ("b", "cab"), ("c", "abc"), ("b", "cab"), ("other", "cab")):
+        made.served(lane)
+        assert "".join(made._lanes) == after
+
+
+async def test_a_commit_whose_claim_breaks_is_sent_again_without_one(bench: Bench, slots: Slots) -> None:
+    worker = await going_on(bench, slots)
+    await bench.fleet.submit(two, id="x")
+    commit, sent = worker.journal.commit, []
+
+    async def breaks(*args: Any, **more: Any) -> Any:
+        sent.append(more["onward"].asks)
+        assert len(sent) < 4
+        if more["onward"].asks is not None:
+            raise JournalError("it broke")
+        return await commit(*args, **more)
+
+    worker.journal.commit = breaks  # type: ignore[method-assign]
+    await bench.serve(worker)
+    assert [asks is not None for asks in sent] == [True, False]
+    assert slots.tasks == []
+
+
+@pytest.mark.usefixtures("requests")
+async def test_a_commit_whose_answer_is_lost_asks_for_the_same_claim(bench: Bench, slots: Slots) -> None:
+    worker = await going_on(bench, slots)
+    job = await bench.fleet.submit(two, id="x")
+    commit, sent = worker.journal.commit, []
+
+    async def lost(*args: Any, **more: Any) -> Any:
+        sent.append(more["onward"].asks)
+        done = await commit(*args, **more)
+        if len(sent) == 1:
+            raise FleetUnavailable("no answer")
+        return done
+
+    worker.journal.commit = lost  # type: ignore[method-assign]
+    await bench.serve(worker)
+    await slots.over()
+    assert await job.result(timeout=0) == "re a, re b after re a"
+    first, second, *_ = sent
+    assert second == first._replace(again=True)
+    assert [claim.attempt for claim in bench.told] == [1, 1]
+    assert Anybodys.asked == ["small a", "small b after re a"]

@@ -461,6 +461,47 @@ async def test_it_speaks_anthropics_messages_whole_and_streamed() -> None:
     assert {call.protocol for call in llm.calls} == {"anthropic"}
 
 
+# OpenAI's Responses (Gemini: tests/contracts/test_codecs.py, since one load of Google's SDK is enough)
+
+
+async def test_it_speaks_openais_responses_whole_and_streamed() -> None:
+    openai = pytest.importorskip("openai")
+    order = Reply("I look it up.", tool_calls=(ToolCall("find", {"city": "Lima"}),))
+    async with FakeLLM(reply=order, api_key="right") as llm:
+        async with openai.AsyncOpenAI(base_url=llm.url, api_key="right", max_retries=0) as client:
+            asked: dict[str, Any] = {
+                "model": "big",
+                "input": "hi there",
+                "instructions": "Be brief, and kind.",
+            }
+            answer = await client.responses.create(**asked)
+            async with client.responses.stream(**asked) as stream:
+                kinds = [event.type async for event in stream]
+                said = await stream.get_final_response()
+            assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+            assert "response.function_call_arguments.done" in kinds
+            for response in (answer, said):
+                text, call = response.output
+                assert (response.output_text, response.status) == ("I look it up.", "completed")
+                assert (text.type, call.type, call.name) == ("message", "function_call", "find")
+                assert json.loads(call.arguments) == {"city": "Lima"}
+                assert (response.usage.input_tokens, response.usage.output_tokens) == (7, order.tokens)
+            llm.script(reply=Reply("cut", finish_reason="length"))
+            cut = await client.responses.create(**asked)
+            assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+            llm.script(faults="429:1")
+            with pytest.raises(openai.RateLimitError):
+                await client.responses.create(**asked)
+            result = {"type": "function_call_output", "call_id": "c9", "output": "noon"}
+            with pytest.raises(openai.BadRequestError, match="No tool call found for call_id c9"):
+                await client.responses.create(model="big", input=[result])
+        async with openai.AsyncOpenAI(base_url=llm.url, api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.responses.create(**asked)
+    assert {call.protocol for call in llm.calls} == {"openai-responses"}
+    assert llm.calls[0].messages[-1] == {"role": "user", "content": "hi there"}
+
+
 # HTTP
 
 
