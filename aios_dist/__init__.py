@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         Event,
         JobView,
         LaneRules,
+        LaneView,
         PlanView,
         Registry,
         TenantView,
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
     from aios_dist.model.plans import Plan, agent_first, fifo, fixed, hybrid
     from aios_dist.model.specs import Budget, JobSpec
     from aios_dist.producer.fleet import AsyncFleet
-    from aios_dist.producer.fleet_rules import LaneView
     from aios_dist.producer.handles import AsyncJob, AsyncPlan
     from aios_dist.producer.sync import Fleet, Job, PlanJobs
     from aios_dist.program.agents import Agent, PromptsAgent, agent, prompts
@@ -156,7 +156,6 @@ _HOMES = {
         "uuid",
     ),
     "producer.fleet": ("AsyncFleet",),
-    "producer.fleet_rules": ("LaneView",),
     "program.foreign": (
         "HandOver",
         "handed_over",
@@ -170,6 +169,7 @@ _HOMES = {
         "Event",
         "JobView",
         "LaneRules",
+        "LaneView",
         "PlanView",
         "Registry",
         "TenantView",

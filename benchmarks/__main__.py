@@ -26,6 +26,7 @@ from benchmarks.measures import Load, best_and_median, machine, next_call_ms, ru
 from benchmarks.memory import memory
 from benchmarks.plans import plans
 from benchmarks.policies import by_policy
+from benchmarks.producers import producers
 from benchmarks.tables import broken, lines
 from benchmarks.verbs import verbs
 from benchmarks.waiting import waiting
@@ -122,6 +123,7 @@ PARTS = {
     "enqueue": enqueue,
     "limits": limits,
     "policies": by_policy,
+    "producers": producers,
     "plans": plans,
     "wide": wide,
     "waiting": waiting,

@@ -45,6 +45,7 @@ BOUNDS: Mapping[str, Sequence[Bound]] = {
         Bound("awaited", least="jobs"),
         Bound("connections_for_waiting", most=1),
     ),
+    "producers": (Bound("ratio_to_alone", most=1.15),),
     "limits": (Bound("most", most="limit"), Bound("most_by_journal", most="limit")),
     "plans": (Bound("longest_in_all_ms", of="(the same)"), Bound("longest_in_all_ms", most=5)),
     "wide": (Bound("longest_in_all_ms", of="(the same)"), Bound("longest_in_all_ms", most=5)),

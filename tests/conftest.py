@@ -7,7 +7,9 @@ not proven. Nothing of the caller's own configuration (``AIOS_…``) reaches a t
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import gc
 import os
 import secrets
 import signal
@@ -19,13 +21,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from aios_dist.errors import ConfigError
+from tests import forked
 
 if TYPE_CHECKING:
     import redis
 
     from aios_dist.local.redis_server import EmbeddedRedis
 
-FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_REDIS_SERVER"}
+FOR_TESTS = {"AIOS_TEST_REDIS", "AIOS_TEST_REAL_STARTS", "AIOS_REDIS_SERVER"}
 HERE = Path(__file__).parent
 MARKED_FOLDERS = ("redis", "fleet")
 SLOW_FOLDERS = ("fleet", "chaos", "producers", "redis")
@@ -71,6 +74,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):  # one of several processes
         places = {folder: place for place, folder in enumerate(SLOW_FOLDERS)}
         items.sort(key=lambda item: places.get(_folder(item), len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is there to the last, and some hundred thousand objects: what looks
+    for garbage (a worker at its start, tests that wait for the end of something) need not look at those."""
+    gc.collect()
+    gc.freeze()
 
 
 def _may_be_skipped(report: pytest.TestReport | pytest.CollectReport) -> bool:
@@ -119,6 +129,13 @@ def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture(autouse=True, scope="module")
+def workers_are_forked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a file is not marked as ``real_starts``: see ``tests/forked.py``."""
+    with contextlib.nullcontext() if request.node.get_closest_marker("real_starts") else forked.workers():
+        yield
+
+
 class Fleets:
     """The fleet names of this test run that may hold keys now."""
 
@@ -133,7 +150,12 @@ class Fleets:
 
     def owner_of(self, key: str) -> str | None:
         """The fleet whose prefix the key has, ours or kombu's; None for a key that leaked."""
-        return next((name for name in self.names if key.startswith((_our_prefix(name), f"{name}."))), None)
+        name = (
+            key.removeprefix("aios:{").partition("}")[0]
+            if key.startswith("aios:{")
+            else key.partition(".")[0]
+        )
+        return name if name in self.names and key.startswith((_our_prefix(name), f"{name}.")) else None
 
 
 @pytest.fixture(scope="session")
@@ -185,15 +207,16 @@ def _without_time_to_live(client: redis.Redis, keys: list[str], prefix: str) -> 
     from aios_dist.journal.keys import PERMANENT
 
     open_jobs = [member.decode() for member in cast("list[bytes]", client.zrange(f"{prefix}open", 0, -1))]
-    permanent = [*PERMANENT, *(f"{part}:{job}" for job in open_jobs for part in ("job", "ev"))]
-    if open_jobs:
-        permanent.append("plan:*")
+    permanent = [*PERMANENT, *(["plan:*"] if open_jobs else [])]
+    of_open_jobs = {f"{part}:{job}" for job in open_jobs for part in ("job", "ev")}
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.ttl(key)
+    immortal = [
+        key.removeprefix(prefix) for key, ttl in zip(keys, pipeline.execute(), strict=True) if ttl == -1
+    ]
     return [
-        key
-        for key, ttl in zip(keys, pipeline.execute(), strict=True)
-        if ttl == -1
-        and not any(fnmatch.fnmatchcase(key.removeprefix(prefix), pattern) for pattern in permanent)
+        prefix + key
+        for key in immortal
+        if key not in of_open_jobs and not any(fnmatch.fnmatchcase(key, pattern) for pattern in permanent)
     ]

@@ -161,15 +161,19 @@ def test_a_producer_loads_no_extra(module: str) -> None:
     assert loaded_by(f"import {module}", *EXTRAS) == set()
 
 
-def test_a_worker_with_open_models_has_loaded_no_sdk() -> None:
+def test_a_worker_with_open_models_has_loaded_no_sdk_and_no_flower() -> None:
     models = """
 import workers.llm
+workers.llm.app.Worker  # what `aios-dist worker` starts
 from aios_dist.config import ModelConfig
 from aios_dist.worker.providers import ADAPTERS, open_provider
 for name in ADAPTERS:
     open_provider("m", ModelConfig(provider=name, base_url="http://127.0.0.1:1"), {})
 """
-    not_needed = ("anthropic", "httpx", "httpx2", "openai", "pydantic", "pygments", "tornado")
+    not_needed = (
+        *("anthropic", "celery.bin", "flower", "google.genai", "httpx", "httpx2", "openai", "pydantic"),
+        *("pygments", "requests", "tornado"),
+    )
     assert loaded_by(models, "aiohttp", *not_needed) == {"aiohttp"}
 
 

@@ -1,37 +1,19 @@
-"""The one definition of the Celery app, the wire names, and tickets.
-
-A ticket is a Celery message (protocol 2) on the Redis list of its lane, with those fields only that
-Celery's worker and Flower read: a million of them may wait. What is there is what ``send_task`` gives, and
-what is left out has Celery's own default (contract tests compare both). Made here it takes a hundredth of
-the time, and its ``LPUSH`` travels in the same round trip as the commit that made the step ready.
-"""
+"""The one definition of the Celery app."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 from celery import Celery
 from kombu import Queue
 
 from aios_dist.broker.channels import Guarded
-from aios_dist.broker.messages import TASK, message
 from aios_dist.broker.pinned import Pinned
+from aios_dist.broker.tickets import TASK, Tickets, depth_commands, keyprefix
 from aios_dist.config import Config, PoolConfig
 from aios_dist.config.redis_urls import address
-from aios_dist.journal import Form, Journal, Ticket
-
-MOST_AT_ONCE = 500
-"""Tickets in one call of the journal's verb."""
 
 POOL = "aios_dist.worker.pool:AsyncioPool"
-
-
-def keyprefix(fleet: str) -> str:
-    """Kombu's ``global_keyprefix`` of a fleet: its lists, ``unacked`` and events are the fleet's own."""
-    return f"{fleet}."
 
 
 def broker_url(redis_url: str) -> str:
@@ -113,69 +95,6 @@ def make_app(
     if pool is not None:
         app.conf.update(worker_pool=POOL, worker_concurrency=pool.slots)
     return app
-
-
-class Tickets:
-    """Makes the Redis commands that put tickets on their lanes."""
-
-    def __init__(self, config: Config) -> None:
-        self._prefix = keyprefix(config.fleet.name)
-
-    def key(self, lane: str) -> str:
-        """The Redis list of a lane's tickets."""
-        return f"{self._prefix}{lane}"
-
-    def command(self, ticket: Ticket, root: str | None = None, parent: str | None = None) -> tuple[Any, ...]:
-        """The command that publishes one ticket.
-
-        Args:
-            ticket: the lane, and the step that it is published for.
-            root, parent: Celery ids of the chain's first ticket and of the one before, for Flower.
-        """
-        id = secrets.token_hex(8)
-        said = f"['{ticket.job}', '{ticket.step}']"
-        return ("LPUSH", self.key(ticket.lane), _encoded(ticket.lane, id, said, root, parent))
-
-    def form(self, parent: str | None = None, root: str | None = None) -> Form:
-        """What verbs of the journal make tickets from, in the write that makes their steps ready.
-
-        Args:
-            parent, root: as in :meth:`command`.
-        """
-        return Form(self._prefix, _encoded("<lane>", "<id>", "<step>", root, parent))
-
-    def commands(
-        self, tickets: Iterable[Ticket], parent: str | None = None, root: str | None = None
-    ) -> list[Any]:
-        """One command a ticket; for tickets of one turn the order is that of the steps."""
-        return [self.command(t, root, parent) for t in tickets]
-
-    async def publish(
-        self, journal: Journal, tickets: Sequence[Ticket], parent: str | None = None, root: str | None = None
-    ) -> None:
-        """Put tickets on their lanes, no more than these have ready steps (they may have been ready before).
-
-        Raises:
-            FleetUnavailable: Redis is away; the reconciler makes up for it.
-        """
-        for start in range(0, len(tickets), MOST_AT_ONCE):
-            made: dict[str, list[bytes]] = {}
-            for ticket in tickets[start : start + MOST_AT_ONCE]:
-                made.setdefault(ticket.lane, []).append(self.command(ticket, root, parent)[2])
-            await journal.publish(made, {lane: self.key(lane) for lane in made})
-
-
-def _encoded(lane: str, id: str, said: str, root: str | None, parent: str | None) -> bytes:
-    headers = {"root_id": root or id, "argsrepr": said}
-    if parent is not None:
-        headers["parent_id"] = parent
-    return msgspec.json.encode(message(lane, id, headers, tag=id))
-
-
-def depth_commands(config: Config, lanes: Iterable[str]) -> list[tuple[str, str]]:
-    """The commands that count the tickets of lanes."""
-    prefix = keyprefix(config.fleet.name)
-    return [("LLEN", f"{prefix}{lane}") for lane in lanes]
 
 
 __all__ = ["TASK", "Tickets", "broker_url", "depth_commands", "keyprefix", "make_app", "tls_of"]

@@ -16,13 +16,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from aios_dist.broker.tickets import NO_ARGUMENTS, message
+
 logger = logging.getLogger("aios_dist.broker.messages")
-
-TASK = "aios.step"
-"""The one Celery task."""
-
-NO_ARGUMENTS = "[[],{},{}]"
-"""A ticket's body: arguments, keyword arguments, and what is to follow the task, in JSON."""
 
 LONGEST_TICKET = 64 * 1024
 LONGEST_NEWS = 16 * 1024 * 1024
@@ -150,23 +146,6 @@ def ticket(lane: str, said: bytes) -> bytes:
     return msgspec.json.encode(message(lane, wanted.id, headers, tag=str(next(_tags))))
 
 
-def message(lane: str, id: str, headers: dict[str, str], tag: str) -> dict[str, Any]:
-    """A ticket as Celery's worker reads it.
-
-    Args:
-        lane: the lane that it is for.
-        id: its own name, which Flower shows.
-        headers: ``root_id``, ``parent_id`` and ``argsrepr``, as far as there are any.
-        tag: what kombu tells the messages that a worker holds apart by.
-    """
-    return {
-        "body": NO_ARGUMENTS,
-        "content-type": "application/json",
-        "headers": {"task": TASK, "id": id, **headers},
-        "properties": {"delivery_tag": tag, "delivery_info": {"exchange": "", "routing_key": lane}},
-    }
-
-
 def is_news(said: bytes) -> bool:
     """Whether this can be Celery's remote control or an event; what cannot is counted as dropped."""
     try:
@@ -188,4 +167,4 @@ def why(exc: Exception) -> str:
     return str(exc)[:200]
 
 
-__all__ = ["NO_ARGUMENTS", "SAY_EVERY_S", "TASK", "Tally", "dropped", "is_news", "message", "ticket", "why"]
+__all__ = ["SAY_EVERY_S", "Tally", "dropped", "is_news", "ticket", "why"]

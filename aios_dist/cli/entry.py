@@ -62,7 +62,7 @@ COMMANDS = {
     "fake-llm": (
         "aios_dist.cli.entry",
         "fake_llm",
-        "Run a fake LLM that speaks OpenAI's and Anthropic's protocol.",
+        "Run a fake LLM that speaks OpenAI's, Anthropic's and Gemini's protocols.",
     ),
     "version": ("aios_dist.cli.entry", "version", "Show the versions of aios-dist and what it stands on."),
 }

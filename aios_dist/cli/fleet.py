@@ -13,9 +13,8 @@ from aios_dist.cli.session import on_fleet
 from aios_dist.text.masking import masked
 
 if TYPE_CHECKING:
-    from aios_dist.journal import ModelView, Registry
+    from aios_dist.journal import LaneView, ModelView, Registry
     from aios_dist.producer.fleet import AsyncFleet
-    from aios_dist.producer.fleet_rules import LaneView
 
 
 @click.command()

@@ -13,8 +13,7 @@ from aios_dist.cli.session import on_fleet
 from aios_dist.config import LaneConfig
 
 if TYPE_CHECKING:
-    from aios_dist.journal import LaneRules
-    from aios_dist.producer.fleet_rules import LaneView
+    from aios_dist.journal import LaneRules, LaneView
 
 lane = Commands("lane")
 

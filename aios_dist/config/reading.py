@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,7 +147,10 @@ def read_toml(file: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(read_text(file))
+        text = read_text(file)
+        import tomllib  # where there is a file
+
+        return tomllib.loads(text)
     except OSError as exc:
         raise ConfigError(f"{str(file)!r} cannot be read: {exc.strerror}.") from None
     except InvalidInput as exc:

@@ -5,7 +5,7 @@ schema and ``config show`` have it by themselves; an option is ``setting_option(
 it may not be beside another one is a check in :mod:`aios_dist.config.checks`.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: msgspec would compile the text of each type at every start.
 
 import os
 from collections.abc import Mapping
@@ -60,13 +60,16 @@ class ModelConfig(_Masked, frozen=True, forbid_unknown_fields=True):
     """``[models.NAME]``: how one model is reached. Agents use NAME."""
 
     provider: Annotated[str, says(
-        "`openai` (and all that speak its protocol), `anthropic`, or a class of yours: "
-        '`"my_pkg.my_module:MyProvider"`')] = "openai"
+        "`openai` (and all that speak its protocol), `openai-responses`, `anthropic`, `gemini`, or a class "
+        'of yours: `"my_pkg.my_module:MyProvider"`')] = "openai"
     model: Annotated[str, says("the model's name at the provider; NAME when left out")] | None = None
     base_url: Annotated[str, says("where the model is, when not at the provider's own address")] | None = None
     api_key_env: Annotated[str, says(
         "the environment variable of the worker that holds the key; without it and without `base_url`, the "
-        "provider's own (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`)")] | None = None
+        "provider's own (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, `GEMINI_API_KEY`)")] | None = None
+    credentials: Annotated[str, says(
+        '`"my_pkg.my_module:function"`: a function of yours that gives the [headers of a call](#credentials) '
+        "in the place of a key")] | None = None
     timeout: Annotated[Above0, says(
         "seconds for one whole call; `llm(…, timeout=5)` may shorten it", unit="seconds")] = 300.0
     stream_pause: Annotated[From0, says(
@@ -237,8 +240,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def names_code(self) -> bool:
-        """Python of the user's is imported for it: modules of agents, or a provider's class."""
-        return bool(self.fleet.modules) or any(":" in model.provider for model in self.models.values())
+        """Python of the user's is imported for it: modules of agents, a provider's class, credentials."""
+        named = (model.credentials or ":" in model.provider for model in self.models.values())
+        return bool(self.fleet.modules) or any(named)
 
     def __post_init__(self) -> None:
         """Whoever has a configuration must not print what it leads to."""

@@ -1,15 +1,22 @@
-"""The way to a fleet's keys: one connection, one prefix, the verbs by name."""
+"""The way to a fleet's keys: one connection, one prefix, the verbs by name.
+
+redis-py costs a program as much as all of ours to import. So it comes with the first fleet that is made, and
+not with the names that a program's file begins with: of what a producer imports, :mod:`.connection` alone has
+it at its top, and is itself imported in functions.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aios_dist.config import FleetConfig
 from aios_dist.journal import scripts
-from aios_dist.journal.connection import Connection
 from aios_dist.journal.keys import Keys
+
+if TYPE_CHECKING:
+    from aios_dist.journal.connection import Connection
 
 SAID_TWICE = frozenset(
     {
@@ -37,9 +44,11 @@ class Access:
     """What the parts of the journal share. One per event loop."""
 
     def __init__(self, config: FleetConfig) -> None:
+        from aios_dist.journal.connection import Connection
+
         self.config = config
         self.keys = Keys(config.name)
-        self.connection = Connection(config.redis_url, config.redis_timeout)
+        self.connection: Connection = Connection(config.redis_url, config.redis_timeout)
         self._scripts = scripts.load()
         self._retention_ms = int(config.retention * 1000)
 

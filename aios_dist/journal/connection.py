@@ -286,13 +286,22 @@ class Connection:
         except RedisError as exc:
             raise unavailable(exc, self.url, self.timeout) from None
 
-    async def plain(self, *args: Any) -> Any:
-        """Run one Redis command as it is.
+    async def info(self) -> dict[str, str] | None:
+        """What ``INFO`` says, by name; None to an account that may not ask.
 
         Raises:
-            RedisError: what redis-py says.
+            FleetUnavailable: Redis cannot be reached, or refuses; RedisUnfit: it is a Redis Cluster.
         """
-        return await self._send(*args)
+        try:
+            told: bytes = await self._send("INFO")
+        except NoPermissionError:
+            return None
+        except RedisError as exc:
+            raise unavailable(exc, self.url) from None
+        facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+        if facts.get("cluster_enabled") == "1":
+            raise cluster(self.url)
+        return facts
 
     def _send(self, *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

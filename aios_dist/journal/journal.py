@@ -525,6 +525,7 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
     async def announce(self, info: WorkerInfo, models: dict[str, str], room: Sequence[str] = ()) -> None:
         """Say what a worker is and serves, and for steps of which lanes it has room: until the next time but
         one, saturated workers leave it theirs."""
+        info = msgspec.structs.replace(info, tells_who_waits=True)  # the verbs of this release do
         fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
         for model, lane in models.items():
             fields += [f"model/{model}", f"{info.seen_at:.0f} {lane}"]

@@ -92,6 +92,14 @@ class Keys:
         """The job's events: a list, and the channel on which each new one is announced."""
         return f"{self.prefix}ev:{id}"
 
+    def end(self, id: str) -> str:
+        """The channel on which a job's end, or that it was parked, is announced."""
+        return f"{self.prefix}end:{id}"
+
+    def behind(self, plan: str) -> str:
+        """The channel on which it is announced that a member of a plan was parked: others may wait for it."""
+        return f"{self.prefix}behind:{plan}"
+
     def plan(self, id: str) -> str:
         """A plan's tree: one hash."""
         return f"{self.prefix}plan:{id}"

@@ -36,7 +36,7 @@ class Libraries(Access):
             if library == self.library:
                 continue  # we are here, whatever we have said
             try:
-                await self.connection.plain("FUNCTION", "DELETE", name)
+                await self.connection.client.execute_command("FUNCTION", "DELETE", name)
                 gone.append(library)
             except NoPermissionError:  # asked again when an hour has passed
                 await send("ZADD", self.keys.libraries, "XX", int((now + calling.ANNOUNCED_S) * 1e6), name)

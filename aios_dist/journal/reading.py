@@ -6,14 +6,12 @@ import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.errors import JournalError, RedisUnfit, UnknownName
 from aios_dist.journal.access import Access, entries_of
-from aios_dist.journal.connection import cluster, open_client, passes, unavailable
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import unpack_record
 from aios_dist.journal.views import (
@@ -31,6 +29,9 @@ from aios_dist.journal.views import (
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import span
 from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, Step, decode
+
+if TYPE_CHECKING:
+    from aios_dist.journal.hearing import Hearing
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
@@ -342,6 +343,10 @@ class Reading(Access):
         One connection, however many jobs are waited for. A broken connection is opened again and nothing
         is missed; each such gap is shown as an empty batch.
         """
+        from redis.exceptions import RedisError
+
+        from aios_dist.journal.connection import open_client, passes, unavailable
+
         client = open_client(self.config.redis_url, socket_timeout=idle + 10)
         try:
             while True:
@@ -363,21 +368,21 @@ class Reading(Access):
         finally:
             await client.aclose()
 
+    def hearing(self, quiet: float) -> Hearing:
+        """The fleet's channels, to be heard over a connection of their own; ``quiet``: see there."""
+        from aios_dist.journal.hearing import Hearing
+
+        return Hearing(self.config.redis_url, quiet)
+
     async def check(self) -> None:
         """Redis is there and keeps what it is given.
 
         Raises:
             FleetUnavailable: it cannot be reached; RedisUnfit: it may evict keys.
         """
-        try:
-            told: bytes = await self.connection.plain("INFO")
-        except RedisError as exc:
-            if isinstance(exc, NoPermissionError):
-                return  # an account without INFO: `doctor` says so, work goes on
-            raise unavailable(exc, self.config.redis_url) from None
-        facts = dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
-        if facts.get("cluster_enabled") == "1":
-            raise cluster(self.config.redis_url)
+        facts = await self.connection.info()
+        if facts is None:
+            return  # an account without INFO: `doctor` says so, work goes on
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise RedisUnfit.with_fix(

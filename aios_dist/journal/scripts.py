@@ -15,8 +15,8 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable
-from importlib import resources
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import msgpack
 
@@ -113,19 +113,46 @@ def flagged(text: str) -> list[str]:
     return flags[1].split(", ") if flags else []
 
 
-class Library(NamedTuple):
-    """All verbs as functions of one library.
+class Library:
+    """All verbs as functions of one library, put together when it is first used.
 
     Its name is that of its content, and so are the functions': nothing that another release, or somebody
     else, loads on this Redis takes its place, and none of ours is ever replaced.
 
-    Attributes:
-        name: what Redis calls it.
-        text: what Redis loads.
+    Args:
+        verbs: what it has.
+        part: gives the text of ``_PART``.
+        prelude: Lua that stands before all of it.
     """
 
-    name: str
-    text: str
+    def __init__(self, verbs: Iterable[Script], part: Callable[[str], str], prelude: str) -> None:
+        self._verbs = list(verbs)
+        self._part = part
+        self._prelude = prelude
+        for verb in self._verbs:
+            verb.library = self
+
+    @functools.cached_property
+    def name(self) -> str:
+        """What Redis calls it."""
+        return f"aios_{hashlib.sha256(self._body.encode()).hexdigest()[:16]}"
+
+    @functools.cached_property
+    def text(self) -> str:
+        """What Redis loads."""
+        return f"#!lua name={self.name}\n{self._body.replace(_NAME, self.name)}"
+
+    @functools.cached_property
+    def _body(self) -> str:
+        blocks: dict[tuple[str, ...], list[Script]] = {}
+        for verb in self._verbs:
+            blocks.setdefault(tuple(part for part in verb.parts if part not in SHARED), []).append(verb)
+        lines = [self._prelude, heads.lua(), *(self._part(f"_{part}") for part in SHARED)]
+        for parts, some in blocks.items():
+            lines += ["do", *(self._part(f"_{part}") for part in parts)]
+            lines += [verb.registered(f"{_NAME}_{verb.name}") for verb in some]
+            lines += ["end"]
+        return "\n".join(lines)
 
 
 class Script:
@@ -137,11 +164,9 @@ class Script:
         flags: what Redis is told of it: ``allow-oom``: it runs where Redis is full; ``no-writes``.
         parts: the parts that it uses.
         library: where it is a function.
-        function: how that is called.
     """
 
     library: Library
-    function: str
 
     def __init__(self, name: str, text: str, part: Callable[[str], str], prelude: str = "") -> None:
         header = text.split("\n\n", 1)[0]
@@ -161,7 +186,7 @@ class Script:
 
     @functools.cached_property
     def source(self) -> str:
-        """What Redis runs, as a script."""
+        """What Redis runs, as a script. Put together when it is first used: all are 3 MB."""
         return SCRIPT.format(
             flags=f" flags={','.join(self.flags)}" if self.flags else "",
             before="\n".join(self._before),
@@ -173,6 +198,11 @@ class Script:
     def sha(self) -> str:
         """What Redis calls that."""
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    @functools.cached_property
+    def function(self) -> str:
+        """What Redis calls it as a function."""
+        return f"{self.library.name}_{self.name}"
 
     def registered(self, function: str) -> str:
         """The Lua that makes it a function of a library."""
@@ -207,26 +237,14 @@ def assemble(names: Iterable[str], read: Callable[[str], str], prelude: str = ""
         prelude: Lua that stands before all of it.
     """
     verbs = {name: Script(name, read(name), read, prelude) for name in sorted(names)}
-    blocks: dict[tuple[str, ...], list[Script]] = {}
-    for verb in verbs.values():
-        blocks.setdefault(tuple(part for part in verb.parts if part not in SHARED), []).append(verb)
-    lines = [prelude, heads.lua(), *(read(f"_{part}") for part in SHARED)]
-    for parts, some in blocks.items():
-        lines += ["do", *(read(f"_{part}") for part in parts)]
-        lines += [verb.registered(f"{_NAME}_{verb.name}") for verb in some]
-        lines += ["end"]
-    body = "\n".join(lines)
-    name = f"aios_{hashlib.sha256(body.encode()).hexdigest()[:16]}"
-    library = Library(name, f"#!lua name={name}\n{body.replace(_NAME, name)}")
-    for verb in verbs.values():
-        verb.library, verb.function = library, f"{name}_{verb.name}"
+    Library(verbs.values(), read, prelude)
     return verbs
 
 
 @functools.cache
 def load() -> dict[str, Script]:
     """All verbs, by name."""
-    folder = resources.files(__package__).joinpath("lua")
+    folder = Path(__file__).with_name("lua")
 
     @functools.cache
     def read(name: str) -> str:

@@ -40,11 +40,16 @@ class Standings(Reading):
             before = await self.standing(other)
             if before.parked:  # and has not gone on just now
                 return before._replace(state=now)
-        return Standing(now, result or b"")
+        return Standing(now, result or b"", plan=_text(plan) if now is JobState.WAITING else "")
 
     async def over(self, jobs: Sequence[str]) -> list[bool]:
         """Whether nobody need wait for each job any longer: it has ended, is parked or waits in a plan for
         one that is, or is not there."""
+        return (await self.over_and_plans(jobs))[0]
+
+    async def over_and_plans(self, jobs: Sequence[str]) -> tuple[list[bool], set[str]]:
+        """The same, and the plans that have not admitted some of the jobs: where another member of one is
+        parked (``keys.behind``), these may wait for it."""
         known = {state.value.encode(): state for state in JobState}
         found = await self._seen(jobs, ("st", "pk", "pn", "hp", "pl", "half"))
         over = []
@@ -65,7 +70,7 @@ class Standings(Reading):
                     )
                     for is_over, (state, _, node, _, plan, _) in zip(over, found, strict=True)
                 ]
-        return over
+        return over, set(waiting)
 
     async def _behind(self, plan: str, nodes: Collection[str]) -> dict[str, str]:
         """Of nodes of a plan those whose members wait for a parked one, and which that is: between them and

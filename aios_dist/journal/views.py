@@ -125,6 +125,7 @@ class Standing(NamedTuple):
         parked: the reason for which it is parked, or one that it waits for in its plan; or "".
         who: the one that is parked.
         code: with which that goes on by itself; "": with none.
+        plan: the one that has not admitted it.
     """
 
     state: JobState
@@ -132,6 +133,7 @@ class Standing(NamedTuple):
     parked: str = ""
     who: str = ""
     code: str = ""
+    plan: str = ""
 
     @property
     def over(self) -> bool:
@@ -192,6 +194,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         unpriced: those of its models of which no price is known.
         cancelled: lanes of its pool that it takes nothing from, because Celery was told so.
         codes: what it has of the code of each agent, see :mod:`aios_dist.program.codes`.
+        tells_who_waits: it announces each end on the job's own channel; releases before did not.
     """
 
     id: str
@@ -212,6 +215,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: list[str] = []
     cancelled: list[str] = []
     codes: dict[str, str] = {}
+    tells_who_waits: bool = False
 
     @property
     def node(self) -> str:
@@ -343,6 +347,37 @@ class LaneRules(msgspec.Struct, frozen=True):
     def of(cls, lane: LaneConfig) -> LaneRules:
         """What a lane's table of aios.toml comes to."""
         return cls(lane.policy, policies.oldest_every(lane.policy, lane.oldest_every), lane.fair)
+
+
+class LaneView(msgspec.Struct, frozen=True):
+    """A lane as it stands: waiting steps, tickets in its queue, slots and workers that serve it.
+
+    Attributes:
+        rules: who goes first.
+        tenants: waiting steps by tenant, where the lane is shared: of the hundred that are served next.
+        tenant_count: how many tenants wait.
+        due: steps that slept, backed off or were lost until now: the next worker puts them beside these.
+        in_flight: steps at the workers that serve it, also of their other lanes.
+        to_come: what ``[lanes.*]`` of the configuration says, where other rules hold that no hand has set: it
+            holds once a worker starts with this configuration. None: nothing is to come.
+    """
+
+    name: str
+    ready: int
+    tickets: int
+    slots: int
+    workers: int
+    rules: LaneRules = LaneRules()
+    tenants: dict[str, int] = {}
+    tenant_count: int = 0
+    due: int = 0
+    in_flight: int = 0
+    to_come: LaneRules | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Slots that the lane can use now: what a scaler goes by, also from and to none."""
+        return self.ready + self.due + self.in_flight
 
 
 class LaneCount(msgspec.Struct, frozen=True):

@@ -54,13 +54,18 @@ def _listed(model: str, provider: str) -> Callable[[Usage], float] | None:
         import genai_prices
     except ModuleNotFoundError:
         return None
+    listed = _LISTED_AS.get(provider, provider)
 
     def price(usage: Usage) -> float:
         tokens = genai_prices.Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
-        return float(genai_prices.calc_price(tokens, model_ref=model, provider_id=provider).total_price)
+        return float(genai_prices.calc_price(tokens, model_ref=model, provider_id=listed).total_price)
 
     try:
         price(Usage(1, 1, 1))
     except LookupError:
         return None
     return price
+
+
+_LISTED_AS = {"gemini": "google", "openai-responses": "openai"}
+"""The list's names of providers that we call by another."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 from typing import Any, TypeVar
 
 import msgspec
@@ -177,6 +176,8 @@ def as_json(value: Any, what: str) -> Any:
     try:
         data = msgspec.json.encode(value, enc_hook=plain)
         if b"null" in data:  # what msgspec makes of NaN and infinity
+            import json
+
             json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=plain), allow_nan=False)
         return msgspec.json.decode(data)
     except Exception as exc:  # also what a user's own objects raise while they are looked at

@@ -1,4 +1,9 @@
-"""Who waits for the end of jobs, and hears of it: one connection, however many jobs, and no polling."""
+"""Who waits for the end of jobs, and hears of it: one connection, however many jobs, and no polling.
+
+What is heard is of these jobs alone, on a channel of each; where workers of a release before run, which say
+it on the fleet's stream only, that is followed as well. A channel keeps nothing: who begins to hear it looks,
+and so does who has not heard for a moment.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,22 @@ import asyncio
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypeVar
 
 from aios_dist.errors import FleetUnavailable, RedisUnfit, ResultTimeout
 from aios_dist.journal import Journal
 from aios_dist.journal.patience import Patience
-from aios_dist.threads.errands import CLOSED_MEANWHILE
+from aios_dist.threads.errands import CLOSED_MEANWHILE, INSIST_S
 
 T = TypeVar("T")
 
@@ -23,8 +37,9 @@ ASK_AGAIN_S = 0.25
 """Between two tries, in that time."""
 
 LOOK_AGAIN_S = 10.0
-"""Jobs that are waited for are looked at this often, whatever the stream of ends brings or does not bring.
-Where the look itself meets a line that nobody hears, an end that was missed is found some 15 s later."""
+"""Jobs that are waited for are looked at this often, whatever is heard or not heard of them, and so are the
+releases of the workers. Where the look itself meets a line that nobody hears, an end that was missed is found
+some 15 s later."""
 
 LOOK_SOON_S = 0.2
 """After a member of a plan was parked: who waits for one behind it hears of it within a second."""
@@ -35,24 +50,26 @@ PAGE = 1000
 LOOKS_A_SECOND = 2500
 """… but very many, somewhat less often: a look takes some microseconds of this loop."""
 
-INSIST_S = 0.1
-"""A task that was cancelled and goes on is cancelled again: redis-py, as it connects, may lose the first."""
-
 LOOK_S = 1.0
 """A caller with less time than this still gets one look: Redis has so long to answer it."""
 
 
 class Endings:
-    """Follows the fleet's stream of ends for all callers of one event loop."""
+    """Hears of the ends of jobs for all callers of one event loop."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._hearing = journal.hearing(LOOK_AGAIN_S)
+        self._plans: set[str] = set()
+        """Those whose parked members are heard of, because others are waited for."""
+        self._stream: asyncio.Task[None] | None = None
         self._waiting: defaultdict[str, list[asyncio.Future[None]]] = defaultdict(list)
+        self._over: set[str] = set()
+        """Jobs that were waited for, and whose channels are still heard."""
         self._watcher: asyncio.Task[None] | None = None
         self._looker: asyncio.Task[None] | None = None
         self._soon: asyncio.Task[None] | None = None
         self._behind = False
-        self._watching = asyncio.Event()
         self._closing = asyncio.Event()
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
@@ -108,12 +125,13 @@ class Endings:
             for future in futures:
                 if not future.done():
                     future.set_exception(FleetUnavailable(CLOSED_MEANWHILE))
-        tasks = [task for task in (self._watcher, self._looker, self._soon) if task is not None]
+        tasks = [t for t in (self._watcher, self._looker, self._soon, self._stream) if t is not None]
         while left := [task for task in tasks if not task.done()]:
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=INSIST_S)
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._hearing.close()
 
     async def news(self, waiting: Coroutine[Any, Any, object]) -> None:
         """Return when what is waited for has come, or the fleet is closed."""
@@ -137,7 +155,12 @@ class Endings:
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 await self._watch()
-                if not (await self.ask(functools.partial(self._journal.standing, id))).over:
+                await self._hear([id])
+                look = functools.partial(self._journal.standing, id)
+                standing = await self.ask(look)
+                if standing.plan and await self._hear_plans([standing.plan]):
+                    standing = await self.ask(look)  # one that it waits for may have been parked just before
+                if not standing.over:
                     await future
         except TimeoutError:
             if not limit.expired():
@@ -165,6 +188,7 @@ class Endings:
         try:
             await self.by(deadline, self._watch)
             for page in _pages(ids):
+                await self.by(deadline, functools.partial(self._hear, page))
                 await self.by(deadline, functools.partial(self._look, page))
             for left in range(len(futures), 0, -1):
                 next_ = await self._next(ended, deadline, futures)
@@ -207,40 +231,86 @@ class Endings:
             waiters.remove(future)
         if not waiters:
             self._waiting.pop(id, None)
+            self._over.add(id)
+
+    async def _hear(self, ids: Iterable[str]) -> None:
+        """From here on, no end of these is missed."""
+        over, self._over = [id for id in self._over if id not in self._waiting], set()
+        await self._hearing.leave(map(self._journal.keys.end, over))
+        await self._hearing.hear(map(self._journal.keys.end, ids))
+
+    async def _hear_plans(self, plans: Iterable[str]) -> bool:
+        """The same of members of these that are parked; whether some were not heard of before."""
+        new = set(plans) - self._plans
+        self._plans |= new
+        await self._hearing.hear(map(self._journal.keys.behind, plans))
+        return bool(new)
 
     async def _watch(self) -> None:
-        """From here on, no end is missed."""
+        """Somebody listens from here on, or will soon, and looks then."""
         if self._watcher is None or self._watcher.done():
-            self._watching.clear()
+            self._hearing.tried.clear()
             self._watcher = asyncio.create_task(self._follow())
             self._watcher.add_done_callback(self._failed)
         if self._looker is None:
             self._looker = asyncio.create_task(self._look_now_and_then())
-        waiter = asyncio.create_task(self._watching.wait())
-        await asyncio.wait([waiter, self._watcher], return_when=asyncio.FIRST_COMPLETED)
+        if self._hearing.tried.is_set():
+            return
+        waiter = asyncio.create_task(self._hearing.tried.wait())
+        both = [waiter, self._watcher]
+        await asyncio.wait(both, timeout=LOOK_S / 2, return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()
         if self._watcher.done():
             self._watcher.result()
 
     async def _follow(self) -> None:
-        after = await self.ask(self._journal.ends_now)
-        self._watching.set()
+        await self._look_for_releases_before()
+        end, behind = self._journal.keys.end(""), self._journal.keys.behind("")
+        async for said in self._hearing.listen():
+            if said is None:  # a gap
+                await self._look_at_all()
+            elif said[0].startswith(end):
+                self._tell(said[0][len(end) :])
+            elif said[0].startswith(behind):
+                self._parked()
+
+    async def _look_for_releases_before(self) -> None:
+        """Where one of their workers runs, the fleet's stream is followed, too, and while it does."""
+        registry = await self.ask(self._journal.registry)
+        there = not all(worker.tells_who_waits for worker in registry.workers)
+        if not there and self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+        elif there and (self._stream is None or self._stream.done()):
+            after = await self.ask(self._journal.ends_now)
+            self._stream = asyncio.create_task(self._follow_stream(after))
+            self._stream.add_done_callback(self._failed)
+
+    async def _follow_stream(self, after: str) -> None:
         async for ids in self._journal.ends(after, idle=LOOK_AGAIN_S):
             for id in ids:
                 self._tell(id)
             if not ids:  # a gap
                 await self._look_at_all()
             elif ids.behind:
-                self._behind = True
-                if self._soon is None or self._soon.done():
-                    self._soon = asyncio.create_task(self._look_soon())
+                self._parked()
+
+    def _parked(self) -> None:
+        self._behind = True
+        if self._soon is None or self._soon.done():
+            self._soon = asyncio.create_task(self._look_soon())
 
     async def _look_now_and_then(self) -> None:
-        """An end may be missed: the stream is bounded, this loop may have stood still for long, and a line
+        """An end may be missed: who has ended the job may be of a release before and no worker, and a line
         that nobody answers on is given up late."""
         while True:
             await asyncio.sleep(LOOK_AGAIN_S + len(self._waiting) / LOOKS_A_SECOND)
+            with contextlib.suppress(Exception):
+                await self._look_for_releases_before()
             await self._look_at_all()
+            if not self._waiting:
+                plans, self._plans = self._plans, set()
+                await self._hearing.leave(map(self._journal.keys.behind, plans), at_once=True)
 
     async def _look_soon(self) -> None:
         """Members of a plan may wait for one that was parked, or for several: one look is for all."""
@@ -255,11 +325,15 @@ class Endings:
                 await self.ask(functools.partial(self._look, page))
 
     async def _look(self, ids: Sequence[str]) -> None:
-        for id, over in zip(ids, await self._journal.over(ids), strict=True):
-            if over:
+        over, plans = await self._journal.over_and_plans(ids)
+        if plans and await self._hear_plans(plans):
+            over, _ = await self._journal.over_and_plans(ids)
+        for id, is_over in zip(ids, over, strict=True):
+            if is_over:
                 self._tell(id)
 
     def _tell(self, id: str) -> None:
+        self._over.add(id)
         for future in self._waiting.pop(id, ()):
             if not future.done():
                 future.set_result(None)

@@ -8,23 +8,21 @@ import logging
 import os
 import secrets
 import time
-import uuid
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from types import NoneType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from aios_dist import policies
-from aios_dist.broker.app import Tickets
-from aios_dist.broker.messages import SAY_EVERY_S
+from aios_dist.broker.tickets import Tickets
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, JournalError, UnknownName
 from aios_dist.journal import JobView, Journal, NewJob, Ticket
-from aios_dist.journal.connection import Connection
 from aios_dist.model import costs
+from aios_dist.model import ids as new_ids
 from aios_dist.model.chance import Known
 from aios_dist.model.given import given_json, looked_up, named, one, seconds, short, whole
 from aios_dist.model.jobs import TURNS_LANE, JobRecord
@@ -32,13 +30,16 @@ from aios_dist.model.plans import Plan, shape
 from aios_dist.model.specs import JobSpec
 from aios_dist.producer.endings import Endings
 from aios_dist.producer.fleet_rules import Steering
-from aios_dist.producer.handles import RESULT_TIMEOUT_S, AsyncJob, AsyncPlan, Lines
+from aios_dist.producer.handles import AsyncJob, AsyncPlan, Lines
 from aios_dist.program import imports as modules
 from aios_dist.program import turns, waits
 from aios_dist.program.agents import Agent, PromptsAgent, PromptsProgram, program_code, specs_of
 from aios_dist.text.tracebacks import text_of
 from aios_dist.threads import forks
 from aios_dist.threads.errands import users_code
+
+if TYPE_CHECKING:
+    from aios_dist.journal.connection import Connection
 
 logger = logging.getLogger("aios_dist.producer.fleet")
 
@@ -48,6 +49,9 @@ CHUNK = 15
 """Jobs in one round trip of a bulk submission, and their first steps: one write of some milliseconds."""
 CHUNK_BYTES = 250_000
 """… and their bytes. One job that alone has more goes alone."""
+
+SAY_EVERY_S = 60.0
+"""An agent that no worker has is said this often."""
 
 RULES_S = 5.0
 """How long a producer trusts what it knows of the lanes' rules."""
@@ -203,7 +207,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         if not isinstance(plan, Plan):
             raise InvalidInput(f"submit_plan() takes a plan, as fixed([…]), not {short(plan)}.")
         specs = list(plan.jobs())
-        name = f"plan-{uuid.uuid4().hex[:12]}" if id is None else named("Plan id", id)
+        name = new_ids.of_plan() if id is None else named("Plan id", id)
         ids = self._ids(specs, within=name)
         layout, nodes = shape(plan, name, ids)
         await self._ready(specs)
@@ -233,7 +237,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
         """
         looked_up("Plan id", plan)
         wanted = specs_of("extend_plan() takes", specs)
-        ids = self._ids(wanted)
+        ids = self._ids(wanted, beside=plan)
         if len(set(ids)) < len(ids):
             raise InvalidInput("The same job id comes twice; ids are unique.")
         await self._ready(wanted)
@@ -278,17 +282,19 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             )
         return agent.job(id=id, tenant=tenant, **input)
 
-    def _ids(self, specs: Sequence[JobSpec], within: str | None = None) -> list[str]:
+    def _ids(self, specs: Sequence[JobSpec], within: str | None = None, beside: str = "") -> list[str]:
         ids = []
         for place, spec in enumerate(specs):
             named("Agent name", spec.agent)
             named("Tenant", spec.tenant)
             if spec.prompts is None:
                 modules.check_one(self.config, spec.agent)
-            id = spec.id
-            if id is None:
-                id = f"{within}.{place}" if within else f"{spec.agent[:100]}-{uuid.uuid4().hex[:12]}"
-            ids.append(named("Job id", id))
+            if spec.id is not None:
+                ids.append(named("Job id", spec.id))
+            elif within is None:
+                ids.append(new_ids.of_job(spec.agent, beside=beside))
+            else:  # made of its plan's, which may be given, and as long as an id can be
+                ids.append(named("Job id", new_ids.of_member(within, place)))
         return ids
 
     async def _ready(self, specs: Sequence[JobSpec]) -> None:
@@ -436,7 +442,7 @@ class AsyncFleet(forks.OfThisProcess, Steering):
     # Waiting -------------------------------------------------------------------------------------------
 
     async def as_completed(
-        self, jobs: Iterable[AsyncJob], timeout: float = RESULT_TIMEOUT_S
+        self, jobs: Iterable[AsyncJob], timeout: float = waits.RESULT_TIMEOUT_S
     ) -> AsyncIterator[AsyncJob]:
         """The jobs in the order in which they end. One connection and no polling, however many they are.
 

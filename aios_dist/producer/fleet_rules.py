@@ -5,45 +5,12 @@ from __future__ import annotations
 import abc
 import asyncio
 
-import msgspec
-
 from aios_dist import policies
-from aios_dist.broker.app import depth_commands
+from aios_dist.broker.tickets import depth_commands
 from aios_dist.config import Config, LaneConfig, check_lane
 from aios_dist.errors import InvalidInput, UnknownName
-from aios_dist.journal import DeadLetter, Journal, LaneRules, Registry, TenantView
+from aios_dist.journal import DeadLetter, Journal, LaneRules, LaneView, Registry, TenantView
 from aios_dist.model.given import looked_up, named, whole
-
-
-class LaneView(msgspec.Struct, frozen=True):
-    """A lane as it stands: waiting steps, tickets in its queue, slots and workers that serve it.
-
-    Attributes:
-        rules: who goes first.
-        tenants: waiting steps by tenant, where the lane is shared: of the hundred that are served next.
-        tenant_count: how many tenants wait.
-        due: steps that slept, backed off or were lost until now: the next worker puts them beside these.
-        in_flight: steps at the workers that serve it, also of their other lanes.
-        to_come: what ``[lanes.*]`` of the configuration says, where other rules hold that no hand has set: it
-            holds once a worker starts with this configuration. None: nothing is to come.
-    """
-
-    name: str
-    ready: int
-    tickets: int
-    slots: int
-    workers: int
-    rules: LaneRules = LaneRules()
-    tenants: dict[str, int] = {}
-    tenant_count: int = 0
-    due: int = 0
-    in_flight: int = 0
-    to_come: LaneRules | None = None
-
-    @property
-    def wanted(self) -> int:
-        """Slots that the lane can use now: what a scaler goes by, also from and to none."""
-        return self.ready + self.due + self.in_flight
 
 
 class Steering(abc.ABC):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisError
 
 from aios_dist.config import FleetConfig
 from aios_dist.errors import (
@@ -25,10 +23,10 @@ from aios_dist.errors import (
     from_record,
 )
 from aios_dist.journal import Event, JobView, Journal, PlanView, Ticket
-from aios_dist.journal.connection import open_client, passes, unavailable
 from aios_dist.journal.journal import MOST_LARGE_SIGNALS, MOST_SIGNALS
 from aios_dist.journal.reading import outcome_of
 from aios_dist.journal.records import random_name
+from aios_dist.model import ids
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import given_json, looked_up, named, one, seconds, short, whole
 from aios_dist.model.jobs import JobState, Outcome, Step
@@ -38,9 +36,6 @@ from aios_dist.program import turns, waits
 from aios_dist.threads import forks
 from aios_dist.threads.errands import CLOSED, users_code
 from aios_dist.threads.forks import OfThisProcess
-
-RESULT_TIMEOUT_S = 3600.0
-"""What ``result()`` waits when not told otherwise: every wait has an end."""
 
 
 class Lines:
@@ -134,7 +129,7 @@ class AsyncJob(OfThisProcess):
         """``waiting``, ``running``, ``paused``, ``done``, ``failed`` or ``cancelled``."""
         return (await self._lines.journal.state(self.id))[0]
 
-    async def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
+    async def result(self, timeout: float = waits.RESULT_TIMEOUT_S) -> Any:
         """What the agent returned, when it has.
 
         Args:
@@ -324,7 +319,7 @@ class AsyncJob(OfThisProcess):
             InvalidInput: this job has no such step.
             FleetUnavailable: Redis is away; ``.ids`` holds the new job's id where it may be there.
         """
-        new = f"{self.id[:100]}-fork-{uuid.uuid4().hex[:8]}" if id is None else named("Job id", id)
+        new = ids.of_fork(self.id) if id is None else named("Job id", id)
         if type(step) is not int:
             raise InvalidInput(f"A job is forked at the number of one of its steps, not at {short(step)}.")
         status = "beyond"
@@ -352,7 +347,7 @@ class AsyncJob(OfThisProcess):
             raise UnknownName(f"There is no job {self.id!r}.")
         return status
 
-    async def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> AsyncIterator[Event]:
+    async def events(self, after: int = -1, timeout: float = waits.RESULT_TIMEOUT_S) -> AsyncIterator[Event]:
         """What happens to the job, from the event after number ``after``, until it has ended.
 
         Args:
@@ -363,6 +358,10 @@ class AsyncJob(OfThisProcess):
             UnknownName: no such job.
             ResultTimeout: the job has not ended in time.
         """
+        from redis.exceptions import RedisError
+
+        from aios_dist.journal.connection import open_client, passes, unavailable
+
         journal, endings = self._lines.journal, self._lines.endings
         after, timeout = whole("after", after, least=-1), seconds("timeout", timeout)
         waits.check("events()", self._lines.config, timeout)

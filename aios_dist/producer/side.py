@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from aios_dist.errors import FleetUnavailable, UsageError
-from aios_dist.producer.endings import INSIST_S
 from aios_dist.threads import forks
 from aios_dist.threads import real as real_threads
-from aios_dist.threads.errands import CLOSED, CLOSED_MEANWHILE, Call
+from aios_dist.threads.errands import CLOSED, CLOSED_MEANWHILE, INSIST_S, Call
 
 T = TypeVar("T")
 

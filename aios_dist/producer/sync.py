@@ -7,24 +7,34 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aios_dist.config import Config, load
 from aios_dist.errors import FleetUnavailable
-from aios_dist.journal import DeadLetter, Event, JobView, LaneRules, PlanView, Registry, TenantView
+from aios_dist.journal.views import (
+    DeadLetter,
+    Event,
+    JobView,
+    LaneRules,
+    LaneView,
+    PlanView,
+    Registry,
+    TenantView,
+)
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import given_json, seconds
 from aios_dist.model.jobs import JobState, Step
 from aios_dist.model.plans import Plan
 from aios_dist.model.specs import Budget, JobSpec
-from aios_dist.producer.fleet import AsyncFleet, handles_of
-from aios_dist.producer.fleet_rules import LaneView
-from aios_dist.producer.handles import RESULT_TIMEOUT_S, AsyncJob
 from aios_dist.producer.side import Side, here
 from aios_dist.program import waits
 from aios_dist.program.agents import Agent, PromptsAgent, specs_of
 from aios_dist.threads import forks
 from aios_dist.threads.errands import CLOSED
+
+if TYPE_CHECKING:
+    from aios_dist.producer.fleet import AsyncFleet
+    from aios_dist.producer.handles import AsyncJob
 
 T = TypeVar("T")
 
@@ -61,6 +71,9 @@ class Fleet(forks.OfThisProcess):
     def _made(self) -> Side[AsyncFleet]:
         if (refusal := here()) is not None:  # before the lock: who holds it may wait for this thread
             raise refusal
+        # Not with the module: a program that names Fleet pays for the way to Redis when it makes one.
+        from aios_dist.producer.fleet import AsyncFleet
+
         with self._lock:
             side, closed = self._side, self._closed
             if closed:
@@ -207,9 +220,11 @@ class Fleet(forks.OfThisProcess):
         """Forget the dead letters of a job; how many there were."""
         return self._run(lambda fleet: fleet.drop_dead(job))
 
-    def as_completed(self, jobs: Iterable[Job], timeout: float = RESULT_TIMEOUT_S) -> Iterator[Job]:
+    def as_completed(self, jobs: Iterable[Job], timeout: float = waits.RESULT_TIMEOUT_S) -> Iterator[Job]:
         """The jobs in the order in which they end. One connection and no polling, however many they
         are; see :meth:`aios_dist.AsyncFleet.as_completed`."""
+        from aios_dist.producer.fleet import handles_of
+
         handles = {job.id: job for job in handles_of(jobs, Job)}
         waits.check("as_completed()", self.config.fleet, seconds("timeout", timeout))
         for ended in self._iterate(
@@ -241,7 +256,7 @@ class Job(forks.OfThisProcess):
         """``waiting``, ``running``, ``paused``, ``done``, ``failed`` or ``cancelled``."""
         return self._run(lambda job: job.status())
 
-    def result(self, timeout: float = RESULT_TIMEOUT_S) -> Any:
+    def result(self, timeout: float = waits.RESULT_TIMEOUT_S) -> Any:
         """What the agent returned, when it has; see :meth:`aios_dist.AsyncJob.result`."""
         waits.check("result()", self._fleet.config.fleet, seconds("timeout", timeout))
         return self._run(lambda job: job.result(timeout))
@@ -291,7 +306,7 @@ class Job(forks.OfThisProcess):
         again; see :meth:`aios_dist.AsyncJob.fork`."""
         return Job(self._fleet, self._run(lambda job: job.fork(step, id)).id)
 
-    def events(self, after: int = -1, timeout: float = RESULT_TIMEOUT_S) -> Iterator[Event]:
+    def events(self, after: int = -1, timeout: float = waits.RESULT_TIMEOUT_S) -> Iterator[Event]:
         """What happens to the job, from the event after number ``after``, until it has ended; see
         :meth:`aios_dist.AsyncJob.events`."""
         waits.check("events()", self._fleet.config.fleet, seconds("timeout", timeout))

@@ -14,6 +14,9 @@ from aios_dist.program.commands import in_tool, in_turn
 from aios_dist.program.foreign import misuse
 from aios_dist.threads import real as real_threads
 
+RESULT_TIMEOUT_S = 3600.0
+"""What ``result()`` waits when not told otherwise: every wait has an end."""
+
 SENTENCE = (
     "{who} cannot wait for a job ({what}): it would hold the slot that the job may need. Await the other "
     "agent in the agent itself, await child(x): its steps are then steps of this job. Or submit it in a "

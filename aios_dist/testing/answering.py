@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
+from urllib.parse import unquote
 
-from aios_dist.testing import anthropic_protocol, openai_protocol
+from aios_dist.testing import anthropic_protocol, gemini_protocol, openai_protocol, responses_protocol
 from aios_dist.testing.behaviour import Behaviour
 from aios_dist.testing.calls import CLIENT_LEFT, CallInFlight
 from aios_dist.testing.faults import STATUSES, Fault
@@ -35,7 +36,20 @@ class _Protocol(Protocol):
 _PROTOCOLS: dict[str, tuple[str, _Protocol]] = {
     "/v1/chat/completions": ("openai", openai_protocol),
     "/v1/messages": ("anthropic", anthropic_protocol),
+    "/v1/responses": ("openai-responses", responses_protocol),
 }
+
+
+def _called(path: str) -> tuple[str, _Protocol, Json] | None:
+    """The protocol that is called at a path, and what the path says of the request; None: no call."""
+    if (found := _PROTOCOLS.get(path)) is not None:
+        return *found, {}
+    if (told := gemini_protocol.PATH.fullmatch(path)) is None:
+        return None
+    more = {"model": unquote(told["model"]), "stream": told["method"] != "generateContent"}
+    return "gemini", gemini_protocol, more
+
+
 _GARBAGE = b'{"id": "chatcmpl-0", "choices": [{"mess"<<<garbage>>>}]}'
 _GARBAGE_EVENT = b'event: message_start\ndata: {"id": "<<<garbage\n\n'
 # Pieces of a stream that are due within this many seconds are written together: timers are not more exact.
@@ -82,7 +96,7 @@ class Answering:
 
     def serve(self, connection: Connection, request: Request) -> None:
         """Answer a request, now or when its time has come."""
-        found = _PROTOCOLS.get(request.path)
+        found = _called(request.path)
         if found is None or request.method != "POST":
             self._other(self, connection, request, found is not None)
             return
@@ -94,9 +108,9 @@ class Answering:
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         connection.on_gone = partial(self._end, call, CLIENT_LEFT)
-        protocol = found[1]
+        _, protocol, more = found
         try:
-            self._answer(connection, request, protocol, call)
+            self._answer(connection, request, protocol, call, more)
         except BadRequest as bad:
             self._refuse(connection, call, bad.status, protocol.error(bad.status, bad.sentence, bad.param))
         except Exception as broken:  # the script of a test may raise anything; its client must be told
@@ -104,13 +118,13 @@ class Answering:
             self._refuse(connection, call, 500, protocol.error(500, sentence))
 
     def _answer(
-        self, connection: Connection, request: Request, protocol: _Protocol, call: CallInFlight
+        self, connection: Connection, request: Request, protocol: _Protocol, call: CallInFlight, said: Json
     ) -> None:
         """Decide what this call gets, build it, and set the timer that writes it."""
         behaviour, loop = self.behaviour, self._loop
         check_key(behaviour.api_key, request.headers)
         call.body = _body(request.body)
-        asked = protocol.read(call.body)
+        asked = protocol.read({**call.body, **said})
         call.asked_model, call.messages, call.stream = asked.model, asked.messages, asked.stream
         if behaviour.models and asked.model not in behaviour.models:
             raise BadRequest(404, f"The model `{asked.model}` does not exist.", "model")

@@ -11,7 +11,9 @@ CLIENT_LEFT = 499
 """``Call.status`` of a call whose client left before the answer was written (as nginx counts it)."""
 
 # A key must not turn up in a log or an issue because a test printed its calls.
-_SECRET = frozenset({"authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"})
+_SECRET = frozenset(
+    {"authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie", "proxy-authorization"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Call:
     body: Json
 
 
+_IDS = {"anthropic": "msg", "openai": "chatcmpl"}
 FIELDS = tuple(Call.__dataclass_fields__)
 SHORT_FIELDS = tuple(name for name in FIELDS if name != "body")
 
@@ -53,7 +56,7 @@ class CallInFlight:
     ) -> None:
         self.number, self.protocol, self.headers, self.start = number, protocol, headers, start
         self.wall = wall  # add to a loop time to get Unix time
-        self.id = f"{'msg' if protocol == 'anthropic' else 'chatcmpl'}-{number}"
+        self.id = f"{_IDS.get(protocol, protocol)}-{number}"
         self.asked_model = ""
         self.messages: tuple[Json, ...] = ()
         self.stream = False

@@ -1,4 +1,4 @@
-"""The fake LLM: a server that speaks OpenAI's chat completions and Anthropic's messages."""
+"""The fake LLM: a server that speaks OpenAI's two protocols, Anthropic's and Gemini's."""
 
 from __future__ import annotations
 

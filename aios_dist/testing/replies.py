@@ -32,7 +32,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What both protocols' requests have in common. ``messages`` as they came, a system prompt first."""
+    """What all protocols' requests have in common. ``messages`` as they came, a system prompt first."""
 
     model: str
     messages: tuple[Json, ...]
@@ -127,10 +127,11 @@ def pieces_of(text: str, tokens: int, per_piece: int) -> list[str]:
 
 
 def check_key(key: str | None, headers: dict[str, str]) -> None:
-    """``BadRequest`` 401 unless the request carries ``key``, as OpenAI's or Anthropic's clients send it."""
+    """``BadRequest`` 401 unless the request carries ``key``, as the providers' clients send it."""
     if key is None:
         return
-    given = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
+    given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+    given = given or headers.get("x-api-key", "") or headers.get("x-goog-api-key", "")
     if not hmac.compare_digest(given.encode(), key.encode()):
         raise BadRequest(401, "Incorrect API key provided." if given else "You didn't provide an API key.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -31,4 +30,6 @@ def one_line(text: str, most: int | None = None) -> str:
 
 def fields_line(fields: dict[str, Any]) -> str:
     """Fields as JSON in one line, for a log that people and programs read."""
+    import json  # of workers: a producer needs none
+
     return harmless(json.dumps(fields, ensure_ascii=False, default=str))

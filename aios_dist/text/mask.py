@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
-import json
 import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
@@ -140,6 +138,9 @@ def _any_of(texts: Iterable[str], pattern: str, end: str = r"(?!\w)") -> re.Patt
 
 def _forms(secret: str) -> set[str]:
     """The secret as libraries write it: plain, in URLs, in JSON, in a repr, in HTML, in base64."""
+    import html  # a program whose URLs have no password needs neither
+    import json
+
     data = secret.encode("utf-8", "surrogateescape")
     plain = {secret, quote(data, safe=""), quote(data), quote_plus(data), json.dumps(secret)[1:-1]}
     plain |= {json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1], repr(data)[2:-1]}

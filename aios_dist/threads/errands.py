@@ -20,6 +20,9 @@ T = TypeVar("T")
 CLOSED = "This fleet has been closed: make another."
 CLOSED_MEANWHILE = "The fleet was closed while this waited; its jobs go on."
 
+INSIST_S = 0.1
+"""A task that was cancelled and goes on is cancelled again: redis-py, as it connects, may lose the first."""
+
 Outcome = tuple[Any, BaseException | None]
 
 _caller: contextvars.ContextVar[Call | None] = contextvars.ContextVar("aios_caller", default=None)

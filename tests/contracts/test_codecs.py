@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import json
+import pkgutil
+import re
 from collections.abc import Iterator
 from typing import Any
 
-import anthropic
 import httpx2
-import openai
+import pydantic
 import pytest
 
 from aios_dist.config import ModelConfig
 from aios_dist.errors import LLMError
 from aios_dist.model.calls import LLMRequest, Timings
+from aios_dist.testing import FakeLLM, Reply, ToolCall
+from aios_dist.worker.providers import ADAPTERS
 from aios_dist.worker.providers import codec as codecs
-from aios_dist.worker.providers.anthropic import AnthropicCodec
 from aios_dist.worker.providers.codec import Asked, Codec
+from aios_dist.worker.providers.gemini import GeminiCodec
 from aios_dist.worker.providers.openai import OpenAICodec
 from tests.contracts.odd_kinds import KINDS, Case
+from tests.contracts.odd_newer import NEWER
 from tests.contracts.odder_kinds import ODDER
+from tests.sdks import anthropic, openai
 
 KEY = "sk-test-0123456789abcdef"
-CODECS: dict[str, type[Codec]] = {"openai": OpenAICodec, "anthropic": AnthropicCodec}
+CODECS: dict[str, type[Codec]] = {
+    name: pkgutil.resolve_name(adapter.place) for name, adapter in ADAPTERS.items()
+}
 SAID = [
     {"role": "system", "content": "Be brief – ¡sí!"},
     {"role": "user", "content": [{"type": "text", "text": "What is this?"}]},
 ]
 TOOLS = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
-MATTER = ("accept", "anthropic-version", "authorization", "content-type", "x-team")
+MATTER = ("accept", "anthropic-version", "authorization", "content-type", "x-goog-api-key", "x-team")
 """Headers by which a server tells one request from another; others name the program, or are the line's."""
 
 
@@ -45,16 +52,75 @@ async def sent_by_the_sdk(kind: str, base_url: str | None, body: dict[str, Any],
         return httpx2.Response(500)
 
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    made: Any = {"openai": openai.AsyncOpenAI, "anthropic": anthropic.AsyncAnthropic}[kind]
+    if kind == "gemini":
+        await _sent_by_googles(http, base_url, body, **extra)
+        return requests[0]
+    sdk: Any = anthropic if kind == "anthropic" else openai
+    made: Any = anthropic.AsyncAnthropic if kind == "anthropic" else openai.AsyncOpenAI
     async with made(api_key=KEY, base_url=base_url, max_retries=0, http_client=http) as client:
-        create = client.chat.completions.create if kind == "openai" else client.messages.create
-        with pytest.raises((openai.InternalServerError, anthropic.InternalServerError)):
+        create = {
+            "openai": lambda: client.chat.completions.create,
+            "openai-responses": lambda: client.responses.create,
+            "anthropic": lambda: client.messages.create,
+        }[kind]()
+        with pytest.raises(sdk.InternalServerError):
             await create(**body, **extra)
     return requests[0]
 
 
+async def _sent_by_googles(
+    http: httpx2.AsyncClient,
+    base_url: str | None,
+    body: dict[str, Any],
+    stream: bool,
+    extra_headers: Any = None,
+    extra_body: Any = None,
+) -> None:
+    from google import genai  # half a second
+    from google.genai import errors, types
+
+    place, _, version = (base_url or GeminiCodec.address).rstrip("/").rpartition("/")
+    options = types.HttpOptions(
+        base_url=place,
+        api_version=version,
+        httpx_async_client=http,
+        headers=extra_headers,
+        extra_body=extra_body,
+    )
+    models = genai.Client(api_key=KEY, http_options=options).aio.models
+    more = body.get("generationConfig", {})
+    config = more | {k: v for k, v in body.items() if k not in ("contents", "generationConfig")}
+    asked: Any = {"model": "small-1", "contents": body["contents"], "config": config}
+    if not stream:
+        with pytest.raises(errors.ServerError):
+            await models.generate_content(**asked)
+        return
+    pieces = await models.generate_content_stream(**asked)
+    with pytest.raises(errors.ServerError):
+        await anext(pieces)
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": '{"zone":"PET"}'}}
+TALK = [
+    *SAID,
+    {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+            {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        ],
+    },
+    {"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+]
 REQUESTS = {
     "plain": LLMRequest(SAID),
+    "talk": LLMRequest(
+        TALK,
+        tools=TOOLS,
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+        extra={"stop": ["END"]},
+    ),
     "options": LLMRequest(SAID, max_tokens=7, tools=TOOLS, extra={"tool_choice": "required"}),
     "sampled": LLMRequest(SAID, temperature=0.25),
     "extra": LLMRequest(
@@ -66,6 +132,13 @@ REQUESTS = {
         },
     ),
 }  # fmt: skip
+
+
+def camel(value: Any) -> Any:
+    """Names as JSON has them: Google's SDK leaves some as Python has them, and its servers take both."""
+    if isinstance(value, dict):
+        return {re.sub(r"_(\w)", lambda m: m[1].upper(), name): camel(value[name]) for name in value}
+    return [camel(entry) for entry in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -80,19 +153,71 @@ async def test_what_is_sent_is_what_the_official_sdk_sends(
     odd = {"odd": body.pop("odd")} if "odd" in body else {}
     extra = {k: v for k, v in request_.extra.items() if k in ("extra_headers", "extra_query")}
     extra["extra_body"] = odd
+    matter = MATTER
     if "temperature" in body and kind == "anthropic":
         extra["extra_body"] = {"temperature": body.pop("temperature")}  # the SDK has no word for it any more
         extra["extra_headers"] = {"anthropic-version": asked.headers["anthropic-version"]}
+    if kind == "gemini":
+        matter = MATTER[1:]  # its SDK takes anything
+        extra = {"extra_headers": extra.get("extra_headers"), "extra_body": odd or None, "stream": stream}
     theirs = await sent_by_the_sdk(kind, base_url, body, **extra)
     assert theirs.method == "POST"
     mine = httpx2.URL(asked.url)
-    assert (mine.copy_with(query=None), list(mine.params.multi_items())) == (
+    queries = list(mine.params.multi_items())
+    if kind == "gemini":  # whose SDK lets nobody add to it
+        queries = queries[: int(stream)]
+    assert (mine.copy_with(query=None), queries) == (
         theirs.url.copy_with(query=None),
         list(theirs.url.params.multi_items()),
     )
-    assert {k: asked.headers.get(k) for k in MATTER} == {k: theirs.headers.get(k) for k in MATTER}
-    assert json.loads(asked.body) == json.loads(theirs.content)
+    assert {k: asked.headers.get(k) for k in matter} == {k: theirs.headers.get(k) for k in matter}
+    sent = json.loads(theirs.content)
+    if kind == "gemini":
+        sent = camel({name: value for name, value in sent.items() if value})
+    assert json.loads(asked.body) == sent
     assert asked.streams is stream
+    if kind == "openai-responses":  # whose SDK sends anything, and has its forms beside
+        from openai.types.responses import response_create_params as forms
+
+        pydantic.TypeAdapter(forms.ResponseCreateParamsNonStreaming).validate_python(sent | {"stream": False})
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")  # the SDK's own
+async def test_the_fake_llm_says_what_googles_sdk_reads_whole_and_streamed() -> None:
+    from google import genai
+
+    order = Reply("I look it up.", tool_calls=(ToolCall("find", {"city": "Lima"}, id="c1"),))
+
+    async def ask(key: str = "right", **more: Any) -> Any:
+        client = genai.Client(api_key=key, http_options=genai.types.HttpOptions(base_url=llm.root)).aio
+        try:
+            asked = {"model": "big", "contents": "hi there", "config": {"system_instruction": "Be brief."}}
+            whole = await client.models.generate_content(**asked | more)
+            pieces = [piece async for piece in await client.models.generate_content_stream(**asked | more)]
+            return whole, pieces
+        finally:
+            await client.aclose()
+
+    async with FakeLLM(reply=order, api_key="right") as llm:
+        whole, pieces = await ask()
+        assert "".join(piece.text or "" for piece in pieces) == whole.text == "I look it up."
+        for answer in (whole, pieces[-1]):
+            (call,) = answer.function_calls
+            assert (call.id, call.name, call.args) == ("c1", "find", {"city": "Lima"})
+            assert answer.candidates[0].finish_reason == "STOP"
+            usage = answer.usage_metadata
+            assert (usage.prompt_token_count, usage.candidates_token_count) == (5, order.tokens)
+            assert answer.candidates[0].content.parts[-1].thought_signature == b"signed"
+        with pytest.raises(genai.errors.ClientError, match="equal to the number of function call parts"):
+            await ask(contents=[{"parts": [{"function_response": {"name": "x", "response": {}}}]}])
+        llm.script(faults="429:1")
+        with pytest.raises(genai.errors.ClientError, match="RESOURCE_EXHAUSTED"):
+            await ask()
+        with pytest.raises(genai.errors.ClientError, match="401 UNAUTHENTICATED"):
+            await ask("wrong")
+    assert {call.protocol for call in llm.calls} == {"gemini"}
+    assert (llm.calls[0].model, [call.stream for call in llm.calls[:2]]) == ("big", [False, True])
+    assert llm.calls[0].messages[0]["role"] == "system"
 
 
 def test_the_version_of_the_api_is_the_sdks_and_the_names_of_programs_are_ours() -> None:
@@ -147,7 +272,7 @@ def read(case: Case, answer: bytes, size: int) -> object:
 
 
 def plain_answers() -> Iterator[tuple[Case, bytes]]:
-    for case in [*KINDS, *ODDER]:
+    for case in [*KINDS, *ODDER, *NEWER]:
         for answer in case.replies:
             head = answer.partition(b"\r\n\r\n")[0].lower()
             if head.startswith(b"http/1.1") and not any(w in head for w in (b"chunked", b"content-encoding")):

@@ -10,16 +10,17 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
 
 from aios_dist.config import ModelConfig
 from aios_dist.errors import BadRequest, CallTimeout, ConnectionBroken
 from aios_dist.model.calls import LLMRequest
 from aios_dist.worker.limits import Limit, Stillness
-from aios_dist.worker.providers import Provider, open_provider
+from aios_dist.worker.providers import Provider, open_provider, transport
 
 HI = LLMRequest(messages=[{"role": "user", "content": "private"}])
 ANSWERS = {
@@ -217,6 +218,55 @@ async def test_many_idle_connections_that_are_all_dead_cost_a_call_nothing() -> 
         server.wait, server.era = 0.0, 1
         assert (await provider.call(HI)).text == "x"
     assert len(server.asked) == 11
+
+
+@contextlib.contextmanager
+def nobody_accepts() -> Iterator[int]:
+    """A port whose server has as many connections waiting as it may have: the next one hangs."""
+    with contextlib.ExitStack() as held:
+        listening = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port: int = listening.getsockname()[1]
+        for _ in range(100):
+            try:
+                held.enter_context(socket.create_connection(("127.0.0.1", port), 0.2))
+            except TimeoutError:
+                yield port
+                return
+    pytest.skip("this machine accepts connections that nobody takes")
+
+
+async def test_a_connection_that_is_not_made_is_given_up_long_before_the_models_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert transport._LIMITS.sock_connect == 10.0
+    monkeypatch.setattr(transport, "_LIMITS", aiohttp.ClientTimeout(sock_connect=0.2))
+    with nobody_accepts() as port:
+        async with opened(Server(lambda _: b"", port=port), timeout=60.0) as provider:
+            with pytest.raises(ConnectionBroken, match=f"127.0.0.1:{port}"):
+                async with asyncio.timeout(20):
+                    await provider.call(HI)
+
+
+@pytest.mark.parametrize("after", ["close", "reset"])
+async def test_what_broke_on_a_connection_of_its_own_is_not_said_again(after: str) -> None:
+    server = Server(lambda _: b"", after)
+    async with server.up(), opened(server) as provider:
+        with pytest.raises(ConnectionBroken):
+            await provider.call(HI)
+    assert len(server.asked) == 1
+
+
+async def test_what_broke_on_an_idle_connection_that_was_alive_is_not_said_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "DEAD_S", 0.05)
+    server = Server(lambda n: b"" if n else whole())
+    async with server.up(), opened(server) as provider:
+        await provider.call(HI)
+        server.after, server.wait = "close", 2 * transport.DEAD_S
+        with pytest.raises(ConnectionBroken):
+            await provider.call(HI)
+    assert len(server.asked) == 2
 
 
 async def test_a_stream_that_stands_still_is_given_up_long_before_its_timeout() -> None:

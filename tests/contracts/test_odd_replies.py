@@ -33,6 +33,7 @@ from aios_dist.worker.providers.replies import RAW_LIMIT
 from aios_dist.worker.providers.streams import Stream
 from tests.contracts.asking import HI, outcome
 from tests.contracts.odd_kinds import KINDS, Case, reply
+from tests.contracts.odd_newer import NEWER
 from tests.contracts.odder_kinds import ODDER
 
 CASES = json.loads((Path(__file__).parent / "odd_replies.json").read_text(encoding="utf-8"))
@@ -119,7 +120,9 @@ async def test_a_reply_that_was_seen_in_the_wild_has_its_right_outcome(case: dic
     assert 0 <= answer.usage.prompt_tokens <= MOST_TOKENS
 
 
-@pytest.mark.parametrize("case", [*KINDS, *ODDER], ids=[case.name for case in [*KINDS, *ODDER]])
+@pytest.mark.parametrize(
+    "case", [*KINDS, *ODDER, *NEWER], ids=[case.name for case in [*KINDS, *ODDER, *NEWER]]
+)
 async def test_each_kind_of_odd_reply_has_its_right_outcome(case: Case) -> None:
     told: list[LLMError] = []
     async with server(case.replies) as (port, connections):

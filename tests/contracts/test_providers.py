@@ -68,11 +68,14 @@ class Adapter:
 
 ADDRESSES: dict[str, Callable[[FakeLLM], str]] = {
     "openai": lambda llm: llm.url,
+    "openai-responses": lambda llm: llm.url,
     "anthropic": lambda llm: llm.root,
+    "gemini": lambda llm: f"{llm.root}/v1beta",
 }
 """Where an adapter finds the fake LLM; what has none, this suite cannot try."""
 
 ADAPTERS = [Adapter(name, ADDRESSES[name]) for name in providers.ADAPTERS if name in ADDRESSES]
+OPENAI, RESPONSES, ANTHROPIC, GEMINI = ADAPTERS
 
 
 def test_every_adapter_is_tried_here() -> None:
@@ -158,8 +161,7 @@ async def test_openai_gets_every_field_untouched() -> None:
         response_format=form,
         extra={"seed": 1, "top_p": 0.5, "min_p": 0.1},
     )
-    openai = ADAPTERS[0]
-    async with FakeLLM() as llm, openai.open(llm, options={"seed": 9, "user": "u"}) as provider:
+    async with FakeLLM() as llm, OPENAI.open(llm, options={"seed": 9, "user": "u"}) as provider:
         await provider.call(request)
     assert llm.calls[0].body == {
         "model": "small-1",
@@ -180,16 +182,29 @@ async def test_openai_gets_every_field_untouched() -> None:
 async def test_what_was_not_given_is_not_sent(adapter: Adapter) -> None:
     async with FakeLLM() as llm, adapter.open(llm, stream=False) as provider:
         await provider.call(HI)
-    assert set(llm.calls[0].body) - {"max_tokens"} == {"model", "messages", "stream"}
-    assert llm.calls[0].body.get("max_tokens") == {"openai": None, "anthropic": 4096}[adapter.name]
+    assert (
+        set(llm.calls[0].body)
+        == {
+            "openai": {"model", "messages", "stream"},
+            "openai-responses": {"model", "input", "stream"},
+            "anthropic": {"model", "messages", "stream", "max_tokens"},
+            "gemini": {"contents"},  # its path says the rest
+        }[adapter.name]
+    )
+    assert llm.calls[0].body.get("max_tokens") == (4096 if adapter is ANTHROPIC else None)
 
 
 async def test_options_of_the_model_and_of_the_request_reach_the_provider(adapter: Adapter) -> None:
     request = LLMRequest(messages=HI.messages, extra={"metadata": {"user_id": "u"}, "top_p": 0.5})
-    async with FakeLLM() as llm, adapter.open(llm, options={"service_tier": "auto"}) as provider:
-        await provider.call(request)
+    async with FakeLLM() as llm, adapter.open(llm, options={"service_tier": "flex"}) as provider:
+        left_out = (await provider.call(request)).left_out
     sent = llm.calls[0].body
-    assert (sent["metadata"], sent["top_p"], sent["service_tier"]) == ({"user_id": "u"}, 0.5, "auto")
+    assert (sent.get("metadata"), sent.get("top_p"), sent.get("service_tier"), left_out) == {
+        "anthropic": ({"user_id": "u"}, 0.5, None, ("service_tier",)),
+        "gemini": (None, None, None, ("metadata",)),
+    }.get(adapter.name, ({"user_id": "u"}, 0.5, "flex", ()))
+    if adapter is GEMINI:
+        assert (sent["generationConfig"], sent["serviceTier"]) == ({"topP": 0.5}, "flex")
 
 
 async def test_headers_and_further_fields_go_out_as_the_sdks_arguments_do(adapter: Adapter) -> None:
@@ -241,7 +256,7 @@ async def test_anthropic_is_asked_in_its_own_form() -> None:
         response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
         extra={"tool_choice": "required"},
     )
-    async with FakeLLM() as llm, ADAPTERS[1].open(llm) as provider:
+    async with FakeLLM() as llm, ANTHROPIC.open(llm) as provider:
         await provider.call(request)
     sent = llm.calls[0].body
     assert sent["system"] == "Be brief.\n\nBe kind."
@@ -277,7 +292,7 @@ async def test_anthropic_is_asked_in_its_own_form() -> None:
 
 
 async def test_anthropic_is_asked_for_the_older_version_where_sampling_options_are_given() -> None:
-    async with FakeLLM() as llm, ADAPTERS[1].open(llm) as provider:
+    async with FakeLLM() as llm, ANTHROPIC.open(llm) as provider:
         await provider.call(HI)
         await provider.call(LLMRequest(messages=HI.messages, temperature=0.0))
     plain, sampled = (call.headers["anthropic-version"] for call in llm.calls)
@@ -407,6 +422,8 @@ async def test_what_is_not_of_the_protocol_is_a_bad_reply(adapter: Adapter, answ
 async def test_an_error_in_the_midst_of_a_stream_is_told_as_such(adapter: Adapter) -> None:
     told = {
         "openai": b'{"error":{"message":"Slow down.","type":"requests","code":"rate_limit_exceeded"}}',
+        "openai-responses": b'{"type":"error","code":"rate_limit_exceeded","message":"Slow down."}',
+        "gemini": b'{"error":{"code":429,"message":"Slow down.","status":"RESOURCE_EXHAUSTED"}}',
         "anthropic": b'{"type":"error","error":{"type":"rate_limit_error","message":"Slow down."}}',
     }[adapter.name]
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
@@ -419,6 +436,8 @@ async def test_an_error_in_the_midst_of_a_stream_is_told_as_such(adapter: Adapte
 async def test_a_stream_that_ends_in_good_form_but_too_early_is_a_broken_connection(adapter: Adapter) -> None:
     told = {
         "openai": b'{"choices":[{"index":0,"delta":{"content":"hal"}}]}',
+        "openai-responses": b'{"type":"response.output_text.delta","output_index":0,"delta":"hal"}',
+        "gemini": b'{"candidates":[{"content":{"parts":[{"text":"hal"}]}}]}',
         "anthropic": b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"hal"}}',
     }[adapter.name]
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
@@ -513,7 +532,10 @@ async def test_two_models_go_each_to_its_own_server(adapter: Adapter) -> None:
 async def test_the_key_of_the_environment_is_sent_and_no_other(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+    for name in (
+        *("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"),
+        *("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    ):
         monkeypatch.setenv(name, "sk-of-someone-else")
     async with FakeLLM(api_key=KEY) as llm, adapter.open(llm, api_key_env="THE_KEY") as provider:
         assert (await provider.call(HI)).text
@@ -558,7 +580,7 @@ def test_a_missing_key_is_named_with_its_variable(adapter: Adapter) -> None:
     for env in ({}, {"THE_KEY": ""}, {"THE_KEY": " \n"}):
         with pytest.raises(ConfigError, match="'small' needs its key in the environment variable THE_KEY"):
             check_model("small", named, env)
-    with pytest.raises(ConfigError, match=f"{adapter.name.upper()}_API_KEY"):
+    with pytest.raises(ConfigError, match=providers.ADAPTERS[adapter.name].key_env):
         open_provider("small", ModelConfig(provider=adapter.name), {"THE_KEY": KEY})
 
 

@@ -136,7 +136,10 @@ async def test_no_netrc_has_a_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     async with server(whole()) as (port, heads):
         assert (await ask(f"http://127.0.0.1:{port}/v1")).text == "x"
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        assert (await ask("http://provider.invalid/v1")).text == "x"
     assert b"authorization: Bearer sk-0123456789\r\n" in heads[0]
+    assert b"proxy-authorization" not in heads[1].lower()
 
 
 async def test_who_cannot_be_verified_gets_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,6 +25,19 @@ from aios_dist.runtime import worker_app
 app = worker_app("{pool}")
 """
 
+BESIDE = """
+import json, os, sys
+import celery.__main__, celery.bin.worker, aios_dist.worker.app
+for number, words in enumerate(json.loads(sys.argv[1])):
+    if os.fork() == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(f"{number}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
+        sys.argv[:] = sys.orig_argv[:] = ["celery", *words]
+        sys.exit(celery.__main__.main())
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+"""``celery WORDS`` of several, each in a process of its own, forked from one that has imported Celery."""
+
 
 class Celery:
     """The command line of Celery, for the pools of one configuration."""
@@ -66,6 +79,29 @@ class Celery:
             timeout=WITHIN_S,
             check=False,
         )
+
+    def each(self, pool: str, *commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
+        """``celery -A … WORDS`` of several, to their ends, one behind the other."""
+        if os.environ.get("AIOS_TEST_REAL_STARTS"):
+            return [self.run(pool, *words) for words in commands]
+        given = json.dumps([["-A", f"{pool}_app", *words] for words in commands])
+        done = subprocess.run(
+            [sys.executable, "-c", BESIDE, given],
+            env=self._env({}),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=2 * WITHIN_S,
+            check=True,
+        )
+
+        def wrote(number: int, stream: int) -> str:
+            return (self.folder / f"{number}.{stream}").read_text("utf-8")
+
+        return [
+            subprocess.CompletedProcess(words, int(code), wrote(number, 1), wrote(number, 2))
+            for number, (words, code) in enumerate(zip(commands, done.stdout.split(), strict=True))
+        ]
 
     def control(self, worker: Worker, *words: str) -> tuple[str, str]:
         """``celery control``: ``ok`` or ``error``, and the sentence."""

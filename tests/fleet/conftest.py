@@ -12,6 +12,7 @@ from aios_dist import Fleet
 from aios_dist.config import Config, FleetConfig, ModelConfig, PoolConfig
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
+from tests import forked
 
 if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
@@ -69,8 +70,11 @@ def machine(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM) -> Iter
         },
     )
     root = Path(__file__).parents[2]
-    with LocalFleet(config, WORKERS, embedded_redis=False, cwd=root) as started:
-        yield started
+    made = LocalFleet(config, WORKERS, embedded_redis=False, cwd=root)
+    with forked.workers():
+        made.start()
+    with made:
+        yield made
 
 
 @pytest.fixture(scope="package")

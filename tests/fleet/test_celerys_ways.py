@@ -151,17 +151,30 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[" ".join(o) for o, _ in REFUSED])
+@pytest.fixture(scope="module")
+def refusals(celery: Celery) -> list[subprocess.CompletedProcess[str]]:
+    """Workers with each of those options: the first as a user starts it."""
+
+    def words(place: int) -> list[str]:
+        return ["worker", "-n", f"refused-{place}@here", "-f", "of-%n.log", *REFUSED[place][0]]
+
+    rest = [words(place) for place in range(1, len(REFUSED))]
+    return [celery.run("llm", *words(0)), *celery.each("llm", *rest)]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("place", range(len(REFUSED)), ids=[" ".join(o) for o, _ in REFUSED])
 def test_what_would_make_another_worker_of_it_is_refused_at_the_start(
-    celery: Celery, options: list[str], sentence: str
+    celery: Celery, refusals: list[subprocess.CompletedProcess[str]], place: int
 ) -> None:
-    done = celery.run("llm", "worker", "-n", "refused@here", "-f", "of-%n.log", *options)
+    done, (_, sentence) = refusals[place], REFUSED[place]
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("aios-dist: ")]
     assert sentence in line
     assert "Traceback" not in done.stderr
     # In the log file too: one that is detached (`-D`, `celery multi`) has no other place that is read.
-    assert (celery.folder / "of-refused.log").read_text(encoding="utf-8").endswith(f"{line}\n")
+    log = celery.folder / f"of-refused-{place}.log"
+    assert log.read_text(encoding="utf-8").endswith(f"{line}\n")
 
 
 def test_a_file_that_changes_the_fleets_settings_makes_no_worker(celery: Celery) -> None:

@@ -13,6 +13,8 @@ from aios_dist.errors import ConfigError
 from aios_dist.local.config_file import write_config
 from aios_dist.local.machine import BEYOND_S, LocalFleet, WorkerSpec
 
+pytestmark = pytest.mark.real_starts
+
 
 def test_a_written_configuration_reads_as_the_same_configuration(tmp_path: Path) -> None:
     config = Config(
@@ -44,8 +46,10 @@ def test_a_worker_that_cannot_start_says_why_in_one_sentence(machine: LocalFleet
 
 def test_a_worker_whose_owner_is_killed_has_its_whole_grace(machine: LocalFleet) -> None:
     grace_s = machine.config.fleet.shutdown_grace + BEYOND_S
-    assert machine.workers
-    for worker in machine.workers:
+    with LocalFleet(machine.config, embedded_redis=False) as another:
+        assert another._launch is not None
+        worker = another._launch.worker(WorkerSpec("graced", "llm"))
+        another.members.append(worker)
         argv = worker.process.args
         assert isinstance(argv, list)
         assert argv[argv.index(str(os.getpid())) + 2] == str(grace_s)  # what its watcher is told

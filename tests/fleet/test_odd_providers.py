@@ -24,9 +24,9 @@ from aios_dist.config import Config, ModelConfig, PoolConfig
 from aios_dist.journal.keys import Keys
 from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.model.calls import LLMResponse
-from aios_dist.testing import anthropic_protocol, openai_protocol
+from aios_dist.testing import anthropic_protocol, gemini_protocol, openai_protocol, responses_protocol
 from aios_dist.testing.replies import BadRequest
-from tests.contracts import odd_kinds
+from tests.contracts import odd_kinds, odd_newer
 from tests.contracts.odd_kinds import Case
 from tests.contracts.odder_kinds import SAMPLE
 from tests.contracts.test_odd_replies import CASES, check_answer, raw
@@ -77,8 +77,17 @@ KEPT = {
 }
 WILD = [_from_the_wild(case) for case in CASES]
 HELD = [*odd_kinds.MONEY, *odd_kinds.AGAIN, *odd_kinds.WAITS]
-SHARED = [*[case for case in odd_kinds.KINDS if case not in HELD], *SAMPLE]
+FURTHER = [case for case in odd_newer.NEWER if case.message and len(case.replies) == 1]
+SHARED = [*[case for case in odd_kinds.KINDS if case not in HELD], *SAMPLE, *FURTHER]
 ALL = [*WILD, *HELD, *SHARED]
+PROTOCOLS: dict[str, tuple[Any, str, bytes]] = {
+    "openai": (openai_protocol, "messages", odd_kinds.FINE),
+    "openai-responses": (responses_protocol, "input", odd_newer.FINE),
+    "anthropic": (anthropic_protocol, "messages", odd_kinds.FINE_MESSAGE),
+    "gemini": (gemini_protocol, "contents", odd_newer.GOOD),
+}
+"""How each is spoken, the field that has the conversation, and an answer that is fine."""
+
 BROKE, RICH = -1, -2
 """What the models of two accounts say in the place of a case."""
 
@@ -126,18 +135,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, number: int, body: dict[str, Any]) -> bytes:
         """The case's next reply."""
-        case, anthropic = ALL[number], self.path.endswith("/messages")
-        if len(body["messages"]) == 1:
+        case = ALL[number]
+        protocol, talk, fine = PROTOCOLS[case.adapter]
+        if len(body[talk]) == 1:
             with self.server.lock:
                 tries = self.server.came[number]
                 tries.append(time.monotonic())
                 at = len(tries) - 1
             return case.replies[at] if at < len(case.replies) else odd_kinds.reply("one try too many", 400)
         try:
-            (anthropic_protocol if anthropic else openai_protocol).read(body)
+            protocol.read({"model": "odd-1", "stream": case.stream, **body})
         except BadRequest as bad:
             self.server.refused[number] = bad.sentence
-        return odd_kinds.FINE_MESSAGE if anthropic else odd_kinds.FINE
+        return fine
 
     def log_message(self, *_: object) -> None:
         """Nothing."""

@@ -306,6 +306,7 @@ def _everything_in(client: redis.Redis) -> bytes:
         b"set": client.smembers,
         b"zset": lambda key: client.zrange(key, 0, -1),
         b"stream": client.xrange,
+        b"none": lambda _: "",  # its time to live was over between two looks
     }
     parts = []
     for key in client.scan_iter(count=1000):

@@ -12,6 +12,8 @@ from aios_dist.local.machine import LocalFleet, WorkerSpec
 from aios_dist.testing import FakeLLM
 from tests.fundamentals.agents import booking, complaint, trip
 
+pytestmark = pytest.mark.real_starts
+
 # What a job is
 
 

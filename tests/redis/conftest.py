@@ -31,13 +31,14 @@ from aios_dist.journal import (
 )
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import Reaped
-from aios_dist.journal.views import Event, Limits
+from aios_dist.journal.views import Limits
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.model.calls import LLMRequest, LLMResponse, SignalRequest, SleepRequest, Usage
 from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep, Outcome, encode
 from aios_dist.model.plans import Shape
 from aios_dist.model.specs import Budget
 from aios_dist.policies import Rank
+from tests.driver.seen import DUMP, Seen
 
 T = TypeVar("T")
 OPEN = ("waiting", "running", "paused")
@@ -51,6 +52,10 @@ END = Outcome(value="end")
 
 
 BY_TIME = Rank()
+
+
+NO_ENDS = f"{2**64 - 1}-{2**64 - 2}"
+"""Behind it there is no entry of a stream."""
 
 
 def asks(
@@ -174,7 +179,8 @@ class Hand:
         self.journal = journal
         self.config = config
         self.keys = journal.keys
-        self.events: dict[tuple[str, bytes], list[Event]] = {}
+        self.events: dict[tuple[str, bytes], list[bytes]] = {}
+        self.seen: Seen | None = None
 
     async def redis(self, *args: Any) -> Any:
         """A plain command."""
@@ -397,10 +403,16 @@ class Hand:
         return {key: ms >= 0 for key, ms in zip(keys, left, strict=True)}
 
     async def look(self) -> None:
-        """Whatever must hold between any two verbs holds."""
-        jobs = await self.jobs()
+        """Whatever must hold between any two verbs holds.
+
+        (Most of what the tests of this folder cost is this: all is read in one round trip, and a job that is
+        as it was is not unpacked again.)
+        """
+        dump = await self.redis("EVAL", DUMP, 0, self.keys.prefix.replace("[", "\\["), NO_ENDS)
+        self.seen = seen = Seen(dump, self.keys.prefix, self.seen)
+        jobs = {id: job.fields for id, job in seen.jobs.items()}
         shelves = {
-            kind: await self.by_model(kind)
+            kind: {name: list(members) for name, members in seen.sets[kind].items()}
             for kind in ("ready", "readyold", "stray", "astray", "held", "heldold")
         }
         ready = {
@@ -409,10 +421,8 @@ class Hand:
             for shelf, names in shelves[kind].items()
             for m in names
         }
-        mortal = await self.mortal([k(id) for id in jobs for k in (self.keys.job, self.keys.events)])
-        wrong = await self._look_at_shelves(shelves)
-        timers, leases = await self.members(self.keys.timers), await self.members(self.keys.leases)
-        due, open_ = await self.members(self.keys.due), await self.members(self.keys.open)
+        wrong = [*seen.odd, *_look_at_shelves(seen, shelves)]
+        timers, leases, due, open_ = (set(seen.one[name]) for name in ("timers", "leases", "due", "open"))
         expect_ready: dict[str, str] = {}
         expect_leases: set[str] = set()
         counted: dict[str, set[str]] = defaultdict(set)
@@ -423,18 +433,15 @@ class Hand:
             held[shelf.partition("|")[0]] += names
         in_held = {m: model for model, names in held.items() for m in names}
         for id, facts in jobs.items():
-            known, events = self.events.get((id, facts["t0"]), []), await self.journal.events(id)
+            known, events = self.events.get((id, facts["t0"]), []), seen.events.get(id, [])
             if events[: len(known)] != known:
                 wrong.append(f"{id}: its events were {known}, now they are {events}")
             self.events[id, facts["t0"]] = events
             state, steps = facts["st"].decode(), int(facts["n"])
             outcomes = int(facts.get("v", 0))
             left = steps - outcomes
-            heads = {
-                field[1:]: unpack_head(value)
-                for field, value in facts.items()
-                if field == "ht" or (field[0] == "h" and field[1:].isdigit())
-            }
+            heads = seen.jobs[id].heads
+            wrong += [f"{id}: {field} cannot be read" for field in seen.jobs[id].unreadable]
             numbered = {k: h for k, h in heads.items() if k != "t"}
             if set(numbered) != {str(i) for i in range(steps)}:
                 wrong.append(f"{id}: n is {steps}, heads are {sorted(numbered)}")
@@ -450,8 +457,8 @@ class Hand:
                 wrong.append(f"{id}: {state}, and in `open` {id in open_}")
             wrong += [
                 f"{id}: {state}, and the time to live of {key} does not fit"
-                for key in (self.keys.job(id), self.keys.events(id))
-                if mortal[key] != (state not in OPEN)
+                for key in (f"job:{id}", f"ev:{id}")
+                if (seen.ttl.get(key, -2) >= 0) != (state not in OPEN)
             ]
             moves = id in due
             for step, h in heads.items():
@@ -508,15 +515,13 @@ class Hand:
             wrong.append(f"ready are {ready}, by the heads {expect_ready}")
         if expect_leases != leases:
             wrong.append(f"leases are {sorted(leases)}, by the heads {sorted(expect_leases)}")
-        wrong += await self._look_at_models(counted, held, ready, labels, tenants, timers)
-        if late := await self.members(self.keys.deadlines) - open_:
+        wrong += _look_at_models(seen, counted, held, ready, labels, tenants, timers)
+        if late := set(seen.one["deadlines"]) - open_:
             wrong.append(f"deadlines of jobs that are not open: {late}")
-        start = self.keys.plan("")
-        for raw in await self.redis("KEYS", start + "*"):
-            plan = await self.hash(raw.decode())
-            wrong += _look_at_plan(raw.decode().removeprefix(start), plan, jobs)
-            if (await self.redis("PTTL", raw) == -1) != (plan["st"] == b"running"):
-                wrong.append(f"{raw!r}: {plan['st']!r}, and its time to live does not fit")
+        for id, plan in seen.plans.items():
+            wrong += _look_at_plan(id, plan, jobs)
+            if (seen.ttl[f"plan:{id}"] == -1) != (plan["st"] == b"running"):
+                wrong.append(f"plan {id}: {plan['st']!r}, and its time to live does not fit")
         assert not wrong, "\n".join(wrong)
 
     async def by_model(self, kind: str) -> dict[str, list[str]]:
@@ -529,56 +534,56 @@ class Hand:
             found[key.removeprefix(start)] = [m.decode() for m in await self.redis(*read)]
         return found
 
-    async def _look_at_shelves(self, shelves: dict[str, dict[str, list[str]]]) -> list[str]:
-        """Compartments of tenants are known where somebody waits, and the oldest are those that wait."""
-        wrong = []
-        for kind in ("ready", "held"):
-            known = {
-                f"{shelf}|{t}" for shelf, names in (await self.by_model(f"{kind}by")).items() for t in names
-            }
-            if known != {shelf for shelf in shelves[kind] if "|" in shelf}:
-                wrong.append(f"{kind}: tenants that wait are {sorted(known)}, sets {sorted(shelves[kind])}")
-        astray = {m for names in shelves["astray"].values() for m in names}
-        for kind in ("ready", "held"):
-            for shelf, names in shelves[kind].items():
-                lane = shelf.partition("|")[0] if kind == "ready" else "llm"
-                aged = int((await self.hash(self.keys.lane(lane))).get("oldest", 0)) > 0
-                old = set(shelves[f"{kind}old"].get(shelf, ())) - astray
-                if old != (set(names) - astray if aged else set()):
-                    wrong.append(f"{kind} {shelf}: {names} wait, by age {old}, astray {astray}")
-            if left := shelves[f"{kind}old"].keys() - shelves[kind].keys():
-                wrong.append(f"{kind} by age there are {left}, where nobody waits")
-        return wrong
 
-    async def _look_at_models(
-        self,
-        counted: dict[str, set[str]],
-        held: dict[str, list[str]],
-        ready: dict[str, str],
-        labels: dict[str, str],
-        tenants: dict[str, str],
-        timers: set[str],
-    ) -> list[str]:
-        """Limits are kept, count what is in flight, and let in what they hold."""
-        wrong = []
-        inflight = {model: set(leases) for model, leases in (await self.by_model("inflight")).items()}
-        if inflight != counted:
-            wrong.append(f"in flight are {inflight}, by the heads {dict(counted)}")
-        windows = await self.by_model("window")
-        for model in {*held, *inflight, *windows}:
-            facts = await self.hash(self.keys.model(model))
-            limit, busy = int(facts.get("l_if", 0)), len(inflight.get(model, ()))
-            if 0 < limit < busy:
-                wrong.append(f"{busy} calls of {model} are in flight, {limit} are allowed")
-            tokens = sum(int(entry.rpartition("|")[2]) for entry in windows.get(model, ()))
-            if windows.get(model) and tokens != int(facts.get("tok", 0)):
-                wrong.append(f"the window of {model} holds {tokens} tokens, its sum is {facts.get('tok')!r}")
-            moves = (busy or model[0] == "?" or f"model:{model}/!" in timers) or any(
-                model in (labels[m], tenants[m]) for m in ready
-            )
-            if held.get(model) and not moves:
-                wrong.append(f"nothing will let in what is held of {model}: {held[model]}")
-        return wrong
+def _look_at_shelves(seen: Seen, shelves: dict[str, dict[str, list[str]]]) -> list[str]:
+    """Compartments of tenants are known where somebody waits, and the oldest are those that wait."""
+    wrong = []
+    for kind in ("ready", "held"):
+        known = {f"{shelf}|{t}" for shelf, names in seen.sets[f"{kind}by"].items() for t in names}
+        if known != {shelf for shelf in shelves[kind] if "|" in shelf}:
+            wrong.append(f"{kind}: tenants that wait are {sorted(known)}, sets {sorted(shelves[kind])}")
+    astray = {m for names in shelves["astray"].values() for m in names}
+    for kind in ("ready", "held"):
+        for shelf, names in shelves[kind].items():
+            lane = shelf.partition("|")[0] if kind == "ready" else "llm"
+            aged = int(seen.hashes["lane"].get(lane, {}).get("oldest", 0)) > 0
+            old = set(shelves[f"{kind}old"].get(shelf, ())) - astray
+            if old != (set(names) - astray if aged else set()):
+                wrong.append(f"{kind} {shelf}: {names} wait, by age {old}, astray {astray}")
+        if left := shelves[f"{kind}old"].keys() - shelves[kind].keys():
+            wrong.append(f"{kind} by age there are {left}, where nobody waits")
+    return wrong
+
+
+def _look_at_models(
+    seen: Seen,
+    counted: dict[str, set[str]],
+    held: dict[str, list[str]],
+    ready: dict[str, str],
+    labels: dict[str, str],
+    tenants: dict[str, str],
+    timers: set[str],
+) -> list[str]:
+    """Limits are kept, count what is in flight, and let in what they hold."""
+    wrong = []
+    inflight = {model: set(leases) for model, leases in seen.sets["inflight"].items()}
+    if inflight != counted:
+        wrong.append(f"in flight are {inflight}, by the heads {dict(counted)}")
+    windows = seen.sets["window"]
+    for model in {*held, *inflight, *windows}:
+        facts = seen.hashes["model"].get(model, {})
+        limit, busy = int(facts.get("l_if", 0)), len(inflight.get(model, ()))
+        if 0 < limit < busy:
+            wrong.append(f"{busy} calls of {model} are in flight, {limit} are allowed")
+        tokens = sum(int(entry.rpartition("|")[2]) for entry in windows.get(model, ()))
+        if windows.get(model) and tokens != int(facts.get("tok", 0)):
+            wrong.append(f"the window of {model} holds {tokens} tokens, its sum is {facts.get('tok')!r}")
+        moves = (busy or model[0] == "?" or f"model:{model}/!" in timers) or any(
+            model in (labels[m], tenants[m]) for m in ready
+        )
+        if held.get(model) and not moves:
+            wrong.append(f"nothing will let in what is held of {model}: {held[model]}")
+    return wrong
 
 
 def _look_at_plan(id: str, plan: dict[str, bytes], jobs: dict[str, dict[str, bytes]]) -> list[str]:

@@ -401,7 +401,7 @@ async def test_ends_outlive_silence_and_loading(
 ) -> None:
     config = FleetConfig(name=fleet_name, redis_url=wire.url)
     monkeypatch.setattr(
-        "aios_dist.journal.reading.open_client",
+        "aios_dist.journal.connection.open_client",
         lambda url, **options: open_client(url, **{**options, "socket_timeout": 0.2}),
     )
     journal = Journal(config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from aios_dist import agent, fifo, fixed, gather, llm, tool
+from aios_dist import AsyncFleet, agent, fifo, fixed, gather, llm, tool
 from aios_dist.cli import waiting
 from aios_dist.errors import BadRequest, InvalidInput, JobCancelled, JobParked, ResultTimeout
 from aios_dist.journal import WorkerInfo
@@ -177,9 +177,11 @@ async def test_who_waits_for_one_behind_it_in_a_plan_hears_of_it_too(
     deploys(new)
     worker = await bench.worker()
     waits = asyncio.create_task(plan[1].result(timeout=60))
-    several = asyncio.create_task(anext(bench.fleet.as_completed([plan[1]], 60)))
+    other = AsyncFleet(bench.fleet.config)  # which hears of the plan by itself
+    several = asyncio.create_task(anext(other.as_completed([other.job("b")], 60)))
+    heard = [hand.keys.behind(plan.id).encode(), 2]
     async with asyncio.timeout(SOON_S):
-        while len(bench.fleet._endings._waiting.get("b", ())) < 2:  # noqa: ASYNC110
+        while await hand.redis("PUBSUB", "NUMSUB", hand.keys.behind(plan.id)) != heard:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     await bench.serve(worker)
     assert (await plan[0].view()).parked
@@ -190,6 +192,7 @@ async def test_who_waits_for_one_behind_it_in_a_plan_hears_of_it_too(
         ) as no:
             await waits
         assert (await several).id == "b"
+    await other.close()
     assert asyncio.get_running_loop().time() - begun < 1.0
     assert no.value.job_id == "a"
     for job in plan[2:]:  # 'd' waits as well, and not for that one

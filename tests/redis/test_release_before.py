@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aios_dist import AsyncFleet, JobCancelled
+from aios_dist.config import Config
 from aios_dist.journal import Claim, Nothing
+from aios_dist.producer import endings
 from tests.redis.breaking import begun, parks
 from tests.redis.test_code_that_fits import a_turn_waits, take, worker
 from tests.releases import unpacked
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 PROGRAM = """
 import asyncio, json, sys
 from aios_dist.config import FleetConfig
-from aios_dist.journal import Decision, Journal, RankedStep
+from aios_dist.journal import Decision, Journal, RankedStep, WorkerInfo
 from aios_dist.model.calls import LLMRequest
 from aios_dist.model.jobs import Kind, NewStep, encode
 from aios_dist.policies import Rank
@@ -43,6 +47,11 @@ async def asks(journal, job):
     step = RankedStep(NewStep(Kind.LLM, "llm", request, "d", "small"), Rank(), "")
     decision = Decision(history.view.outcomes, history.view.steps, [step], basis=history.basis)
     return (await journal.advance(job, decision)).status
+
+async def announces(journal):
+    seen = await journal.now()
+    what = dict(host="h", pid=1, pool="llm", lanes=["llm"], slots=1, seen_at=seen)
+    await journal.announce(WorkerInfo(id="w-before", **what), {})
 
 async def waiting(journal):
     return (await journal.tickets(["turns"], ["t"], [0]))["turns"].ready
@@ -124,6 +133,27 @@ async def test_it_makes_way_in_office_and_takes_it_where_nobody_else_is(hand: Ha
     assert not (await hand.journal.office("v", "take")).mine
     await hand.journal.office("w", "leave")
     assert before.does(office) == [True]
+
+
+async def test_who_waits_hears_of_the_ends_that_its_workers_write_and_its_producers_of_ours(
+    hand: Hand, before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows the fleet's stream, and no channel of a job."""
+    monkeypatch.setattr(endings, "LOOK_AGAIN_S", 3600.0)  # nothing is found by a look
+    async with AsyncFleet(Config(fleet=hand.config)) as fleet:
+        await hand.submit(begun("theirs", "x"), begun("ours", "x"))
+        before.does("await announces(journal)")
+        result = asyncio.create_task(fleet.job("theirs").result(timeout=60))
+        async with asyncio.timeout(10):
+            while "theirs" not in fleet._endings._waiting or fleet._endings._stream is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        for _ in range(5):  # behind these it has looked
+            await fleet.job("theirs").status()
+        assert before.does("(await journal.cancel('theirs'))[0]") == ["cancelled"]
+        with pytest.raises(JobCancelled):
+            await asyncio.wait_for(result, 10)
+    await hand.journal.cancel("ours")
+    assert before.does("list(await anext(journal.ends('0-0')))") == [["theirs", "ours"]]
 
 
 async def park(hand: Hand, id: str = "j") -> None:

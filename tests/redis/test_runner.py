@@ -168,7 +168,6 @@ async def bench(config: FleetConfig, tmp_path: Path, hand: Hand) -> AsyncIterato
     await made.fleet.close()
     for worker in made.workers:
         await worker.close()
-    gc.unfreeze()
     gc.set_threshold(*threshold)
     sys.setswitchinterval(interval)
     replay.dispose, waits._served[:] = dispose, served

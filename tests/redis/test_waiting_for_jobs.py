@@ -18,7 +18,7 @@ import pytest_asyncio
 from aios_dist import AsyncFleet, AsyncJob, Budget, agent, fixed, llm, prompts
 from aios_dist.config import Config, FleetConfig, ModelConfig
 from aios_dist.errors import FleetUnavailable, InvalidInput, JobConflict, ResultTimeout, UnknownName
-from aios_dist.journal import WorkerInfo
+from aios_dist.journal import WorkerInfo, hearing
 from aios_dist.model.jobs import JobState, Outcome
 from aios_dist.policies import Past
 from aios_dist.producer import endings
@@ -52,18 +52,30 @@ async def waiting(fleet: AsyncFleet, *ids: str) -> None:
     """Until somebody waits for these, and the news are followed."""
     of = fleet._endings
     async with asyncio.timeout(10):
-        while not (set(ids) <= of._waiting.keys() and of._watching.is_set()):  # noqa: ASYNC110
+        while not (set(ids) <= of._waiting.keys() and of._hearing.tried.is_set()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
 async def follows_nothing(fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stream of ends brings nothing from here on, as where it was cut behind our back."""
+    """Nothing is heard from here on, as where a line was cut behind our back."""
 
-    async def silent(*_: Any, **__: Any) -> AsyncIterator[list[str]]:
+    async def silent() -> AsyncIterator[None]:
+        fleet._endings._hearing.tried.set()
         await asyncio.Event().wait()
-        yield []
+        yield None
 
-    monkeypatch.setattr(fleet.journal, "ends", silent)
+    monkeypatch.setattr(fleet._endings._hearing, "listen", silent)
+
+
+async def heard_by(hand: Hand, id: str) -> None:
+    """Until somebody hears of this job."""
+    async with asyncio.timeout(10):
+        while not await hand.redis("PUBSUB", "CHANNELS", hand.keys.end(id)):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def _all(source: AsyncIterator[AsyncJob]) -> list[AsyncJob]:
+    return [job async for job in source]
 
 
 # What has ended ---------------------------------------------------------------------------------------
@@ -160,18 +172,96 @@ async def test_an_end_that_the_news_never_bring_is_found_by_looking(
         assert await result == "of x"
 
 
+async def test_a_producer_hears_of_its_own_jobs_and_of_no_others(
+    fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many end beside them; and what is over is heard no more."""
+    monkeypatch.setattr(endings, "LOOK_AGAIN_S", 3600.0)
+    monkeypatch.setattr(hearing, "MOST_LEFT", 3)
+    heard, listen = list[tuple[str, str]](), fleet._endings._hearing.listen
+
+    async def noted() -> AsyncIterator[tuple[str, str] | None]:
+        async for said in listen():
+            heard.extend([said] if said is not None else [])
+            yield said
+
+    monkeypatch.setattr(fleet._endings._hearing, "listen", noted)
+    ids = [f"x{n}" for n in range(8)]
+    jobs = await submitted(fleet, *ids, *(f"other{n}" for n in range(8)))
+    for job in jobs[:8]:
+        result = asyncio.create_task(job.result(timeout=60))
+        await waiting(fleet, job.id)
+        await end(hand, job.id.replace("x", "other"))
+        await end(hand, job.id)
+        async with asyncio.timeout(10):
+            assert await result == f"of {job.id}"
+    assert {channel for channel, _ in heard} <= {hand.keys.end(id) for id in ids}
+    still = await hand.redis("PUBSUB", "CHANNELS", hand.keys.end("*"))
+    assert len(still) <= hearing.MOST_LEFT
+
+
+async def test_an_end_while_the_line_is_cut_is_found_as_soon_as_there_is_another(
+    fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endings, "LOOK_AGAIN_S", 3600.0)
+    first, second = await submitted(fleet, "first", "second")
+    of, gaps = fleet._endings._hearing, list[int]()
+    listen = of.listen
+
+    async def ends_between() -> AsyncIterator[tuple[str, str] | None]:
+        async for said in listen():
+            yield said
+            if said is None and not gaps:  # who listens has looked, and there is no other line yet
+                gaps.append(1)
+                await hand.journal.cancel("second")
+
+    monkeypatch.setattr(of, "listen", ends_between)
+    every = asyncio.create_task(_all(fleet.as_completed([first, second], timeout=60)))
+    await waiting(fleet, "first", "second")
+    await heard_by(hand, "second")
+    host, port = of._line._writer.get_extra_info("sockname")
+    await hand.redis("CLIENT", "KILL", "ADDR", f"{host}:{port}")
+    async with asyncio.timeout(10):
+        while "second" in fleet._endings._waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    await heard_by(hand, "first")
+    await end(hand, "first")
+    async with asyncio.timeout(10):
+        assert [job.id for job in await every] == ["second", "first"]
+
+
+async def test_an_id_of_a_shard_is_an_id_as_any_other(fleet: AsyncFleet, hand: Hand) -> None:
+    """Another release may make them on this Redis: a plan, its jobs, their handles, a fork and a retry."""
+    await hand.plan("s3~p", ("fixed", "continue", "s3~p.0", "s3~p.1"))
+    first, second = fleet.job("s3~p.0"), fleet.job("s3~p.1")
+    waits = asyncio.create_task(_all(fleet.as_completed([second, first], timeout=60)))
+    await heard_by(hand, "s3~p.1")
+    await hand.run(fails=["s3~p.0"])
+    async with asyncio.timeout(10):
+        assert [job.id for job in await waits] == ["s3~p.0", "s3~p.1"]
+    assert [event.what async for event in second.events()][-1] == "done"
+    (late,) = await fleet.extend_plan("s3~p", [ONE.job(input="x")])
+    assert late.id.startswith("s3~one-"), "it is where its plan is"
+    fork = await second.fork(0)
+    assert fork.id.startswith("s3~p.1-fork-")
+    assert await first.retry()
+    assert await first.cancel()
+    await hand.look()
+
+
 async def test_a_gap_in_the_news_is_a_reason_to_look(
     fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job,) = await submitted(fleet, "x")
     ended = asyncio.Event()
 
-    async def gap(*_: Any, **__: Any) -> AsyncIterator[list[str]]:
+    async def gap() -> AsyncIterator[None]:
+        fleet._endings._hearing.tried.set()
         await ended.wait()
-        yield []
+        yield None
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(fleet.journal, "ends", gap)
+    monkeypatch.setattr(fleet._endings._hearing, "listen", gap)
     result = asyncio.create_task(job.result(timeout=60))
     await waiting(fleet, "x")
     await end(hand, "x")
@@ -195,7 +285,7 @@ async def test_a_look_that_breaks_is_not_the_last(
     monkeypatch.setattr(endings, "LOOK_AGAIN_S", 0.05)
     (job,) = await submitted(fleet, "x")
     await follows_nothing(fleet, hand, monkeypatch)
-    over, broke = fleet.journal.over, list[int]()
+    over, broke = fleet.journal.over_and_plans, list[int]()
 
     async def breaks(ids: Any) -> Any:
         if len(broke) < 3:
@@ -204,7 +294,7 @@ async def test_a_look_that_breaks_is_not_the_last(
         return await over(ids)
 
     fleet.journal.connection.met = False  # a look does not wait for a Redis that is away
-    fleet.journal.over = breaks  # type: ignore[method-assign]
+    fleet.journal.over_and_plans = breaks  # type: ignore[method-assign]
     result = asyncio.create_task(job.result(timeout=60))
     await waiting(fleet, "x")
     await end(hand, "x")
@@ -216,14 +306,16 @@ async def test_who_waits_is_told_why_the_news_ended_and_the_next_follows_them_an
     fleet: AsyncFleet, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await submitted(fleet, "a", "b")
-    go, ends = asyncio.Event(), fleet.journal.ends
+    go, hearing = asyncio.Event(), fleet._endings._hearing
+    listen = hearing.listen
 
-    async def refused(*_: Any, **__: Any) -> AsyncIterator[list[str]]:
+    async def refused() -> AsyncIterator[None]:
+        hearing.tried.set()
         await go.wait()
         raise FleetUnavailable("NOPERM this account may not read")
-        yield []
+        yield None
 
-    monkeypatch.setattr(fleet.journal, "ends", refused)
+    monkeypatch.setattr(hearing, "listen", refused)
     result = asyncio.create_task(a.result(timeout=60))
     rest = asyncio.create_task(anext(aiter(fleet.as_completed([a, b], timeout=60))))
     await waiting(fleet, "a", "b")
@@ -232,7 +324,7 @@ async def test_who_waits_is_told_why_the_news_ended_and_the_next_follows_them_an
         async with asyncio.timeout(10):
             with pytest.raises(FleetUnavailable, match="NOPERM"):
                 await task
-    monkeypatch.setattr(fleet.journal, "ends", ends)
+    monkeypatch.setattr(hearing, "listen", listen)
     again = asyncio.create_task(b.result(timeout=60))
     await waiting(fleet, "b")
     await end(hand, "b")
@@ -248,7 +340,7 @@ async def test_news_that_end_before_they_begin_are_raised_at_once(
     async def refused() -> str:
         raise ValueError("an odd answer")
 
-    monkeypatch.setattr(fleet.journal, "ends_now", refused)
+    monkeypatch.setattr(fleet.journal, "registry", refused)
     async with asyncio.timeout(10):
         with pytest.raises(ValueError, match="odd"):
             await job.result(timeout=60)

@@ -21,8 +21,7 @@ from aios_dist.cli.flower import check_login
 from aios_dist.cli.output import iso, plain, print_table
 from aios_dist.config import Config, TenantConfig
 from aios_dist.errors import InvalidInput, JobCancelled
-from aios_dist.journal import LaneRules
-from aios_dist.producer.fleet_rules import LaneView
+from aios_dist.journal import LaneRules, LaneView
 from tests.unit.test_shown import Terminal
 
 NOBODY = "redis://127.0.0.1:1/0"

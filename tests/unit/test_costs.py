@@ -79,6 +79,14 @@ def test_the_list_knows_the_model_by_the_name_that_the_provider_is_called_with()
     assert money("gpt-4o", model(), Usage(1000, 100, 0)) == 0.0, "nobody was called"
 
 
+@pytest.mark.parametrize(
+    ("name", "provider"), [("gpt-4o", "openai-responses"), ("gemini-2.5-flash", "gemini")]
+)
+def test_the_list_has_providers_that_it_calls_by_another_name(name: str, provider: str) -> None:
+    pytest.importorskip("genai_prices")
+    assert money(name, model(provider), Usage(1000, 100, 1)) > 0
+
+
 @pytest.mark.parametrize("name", ["claude-sonnet-4-5"])
 def test_a_short_prompt_is_not_charged_as_a_long_one(name: str) -> None:
     """Some models cost more for a token above so many tokens of a prompt."""

@@ -14,6 +14,7 @@ import yaml
 
 from aios_dist.cli.checks import rights
 from aios_dist.config import load
+from aios_dist.worker.providers import ADAPTERS
 from tests.found import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,7 +165,7 @@ def test_every_variable_of_the_compose_files_is_documented(file: Path) -> None:
     assert sorted(v for v in named if f"`{v}`" not in documented) == []
 
 
-KEYS = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"}
+KEYS = {adapter.key_env for adapter in ADAPTERS.values()}
 
 
 @pytest.mark.parametrize("file", [COMPOSE, BOX], ids=lambda f: f.name)

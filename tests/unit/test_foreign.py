@@ -41,15 +41,6 @@ def misuse(body: Body) -> Body:
     return body
 
 
-@pytest.fixture(autouse=True, scope="module")
-def young_garbage() -> Iterator[None]:
-    """Only what these tests leave is looked through, each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """A coroutine that an agent hands to asyncio is never awaited: the agent's own mistake."""

@@ -19,8 +19,8 @@ from aios_dist.model.calls import OUTPUT_GUESS
 from aios_dist.model.jobs import COMPRESS_ABOVE
 from aios_dist.policies import OLDEST_EVERY
 from aios_dist.policies.priority import LEVEL_S
-from aios_dist.producer import endings, fleet, handles
-from aios_dist.program import turns
+from aios_dist.producer import endings, fleet
+from aios_dist.program import turns, waits
 from aios_dist.worker import ending, office, reconciler, steps
 from tests.found import files
 
@@ -85,7 +85,7 @@ def lua(file: str, name: str) -> int:
 
 
 NUMBERS: list[tuple[str, str, Any, Any]] = [
-    ("docs/agents.md", "wait an hour unless told otherwise", handles.RESULT_TIMEOUT_S, 3600),
+    ("docs/agents.md", "wait an hour unless told otherwise", waits.RESULT_TIMEOUT_S, 3600),
     ("docs/agents.md", "waits up to 30 s for a Redis that goes away", endings.PATIENCE_S, 30),
     ("docs/agents.md", "one look gets a second at the least", endings.LOOK_S, 1),
     ("docs/agents.md", "`close()` waits a second for a Redis that hangs", connection.CLOSING_S, 1),

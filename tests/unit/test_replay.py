@@ -32,15 +32,6 @@ from aios_dist.program.requests import Asked
 Body = Callable[..., Coroutine[Any, Any, Any]]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def young_garbage() -> Iterator[None]:
-    """Only what these tests leave is looked through, each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def no_noise() -> Iterator[None]:
     """Whatever happens to a program, nobody is told that a coroutine "was never awaited"."""

@@ -237,11 +237,14 @@ def test_a_request_that_one_protocol_has_no_words_for_goes_to_the_next_model() -
     assert fleet.failed(claim("b"), BadRequest("x", unsayable=True)) == Failed(None, None)
 
 
-def test_a_call_that_ran_into_its_own_timeout_is_tried_again_and_says_nothing_of_the_model() -> None:
-    again, refusal = steps(a=model()).failed(claim(), CallTimeout("x", own=True))
+@pytest.mark.parametrize("kind", [CallTimeout, ConnectionBroken])
+def test_a_call_that_failed_for_its_own_timeout_or_credentials_is_tried_again_and_says_nothing_of_the_model(
+    kind: type[LLMError],
+) -> None:
+    again, refusal = steps(a=model()).failed(claim(), kind("x", own=True))
     assert again is not None
     assert refusal is None
-    assert steps(a=model()).failed(claim(), CallTimeout("x")).refusal == Refusal(0.0, 7)
+    assert steps(a=model()).failed(claim(), kind("x")).refusal == Refusal(0.0, 7)
 
 
 def test_a_tool_that_raised_and_a_model_that_nobody_knows_are_not_tried_again() -> None:

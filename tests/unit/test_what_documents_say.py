@@ -10,8 +10,8 @@ import pytest
 from aios_dist import AsyncFleet, AsyncJob, Fleet, Job, ToolError
 from aios_dist.cli.flower import flower
 from aios_dist.local.members import environment
-from aios_dist.producer.handles import RESULT_TIMEOUT_S
 from aios_dist.program.commands import Tool, tool
+from aios_dist.program.waits import RESULT_TIMEOUT_S
 from aios_dist.worker.tools import Tools
 from tests.unit.test_worker_parts import work
 

@@ -15,8 +15,7 @@ from aios_dist.cli.output import steps_wait
 from aios_dist.config import Config
 
 if TYPE_CHECKING:
-    from aios_dist.journal import Journal, Registry, WorkerInfo
-    from aios_dist.producer.fleet_rules import LaneView
+    from aios_dist.journal import Journal, LaneView, Registry, WorkerInfo
 
 ANSWER_S = 1.0
 """A worker answers remote control within this, or is asked once more."""

@@ -11,8 +11,7 @@ from aios_dist.cli.output import steps_wait
 from aios_dist.config import DEFAULT_POOLS, Config
 
 if TYPE_CHECKING:
-    from aios_dist.journal import JobView, Need, Registry, WorkerInfo
-    from aios_dist.producer.fleet_rules import LaneView
+    from aios_dist.journal import JobView, LaneView, Need, Registry, WorkerInfo
 
 TURNS = "turns"
 

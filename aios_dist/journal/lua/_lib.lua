@@ -140,7 +140,14 @@ end
 -- that is used again, on a Redis that was put back; this does not. BIRTH begins with "d" where the agent is data.
 local function chain(was, what) return string.match(was, '^[^.]*') .. '.' .. string.sub(redis.sha1hex(was .. ' ' .. what), 1, 16) end
 local function basis(job) return redis.call('HGET', key('job', job), 'dg') or '' end
-local function life_of(job) return string.match(basis(job), '^[^.]*') end
+
+-- A job has ended: the stream is for those who hear of all jobs (Flower, releases before the channel), and lasts; the channel for who
+-- waits for this one, and looks at it where he may have missed a word.
+local function tell_end(job, state)
+  local life = string.match(basis(job), '^[^.]*')
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life)
+  redis.call('PUBLISH', key('end', job), state)
+end
 
 -- A job that is written with a plan in slices points to what is not whole yet: `hp` names a field of its plan (`half`, or x<DIG> of
 -- an extension) that is empty or gone when all is there. Gives whether the job is there, else whether it is still to come.

@@ -312,7 +312,7 @@ do -- (a chunk of Lua has 200 locals at the most)
       elseif redis.call('PTTL', k) < 0 or redis.call('PTTL', key('ev', job)) == -1 then -- its end was not told
         wrong[#wrong + 1] = 'an end that was not told'
         if redis.call('EXISTS', key('ev', job)) == 0 then event(job, stamp(), state, '') end
-        redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life_of(job))
+        tell_end(job, state)
         redis.call('ZADD', P .. 'ended', int(clock()), job)
         if last then
           redis.call('PEXPIRE', k, A.retention_ms)

@@ -164,7 +164,11 @@ parked.list = function(job, need, plan)
   redis.call('ZADD', P .. 'parked', 0, need .. '|' .. job)
   if plan then redis.call('ZADD', P .. 'parkedin', 0, plan .. '|' .. job) end
 end
-parked.tell = function(job, plan) redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job, unpack(plan and { 'in', plan } or {})) end
+parked.tell = function(job, plan)
+  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'parked', job, unpack(plan and { 'in', plan } or {}))
+  redis.call('PUBLISH', key('end', job), 'parked')
+  if plan then redis.call('PUBLISH', key('behind', plan), job) end
+end
 parked.no_more = function(job)
   local f = redis.call('HMGET', key('job', job), 'pk', 'pl')
   if not f[1] then return end
@@ -233,7 +237,7 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'open', job)
   redis.call('ZREM', P .. 'due', job)
   redis.call('ZREM', P .. 'deadlines', job)
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life_of(job))
+  tell_end(job, state)
   redis.call('ZADD', P .. 'ended', int(at), job) -- behind that: so it was told (_mend)
   if not left then
     redis.call('PEXPIRE', k, A.retention_ms)

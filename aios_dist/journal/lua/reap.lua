@@ -64,7 +64,7 @@ for _, lease in ipairs(ended) do
       else
         back(job, step, h, stamp(), 'lease ended', true)
       end
-      told[5], told[10] = h[H.state], life_of(job)
+      told[5], told[10] = h[H.state], string.match(basis(job), '^[^.]*')
       lost[#lost + 1] = told
     end
   end)

@@ -45,7 +45,7 @@ local function set_aside_whole(job, why)
     redis.call('HSET', k, 'st', state, 'res', A.corrupt_outcome, 't1', int(clock()))
     if told then member_ended(plan, of, true) end
   end
-  redis.call('XADD', P .. 'ends', 'MAXLEN', '~', 100000, '*', 'job', job, 'state', state, 'life', life_of(job))
+  tell_end(job, state)
   redis.call('ZADD', P .. 'ended', int(clock()), job)
   if wide(count) then
     stands_at(job, 0, count, state)

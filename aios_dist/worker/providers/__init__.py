@@ -53,15 +53,25 @@ class Provider(Protocol):
 
 
 class _Adapter(NamedTuple):
+    """``url_env``: the variable by which the provider's own SDK is led elsewhere. One that another program
+    has set would get our prompts and our key, one that is meant would be missed: so it is neither followed
+    nor passed over."""
+
     place: str
     key_env: str
+    url_env: str
 
 
+_HERE = "aios_dist.worker.providers"
 ADAPTERS: Mapping[str, _Adapter] = {
-    "openai": _Adapter("aios_dist.worker.providers.openai:OpenAICodec", "OPENAI_API_KEY"),
-    "anthropic": _Adapter("aios_dist.worker.providers.anthropic:AnthropicCodec", "ANTHROPIC_API_KEY"),
+    "openai": _Adapter(f"{_HERE}.openai:OpenAICodec", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    "openai-responses": _Adapter(
+        f"{_HERE}.openai_responses:ResponsesCodec", "OPENAI_API_KEY", "OPENAI_BASE_URL"
+    ),
+    "anthropic": _Adapter(f"{_HERE}.anthropic:AnthropicCodec", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+    "gemini": _Adapter(f"{_HERE}.gemini:GeminiCodec", "GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL"),
 }
-"""The adapters by the name they have in ``aios.toml``: the place of the codec, the variable of the key."""
+"""The adapters by the name they have in ``aios.toml``: the place of the codec, and its variables."""
 
 NEEDED = ("aiohttp",)
 """Packages that they need."""
@@ -83,8 +93,11 @@ def open_provider(name: str, model: ModelConfig, env: Mapping[str, str]) -> Prov
     if model.provider not in ADAPTERS:
         return cast(Provider, made(name, model, env))
     from aios_dist.worker.providers.calling import HttpProvider
+    from aios_dist.worker.providers.credentials import Credentials
 
-    return HttpProvider(made(name, model, key_of(name, model, env)))
+    codec = made(name, model, key_of(name, model, env))
+    given = None if model.credentials is None else Credentials(name, model, codec.name)
+    return HttpProvider(codec, given)
 
 
 def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
@@ -109,7 +122,7 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         )
     if password := urlsplit(model.base_url or "").password:
         learn(unquote(password))
-    led = FOREIGN.get(model.provider, "")
+    led = adapter.url_env if adapter is not None else ""
     if model.base_url is None and env.get(led):
         raise ConfigError(
             f"Model {name!r}: {led} is in the environment, which is not followed: set base_url of the model, "
@@ -119,6 +132,12 @@ def check_model(name: str, model: ModelConfig, env: Mapping[str, str]) -> None:
         raise ConfigError(
             f"Model {name!r}: timeout is a setting of the model itself, and none of its options."
         )
+    if model.credentials is not None:
+        if adapter is None:
+            raise ConfigError(f"Model {name!r}: a class of yours has its own credentials, and no function's.")
+        from aios_dist.worker.providers import credentials
+
+        credentials.load(name, model.credentials)
     if said := _odd_options(model.options):
         raise ConfigError(f"Model {name!r}: of its options, {said}")
     key_of(name, model, env)
@@ -134,9 +153,10 @@ def _odd_options(options: Mapping[str, Any]) -> str:
 
 
 def key_of(name: str, model: ModelConfig, env: Mapping[str, str]) -> str | None:
-    """The model's key, or None where it needs none: a server of one's own, given by ``base_url`` alone.
+    """The model's key, or None where it needs none: a server of one's own, given by ``base_url`` alone, or
+    a function's credentials.
 
-    With neither ``api_key_env`` nor ``base_url`` it is the variable that the provider's own SDK would read.
+    Without ``api_key_env`` and these it is the variable that the provider's own SDK would read.
     What that variable holds is never sent to a ``base_url`` that did not ask for it.
 
     Raises:
@@ -145,7 +165,7 @@ def key_of(name: str, model: ModelConfig, env: Mapping[str, str]) -> str | None:
     adapter = ADAPTERS.get(model.provider)
     variable = model.api_key_env
     if variable is None:
-        if model.base_url is not None or adapter is None:
+        if model.base_url is not None or model.credentials is not None or adapter is None:
             return None
         variable = adapter.key_env
     # A trailing line break is what `export KEY="$(cat file)"` and secret mounts often leave.
@@ -181,8 +201,3 @@ def _load(name: str, model: ModelConfig) -> Any:
         )
     with importing(f"Model {name!r}: the provider {model.provider!r}"):
         return getattr(importlib.import_module(module), attribute)
-
-
-FOREIGN = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
-"""Variables by which SDKs are led elsewhere. One that another program has set would get our prompts and our
-key, one that is meant would be missed: so it is neither followed nor passed over."""

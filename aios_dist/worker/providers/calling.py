@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from aios_dist import errors
-from aios_dist.errors import BadRequest
+from aios_dist.errors import BadRequest, ModelNotFound, NotAllowed
 from aios_dist.model.calls import LLMRequest, LLMResponse, Timings
 from aios_dist.worker.limits import Limit
 from aios_dist.worker.providers.codec import Asked, Codec
+from aios_dist.worker.providers.credentials import Credentials
 from aios_dist.worker.providers.incoming import Incoming
 from aios_dist.worker.providers.refusals import named
 from aios_dist.worker.providers.replies import LineBroke, NotHttp, TooLarge
@@ -27,13 +28,15 @@ class HttpProvider:
 
     Args:
         codec: its protocol.
+        credentials: what gives further headers, where the model has any.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, credentials: Credentials | None = None) -> None:
         from aios_dist.worker.providers.transport import Line
 
         self.name = codec.name
         self.codec = codec
+        self._credentials = credentials
         self._line = Line(codec.url, codec.config.answer_limit)
         self._said: set[str] = set()
 
@@ -41,16 +44,32 @@ class HttpProvider:
         """See :meth:`Provider.call`. What its server refuses and can be said otherwise is asked once more."""
         try:
             return await self._call(request, idempotency_key)
-        except BadRequest as error:
+        except (BadRequest, ModelNotFound) as error:
             another = self.codec.otherwise(request, error)
-            if not another:
+            if another is None:
                 raise
-        return await self._call(request, None if idempotency_key is None else idempotency_key + another)
+        key = None if idempotency_key is None else idempotency_key + another.mark
+        return await self._call(another.request, key)
 
     async def _call(self, request: LLMRequest, idempotency_key: str | None) -> LLMResponse:
-        codec, config = self.codec, self.codec.config
+        codec = self.codec
         asked = codec.encode(request, idempotency_key)
         self._say(asked.left_out)
+        credentials = self._credentials
+        if credentials is None:
+            return await self._send(request, asked)
+        since = time.monotonic()
+        given = await credentials.headers(asked)
+        try:
+            return await self._send(request, _with(asked, given))
+        except NotAllowed as error:
+            # What is kept may have been revoked. A refusal like this costs nothing.
+            if error.detail.get("status") != 401 or not credentials.forget(given, since):
+                raise
+        return await self._send(request, _with(asked, await credentials.headers(asked)))
+
+    async def _send(self, request: LLMRequest, asked: Asked) -> LLMResponse:
+        codec, config = self.codec, self.codec.config
         incoming = codec.incoming(asked)
         reply = incoming.reply
         started = time.monotonic()
@@ -127,7 +146,13 @@ class HttpProvider:
 
     async def aclose(self) -> None:
         """See :meth:`Provider.aclose`."""
+        if self._credentials is not None:
+            self._credentials.close()
         await self._line.aclose()
+
+
+def _with(asked: Asked, headers: Mapping[str, str]) -> Asked:
+    return asked._replace(headers={**asked.headers, **headers})
 
 
 def call_timeout(name: str, seconds: float, place: str = "") -> errors.CallTimeout:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 import aios_dist
 from aios_dist import errors
 from aios_dist.config import ModelConfig
-from aios_dist.errors import BadRequest, LLMError
+from aios_dist.errors import BadRequest, FinalLLMError, LLMError
 from aios_dist.model.calls import LLMRequest, LLMResponse, Timings, ToolCall
 from aios_dist.model.options import given
 from aios_dist.text.masking import masked
@@ -63,6 +63,18 @@ class Asked(NamedTuple):
     left_out: tuple[str, ...]
 
 
+class Otherwise(NamedTuple):
+    """A request in the place of one that was refused.
+
+    Attributes:
+        request: what is asked.
+        mark: what its idempotency key ends with.
+    """
+
+    request: LLMRequest
+    mark: str
+
+
 class Codec(ABC):
     """One model in the words of its protocol.
 
@@ -74,6 +86,7 @@ class Codec(ABC):
     Attributes:
         name: of the adapter.
         address, path: where the provider itself is, and the calls there.
+        key_header: has the key; any other than ``authorization`` has it as it is, and is not sent without.
         url: where this model is.
         headers: of the protocol, by their names in lower case, sent with each request.
         reply: reads an answer.
@@ -82,6 +95,7 @@ class Codec(ABC):
     name: ClassVar[str]
     address: ClassVar[str]
     path: ClassVar[str]
+    key_header: ClassVar[str] = "authorization"
     headers: ClassVar[Mapping[str, str]] = {}
     reply: ClassVar[type[Reply]]
 
@@ -92,19 +106,25 @@ class Codec(ABC):
         base = urlsplit(model.base_url or self.address)
         self.place = bounded(f"model {self.model!r} at {masked(model.base_url or self.address)}", PLACE_LIMIT)
         login, _, host = base.netloc.rpartition("@")
-        self.url = f"{base.scheme}://{host}{base.path.rstrip('/')}{self.path}"
+        self._base = f"{base.scheme}://{host}{base.path.rstrip('/')}"
+        self.url = self._base + self.path
         self._query = base.query
         self._headers = {
             "accept": "application/json",
             "content-type": "application/json",
             "user-agent": f"aios-dist/{aios_dist.__version__}",
-            "authorization": (
-                f"Basic {b64encode(unquote(login).encode()).decode()}"
-                if login and key is None
-                else f"Bearer {key or NO_KEY}"
-            ),
+            **self._key(key, unquote(login)),
             **self.headers,
         }
+
+    def _key(self, key: str | None, login: str) -> dict[str, str]:
+        if key is None and self.config.credentials is not None:
+            return {}
+        if login and key is None:
+            return {"authorization": f"Basic {b64encode(login.encode()).decode()}"}
+        if self.key_header == "authorization":
+            return {self.key_header: f"Bearer {key or NO_KEY}"}
+        return {self.key_header: key} if key is not None else {}
 
     # -- a request to bytes ----------------------------------------------------------------------------
 
@@ -140,16 +160,26 @@ class Codec(ABC):
         if idempotency_key is not None:
             headers["idempotency-key"] = idempotency_key
         headers.update((name.lower(), value) for name, value in extra.items())
-        queries = [self._query] if self._query else []
+        streams = bool(body["stream"])
+        path, _, own = self.place_of(body).partition("?")
+        queries = [self._query, own]
         if query:
             queries.append(urlencode([pair for name in query for pair in _pairs(name, query[name])]))
-        url = f"{self.url}?{'&'.join(queries)}" if queries else self.url
-        return Asked(url, headers, msgspec.json.encode(body), bool(body["stream"]), tuple(left_out))
+        url = "?".join(filter(None, (self._base + path, "&".join(filter(None, queries)))))
+        return Asked(url, headers, msgspec.json.encode(body), streams, tuple(left_out))
 
-    def otherwise(self, request: LLMRequest, refused: BadRequest) -> str:
-        """Whether a request that was refused may be encoded anew, and asked once more: then what the
-        idempotency key of that ends with; "" where nothing would be another."""
-        return ""
+    def place_of(self, body: dict[str, Any]) -> str:
+        """The path of a request, and behind a ``?`` what the protocol has in its query.
+
+        Args:
+            body: as it is sent; what stands in the path in its place may be taken out of it.
+        """
+        return self.path
+
+    def otherwise(self, request: LLMRequest, refused: FinalLLMError) -> Otherwise | None:
+        """What to ask, once more, in the place of a request that was refused; None where nothing would be
+        another."""
+        return None
 
     # -- bytes to an answer, or its error --------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from aios_dist.config import ModelConfig
-from aios_dist.errors import BadRequest
+from aios_dist.errors import BadRequest, FinalLLMError
 from aios_dist.model.calls import LLMRequest, ToolCall
 from aios_dist.worker.providers import to_openai
-from aios_dist.worker.providers.codec import Codec
+from aios_dist.worker.providers.codec import Codec, Otherwise
 from aios_dist.worker.providers.lenient import (
     are_parts,
     arguments_of,
@@ -390,9 +390,11 @@ class OpenAICodec(Codec):
             body.setdefault("stream_options", {"include_usage": True})
         return body
 
-    def otherwise(self, request: LLMRequest, refused: BadRequest) -> str:
+    def otherwise(self, request: LLMRequest, refused: FinalLLMError) -> Otherwise | None:
         """See :meth:`Codec.otherwise`. A server that refuses what an answer of another had of its own (its
         reasoning) is asked once more without it, and from then on always."""
+        if not isinstance(refused, BadRequest):
+            return None
         new = to_openai.refused_fields(request.messages, str(refused)) - self._refused
         self._refused |= new
-        return f"-{len(self._refused)}" if new else ""
+        return Otherwise(request, f"-{len(self._refused)}") if new else None

@@ -20,6 +20,7 @@ TEXT_LIMIT = 500
 
 _FILTERED = (
     *("content_filter", "content_policy_violation"),
+    *("bio_policy", "cyber_policy", "image_content_policy_violation", "misalignment_policy_violation"),
     *("data_inspection_failed", "datainspectionfailed"),
     *("1026", "1027", "1301"),  # MiniMax', Zhipu's
 )

@@ -6,15 +6,15 @@ that has none (sound, a form of answer) is refused: an answer without it would b
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from aios_dist.errors import BadRequest
-
-Json = dict[str, Any]
+from aios_dist.worker.providers.translating import DATA_URL, KNOWN, Json, first_form, leave_out, says
+from aios_dist.worker.providers.translating import unsayable as _unsayable
 
 ONLY_OPENAI = (
     *("audio", "frequency_penalty", "logit_bias", "logprobs", "min_p", "modalities", "n", "prediction"),
@@ -38,17 +38,12 @@ def options(body: Json, left_out: list[str]) -> None:
         body: the request so far.
         left_out: gets what is not sent.
     """
-    given = [name for name in ONLY_OPENAI if _says(name, body.pop(name, None))]
+    given = [name for name in ONLY_OPENAI if says(name, body.pop(name, None))]
     left_out += [name for name in given if name not in OF_TRANSPORT]
     _sizes(body, left_out)
     _stops(body, left_out)
     _who(body, left_out)
     _tools(body, left_out)
-
-
-def _says(name: str, value: Any) -> bool:
-    """Whether an option asks for anything; a seed of 0 does, a penalty of 0 does not."""
-    return value is not None and value is not False and (name == "seed" or value != 0)
 
 
 def _sizes(body: Json, left_out: list[str]) -> None:
@@ -93,12 +88,7 @@ def _who(body: Json, left_out: list[str]) -> None:
 
 
 def _tools(body: Json, left_out: list[str]) -> None:
-    functions, call = body.pop("functions", None), body.pop("function_call", None)
-    if functions is not None:  # as OpenAI had it at first
-        body.setdefault("tools", [{"type": "function", "function": function} for function in functions])
-    if call is not None:
-        named = {"type": "function", "function": call}
-        body.setdefault("tool_choice", call if isinstance(call, str) else named)
+    first_form(body)
     if "tools" in body:
         body["tools"] = [tool(definition) for definition in body["tools"]]
     choice = tool_choice(body.pop("tool_choice", None))
@@ -151,9 +141,7 @@ def answer_form(wanted: Mapping[str, Any]) -> Json | None:
     return None
 
 
-def unsayable(what: str) -> BadRequest:
-    """The error of a request that Anthropic cannot be asked: another model may, see ``fallback``."""
-    return BadRequest(f"anthropic has no {what}.", provider="anthropic", unsayable=True)
+unsayable = functools.partial(_unsayable, "anthropic")
 
 
 # Conversations ---------------------------------------------------------------------------------------
@@ -185,21 +173,6 @@ def tools_of(conversation: list[Json]) -> list[Json]:
     return [{"name": name, "input_schema": {"type": "object", "properties": {}}} for name in names]
 
 
-_KNOWN = frozenset(
-    {
-        "annotations",
-        "audio",
-        "content",
-        "function_call",
-        "name",
-        "refusal",
-        "role",
-        "tool_call_id",
-        "tool_calls",
-    }
-)  # of a message
-
-
 class _Talk:
     """A conversation on its way into Anthropic's form."""
 
@@ -215,7 +188,7 @@ class _Talk:
         if message.get("name") is not None and role not in ("tool", "function"):
             self._leave_out("names of speakers")
         for name in message:
-            if name not in _KNOWN and message[name]:
+            if name not in KNOWN and message[name]:
                 self._leave_out(f"{name} of messages")
         if role in ("system", "developer"):
             self.system += self._parts(content)
@@ -285,8 +258,7 @@ class _Talk:
         return part
 
     def _leave_out(self, what: str) -> None:
-        if what not in self._left_out:
-            self._left_out.append(what)
+        leave_out(what, self._left_out)
 
 
 def _of_another(part: Any) -> bool:
@@ -295,13 +267,8 @@ def _of_another(part: Any) -> bool:
     return kind == "reasoning" or (kind == "thinking" and not isinstance(part.get("signature"), str))
 
 
-_DATA_URL = re.compile(
-    r"data:(?P<media>[\w.+-]+/[\w.+-]+)(;[\w.+-]+=[^;,]*)*;base64,(?P<data>.*)", re.DOTALL | re.IGNORECASE
-)
-
-
 def _image(url: Any) -> Json:
-    inline = _DATA_URL.fullmatch(str(url))
+    inline = DATA_URL.fullmatch(str(url))
     if inline is None:
         return {"type": "image", "source": {"type": "url", "url": url}}
     source = {"type": "base64", "media_type": inline["media"], "data": inline["data"]}
@@ -310,7 +277,7 @@ def _image(url: Any) -> Json:
 
 def _document(file: Any) -> Json:
     known = file if isinstance(file, Mapping) else {}
-    inline = _DATA_URL.fullmatch(str(known.get("file_data")))
+    inline = DATA_URL.fullmatch(str(known.get("file_data")))
     if inline is None:
         raise unsayable("file of another provider; give its content as file_data")
     source = {"type": "base64", "media_type": inline["media"], "data": inline["data"]}
