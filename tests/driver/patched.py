@@ -106,7 +106,7 @@ def verbs(changes: Iterable[Change] = ()) -> dict[str, Script]:
 
 
 def journal(config: FleetConfig, changes: Iterable[Change] = (), *, functions: bool = True) -> Journal:
-    """A journal of that fleet. Call it in the event loop that uses it. ``functions``: else verbs are scripts."""
+    """A journal of that fleet, its verbs functions or scripts. Call it in the event loop that uses it."""
     made = Journal(config)
     made._scripts = verbs(changes)
     made.connection.way = Way(functions)

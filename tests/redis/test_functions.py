@@ -47,6 +47,7 @@ async def by_functions(each_server: EmbeddedRedis, fleets: Fleets) -> AsyncItera
     name = fleets.new_name()
     made = hand_of(FleetConfig(name=name, redis_url=each_server.url, lease=600.0), True)
     yield made
+    await made.redis("UNLINK", "nothing", *await made.redis("KEYS", made.keys.prefix + "*"))
     await made.journal.close()
     fleets.names.discard(name)
 
