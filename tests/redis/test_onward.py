@@ -14,6 +14,7 @@ from aios_dist.errors import FleetUnavailable, JournalError
 from aios_dist.journal import Advance, Asks, Claim, Decision, Onward, Ticket
 from aios_dist.model.jobs import JobState
 from tests.redis.conftest import Hand, decides, starts
+from tests.redis.test_work_of_a_slice import counted
 
 
 class Queue:
@@ -132,17 +133,39 @@ async def test_where_the_turn_is_still_to_be_run_nothing_is_claimed(
     assert (done.status, named(done)) == ("turn", "")
     assert await queue.said() == ["['b', '0']"]
     assert len(await queue.said("turns")) == (not turn_here), "whoever has the program runs it"
+    done = await hand.commit(claim, turn_here=turn_here, onward=queue.onward(again=True))
+    assert (done.status, named(done)) == ("mine", ""), "nor where the answer to that was lost"
 
 
 async def test_a_lost_answer_is_asked_for_again_and_is_the_same_claim(hand: Hand, queue: Queue) -> None:
     claim = await begun(hand, queue, "a", "b")
-    first = await queue.commit(claim, decides(1, 1, "more"))
+    first = await queue.commit(claim, decides(1, 1, "more"), "turns", "llm")
     said = await queue.said()
-    second = await queue.commit(claim, decides(1, 1, "more"), again=True)
+    second = await queue.commit(claim, decides(1, 1, "more"), "turns", "llm", again=True)
     assert second.status == "mine"
-    assert second.next == first.next
+    assert (second.next, second.lane) == (first.next, "llm")
     assert await queue.said() == said
     await hand.look()
+
+
+async def test_where_the_lost_answer_was_that_there_is_none_there_is_none(hand: Hand, queue: Queue) -> None:
+    claim = await begun(hand, queue, "a", "b")
+    await queue.pop()  # another worker, that is about to claim
+    for again in (False, True):
+        done = await queue.commit(claim, decides(1, 1, ends=JobState.DONE), again=again)
+        assert named(done) == ""
+    assert await hand.names() == ["b/0"]
+
+
+async def test_when_redis_is_back_a_commit_costs_no_look_at_all_leases(hand: Hand, queue: Queue) -> None:
+    """Hundreds ask again then, of a fleet that has thousands."""
+    async with counted(hand.journal) as seen:
+        for job, again in (("a", False), ("x", True)):
+            claim = await begun(hand, queue, job)
+            done = await queue.commit(claim, decides(1, 1, "more"), "empty", "llm", token=job, again=again)
+            assert named(done) == f"{job}/1"
+    first, second = [count for verb, count in seen if verb == "onward"]
+    assert second == first
 
 
 async def test_an_answer_that_never_came_to_redis_is_as_the_first_time(hand: Hand, queue: Queue) -> None:

@@ -27,23 +27,26 @@ local function made_for(lane)
 end
 
 -- A slot goes on with what nobody has taken a ticket for: who has one comes for the step, and may be idle. And with nothing, where
--- the outcome's own turn is still to be run. Where the answer to the same was lost, with what it got then.
+-- the outcome's own turn is still to be run. Where the answer to the same was lost, with what it got then, and no other: unless this
+-- call has written the outcome, so that there was none before it (when Redis is back, hundreds ask again, and a look costs all leases).
+local WRITTEN = { advanced = true, ended = true, paused = true }
 local from, got, spent = '', nil, true
 if asked.claim and done[1] ~= 'turn' then
-  local again, leases = asked.claim.again == 1, redis.call('ZCARD', P .. 'leases')
+  local again = asked.claim.again == 1 and not WRITTEN[done[1]]
+  asked.claim.again = again and 2 or 0
   for _, one in ipairs(asked.lanes) do
     local lane = one[1]
-    local room = asked.shy == 1 and redis.call('GET', key('room', lane))
+    local room = asked.shy == 1 and redis.pcall('GET', key('room', lane))
     local others = room and room ~= asked.claim.worker
     if again or (not others and not exhausted() and made_for(lane) + (lying(lane) or 0) > 0) then
       A = asked.claim
       A.lane, A.sought = lane, one[2]
       got = claim()
       if #got > 4 then
-        from, spent = lane, redis.call('ZCARD', P .. 'leases') == leases
+        from, spent = again and head(got[2], got[3])[H.lane] or lane, again
         let_in_freed()
-        break
       end
+      if again or from ~= '' then break end
     end
   end
   A = asked.commit
