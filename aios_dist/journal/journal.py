@@ -257,7 +257,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             commit={**whole, **fields},
             claim=claims,
             lanes=[(lane, self._sought.get(lane, b"")) for lane in onward.lanes],
-            shy=int(onward.shy),
+            shy=onward.shy,
             lists=onward.form.lists,
             form=onward.form.ticket,
         )
@@ -516,9 +516,11 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
         found, next_, *counts = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
         return Walked(_pairs(found), next_.decode(), *counts)
 
-    async def announce(self, info: WorkerInfo, models: dict[str, str], room: Sequence[str] = ()) -> None:
+    async def announce(
+        self, info: WorkerInfo, models: dict[str, str], room: Sequence[str] = (), kin: str = ""
+    ) -> None:
         """Say what a worker is and serves, and for steps of which lanes it has room: until the next time but
-        one, saturated workers leave it theirs."""
+        one, saturated workers of its kin leave it theirs."""
         fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
         for model, lane in models.items():
             fields += [f"model/{model}", f"{info.seen_at:.0f} {lane}"]
@@ -535,7 +537,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
                 ("HSET", self.keys.registry, *fields),
                 *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
                 *(
-                    ("SET", self.keys.room(lane), info.id, "PX", int(2000 * self.config.renew))
+                    ("SET", self.keys.room(lane, kin), info.id, "PX", int(2000 * self.config.renew))
                     for lane in room
                 ),
             ]

@@ -285,13 +285,13 @@ class Onward(NamedTuple):
         form: of the tickets that the write calls for.
         lanes: where the slot that becomes free looks for its next step, in this order.
         asks: as whom; None: it takes none.
-        shy: it leaves alone what other workers have said that they have room for.
+        shy: the kin of workers to which it leaves what they have said that they have room for; "": to none.
     """
 
     form: Form
     lanes: Sequence[str] = ()
     asks: Asks | None = None
-    shy: bool = False
+    shy: str = ""
 
 
 class Advance(msgspec.Struct, frozen=True):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import greenback
@@ -38,6 +39,12 @@ LATE_S = 0.02
 """A loop that is so late has more than it can do: what others have room for is theirs."""
 
 
+def kin_of(models: Iterable[str], agents: Iterable[str], codes: Mapping[str, str]) -> str:
+    """Workers of the same can serve the same. What one of another kin is left, it may have to put back."""
+    served = repr((sorted(models), sorted(agents), sorted(codes.items())))
+    return hashlib.sha1(served.encode(), usedforsecurity=False).hexdigest()[:16]
+
+
 class Spare:
     """What this process has left.
 
@@ -45,7 +52,12 @@ class Spare:
         slots: how many it may hold.
         busy: how many steps it holds.
         stillness: how late its loop is.
+
+    Attributes:
+        kin: what it serves, as it was announced last, see :func:`kin_of`.
     """
+
+    kin = ""
 
     def __init__(self, slots: Slots, busy: Callable[[], int], stillness: Stillness) -> None:
         self._slots = slots
@@ -57,10 +69,9 @@ class Spare:
         """There are more steps than slots, since these have become fewer."""
         return self._busy() > self._slots.now
 
-    @property
-    def room(self) -> bool:
-        """Half of the slots are free, and there is time for more."""
-        return 2 * self._busy() <= self._slots.now and self._stillness.late < LATE_S
+    def room(self, freed: int = 0) -> bool:
+        """Half of the slots are free, and there is time for more. ``freed``: those that are about to be."""
+        return 2 * (self._busy() - freed) <= self._slots.now and self._stillness.late < LATE_S
 
 
 class Onwards:
@@ -101,7 +112,8 @@ class Onwards:
         lanes = self._open() if over and not self._ends_with(work) else []
         if not lanes:
             return Onward(form)
-        return Onward(form, lanes, self.asks(random_name()), shy=not self._spare.room)
+        shy = "" if self._spare.room(freed=1) else self._spare.kin
+        return Onward(form, lanes, self.asks(random_name()), shy)
 
     def _ends_with(self, work: Work) -> bool:
         """The slot is not to go on."""

@@ -41,7 +41,7 @@ class Queue:
         found = await self.hand.redis("LRANGE", self.tickets.key(lane), 0, -1)
         return [json.loads(one)["headers"]["argsrepr"] for one in reversed(found)]
 
-    def onward(self, *lanes: str, token: str = "next", again: bool = False, shy: bool = False) -> Onward:
+    def onward(self, *lanes: str, token: str = "next", again: bool = False, shy: str = "") -> Onward:
         """A slot that looks there."""
         return Onward(self.tickets.form("t0", "r0"), lanes or ("llm",), Asks("w1", token, again=again), shy)
 
@@ -189,21 +189,22 @@ async def test_lanes_are_looked_at_in_the_order_in_which_they_are_named(hand: Ha
     assert named(done) == "", "it was told of no other"
 
 
-@pytest.mark.parametrize(("room", "goes_on"), [("w2", ""), ("w1", "b/0"), (None, "b/0")])
+@pytest.mark.parametrize(
+    ("room", "kin", "goes_on"), [("w2", "kin", ""), ("w1", "kin", "b/0"), ("w2", "other", "b/0")]
+)
 async def test_a_saturated_worker_leaves_to_others_what_they_have_room_for(
-    hand: Hand, queue: Queue, room: str | None, goes_on: str
+    hand: Hand, queue: Queue, room: str, kin: str, goes_on: str
 ) -> None:
     claim = await begun(hand, queue, "a", "b")
-    if room is not None:
-        await hand.redis("SET", hand.keys.room("llm"), room, "PX", 60_000)
-    done = await queue.commit(claim, decides(1, 1, "more"), shy=True)
+    await hand.redis("SET", hand.keys.room("llm", kin), room, "PX", 60_000)
+    done = await queue.commit(claim, decides(1, 1, "more"), shy="kin")
     assert named(done) == goes_on
     assert len(await queue.said()) == len(await hand.names()) == (1 if goes_on else 2)
 
 
 async def test_one_that_is_not_saturated_goes_on(hand: Hand, queue: Queue) -> None:
     claim = await begun(hand, queue, "a", "b")
-    await hand.redis("SET", hand.keys.room("llm"), "w2", "PX", 60_000)
+    await hand.redis("SET", hand.keys.room("llm", "kin"), "w2", "PX", 60_000)
     assert named(await queue.commit(claim, decides(1, 1, "more"))) == "b/0"
 
 

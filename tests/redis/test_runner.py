@@ -36,9 +36,9 @@ from aios_dist.policies import Past, Rank
 from aios_dist.program import replay, waits
 from aios_dist.worker import onward, spool
 from aios_dist.worker import runner as ours
-from aios_dist.worker.onward import Onwards
+from aios_dist.worker.onward import Onwards, kin_of
 from aios_dist.worker.rows import Rows
-from aios_dist.worker.work import Origin
+from aios_dist.worker.work import Origin, Work
 from aios_dist.worker.worker import Runtime
 from aios_dist.worker.writing import _beyond
 from tests.found import files
@@ -765,6 +765,47 @@ async def test_a_lane_that_was_cancelled_gets_no_step_with_a_commit(
     await bench.serve(worker)
     assert slots.tasks == []
     assert await hand.names() == ["x/1"]
+
+
+async def test_a_worker_says_that_it_has_room_unless_half_of_it_is_taken_or_it_ends(
+    bench: Bench, hand: Hand
+) -> None:
+    worker = await bench.worker()
+    said = hand.keys.room("llm", worker._spare.kin)
+
+    async def says() -> bool:
+        await hand.redis("DEL", said)
+        await worker._announce()
+        return bool(await hand.redis("EXISTS", said))
+
+    worker.runner.hung.update(object() for _ in range(2))  # type: ignore[misc]
+    assert await says(), "2 of 4"
+    worker.runner.hung.add(object())  # type: ignore[arg-type]
+    assert not await says(), "3 of 4"
+    worker.runner.hung.clear()
+    worker._writer.closing.set()
+    assert not await says()
+
+
+@pytest.mark.parametrize(("slots", "busy", "shy"), [(1, 1, False), (8, 5, False), (8, 6, True)])
+async def test_a_slot_that_looks_for_its_next_step_counts_as_free(
+    bench: Bench, slots: int, busy: int, shy: bool
+) -> None:
+    worker = await bench.worker(onward=True)
+    worker._slots.resize(slots, 0)
+    worker.runner.hung.update(object() for _ in range(busy))  # type: ignore[misc]
+    await bench.fleet.submit(two, id="x")
+    work = Work(await worker.journal.claim("llm", "w"), Origin("t"))  # type: ignore[arg-type]
+    assert bool(worker.runner._onwards.after(work).shy) is shy
+    worker.runner.hung.clear()
+
+
+def test_workers_that_serve_the_same_are_of_one_kin() -> None:
+    one = kin_of(["m", "n"], ["a"], {"a": "1"})
+    assert one == kin_of(["n", "m"], ["a"], {"a": "1"})
+    assert one != kin_of(["m"], ["a"], {"a": "1"})
+    assert one != kin_of(["m", "n"], ["a", "b"], {"a": "1"})
+    assert one != kin_of(["m", "n"], ["a"], {"a": "2"})
 
 
 def test_the_lane_that_was_served_last_comes_last(bench: Bench) -> None:

@@ -2,7 +2,7 @@
 -- ARGV 1: commit, claim, lanes, shy, lists, form, retention_ms
 --   commit, claim: what these verbs take; of a claim all but its lane and `sought`, and nil where the slot takes nothing
 --   lanes: {lane, sought}, …: where it looks, in this order
---   shy: 1 where the slot leaves to others what they may have room for
+--   shy: the kin of workers to which the slot leaves what they may have room for; '': it leaves them nothing
 --   lists: what stands before a lane in the name of its list of tickets; form: a ticket, see ticket_of
 -- returns: {what commit returns (its tickets are on their lists), lane, what claim returns}; lane: '' where nothing was claimed
 -- include: waiting, limits, sweep, mend
@@ -36,7 +36,7 @@ if asked.claim and done[1] ~= 'turn' then
   asked.claim.again = again and 2 or 0
   for _, one in ipairs(asked.lanes) do
     local lane = one[1]
-    local room = asked.shy == 1 and redis.pcall('GET', key('room', lane))
+    local room = asked.shy ~= '' and redis.pcall('GET', key('room', lane .. '|' .. asked.shy))
     local others = room and room ~= asked.claim.worker
     if again or (not others and not exhausted() and made_for(lane) + (lying(lane) or 0) > 0) then
       A = asked.claim
