@@ -150,6 +150,15 @@ def ticket(lane: str, said: bytes) -> bytes:
     return msgspec.json.encode(message(lane, wanted.id, headers, tag=str(next(_tags))))
 
 
+def chain(said: bytes) -> tuple[str | None, str | None]:
+    """Root and parent of the task that a ticket would have been; of what is no valid one None."""
+    try:
+        found = _decode_ticket(said if len(said) <= LONGEST_TICKET else b"").headers
+    except (ValueError, RecursionError):
+        return None, None
+    return found.root_id or found.id, found.parent_id
+
+
 def message(lane: str, id: str, headers: dict[str, str], tag: str) -> dict[str, Any]:
     """A ticket as Celery's worker reads it.
 
@@ -188,4 +197,15 @@ def why(exc: Exception) -> str:
     return str(exc)[:200]
 
 
-__all__ = ["NO_ARGUMENTS", "SAY_EVERY_S", "TASK", "Tally", "dropped", "is_news", "message", "ticket", "why"]
+__all__ = [
+    "NO_ARGUMENTS",
+    "SAY_EVERY_S",
+    "TASK",
+    "Tally",
+    "chain",
+    "dropped",
+    "is_news",
+    "message",
+    "ticket",
+    "why",
+]

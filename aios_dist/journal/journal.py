@@ -252,7 +252,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             return _advanced(await self._run("commit", *then, **fields))
         whole = {"retention_ms": self._retention_ms}
         claims = whole | self._asks(onward.asks) if onward.asks is not None else None
-        done, lane, got = await self._run(
+        done, lane, got, ticket = await self._run(
             "onward",
             commit={**whole, **fields},
             claim=claims,
@@ -265,9 +265,9 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
         if not lane or onward.asks is None:
             return advance
         next = await self._claimed(lane.decode(), onward.asks, got)
-        return msgspec.structs.replace(
-            advance, lane=lane.decode(), next=next if isinstance(next, Claim) else None
-        )
+        if not isinstance(next, Claim):
+            return advance
+        return msgspec.structs.replace(advance, lane=lane.decode(), next=next, ticket=ticket)
 
     async def advance(
         self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()

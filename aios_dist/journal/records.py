@@ -297,7 +297,7 @@ class Onward(NamedTuple):
 class Advance(msgspec.Struct, frozen=True):
     """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish, and
     where the decision holds what the program has seen now; the lane and the claim that the slot goes on with,
-    where it was to look for one."""
+    where it was to look for one, and the ticket that was taken off for that, if one was."""
 
     status: str
     version: int
@@ -305,6 +305,7 @@ class Advance(msgspec.Struct, frozen=True):
     basis: str = ""
     lane: str = ""
     next: Claim | None = None
+    ticket: bytes = b""
 
 
 class Submitted(msgspec.Struct, frozen=True):

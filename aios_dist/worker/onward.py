@@ -32,6 +32,8 @@ from aios_dist.worker.shortages import Slots
 from aios_dist.worker.telemetry import not_consumed, shown
 from aios_dist.worker.work import Next, Work
 
+logger = logging.getLogger("aios_dist.onward")
+
 tracer = logging.getLogger("celery.app.trace")
 """Where Celery says of each ticket what has become of it."""
 
@@ -183,9 +185,19 @@ class Carried:
 
     async def traced(self) -> None:
         """Celery runs the step, as that of a ticket: it calls the task, and tells who listens of it."""
-        request = {"id": self.id, "task": TASK, "hostname": self._host, "delivery_info": self._delivery}
+        request = {
+            "id": self.id,
+            "task": TASK,
+            "root_id": self.next.root or self.id,
+            "parent_id": self.next.parent,
+            "hostname": self._host,
+            "delivery_info": self._delivery,
+        }
         run = greenback.with_portal_run_sync(self.task.__trace__, self.id, [], {}, request)
-        await asyncio.create_task(run, context=contextvars.copy_context())  # what it sets, no other step sees
+        try:
+            await asyncio.create_task(run, context=contextvars.copy_context())  # what it sets, no other sees
+        except Exception:  # of who put something in the place of Celery's tracer
+            logger.exception("What is told of each task broke over %s; the step runs all the same.", self.id)
 
     def over(self) -> None:
         """The step is over; called when the next one, if there is one, has its record."""

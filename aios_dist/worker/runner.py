@@ -109,7 +109,7 @@ class Runner:
         onward: Carried | None = request
         while onward is not None:
             request = onward
-            work = self._work(request.next, Origin(request.id))
+            work = self._work(request.next, Origin(request.id, request.next.root))
             if self._writer.closing.is_set():
                 work.cancel("shutdown")  # nothing of it has begun
             told = False

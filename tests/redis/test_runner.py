@@ -767,6 +767,42 @@ async def test_a_lane_that_was_cancelled_gets_no_step_with_a_commit(
     assert await hand.names() == ["x/1"]
 
 
+@pytest.mark.usefixtures("requests")
+async def test_steps_without_a_ticket_keep_the_chain_of_the_tickets_in_whose_places_they_are(
+    bench: Bench, hand: Hand, slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await going_on(bench, slots)
+    told: list[dict[str, Any]] = []
+    worker.runner._task.__trace__ = lambda id, args, kwargs, request: told.append(request)
+    monkeypatch.setattr(ours, "heard", lambda: True)
+    plan = [two.job(id="x"), wide.job(id="y", count=2)]
+    await bench.fleet.submit_plan(fixed(plan), id="p")
+    await hand.redis("RPOP", f"{hand.config.name}.llm")
+    await bench.serve(worker)
+    await slots.over()
+    x1, y0, y1 = [(one["id"], one["root_id"], one["parent_id"]) for one in told]
+    assert (x1[1:], y0[1:]) == (("t", "t"), ("t", x1[0])), "in the places of tickets that were left out"
+    assert y1[1:] == ("t", x1[0]), "in the place of one that lay there, of the write before the last"
+
+
+@pytest.mark.usefixtures("requests")
+async def test_a_tracer_that_breaks_keeps_no_step_from_being_served(
+    bench: Bench, slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await going_on(bench, slots)
+
+    def breaks(*_: Any) -> None:
+        raise RuntimeError("of somebody's who put it in the place of Celery's")
+
+    worker.runner._task.__trace__ = breaks
+    monkeypatch.setattr(ours, "heard", lambda: True)
+    job = await bench.fleet.submit(two, id="x")
+    await bench.serve(worker)
+    await slots.over()
+    assert await job.result(timeout=0) == "re a, re b after re a"
+    assert worker.runner._without_ticket == {}
+
+
 async def test_a_worker_says_that_it_has_room_unless_half_of_it_is_taken_or_it_ends(
     bench: Bench, hand: Hand
 ) -> None:

@@ -4,7 +4,8 @@
 --   lanes: {lane, sought}, …: where it looks, in this order
 --   shy: the kin of workers to which the slot leaves what they may have room for; '': it leaves them nothing
 --   lists: what stands before a lane in the name of its list of tickets; form: a ticket, see ticket_of
--- returns: {what commit returns (its tickets are on their lists), lane, what claim returns}; lane: '' where nothing was claimed
+-- returns: {what commit returns (its tickets are on their lists), lane, what claim returns, ticket}; lane: '' where nothing was
+--   claimed; ticket: the one that was taken off for it, '' where one of this write was left out
 -- include: waiting, limits, sweep, mend
 -- verbs: commit, claim
 local asked = A
@@ -64,9 +65,9 @@ local function ticket_of(lane, job, step, n)
 end
 
 -- As many tickets as ready steps lack (see publish), less the one that the slot has used: else one that lies there is spent.
-local missing = {}
+local missing, taken = {}, ''
 if not spent and made_for(from) == 0 then
-  redis.pcall('RPOP', asked.lists .. from)
+  taken = redis.pcall('RPOP', asked.lists .. from)
   spent = true
 end
 for n = 1, #tickets, 3 do
@@ -87,4 +88,4 @@ end
 for n = #tickets, 1, -1 do
   tickets[n] = nil -- what is let in after this, the caller publishes
 end
-return { done, from, got or {} }
+return { done, from, got or {}, type(taken) == 'string' and taken or '' }
