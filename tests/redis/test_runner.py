@@ -240,10 +240,13 @@ async def test_a_claim_that_lets_others_in_publishes_their_tickets(bench: Bench,
     assert await tickets(hand) == 2, "y's, and that of the step that came with the commit"
 
 
+@pytest.mark.parametrize("apart", [False, True])
 async def test_the_next_member_of_a_plan_has_its_ticket_as_the_one_before_ends(
-    bench: Bench, hand: Hand
+    bench: Bench, hand: Hand, apart: bool
 ) -> None:
+    """``apart``: the outcome and its turn are two writes."""
     worker = await bench.worker()
+    worker.runner.turns.shared = lambda _: apart  # type: ignore[method-assign]
     await bench.fleet.submit_plan(fixed([wide.job(id=id, count=1) for id in "ab"]), id="p")
     await hand.redis("DEL", f"{hand.config.name}.llm")
     await bench.serve(worker)
@@ -773,7 +776,13 @@ async def test_steps_without_a_ticket_keep_the_chain_of_the_tickets_in_whose_pla
 ) -> None:
     worker = await going_on(bench, slots)
     told: list[dict[str, Any]] = []
-    worker.runner._task.__trace__ = lambda id, args, kwargs, request: told.append(request)
+    held: list[list[str]] = []
+
+    def tells(id: str, args: list[Any], kwargs: dict[str, Any], request: dict[str, Any]) -> None:
+        told.append(request)
+        held.append([claim.job + claim.step for claim, _ in worker.leases.held.values()])
+
+    worker.runner._task.__trace__ = tells
     monkeypatch.setattr(ours, "heard", lambda: True)
     plan = [two.job(id="x"), wide.job(id="y", count=2)]
     await bench.fleet.submit_plan(fixed(plan), id="p")
@@ -783,6 +792,7 @@ async def test_steps_without_a_ticket_keep_the_chain_of_the_tickets_in_whose_pla
     x1, y0, y1 = [(one["id"], one["root_id"], one["parent_id"]) for one in told]
     assert (x1[1:], y0[1:]) == (("t", "t"), ("t", x1[0])), "in the places of tickets that were left out"
     assert y1[1:] == ("t", x1[0]), "in the place of one that lay there, of the write before the last"
+    assert held == [["x1"], ["y0"], ["y1"]], "what is told of is renewed, and stopped where the worker ends"
 
 
 @pytest.mark.usefixtures("requests")
