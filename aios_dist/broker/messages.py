@@ -146,6 +146,15 @@ def ticket(lane: str, said: bytes) -> bytes:
     return msgspec.json.encode(message(lane, wanted.id, headers, tag=str(next(_tags))))
 
 
+def chain(said: bytes) -> tuple[str | None, str | None]:
+    """Root and parent of the task that a ticket would have been; of what is no valid one None."""
+    try:
+        found = _decode_ticket(said if len(said) <= LONGEST_TICKET else b"").headers
+    except (ValueError, RecursionError):
+        return None, None
+    return found.root_id or found.id, found.parent_id
+
+
 def is_news(said: bytes) -> bool:
     """Whether this can be Celery's remote control or an event; what cannot is counted as dropped."""
     try:
@@ -167,4 +176,4 @@ def why(exc: Exception) -> str:
     return str(exc)[:200]
 
 
-__all__ = ["SAY_EVERY_S", "Tally", "dropped", "is_news", "ticket", "why"]
+__all__ = ["SAY_EVERY_S", "Tally", "chain", "dropped", "is_news", "ticket", "why"]

@@ -255,12 +255,12 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
         whole = {"retention_ms": self._retention_ms}
         claims = whole | self._asks(onward.asks) if onward.asks is not None else None
         try:
-            done, lane, got = await self._run(
+            done, lane, got, ticket = await self._run(
                 "onward",
                 commit={**whole, **fields},
                 claim=claims,
                 lanes=[(lane, self._sought.get(lane, b"")) for lane in onward.lanes],
-                shy=int(onward.shy),
+                shy=onward.shy,
                 lists=onward.form.lists,
                 form=onward.form.ticket,
             )
@@ -271,9 +271,9 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
         if not lane or onward.asks is None:
             return advance
         next = await self._claimed(lane.decode(), onward.asks, got)
-        return msgspec.structs.replace(
-            advance, lane=lane.decode(), next=next if isinstance(next, Claim) else None
-        )
+        if not isinstance(next, Claim):
+            return advance
+        return msgspec.structs.replace(advance, lane=lane.decode(), next=next, ticket=ticket)
 
     async def advance(
         self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
@@ -522,9 +522,11 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
         found, next_, *counts = await self._run("walk", page=page, cursor=cursor, corrupt_outcome=CORRUPT)
         return Walked(_pairs(found), next_.decode(), *counts)
 
-    async def announce(self, info: WorkerInfo, models: dict[str, str], room: Sequence[str] = ()) -> None:
+    async def announce(
+        self, info: WorkerInfo, models: dict[str, str], room: Sequence[str] = (), kin: str = ""
+    ) -> None:
         """Say what a worker is and serves, and for steps of which lanes it has room: until the next time but
-        one, saturated workers leave it theirs."""
+        one, saturated workers of its kin leave it theirs."""
         info = msgspec.structs.replace(info, tells_who_waits=True)  # the verbs of this release do
         fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
         for model, lane in models.items():
@@ -543,7 +545,7 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
                 self._uses(info.seen_at),
                 *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
                 *(
-                    ("SET", self.keys.room(lane), info.id, "PX", int(2000 * self.config.renew))
+                    ("SET", self.keys.room(lane, kin), info.id, "PX", int(2000 * self.config.renew))
                     for lane in room
                 ),
             ]

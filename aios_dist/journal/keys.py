@@ -120,9 +120,9 @@ class Keys:
         """What steps of a lane need that the workers which met them do not have."""
         return f"{self.prefix}wanted:{lane}"
 
-    def room(self, lane: str) -> str:
-        """A worker that has room for steps of the lane; expires."""
-        return f"{self.prefix}room:{lane}"
+    def room(self, lane: str, kin: str) -> str:
+        """A worker of that kin that has room for steps of the lane; expires."""
+        return f"{self.prefix}room:{lane}|{kin}"
 
     def lane(self, name: str) -> str:
         """A lane's rules."""

@@ -285,19 +285,19 @@ class Onward(NamedTuple):
         form: of the tickets that the write calls for.
         lanes: where the slot that becomes free looks for its next step, in this order.
         asks: as whom; None: it takes none.
-        shy: it leaves alone what other workers have said that they have room for.
+        shy: the kin of workers to which it leaves what they have said that they have room for; "": to none.
     """
 
     form: Form
     lanes: Sequence[str] = ()
     asks: Asks | None = None
-    shy: bool = False
+    shy: str = ""
 
 
 class Advance(msgspec.Struct, frozen=True):
     """What ``commit`` or ``advance`` answered: the verb's status, outcomes so far, tickets to publish, and
     where the decision holds what the program has seen now; the lane and the claim that the slot goes on with,
-    where it was to look for one."""
+    where it was to look for one, and the ticket that was taken off for that, if one was."""
 
     status: str
     version: int
@@ -305,6 +305,7 @@ class Advance(msgspec.Struct, frozen=True):
     basis: str = ""
     lane: str = ""
     next: Claim | None = None
+    ticket: bytes = b""
 
 
 class Submitted(msgspec.Struct, frozen=True):

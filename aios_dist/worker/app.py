@@ -20,7 +20,14 @@ from aios_dist.config import Config, load
 from aios_dist.errors import AiosError
 from aios_dist.text import masking
 from aios_dist.worker import starting, steering
-from aios_dist.worker.telemetry import Dispatcher, StepRequest, answer_again, mask_replies, say_process
+from aios_dist.worker.telemetry import (
+    Dispatcher,
+    StepRequest,
+    answer_again,
+    mask_replies,
+    say_process,
+    steady,
+)
 from aios_dist.worker.work import Origin
 from aios_dist.worker.worker import Runtime
 
@@ -64,6 +71,7 @@ def worker_app(pool: str, *, slots: int | None = None, config: Config | None = N
 
     runtime.task = step
     StepRequest.claim_of = runtime.claim_of
+    steady()
 
     @signals.worker_shutting_down.connect(weak=False)
     def told_to_end(how: str = "", **_: Any) -> None:

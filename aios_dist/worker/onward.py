@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import greenback
@@ -31,11 +32,19 @@ from aios_dist.worker.shortages import Slots
 from aios_dist.worker.telemetry import not_consumed, shown
 from aios_dist.worker.work import Next, Work
 
+logger = logging.getLogger("aios_dist.onward")
+
 tracer = logging.getLogger("celery.app.trace")
 """Where Celery says of each ticket what has become of it."""
 
 LATE_S = 0.02
 """A loop that is so late has more than it can do: what others have room for is theirs."""
+
+
+def kin_of(models: Iterable[str], agents: Iterable[str], codes: Mapping[str, str]) -> str:
+    """Workers of the same can serve the same. What one of another kin is left, it may have to put back."""
+    served = repr((sorted(models), sorted(agents), sorted(codes.items())))
+    return hashlib.sha1(served.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 class Spare:
@@ -45,7 +54,12 @@ class Spare:
         slots: how many it may hold.
         busy: how many steps it holds.
         stillness: how late its loop is.
+
+    Attributes:
+        kin: what it serves, as it was announced last, see :func:`kin_of`.
     """
+
+    kin = ""
 
     def __init__(self, slots: Slots, busy: Callable[[], int], stillness: Stillness) -> None:
         self._slots = slots
@@ -57,10 +71,9 @@ class Spare:
         """There are more steps than slots, since these have become fewer."""
         return self._busy() > self._slots.now
 
-    @property
-    def room(self) -> bool:
-        """Half of the slots are free, and there is time for more."""
-        return 2 * self._busy() <= self._slots.now and self._stillness.late < LATE_S
+    def room(self, freed: int = 0) -> bool:
+        """Half of the slots are free, and there is time for more. ``freed``: those that are about to be."""
+        return 2 * (self._busy() - freed) <= self._slots.now and self._stillness.late < LATE_S
 
 
 class Onwards:
@@ -101,7 +114,8 @@ class Onwards:
         lanes = self._open() if over and not self._ends_with(work) else []
         if not lanes:
             return Onward(form)
-        return Onward(form, lanes, self.asks(random_name()), shy=not self._spare.room)
+        shy = "" if self._spare.room(freed=1) else self._spare.kin
+        return Onward(form, lanes, self.asks(random_name()), shy)
 
     def _ends_with(self, work: Work) -> bool:
         """The slot is not to go on."""
@@ -171,9 +185,19 @@ class Carried:
 
     async def traced(self) -> None:
         """Celery runs the step, as that of a ticket: it calls the task, and tells who listens of it."""
-        request = {"id": self.id, "task": TASK, "hostname": self._host, "delivery_info": self._delivery}
+        request = {
+            "id": self.id,
+            "task": TASK,
+            "root_id": self.next.root or self.id,
+            "parent_id": self.next.parent,
+            "hostname": self._host,
+            "delivery_info": self._delivery,
+        }
         run = greenback.with_portal_run_sync(self.task.__trace__, self.id, [], {}, request)
-        await asyncio.create_task(run, context=contextvars.copy_context())  # what it sets, no other step sees
+        try:
+            await asyncio.create_task(run, context=contextvars.copy_context())  # what it sets, no other sees
+        except Exception:  # of who put something in the place of Celery's tracer
+            logger.exception("What is told of each task broke over %s; the step runs all the same.", self.id)
 
     def over(self) -> None:
         """The step is over; called when the next one, if there is one, has its record."""

@@ -99,7 +99,9 @@ class Runner:
 
     def _work(self, next: Next, origin: Origin) -> Work:
         self._onwards.served(next.lane)
-        return Work(next.claim, origin, next.asked)
+        work = Work(next.claim, origin, next.asked)
+        self._leases.add(next.claim, work)  # at once: who is told of it first may take a while
+        return work
 
     def _carried(self, work: Work) -> Carried | None:
         return None if work.next is None else Carried(self._task, work.next)
@@ -109,7 +111,7 @@ class Runner:
         onward: Carried | None = request
         while onward is not None:
             request = onward
-            work = self._work(request.next, Origin(request.id))
+            work = self._work(request.next, Origin(request.id, request.next.root))
             if self._writer.closing.is_set():
                 work.cancel("shutdown")  # nothing of it has begun
             told = False
@@ -129,7 +131,6 @@ class Runner:
     async def _serve(self, work: Work) -> str:
         claim = work.claim
         self.works[work.origin.ticket or ""] = work
-        self._leases.add(claim, work)
         self._rows.started(claim)
         said = ""
         try:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from celery import bootsteps
+from celery.worker import state
 from celery.worker.control import Panel
 from celery.worker.request import Request
 from celery.worker.state import SOFTWARE_INFO
@@ -114,6 +116,21 @@ AGAIN = "aios_rows_again"
 """A word of remote control, to all workers: whoever listens to events has missed some."""
 
 AGAIN_EVERY_S = 0.5
+
+
+class Steady(weakref.WeakSet[Any]):
+    """A set that one thread may go through while another one changes it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        refs = list(self.data)  # type: ignore[attr-defined]  # in one go: no other thread comes between
+        return iter([item for ref in refs if (item := ref()) is not None])
+
+
+def steady() -> None:
+    """Celery goes through its sets of requests on its own thread (``inspect``, and where its connection
+    is lost: an error would end the worker then); steps begin and end on the loop of the pool."""
+    for requests in (state.active_requests, state.reserved_requests):
+        requests.__class__ = Steady
 
 
 class StepRequest(Request):

@@ -41,11 +41,14 @@ class Next(NamedTuple):
     Attributes:
         lane: where it was.
         asked: when the claim was sent, on the monotonic clock.
+        root, parent: of the Celery task that its ticket would have been.
     """
 
     claim: Claim
     lane: str
     asked: float
+    root: str | None = None
+    parent: str | None = None
 
 
 class Work:

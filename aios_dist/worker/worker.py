@@ -37,7 +37,7 @@ from aios_dist.worker.ending import Ending
 from aios_dist.worker.health import Health
 from aios_dist.worker.leases import Leases
 from aios_dist.worker.limits import Stillness
-from aios_dist.worker.onward import Onwards, Spare
+from aios_dist.worker.onward import Onwards, Spare, kin_of
 from aios_dist.worker.pool import Spawn
 from aios_dist.worker.providers import Provider, check_model, open_provider
 from aios_dist.worker.reconciler import Reconciler
@@ -315,8 +315,10 @@ class Runtime:
             codes={} if self._writer.closing.is_set() else codes(),
         )
         self._said = info
-        room = [] if not self._spare.room else [n for n in info.lanes if n not in info.cancelled]
-        await self.journal.announce(info, self.models(), room)
+        self._spare.kin = kin = kin_of(info.models, agents, info.codes)
+        has_room = self._spare.room() and not self._writer.closing.is_set()
+        room = [n for n in info.lanes if has_room and n not in info.cancelled]
+        await self.journal.announce(info, self.models(), room, kin)
 
     def resize(self, slots: int) -> None:
         """So many slots from now on; on the pool's loop."""

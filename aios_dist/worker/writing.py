@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aios_dist.broker.app import Tickets
+from aios_dist.broker.messages import chain
 from aios_dist.errors import AiosError, FleetUnavailable, JournalError
 from aios_dist.journal import Advance, Claim, Decision, Journal, Onward, Refusal, Ticket
 from aios_dist.journal.patience import Patience
@@ -152,7 +153,9 @@ class Writer:
             done = await self.insist(commit)
         point("committed")
         if done.next is not None:
-            work.next = Next(done.next, done.lane, asked)
+            parent, root = work.origin
+            ids = chain(done.ticket) if done.ticket else (root or parent, parent)
+            work.next = Next(done.next, done.lane, asked, *ids)
         await self.publish(done.tickets, work.origin)
         self._remember(decision)
         return done

@@ -14,6 +14,7 @@ from aios_dist.errors import FleetUnavailable, JournalError
 from aios_dist.journal import Advance, Asks, Claim, Decision, Onward, Ticket
 from aios_dist.model.jobs import JobState
 from tests.redis.conftest import Hand, decides, starts
+from tests.redis.test_work_of_a_slice import counted
 
 
 class Queue:
@@ -40,7 +41,7 @@ class Queue:
         found = await self.hand.redis("LRANGE", self.tickets.key(lane), 0, -1)
         return [json.loads(one)["headers"]["argsrepr"] for one in reversed(found)]
 
-    def onward(self, *lanes: str, token: str = "next", again: bool = False, shy: bool = False) -> Onward:
+    def onward(self, *lanes: str, token: str = "next", again: bool = False, shy: str = "") -> Onward:
         """A slot that looks there."""
         return Onward(self.tickets.form("t0", "r0"), lanes or ("llm",), Asks("w1", token, again=again), shy)
 
@@ -132,17 +133,39 @@ async def test_where_the_turn_is_still_to_be_run_nothing_is_claimed(
     assert (done.status, named(done)) == ("turn", "")
     assert await queue.said() == ["['b', '0']"]
     assert len(await queue.said("turns")) == (not turn_here), "whoever has the program runs it"
+    done = await hand.commit(claim, turn_here=turn_here, onward=queue.onward(again=True))
+    assert (done.status, named(done)) == ("mine", ""), "nor where the answer to that was lost"
 
 
 async def test_a_lost_answer_is_asked_for_again_and_is_the_same_claim(hand: Hand, queue: Queue) -> None:
     claim = await begun(hand, queue, "a", "b")
-    first = await queue.commit(claim, decides(1, 1, "more"))
+    first = await queue.commit(claim, decides(1, 1, "more"), "turns", "llm")
     said = await queue.said()
-    second = await queue.commit(claim, decides(1, 1, "more"), again=True)
+    second = await queue.commit(claim, decides(1, 1, "more"), "turns", "llm", again=True)
     assert second.status == "mine"
-    assert second.next == first.next
+    assert (second.next, second.lane) == (first.next, "llm")
     assert await queue.said() == said
     await hand.look()
+
+
+async def test_where_the_lost_answer_was_that_there_is_none_there_is_none(hand: Hand, queue: Queue) -> None:
+    claim = await begun(hand, queue, "a", "b")
+    await queue.pop()  # another worker, that is about to claim
+    for again in (False, True):
+        done = await queue.commit(claim, decides(1, 1, ends=JobState.DONE), again=again)
+        assert named(done) == ""
+    assert await hand.names() == ["b/0"]
+
+
+async def test_when_redis_is_back_a_commit_costs_no_look_at_all_leases(hand: Hand, queue: Queue) -> None:
+    """Hundreds ask again then, of a fleet that has thousands."""
+    async with counted(hand.journal) as seen:
+        for job, again in (("a", False), ("x", True)):
+            claim = await begun(hand, queue, job)
+            done = await queue.commit(claim, decides(1, 1, "more"), "empty", "llm", token=job, again=again)
+            assert named(done) == f"{job}/1"
+    first, second = [count for verb, count in seen if verb == "onward"]
+    assert second == first
 
 
 async def test_an_answer_that_never_came_to_redis_is_as_the_first_time(hand: Hand, queue: Queue) -> None:
@@ -166,21 +189,22 @@ async def test_lanes_are_looked_at_in_the_order_in_which_they_are_named(hand: Ha
     assert named(done) == "", "it was told of no other"
 
 
-@pytest.mark.parametrize(("room", "goes_on"), [("w2", ""), ("w1", "b/0"), (None, "b/0")])
+@pytest.mark.parametrize(
+    ("room", "kin", "goes_on"), [("w2", "kin", ""), ("w1", "kin", "b/0"), ("w2", "other", "b/0")]
+)
 async def test_a_saturated_worker_leaves_to_others_what_they_have_room_for(
-    hand: Hand, queue: Queue, room: str | None, goes_on: str
+    hand: Hand, queue: Queue, room: str, kin: str, goes_on: str
 ) -> None:
     claim = await begun(hand, queue, "a", "b")
-    if room is not None:
-        await hand.redis("SET", hand.keys.room("llm"), room, "PX", 60_000)
-    done = await queue.commit(claim, decides(1, 1, "more"), shy=True)
+    await hand.redis("SET", hand.keys.room("llm", kin), room, "PX", 60_000)
+    done = await queue.commit(claim, decides(1, 1, "more"), shy="kin")
     assert named(done) == goes_on
     assert len(await queue.said()) == len(await hand.names()) == (1 if goes_on else 2)
 
 
 async def test_one_that_is_not_saturated_goes_on(hand: Hand, queue: Queue) -> None:
     claim = await begun(hand, queue, "a", "b")
-    await hand.redis("SET", hand.keys.room("llm"), "w2", "PX", 60_000)
+    await hand.redis("SET", hand.keys.room("llm", "kin"), "w2", "PX", 60_000)
     assert named(await queue.commit(claim, decides(1, 1, "more"))) == "b/0"
 
 

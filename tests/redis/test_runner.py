@@ -36,9 +36,9 @@ from aios_dist.policies import Past, Rank
 from aios_dist.program import replay, waits
 from aios_dist.worker import onward, spool
 from aios_dist.worker import runner as ours
-from aios_dist.worker.onward import Onwards
+from aios_dist.worker.onward import Onwards, kin_of
 from aios_dist.worker.rows import Rows
-from aios_dist.worker.work import Origin
+from aios_dist.worker.work import Origin, Work
 from aios_dist.worker.worker import Runtime
 from aios_dist.worker.writing import _beyond
 from tests.found import files
@@ -239,10 +239,13 @@ async def test_a_claim_that_lets_others_in_publishes_their_tickets(bench: Bench,
     assert await tickets(hand) == 2, "y's, and that of the step that came with the commit"
 
 
+@pytest.mark.parametrize("apart", [False, True])
 async def test_the_next_member_of_a_plan_has_its_ticket_as_the_one_before_ends(
-    bench: Bench, hand: Hand
+    bench: Bench, hand: Hand, apart: bool
 ) -> None:
+    """``apart``: the outcome and its turn are two writes."""
     worker = await bench.worker()
+    worker.runner.turns.shared = lambda _: apart  # type: ignore[method-assign]
     await bench.fleet.submit_plan(fixed([wide.job(id=id, count=1) for id in "ab"]), id="p")
     await hand.redis("DEL", f"{hand.config.name}.llm")
     await bench.serve(worker)
@@ -764,6 +767,90 @@ async def test_a_lane_that_was_cancelled_gets_no_step_with_a_commit(
     await bench.serve(worker)
     assert slots.tasks == []
     assert await hand.names() == ["x/1"]
+
+
+@pytest.mark.usefixtures("requests")
+async def test_steps_without_a_ticket_keep_the_chain_of_the_tickets_in_whose_places_they_are(
+    bench: Bench, hand: Hand, slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await going_on(bench, slots)
+    told: list[dict[str, Any]] = []
+    held: list[list[str]] = []
+
+    def tells(id: str, args: list[Any], kwargs: dict[str, Any], request: dict[str, Any]) -> None:
+        told.append(request)
+        held.append([claim.job + claim.step for claim, _ in worker.leases.held.values()])
+
+    worker.runner._task.__trace__ = tells
+    monkeypatch.setattr(ours, "heard", lambda: True)
+    plan = [two.job(id="x"), wide.job(id="y", count=2)]
+    await bench.fleet.submit_plan(fixed(plan), id="p")
+    await hand.redis("RPOP", f"{hand.config.name}.llm")
+    await bench.serve(worker)
+    await slots.over()
+    x1, y0, y1 = [(one["id"], one["root_id"], one["parent_id"]) for one in told]
+    assert (x1[1:], y0[1:]) == (("t", "t"), ("t", x1[0])), "in the places of tickets that were left out"
+    assert y1[1:] == ("t", x1[0]), "in the place of one that lay there, of the write before the last"
+    assert held == [["x1"], ["y0"], ["y1"]], "what is told of is renewed, and stopped where the worker ends"
+
+
+@pytest.mark.usefixtures("requests")
+async def test_a_tracer_that_breaks_keeps_no_step_from_being_served(
+    bench: Bench, slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await going_on(bench, slots)
+
+    def breaks(*_: Any) -> None:
+        raise RuntimeError("of somebody's who put it in the place of Celery's")
+
+    worker.runner._task.__trace__ = breaks
+    monkeypatch.setattr(ours, "heard", lambda: True)
+    job = await bench.fleet.submit(two, id="x")
+    await bench.serve(worker)
+    await slots.over()
+    assert await job.result(timeout=0) == "re a, re b after re a"
+    assert worker.runner._without_ticket == {}
+
+
+async def test_a_worker_says_that_it_has_room_unless_half_of_it_is_taken_or_it_ends(
+    bench: Bench, hand: Hand
+) -> None:
+    worker = await bench.worker()
+    said = hand.keys.room("llm", worker._spare.kin)
+
+    async def says() -> bool:
+        await hand.redis("DEL", said)
+        await worker._announce()
+        return bool(await hand.redis("EXISTS", said))
+
+    worker.runner.hung.update(object() for _ in range(2))  # type: ignore[misc]
+    assert await says(), "2 of 4"
+    worker.runner.hung.add(object())  # type: ignore[arg-type]
+    assert not await says(), "3 of 4"
+    worker.runner.hung.clear()
+    worker._writer.closing.set()
+    assert not await says()
+
+
+@pytest.mark.parametrize(("slots", "busy", "shy"), [(1, 1, False), (8, 5, False), (8, 6, True)])
+async def test_a_slot_that_looks_for_its_next_step_counts_as_free(
+    bench: Bench, slots: int, busy: int, shy: bool
+) -> None:
+    worker = await bench.worker(onward=True)
+    worker._slots.resize(slots, 0)
+    worker.runner.hung.update(object() for _ in range(busy))  # type: ignore[misc]
+    await bench.fleet.submit(two, id="x")
+    work = Work(await worker.journal.claim("llm", "w"), Origin("t"))  # type: ignore[arg-type]
+    assert bool(worker.runner._onwards.after(work).shy) is shy
+    worker.runner.hung.clear()
+
+
+def test_workers_that_serve_the_same_are_of_one_kin() -> None:
+    one = kin_of(["m", "n"], ["a"], {"a": "1"})
+    assert one == kin_of(["n", "m"], ["a"], {"a": "1"})
+    assert one != kin_of(["m"], ["a"], {"a": "1"})
+    assert one != kin_of(["m", "n"], ["a", "b"], {"a": "1"})
+    assert one != kin_of(["m", "n"], ["a"], {"a": "2"})
 
 
 def test_the_lane_that_was_served_last_comes_last(bench: Bench) -> None:

@@ -18,7 +18,9 @@ LONG = "a" * 128
 
 
 @pytest.mark.parametrize(
-    "made", [ids.of_job(LONG), ids.of_plan(), ids.of_member("p", 999_999), ids.of_fork(LONG)]
+    "made",
+    [ids.of_job(LONG), ids.of_plan(), ids.of_member("p", 999_999), ids.of_fork(LONG)],
+    ids=["job", "plan", "member", "fork"],
 )
 def test_what_we_make_can_be_given_again_and_names_no_shard(made: str) -> None:
     assert NAME.fullmatch(made)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.worker import state
 
 from aios_dist import ToolError, agent, llm, tool
 from aios_dist.config import Config
@@ -22,7 +23,7 @@ from aios_dist.journal.patience import Patience
 from aios_dist.model.calls import LLMResponse, Usage
 from aios_dist.model.jobs import JobRecord, Kind, Outcome, decode
 from aios_dist.program.replay import Replay
-from aios_dist.worker import programs, spool, tools
+from aios_dist.worker import programs, spool, telemetry, tools
 from aios_dist.worker.background import Background
 from aios_dist.worker.ending import OVERDUE
 from aios_dist.worker.health import Health, most_lost, resident_bytes
@@ -571,3 +572,22 @@ def test_a_worker_begins_anew_in_the_same_process() -> None:
     done = life("end.again = 'too old'; sys.orig_argv.append('again'); end.begin(); end.end(0, 0)")
     assert (done.returncode, done.stdout) == (0, "second life\n")
     assert "begins anew: too old" in done.stderr
+
+
+def test_celery_may_go_through_its_requests_while_a_step_begins_or_ends() -> None:
+    class Request:
+        id = name = "one"
+
+    before, meanwhile = Request(), Request()
+    telemetry.steady()
+    try:
+        for requests in (state.reserved_requests, state.active_requests):
+            requests.add(before)
+            going = iter(requests)
+            state.task_reserved(meanwhile)
+            state.task_accepted(meanwhile)
+            assert list(going) == [before]
+            state.task_ready(meanwhile)
+            assert list(requests) == [before]
+    finally:
+        state.reset_state()

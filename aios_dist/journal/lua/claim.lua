@@ -1,6 +1,6 @@
 -- claim: the best ready step of a lane that may run, leased to a worker.
 -- ARGV 1: lane, worker, token, again, models, agents, codes, sought, unsought, lease_us, retention_ms, budget_outcome
---   token: random, of this claim alone; again: 1 where the answer to the same claim was lost
+--   token: random, of this claim alone; again: 1 where the answer to the same claim was lost, 2 where that is all that is asked for
 --   models, agents: what the worker can serve; nil: everything
 --   codes: the code that it has of each agent; nil: whatever is asked for
 --   sought, unsought: where its look at what others could not serve goes on ("": at the first), and over how many kinds, if not all
@@ -57,7 +57,7 @@ local function facts_of(job, step) return redis.call('HMGET', key('job', job), '
 
 -- The answer to a claim may be lost on its way, and the step be leased all the same: the caller asks again under the same token
 -- and gets what it has, or would let it run out.
-if A.again == 1 then -- rare: a look at all leases is cheaper than a book of claims
+if A.again > 0 then -- rare: a look at all leases is cheaper than a book of claims
   for _, lease in ipairs(redis.call('ZRANGE', P .. 'leases', 0, -1)) do
     local job, step, token = split_lease(lease)
     if token == A.token then
@@ -70,6 +70,7 @@ if A.again == 1 then -- rare: a look at all leases is cheaper than a book of cla
       end
     end
   end
+  if A.again == 2 then return { tickets, '', sought, 0 } end
 end
 
 -- Whether this worker can serve the step. Data agents need no code.

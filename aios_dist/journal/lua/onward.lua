@@ -2,9 +2,10 @@
 -- ARGV 1: commit, claim, lanes, shy, lists, form, retention_ms
 --   commit, claim: what these verbs take; of a claim all but its lane and `sought`, and nil where the slot takes nothing
 --   lanes: {lane, sought}, …: where it looks, in this order
---   shy: 1 where the slot leaves to others what they may have room for
+--   shy: the kin of workers to which the slot leaves what they may have room for; '': it leaves them nothing
 --   lists: what stands before a lane in the name of its list of tickets; form: a ticket, see ticket_of
--- returns: {what commit returns (its tickets are on their lists), lane, what claim returns}; lane: '' where nothing was claimed
+-- returns: {what commit returns (its tickets are on their lists), lane, what claim returns, ticket}; lane: '' where nothing was
+--   claimed; ticket: the one that was taken off for it, '' where one of this write was left out
 -- include: waiting, limits, sweep, mend
 -- verbs: commit, claim
 local asked = A
@@ -27,23 +28,26 @@ local function made_for(lane)
 end
 
 -- A slot goes on with what nobody has taken a ticket for: who has one comes for the step, and may be idle. And with nothing, where
--- the outcome's own turn is still to be run. Where the answer to the same was lost, with what it got then.
+-- the outcome's own turn is still to be run. Where the answer to the same was lost, with what it got then, and no other: unless this
+-- call has written the outcome, so that there was none before it (when Redis is back, hundreds ask again, and a look costs all leases).
+local WRITTEN = { advanced = true, ended = true, paused = true }
 local from, got, spent = '', nil, true
 if asked.claim and done[1] ~= 'turn' then
-  local again, leases = asked.claim.again == 1, redis.call('ZCARD', P .. 'leases')
+  local again = asked.claim.again == 1 and not WRITTEN[done[1]]
+  asked.claim.again = again and 2 or 0
   for _, one in ipairs(asked.lanes) do
     local lane = one[1]
-    local room = asked.shy == 1 and redis.call('GET', key('room', lane))
+    local room = asked.shy ~= '' and redis.pcall('GET', key('room', lane .. '|' .. asked.shy))
     local others = room and room ~= asked.claim.worker
     if again or (not others and not exhausted() and made_for(lane) + (lying(lane) or 0) > 0) then
       A = asked.claim
       A.lane, A.sought = lane, one[2]
       got = claim()
       if #got > 4 then
-        from, spent = lane, redis.call('ZCARD', P .. 'leases') == leases
+        from, spent = again and head(got[2], got[3])[H.lane] or lane, again
         let_in_freed()
-        break
       end
+      if again or from ~= '' then break end
     end
   end
   A = asked.commit
@@ -61,9 +65,9 @@ local function ticket_of(lane, job, step, n)
 end
 
 -- As many tickets as ready steps lack (see publish), less the one that the slot has used: else one that lies there is spent.
-local missing = {}
+local missing, taken = {}, ''
 if not spent and made_for(from) == 0 then
-  redis.pcall('RPOP', asked.lists .. from)
+  taken = redis.pcall('RPOP', asked.lists .. from)
   spent = true
 end
 for n = 1, #tickets, 3 do
@@ -84,4 +88,4 @@ end
 for n = #tickets, 1, -1 do
   tickets[n] = nil -- what is let in after this, the caller publishes
 end
-return { done, from, got or {} }
+return { done, from, got or {}, type(taken) == 'string' and taken or '' }
