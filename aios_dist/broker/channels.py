@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from queue import Empty
@@ -16,6 +17,8 @@ from kombu.transport import redis as of_kombu
 
 from aios_dist.broker.addresses import Tcp, Tls
 from aios_dist.broker.messages import dropped, is_news, ticket, why
+
+logger = logging.getLogger("aios_dist.broker")
 
 LONGEST_PAUSE_S = 2
 """Between two tries to reach a Redis that is away."""
@@ -67,6 +70,7 @@ class _Guard:
     """Put before a channel of kombu's."""
 
     connection_errors: tuple[type[BaseException], ...]
+    ResponseError: type[Exception]
     sweeps = True
     """What other processes have left in kombu's book of queues is looked for: an option of the transport."""
 
@@ -86,6 +90,14 @@ class _Guard:
         deadlines = deadlines.removeprefix(self.global_keyprefix)  # type: ignore[attr-defined]
         client.zadd(deadlines, {exchange: seconds * 1000 + micros // 1000 + ttl_ms}, gt=True)
         client.sadd(table, member)
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Kombu's own, which tells of a refusal with a traceback: a Redis that is full refuses it, and the
+        worker says that in a sentence. The next time will do."""
+        try:
+            super().maybe_refresh_binding_expiry()  # type: ignore[misc]
+        except self.ResponseError as exc:
+            logger.debug("The queues' places in kombu's book are kept at the next time: %s", exc)
 
     def sweep_bindings(self, limit: int = 100) -> int:
         """Kombu's own, by a script: of workers only."""

@@ -49,6 +49,11 @@ def message(lane: str, id: str, headers: dict[str, str], tag: str) -> dict[str, 
     }
 
 
+def arguments(job: str, step: str) -> str:
+    """A step, as people see it in the place of a task's arguments (the verb ``onward`` writes the same)."""
+    return f"['{job}', '{step}']"
+
+
 class Tickets:
     """Makes the Redis commands that put tickets on their lanes."""
 
@@ -67,7 +72,7 @@ class Tickets:
             root, parent: Celery ids of the chain's first ticket and of the one before, for Flower.
         """
         id = secrets.token_hex(8)
-        said = f"['{ticket.job}', '{ticket.step}']"
+        said = arguments(ticket.job, ticket.step)
         return ("LPUSH", self.key(ticket.lane), _encoded(ticket.lane, id, said, root, parent))
 
     def form(self, parent: str | None = None, root: str | None = None) -> Form:
@@ -112,4 +117,4 @@ def depth_commands(config: Config, lanes: Iterable[str]) -> list[tuple[str, str]
     return [("LLEN", f"{prefix}{lane}") for lane in lanes]
 
 
-__all__ = ["NO_ARGUMENTS", "TASK", "Tickets", "depth_commands", "keyprefix", "message"]
+__all__ = ["NO_ARGUMENTS", "TASK", "Tickets", "arguments", "depth_commands", "keyprefix", "message"]

@@ -20,7 +20,7 @@ from celery import Task, signals
 from celery.app import trace
 from celery.worker import state
 
-from aios_dist.broker.app import TASK, Tickets
+from aios_dist.broker.tickets import TASK, Tickets
 from aios_dist.journal import Asks, Onward
 from aios_dist.journal.records import random_name
 from aios_dist.program.agents import codes, registered

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
-from aios_dist.broker.app import Tickets
 from aios_dist.broker.messages import SAY_EVERY_S, Tally
+from aios_dist.broker.tickets import Tickets
 from aios_dist.config import Config
 from aios_dist.journal import Journal, Ticket
 from aios_dist.worker.leases import Outage

@@ -20,6 +20,7 @@ from celery.worker.control import Panel
 from celery.worker.request import Request
 from celery.worker.state import SOFTWARE_INFO
 
+from aios_dist.broker.tickets import arguments
 from aios_dist.journal import Claim
 from aios_dist.text.masking import hide_in
 
@@ -150,7 +151,7 @@ class StepRequest(Request):
 
 def shown(claim: Claim) -> dict[str, str]:
     """What ``inspect active`` has of a step."""
-    return {"args": f"['{claim.job}', '{claim.step}']", "kwargs": "{}"}
+    return {"args": arguments(claim.job, claim.step), "kwargs": "{}"}
 
 
 def answer_again(tell: Callable[[], int]) -> None:

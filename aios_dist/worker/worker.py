@@ -19,7 +19,7 @@ from celery.worker import state
 
 from aios_dist import policies
 from aios_dist.broker import messages
-from aios_dist.broker.app import Tickets
+from aios_dist.broker.tickets import Tickets
 from aios_dist.config import FILES_BESIDE_CALLS, Config, PoolConfig
 from aios_dist.errors import FleetUnavailable, RedisUnfit
 from aios_dist.journal import Claim, Journal, WorkerInfo

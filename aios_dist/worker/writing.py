@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aios_dist.broker.app import Tickets
 from aios_dist.broker.messages import chain
+from aios_dist.broker.tickets import Tickets
 from aios_dist.errors import AiosError, FleetUnavailable, JournalError
 from aios_dist.journal import Advance, Claim, Decision, Journal, Onward, Refusal, Ticket
 from aios_dist.journal.patience import Patience

@@ -158,7 +158,7 @@ BUGS: tuple[Change, ...] = (
     Change("what others can serve is forgotten", "_limits", "  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)\n", ""),
     Change("a worker gets what it cannot serve", "claim", "if not serves(s.job, h, s.facts) then", "if not serves(h, s.facts) and h[H.attempt] > 0 then"),
     Change("what waits for those who can is behind", "claim", "while not top and looked < MOST_LOOKED and bring() do", "while false do"),
-    Change("a claim that is asked for again is another", "claim", "if A.again == 1 then", "if A.again == 2 then"),
+    Change("a claim that is asked for again is another", "claim", "if A.again > 0 then", "if A.again > 1 then"),
     Change("a call that is regained is counted twice", "_limits", "if fresh == 1 then add", "if true then add"),
     Change("what is ahead of its counter stays there", "_order", "elseif amount < 0 then", "elseif false then"),
     Change("models that hold are forgotten when rules change again", "_gather", "      if #sets == some then redis.call('ZREM', holds, model) end",

@@ -12,6 +12,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+import aiohttp
+import anyio
+import greenback
+import httpx2
 import pytest
 
 from aios_dist.errors import InvalidInput
@@ -22,13 +26,7 @@ from aios_dist.program import turns
 from aios_dist.program.commands import gather, llm
 from aios_dist.program.replay import Replay
 from aios_dist.text.tracebacks import user_traceback
-
-anthropic = pytest.importorskip("anthropic")
-anyio = pytest.importorskip("anyio")
-aiohttp = pytest.importorskip("aiohttp")
-greenback = pytest.importorskip("greenback")
-httpx2 = pytest.importorskip("httpx2")
-openai = pytest.importorskip("openai")
+from tests.sdks import anthropic, openai
 
 Body = Callable[[], Coroutine[Any, Any, Any]]
 SENTENCE = r"^The agent awaited .*awaits only llm\(\), tool\(\), gather\(\), sleep\(\) and signal\(\)"

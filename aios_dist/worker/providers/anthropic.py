@@ -242,13 +242,9 @@ class AnthropicCodec(Codec):
         body: dict[str, Any] = {"max_tokens": MAX_TOKENS, "stream": self.config.stream, **self.config.options}
         body["model"] = self.model
         body["messages"], system = to_anthropic.messages(request.messages, left_out)
-        for field in ("temperature", "max_tokens", "tools"):
-            value = getattr(request, field)
-            if value is not None:
-                body[field] = value
         if system:
             body["system"] = system
-        body.update(request.extra)
+        self.say(body, request, ("temperature", "max_tokens", "tools"))
         to_anthropic.options(body, left_out)
         if "tools" not in body and (called := to_anthropic.tools_of(body["messages"])):
             body["tools"], body["tool_choice"] = called, {"type": "none"}

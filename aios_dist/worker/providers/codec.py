@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -37,6 +37,9 @@ from aios_dist.worker.providers.replies import (
     TooLarge,
 )
 from aios_dist.worker.providers.waits import ASK_AGAIN
+
+FIELDS = ("temperature", "max_tokens", "tools", "response_format")
+"""Of a request, that are options of OpenAI's by the same names."""
 
 NO_KEY = "none"
 """Sent where a server of one's own asks for no key: some want one and take any, as the SDKs insist on one."""
@@ -167,6 +170,15 @@ class Codec(ABC):
             queries.append(urlencode([pair for name in query for pair in _pairs(name, query[name])]))
         url = "?".join(filter(None, (self._base + path, "&".join(filter(None, queries)))))
         return Asked(url, headers, msgspec.json.encode(body), streams, tuple(left_out))
+
+    @staticmethod
+    def say(body: dict[str, Any], request: LLMRequest, fields: Sequence[str] = FIELDS) -> None:
+        """Write over the model's options what a call itself says: its fields, over them its ``extra``."""
+        for field in fields:
+            value = getattr(request, field)
+            if value is not None:
+                body[field] = value
+        body.update(request.extra)
 
     def place_of(self, body: dict[str, Any]) -> str:
         """The path of a request, and behind a ``?`` what the protocol has in its query.

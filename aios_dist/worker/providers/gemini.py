@@ -207,11 +207,7 @@ class GeminiCodec(Codec):
                 arguments are not a JSON object.
         """
         body: dict[str, Any] = {"stream": self.config.stream, **self.config.options}
-        for field in ("temperature", "max_tokens", "tools", "response_format"):
-            value = getattr(request, field)
-            if value is not None:
-                body[field] = value
-        body.update(request.extra)
+        self.say(body, request)
         to_gemini.options(body, left_out)
         body["contents"], system = to_gemini.contents(request.messages, left_out)
         if system:

@@ -380,11 +380,7 @@ class OpenAICodec(Codec):
         itself = self.config.base_url is None
         told = to_openai.messages(request.messages, left_out, itself, self._refused)
         body |= {"model": self.model, "messages": told}
-        for field in ("temperature", "max_tokens", "tools", "response_format"):
-            value = getattr(request, field)
-            if value is not None:
-                body[field] = value
-        body.update(request.extra)
+        self.say(body, request)
         to_openai.options(body, itself, left_out)
         if body["stream"]:
             body.setdefault("stream_options", {"include_usage": True})

@@ -249,11 +249,7 @@ class ResponsesCodec(Codec):
             BadRequest: content that has no counterpart there.
         """
         body: dict[str, Any] = {"stream": self.config.stream, **self.config.options, "model": self.model}
-        for field in ("temperature", "max_tokens", "tools", "response_format"):
-            value = getattr(request, field)
-            if value is not None:
-                body[field] = value
-        body.update(request.extra)
+        self.say(body, request)
         to_responses.options(body, left_out)
         stored = body.get("store") is not False
         body["input"] = to_responses.items(request.messages, stored, left_out)

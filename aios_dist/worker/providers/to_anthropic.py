@@ -10,10 +10,15 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
-from aios_dist.errors import BadRequest
-from aios_dist.worker.providers.translating import DATA_URL, KNOWN, Json, first_form, leave_out, says
+from aios_dist.worker.providers.translating import (
+    DATA_URL,
+    KNOWN,
+    Json,
+    first_form,
+    function_of,
+    leave_out,
+    says,
+)
 from aios_dist.worker.providers.translating import unsayable as _unsayable
 
 ONLY_OPENAI = (
@@ -290,15 +295,5 @@ def _is_results(content: Any) -> bool:
 
 
 def _tool_use(call: Json) -> Json:
-    if call.get("type") == "custom":
-        raise unsayable("calls of tools of the type 'custom'")
-    function = call.get("function") or {}
-    try:
-        arguments = msgspec.json.decode(function.get("arguments") or "{}", type=dict[str, Any])
-    except msgspec.DecodeError:
-        raise BadRequest(
-            f"the arguments of the tool call {call.get('id')!r} are not a JSON object, as anthropic insists.",
-            provider="anthropic",
-            unsayable=True,
-        ) from None
-    return {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": arguments}
+    name, arguments = function_of("anthropic", call)
+    return {"type": "tool_use", "id": call.get("id"), "name": name, "input": arguments}

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.errors import BadRequest
 from aios_dist.worker.providers import to_openai
 from aios_dist.worker.providers.translating import (
     DATA_URL,
@@ -23,6 +22,7 @@ from aios_dist.worker.providers.translating import (
     Edited,
     Json,
     first_form,
+    function_of,
     leave_out,
     says,
     text_of_part,
@@ -331,18 +331,8 @@ def unsigned(conversation: list[Json], anew: bool) -> list[Json]:
 
 def _call(call: Mapping[str, Any]) -> Json:
     """A call as a part; with the signature that Google's server of OpenAI's protocol gave it."""
-    if call.get("type") == "custom":
-        raise unsayable("calls of tools of the type 'custom'")
-    function = call.get("function") or {}
-    try:
-        arguments = msgspec.json.decode(function.get("arguments") or "{}", type=dict[str, Any])
-    except msgspec.DecodeError:
-        raise BadRequest(
-            f"the arguments of the tool call {call.get('id')!r} are not a JSON object, as gemini insists.",
-            provider="gemini",
-            unsayable=True,
-        ) from None
-    made: Json = {"functionCall": {"id": call.get("id"), "name": function.get("name"), "args": arguments}}
+    name, arguments = function_of("gemini", call)
+    made: Json = {"functionCall": {"id": call.get("id"), "name": name, "args": arguments}}
     google = (call.get("extra_content") or {}).get("google")
     if isinstance(google, Mapping) and (signature := google.get("thought_signature")):
         made["thoughtSignature"] = signature

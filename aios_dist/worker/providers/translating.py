@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from aios_dist.errors import BadRequest
 
 Json = dict[str, Any]
@@ -44,6 +46,27 @@ def leave_out(what: str, left_out: list[str]) -> None:
     """Note it, once."""
     if what not in left_out:
         left_out.append(what)
+
+
+def function_of(provider: str, call: Mapping[str, Any]) -> tuple[Any, Json]:
+    """Name and arguments of a tool call.
+
+    Raises:
+        BadRequest: it is of another type, or its arguments are not a JSON object.
+    """
+    if call.get("type") == "custom":
+        raise unsayable(provider, "calls of tools of the type 'custom'")
+    function = call.get("function") or {}
+    try:
+        arguments = msgspec.json.decode(function.get("arguments") or "{}", type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise BadRequest(
+            f"the arguments of the tool call {call.get('id')!r} are not a JSON object, as {provider} "
+            "insists.",
+            provider=provider,
+            unsayable=True,
+        ) from None
+    return function.get("name"), arguments
 
 
 def text_of_part(part: Mapping[str, Any], left_out: list[str]) -> str:
