@@ -14,6 +14,7 @@ from aios_dist.config import Config, PoolConfig
 from aios_dist.config.redis_urls import address
 
 POOL = "aios_dist.worker.pool:AsyncioPool"
+CONSUMER = "aios_dist.worker.consumer:Consumer"
 
 
 def broker_url(redis_url: str) -> str:
@@ -93,7 +94,7 @@ def make_app(
     lanes = pool.lanes if pool else config.lane_names()
     app.conf.task_queues = [Queue(lane, routing_key=lane) for lane in lanes]
     if pool is not None:
-        app.conf.update(worker_pool=POOL, worker_concurrency=pool.slots)
+        app.conf.update(worker_pool=POOL, worker_consumer=CONSUMER, worker_concurrency=pool.slots)
     return app
 
 

@@ -249,7 +249,9 @@ def _as_function(function: Any, name: str | None) -> Any:
         kind = "partial" if partial else type(function).__name__
         raise InvalidInput(f"A {kind} has no name of its own; give it one: agent({kind}(…), name=…).")
 
-    code = {id(one): one for one in (inner, getattr(function, "func", None))}  # it may be a partial of an agent
+    code = {
+        id(one): one for one in (inner, getattr(function, "func", None))
+    }  # it may be a partial of an agent
 
     async def called(*args: Any, **kwargs: Any) -> Any:
         fresh = own(function, code)[0] if partial else function

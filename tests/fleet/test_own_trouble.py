@@ -116,6 +116,26 @@ def test_answers_that_came_while_a_worker_was_stopped_are_used(scene: Scene, llm
     assert "stood still for" in member.log.read_text()
 
 
+def test_a_worker_that_loses_its_line_while_no_file_can_be_opened_waits(scene: Scene, llm: FakeLLM) -> None:
+    llm.script(latency=0.1)
+    member = scene.machine.worker("few")
+    scene.submit(1, "few")[0].result(timeout=20)
+    soft, hard = resource.prlimit(member.pid, resource.RLIMIT_NOFILE)
+    before = member.log.read_text().count("The connection to Redis waits for a file")
+    resource.prlimit(member.pid, resource.RLIMIT_NOFILE, (3, hard))  # all of these are taken
+    try:
+        scene.wire.cut()
+        wait_for(lambda: member.log.read_text().count("The connection to Redis waits for a file") > before)
+        jobs = scene.submit(3, "few")
+    finally:
+        resource.prlimit(member.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    for job in jobs:
+        job.result(timeout=40)
+    assert called(llm, *jobs) == once_each(jobs)
+    assert scene.machine.worker("few").pid == member.pid
+    assert "Aborting" not in member.log.read_text()
+
+
 def test_a_worker_without_files_calls_less_and_blames_nobody(scene: Scene, llm: FakeLLM) -> None:
     llm.script(latency=0.3)
     member = scene.machine.worker("few")
