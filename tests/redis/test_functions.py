@@ -332,6 +332,27 @@ async def test_a_library_that_nobody_has_announced_for_long_is_dropped(
     assert await hand.members(hand.keys.libraries) == {mine}
 
 
+async def test_who_may_not_drop_a_library_asks_again_an_hour_later(
+    by_functions: Hand, client: redis.Redis
+) -> None:
+    hand, user = by_functions, f"who-{by_functions.config.name}"
+    client.execute_command("ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", "-function|delete")
+    url = hand.config.redis_url.replace("redis://", f"redis://{user}:pw@")
+    other = hand_of(msgspec.structs.replace(hand.config, redis_url=url), True)
+    gone = "aios_0123456789abcdef"
+    try:
+        now = await hand.journal.now()
+        await hand.redis("ZADD", hand.keys.libraries, 1, gone)
+        assert await other.journal.drop_libraries(now) == []
+        again = await hand.redis("ZSCORE", hand.keys.libraries, gone)
+        assert float(again) == pytest.approx((now + calling.ANNOUNCED_S) * 1e6)
+        assert await hand.journal.drop_libraries(now + calling.ANNOUNCED_S + 1) == []  # it was not there
+        assert await hand.redis("ZSCORE", hand.keys.libraries, gone) is None
+    finally:
+        await other.journal.close()
+        client.execute_command("ACL", "DELUSER", user)
+
+
 async def test_functions_outlive_a_restart_of_redis(own_server: EmbeddedRedis) -> None:
     hand = hand_of(FleetConfig(name="kept", redis_url=own_server.url, lease=600.0), True)
     try:

@@ -201,7 +201,7 @@ async def rights(settings: Config, journal: Journal) -> AsyncIterator[Finding]:
 async def _functions(journal: Journal, user: str, refused: Sequence[str], producer: bool) -> Finding:
     """How the verbs run here, and what keeps them from running as functions."""
     await journal.events("doctor")  # whatever it finds
-    way, slow = journal.connection.way, "which takes Redis up to twice as long"
+    way, slow = journal.connection.way, "which takes Redis up to 1.6 times as long"
     if refused:
         needs = "+fcall" if producer else "+fcall +function|load +function|delete"
         return warning(
