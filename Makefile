@@ -27,9 +27,9 @@ demo: $(STAMP)  ## a fleet on this machine runs agents under fifo and fixed orde
 test: $(STAMP)  ## all tests, on a Redis of their own
 	@$(BIN)/python -m pytest $(or $(ARGS),$(IN_PARALLEL))
 
-# Half of the time is waiting: four processes, file by file, those that wait longest first (tests/conftest.py). With
+# Half of the time is waiting: five processes, file by file, those that wait longest first (tests/conftest.py). With
 # ARGS, as pytest does it by itself.
-IN_PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+IN_PARALLEL := --numprocesses 5 --dist loadfile --no-loadscope-reorder
 
 mutants: $(STAMP)  ## small faults put into the code, one at a time: the tests must notice each (ARGS: numbers, words, --tenth)
 	@$(BIN)/python -m tests.mutants $(ARGS)

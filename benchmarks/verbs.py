@@ -47,8 +47,7 @@ async def _case(rules: Rules, limit: int, size: int) -> list[dict[str, Any]]:
             if limit:
                 await lane.journal.set_limits("small", Limits(in_flight=limit))
             await lane.fill()
-            for script in scripts.load().values():
-                client.script_load(script.source)
+            client.function_load(scripts.load()["commit"].library.text, replace=True)
             timed = Timed(client)
             await _run(lane, timed)
             await _rerank_all(lane, timed)

@@ -50,8 +50,7 @@ def wide(steps: int = STEPS) -> list[dict[str, Any]]:
 
 def _run(steps: int, limit: int) -> list[Part]:
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
-        for script in scripts.load().values():
-            client.script_load(script.source)
+        client.function_load(scripts.load()["commit"].library.text)
         return asyncio.run(_of(steps, limit, server.url, client))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aios_dist.journal import heads
-from aios_dist.journal.scripts import PARTS, PLAIN, WRITES, called, included, load, parts_of
+from aios_dist.journal.scripts import PARTS, called, included, load, parts_of
 
 WIDTH = 160
 KNOWN = ("redis", "cjson", "cmsgpack", "KEYS", "ARGV")
@@ -38,6 +38,8 @@ UNKNOWN = (
 """What Lua 5.1 has and a verb has not: Redis keeps it from scripts."""
 DECLARED = re.compile(r"local function (\w+)|local ([\w, ]+?) = |(?:  )?(\w+) = function|(\w+) = ")
 """A name of a part gets its value; (a part may stand in a block, for a chunk has 200 locals at the most)."""
+EACH_CALL = re.compile(r"^ *each_call\(function\(\)(.+?)(?: end\)$|^ *end\)$)", re.MULTILINE | re.DOTALL)
+"""What a part sets anew at each call."""
 ALL = "as-assembled"
 WRAPPER = "scripts.py, around a verb"
 
@@ -112,11 +114,11 @@ def assembled(files: dict[str, str]) -> tuple[str, list[tuple[str, int]]]:
         if name.startswith("_"):
             add(f"{name}.lua", text)
         else:
-            before, behind = (WRITES if "mend" in included(text) else PLAIN).format(text="\0").split("\0")
             others = "".join(f"local {verb} = verb_{verb}\n" for verb in called(text))  # (in their order)
-            add(WRAPPER, f"local function verb_{name}()\n{others}{before}")
+            add(WRAPPER, f"start_call(KEYS, ARGV)\nlocal function verb_{name}()\n{others}")
             add(f"{name}.lua", text)
-            add(WRAPPER, f"{behind}\nend\nverb_{name}()")
+            run = f"guarded(verb_{name})" if "mend" in included(text) else f"verb_{name}()"
+            add(WRAPPER, f"end\n{run}")
     return "\n".join(lines), origin
 
 
@@ -140,6 +142,11 @@ def together(files: dict[str, str], found: list[Found], origin: list[tuple[str, 
 def homes(files: dict[str, str]) -> dict[str, str]:
     """Of each name that parts have, which: where it is declared with a value, else where it gets one."""
     found: dict[str, str] = {}
+    for part in PARTS:
+        for block in EACH_CALL.findall(files[f"_{part}"]):
+            for words in re.findall(r"(?:^ *| )(\w[\w, ]*) = ", block, re.MULTILINE):
+                for word in words.split(", "):
+                    found.setdefault(word, part)
     for part in PARTS:
         for line in files[f"_{part}"].splitlines():
             words = DECLARED.match(line)

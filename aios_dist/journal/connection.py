@@ -37,7 +37,10 @@ from redis.exceptions import (
 
 from aios_dist.config.redis_urls import address
 from aios_dist.errors import ConfigError, FleetUnavailable, JournalError, RedisUnfit
-from aios_dist.journal.scripts import Script
+from aios_dist.journal import calling
+from aios_dist.journal.calling import Way
+from aios_dist.journal.keys import libraries
+from aios_dist.journal.scripts import Library, Script
 from aios_dist.text.masking import hide, learn_url, masked
 from aios_dist.threads import forks
 
@@ -157,6 +160,8 @@ class Connection:
         self.url = url
         self.timeout = timeout or SOCKET_TIMEOUT_S
         self.client = open_client(url, socket_timeout=self.timeout)
+        self.way = Way()
+        self._loading: asyncio.Task[bool] | None = None
         self._queue: list[_Sent] = []
         self._flusher: asyncio.Task[None] | None = None
         self._encode = self.client.get_encoder().encode
@@ -184,22 +189,67 @@ class Connection:
             FleetUnavailable: Redis cannot be reached, or refuses.
         """
         try:
-            try:
-                return await self._told(("EVALSHA", script.sha, 1, prefix, argument), *then)
-            except RedisConnectionError as exc:
-                if not again or not passes(exc):
-                    raise
-                return await self._told(("EVALSHA", script.sha, 1, prefix, argument), *then)
-        except NoScriptError:
-            # A Redis that was restarted or flushed. What is in `then` has run too early: a ticket without its
-            # step is spent for nothing, so it is sent once more, behind the verb.
-            # Once, as the first: what is sent again by itself would be a second claim, a second signal.
-            try:
-                return await self._told(("EVAL", script.source, 1, prefix, argument), *then)
-            except RedisError as exc:
-                raise self._broke(script, exc) from None
+            return await self._said(script, (1, prefix, argument), then, again)
         except RedisError as exc:
             raise self._broke(script, exc) from None
+
+    async def _said(
+        self, script: Script, rest: tuple[Any, ...], then: tuple[tuple[Any, ...], ...], again: bool
+    ) -> Any:
+        # A Redis that was restarted or flushed knows no verb. What is in `then` has run too early: a ticket
+        # without its step is spent for nothing, so it is sent once more, behind the verb.
+        # Once, as the first: what is sent again by itself would be a second claim, a second signal.
+        if self.way.functions:
+            call = ("FCALL", script.function, *rest)
+            try:
+                return await self._asked(call, then, again)
+            except ResponseError as exc:
+                if not calling.not_found(exc) and not self.way.refused(exc):
+                    raise
+            if self.way.functions and await self._loaded(script.library, rest[1]):
+                try:
+                    return await self._told(call, *then)
+                except ResponseError as exc:
+                    if not calling.not_found(exc):
+                        raise
+        try:
+            return await self._asked(("EVALSHA", script.sha, *rest), then, again)
+        except NoScriptError:
+            return await self._told(("EVAL", script.source, *rest), *then)
+
+    async def _asked(self, verb: tuple[Any, ...], then: tuple[tuple[Any, ...], ...], again: bool) -> Any:
+        try:
+            return await self._told(verb, *then)
+        except RedisConnectionError as exc:
+            if not again or not passes(exc):
+                raise
+            return await self._told(verb, *then)
+
+    async def _loaded(self, library: Library, prefix: str) -> bool:
+        """Whether the library is there now. Those who ask at once load it once."""
+        if not self.way.loads:
+            self.way.missing()
+            return False
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(self._load(library, prefix))
+        try:
+            return await asyncio.shield(self._loading)
+        finally:
+            if self._loading is not None and self._loading.done():
+                self._loading = None
+
+    async def _load(self, library: Library, prefix: str) -> bool:
+        try:
+            await self._send("FUNCTION", "LOAD", library.text)
+        except ResponseError as exc:
+            if not calling.there_already(exc):
+                self.way.not_loaded(exc)
+                return False
+        self.way.loaded()
+        now, _ = await self._send("TIME")
+        until = int((int(now) + calling.ANNOUNCED_S) * 1e6)
+        await self._send("ZADD", libraries(prefix), "GT", until, library.name)
+        return True
 
     async def _told(self, verb: tuple[Any, ...], *then: tuple[Any, ...]) -> Any:
         """What the verb answered: it is done, whatever becomes of what was sent behind it (tickets, which the
@@ -345,6 +395,10 @@ class Connection:
         await self.client.aclose()
 
 
+class Full(FleetUnavailable):
+    """Redis holds as much as it may: what would begin something is refused, what ends something is not."""
+
+
 class _Silent(RedisTimeoutError):
     """No answer within so many seconds."""
 
@@ -413,9 +467,7 @@ def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exce
             f"Redis at {where} does not allow it ({text})", "see docs/deploy.md, ACL"
         )
     if isinstance(exc, OutOfMemoryError) or text.startswith("OOM"):
-        return FleetUnavailable.with_fix(
-            f"Redis at {where} is full (maxmemory): nothing is lost", "give it more memory"
-        )
+        return Full.with_fix(f"Redis at {where} is full (maxmemory): nothing is lost", "give it more memory")
     if text.startswith(REFUSES):
         return FleetUnavailable.with_fix(f"Redis at {where} does not serve now ({text})", "its log says more")
     if text != str(exc).rstrip("."):

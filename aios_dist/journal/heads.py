@@ -73,7 +73,7 @@ def lua() -> str:
         if field.default is None:
             continue
         text = field.type is str
-        tests.append(f"type(h[{at}]) == 'string'" if text else f"h[{at}] < INF")
+        tests.append(f"type_of(h[{at}]) == 'string'" if text else f"h[{at}] < INF")
         new.append(field.name if field.name in _GIVEN else "''" if text else "0")
         if not field.required:
             filled.append(f"  h[{at}] = h[{at}] or {field.default}")
@@ -98,7 +98,7 @@ local H = {{
 
 local unpacked
 do
-local open_pack, type, INF = cmsgpack.unpack, type, math.huge
+local open_pack, type_of, INF
 local function sound(packed)
   local h = open_pack(packed)
 {filled}
@@ -108,6 +108,9 @@ end
 -- A head from what the hash holds; nil where it holds none, or none that can be read.
 unpacked = function(packed)
   if not packed then return nil end
+  if not INF then -- (while a library is loaded, none of them is there)
+    open_pack, type_of, INF = cmsgpack.unpack, type, math.huge
+  end
   local ok, h = pcall(sound, packed)
   return ok and h or nil
 end

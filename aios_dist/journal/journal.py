@@ -17,8 +17,10 @@ from aios_dist.errors import (
     JournalError,
     WorkerLost,
 )
+from aios_dist.journal.connection import Full
 from aios_dist.journal.depths import Depths
 from aios_dist.journal.finding import Finding
+from aios_dist.journal.libraries import Libraries
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
@@ -77,7 +79,7 @@ MOST_LARGE_SIGNALS = 16
 """As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
-class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submitting, Telling):
+class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings, Submitting, Telling):
     """All that is known of a fleet's jobs. One per event loop."""
 
     def __init__(self, config: FleetConfig) -> None:
@@ -229,7 +231,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             turn_here: the caller can run the turn itself after this.
             then: commands sent along.
             onward: the tickets that it calls for are pushed by the same write, and the slot that becomes
-                free claims its next step.
+                free claims its next step. Not where Redis is full: then they are the answer's.
         """
         fields = {
             "job": claim.job,
@@ -252,15 +254,19 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
             return _advanced(await self._run("commit", *then, **fields))
         whole = {"retention_ms": self._retention_ms}
         claims = whole | self._asks(onward.asks) if onward.asks is not None else None
-        done, lane, got, ticket = await self._run(
-            "onward",
-            commit={**whole, **fields},
-            claim=claims,
-            lanes=[(lane, self._sought.get(lane, b"")) for lane in onward.lanes],
-            shy=onward.shy,
-            lists=onward.form.lists,
-            form=onward.form.ticket,
-        )
+        try:
+            done, lane, got, ticket = await self._run(
+                "onward",
+                commit={**whole, **fields},
+                claim=claims,
+                lanes=[(lane, self._sought.get(lane, b"")) for lane in onward.lanes],
+                shy=onward.shy,
+                lists=onward.form.lists,
+                form=onward.form.ticket,
+            )
+        except Full:
+            # Redis has refused all of it. What is paid for is written all the same, and nothing is begun.
+            return _advanced(await self._run("commit", **fields))
         advance = _advanced(done)
         if not lane or onward.asks is None:
             return advance
@@ -536,6 +542,7 @@ class Journal(Depths, Finding, Following, Ordering, Office, Standings, Submittin
         await self._gather(
             [
                 ("HSET", self.keys.registry, *fields),
+                self._uses(info.seen_at),
                 *([("ZADD", self.keys.serving, "GT", *serving)] if serving else []),
                 *(
                     ("SET", self.keys.room(lane, kin), info.id, "PX", int(2000 * self.config.renew))

@@ -24,6 +24,7 @@ PERMANENT = (
         "told",
         "parked",
         "parkedin",
+        "libraries",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
@@ -48,6 +49,11 @@ def other_formats(fleet: str) -> dict[str, str]:
     for number in range(FORMAT + 1, FORMAT + 4):
         others[str(number)] = f"aios:{{{fleet}}}:{number}:open"
     return others
+
+
+def libraries(prefix: str) -> str:
+    """The libraries that processes of a fleet use, by until when they have said so."""
+    return f"{prefix}libraries"
 
 
 class Keys:
@@ -76,6 +82,7 @@ class Keys:
         self.parked = self.prefix + "parked"
         self.parked_in = self.prefix + "parkedin"
         self.waits = self.prefix + "waits"
+        self.libraries = libraries(self.prefix)
 
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""

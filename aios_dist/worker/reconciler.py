@@ -42,6 +42,9 @@ WALK_S = 1740.0
 NEEDS_S = 5.0
 """Between two looks at what waits for a worker that is not there."""
 
+LIBRARIES_S = 60.0
+"""Between two looks for functions that nobody uses any more."""
+
 MATCH_S = 0.25
 """Between two looks at the tickets at the most."""
 
@@ -82,6 +85,7 @@ class Reconciler:
         self._slots = dict.fromkeys(config.lane_names(), 0)  # of each lane, over all workers
         self._needs: dict[str, float] = {}  # what nobody has, and when that is said again
         self._needs_at = 0.0
+        self._libraries_at = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._due: set[int] = set()  # in steps of the loop's clock, none later than a period from now
@@ -192,6 +196,8 @@ class Reconciler:
             await self._say_needs()
         with self._part("tickets"):
             await self._match_tickets()
+        with self._part("libraries"):
+            await self._drop_libraries()
         return pause
 
     @contextlib.contextmanager
@@ -299,6 +305,15 @@ class Reconciler:
             if now >= self._needs.get(need.need, now):
                 self._needs[need.need] = now + SAY_EVERY_S
                 logger.warning("%s: none that runs has it.", need)
+
+    async def _drop_libraries(self) -> None:
+        """Redis forgets the functions of releases that are gone."""
+        now = asyncio.get_running_loop().time()
+        if not self._office.mine or now < self._libraries_at:
+            return
+        self._libraries_at = now + LIBRARIES_S
+        for name in await self._journal.drop_libraries(await self._journal.now()):
+            logger.info("Nobody has used the functions %s for long: Redis has forgotten them.", name)
 
     async def _match_tickets(self) -> None:
         """As many tickets as ready steps on every lane (invariant 5), and not more than slots besides."""

@@ -11,6 +11,8 @@ import contextlib
 import threading
 from typing import Self
 
+from aios_dist.journal.scripts import Script
+
 
 class Line:
     """Listens on a free port of 127.0.0.1 and forwards to Redis. Runs on a loop in a thread of its own.
@@ -24,7 +26,7 @@ class Line:
         self.cuts = 0
         self.lost: list[str] = []
         self._port = port
-        self._sha = b""
+        self._verb: frozenset[bytes] = frozenset()
         self._after = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="line", daemon=True)
@@ -40,10 +42,10 @@ class Line:
         self._thread.join(10)
         self._loop.close()
 
-    def cut_behind(self, sha: str, passage: int = 1) -> None:
+    def cut_behind(self, verb: Script, passage: int = 1) -> None:
         """Break once, at the given passage of this verb from now on."""
         self.cuts, self.lost = 0, []
-        self._after, self._sha = passage, sha.encode()
+        self._after, self._verb = passage, frozenset({verb.function.encode(), verb.sha.encode()})
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -64,7 +66,7 @@ class Line:
                 command = await _command(client)
                 words, raw = command
                 to_redis.write(raw)
-                if words[0].upper() == b"EVALSHA" and words[1] == self._sha:
+                if words[0].upper() in (b"FCALL", b"EVALSHA") and words[1] in self._verb:
                     self._after -= 1
                     if self._after == 0:
                         await self._cut(client, to_redis, redis, back)
@@ -84,7 +86,7 @@ class Line:
         redis: asyncio.StreamReader,
         back: asyncio.Task[None],
     ) -> None:
-        self._sha = b""
+        self._verb = frozenset()
         back.cancel()
         await asyncio.gather(back, return_exceptions=True)
         to_redis.write_eof()

@@ -23,6 +23,7 @@ from tests.chaos.agents import calling
 from tests.chaos.conftest import LEASE_S, PERIOD_S, ROOT, SLACK_S, small_fleet
 from tests.chaos.line import Line
 from tests.fleet.reading import called
+from tests.verbs import load_verbs
 
 if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
@@ -36,8 +37,7 @@ VERBS = scripts.load()
 @pytest.fixture(scope="module")
 def line(redis_server: EmbeddedRedis) -> Iterator[Line]:
     with Line(redis_server.port) as made, redis.Redis.from_url(redis_server.url) as client:
-        for script in VERBS.values():
-            client.script_load(script.source)  # as in a fleet that has been at work: no EVAL is needed
+        load_verbs(client)
         yield made
 
 
@@ -81,7 +81,7 @@ def once_each(*jobs: Job) -> Counter[str]:
 
 
 def test_a_claim_whose_answer_is_lost_is_answered_once_more(near: Fleet, llm: FakeLLM, line: Line) -> None:
-    line.cut_behind(VERBS["claim"].sha)
+    line.cut_behind(VERBS["claim"])
     job = near.submit(calling, name="claim", calls=2, model="small")
     assert job.result(timeout=SOON_S) == 2
     assert line.cuts == 1
@@ -92,7 +92,7 @@ def test_a_claim_whose_answer_is_lost_is_answered_once_more(near: Fleet, llm: Fa
 def test_a_commit_whose_answer_is_lost_repeats_no_call_and_its_slot_goes_on(
     near: Fleet, llm: FakeLLM, line: Line
 ) -> None:
-    line.cut_behind(VERBS["onward"].sha)
+    line.cut_behind(VERBS["onward"])
     job = near.submit(calling, name="commit", calls=3, model="small")
     assert job.result(timeout=SOON_S) == 3
     assert line.cuts == 1
@@ -103,7 +103,7 @@ def test_a_commit_whose_answer_is_lost_repeats_no_call_and_its_slot_goes_on(
 def test_a_turn_whose_tickets_and_answer_are_lost_asks_for_nothing_twice(
     near: Fleet, llm: FakeLLM, line: Line
 ) -> None:
-    line.cut_behind(VERBS["advance"].sha)
+    line.cut_behind(VERBS["advance"])
     by_name = JobSpec(agent=calling.name, input={"name": "turn", "calls": 2, "model": "small"})
     (job,) = near.submit_many([by_name])  # turn 0 is the worker's
     assert job.result(timeout=LEASE_S + SOON_S) == 2
@@ -118,7 +118,7 @@ def test_a_step_given_back_for_later_comes_back_though_the_answer_was_lost(
     near: Fleet, llm: FakeLLM, line: Line
 ) -> None:
     llm.script(faults="500@0")
-    line.cut_behind(VERBS["release"].sha)
+    line.cut_behind(VERBS["release"])
     job = near.submit(calling, name="release", calls=2, model="small")
     assert job.result(timeout=SOON_S) == 2
     assert line.cuts == 1
@@ -131,7 +131,7 @@ def test_the_renewal_of_leases_may_be_lost_and_the_call_goes_on(
     llm.script(latency=2.5 * LEASE_S)
     job = near.submit(calling, name="renew", calls=1, model="small")
     llm.wait_until(lambda: llm.in_flight == 1)
-    line.cut_behind(VERBS["renew"].sha)
+    line.cut_behind(VERBS["renew"])
     assert job.result(timeout=2.5 * LEASE_S + SOON_S) == 1
     assert line.cuts == 1
     assert [step.attempt for step in job.steps()] == [1]
@@ -141,7 +141,7 @@ def test_the_renewal_of_leases_may_be_lost_and_the_call_goes_on(
 def test_the_end_of_a_job_and_what_its_plan_admits_are_one_write(
     near: Fleet, llm: FakeLLM, line: Line
 ) -> None:
-    line.cut_behind(VERBS["onward"].sha, passage=2)  # the one that ends the first job
+    line.cut_behind(VERBS["onward"], passage=2)  # the one that ends the first job
     first, second = (calling.job(name=n, calls=2, model="small") for n in ("one", "two"))
     jobs = near.submit_plan(fixed([first, second]))
     jobs[0].result(timeout=SOON_S)
@@ -155,7 +155,7 @@ def test_a_submission_whose_tickets_and_answer_are_lost_is_one_job(
     far: Fleet, llm: FakeLLM, line: Line
 ) -> None:
     far.lanes()  # the producer is connected
-    line.cut_behind(VERBS["submit"].sha)
+    line.cut_behind(VERBS["submit"])
     jobs = far.submit_many([calling.job(name=n, calls=2, model="small") for n in ("here", "there")])
     assert [job.result(timeout=2 * SOON_S) for job in jobs] == [2, 2]
     assert line.cuts == 1
@@ -164,7 +164,7 @@ def test_a_submission_whose_tickets_and_answer_are_lost_is_one_job(
 
 def test_a_plan_whose_tickets_and_answer_are_lost_is_one_plan(far: Fleet, llm: FakeLLM, line: Line) -> None:
     far.lanes()
-    line.cut_behind(VERBS["submit"].sha)
+    line.cut_behind(VERBS["submit"])
     members = [calling.job(name=n, calls=1, model="small") for n in ("first", "second", "third")]
     jobs = far.submit_plan(fixed(members))
     assert [job.result(timeout=3 * SOON_S) for job in jobs] == [1, 1, 1]

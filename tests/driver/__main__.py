@@ -61,8 +61,8 @@ def drive(url: str, given: argparse.Namespace) -> int:
     """Runs of the driver until the time is over."""
     began, runs, broken, moves = time.monotonic(), 0, 0, Counter[str]()
     while more(given, began, runs):
-        fleet = Fleet(url, f"d{runs}", () if given.plain else cut(given.seed + runs))
         seed = given.seed + runs
+        fleet = Fleet(url, f"d{runs}", () if given.plain else cut(seed), functions=seed % 3 != 0)
         driver = (
             Scheduling(fleet, random.Random(seed))
             if given.scheduling

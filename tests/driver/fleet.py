@@ -21,22 +21,24 @@ LEASE_S, RETENTION_S = 600.0, 30 * 86400.0
 class Fleet:
     """A journal of its own on a server, its clock, and the way to look at all of it."""
 
-    def __init__(self, url: str, name: str, changes: Iterable[Change] = (), attempts: int = 3) -> None:
+    def __init__(
+        self, url: str, name: str, changes: Iterable[Change] = (), attempts: int = 3, functions: bool = True
+    ) -> None:
         self.config = FleetConfig(
             name=name, redis_url=url, lease=LEASE_S, renew=200.0, reconcile=2.0, attempts=attempts,
             retention=RETENTION_S,
         )  # fmt: skip
         self.client = redis.Redis.from_url(url, socket_timeout=20)
         self.runner = asyncio.Runner()
-        self.journal: Journal = self.runner.run(self._open(list(changes)))
+        self.journal: Journal = self.runner.run(self._open(list(changes), functions))
         self.prefix = self.journal.keys.prefix
         self.now = EPOCH
         self.last_end = "0-0"
         self._dump = self.client.register_script(DUMP)
         self._seen: Seen | None = None
 
-    async def _open(self, changes: list[Change]) -> Journal:
-        return journal(self.config, changes)
+    async def _open(self, changes: list[Change], functions: bool) -> Journal:
+        return journal(self.config, changes, functions=functions)
 
     def run(self, verb: Any) -> Any:
         """Run a verb to its end, at the fleet's time."""

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Iterable
 from importlib import resources
 from typing import NamedTuple
 
 from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, scripts
+from aios_dist.journal.calling import Way
 from aios_dist.journal.scripts import Script
 from tests.driver.seen import CLOCK, FAIL
 
-# In front of every verb. Redis' clock is a key that the driver sets, so that a run repeats exactly and an
-# hour passes at once. With FAIL set to k the verb ends with an error behind its k-th write.
+# In front of the verbs. Redis' clock is a key that the driver sets, so that a run repeats exactly and an hour
+# passes at once. With FAIL set to k the verb ends with an error behind its k-th write. While a library is
+# loaded, there is neither the Redis that a call has, nor most of Lua.
 PRELUDE = f"""
-local real = redis
-local planted = {{ left = tonumber(real.call('GET', KEYS[1] .. '{FAIL}') or '0') }}
+local function real() return redis end
+local planted = {{}} -- of this call
 local READS = {{ EXISTS = 1, GET = 1, HEXISTS = 1, HGET = 1, HGETALL = 1, HKEYS = 1, HLEN = 1, HMGET = 1,
   HRANDFIELD = 1, HSCAN = 1, HSTRLEN = 1, LINDEX = 1, LLEN = 1, LPOS = 1, LRANGE = 1, OBJECT = 1,
   PTTL = 1, PUBLISH = 1, SCARD = 1, SISMEMBER = 1, SMEMBERS = 1, STRLEN = 1, TTL = 1, TYPE = 1, XLEN = 1,
   XRANGE = 1, ZCARD = 1, ZCOUNT = 1, ZMSCORE = 1, ZRANDMEMBER = 1, ZRANGE = 1, ZRANGEBYLEX = 1,
   ZRANGEBYSCORE = 1, ZRANK = 1, ZREVRANGE = 1, ZREVRANGEBYSCORE = 1, ZSCAN = 1, ZSCORE = 1, }}
-local function through(call)
-  return function(command, ...)
-    if command == 'TIME' then
-      local now = real.call('GET', KEYS[1] .. '{CLOCK}')
-      if now then
-        local s = math.floor(tonumber(now) / 1000000)
-        return {{ string.format('%.0f', s), string.format('%.0f', tonumber(now) - s * 1000000) }}
-      end
-    end
-    local answer = call(command, ...)
-    if planted.left > 0 and not READS[string.upper(command)] then
-      planted.left = planted.left - 1
-      if planted.left == 0 then error('planted behind ' .. command) end
-    end
-    return answer
+local function through(how, command, ...)
+  local api = real()
+  if not planted.left then
+    planted.prefix = planted.prefix or KEYS[1]
+    planted.left = tonumber(api.call('GET', planted.prefix .. '{FAIL}') or '0')
   end
+  if command == 'TIME' then
+    local now = api.call('GET', planted.prefix .. '{CLOCK}')
+    if now then
+      local s = math.floor(tonumber(now) / 1000000)
+      return {{ string.format('%.0f', s), string.format('%.0f', tonumber(now) - s * 1000000) }}
+    end
+  end
+  local answer = api[how](command, ...)
+  if planted.left > 0 and not READS[string.upper(command)] then
+    planted.left = planted.left - 1
+    if planted.left == 0 then error('planted behind ' .. command) end
+  end
+  return answer
 end
-local redis = setmetatable({{ call = through(real.call), pcall = through(real.pcall) }}, {{ __index = real }})
+local redis = {{
+  call = function(...) return through('call', ...) end,
+  pcall = function(...) return through('pcall', ...) end,
+  sha1hex = function(text) return real().sha1hex(text) end,
+  register_function = function(made)
+    local verb = made.callback
+    made.callback = function(keys, args)
+      planted = {{ prefix = keys[1] }}
+      return verb(keys, args)
+    end
+    real().register_function(made)
+  end,
+}}
 """
 
 
@@ -87,20 +102,12 @@ def changed(changes: Iterable[Change]) -> dict[str, str]:
 def verbs(changes: Iterable[Change] = ()) -> dict[str, Script]:
     """All verbs with the test's clock, and with these changes."""
     texts = changed(changes)
-    made = {}
-    for name, script in scripts.load().items():
-        source = script.source
-        for file, text in texts.items():
-            source = source.replace(text_of(file), text)
-        other = copy.copy(script)
-        other.source = PRELUDE + source
-        other.sha = hashlib.sha1(other.source.encode(), usedforsecurity=False).hexdigest()
-        made[name] = other
-    return made
+    return scripts.assemble(scripts.load(), lambda name: texts.get(name) or text_of(name), PRELUDE)
 
 
-def journal(config: FleetConfig, changes: Iterable[Change] = ()) -> Journal:
-    """A journal of that fleet. Call it in the event loop that uses it."""
+def journal(config: FleetConfig, changes: Iterable[Change] = (), *, functions: bool = True) -> Journal:
+    """A journal of that fleet, its verbs functions or scripts. Call it in the event loop that uses it."""
     made = Journal(config)
     made._scripts = verbs(changes)
+    made.connection.way = Way(functions)
     return made

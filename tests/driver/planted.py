@@ -154,7 +154,7 @@ BUGS: tuple[Change, ...] = (
     Change("new steps leave the proof as it is", "_plan", "'n', int(first + i), 'dg', proof, unpack(fields)",
            "'n', int(first + i), unpack(fields)"),
     Change("an admitted job's answers are not seen", "_members", "count == 0 or number(facts[6]) > 0", "count == 0"),
-    Change("a mark stays", "_lib", "  if #jobs > 0 then redis.call('ZREM', P .. 'dirty'", "  if #jobs > 1 then redis.call('ZREM', P .. 'dirty'"),
+    Change("a mark stays", "_mend", "  if #jobs > 0 then redis.call('ZREM', P .. 'dirty'", "  if #jobs > 1 then redis.call('ZREM', P .. 'dirty'"),
     Change("what others can serve is forgotten", "_limits", "  redis.call('ZADD', key('wanted', h[H.lane]), 0, need)\n", ""),
     Change("a worker gets what it cannot serve", "claim", "if not serves(s.job, h, s.facts) then", "if not serves(h, s.facts) and h[H.attempt] > 0 then"),
     Change("what waits for those who can is behind", "claim", "while not top and looked < MOST_LOOKED and bring() do", "while false do"),
@@ -197,7 +197,7 @@ BUGS: tuple[Change, ...] = (
 WHEN_BROKEN: tuple[Change, ...] = (
     Change("mending puts no step on its lane", "_mend", "if place(job, step, h, true) then ticket(h[H.lane], job, step) end", "ticket(h[H.lane], job, step)"),
     Change("mending leaves steps where a broken verb put them", "_mend", "          off_shelves(job, step, h)\n          if not timed", "          if not timed"),
-    Change("a new job that is half written stays", "_new", "if not stay then\n      throw_away(job)", "if not stay then\n      local _ = job"),
+    Change("a new job that is half written stays", "_new", "if not stay then\n        throw_away(job)", "if not stay then\n        local _ = job"),
     Change("a plan that nobody submits further stays", "plans", "if f[3] or abandoned(f[2]) then", "if false then"),
     Change("what a plan was at is forgotten", "_members", "local what, i, job = string.match(f[2] or '',", "local what, i, job = string.match('',"),
     Change("a job is not marked before it is changed", "_lib", "    redis.call('ZADD', P .. 'dirty', int(clock()), job)\n    wrote = true\n", ""),

@@ -101,7 +101,7 @@ def test_answers_that_a_worker_may_not_write_before_it_ends_are_written_by_its_n
     with Fleet(local.config) as fleet:
         jobs = fleet.submit_many([caller.job(calls=1, model="small") for _ in range(JOBS)])
         llm.wait_until(lambda: llm.in_flight == JOBS, timeout=30)
-        full(client, True)
+        replica(client, True)
         llm.wait_until(lambda: llm.in_flight == 0, timeout=30)
         first = local.worker("first")
         begun = time.monotonic()
@@ -115,7 +115,7 @@ def test_answers_that_a_worker_may_not_write_before_it_ends_are_written_by_its_n
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
         kept = msgspec.msgpack.decode(files[0].read_bytes())
         assert "request" not in kept
-        full(client, False)
+        replica(client, False)
         local.start_workers([WorkerSpec("second", "llm")])
         wait_for(lambda: all(job.steps()[0].state == "done" for job in jobs))
         assert set(called(llm, *jobs).values()) == {1}
@@ -135,10 +135,10 @@ def test_a_worker_with_nowhere_to_save_them_says_which_answers_it_loses(
     ):
         job = fleet.submit(caller, calls=1, model="small")
         llm.wait_until(lambda: llm.in_flight == 1, timeout=30)
-        full(client, True)
+        replica(client, True)
         llm.wait_until(lambda: llm.in_flight == 0, timeout=30)
         loser = other.worker("loser")
         assert other.stop_workers([loser], grace_s=GRACE_S + 10.0)
-        full(client, False)
+        replica(client, False)
         log = loser.log.read_text()
         assert f"LOST 1 answers that Redis does not take (no spool_dir is set): {job.id}/0." in log

@@ -188,6 +188,7 @@ class Hand:
 
     async def warm(self) -> None:
         """Redis knows all verbs, as it does after a while."""
+        await self.journal.events("nobody's")
         for script in scripts.load().values():
             await self.redis("SCRIPT", "LOAD", script.source)
 

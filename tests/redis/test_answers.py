@@ -29,6 +29,7 @@ from aios_dist.journal.keys import Keys
 from aios_dist.model.jobs import JobState
 from aios_dist.producer.handles import AsyncJob
 from tests.redis.test_connection import Wire
+from tests.verbs import load_verbs
 
 ONE = prompts("one", ["say {input}"], model="small")
 SOON_S = 8.0
@@ -90,9 +91,8 @@ async def opened(url: str, name: str, **settings: Any) -> AsyncIterator[AsyncFle
 
 @pytest_asyncio.fixture
 async def fleet(line: Bad, fleet_name: str, near: redis.Redis) -> AsyncIterator[AsyncFleet]:
-    """A producer at the far end of the line. Redis knows the verbs: what is lost is no NOSCRIPT."""
-    for verb in scripts.load().values():
-        near.script_load(verb.source)
+    """A producer at the far end of the line. Redis knows the verbs: no answer says that it does not."""
+    load_verbs(near)
     async with opened(line.url, fleet_name) as fleet:
         yield fleet
         line.silent = False

@@ -491,7 +491,7 @@ def test_doctor_finds_lanes_without_a_worker_and_gives_the_fix(
     well = cli("doctor", "--json")
     problems = [f["check"] for f in well.json["findings"] if f["level"] == "problem"]
     assert problems == ["append-only file"]  # the Redis of the tests has none
-    for check in ("redis", "eviction", "clock", "rights", "models"):
+    for check in ("redis", "eviction", "clock", "rights", "functions", "models"):
         assert [f["level"] for f in finding(well.json, check)] == ["ok"], check
 
 
@@ -500,7 +500,7 @@ def test_doctor_says_which_rights_an_account_lacks(
 ) -> None:
     user = f"u{os.getpid()}"
     redis_client.execute_command(
-        "ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", "-zunionstore", "-brpop"
+        "ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", "-zunionstore", "-brpop", "-fcall"
     )
     try:
         done = cli("--redis-url", redis_url.replace("//", f"//{user}:pw@"), "doctor", "--json")
@@ -510,6 +510,11 @@ def test_doctor_says_which_rights_an_account_lacks(
     assert found["level"] == "problem"
     assert "ZUNIONSTORE" in found["what"]
     assert "BRPOP" in found["what"]
+    (found,) = finding(done.json, "functions")
+    assert found["level"] == "warning"
+    assert "FCALL" in found["what"]
+    assert "run as scripts" in found["what"]
+    assert found["fix"] == f"ACL SETUSER {user} +fcall +function|load +function|delete"
     assert "pw" not in done.out
 
 

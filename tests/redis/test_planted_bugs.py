@@ -48,11 +48,17 @@ def test_what_a_planted_bug_replaces_is_still_there(change: Change) -> None:
     assert change.file in texts
 
 
-def test_each_verb_leaves_room_for_what_the_driver_puts_before_it(redis_server: EmbeddedRedis) -> None:
+def test_each_verb_and_the_library_leave_room_for_more(redis_server: EmbeddedRedis) -> None:
     """A chunk of Lua has 200 locals at the most: what is at the end of them breaks with the next."""
+    made = verbs()
     with redis.Redis.from_url(redis_server.url) as client:
-        for script in verbs().values():
-            client.script_load("local a, b, c\n" + script.source)
+        for script in made.values():
+            first, rest = script.source.split("\n", 1)
+            client.script_load(f"{first}\nlocal a, b, c\n{rest}")
+        library = made["onward"].library
+        first, rest = library.text.split("\n", 1)
+        client.function_load(f"{first}\nlocal a, b, c\n{rest}")
+        client.function_delete(library.name)
 
 
 def test_a_change_whose_text_is_gone_says_so() -> None:

@@ -288,6 +288,21 @@ def test_workers_and_producers_may_run_what_the_code_runs(user: str) -> None:
     )
 
 
+def test_workers_load_functions_and_producers_only_call_them() -> None:
+    """Who may load may put other Lua in the place of what others call."""
+    may = {
+        name: {rule for rule in rules if re.match(r"\+(fcall|function)", rule)}
+        for name, rules in accounts().items()
+    }
+    assert may == {
+        "default": set(),
+        "admin": set(),
+        "aios-worker": {"+fcall", "+function|load", "+function|delete"},
+        "aios-producer": {"+fcall"},
+        "aios-flower": set(),
+    }
+
+
 def test_no_account_of_the_fleet_may_do_dangerous_things() -> None:
     for name, rules in accounts().items():
         if name in ("default", "admin"):

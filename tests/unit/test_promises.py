@@ -79,7 +79,7 @@ def test_every_line_of_what_can_be_relied_on_has_a_test(document: str, heading: 
 def lua(file: str, name: str) -> int:
     """A number of the verbs."""
     text = (ROOT / f"aios_dist/journal/lua/{file}.lua").read_text("utf-8")
-    found = re.search(rf"^local {name} = (\d+)", text, re.MULTILINE)
+    found = re.search(rf"^ *local {name} = (\d+)", text, re.MULTILINE)
     assert found is not None
     return int(found[1])
 

@@ -99,8 +99,8 @@ def test_a_part_is_put_in_with_all_that_it_uses_where_it_is_asked_for() -> None:
     assert re.findall("-- part (.+)", plain.source) == ["_lib"]
     found = re.findall("-- part _(.+)", with_plan.source)
     assert found == parts_of(["mend"]) == [part for part in PARTS if part in found]
-    assert "mend_touched" in with_plan.source, "what it breaks it puts right"
-    assert "mend_touched" not in plain.source
+    assert "guarded(verb)" in with_plan.source, "what it breaks it puts right"
+    assert "guarded(verb)" not in plain.source
     assert plain.sha != with_plan.sha
     assert re.fullmatch("[0-9a-f]{40}", plain.sha)
 
@@ -123,7 +123,7 @@ def test_what_may_be_absent_from_a_head_is_not_asked_for() -> None:
     text = heads.lua()
     tested = {
         int(place)
-        for place in re.findall(r"h\[(\d+)\] < INF|type\(h\[(\d+)\]\)", text)
+        for place in re.findall(r"h\[(\d+)\] < INF|type_of\(h\[(\d+)\]\)", text)
         for place in place
         if place
     }

@@ -17,7 +17,8 @@ do -- (a chunk of Lua has 200 locals at the most)
   local SLICE = 500 -- steps, some 3 ms
   local SET = 6 -- what one more set takes, as so many steps
   local SETS = 20 -- that are noted at once
-  local left = SLICE -- of this verb
+  local left -- of this verb
+  each_call(function() left = SLICE end)
   local AT_MOST = 4000
 
   local function read(says)

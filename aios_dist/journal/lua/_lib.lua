@@ -3,6 +3,9 @@
 -- KEYS 1 is the fleet's prefix ("aios:{name}:"), ARGV 1 one MessagePack map with the fields that the
 -- verb's header names. Blobs (requests, outcomes, records) are opaque here: Python encodes them.
 --
+-- As functions the verbs are loaded once, and what stands outside of them outlives a call. So a part that keeps something says so by
+-- `each_call`, which sets all of it anew; every verb begins with that (start_call). Tests hold both.
+--
 -- job:ID   st state, n steps asked for, v outcomes written (none: 0), rec digest of the record (24 characters) and the record,
 --          pl/pn plan and its node, up/uo/uc usage, ue how much of up and uo is estimated, res result, t0/t1 times,
 --          h<N> head of step N, q<N> its request, o<N> its outcome, ht the head of the job's turn,
@@ -26,12 +29,28 @@
 -- ev:ID    list of the job's events; none while it only waits, see first_events
 -- A million jobs may wait: what other fields imply is none of its own.
 
-local P = KEYS[1]
-local A = cmsgpack.unpack(ARGV[1])
+local P, A -- of this call: the prefix, the fields
+local tickets -- lane, job, step, lane, job, step, …: what the caller is to publish
+local marked, wrote, left_marked -- see mark
+
+local each_call, start_call
+do -- (a chunk of Lua has 200 locals at the most)
+  local set_anew = {}
+  each_call = function(set) set_anew[#set_anew + 1] = set end
+  start_call = function(keys, args)
+    P, A = keys[1], cmsgpack.unpack(args[1])
+    for _, set in ipairs(set_anew) do
+      set()
+    end
+  end
+end
+
+each_call(function()
+  tickets = {}
+  marked, wrote, left_marked = {}, false, {}
+end)
 
 local TURN = 't'
-
-local tickets = {} -- lane, job, step, lane, job, step, …: what the caller is to publish
 
 local function key(kind, id) return P .. kind .. ':' .. id end
 local function int(n) return string.format('%.0f', n) end
@@ -49,64 +68,60 @@ local function add(command, k, field, by)
   return now
 end
 
--- µs since the epoch on Redis' clock: what leases and timers end by. It stands still while a verb runs.
-local time
-local function clock()
-  if not time then
-    local t = redis.call('TIME')
-    time = t[1] * 1000000 + t[2]
+local clock, stamp
+do -- (a chunk of Lua has 200 locals at the most)
+  local time, last_stamp
+  each_call(function()
+    time, last_stamp = nil, nil
+  end)
+
+  -- µs since the epoch on Redis' clock: what leases and timers end by. It stands still while a verb runs.
+  clock = function()
+    if not time then
+      local t = redis.call('TIME')
+      time = t[1] * 1000000 + t[2]
+    end
+    return time
   end
-  return time
+
+  -- The same, but never twice in a fleet and never backwards: the order of becoming ready.
+  stamp = function()
+    last_stamp = last_stamp or number(redis.call('GET', P .. 'clock'))
+    last_stamp = math.max(clock(), last_stamp + 1)
+    redis.call('SET', P .. 'clock', int(last_stamp))
+    return last_stamp
+  end
 end
 
--- The same, but never twice in a fleet and never backwards: the order of becoming ready.
-local last_stamp
-local function stamp()
-  last_stamp = last_stamp or number(redis.call('GET', P .. 'clock'))
-  last_stamp = math.max(clock(), last_stamp + 1)
-  redis.call('SET', P .. 'clock', int(last_stamp))
-  return last_stamp
-end
+local bounded, micros_of
+do -- (a chunk of Lua has 200 locals at the most)
+  -- Numbers from outside: no field overflows, nothing is less than nothing.
+  local MOST = 1e12
+  bounded = function(n)
+    n = tonumber(n) or 0
+    if n ~= n then n = 0 end
+    return math.floor(math.max(0, math.min(MOST, n)))
+  end
 
--- Numbers from outside: no field overflows, nothing is less than nothing.
-local MOST = 1e12
-local function bounded(n)
-  n = tonumber(n) or 0
-  if n ~= n then n = 0 end
-  return math.floor(math.max(0, math.min(MOST, n)))
-end
-
--- Millionths of money, to a millionth of one: a call may cost less than the smallest of them. Rounded at each sum, so that
--- ten tenths are one; as text without an exponent.
-local function micros_of(n)
-  n = tonumber(n) or 0
-  if n ~= n then n = 0 end
-  return math.floor(math.max(0, math.min(MOST, n)) * 1e6 + 0.5) / 1e6
+  -- Millionths of money, to a millionth of one: a call may cost less than the smallest of them. Rounded at each sum, so that
+  -- ten tenths are one; as text without an exponent.
+  micros_of = function(n)
+    n = tonumber(n) or 0
+    if n ~= n then n = 0 end
+    return math.floor(math.max(0, math.min(MOST, n)) * 1e6 + 0.5) / 1e6
+  end
 end
 local function decimal(n) return (string.gsub(string.format('%.6f', n), '%.?0+$', '')) end
 
 -- A job is marked before the first write that concerns it; the last write of the verb takes the marks away
--- (_mend). What a verb that stopped half-way has left is so known at once.
-local marked, wrote = {}, false
+-- (_mend). What a verb that stopped half-way has left is so known at once. `wrote`: it has done so; `left_marked`: marks that
+-- stay, since the job is still to be mended.
 local function mark(job)
   if not marked[job] then
     marked[job] = true
     redis.call('ZADD', P .. 'dirty', int(clock()), job)
     wrote = true
   end
-end
-
-local left_marked = {} -- marks that stay: the job is still to be mended
-local function unmark()
-  local jobs = {}
-  for job in pairs(marked) do
-    if not left_marked[job] then jobs[#jobs + 1] = job end
-    if #jobs == 1000 then
-      redis.call('ZREM', P .. 'dirty', unpack(jobs))
-      jobs = {}
-    end
-  end
-  if #jobs > 0 then redis.call('ZREM', P .. 'dirty', unpack(jobs)) end
 end
 
 -- How many steps a job can have, whatever its hash says: no loop is longer.
@@ -157,8 +172,8 @@ local function packed_event(at, what, step, extra) return cmsgpack.pack({ int(at
 
 -- What the hash of a job says of its events: when it was submitted, and when its steps became ready. While nothing
 -- else has happened, it has no list of them.
-local QUEUED = { llm = true, tool = true, turn = true }
 local function first_events(job)
+  local QUEUED = { llm = true, tool = true, turn = true }
   local f = redis.call('HMGET', key('job', job), 't0', 'n')
   if not f[1] then return {} end
   local events, ready = { packed_event(f[1], 'submitted', '') }, {}

@@ -11,7 +11,6 @@
 
 local INPUT_COST, OUTPUT_COST = 1, 2 -- of a token, in fair share (aios_dist.model.calls has the same)
 local MINUTE = 60000000
-local OPEN_WINDOW = 1024 -- a window that has doubled up to this holds nothing back any more
 local MOST_LET_IN = 100 -- at a time
 
 -- The calls that a window counts: those let in since the hold. Calls from before it say nothing of how the
@@ -190,8 +189,11 @@ do -- (a chunk of Lua has 200 locals at the most)
 end
 
 local let_in
-local letting = {} -- who is being let in right now: who is placed meanwhile and held back must not begin it anew
-local freed = {} -- names that have room or another first, in their order: looked at when the verb has done the rest
+local letting -- who is being let in right now: who is placed meanwhile and held back must not begin it anew
+local freed -- names that have room or another first, in their order: looked at when the verb has done the rest
+each_call(function()
+  letting, freed = {}, {}
+end)
 local function later(name)
   if not freed[name] then
     freed[name] = true
@@ -379,8 +381,8 @@ end
 
 -- The same for what the model holds, a page at a time; as long as it keeps them waiting, the reconciler comes again. What
 -- has nowhere to go stays; the page goes on behind it (fbc: so many of them, or of tenants, were passed).
-local MOST_DIVERTED = 50
 local function divert_held(model)
+  local MOST_DIVERTED = 50
   local now, k = clock(), key('model', model)
   if string.sub(model, 1, 1) == '@' or not keeps_waiting(model, now) then return end
   local from, some, found = number(redis.call('HGET', k, 'fbc')), false, 0
@@ -470,6 +472,7 @@ local function leave(h, job, step, tokens, worked)
   local began = h[H.counted]
   h[H.counted] = 0
   if worked then
+    local OPEN_WINDOW = 1024 -- a window that has doubled up to this holds nothing back any more
     local m = redis.call('HMGET', key('model', model), 'win', 'fails', 'hold')
     local window = number(m[1])
     if window > 0 and began >= number(m[3]) then -- an answer to a call from before the hold opens nothing

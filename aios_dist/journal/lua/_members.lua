@@ -16,9 +16,11 @@
 
 local N = { mode = 1, parent = 2, children = 3, ended = 4, admitted = 5, on_failure = 6, failed = 7, dropped = 8 }
 local AT_ONCE = 16 -- members that are admitted or dropped, and their steps
-local allowance = AT_ONCE
-
-local works = {} -- of plans that this verb has come to
+local allowance -- of this verb
+local works -- of plans that this verb has come to
+each_call(function()
+  allowance, works = AT_ONCE, {}
+end)
 
 local function node(w, i)
   if not w.nodes[i] then w.nodes[i] = cmsgpack.unpack(redis.call('HGET', w.key, 'node' .. i)) end
@@ -66,7 +68,8 @@ end
 local admit_job, end_plan, run_plan, new_work, work_of
 do -- (a chunk of Lua has 200 locals at the most)
   local LOOK = 0.5 -- what a look at a node counts, also one that only passes an end on: nodes may be nested deeply
-  local moved = false -- whether this verb has admitted or dropped a job: the first goes whatever it counts
+  local moved -- whether this verb has admitted or dropped a job: the first goes whatever it counts
+  each_call(function() moved = false end)
 
   local function facts_of(job) return redis.call('HMGET', key('job', job), 'st', 'n', 'ends', 'res', 'pl', 'v', 'hp', 'wake') end
 

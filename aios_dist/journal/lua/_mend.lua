@@ -1,10 +1,11 @@
--- What a verb that stopped half-way has left, put right: at once by the verb itself (see the end of every script, which
--- the loader adds), else by the reconciler from the marks in `dirty`, else by its slow walk over all jobs.
+-- What a verb that stopped half-way has left, put right: at once by the verb itself (guarded), else by the reconciler from the marks
+-- in `dirty`, else by its slow walk over all jobs.
 --
 -- A step's head says where the step stands; the sets follow from it. Whatever is written about steps is written so that
 -- heads and counts change in one command, so that this holds after any write.
 
-local on_error = nil -- what else a verb undoes when it breaks (_new)
+local on_error -- what else a verb undoes when it breaks (_new)
+each_call(function() on_error = nil end)
 local ABANDONED = 60000000 -- µs after which nobody goes on with what is half-submitted
 
 -- Nothing of the job is left.
@@ -87,7 +88,10 @@ do -- (a chunk of Lua has 200 locals at the most)
   local JOB_STATES = { running = true, waiting = true, paused = true, done = true, failed = true, cancelled = true }
 
   -- A packed head, not unpacked: most of those that the slow walk meets. Its state is the third entry, behind two short texts: kind and lane.
-  local byte, sub = string.byte, string.sub
+  local byte, sub, field_of
+  each_call(function()
+    byte, sub = string.byte, string.sub -- (none of them is there while a library is loaded)
+  end)
   local function state_at(packed)
     local array, _, _, kind = byte(packed, 1, 4)
     local at = array == 220 and kind and kind - 160 + 5 -- a text of up to 31 bytes
@@ -109,12 +113,13 @@ do -- (a chunk of Lua has 200 locals at the most)
   end
 
   local FIRST = 8 -- heads that are read with the record: most jobs have no more
-  local field_of = setmetatable({}, {
+  local SPELLED = {
     __index = function(fields, step) -- spelled once: numbers become text slowly
       fields[step] = 'h' .. step
       return fields[step]
     end,
-  })
+  }
+  each_call(function() field_of = setmetatable({}, SPELLED) end)
 
   local function corrupt(why) error({ corrupt = why }) end
   local function read(heads, step, packed)
@@ -333,39 +338,73 @@ do -- (a chunk of Lua has 200 locals at the most)
   end
 end
 
--- Puts right whatever a broken verb has touched; what could not be stays marked.
-local function mend_touched()
-  local plans = {}
-  for plan in pairs(works) do
-    plans[#plans + 1] = plan
-  end
-  if not wrote and #plans == 0 then return end -- Redis refused the first write: it is full, or a replica
-  works, allowance = {}, AT_ONCE
-  if on_error then pcall(on_error) end
-  for _, plan in ipairs(plans) do
-    if not pcall(go_on, plan) then works[plan] = nil end -- the mark of its member, or `plans`, leads back to it
-  end
-  local seen, more = {}, true
-  while more do -- what mending touches is looked at in turn
-    more = false
-    local touched = {}
+local guarded
+do -- (a chunk of Lua has 200 locals at the most)
+  -- What the verb has marked and changed is whole.
+  local function unmark()
+    local jobs = {}
     for job in pairs(marked) do
-      if not seen[job] then touched[#touched + 1] = job end
-    end
-    table.sort(touched)
-    for _, job in ipairs(touched) do
-      seen[job], more = true, true
-      local ok = pcall(mend, job, true)
-      local plan = redis.call('HGET', key('job', job), 'pl')
-      if ok and plan then ok = pcall(go_on, plan) end
-      if ok then
-        redis.call('ZREM', P .. 'dirty', job)
-      else
-        works = {}
+      if not left_marked[job] then jobs[#jobs + 1] = job end
+      if #jobs == 1000 then
+        redis.call('ZREM', P .. 'dirty', unpack(jobs))
+        jobs = {}
       end
     end
+    if #jobs > 0 then redis.call('ZREM', P .. 'dirty', unpack(jobs)) end
   end
-  pcall(let_in_freed)
-  redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
-  redis.call('HSET', P .. 'waits', '!', 1) -- it may have miscounted: `walk` counts anew
+
+  -- Puts right whatever a broken verb has touched; what could not be stays marked.
+  local function mend_touched()
+    local plans = {}
+    for plan in pairs(works) do
+      plans[#plans + 1] = plan
+    end
+    if not wrote and #plans == 0 then return end -- Redis refused the first write: it is full, or a replica
+    works, allowance = {}, AT_ONCE
+    if on_error then pcall(on_error) end
+    for _, plan in ipairs(plans) do
+      if not pcall(go_on, plan) then works[plan] = nil end -- the mark of its member, or `plans`, leads back to it
+    end
+    local seen, more = {}, true
+    while more do -- what mending touches is looked at in turn
+      more = false
+      local touched = {}
+      for job in pairs(marked) do
+        if not seen[job] then touched[#touched + 1] = job end
+      end
+      table.sort(touched)
+      for _, job in ipairs(touched) do
+        seen[job], more = true, true
+        local ok = pcall(mend, job, true)
+        local plan = redis.call('HGET', key('job', job), 'pl')
+        if ok and plan then ok = pcall(go_on, plan) end
+        if ok then
+          redis.call('ZREM', P .. 'dirty', job)
+        else
+          works = {}
+        end
+      end
+    end
+    pcall(let_in_freed)
+    redis.call('HINCRBY', P .. 'mended', 'broken verbs', 1)
+    redis.call('HSET', P .. 'waits', '!', 1) -- it may have miscounted: `walk` counts anew
+  end
+
+  -- Around each verb that includes this: Redis undoes nothing of a verb that stops with an error, so the verb does. (The others write
+  -- nothing, or one thing.)
+  guarded = function(verb)
+    local ok, answer = pcall(function()
+      local answer = verb()
+      let_in_freed()
+      return answer
+    end)
+    if ok then
+      unmark()
+      return answer
+    end
+    pcall(mend_touched)
+    local why = type(answer) == 'table' and answer.err or tostring(answer)
+    if not string.match(why, '^%u+ ') then why = 'HALFWAY ' .. why end
+    return { err = (string.gsub(why, '[\r\n]', ' ')) }
+  end
 end

@@ -108,7 +108,7 @@ local function known(job, plan, field)
   return facts[1] and string.sub(facts[1], 1, DIGEST)
 end
 
-local created = {}
+local created
 
 -- The hash of a new job; the caller adds what it asks for, and says `whole` at the end. points: what it points to, nil
 -- where it is whole at the end of this call.
@@ -134,14 +134,17 @@ end
 
 -- created.plan: the key of one that this verb began
 -- created.joined: whether the new jobs have become part of what was there before: then they stay
-on_error = function()
-  local stay = created.joined and created.joined()
-  if created.plan and not stay then redis.call('DEL', created.plan) end
-  for _, job in ipairs(created) do
-    if not stay then
-      throw_away(job)
-    else
-      whole(job)
+each_call(function()
+  created = {}
+  on_error = function()
+    local stay = created.joined and created.joined()
+    if created.plan and not stay then redis.call('DEL', created.plan) end
+    for _, job in ipairs(created) do
+      if not stay then
+        throw_away(job)
+      else
+        whole(job)
+      end
     end
   end
-end
+end)

@@ -27,7 +27,13 @@ local MONTH_MS = 30 * 86400000
 -- Redis reads scores from text: this many digits give the same number back. (`int` would round ranks, and %g cut them.)
 local function exact(n) return string.format('%.17g', n) end
 
-local rules_of = {} -- lanes that this verb has read
+local rules_of -- lanes that this verb has read
+local whos -- of jobs that this verb has looked at: "tenant|agent"
+local has_limits -- of names that this verb has asked for
+each_call(function()
+  rules_of, whos, has_limits = {}, {}, {}
+end)
+
 local function rules(lane)
   local r = rules_of[lane]
   if not r then
@@ -39,7 +45,6 @@ local function rules(lane)
 end
 
 local function tenant_in(who) return who and string.match(who, '^[^|]*') or 'default' end
-local whos = {} -- of jobs that this verb has looked at: "tenant|agent"
 local function who(job)
   if not whos[job] then whos[job] = redis.call('HGET', key('job', job), 'who') or nil end
   return whos[job]
@@ -175,7 +180,6 @@ local function lift(lane, tenant, model, held)
 end
 
 -- The names by which limits are asked for a step: of its tenant's cap and of its model, where there are such limits.
-local has_limits = {} -- of names that this verb has asked for
 local function limits_of(job, h)
   if h[H.kind] ~= 'llm' then return {} end
   local own, model, names = '@' .. tenant_of(job), h[H.label], {} -- (the cap first: it is asked first)

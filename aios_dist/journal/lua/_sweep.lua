@@ -9,14 +9,17 @@
 -- sweeps   jobs whose steps have still to follow, by when the reconciler is to look
 -- sw       the first step that has still to; behind "m" (or "o", where one before it moves the job) a broken verb is mended on the way (_mend)
 
-local by_caller = false -- who has called this verb goes on: the reconciler looks only when nobody has for a moment
+local by_caller -- who has called this verb goes on: the reconciler looks only when nobody has for a moment
 local start_over, exhausted, follow, follow_page, stands_at
 local in_line, places_of -- _mend
 do -- (a chunk of Lua has 200 locals at the most)
   local LOOK, CHANGE, LIMITED = 2, 4, 4 -- what a step takes that has followed; one that does so now, beside; and one that a limit may hold
   local MOST_TAKEN = STEPS_AT_ONCE * (LOOK + CHANGE)
   local PATIENCE = 1000000 -- µs
-  local taken = 0 -- by this verb
+  local taken -- by this verb
+  each_call(function()
+    by_caller, taken = false, 0
+  end)
 
   -- Whether this verb has let as many steps follow as one may: the rest of its jobs is for the next one.
   exhausted = function() return taken >= MOST_TAKEN end

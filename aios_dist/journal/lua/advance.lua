@@ -5,6 +5,7 @@
 --   token: of the turn's own lease, '' when it runs without one
 -- returns: {status, version, tickets, basis}: "advanced", "stale" (the job is not where the program was: replay
 --   and ask again), "ended" (the job has ended, or is paused: its end runs the turn), "gone"
+-- flags: allow-oom
 -- include: plan, mend
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'dg', 'rt')

@@ -2,6 +2,7 @@
 -- ARGV 1: job, retention_ms
 -- returns: {status, tickets, more}: "cancelled", "unknown", or "ended" (it had ended before); more: 1 where steps have still to
 --   follow (sweep)
+-- flags: allow-oom
 -- include: plan, sweep, mend
 by_caller = true
 local state = redis.call('HGET', key('job', A.job), 'st')

@@ -8,6 +8,7 @@
 --   turn is due), "ended" (written, but the job has ended), "paused" (written; the turn waits for the end of the pause),
 --   "mine" (this claim had written it already), "written" (another had), "fenced" (somebody else has the step, or it
 --   is another step now), "gone"
+-- flags: allow-oom
 -- include: order, limits, budgets, plan, sweep, mend
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp', 'sw', 'zn')

@@ -3,6 +3,7 @@
 --   first, most: of a shared lane, so many tenants from that place on (the next to be served is 0), with their steps
 --   due: 1: also what would be there if somebody reconciled (the accounts of some may not look)
 -- returns: for each lane {steps, flat list of tenant and steps, tenants that wait (0 where `most` is), steps that are due}
+-- flags: no-writes
 -- include: waiting
 local found, due = {}, {}
 local MOST_DUE = 200 -- of each kind: where nobody is there to see to it there may be very many, and some are as good as all

@@ -2,6 +2,7 @@
 -- ARGV 1: job, after, most, retention_ms
 --   most: events; of a wide job, who asks goes on
 -- returns: list of packed events
+-- flags: no-writes
 local list = key('ev', A.job)
 if redis.call('EXISTS', list) == 1 then return redis.call('LRANGE', list, int(A.after + 1), int(A.after + A.most)) end
 local all, wanted = first_events(A.job), {}

@@ -3,6 +3,7 @@
 --   want: "take" (or stay), "look", "leave"; stopped: the beat that the caller has seen for too long, or ''
 --   keep_ms: no clock ends an office but this one, which only cleans up after a fleet that has gone
 -- returns: {1 when the caller is in office, else 0, beat, now in µs, how often Redis' clock has jumped}
+-- flags: allow-oom
 -- Another one for each release whose reconciler sees to more (2: parked jobs, and what people are told of ends): a fleet may run both for long.
 local SEES_TO = '2'
 local k = P .. 'reconciler'

@@ -2,6 +2,7 @@
 -- ARGV 1: job, reason, retention_ms
 --   One that is parked stays so, and does not go on by itself.
 -- returns: {status, tickets, more}: "paused" (also when it was), "unknown", or the state that forbids it; more: see cancel
+-- flags: allow-oom
 -- include: plan, sweep, mend
 by_caller = true
 local function stay_parked(job)

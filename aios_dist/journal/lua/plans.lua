@@ -2,6 +2,7 @@
 -- ARGV 1: plan, retention_ms
 --   plan: its id (or "PLAN/DIG", see _new); '' for the next of all whose time has come
 -- returns: {plan, or '' where there is none; tickets; 1 where there is more to do now}
+-- flags: allow-oom
 -- include: members, mend, new
 local now = clock()
 local name = A.plan

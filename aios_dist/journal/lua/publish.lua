@@ -2,6 +2,7 @@
 -- ARGV 1: lanes, lists, tickets, retention_ms
 --   lists: where the tickets of each lane are; tickets: for each lane, the most there may be, as Celery reads them
 -- returns: how many were published
+-- flags: allow-oom
 -- include: waiting
 
 -- A step that a limit held back has left its ticket behind, where another was claimed in its place: with one more

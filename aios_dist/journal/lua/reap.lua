@@ -7,6 +7,7 @@
 -- returns: {moved, ready steps by lane, of them strays by lane, next cursor, next time in µs or 0, flat list of job and
 --   why for what could not be moved, {job, step, token, worker, state since, agent, kind, label, attempt, life of the job} of
 --   each lease that has ended}
+-- flags: allow-oom
 -- include: waiting, order, limits, plan, sweep, members, mend
 local now = clock()
 local moved = 0

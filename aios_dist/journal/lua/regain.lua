@@ -2,6 +2,7 @@
 -- ARGV 1: claims, lease_us, retention_ms
 --   claims: list of {job, step, attempt, token, birth, digest, worker}
 -- returns: the places in the list, from 0, of those that are lost
+-- flags: allow-oom
 -- include: order, limits, sweep, mend
 
 -- The caller is still at work on them: one that comes back from a stall does not compete with itself.

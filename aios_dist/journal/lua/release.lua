@@ -7,6 +7,7 @@
 --     Then dead_outcome is its outcome
 --   model, lane: '' or another model that the step goes to, and the lane of that
 -- returns: {status, tickets}: "released" or "fenced"
+-- flags: allow-oom
 -- include: order, limits, plan, mend
 local h = head(A.job, A.step)
 if not h or h[H.state] ~= 'leased' or h[H.token] ~= A.token then return { 'fenced', {} } end

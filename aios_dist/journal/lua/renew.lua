@@ -2,6 +2,7 @@
 -- ARGV 1: leases, lease_us, retention_ms
 --   leases: list of their names
 -- returns: those that are not there any more; see regain
+-- flags: allow-oom
 local till = int(clock() + A.lease_us)
 local lost = {}
 for _, lease in ipairs(A.leases) do

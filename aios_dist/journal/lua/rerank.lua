@@ -1,6 +1,7 @@
 -- rerank: another priority for a job, also while its steps wait.
 -- ARGV 1: job, priority, retention_ms
 -- returns: {state of the job, how many waiting steps moved, more}, or {"unknown", 0, 0}; more: see cancel
+-- flags: allow-oom
 -- include: limits, sweep, mend
 by_caller = true
 local k = key('job', A.job)

@@ -3,6 +3,7 @@
 --   digest: of all that an aios.toml says, noted so that a worker sees whether Redis still knows it; '' with a hand
 --   source: "file" or "hand"; models, tenants, lanes: see _rules.lua
 -- returns: the lanes whose steps have still to be gathered, see _gather
+-- flags: allow-oom
 -- include: mend, rules
 for _, m in ipairs(A.models) do
   set_model(m, A.source)

@@ -3,6 +3,7 @@
 --   by_us: how far it jumped (negative: back); 0 only shortens leases that end later than any can
 --   within_us: how long ago it did so at the most; seen: the jumps that the caller knew of before this one
 -- returns: {entries that were moved, jumps}
+-- flags: allow-oom
 local now, by, moved = clock(), A.by_us, 0
 local jumps = number(redis.pcall('GET', P .. 'jumps'))
 local known_of = by ~= 0 and A.seen ~= jumps -- another worker has seen it too, and was here before

@@ -3,6 +3,7 @@
 --   ranked: list of {name, policy, base, since, level, group}: what the lane's policy said of the page before
 -- returns: {how many went where they belong without a rank, flat list of name, kind, "tenant|agent", µs in calls, deadline
 --   in s or "", expected steps or "", estimated cost; how many of `ranked` got their rank}
+-- flags: allow-oom
 -- include: order, limits, mend, gather
 local r, page = rules(A.lane), {}
 if rules_to_come(A.lane) or r.look then return { 0, {}, 0 } end -- what is gathered stays where it is until all is

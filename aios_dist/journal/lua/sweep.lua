@@ -2,6 +2,7 @@
 -- ARGV 1: job, retention_ms
 --   job: its id; '' for the next of all with which nobody goes on
 -- returns: {job, or '' where there is none; tickets; 1 where there is more to do now; how many waiting steps have another place}
+-- flags: allow-oom
 -- include: sweep, mend
 
 -- A slice of a wide job that a verb broke over, see stands_at. Gives whether there is more of it.

@@ -2,6 +2,7 @@
 -- ARGV 1: lanes, lists, spare, retention_ms
 --   lists: where the tickets of each lane are; spare: how many more than ready steps may stay, where there are any
 -- returns: for each lane {ready steps, tickets}, or {-1, why} where that cannot be read
+-- flags: allow-oom
 -- include: waiting
 local found = {}
 for i, lane in ipairs(A.lanes) do

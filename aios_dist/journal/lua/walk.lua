@@ -4,6 +4,7 @@
 --     which step on, and whether one before it moves the job), or "/" and a model's name
 --   corrupt_outcome: the encoded error of a job whose record cannot be read
 -- returns: {what was wrong: flat list of job (or model), what; next cursor; open jobs; how many of them were looked at}
+-- flags: allow-oom
 -- include: waiting, order, limits, plan, sweep, members, mend, new
 local found = {}
 

@@ -1,0 +1,85 @@
+"""How verbs are said to one Redis: as functions of the library that stands there, else as scripts.
+
+A script is executed whole at each call, with all that its verb shares with others; a function stands there
+since its library was loaded. Who finds no library loads it. Where that is refused (an account that may not, a
+Redis without functions), the verbs go as scripts: they do the same.
+"""
+
+from __future__ import annotations
+
+import time
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+FUNCTIONS = True
+"""Whether functions are tried at all."""
+
+AGAIN_S = 30.0
+"""For so long the verbs go as scripts before somebody else may have loaded the library."""
+
+ANNOUNCED_S = 3600.0
+"""For so long a library stays that a process has said it uses: so what is long gone goes."""
+
+
+class Way:
+    """What is known of the way to one Redis.
+
+    Args:
+        functions: whether functions are tried; ``FUNCTIONS`` by default.
+
+    Attributes:
+        why: why the verbs go as scripts, as Redis has said it; empty where they do not.
+    """
+
+    def __init__(self, functions: bool | None = None) -> None:
+        self.why = ""
+        self._calls = self._loads = FUNCTIONS if functions is None else functions
+        self._after = 0.0
+
+    @property
+    def functions(self) -> bool:
+        """The verbs go as functions."""
+        return self._calls and time.monotonic() >= self._after
+
+    @property
+    def loads(self) -> bool:
+        """A library may be loaded, as far as is known."""
+        return self._loads
+
+    def refused(self, exc: ResponseError) -> bool:
+        """Whether functions cannot be called here at all: it stays so."""
+        if not _never(exc, "fcall"):
+            return False
+        self._calls, self.why = False, str(exc)
+        return True
+
+    def not_loaded(self, exc: ResponseError) -> None:
+        """The library could not be loaded: scripts for a while, until somebody else may have."""
+        if _never(exc, "function"):
+            self._loads = False
+        self.why = str(exc)
+        self.missing()
+
+    def missing(self) -> None:
+        """There is no library."""
+        self._after = time.monotonic() + AGAIN_S
+
+    def loaded(self) -> None:
+        """It is there."""
+        self._after, self.why = 0.0, ""
+
+
+def _never(exc: ResponseError, command: str) -> bool:
+    """The account may not use the command, or this Redis has none."""
+    said = str(exc).lower()
+    return command in said and (isinstance(exc, NoPermissionError) or "unknown command" in said)
+
+
+def not_found(exc: ResponseError) -> bool:
+    """There is no such function: a Redis that is new, was flushed, or has another one's snapshot."""
+    return str(exc).lower().endswith("function not found")
+
+
+def there_already(exc: ResponseError) -> bool:
+    """Somebody else has loaded it meanwhile."""
+    return str(exc).endswith("already exists")
