@@ -166,7 +166,6 @@ class Endings:
             if not limit.expired():
                 raise
         finally:
-            future.cancel()
             self._forget(id, future)
 
     async def in_order(self, ids: Sequence[str], timeout: float) -> AsyncIterator[str]:
@@ -198,8 +197,6 @@ class Endings:
                 yield next_
         finally:
             for id, future in futures.items():
-                if not future.cancel() and not future.cancelled():
-                    future.exception()  # told of what this caller has raised already
                 self._forget(id, future)
 
     async def _next(
@@ -226,6 +223,8 @@ class Endings:
         return future
 
     def _forget(self, id: str, future: asyncio.Future[None]) -> None:
+        if not future.cancel() and not future.cancelled():
+            future.exception()  # the caller has raised that, or another, already
         waiters = self._waiting.get(id)
         if waiters and future in waiters:
             waiters.remove(future)
@@ -248,6 +247,7 @@ class Endings:
 
     async def _watch(self) -> None:
         """Somebody listens from here on, or will soon, and looks then."""
+        self._look_whether_closed()
         if self._watcher is None or self._watcher.done():
             self._hearing.tried.clear()
             self._watcher = asyncio.create_task(self._follow())
@@ -260,6 +260,7 @@ class Endings:
         both = [waiter, self._watcher]
         await asyncio.wait(both, timeout=LOOK_S / 2, return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()
+        self._look_whether_closed()  # … which has cancelled the watcher: that is no cancelling of who waits
         if self._watcher.done():
             self._watcher.result()
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from aios_dist.local.redis_server import EmbeddedRedis
 
 SLOTS = 16
-TIMEOUT_S = 1.5
+TIMEOUT_S = 2.5
 LEASE_S = 6.0
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ def once_each(jobs: list[Job]) -> Counter[str]:
 
 
 def test_answers_that_came_while_a_worker_was_stopped_are_used(scene: Scene, llm: FakeLLM) -> None:
-    llm.script(latency=0.5)
+    llm.script(latency=1.5)  # all are in flight at once also where they begin slowly
     member = scene.machine.worker("still")
     jobs = scene.submit(SLOTS, "still")
     llm.wait_until(lambda: llm.in_flight == SLOTS, timeout=20)

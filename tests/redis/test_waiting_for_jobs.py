@@ -6,6 +6,7 @@ The worker's part is played by hand, on a real Redis.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -358,6 +359,30 @@ async def test_who_waits_as_the_fleet_is_closed_hears_it(fleet: AsyncFleet) -> N
         async with asyncio.timeout(5):
             with pytest.raises(FleetUnavailable, match="closed"):
                 await wait
+
+
+async def test_who_has_only_begun_to_wait_as_the_fleet_is_closed_hears_it_too(
+    fleet: AsyncFleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not cancelled: a CancelledError that nobody has asked for ends a caller without a word."""
+    (job,) = await submitted(fleet, "x")
+    begun = asyncio.Event()
+
+    async def never() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    monkeypatch.setattr(fleet.journal, "registry", never)
+    wait = asyncio.create_task(job.result(timeout=60))
+    async with asyncio.timeout(5):
+        await begun.wait()
+        await fleet.close()
+        with pytest.raises(FleetUnavailable, match="closed"):
+            await wait
+    del wait
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 # Steering: what is ready again has its ticket in the same breath --------------------------------------
