@@ -82,6 +82,13 @@ def test_a_library_is_named_by_its_content_and_so_are_its_functions() -> None:
     assert all(verb.function == f"{library.name}_{name}" for name, verb in verbs.items())
 
 
+def test_who_says_how_an_error_is_undone_stands_once_in_the_library() -> None:
+    """Others may stand in several blocks, and each sets anew what it has of its own. ``on_error`` is of all:
+    of two blocks that set it, the last would undo what verbs of the first have begun."""
+    text = scripts.load()["commit"].library.text
+    assert text.count(text_of("_new")) == 1
+
+
 def set_anew(part: str) -> tuple[str, str]:
     """Of a part what it does at each call, and all else."""
     text = re.sub(r"--.*", "", text_of(f"_{part}"))
