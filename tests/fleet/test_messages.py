@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import redis
 
 BOMB_BYTES = 200_000_000
-FLOOD = [msgpack.packb(said) for said in (["lane", "llm", "", ""], ["drop", "j", "0", "nobody"])] * 2500
+FLOOD = [msgpack.packb(said) for said in (["lane", "llm", "", ""], ["drop", "j", "0", "nobody"])] * 500
 
 
 class Watch:
@@ -120,11 +120,13 @@ def test_no_message_of_remote_control_or_events_ends_a_worker(
 def test_no_message_of_the_control_channel_makes_a_worker_deaf(
     fleet: Fleet, llm: FakeLLM, machine: LocalFleet, redis_client: redis.Redis, watch: Watch
 ) -> None:
-    llm.script(latency=30.0)
+    llm.script(latency=300.0)
     job = fleet.submit(caller, calls=1, model="small")
     llm.wait_until(lambda: llm.in_flight == 1)
-    for said in [*MALFORMED.values(), *FLOOD]:
-        redis_client.publish(Keys(machine.config.fleet.name).control, said)
+    with redis_client.pipeline(transaction=False) as pipe:
+        for said in [*MALFORMED.values(), *FLOOD]:
+            pipe.publish(Keys(machine.config.fleet.name).control, said)
+        pipe.execute()
     assert job.cancel()
     llm.wait_until(lambda: llm.in_flight == 0, timeout=5)
     watch.check()

@@ -46,7 +46,7 @@ async def counted(journal: Journal) -> AsyncIterator[list[tuple[str, int]]]:
         try:
             return await eval_(script, *args, **more)
         finally:
-            seen.append((script.name, await commands() - before - 2))  # EVALSHA itself, and the first INFO
+            seen.append((script.name, await commands() - before - 2))  # FCALL itself, and the first INFO
 
     journal.connection.eval = measured  # type: ignore[method-assign]
     try:
