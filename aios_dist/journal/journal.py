@@ -94,7 +94,7 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
         worker: str,
         token: str,
         *,
-        again: bool = False,
+        again: int = 0,
         models: Sequence[str] | None = None,
         agents: Sequence[str] | None = None,
         codes: Mapping[str, str] | None = None,

@@ -264,7 +264,8 @@ class Asks(NamedTuple):
     Attributes:
         worker: its id.
         token: random (:func:`random_name`), of this claim alone.
-        again: the answer to the same claim was lost: what it got is given once more.
+        again: 1: the answer to the same claim was lost: what it got is given once more, or else another step;
+            2: what it got, and nothing else.
         models, agents: what the worker can serve; None: everything. The rest waits for those who can.
         codes: the code that it has of each agent; None: whatever is asked for. What began with another
             waits for a worker with that, as long as there is one.
@@ -272,7 +273,7 @@ class Asks(NamedTuple):
 
     worker: str
     token: str
-    again: bool = False
+    again: int = 0
     models: Sequence[str] | None = None
     agents: Sequence[str] | None = None
     codes: Mapping[str, str] | None = None

@@ -13,9 +13,9 @@ import msgspec
 from celery import Task, signals
 from celery.exceptions import Retry
 
-from aios_dist.errors import JournalError, LLMError, ToolError, UnknownName
+from aios_dist.errors import FleetUnavailable, JournalError, LLMError, ToolError, UnknownName
 from aios_dist.journal import Advance, Claim, Nothing, Refusal
-from aios_dist.journal.records import random_name
+from aios_dist.journal.records import Asks, random_name
 from aios_dist.model.calls import Usage
 from aios_dist.model.jobs import Kind, Outcome
 from aios_dist.text.lines import fields_line
@@ -159,7 +159,7 @@ class Runner:
 
         async def take() -> Claim | Nothing:
             nonlocal asks, asked
-            sent, asks = asks, asks._replace(again=True)  # whatever becomes of the answer
+            sent, asks = asks, asks._replace(again=1)  # whatever becomes of the answer
             asked = time.monotonic() if not sent.again else asked
             try:
                 got = await self._writer.journal.take(
@@ -175,11 +175,16 @@ class Runner:
             except JournalError as exc:
                 logger.error("%s", exc)
                 got = Nothing()
-            asks = asks._replace(again=False)
+            asks = asks._replace(again=0)
             return got
 
         while True:
-            got = await self._writer.insist(take, paid=False)
+            try:
+                got = await self._writer.insist(take, paid=False)
+            except Stopped:
+                if asks.again:
+                    await self._let_go(lane, asks)
+                raise
             if isinstance(got, Claim):
                 return got, asked
             await self._writer.publish(got.tickets)
@@ -188,6 +193,15 @@ class Runner:
             if not got.again:
                 return None, asked
             unsought = got.unsought
+
+    async def _let_go(self, lane: str, asks: Asks) -> None:
+        """This worker ends, and has not heard what its claim has got: that goes back now, and not when its
+        lease has ended."""
+        with contextlib.suppress(JournalError, FleetUnavailable):
+            got = await self._writer.journal.take(lane, asks.worker, asks.token, again=2)
+            if isinstance(got, Claim):
+                back = await self._writer.journal.release(got, "shutdown")
+                await self._writer.publish([*got.tickets, *back])
 
     async def _step(self, work: Work) -> str:
         claim = work.claim

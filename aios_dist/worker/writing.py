@@ -132,7 +132,7 @@ class Writer:
             nonlocal asked, onward
             sent, asked = onward, asked or time.monotonic()
             if sent.asks is not None:  # whatever becomes of the answer
-                onward = sent._replace(asks=sent.asks._replace(again=True))
+                onward = sent._replace(asks=sent.asks._replace(again=1))
             try:
                 return await self.journal.commit(
                     claim,

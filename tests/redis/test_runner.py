@@ -434,6 +434,34 @@ async def test_a_claim_whose_answer_was_lost_is_asked_for_again_and_is_the_same(
     assert [claim.attempt for claim in bench.told] == [1]
 
 
+@pytest.mark.parametrize("answered", ["a step", "nothing"])
+async def test_a_worker_that_ends_gives_back_what_a_claim_has_got_whose_answer_was_lost(
+    bench: Bench, hand: Hand, answered: str
+) -> None:
+    """Else the step waits until its lease ends, and counts as taken from a worker that lives."""
+    worker = await bench.worker()
+    if answered == "a step":
+        await bench.fleet.submit(two, id="x")
+    take, asked = worker.journal.take, list[int]()
+
+    async def lost(*args: Any, again: int = 0, **more: Any) -> Any:
+        asked.append(again)
+        got = await take(*args, again=again, **more)
+        if len(asked) == 1:
+            worker._writer.closing.set()
+            await bench.fleet.submit(two, id="y")  # … and is not taken by who only asks what it had
+            raise FleetUnavailable("no answer within 1 s")
+        return got
+
+    worker.journal.take = lost  # type: ignore[method-assign]
+    assert await bench.serve(worker) == "spare ticket: this worker ends"
+    assert asked == [0, 2]
+    assert await hand.members(hand.keys.leases) == set()
+    waiting = {"x/0", "y/0"} if answered == "a step" else {"y/0"}
+    assert await hand.members(hand.keys.ready("llm")) == waiting
+    assert await tickets(hand) >= len(waiting)
+
+
 async def test_a_step_that_only_others_can_serve_leaves_its_ticket_to_them(
     bench: Bench, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
