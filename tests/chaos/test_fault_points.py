@@ -204,7 +204,10 @@ def test_a_worker_that_dies_between_what_makes_room_and_the_ticket_of_who_gets_i
     ward: Ward,
 ) -> None:
     ward.finish("ticket")
-    assert ward.attempts("ticket") == [[2], [1]]
+    waited = ward.jobs["ticket"][1].events(timeout=10)
+    # On a busy machine the reconciler's look may have given the ticket in between, to the slot beside it.
+    taken = sum(event.what == "released" for event in waited)
+    assert ward.attempts("ticket") == [[2], [1 + taken]]
     assert ward.calls("ticket") == Counter({"0/0": 2, "1/0": 1})
 
 
