@@ -103,7 +103,7 @@ def _ward(redis_server: EmbeddedRedis, fleets: Any, fake_llm: FakeLLM, failing: 
     models = {lane: msgspec.structs.replace(model, lane=lane) for lane in set(lanes.values())}
     # A ticket goes apart from its write where a call that failed makes room for another job's.
     models["ticket"] = msgspec.structs.replace(
-        models["ticket"], base_url=failing.url, max_in_flight=1, breaker=0
+        models["ticket"], base_url=failing.url, max_in_flight=1, breaker=0, backoff=1.0, backoff_max=1.0
     )
     pools["ticket"] = PoolConfig(lanes=["ticket"], slots=2)
     config = msgspec.structs.replace(config, models=models)
@@ -208,7 +208,9 @@ def test_a_worker_that_dies_between_what_makes_room_and_the_ticket_of_who_gets_i
     # On a busy machine the reconciler's look may have given the ticket in between, to the slot beside it.
     taken = sum(event.what == "released" for event in waited)
     assert ward.attempts("ticket") == [[2], [1 + taken]]
-    assert ward.calls("ticket") == Counter({"0/0": 2, "1/0": 1})
+    calls = ward.calls("ticket")
+    assert calls["0/0"] == 2
+    assert 1 <= calls["1/0"] <= 1 + taken
 
 
 def test_a_step_that_kills_three_workers_is_given_up_and_its_job_says_so(ward: Ward) -> None:
