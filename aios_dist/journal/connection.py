@@ -7,8 +7,10 @@ a thousand calls in flight so needs one connection, not a thousand, and one syst
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import weakref
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import redis.asyncio as aioredis
@@ -36,7 +38,7 @@ from redis.exceptions import (
 )
 
 from aios_dist.config.redis_urls import address
-from aios_dist.errors import ConfigError, FleetUnavailable, JournalError, RedisUnfit
+from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError, RedisUnfit
 from aios_dist.journal import calling
 from aios_dist.journal.calling import Way
 from aios_dist.journal.keys import libraries
@@ -330,12 +332,10 @@ class Connection:
             except Exception as exc:
                 answers = [self._of_the_line(exc)] * len(batch)
             except BaseException as exc:
-                task = asyncio.current_task()
                 if self._closing:
                     answers = [_Silent(CLOSING_S)] * len(batch)
-                elif isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling():
-                    # Nobody asked for it: the transport of another loop than asyncio's has ended so.
-                    answers = [RedisConnectionError("the connection has ended")] * len(batch)
+                elif isinstance(exc, asyncio.CancelledError) and _nobodys():
+                    answers = [_ended()] * len(batch)
                 else:
                     for *_, future in batch:
                         future.cancel()
@@ -372,7 +372,7 @@ class Connection:
         """What broke a round trip, as an error of Redis' where it is one of the line."""
         if isinstance(exc, RedisTimeoutError):
             return _Silent(self._patience)
-        if isinstance(exc, RedisError) or not isinstance(exc, (OSError, EOFError, RuntimeError)):
+        if isinstance(exc, RedisError) or not isinstance(exc, OF_THE_LINE):
             return exc  # a mistake of ours as it is
         return RedisConnectionError(str(exc))
 
@@ -393,6 +393,35 @@ class Connection:
                 await asyncio.wait([self._flusher], timeout=0.1)  # redis-py, as it connects, may lose one
             self._closing = False
         await self.client.aclose()
+
+
+OF_THE_LINE = (OSError, EOFError, RuntimeError)
+"""What a line that breaks raises beside errors of Redis'; the last is uvloop's, of a dead transport."""
+
+
+def _nobodys() -> bool:
+    """Nobody asked for this cancellation: the transport of another loop than asyncio's has ended so."""
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
+
+
+def _ended() -> RedisConnectionError:
+    return RedisConnectionError("the connection has ended")
+
+
+@contextlib.contextmanager
+def line_errors() -> Iterator[None]:
+    """Around what goes over a line of redis-py's own: what breaks it is an error of Redis' on every loop."""
+    try:
+        yield
+    except (RedisError, AiosError):
+        raise
+    except OF_THE_LINE as exc:
+        raise RedisConnectionError(str(exc)) from exc
+    except asyncio.CancelledError:
+        if not _nobodys():
+            raise
+        raise _ended() from None
 
 
 class Full(FleetUnavailable):

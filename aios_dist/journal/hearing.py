@@ -13,7 +13,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from aios_dist.journal.connection import open_client, passes, unavailable
+from aios_dist.journal.connection import line_errors, open_client, passes, unavailable
 
 AGAIN_S = 0.2
 """Between two tries to hear, while Redis is away."""
@@ -90,7 +90,8 @@ class Hearing:
         while True:
             try:
                 self._client = open_client(self._url)
-                line = await self._client.connection_pool.get_connection()
+                with line_errors():
+                    line = await self._client.connection_pool.get_connection()
                 heard = set(
                     self._wanted
                 )  # who comes from here on waits until Redis has said that it is heard
@@ -103,13 +104,15 @@ class Hearing:
                     if again and not heard:
                         again = False
                         yield None
-                    said = await self._line.read_response(
-                        timeout=self._quiet, disconnect_on_error=False, push_request=True
-                    )
+                    with line_errors():
+                        said = await self._line.read_response(
+                            timeout=self._quiet, disconnect_on_error=False, push_request=True
+                        )
                     if said is None and asked:
                         raise RedisConnectionError(f"no answer within {self._quiet:g} s")
                     if asked := said is None:
-                        await self._line.send_command("PING", "aios", check_health=False)
+                        with line_errors():
+                            await self._line.send_command("PING", "aios", check_health=False)
                     elif isinstance(said, list) and len(said) == 3:
                         kind, channel, word = said
                         name = channel.decode("utf-8", "replace")
@@ -118,7 +121,7 @@ class Hearing:
                         elif kind == b"subscribe":
                             heard.discard(name)
                             self._done(name)
-            except (RedisError, OSError) as exc:
+            except RedisError as exc:
                 await self._broken(exc)
                 self.tried.set()
             yield None  # nobody is kept from looking while there is no line
@@ -149,6 +152,7 @@ class Hearing:
             if (line := self._line) is None:
                 return
             try:
-                await line.send_command(command, *channels[first : first + MOST], check_health=False)
-            except (RedisError, OSError):
+                with line_errors():
+                    await line.send_command(command, *channels[first : first + MOST], check_health=False)
+            except RedisError:
                 await line.disconnect(nowait=True)

@@ -345,13 +345,14 @@ class Reading(Access):
         """
         from redis.exceptions import RedisError
 
-        from aios_dist.journal.connection import open_client, passes, unavailable
+        from aios_dist.journal.connection import line_errors, open_client, passes, unavailable
 
         client = open_client(self.config.redis_url, socket_timeout=idle + 10)
         try:
             while True:
                 try:
-                    got = await client.xread({self.keys.ends: after}, count=1000, block=int(idle * 1000))
+                    with line_errors():
+                        got = await client.xread({self.keys.ends: after}, count=1000, block=int(idle * 1000))
                 except RedisError as exc:
                     if not passes(exc):
                         raise unavailable(exc, self.config.redis_url) from None

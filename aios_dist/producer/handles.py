@@ -360,7 +360,7 @@ class AsyncJob(OfThisProcess):
         """
         from redis.exceptions import RedisError
 
-        from aios_dist.journal.connection import open_client, passes, unavailable
+        from aios_dist.journal.connection import line_errors, open_client, passes, unavailable
 
         journal, endings = self._lines.journal, self._lines.endings
         after, timeout = whole("after", after, least=-1), seconds("timeout", timeout)
@@ -377,7 +377,8 @@ class AsyncJob(OfThisProcess):
                 try:
                     async with client.pubsub(ignore_subscribe_messages=True) as news:
                         subscribe = functools.partial(news.subscribe, journal.keys.events(self.id))
-                        await endings.by(deadline, subscribe)
+                        with line_errors():
+                            await endings.by(deadline, subscribe)
                         while True:
                             state, _ = await endings.by(deadline, look)
                             for event in await endings.by(
@@ -391,7 +392,8 @@ class AsyncJob(OfThisProcess):
                             rest = deadline - clock()
                             if rest <= 0:
                                 raise ResultTimeout(f"Job {self.id!r} has not ended within {timeout:g} s.")
-                            await endings.news(news.get_message(timeout=min(rest, LOOK_AGAIN_S)))
+                            with line_errors():
+                                await endings.news(news.get_message(timeout=min(rest, LOOK_AGAIN_S)))
                 except RedisError as exc:
                     if not passes(exc):
                         raise unavailable(exc, journal.config.redis_url) from None

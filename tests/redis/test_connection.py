@@ -11,16 +11,26 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import pytest_asyncio
+import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from aios_dist import AsyncFleet, prompts
 from aios_dist.config import Config, FleetConfig, PoolConfig
-from aios_dist.errors import AiosError, ConfigError, FleetUnavailable, JournalError, RedisUnfit
+from aios_dist.errors import (
+    AiosError,
+    ConfigError,
+    FleetUnavailable,
+    JournalError,
+    RedisUnfit,
+    ResultTimeout,
+)
 from aios_dist.journal import Journal, scripts
 from aios_dist.journal import connection as module
 from aios_dist.journal.calling import Way
-from aios_dist.journal.connection import BATCH, Connection, open_client, unavailable
+from aios_dist.journal.connection import BATCH, Connection, line_errors, open_client, unavailable
+from aios_dist.journal.hearing import Hearing
 from aios_dist.model.jobs import JobState
 from aios_dist.worker.worker import Runtime
 from tests.redis.conftest import Hand, Told, again, decides, starts
@@ -633,6 +643,48 @@ async def test_a_transport_that_ends_in_a_cancellation_nobody_asked_for_is_a_lin
     with pytest.raises(FleetUnavailable, match="cannot be reached"):
         await line.command("PING")
     await line.close()
+
+
+def test_who_says_what_is_to_be_heard_over_a_line_that_has_just_ended_hears_of_it_on_no_loop(
+    redis_server: EmbeddedRedis,
+) -> None:
+    async def over_a_dead_line() -> tuple[str, str] | None:
+        hearing = Hearing(redis_server.url, 0.2)
+        said = hearing.listen()
+        heard = asyncio.ensure_future(anext(said))
+        await hearing.tried.wait()
+        hearing._line._writer.transport.abort()  # its end is seen by who reads, in a turn of the loop
+        await hearing.hear(["one"])
+        gap = await heard
+        await said.aclose()
+        await hearing.close()
+        return gap
+
+    assert uvloop.run(over_a_dead_line()) is None
+    assert asyncio.run(over_a_dead_line()) is None
+
+
+@pytest.mark.parametrize(
+    "raised", [RuntimeError("the handler is closed"), BrokenPipeError(), EOFError(), asyncio.CancelledError()]
+)
+async def test_what_breaks_a_line_of_redis_pys_own_is_an_error_of_redis(raised: BaseException) -> None:
+    with pytest.raises(RedisConnectionError), line_errors():
+        raise raised
+
+
+async def test_a_cancellation_that_is_asked_for_and_errors_of_ours_pass_as_they_are() -> None:
+    async def waits() -> None:
+        with line_errors():
+            await asyncio.sleep(60)
+
+    task = asyncio.ensure_future(waits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for ours in (ResultTimeout("not in time"), FleetUnavailable("away"), RedisTimeoutError()):
+        with pytest.raises(type(ours)), line_errors():
+            raise ours
 
 
 async def test_a_worker_that_starts_waits_for_a_redis_that_goes_away_between_two_of_its_questions(
