@@ -42,12 +42,13 @@ class Ended(msgspec.Struct, frozen=True):
 class Telling(Access):
     """The part of the journal that knows which ends have been told."""
 
-    async def told_upto(self) -> str:
-        """The last entry of the stream of ends that was told."""
+    async def told_upto(self) -> tuple[str, str]:
+        """The last entry of the stream of ends that was told, "" where nobody has told any; and behind which
+        there are others to tell."""
         said, (now, _) = await self._gather([("GET", self.keys.told), ("TIME",)])
         if said is not None and _ENTRY.fullmatch(said):
-            return str(said.decode())
-        return f"{max(0, int((int(now) - LOOK_BACK_S) * 1000))}-0"
+            return said.decode(), said.decode()
+        return "", f"{max(0, int((int(now) - LOOK_BACK_S) * 1000))}-0"
 
     async def to_tell(self, after: str, most: int) -> tuple[list[Ended], str]:
         """The next ends, oldest first.

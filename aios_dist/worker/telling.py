@@ -57,10 +57,10 @@ class Teller:
             self._told = None
             return
         await self._write()
-        written = await self._journal.told_upto()
+        written, behind = await self._journal.told_upto()
         if self._told is None or written != self._written:  # else another has told, or Redis was put back
             self._told, self._written = None, written
-        after = began = self._told[0] if self._told is not None else written
+        after = began = self._told[0] if self._told is not None else behind
         for _ in range(MOST_PAGES):
             ends, upto = await self._journal.to_tell(after, PAGE)
             for end in ends:

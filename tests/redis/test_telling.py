@@ -107,6 +107,24 @@ async def test_an_end_counts_as_told_when_its_events_have_gone_out(hand: Hand) -
     assert len(killed.ends()) == 3
 
 
+async def test_what_waits_to_go_out_is_told_once_whatever_the_clock_says_meanwhile(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await hand.journal.submit([starts("j", ends=JobState.DONE)])
+    heard = Heard()
+    slow = Teller(hand.journal, Rows(heard), lambda: True, lambda: len(heard.events), lambda: 0)
+    command = hand.journal.connection.command
+
+    async def later(*args: Any) -> Any:
+        found = await command(*args)
+        return [int(found[0]) + 5, found[1]] if args == ("TIME",) else found
+
+    await slow.tell()
+    monkeypatch.setattr(hand.journal.connection, "command", later)
+    await slow.tell()
+    assert heard.ends() == ["task-succeeded job j"]
+
+
 async def test_a_fleet_that_was_never_told_of_begins_a_minute_back(hand: Hand) -> None:
     now = await hand.journal.now()
     old = f"{(now - 61) * 1000:.0f}-0"
