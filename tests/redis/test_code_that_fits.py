@@ -9,6 +9,7 @@ import pytest
 
 from aios_dist.journal import Claim, Need, Nothing, WorkerInfo
 from aios_dist.journal.records import random_name
+from aios_dist.policies import Rank
 from tests.redis.breaking import begun, parks
 from tests.redis.conftest import starts
 from tests.redis.test_work_of_a_slice import counted
@@ -327,3 +328,21 @@ async def test_a_jump_of_redis_clock_keeps_nobody_waiting_for_code_that_is_gone(
     until = float(await hand.redis("ZSCORE", hand.keys.serving, "has/a@old")) / 1e6
     now = await hand.journal.now()
     assert now < until <= now + hand.config.lease
+
+
+async def test_what_a_claim_leaves_to_others_keeps_it_from_nothing_that_it_can_serve(hand: Hand) -> None:
+    await hand.submit(*(starts(job, "x", model="m0") for job in "abc"))
+    assert isinstance(await hand.journal.take("llm", "w2", "t0", models=["m1"], agents=[]), Nothing)
+    await hand.limit("m0", flight=1)
+    await hand.submit(starts("busy", "x", model="m0", rank=Rank(base=-1e9)))
+    busy = await hand.journal.take("llm", "w1", "t1", models=["m0"], agents=[])
+    assert isinstance(busy, Claim)
+    assert busy.job == "busy"
+    assert (await hand.by_model("held"))["?model/m0"] == ["b/0", "c/0"]
+    await hand.submit(starts("other", "x", model="m1", rank=Rank(base=-1e9)))
+    got = await hand.journal.take("llm", "w1", "t2", models=["m0"], agents=[])
+    assert isinstance(got, Nothing)
+    held = await hand.by_model("held")
+    assert (held["m0"], held["?model/m1"]) == (["a/0", "b/0", "c/0"], ["other/0"])
+    assert "?model/m0" not in held
+    assert isinstance(await hand.journal.take("llm", "w2", "t3", models=["m1"], agents=[]), Claim)

@@ -94,7 +94,7 @@ end
 local bring, unsought
 do -- (a chunk of Lua has 200 locals at the most)
   local MOST_SOUGHT, MOST_BROUGHT = 30, 10 -- kinds that are looked at by one claim, and steps
-  local wanted, seen, brought = key('wanted', A.lane), 0, 0
+  local wanted, seen, brought, anew = key('wanted', A.lane), 0, 0, false
   unsought = A.unsought or redis.call('ZCARD', wanted) -- kinds, until all were looked at and nothing was found
   local function one(need, oldest)
     local top, _, tenant = first_held('?' .. need, oldest)
@@ -117,6 +117,7 @@ do -- (a chunk of Lua has 200 locals at the most)
   end
   bring = function()
     local before = brought
+    if anew then unsought = redis.call('ZCARD', wanted) end -- what this call has left to others is among them since
     while unsought > 0 and seen < MOST_SOUGHT and brought < MOST_BROUGHT do
       local most = math.min(unsought, MOST_SOUGHT - seen)
       local page = redis.call('ZRANGEBYLEX', wanted, sought == '' and '-' or '(' .. sought, '+', 'LIMIT', 0, most)
@@ -131,9 +132,9 @@ do -- (a chunk of Lua has 200 locals at the most)
         sought = '' -- the first follows the last
       end
     end
-    if brought == before then return false end
-    unsought = redis.call('ZCARD', wanted)
-    return true
+    anew = brought > before
+    if anew then unsought = redis.call('ZCARD', wanted) end
+    return anew
   end
 end
 bring() -- before anything is taken: what only we can serve may be first of all
