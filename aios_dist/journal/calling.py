@@ -8,6 +8,7 @@ Redis without functions), the verbs go as scripts: they do the same.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -50,14 +51,14 @@ class Way:
         """Whether functions cannot be called here at all: it stays so."""
         if not _never(exc, "fcall"):
             return False
-        self._calls, self.why = False, str(exc)
+        self._calls, self.why = False, _said(exc)
         return True
 
     def not_loaded(self, exc: ResponseError) -> None:
         """The library could not be loaded: scripts for a while, until somebody else may have."""
         if _never(exc, "function"):
             self._loads = False
-        self.why = str(exc)
+        self.why = _said(exc)
         self.missing()
 
     def missing(self) -> None:
@@ -69,6 +70,11 @@ class Way:
         self._after, self.why = 0.0, ""
 
 
+def _said(exc: ResponseError) -> str:
+    """In Redis' words, without the command that it repeats."""
+    return str(exc).partition(", with args beginning with")[0]
+
+
 def _never(exc: ResponseError, command: str) -> bool:
     """The account may not use the command, or this Redis has none."""
     said = str(exc).lower()
@@ -78,6 +84,15 @@ def _never(exc: ResponseError, command: str) -> bool:
 def not_found(exc: ResponseError) -> bool:
     """There is no such function: a Redis that is new, was flushed, or has another one's snapshot."""
     return str(exc).lower().endswith("function not found")
+
+
+def is_ours(listed: Any, text: str) -> bool:
+    """Whether FUNCTION LIST has told of a library with this text."""
+    for entry in listed or ():
+        told = entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+        if told.get(b"library_code") == text.encode():
+            return True
+    return False
 
 
 def there_already(exc: ResponseError) -> bool:

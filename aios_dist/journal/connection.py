@@ -214,6 +214,7 @@ class Connection:
                 except ResponseError as exc:
                     if not calling.not_found(exc):
                         raise
+                    self.way.missing()  # it was flushed meanwhile
         try:
             return await self._asked(("EVALSHA", script.sha, *rest), then, again)
         except NoScriptError:
@@ -232,13 +233,9 @@ class Connection:
         if not self.way.loads:
             self.way.missing()
             return False
-        if self._loading is None:
+        if self._loading is None or self._loading.done():  # (its first waiter may be gone)
             self._loading = asyncio.get_running_loop().create_task(self._load(library, prefix))
-        try:
-            return await asyncio.shield(self._loading)
-        finally:
-            if self._loading is not None and self._loading.done():
-                self._loading = None
+        return await asyncio.shield(self._loading)
 
     async def _load(self, library: Library, prefix: str) -> bool:
         try:
@@ -247,11 +244,30 @@ class Connection:
             if not calling.there_already(exc):
                 self.way.not_loaded(exc)
                 return False
+            try:
+                await self._check(library)
+            except ResponseError as why:
+                self.way.not_loaded(why)
+                return False
         self.way.loaded()
-        now, _ = await self._send("TIME")
-        until = int((int(now) + calling.ANNOUNCED_S) * 1e6)
-        await self._send("ZADD", libraries(prefix), "GT", until, library.name)
+        with contextlib.suppress(RedisError):  # (full, perhaps; who runs for long says so again)
+            now, _ = await self._send("TIME")
+            until = int((int(now) + calling.ANNOUNCED_S) * 1e6)
+            await self._send("ZADD", libraries(prefix), "GT", until, library.name)
         return True
+
+    async def _check(self, library: Library) -> None:
+        """What stands there under the library's name is the library, as far as the account may ask.
+
+        Raises:
+            ResponseError: it is something else, or only its name is taken.
+        """
+        try:
+            there = await self._send("FUNCTION", "LIST", "LIBRARYNAME", library.name, "WITHCODE")
+        except NoPermissionError:
+            return
+        if not calling.is_ours(there, library.text):
+            raise ResponseError(f"what Redis calls {library.name} is not the library of that name")
 
     async def _told(self, verb: tuple[Any, ...], *then: tuple[Any, ...]) -> Any:
         """What the verb answered: it is done, whatever becomes of what was sent behind it (tickets, which the
@@ -267,6 +283,13 @@ class Connection:
         error = unavailable(exc, self.url, self.timeout)
         if isinstance(error, FleetUnavailable) or not isinstance(exc, ResponseError):
             return error
+        if str(error).lower().startswith("unknown command"):
+            return RedisUnfit.with_fix(
+                f"Redis at {masked(self.url)} has a command switched off ({error})",
+                "take its rename-command away",
+            )
+        if "no-writes" in script.flags:
+            return JournalError(f"The question {script.name!r} to the journal broke ({error}).")
         return JournalError(
             f"The write {script.name!r} to the journal stopped in its middle ({error}); what it left is put "
             "right, at once or by the reconciler: look at it and ask again."
@@ -444,6 +467,9 @@ def passes(exc: RedisError) -> bool:
     return away or str(exc).startswith((*AWAY, *REFUSES))
 
 
+KILLED = "Script killed by user"
+"""By SCRIPT KILL or FUNCTION KILL, which Redis does only to one that has written nothing."""
+
 CLUSTER = ("MOVED ", "ASK ", "CROSSSLOT", "SELECT is not allowed in cluster mode")
 CUT = ("reset by peer", "closed by server")
 """What a port that wants TLS does to a line without."""
@@ -460,7 +486,8 @@ def cluster(url: str) -> RedisUnfit:
 def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exception:
     """One sentence for what Redis, or its absence, said; a mistake of ours comes back as it is."""
     where = masked(url)
-    text = hide(str(exc)).rstrip(".")  # a Redis that knows no HELLO repeats it, password and all
+    # A Redis that does not know a command repeats it: with HELLO, the password.
+    text = hide(str(exc)).partition(", with args beginning with")[0].rstrip(".")
     if isinstance(exc, (ClusterError, AskError)) or text.startswith(CLUSTER):
         return cluster(url)
     if text.startswith("DB index is out of range"):
@@ -494,6 +521,10 @@ def unavailable(exc: RedisError, url: str, timeout: float | None = None) -> Exce
     if isinstance(exc, NoPermissionError) or text.startswith(FORBIDS):
         return FleetUnavailable.with_fix(
             f"Redis at {where} does not allow it ({text})", "see docs/deploy.md, ACL"
+        )
+    if KILLED in text:
+        return FleetUnavailable.with_fix(
+            f"Redis at {where} was told to stop a script that had written nothing ({KILLED})", "ask again"
         )
     if isinstance(exc, OutOfMemoryError) or text.startswith("OOM"):
         return Full.with_fix(f"Redis at {where} is full (maxmemory): nothing is lost", "give it more memory")

@@ -379,17 +379,29 @@ class Reading(Access):
         """Redis is there and keeps what it is given.
 
         Raises:
-            FleetUnavailable: it cannot be reached; RedisUnfit: it may evict keys.
+            FleetUnavailable: it cannot be reached; RedisUnfit: it may evict keys, or is too old.
         """
         facts = await self.connection.info()
         if facts is None:
             return  # an account without INFO: `doctor` says so, work goes on
+        if (version := facts.get("redis_version", "")) and too_old(version):
+            raise RedisUnfit.with_fix(f"Redis {version} is too old", "use Redis 7 or newer, or Valkey")
         policy = facts.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise RedisUnfit.with_fix(
                 f"Redis may evict keys (maxmemory-policy {policy}), which would lose jobs",
                 "set it to noeviction: CONFIG SET maxmemory-policy noeviction",
             )
+
+
+OLDEST = 7
+"""The first version of Redis that has what the verbs need, flags and functions; Valkey calls itself 7.2."""
+
+
+def too_old(version: str) -> bool:
+    """Whether the verbs cannot run on it."""
+    first = version.partition(".")[0]
+    return first.isdigit() and int(first) < OLDEST
 
 
 def code_in(parked: bytes | None) -> str:

@@ -116,8 +116,9 @@ def flagged(text: str) -> list[str]:
 class Library:
     """All verbs as functions of one library, put together when it is first used.
 
-    Its name is that of its content, and so are the functions': nothing that another release, or somebody
-    else, loads on this Redis takes its place, and none of ours is ever replaced.
+    Its name is that of its content, and so are the functions': nothing that another release loads on this
+    Redis takes its place, and none of ours is ever replaced. (Who may delete and load functions may put
+    anything under any name: docs/deploy.md, ACL.)
 
     Args:
         verbs: what it has.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,10 +15,14 @@ import redis
 from redis.exceptions import ResponseError
 
 from aios_dist.broker.app import Tickets
-from aios_dist.config import FleetConfig, parse
-from aios_dist.errors import FleetUnavailable, JournalError
+from aios_dist.cli.checks import Level, rights
+from aios_dist.cli.checks import server as server_checks
+from aios_dist.config import Config, FleetConfig, parse
+from aios_dist.errors import FleetUnavailable, JournalError, RedisUnfit
 from aios_dist.journal import Asks, Journal, Onward, calling, scripts
 from aios_dist.journal.calling import Way
+from aios_dist.journal.connection import Full
+from aios_dist.journal.reading import too_old
 from aios_dist.local.redis_server import EmbeddedRedis, find_server
 from aios_dist.model.jobs import JobState
 from tests.driver.fleet import Fleet
@@ -47,7 +52,8 @@ async def by_functions(each_server: EmbeddedRedis, fleets: Fleets) -> AsyncItera
     name = fleets.new_name()
     made = hand_of(FleetConfig(name=name, redis_url=each_server.url, lease=600.0), True)
     yield made
-    await made.redis("UNLINK", "nothing", *await made.redis("KEYS", made.keys.prefix + "*"))
+    for start in (made.keys.prefix, f"{name}."):  # (what Celery's way is asked for by `doctor`)
+        await made.redis("UNLINK", "nothing", *await made.redis("KEYS", f"{start}*"))
     await made.journal.close()
     fleets.names.discard(name)
 
@@ -292,6 +298,184 @@ def test_what_a_redis_without_functions_says_is_known() -> None:
     way.not_loaded(ResponseError("OOM command not allowed when used memory > 'maxmemory'."))
     assert not way.functions
     assert way.loads
+
+
+async def test_what_somebody_else_puts_in_the_librarys_place_is_not_run(
+    by_functions: Hand, client: redis.Redis
+) -> None:
+    """By one who loads once it is gone; doctor says so."""
+    hand = by_functions
+    await hand.submit(starts("a", "x"))
+    assert not await hand.journal.other_library()
+    mine = hand.journal.library
+    client.function_delete(mine)
+    client.function_load(f"#!lua name={mine}\nredis.register_function('{mine}_submit0', function() end)")
+    try:
+        calls = called(client, "fcall")
+        await hand.submit(starts("b", "x"))
+        way = hand.journal.connection.way
+        assert (way.functions, way.why) == (False, f"what Redis calls {mine} is not the library of that name")
+        await hand.submit(starts("c", "x"))
+        assert called(client, "fcall") - calls == 1, "the first, which found no function"
+        assert await hand.journal.other_library()
+        findings = [f async for f in rights.rights(Config(fleet=hand.config), hand.journal)]
+        assert [f.check for f in findings if f.level is Level.WARNING or f.level is Level.PROBLEM] == [
+            "functions"
+        ]
+    finally:
+        client.function_delete(mine)
+    hand.journal.connection.way._after = 0.0
+    await hand.submit(starts("d", "x"))
+    assert hand.journal.connection.way.functions
+    assert not await hand.journal.other_library()
+
+
+async def test_a_complete_library_of_others_is_named_by_doctor(
+    by_functions: Hand, client: redis.Redis
+) -> None:
+    hand = by_functions
+    await hand.submit(starts("a", "x"))
+    mine = hand.journal.library
+    text = scripts.load()["commit"].library.text
+    client.function_load(f"{text}\n-- and what is not ours", replace=True)
+    try:
+        findings = [f async for f in rights.rights(Config(fleet=hand.config), hand.journal)]
+        (found,) = [f for f in findings if f.check == "functions"]
+        assert found.level is Level.PROBLEM
+        assert f"What Redis calls {mine} is not this release's code" in found.what
+    finally:
+        client.function_delete(mine)
+
+
+async def test_who_asks_after_one_that_was_cancelled_as_it_loaded_loads_anew(
+    by_functions: Hand, client: redis.Redis
+) -> None:
+    hand = by_functions
+    for found in client.function_list(library="aios_*"):
+        client.function_delete(found[1])
+    connection = hand.journal.connection
+    load, begun, goes_on = connection._load, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> bool:
+        begun.set()
+        await goes_on.wait()
+        raise redis.ConnectionError("reset by peer, long ago")
+
+    connection._load = slow  # type: ignore[method-assign]
+    first = asyncio.ensure_future(hand.submit(starts("a", "x")))
+    await begun.wait()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    goes_on.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    connection._load = load  # type: ignore[method-assign]
+    await hand.submit(starts("b", "x"))
+    assert client.function_list(library=hand.journal.library) != []
+
+
+async def test_a_library_that_is_loaded_and_cannot_be_announced_is_used(by_functions: Hand) -> None:
+    """It was the last that the memory had room for."""
+    hand = by_functions
+    await hand.redis("FUNCTION", "FLUSH")
+    connection = hand.journal.connection
+    send = connection._send
+
+    def full(*command: Any) -> asyncio.Future[Any]:
+        if command[0] != "ZADD":
+            return send(*command)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.set_exception(redis.OutOfMemoryError("OOM command not allowed"))
+        return answer
+
+    connection._send = full  # type: ignore[method-assign]
+    await hand.submit(starts("a", "x"))
+    connection._send = send  # type: ignore[method-assign]
+    assert connection.way.functions
+    assert await hand.members(hand.keys.libraries) == set()
+
+
+async def test_no_library_is_dropped_for_what_a_full_redis_kept_from_being_said(
+    by_functions: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = by_functions
+    await hand.submit(starts("a", "x"))
+    await hand.redis("ZADD", hand.keys.libraries, 1, "aios_0123456789abcdef")
+    now, command = await hand.journal.now(), hand.journal.connection.command
+
+    async def full(*args: Any) -> Any:
+        if args[0] == "ZADD":
+            raise Full("full")
+        return await command(*args)
+
+    monkeypatch.setattr(hand.journal.connection, "command", full)
+    assert await hand.journal.drop_libraries(now) == []
+    monkeypatch.undo()
+    assert await hand.journal.drop_libraries(now + calling.ANNOUNCED_S / 2 - 1) == []
+    assert "aios_0123456789abcdef" in await hand.members(hand.keys.libraries)
+    await hand.journal.drop_libraries(now + calling.ANNOUNCED_S / 2)
+    assert "aios_0123456789abcdef" not in await hand.members(hand.keys.libraries)
+
+
+async def test_what_was_told_to_stop_is_asked_again_and_what_only_looked_wrote_nothing(
+    by_functions: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = by_functions
+    connection = hand.journal.connection
+
+    async def breaks(*_: Any) -> Any:
+        raise ResponseError(said)
+
+    monkeypatch.setattr(connection, "_said", breaks)
+    said = "Error running script: Script killed by user with SCRIPT KILL, on @user_function:3"
+    with pytest.raises(FleetUnavailable, match="a script that had written nothing"):
+        await hand.journal.claim("llm", "w1")
+    said = "unknown command 'EVAL', with args beginning with: 'secret'"
+    with pytest.raises(RedisUnfit, match=r"a command switched off \(unknown command 'EVAL'\)"):
+        await hand.journal.claim("llm", "w1")
+    said = "HALFWAY planted"
+    with pytest.raises(JournalError, match=r"^The question 'events' to the journal broke"):
+        await hand.journal.events("a")
+    with pytest.raises(JournalError, match=r"^The write 'claim' to the journal stopped in its middle"):
+        await hand.journal.claim("llm", "w1")
+
+
+@pytest.mark.parametrize("renamed", ["EVAL", "FUNCTION", "FCALL"])
+async def test_doctor_says_which_command_a_redis_has_switched_off(
+    renamed: str, fleet_name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "more.conf").write_text(f'rename-command {renamed} ""\n')
+    with EmbeddedRedis(find_server(), {"include": str(tmp_path / "more.conf")}).start() as server:
+        journal = Journal(FleetConfig(name=fleet_name, redis_url=server.url))
+        findings = [f async for f in rights.rights(Config(fleet=journal.config), journal)]
+        said = " ".join(f.what for f in findings if f.level is not Level.OK)
+        assert f"no {renamed}" in said
+        assert "retention_ms" not in said
+        await journal.close()
+
+
+async def test_a_redis_that_is_too_old_is_named(by_functions: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = by_functions.journal
+    await journal.check()
+    assert [too_old(v) for v in ("6.2.14", "7.0.0", "7.2.4", "8.0.0", "255.255", "")] == [True, *[False] * 5]
+
+    async def old() -> dict[str, str]:
+        return {"redis_version": "6.2.14"}
+
+    async def told(answer: Any) -> dict[str, str]:
+        if isinstance(answer, Exception):
+            raise answer
+        return dict(answer)
+
+    client = journal.connection.client
+    monkeypatch.setattr(client, "info", lambda: told({"redis_version": "6.2.14"}))
+    with pytest.raises(RedisUnfit, match=r"6\.2\.14 is too old"):
+        [f async for f in server_checks.server(journal)]
+    monkeypatch.setattr(client, "info", lambda: told(ResponseError("unknown command 'INFO', with args")))
+    assert [f.what[:24] async for f in server_checks.server(journal)] == ["This Redis has no INFO: "]
+    monkeypatch.setattr(journal.connection, "info", old)
+    with pytest.raises(RedisUnfit, match=r"6\.2\.14 is too old; use Redis 7 or newer"):
+        await journal.check()
 
 
 async def test_libraries_of_two_releases_stand_side_by_side(by_functions: Hand, client: redis.Redis) -> None:

@@ -214,7 +214,15 @@ async def _functions(journal: Journal, user: str, refused: Sequence[str], produc
         return warning(
             "functions",
             f"The verbs run as scripts here, {slow}: {why}.",
-            "A worker of this release loads them, with the rights of deploy/redis/users.acl.example.",
+            "A worker of this release loads them, with the rights of deploy/redis/users.acl.example, where "
+            "Redis has FUNCTION and FCALL.",
+        )
+    if await journal.other_library():
+        return problem(
+            "functions",
+            f"What Redis calls {journal.library} is not this release's code: somebody has put other there.",
+            f"FUNCTION DELETE {journal.library}; the next verb loads it. Then see which accounts may load "
+            "functions: docs/deploy.md, ACL.",
         )
     return ok("functions", f"The verbs run as functions ({journal.library}).")
 
@@ -229,6 +237,9 @@ async def _refused(journal: Journal, commands: Sequence[Command]) -> list[str]:
             except NoPermissionError as exc:
                 said.append(_words(command, exc))
             except RedisError as exc:
+                if "unknown command" in str(exc).lower():
+                    said.append(f"this Redis has no {command[0]} (rename-command?)")
+                    continue
                 # These may, or must, be refused for another reason here: no such script, transaction, key.
                 if command[0] not in ("EVALSHA", "EXEC", "FCALL", "FUNCTION"):
                     raise exc

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 from redis.exceptions import NoPermissionError, RedisError
 
 from aios_dist.cli.checks import Finding, ok, problem, warning
+from aios_dist.errors import RedisUnfit
 from aios_dist.journal import Journal
 from aios_dist.journal.connection import cluster, unavailable
+from aios_dist.journal.reading import too_old
 
-OLDEST = (6, 2)
-TESTED = (7, 0)
 SKEW_WARNING_S = 1.0
 SKEW_PROBLEM_S = 16.0
 """What Celery itself calls a substantial drift."""
@@ -34,9 +33,16 @@ async def server(journal: Journal) -> AsyncIterator[Finding]:
         )
         return
     except RedisError as exc:
+        if "unknown command" in str(exc).lower():
+            yield warning(
+                "redis", "This Redis has no INFO: settings were not looked at.", "Take away what renames it."
+            )
+            return
         raise unavailable(exc, journal.config.redis_url, journal.connection.timeout) from exc
     if info.get("cluster_enabled"):
         raise cluster(journal.config.redis_url)
+    if too_old(version := str(info.get("redis_version") or "")):
+        raise RedisUnfit.with_fix(f"Redis {version} is too old", "use Redis 7 or newer, or Valkey")
     yield _version(info)
     for finding in (_role(info), _eviction(info), _append_only(info)):
         if finding is not None:
@@ -46,13 +52,6 @@ async def server(journal: Journal) -> AsyncIterator[Finding]:
 def _version(info: dict[str, Any]) -> Finding:
     kind = "Valkey" if "valkey_version" in info else "Redis"
     found = str(info.get("valkey_version") or info.get("redis_version") or "0")
-    number = tuple(int(n) for n in re.findall(r"\d+", found)[:2])
-    if number < OLDEST:
-        return problem("redis", f"{kind} {found} is too old.", "Use Redis 7 or newer, or Valkey.")
-    if number < TESTED:
-        return warning(
-            "redis", f"{kind} {found} is older than what is tested.", "Use Redis 7 or newer, or Valkey."
-        )
     return ok("redis", f"{kind} {found} answers.")
 
 
