@@ -25,13 +25,14 @@ PERMANENT = (
         "parked",
         "parkedin",
         "libraries",
+        "older",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
-The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
-an agent that waits for a human for a month must not expire under him."""
+The keys of a job or plan that has not ended (``job:*``, ``text:*``, ``ev:*``, ``plan:*``) get theirs when it
+ends: an agent that waits for a human for a month must not expire under him."""
 
 
 FORMAT = 2
@@ -83,10 +84,15 @@ class Keys:
         self.parked_in = self.prefix + "parkedin"
         self.waits = self.prefix + "waits"
         self.libraries = libraries(self.prefix)
+        self.older = self.prefix + "older"
 
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""
         return f"{self.prefix}job:{id}"
+
+    def texts(self, id: str) -> str:
+        """What the job's requests and outcomes refer to, by address: a hash."""
+        return f"{self.prefix}text:{id}"
 
     def events(self, id: str) -> str:
         """The job's events: a list, and the channel on which each new one is announced."""

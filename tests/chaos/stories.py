@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import redis
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.keys import Keys
 from aios_dist.model.jobs import Kind, Outcome, decode
+from aios_dist.model.texts import Reader
 
 ENDS = ("started", "released", "retry", "done", "failed")
 """Events of a step that end the attempt before them."""
@@ -76,8 +78,9 @@ def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobSt
         for id in part:
             pipe.hgetall(keys.job(id))
             pipe.lrange(keys.events(id), 0, -1)
+            pipe.hgetall(keys.texts(id))
         answers = pipe.execute()
-        found += [_job(id, answers[2 * n], answers[2 * n + 1]) for n, id in enumerate(part)]
+        found += [_job(id, *answers[3 * n : 3 * n + 3]) for n, id in enumerate(part)]
     return found
 
 
@@ -89,27 +92,28 @@ def name_of(record: bytes) -> str:
     return str(given)
 
 
-def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
+def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes], texts: dict[bytes, bytes]) -> JobStory:
     if b"st" not in facts:
         return JobStory(id, "lost")
     events: defaultdict[str, list[tuple[float, str, str]]] = defaultdict(list)
     for item in packed:
         at, what, step, extra = msgspec.msgpack.decode(item)
         events[step].append((int(at) / 1e6, what, extra))
+    step = functools.partial(_step, id, facts, Reader(texts))
     return JobStory(
         id=id,
         state=facts[b"st"].decode(),
         name=name_of(facts[b"rec"]),
         outcomes=int(facts.get(b"v", 0)),
-        steps=[_step(id, str(n), facts, events[str(n)]) for n in range(int(facts[b"n"]))],
-        turn=_step(id, "t", facts, events["t"]) if b"ht" in facts else None,
+        steps=[step(str(n), events[str(n)]) for n in range(int(facts[b"n"]))],
+        turn=step("t", events["t"]) if b"ht" in facts else None,
         end=decode(facts[b"res"], Outcome) if facts.get(b"res") else None,
         retried_at=[at for at, what, _ in events[""] if what == "retried"],
     )
 
 
 def _step(
-    job: str, number: str, facts: dict[bytes, bytes], events: list[tuple[float, str, str]]
+    job: str, facts: dict[bytes, bytes], reader: Reader, number: str, events: list[tuple[float, str, str]]
 ) -> StepStory:
     head = unpack_head(facts[f"h{number}".encode()])
     claims = [(n, at, extra) for n, (at, what, extra) in enumerate(events) if what == "started"]
@@ -117,7 +121,7 @@ def _step(
     raw = facts.get(f"o{number}".encode())
     asked = ("", "")
     if head.kind == Kind.LLM:
-        request = decode(facts[f"q{number}".encode()], dict)
+        request: dict[str, Any] = reader.read(facts[f"q{number}".encode()], dict)
         asked = (request["model"], request["messages"][-1]["content"])
     return StepStory(
         key=f"{job}/{number}",
@@ -126,6 +130,6 @@ def _step(
         lost_at=[at for at, what, extra in events if what == "released" and extra == "lease ended"],
         written=[(at, what) for at, what, _ in events if what in ("done", "failed")],
         order=head.order,
-        outcome=decode(raw, Outcome) if raw else None,
+        outcome=reader.read(raw, Outcome) if raw else None,
         asked=asked,
     )

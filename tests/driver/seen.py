@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aios_dist.journal import heads
+from aios_dist.model.texts import referred
 
 OPEN = frozenset({"waiting", "running", "paused"})
 ENDED = frozenset({"done", "failed", "cancelled"})
@@ -144,6 +146,7 @@ class Seen:
         self.hashes: dict[str, dict[str, dict[str, bytes]]] = defaultdict(dict)
         self.one: dict[str, dict[str, float]] = defaultdict(dict)
         self.texts: dict[str, bytes] = {}
+        self.tables: dict[str, dict[bytes, bytes]] = {}
         self.ttl: dict[str, int] = {}
         self.ends: list[tuple[str, dict[str, str]]] = []
         self.odd: list[str] = []
@@ -155,6 +158,8 @@ class Seen:
             if kind == b"hash" and first == "job":
                 known = before.jobs.get(name) if before else None
                 self.jobs[name] = known if known and known.flat == value else JobSeen(value)
+            elif kind == b"hash" and first == "text":
+                self.tables[name] = dict(zip(value[::2], value[1::2], strict=True))
             elif kind == b"hash":
                 fields = {k.decode(): v for k, v in zip(value[::2], value[1::2], strict=True)}
                 if first == "plan":
@@ -178,6 +183,22 @@ class Seen:
                 self.texts[key] = value
             elif kind != b"list":
                 self.odd.append(f"{key} is a {kind.decode()}")
+
+    def odd_texts(self) -> list[str]:
+        """What is wrong with what jobs refer to: that must be there, and live as long as they do."""
+        wrong = [
+            f"{id}: its texts are there, and it is {job.state if job else 'not'}"
+            for id in self.tables
+            if (job := self.jobs.get(id)) is None
+            or (self.ttl[f"text:{id}"] >= 0) != (job.state in ENDED and "sw" not in job.fields)
+        ]
+        for id, job in self.jobs.items():
+            table = self.tables.get(id, {})
+            documents = [v for f, v in job.fields.items() if re.fullmatch(r"(z\d+\|)?[qo]\d+", f)]
+            lacking = [a for d in (*documents, *table.values()) for a in referred(d) if a not in table]
+            if lacking:
+                wrong.append(f"{id}: {len(lacking)} texts are not there that it refers to")
+        return wrong
 
     @property
     def now(self) -> int:

@@ -8,7 +8,7 @@ local ENDED = { done = true, failed = true, cancelled = true }
 -- fields). The caller has checked that there is none.
 local function write_outcome(job, step, h, ok, blob, at, more)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'v', 'dg', 'og')
+  local facts = redis.call('HMGET', k, 'v', 'dg', 'og', 'tb')
   local version = number(facts[1]) + 1
   local order = version + number(facts[3])
   mark(job)
@@ -17,7 +17,11 @@ local function write_outcome(job, step, h, ok, blob, at, more)
   h[H.ended] = at
   h[H.order] = order
   local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at)) -- a claim's token is random
-  redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came), unpack(more or {}))
+  more = more or {}
+  if facts[4] then
+    more[#more + 1], more[#more + 2] = 'tb', int(number(facts[4]) + #blob)
+  end
+  redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came), unpack(more))
   event(job, at, h[H.state], step)
   return version
 end
@@ -25,6 +29,23 @@ end
 local MOST_AT_ONCE = 1000 -- steps in one HSET: as many as Lua can hand over
 local begin, apply_turn, park_job
 do -- (a chunk of Lua has 200 locals at the most)
+  -- Whether a job would hold more than it may, with what its turn asks for; then that says why it parks.
+  local function holds_too_much(job, decision)
+    local bytes = redis.call('HGET', key('job', job), 'tb')
+    if not bytes then return false end
+    bytes = number(bytes)
+    for _, s in ipairs(decision.steps) do
+      bytes = bytes + #s.request
+    end
+    for n = 2, #(decision.texts or {}), 2 do
+      bytes = bytes + #decision.texts[n]
+    end
+    if bytes <= decision.most then return false end
+    local said = string.format('it would hold %.0f bytes of requests and answers, more than job_limit (%.0f)', bytes, decision.most)
+    decision.parks = { why = said, said = said, need = 'limit' }
+    return true
+  end
+
   -- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
   -- is taken with the command that writes it. Gives whether there was one.
   local function had_signal(job, step, h)
@@ -74,9 +95,10 @@ do -- (a chunk of Lua has 200 locals at the most)
   -- what is still to begin.
   local function add_steps(job, steps)
     local k = key('job', job)
-    local facts = redis.call('HMGET', k, 'n', 'dg')
+    local facts = redis.call('HMGET', k, 'n', 'dg', 'tb')
     local first, proof = tonumber(facts[1]), facts[2] or ''
-    local heads, fields = {}, {}
+    local heads, fields, bytes = {}, {}, number(facts[3])
+    local counted = facts[3] or wide(first + #steps)
     mark(job)
     if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then -- its list begins before it is so wide
       for _, before in ipairs(first_events(job)) do
@@ -88,7 +110,11 @@ do -- (a chunk of Lua has 200 locals at the most)
       heads[i], proof = h, chain(proof, step .. ' ' .. s.digest .. ' ' .. s.label)
       fields[#fields + 1], fields[#fields + 2] = 'q' .. step, s.request
       fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
+      bytes = bytes + #s.request
       if i % MOST_AT_ONCE == 0 or i == #steps then
+        if counted then
+          fields[#fields + 1], fields[#fields + 2] = 'tb', int(bytes)
+        end
         redis.call('HSET', k, 'n', int(first + i), 'dg', proof, unpack(fields))
         fields = {}
       end
@@ -100,6 +126,8 @@ do -- (a chunk of Lua has 200 locals at the most)
   apply_turn = function(job, decision, state)
     local k = key('job', job)
     if decision.parks then return park_job(job, decision) end
+    if decision.most and #decision.steps > 0 and holds_too_much(job, decision) then return park_job(job, decision) end
+    texts.keep(job, decision.texts)
     if decision.code then redis.call('HSET', k, 'ch', decision.code, 'cn', int(decision.first + #decision.steps)) end
     if #decision.steps > 0 then
       local first, heads = add_steps(job, decision.steps)
@@ -202,7 +230,7 @@ end
 park_job = function(job, decision)
   local k = key('job', job)
   local f = redis.call('HMGET', k, 'ch', 'pl')
-  local need = f[1] and f[1] ~= decision.code and need_of(job, nil, f[1]) or '-'
+  local need = decision.parks.need or f[1] and f[1] ~= decision.code and need_of(job, nil, f[1]) or '-'
   mark(job)
   if somebody_has(need) then return need_turn(job) end -- its turn is another worker's
   redis.call('HSET', k, 'wake', 1)
@@ -239,10 +267,7 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'deadlines', job)
   tell_end(job, state)
   redis.call('ZADD', P .. 'ended', int(at), job) -- behind that: so it was told (_mend)
-  if not left then
-    redis.call('PEXPIRE', k, A.retention_ms)
-    redis.call('PEXPIRE', key('ev', job), A.retention_ms)
-  end
+  if not left then texts.let_expire(job) end
   if state == 'done' then remember(job) end
   if told then member_ended(facts[4], facts[5], state ~= 'done') end
   return true, left

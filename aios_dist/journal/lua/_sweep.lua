@@ -127,10 +127,7 @@ do -- (a chunk of Lua has 200 locals at the most)
     end
     if redis.call('HDEL', k, 'sw') == 0 then return false end
     redis.call('ZREM', P .. 'sweeps', job)
-    if ENDED[state] then
-      redis.call('PEXPIRE', k, A.retention_ms)
-      redis.call('PEXPIRE', key('ev', job), A.retention_ms)
-    end
+    if ENDED[state] then texts.let_expire(job) end
     return false
   end
 
