@@ -120,7 +120,7 @@ def _calls(job: Job) -> int:
 
 def _held(client: redis.Redis, fleet: str, job: str) -> int:
     keys = Keys(fleet)
-    names = (keys.job(job), keys.texts(job), keys.events(job))
+    names = (keys.job(job), keys.events(job))
     return sum(client.memory_usage(name, samples=0) or 0 for name in names)
 
 

@@ -218,7 +218,7 @@ def _without_time_to_live(client: redis.Redis, keys: list[str], prefix: str) -> 
 
     open_jobs = [member.decode() for member in cast("list[bytes]", client.zrange(f"{prefix}open", 0, -1))]
     permanent = [*PERMANENT, *(["plan:*"] if open_jobs else [])]
-    of_open_jobs = {f"{part}:{job}" for job in open_jobs for part in ("job", "text", "ev")}
+    of_open_jobs = {f"{part}:{job}" for job in open_jobs for part in ("job", "ev")}
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.ttl(key)

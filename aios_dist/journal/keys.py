@@ -31,7 +31,7 @@ PERMANENT = (
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
-The keys of a job or plan that has not ended (``job:*``, ``text:*``, ``ev:*``, ``plan:*``) get theirs when it
+The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it
 ends: an agent that waits for a human for a month must not expire under him."""
 
 
@@ -89,10 +89,6 @@ class Keys:
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""
         return f"{self.prefix}job:{id}"
-
-    def texts(self, id: str) -> str:
-        """What the job's requests and outcomes refer to, by address: a hash."""
-        return f"{self.prefix}text:{id}"
 
     def events(self, id: str) -> str:
         """The job's events: a list, and the channel on which each new one is announced."""

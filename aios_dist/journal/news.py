@@ -13,6 +13,7 @@ import msgspec
 
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.reading import UNREADABLE
+from aios_dist.journal.records import birth_in
 from aios_dist.journal.texts import Texts
 from aios_dist.journal.views import head_to_step
 from aios_dist.model.jobs import Step
@@ -80,7 +81,9 @@ class Following(Texts):
             found = _named([msgspec.msgpack.decode(event) for event in said], steps)
             fields = [name for seen in found for name in (f"h{seen.step}", f"o{seen.step}")]
             values = await self.connection.command("HMGET", self.keys.job(job), *fields) if fields else []
-            reader = Reader(await self._fetched(job, filter(None, values[1::2]), self._texts))
+            reader = Reader(
+                await self._fetched(job, filter(None, values[1::2]), self._kept.of(birth_in(basis)))
+            )
             written: list[Step] = []
             last = version + _number(facts[8])  # the order of the last outcome that it has seen, at the most
             place = -1

@@ -14,7 +14,7 @@ from aios_dist.errors import JournalError, RedisUnfit, UnknownName
 from aios_dist.journal.access import entries_of
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import unpack_record
-from aios_dist.journal.texts import Texts
+from aios_dist.journal.texts import Texts, texts_in
 from aios_dist.journal.views import (
     Event,
     History,
@@ -126,7 +126,7 @@ class Reading(Texts):
         if not all(worker.reads_texts for worker in (*workers, *silent)):
             self.apart = False
             if not 0 <= now - seen < OLDER_S / 60:
-                await self.connection.command("SET", self.keys.older, f"{now:.0f}")
+                await self.connection.command("SET", self.keys.older, int(now))
             return
         self.apart = bool(workers) and not 0 <= now - seen < OLDER_S
 
@@ -209,7 +209,7 @@ class Reading(Texts):
             facts = {} if state is None else facts
         if b"st" not in facts:
             raise self.no_job(job)
-        reader = Reader(await self._fetched(job, _documents(facts), {}))
+        reader = Reader(texts_in(facts) if requests else await self._fetched(job, _documents(facts), {}))
         try:
             view = view_of(job, [facts.get(f.encode()) for f in VIEWED])
             assert view is not None
@@ -442,7 +442,7 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-_DOCUMENT = re.compile(rb"(z\d+\|)?[qo]\d+")
+_DOCUMENT = re.compile(rb"[qo]\d+")
 _FORGOTTEN = re.compile(rb"z(\d+)\|h(\d+)")
 
 
@@ -454,7 +454,7 @@ UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.M
 
 
 def _documents(facts: dict[bytes, bytes]) -> Iterator[bytes]:
-    """The requests and outcomes of a job, also those that it has forgotten."""
+    """The requests and outcomes of a job."""
     return (value for name, value in facts.items() if _DOCUMENT.fullmatch(name))
 
 

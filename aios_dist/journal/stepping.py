@@ -10,7 +10,7 @@ import msgspec
 from aios_dist.config import FleetConfig
 from aios_dist.errors import BudgetReached, JournalDamaged
 from aios_dist.journal.connection import Full
-from aios_dist.journal.reading import HUGE
+from aios_dist.journal.reading import UNREADABLE
 from aios_dist.journal.records import (
     Advance,
     Asks,
@@ -127,7 +127,7 @@ class Stepping(Texts):
         try:
             what = unpack_record(record)
             request = await self.document(job.decode(), birth_in(basis.decode()), request)
-        except (*HUGE, JournalDamaged) as exc:
+        except (*UNREADABLE, JournalDamaged) as exc:
             await self.set_aside(job.decode(), str(exc))
             return Nothing(tickets_of(flat), again=True)
         return Claim(
@@ -194,6 +194,9 @@ class Stepping(Texts):
                 free claims its next step. Not where Redis is full: then they are the answer's.
         """
         apart = self._apart(claim.birth)
+        kept = kept_record(outcome, apart)
+        texts = apart.texts() if apart is not None else []  # the decision has its own: it may not hold
+        of_outcome = dict(apart.new) if apart is not None else {}
         fields = {
             "job": claim.job,
             "step": claim.step,
@@ -201,7 +204,7 @@ class Stepping(Texts):
             "incarnation": claim.incarnation,
             "digest": claim.digest,
             "ok": int(ok),
-            "outcome": kept_record(outcome, apart),
+            "outcome": kept,
             "prompt_tokens": bounded(usage.prompt_tokens),
             "output_tokens": bounded(usage.output_tokens),
             "calls": bounded(usage.calls),
@@ -210,7 +213,7 @@ class Stepping(Texts):
             "decision": self._plain(decision, apart) if decision else None,
             "turn_here": int(turn_here),
             "grace_us": int(self.config.reconcile * 1e6),
-            "texts": apart.texts() if apart is not None else None,
+            "texts": texts,
             "needs": apart.needed() if apart is not None else b"",
         }
         if onward is None:
@@ -228,15 +231,18 @@ class Stepping(Texts):
                 refusal=refusal,
                 decision=decision,
                 turn_here=turn_here,
-                then=then,
                 onward=onward,
             )
         if done.status in KEPT:
-            self._are_there(claim.birth, apart)
+            holds = apart is not None and done.status == "advanced"
+            self._are_there(claim.birth, apart.new if apart is not None and holds else of_outcome)
         return done
 
     def _plain(self, decision: Decision, apart: Apart | None) -> dict[str, Any]:
-        return decision.plain(self.config.reconcile, apart, self.config.job_limit)
+        plain = decision.plain(self.config.reconcile, apart, self.config.job_limit)
+        if apart is not None and (texts := apart.texts()):
+            plain["texts"] = texts
+        return plain
 
     async def _onward(self, fields: dict[str, Any], onward: Onward) -> Advance:
         whole = {"retention_ms": self._retention_ms}
@@ -270,15 +276,13 @@ class Stepping(Texts):
         birth = birth_in(decision.basis)
         apart = self._apart(birth)
         plain = self._plain(decision, apart)
-        if apart is not None and apart.new:
-            plain["texts"] = apart.texts()
         needs = apart.needed() if apart is not None else b""
         done = _advanced(await self._run("advance", *then, job=job, decision=plain, token=token, needs=needs))
         if done.status == "lacking":
             self._known.forget(birth)
-            return await self.advance(job, decision, token=token, then=then)
-        if done.status == "advanced":
-            self._are_there(birth, apart)
+            return await self.advance(job, decision, token=token)
+        if done.status == "advanced" and apart is not None:
+            self._are_there(birth, apart.new)
         return done
 
 

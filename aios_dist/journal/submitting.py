@@ -218,8 +218,8 @@ def _plain(job: NewJob, apart: Apart | None) -> dict[str, Any]:
     if job.place is not None:
         facts += ["pp", "|".join(map(str, job.place))]
     decision = job.decision.plain(apart=apart) if job.decision else None
-    if decision is not None and apart is not None and apart.new:
-        decision["texts"] = apart.texts()
+    if decision is not None and apart is not None and (texts := apart.texts()):
+        decision["texts"] = texts
     return {
         "id": job.id,
         "birth": birth_of(record),

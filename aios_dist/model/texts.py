@@ -52,6 +52,15 @@ class Sizes(NamedTuple):
 FORMAT = Sizes()
 """Those of the journal: a document that is cut otherwise shares nothing with what is there."""
 
+MOST_MESSAGES = 20_000
+"""Of a request whose messages are texts of their own: one verb writes them."""
+
+MOST_STRINGS, LONGER = 1_000, 8192
+"""Of a document with more long strings than that only those of so many bytes are texts."""
+
+MOST_VISITED = 200_000
+"""Texts, and what they are made of, that one document may have: what stands in Redis may be anything."""
+
 DEEPEST = 8
 """Texts within texts. Runs of runs of 16 messages reach a million messages with five."""
 
@@ -96,6 +105,7 @@ class Apart:
         self._there = there
         self._sizes = sizes
         self._referred: set[bytes] = set()
+        self._taken: set[bytes] = set()
 
     def document(self, data: bytes) -> bytes:
         """JSON as the journal keeps it, its long strings apart."""
@@ -111,19 +121,23 @@ class Apart:
         messages = [bytes(message) for message in parts.messages]
         said = b",".join(messages)
         ends = len(_BEGINS) + len(said)
-        if not data.startswith(_BEGINS) or data[len(_BEGINS) : ends] != said:
-            return self.document(data)  # written by another hand, with spaces, say
+        odd = not data.startswith(_BEGINS) or data[len(_BEGINS) : ends] != said  # of another hand
+        if odd or len(messages) > MOST_MESSAGES:
+            return self.document(data)
         pieces = [_BEGINS, b",".join(self._runs(list(map(self._message, messages))))]
         rest = data[ends:]
         for part in (bytes(parts.tools), bytes(parts.response_format)):  # in this order
-            if len(part) > self._sizes.long:
-                before, _, rest = rest.partition(part)
+            before, found, after = rest.partition(part) if len(part) > self._sizes.long else (rest, b"", b"")
+            if found:
                 pieces += [self._strings(before), self._text(part)]
+                rest = after
         return self._stored(b"".join([*pieces, self._strings(rest)]))
 
     def texts(self) -> list[bytes]:
-        """What is to be written, as the verbs take it: address, text, address, …"""
-        return [part for pair in self.new.items() for part in pair]
+        """What is to be written since it was asked last, as the verbs take it: address, text, address, …"""
+        flat = [part for pair in self.new.items() if pair[0] not in self._taken for part in pair]
+        self._taken.update(self.new)
+        return flat
 
     @property
     def needs(self) -> set[bytes]:
@@ -152,10 +166,13 @@ class Apart:
 
     def _strings(self, data: bytes) -> bytes:
         pieces, at = [], 0
-        for found in _STRINGS.finditer(data):
-            if len(data) > found.end() - found.start() >= self._sizes.long:
-                pieces += [data[at : found.start()], self._text(found[0], bytes)]
-                at = found.end()
+        spans = [found.span() for found in _STRINGS.finditer(data)]
+        spans = [(a, b) for a, b in spans if b - a >= self._sizes.long and data[b : b + 1] not in (b":", b"")]
+        if len(spans) > MOST_STRINGS:
+            spans = [(a, b) for a, b in spans if b - a >= LONGER]
+        for start, end in spans:
+            pieces += [data[at:start], self._text(data[start:end], bytes)]
+            at = end
         return b"".join([*pieces, data[at:]]) if pieces else data
 
     def _runs(self, items: list[bytes]) -> list[bytes]:
@@ -206,6 +223,8 @@ def _put_together(
     stored: bytes, texts: Mapping[bytes, bytes], pieces: list[bytes], room: int, depth: int
 ) -> int:
     """Adds the pieces of a document; gives how much room they leave."""
+    if len(pieces) > MOST_VISITED:
+        raise RecordTooLarge(f"more than {MOST_VISITED:,} texts are no record")
     parts = _REFS.split(stored[1:]) if stored[:1] == ROPE else [bytes(unpacked(stored))]
     for place, part in enumerate(parts):
         if place % 2:
@@ -234,7 +253,9 @@ class Reader:
 
     def __init__(self, texts: Mapping[bytes, bytes]) -> None:
         self._texts = texts
+        self._visits = 0
         self._said: dict[bytes, list[Any]] = {}
+        self._weights: dict[bytes, int] = {}  # what is said once more is counted once more
         self._name = "\0" + secrets.token_hex(8)  # nobody's text begins so
 
     def read(self, stored: bytes, kind: type[T]) -> T:
@@ -246,6 +267,13 @@ class Reader:
         """
         if stored[:1] != ROPE:
             return decode(stored, kind)
+        self._visits = 0
+        try:
+            return self._read(stored, kind)
+        except RecursionError:  # nested deeper than Python goes
+            return decode(b"j" + whole(stored, self._texts), kind)
+
+    def _read(self, stored: bytes, kind: type[T]) -> T:
         if kind is not LLMRequest:
             return msgspec.convert(self._filled(self._values(stored)[0], DEEPEST), kind)
         messages, rest = self._messages(stored)
@@ -267,6 +295,8 @@ class Reader:
             if place and parts[place - 1] != b",":
                 return messages, _rope([_BEGINS + parts[place - 1].removeprefix(b","), *parts[place:]])
             messages += self._of(parts[place], DEEPEST)
+            if len(messages) > MOST_VISITED:
+                raise RecordTooLarge(f"more than {MOST_VISITED:,} messages are no record")
         return messages, _rope([_BEGINS + parts[-1].removeprefix(b",")])
 
     def _values(self, stored: bytes) -> list[Any]:
@@ -281,12 +311,24 @@ class Reader:
     def _of(self, address: bytes, depth: int) -> list[Any]:
         if depth == 0:
             raise RecordTooLarge(f"texts within texts, more than {DEEPEST} deep, are no record")
-        if address not in self._said:
-            self._said[address] = list(self._each(self._values(self._texts[address]), depth - 1))
-        return self._said[address]
+        if address in self._said:
+            self._visit(self._weights[address])
+            return self._said[address]
+        before, stored = self._visits, self._texts[address]
+        self._visit()
+        values = self._values(stored)
+        said = list(self._each(values, depth - 1)) if stored[:1] == ROPE else values
+        self._said[address], self._weights[address] = said, self._visits - before
+        return said
+
+    def _visit(self, many: int = 1) -> None:
+        self._visits += many
+        if self._visits > MOST_VISITED:
+            raise RecordTooLarge(f"more than {MOST_VISITED:,} texts are no record")
 
     def _each(self, values: list[Any], depth: int) -> Iterator[Any]:
         for value in values:
+            self._visit()
             address = self._named(value)
             if address is None:
                 yield self._filled(value, depth)

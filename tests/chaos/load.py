@@ -207,9 +207,7 @@ class Load:
         )
 
     def _following(self, name: str, id: str, calls: int, model: str, tenant: str, kind: str) -> JobSpec:
-        asked: list[str] = []
-        for n in range(calls):
-            asked.append(f"{name}: call {n}{LONG}")
+        asked = [f"{name}: call {n}{LONG}" for n in range(calls)]
         self._promise(name, id, model, tenant, asked, self._say(asked[-1]), kind=kind)
         return following.job(name=name, calls=calls, model=model, id=id, tenant=tenant)
 

@@ -357,7 +357,7 @@ class Reuser(Person):
     def _again(self, client: redis.Redis, id: str) -> None:
         """The first job's record goes, and its id is somebody else's."""
         (self.stories[id],) = read_jobs(client, self._keys, [id])
-        client.delete(self._keys.job(id), self._keys.texts(id), self._keys.events(id))
+        client.delete(self._keys.job(id), self._keys.events(id))
         client.zrem(self._keys.ended, id)
         self._fleet.submit_many([self._lives[id][1]])
         self.done += 1

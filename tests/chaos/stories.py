@@ -14,6 +14,7 @@ import redis
 
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.keys import Keys
+from aios_dist.journal.texts import texts_in
 from aios_dist.model.jobs import Kind, Outcome, decode
 from aios_dist.model.texts import Reader
 
@@ -78,9 +79,8 @@ def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobSt
         for id in part:
             pipe.hgetall(keys.job(id))
             pipe.lrange(keys.events(id), 0, -1)
-            pipe.hgetall(keys.texts(id))
         answers = pipe.execute()
-        found += [_job(id, *answers[3 * n : 3 * n + 3]) for n, id in enumerate(part)]
+        found += [_job(id, *answers[2 * n : 2 * n + 2]) for n, id in enumerate(part)]
     return found
 
 
@@ -99,7 +99,7 @@ def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes], texts: dict[by
     for item in packed:
         at, what, step, extra = msgspec.msgpack.decode(item)
         events[step].append((int(at) / 1e6, what, extra))
-    step = functools.partial(_step, id, facts, Reader(texts))
+    step = functools.partial(_step, id, facts, Reader(texts_in(facts)))
     return JobStory(
         id=id,
         state=facts[b"st"].decode(),

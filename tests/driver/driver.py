@@ -234,7 +234,7 @@ class Driver(People, Workers):
         prefix = self.fleet.prefix
         leases = [*self.fleet.look_without_ends().one["leases"]]
         self.vanished |= {id, *(name for name in leases if name.rpartition("/")[0] == id)}
-        self.fleet.client.delete(f"{prefix}job:{id}", f"{prefix}text:{id}", f"{prefix}ev:{id}")
+        self.fleet.client.delete(f"{prefix}job:{id}", f"{prefix}ev:{id}")
         self.fleet.client.zrem(f"{prefix}ended", id)  # … and what else the reconciler drops with its time
         self.fleet.client.zrem(f"{prefix}dead", *(f"{id}/{step}" for step in (TURN, *range(MOST_STEPS + 3))))
         self.model.forget(id)

@@ -703,7 +703,7 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
             got, want = got[:6], want[:6]
         if got != want:
             wrong.append(f"{id}/{n} is {got}, by the model {want}")
-        if _whole(seen, id, found.fields.get(f"q{n}")) != step.request:
+        if _whole(found, found.fields.get(f"q{n}")) != step.request:
             wrong.append(f"{id}/{n}: its request is another one")
     turn = found.heads.get(TURN)
     state = turn.state if turn else "idle"
@@ -718,9 +718,9 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
     return wrong
 
 
-def _whole(seen: Any, id: str, stored: bytes | None) -> bytes | None:
+def _whole(found: Any, stored: bytes | None) -> bytes | None:
     try:
-        return stored and b"j" + whole(stored, seen.tables.get(id, {}))
+        return stored and b"j" + whole(stored, found.texts)
     except KeyError:
         return None
 

@@ -211,7 +211,7 @@ WHEN_BROKEN: tuple[Change, ...] = (
 WHEN_WIDE: tuple[Change, ...] = (
     Change("what is left of a wide job is forgotten", "_sweep", "    local new = redis.call('ZADD', P .. 'sweeps', int(clock() + (by_caller and PATIENCE or 0)), job) == 1\n", "    local new = false\n"),
     Change("a slice is passed over", "sweep", "local next_, moved = follow_page(job, tonumber(at), count, f[2])", "local next_, moved = follow_page(job, tonumber(at) + 1, count, f[2])"),
-    Change("a job that has ended half way expires", "_plan", "  if not left then texts.let_expire(job) end\n  if state", "  texts.let_expire(job)\n  if state"),
+    Change("a job that has ended half way expires", "_plan", "  if not left then\n    redis.call('PEXPIRE', k, A.retention_ms)", "  if true then\n    redis.call('PEXPIRE', k, A.retention_ms)"),
     Change("a step that has not followed its job counts on as let in", "claim", "      redis.call('ZREM', in_set(s.h[H.lane], name), s.top)\n      later(name)\n    end\n    follow", "    end\n    follow"),
     Change("a claim that meets a step of a paused job leaves it so", "claim", "    follow(s.job, s.step, s.h, s.facts[1])\n", ""),
     Change("outcomes that a retry leaves out are not counted", "_again", "'og', int(left_out + #which), ", ""),

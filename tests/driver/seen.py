@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aios_dist.journal import heads
+from aios_dist.journal.texts import texts_in
 from aios_dist.model.texts import referred
 
 OPEN = frozenset({"waiting", "running", "paused"})
@@ -70,7 +71,9 @@ class JobSeen:
 
     def __init__(self, flat: list[bytes]) -> None:
         self.flat = flat
-        self.fields = fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
+        raw = dict(zip(flat[::2], flat[1::2], strict=True))
+        self.texts = texts_in(raw)
+        self.fields = fields = {k.decode(): v for k, v in raw.items() if k[1:] not in self.texts}
         self.heads: dict[str, Head] = {}
         self.unreadable: list[str] = []
         for f, v in fields.items():
@@ -146,7 +149,6 @@ class Seen:
         self.hashes: dict[str, dict[str, dict[str, bytes]]] = defaultdict(dict)
         self.one: dict[str, dict[str, float]] = defaultdict(dict)
         self.texts: dict[str, bytes] = {}
-        self.tables: dict[str, dict[bytes, bytes]] = {}
         self.ttl: dict[str, int] = {}
         self.ends: list[tuple[str, dict[str, str]]] = []
         self.odd: list[str] = []
@@ -158,8 +160,6 @@ class Seen:
             if kind == b"hash" and first == "job":
                 known = before.jobs.get(name) if before else None
                 self.jobs[name] = known if known and known.flat == value else JobSeen(value)
-            elif kind == b"hash" and first == "text":
-                self.tables[name] = dict(zip(value[::2], value[1::2], strict=True))
             elif kind == b"hash":
                 fields = {k.decode(): v for k, v in zip(value[::2], value[1::2], strict=True)}
                 if first == "plan":
@@ -185,19 +185,19 @@ class Seen:
                 self.odd.append(f"{key} is a {kind.decode()}")
 
     def odd_texts(self) -> list[str]:
-        """What is wrong with what jobs refer to: that must be there, and live as long as they do."""
-        wrong = [
-            f"{id}: its texts are there, and it is {job.state if job else 'not'}"
-            for id in self.tables
-            if (job := self.jobs.get(id)) is None
-            or (self.ttl[f"text:{id}"] >= 0) != (job.state in ENDED and "sw" not in job.fields)
-        ]
+        """What is wrong with what jobs refer to: that must be there."""
+        wrong: list[str] = []
         for id, job in self.jobs.items():
-            table = self.tables.get(id, {})
             documents = [v for f, v in job.fields.items() if re.fullmatch(r"(z\d+\|)?[qo]\d+", f)]
-            lacking = [a for d in (*documents, *table.values()) for a in referred(d) if a not in table]
+            lacking = [
+                a for d in (*documents, *job.texts.values()) for a in referred(d) if a not in job.texts
+            ]
             if lacking:
                 wrong.append(f"{id}: {len(lacking)} texts are not there that it refers to")
+            held = sum(len(v) for f, v in job.fields.items() if re.fullmatch(r"[qo]\d+", f))
+            held += sum(map(len, job.texts.values()))
+            if "zn" not in job.fields and "tb" in job.fields and not held <= job.number("tb") <= held + 4000:
+                wrong.append(f"{id}: holds {held}, and it says {job.text('tb')}")
         return wrong
 
     @property

@@ -296,7 +296,7 @@ class Hand:
     async def expire(self, claim: Claim) -> None:
         """The job is cancelled and its time to live is over; then the reconciler sees the lease end."""
         await self.journal.cancel(claim.job)
-        keys = (self.keys.job(claim.job), self.keys.texts(claim.job), self.keys.events(claim.job))
+        keys = (self.keys.job(claim.job), self.keys.events(claim.job))
         await self.redis("DEL", *keys)
         await self.redis("ZREM", self.keys.ended, claim.job)
         await self.lose(claim)
@@ -369,7 +369,7 @@ class Hand:
         """A hash as it is."""
         flat = await self.redis("HGETALL", key)
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-        return {field.decode(): value for field, value in pairs}
+        return {field.decode("utf-8", "backslashreplace"): value for field, value in pairs}
 
     async def members(self, key: str) -> set[str]:
         """What is in a sorted set."""

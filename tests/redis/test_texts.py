@@ -13,7 +13,7 @@ from aios_dist.config import Config
 from aios_dist.errors import JobParked, JournalError, UnknownName
 from aios_dist.journal import Claim, Decision, Journal, Onward, RankedStep, WorkerInfo
 from aios_dist.journal.records import Asks, Form
-from aios_dist.journal.texts import Kept, Known
+from aios_dist.journal.texts import Kept, Known, texts_in
 from aios_dist.model import texts
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.model.jobs import JobState, Kind, NewStep, Outcome, as_record, plain_record, unpacked
@@ -68,8 +68,8 @@ class Talk:
         return claim
 
     async def table(self, id: str = "") -> dict[bytes, bytes]:
-        flat = await self.hand.redis("HGETALL", self.hand.keys.texts(id or self.id))
-        return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        flat = await self.hand.redis("HGETALL", self.hand.keys.job(id or self.id))
+        return texts_in(flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True)))
 
 
 @pytest.fixture
@@ -124,36 +124,22 @@ async def test_other_journals_read_what_one_has_written(talk: Talk) -> None:
     claim = await other.claim("llm", "w2")
     assert claim is not None
     assert msgspec.json.decode(unpacked(claim.request))["messages"] == talk.said
-    assert other._known.of(claim.birth) == set(await talk.table()) - {
-        a for a in await talk.table() if a not in other._texts
-    }
+    assert set(other._known.of(claim.birth)) == set(await talk.table())
     await other.close()
 
 
-async def test_texts_live_as_long_as_their_job(talk: Talk) -> None:
+async def test_a_late_answer_of_an_ended_job_is_kept_whole(talk: Talk) -> None:
     hand = talk.hand
     await talk.step(1)
-    assert await hand.redis("PTTL", hand.keys.texts(JOB)) == -1
     late = await hand.claim()
     await hand.journal.cancel(JOB)
-    assert await hand.redis("PTTL", hand.keys.texts(JOB)) > 0
     await hand.journal.commit(late, plain_record(Outcome(response=LLMResponse(words(9)))), ok=True)
-    await hand.look()
-    await hand.redis("DEL", hand.keys.texts(JOB))  # as if it had had none
-    answer = plain_record(Outcome(response=LLMResponse(words(10))))
-    hand.journal._known.forget(late.birth)
-    assert (await hand.journal.commit(late, answer, ok=True)).status == "mine"
-    await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB))
-
-
-async def test_a_late_answer_of_a_job_without_texts_expires_with_it(hand: Hand) -> None:
-    await hand.submit(starts("s", "short"))
-    claim = await hand.claim()
-    await hand.journal.cancel("s")
-    await hand.journal.commit(claim, plain_record(Outcome(response=LLMResponse(words(9)))), ok=True)
-    job, table = [await hand.redis("PTTL", key("s")) for key in (hand.keys.job, hand.keys.texts)]
-    assert 0 < table <= job
-    assert (await hand.journal.load("s")).steps[0].outcome.response.text == words(9)  # type: ignore[union-attr]
+    assert await hand.redis("PTTL", hand.keys.job(JOB)) > 0
+    step = (await hand.journal.load(JOB)).steps[1]
+    assert step.outcome is not None
+    assert step.outcome.response is not None
+    assert step.outcome.response.text == words(9)
+    assert await counted(hand) == await held(hand)
 
 
 async def test_a_job_that_is_retried_keeps_its_texts(talk: Talk) -> None:
@@ -161,7 +147,6 @@ async def test_a_job_that_is_retried_keeps_its_texts(talk: Talk) -> None:
     await talk.step(1)
     await hand.journal.cancel(JOB)
     assert (await hand.journal.retry(JOB))[0] == "running"
-    assert await hand.redis("PTTL", hand.keys.texts(JOB)) == -1
     assert msgspec.json.decode(unpacked((await hand.claim()).request))["messages"] == talk.said
 
 
@@ -174,7 +159,7 @@ async def test_a_fork_has_the_texts_of_its_history_and_no_others(talk: Talk) -> 
     assert kept.items() < (await talk.table()).items()
     assert await counted(hand, "f") == await held(hand, "f")
     await hand.journal.cancel(JOB)
-    await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB), hand.keys.texts(JOB))
+    await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB))
     history = await hand.journal.load("f")
     assert [step.request.messages for step in history.steps] == [talk.said[:1], talk.said[:3]]  # type: ignore[union-attr]
 
@@ -212,7 +197,7 @@ async def test_an_id_that_is_used_again_has_texts_of_its_own(talk: Talk) -> None
     hand = talk.hand
     await talk.step(1)
     await hand.journal.cancel(JOB)
-    await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB), hand.keys.texts(JOB))
+    await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB))
     again = Talk(hand)
     await again.begin()
     await again.step(1)
@@ -227,7 +212,7 @@ async def test_what_is_known_to_be_there_and_is_not_is_sent(talk: Talk, apart_tu
     question = texts.address_of(msgspec.json.encode({"role": "user", "content": words(1001)}))
     assert question in hand.journal._known.of(claim.birth)
     claim = await hand.claim()
-    await hand.redis("HDEL", hand.keys.texts(JOB), question)
+    await hand.redis("HDEL", hand.keys.job(JOB), b"x" + question)
     await talk.step(3, claim, apart_turn=apart_turn)
     assert question in await talk.table()
     assert (await hand.journal.load(JOB)).view.steps == 4
@@ -237,8 +222,8 @@ async def test_a_job_of_which_a_text_is_missing_is_set_aside_and_others_go_on(ta
     hand = talk.hand
     await hand.submit(starts("other", "x"))
     address = texts.referred((await hand.hash(hand.keys.job(JOB)))["q0"])[0]
-    hand.journal._texts.clear()
-    await hand.redis("HDEL", hand.keys.texts(JOB), address)
+    hand.journal._kept.__init__()  # type: ignore[misc]
+    await hand.redis("HDEL", hand.keys.job(JOB), b"x" + address)
     got = await hand.journal.take("llm", "w1", "t1")
     while not isinstance(got, Claim):
         got = await hand.journal.take("llm", "w1", "t2")
@@ -249,23 +234,24 @@ async def test_a_job_of_which_a_text_is_missing_is_set_aside_and_others_go_on(ta
     await hand.reap()
     await hand.journal.walk("0")
     assert await hand.state(JOB) == "failed"
-    await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB), hand.keys.texts(JOB))
+    await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB))
 
 
 async def test_a_job_that_expires_while_it_is_read_is_not_there(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand = talk.hand
+    await talk.step(1)
     fetched = hand.journal._fetched
 
     async def late(*args: Any) -> Any:
         await hand.journal.cancel(JOB)
-        await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB), hand.keys.texts(JOB))
+        await hand.redis("DEL", hand.keys.job(JOB), hand.keys.events(JOB))
         return await fetched(*args)
 
     monkeypatch.setattr(hand.journal, "_fetched", late)
     with pytest.raises(UnknownName):
-        await hand.journal.load(JOB)
+        await hand.journal.load(JOB, requests=False)
 
 
 @pytest.mark.parametrize("apart_turn", [False, True])
@@ -306,6 +292,76 @@ async def test_a_job_parks_before_it_holds_too_much_and_goes_on_with_a_larger_li
     assert turn is not None
     assert (await hand.journal.advance("over", again, token=turn.token)).status == "advanced"
     assert msgspec.json.decode(unpacked((await hand.claim()).request))["messages"] == talk.said
+
+
+async def test_a_worker_that_knows_nothing_of_what_is_there_counts_it_once(talk: Talk) -> None:
+    hand = talk.hand
+    for turn in range(1, 4):
+        await talk.step(turn)
+    most = await counted(hand) + 2500  # what the next turn adds, and not what was there
+    hand.journal.config = msgspec.structs.replace(hand.config, job_limit=most)
+    claim = await hand.claim()
+    hand.journal._known.__init__()  # type: ignore[misc]
+    talk.said.append({"role": "user", "content": words(7, 1000)})
+    done = await hand.journal.commit(claim, plain_record(Outcome(value="x")), ok=True)
+    assert done.status == "turn"
+    await hand.journal.advance(JOB, Decision(4, 4, [asks(talk.said)]))
+    assert await hand.state(JOB) == "running"
+    assert await counted(hand) == await held(hand)
+
+
+async def test_what_is_written_whole_counts_where_it_is_large(hand: Hand) -> None:
+    hand.journal.apart = False
+    noise = random.Random(5).randbytes(20_000).hex()
+    for id, said in (("small", "x"), ("large", noise)):
+        job = starts(id, "x")
+        talk = [{"role": "user", "content": said}]
+        await hand.submit(msgspec.structs.replace(job, decision=Decision(0, 0, [asks(talk)])))
+    assert [await hand.redis("HEXISTS", hand.keys.job(id), "tb") for id in ("small", "large")] == [0, 1]
+    assert await counted(hand, "large") == await held(hand, "large")
+    small = await hand.claim()
+    await hand.journal.commit(small, plain_record(Outcome(value=noise)), ok=True)
+    assert await counted(hand, "small") == await held(hand, "small")
+    hand.journal.config = msgspec.structs.replace(hand.config, job_limit=20_000)
+    await hand.journal.advance("small", Decision(1, 1, [asks([{"role": "user", "content": "y"}])]))
+    assert await hand.state("small") == "paused"
+
+
+async def test_a_wide_job_is_counted_from_its_first_step(hand: Hand) -> None:
+    steps = [asks([{"role": "user", "content": f"{n}"}]) for n in range(20)]
+    await hand.submit(msgspec.structs.replace(starts("w", "x"), decision=Decision(0, 0, steps)))
+    assert await hand.redis("HGET", hand.keys.job("w"), "tb") is None
+    await hand.journal.advance("w", Decision(0, 20, steps))
+    assert await counted(hand, "w") == await held(hand, "w")
+
+
+async def test_a_decision_that_parks_writes_no_texts(talk: Talk) -> None:
+    hand = talk.hand
+    claim = await hand.claim()
+    hand.journal.config = msgspec.structs.replace(hand.config, job_limit=5000)
+    answer = LLMResponse("ok")
+    talk.said += [answer.message, {"role": "user", "content": words(8, 9000)}]
+    await hand.journal.commit(
+        claim, plain_record(Outcome(response=answer)), ok=True, decision=Decision(1, 1, [asks(talk.said)])
+    )
+    assert await hand.state(JOB) == "paused"
+    assert text_of(words(8, 9000)) not in await talk.table()
+    assert await counted(hand) == await held(hand)
+
+
+async def test_what_stands_in_the_hash_of_one_job_is_read_by_no_other(hand: Hand) -> None:
+    """Whoever may write there changes what its own calls say, and no others'."""
+    one, other = Talk(hand, "one"), Talk(hand, "other")
+    await one.begin()
+    await other.begin()
+    table = await one.table()
+    text = text_of(one.said[0])
+    await hand.redis("HSET", hand.keys.job("one"), b"x" + text, b'j{"role":"user","content":"evil"}')
+    hand.journal._kept.__init__()  # type: ignore[misc]
+    first, second = await hand.claim(), await hand.claim()
+    said = {c.job: msgspec.json.decode(unpacked(c.request))["messages"] for c in (first, second)}
+    assert said == {"one": [{"role": "user", "content": "evil"}], "other": other.said}
+    assert text in table
 
 
 async def test_nothing_is_written_apart_that_a_worker_of_a_release_before_could_not_read(hand: Hand) -> None:
@@ -357,13 +413,15 @@ def test_what_is_known_and_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(known.of("c")) == 5
     monkeypatch.setattr("aios_dist.journal.texts.MOST_KEPT", 5)
     kept = Kept()
-    kept.keep({b"a": b"123", b"b": b"12"})
-    kept.keep({b"a": b"123"})
-    assert set(kept) == {b"a", b"b"}
-    kept.keep({b"c": b"1234"})
-    assert set(kept) == {b"c"}
-    kept.keep({b"d": b"123456"})
-    assert not kept
+    kept.keep("a", {b"a": b"123"})
+    kept.keep("b", {b"a": b"12"})
+    kept.keep("a", {b"a": b"123"})
+    assert (kept.of("a"), kept.of("b"), kept.of("c")) == ({b"a": b"123"}, {b"a": b"12"}, {})
+    kept.of("a")
+    kept.keep("c", {b"c": b"12"})
+    assert (kept.of("a"), kept.of("b"), kept.of("c")) == ({b"a": b"123"}, {}, {b"c": b"12"})
+    kept.keep("d", {b"d": b"123456"})
+    assert not any(map(kept.of, "abcd"))
 
 
 async def test_answers_come_in_pages(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +440,7 @@ class Sent:
 
         async def noting(verb: str, *then: Any, **fields: Any) -> Any:
             asked = fields.get("commit", fields)
-            flat = asked.get("texts") or (asked.get("decision") or {}).get("texts") or []
+            flat = [*asked.get("texts", []), *(asked.get("decision") or {}).get("texts", [])]
             self.by_verb.append((verb, set(flat[::2])))
             return await run(verb, *then, **fields)
 
@@ -418,7 +476,7 @@ async def test_what_a_claim_has_read_is_known_to_be_there(
     await talk.step(1)
     hand = talk.hand
     hand.journal._known.__init__()  # type: ignore[misc]
-    hand.journal._texts.clear()
+    hand.journal._kept.__init__()  # type: ignore[misc]
     sent = Sent(hand.journal, monkeypatch)
     await talk.step(2)
     assert text_of(words(2)) in sent.of("commit")
@@ -462,7 +520,7 @@ async def test_a_slot_whose_write_lacks_a_text_claims_once(talk: Talk) -> None:
     claim = await hand.claim()
     question = text_of({"role": "user", "content": words(1001)})
     assert question in hand.journal._known.of(claim.birth)
-    await hand.redis("HDEL", hand.keys.texts(JOB), question)
+    await hand.redis("HDEL", hand.keys.job(JOB), b"x" + question)
     answer = LLMResponse("ok")
     talk.said = [*talk.said, answer.message]
     await hand.redis("RPUSH", "tickets:llm", "a ticket that nobody has taken")

@@ -32,8 +32,9 @@ class Table:
         written = [stored, *apart.new.values()]
         assert apart.needs == {a for one in written for a in referred(one)} - apart.new.keys()
         assert apart.texts() == [part for pair in apart.new.items() for part in pair]
+        assert apart.texts() == [], "they were given"
         self.texts |= apart.new
-        return stored, len(stored) + sum(map(len, apart.texts()))
+        return stored, len(stored) + sum(len(a) + len(text) for a, text in apart.new.items())
 
 
 @functools.cache
@@ -49,9 +50,10 @@ def said(number: int, size: int = 4000) -> dict[str, Any]:
     return {"role": "user", "content": words(number, size)}
 
 
+keys = st.text(max_size=8) | st.sampled_from(["k" * 600, "\\" * 600])
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=2000),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(keys, inner, max_size=5),
     max_leaves=20,
 )
 messages = st.lists(
@@ -177,11 +179,11 @@ def test_the_same_is_the_same_object_where_many_requests_are_read() -> None:
 
 def test_text_that_looks_like_an_address_is_text() -> None:
     fake = "\0" + address_of(b"x").hex()
-    data = asks([{"role": "user", "content": fake}, {"role": "user", "content": fake + "y" * 2000}, said(3)])
+    data = asks([{"role": "user", "content": [fake, fake + "y" * 2000]}, said(3)])
     table = Table()
     kept, _ = table.put(data)
     assert whole(kept, table.texts) == data
-    assert Reader(table.texts).read(kept, LLMRequest).messages[0]["content"] == fake
+    assert Reader(table.texts).read(kept, LLMRequest).messages[0]["content"][0] == fake
 
 
 def test_a_text_that_is_missing_is_missed() -> None:
@@ -202,6 +204,22 @@ def test_texts_that_were_tampered_with_do_not_fill_the_memory(monkeypatch: pytes
     with pytest.raises(RecordTooLarge, match="deep"):
         Reader(deep).read(ROPE + b"\0" + bytes(16), list)
     monkeypatch.setattr(texts, "MOST_RECORD", 1_000_000)
+    empty = {bytes([n]) * 16: ROPE + (b"\0" + bytes([n + 1]) * 16) * 1000 for n in range(6)}
+    empty[bytes([6]) * 16] = b"j"
+    for begins in (b"", b'{"messages":['):
+        with pytest.raises((RecordTooLarge, msgspec.DecodeError)):
+            whole(ROPE + begins + b"\0" + bytes(16), empty)
+        with pytest.raises((RecordTooLarge, msgspec.DecodeError)):
+            Reader(empty).read(ROPE + begins + b"\0" + bytes(16), LLMRequest)
+    lists = {
+        bytes([n]) * 16: ROPE + b"[" + b",".join([b"\0" + bytes([n + 1]) * 16] * 999) + b"]" for n in range(6)
+    }
+    lists[bytes([6]) * 16] = packed(b"[1]")
+    for kind in (list, dict, LLMRequest):
+        with pytest.raises((RecordTooLarge, msgspec.ValidationError)):
+            Reader(lists).read(ROPE + b"\0" + bytes(16), kind)
+    with pytest.raises(RecordTooLarge):
+        whole(ROPE + b"\0" + bytes(16), lists)
     wide = {b"a" * 16: packed(b'"' + b"x" * 250_000 + b'"')}
     bomb = ROPE + b"[" + b",".join([b"\0" + b"a" * 16] * 9) + b"]"
     with pytest.raises(RecordTooLarge, match="bytes"):
@@ -212,3 +230,31 @@ def test_what_refers_to_nothing_is_read_as_ever() -> None:
     assert referred(packed(b"[1]")) == []
     assert Reader({}).read(packed(b"[1]"), list) == decode(packed(b"[1]"), list) == [1]
     assert whole(packed(b'"' + b"x" * 5000 + b'"'), {}) == b'"' + b"x" * 5000 + b'"'
+
+
+def test_what_is_nested_deeper_than_python_goes_is_read_as_ever() -> None:
+    deep: Any = words(1, 900)
+    for _ in range(900):
+        deep = [deep]
+    data = asks([{"role": "user", "content": deep}])
+    table = Table()
+    kept, _ = table.put(data)
+    assert whole(kept, table.texts) == data
+    assert msgspec.json.encode(Reader(table.texts).read(kept, LLMRequest)) == data
+
+
+def test_of_very_many_strings_or_messages_only_what_pays_is_a_text() -> None:
+    table = Table()
+    data = msgspec.json.encode([words(n % 7, 600) + f"{n}" for n in range(1100)] + [words(9, 9000)])
+    kept, _ = table.put(data, request=False)
+    assert len(table.texts) == 1
+    assert whole(kept, table.texts) == data
+    many = asks(
+        [
+            {"role": "user", "content": f"a message of some length, number {n}, and more"}
+            for n in range(20_001)
+        ]
+    )
+    kept, _ = table.put(many)
+    assert len(table.texts) == 1
+    assert whole(kept, table.texts) == many

@@ -24,11 +24,10 @@
 --          and leaves both), cw the code before it was resumed from an earlier step and nobody has run it since,
 --          pk while its program does not fit that: the need of the code that does, or "-" ("limit": while it would hold too much),
 --          z<E>|h<N>, z<E>|q<N>, z<E>|o<N> what it has forgotten, zn how often, zs while that goes on, zd who asked last, see rewind,
---          tb bytes of its requests and outcomes, and of the texts that they refer to, counted once it has texts or is wide
+--          x and 16 bytes, an address: a text that requests and outcomes refer to, see _texts; tb bytes of all of these, where it is counted
 --          sw the first step that has still to follow the job's state, see _sweep, og orders of outcomes that nothing has any more
 -- head     one array, see heads.py, which declares it and writes what stands before this: H, unpacked and new_head
 -- ev:ID    list of the job's events; none while it only waits, see first_events
--- text:ID  what its requests and outcomes refer to, by address, see _texts
 -- A million jobs may wait: what other fields imply is none of its own.
 
 local P, A -- of this call: the prefix, the fields

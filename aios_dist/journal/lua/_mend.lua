@@ -30,7 +30,7 @@ local function throw_away(job)
   for _, set in ipairs({ 'open', 'due', 'deadlines' }) do
     redis.call('ZREM', P .. set, job)
   end
-  redis.call('UNLINK', k, key('ev', job), key('text', job))
+  redis.call('UNLINK', k, key('ev', job))
   whos[job] = nil
 end
 
@@ -307,13 +307,17 @@ do -- (a chunk of Lua has 200 locals at the most)
         if redis.call('ZREM', P .. set, job) == 1 then wrong[#wrong + 1] = 'ended, and in ' .. set end
       end
       if wide(count) and redis.call('ZSCORE', P .. 'ended', job) then -- (it expires when its steps have followed)
-        if last then texts.let_expire(job) end
+        if last then redis.call('PEXPIRE', k, A.retention_ms) end
+        if last then redis.call('PEXPIRE', key('ev', job), A.retention_ms) end
       elseif redis.call('PTTL', k) < 0 or redis.call('PTTL', key('ev', job)) == -1 then -- its end was not told
         wrong[#wrong + 1] = 'an end that was not told'
         if redis.call('EXISTS', key('ev', job)) == 0 then event(job, stamp(), state, '') end
         tell_end(job, state)
         redis.call('ZADD', P .. 'ended', int(clock()), job)
-        if last then texts.let_expire(job) end
+        if last then
+          redis.call('PEXPIRE', k, A.retention_ms)
+          redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+        end
       end
     else
       if touched then redis.call('ZREM', P .. 'ended', job) end -- a retry that broke

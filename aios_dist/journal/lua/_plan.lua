@@ -18,8 +18,9 @@ local function write_outcome(job, step, h, ok, blob, at, more)
   h[H.order] = order
   local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at)) -- a claim's token is random
   more = more or {}
-  if facts[4] then
-    more[#more + 1], more[#more + 2] = 'tb', int(number(facts[4]) + #blob)
+  local held = texts.held(job, facts[4], #blob)
+  if held then
+    more[#more + 1], more[#more + 2] = 'tb', held
   end
   redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came), unpack(more))
   event(job, at, h[H.state], step)
@@ -29,23 +30,6 @@ end
 local MOST_AT_ONCE = 1000 -- steps in one HSET: as many as Lua can hand over
 local begin, apply_turn, park_job
 do -- (a chunk of Lua has 200 locals at the most)
-  -- Whether a job would hold more than it may, with what its turn asks for; then that says why it parks.
-  local function holds_too_much(job, decision)
-    local bytes = redis.call('HGET', key('job', job), 'tb')
-    if not bytes then return false end
-    bytes = number(bytes)
-    for _, s in ipairs(decision.steps) do
-      bytes = bytes + #s.request
-    end
-    for n = 2, #(decision.texts or {}), 2 do
-      bytes = bytes + #decision.texts[n]
-    end
-    if bytes <= decision.most then return false end
-    local said = string.format('it would hold %.0f bytes of requests and answers, more than job_limit (%.0f)', bytes, decision.most)
-    decision.parks = { why = said, said = said, need = 'limit' }
-    return true
-  end
-
   -- A signal that came before anyone waited for it, the oldest, is the outcome of this step. Each is a field of its own; it
   -- is taken with the command that writes it. Gives whether there was one.
   local function had_signal(job, step, h)
@@ -97,8 +81,11 @@ do -- (a chunk of Lua has 200 locals at the most)
     local k = key('job', job)
     local facts = redis.call('HMGET', k, 'n', 'dg', 'tb')
     local first, proof = tonumber(facts[1]), facts[2] or ''
-    local heads, fields, bytes = {}, {}, number(facts[3])
-    local counted = facts[3] or wide(first + #steps)
+    local heads, fields, bytes = {}, {}, 0
+    for _, s in ipairs(steps) do
+      bytes = bytes + #s.request
+    end
+    local held = texts.held(job, facts[3], bytes, wide(first + #steps))
     mark(job)
     if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then -- its list begins before it is so wide
       for _, before in ipairs(first_events(job)) do
@@ -110,10 +97,9 @@ do -- (a chunk of Lua has 200 locals at the most)
       heads[i], proof = h, chain(proof, step .. ' ' .. s.digest .. ' ' .. s.label)
       fields[#fields + 1], fields[#fields + 2] = 'q' .. step, s.request
       fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
-      bytes = bytes + #s.request
       if i % MOST_AT_ONCE == 0 or i == #steps then
-        if counted then
-          fields[#fields + 1], fields[#fields + 2] = 'tb', int(bytes)
+        if held then
+          fields[#fields + 1], fields[#fields + 2] = 'tb', held
         end
         redis.call('HSET', k, 'n', int(first + i), 'dg', proof, unpack(fields))
         fields = {}
@@ -126,7 +112,7 @@ do -- (a chunk of Lua has 200 locals at the most)
   apply_turn = function(job, decision, state)
     local k = key('job', job)
     if decision.parks then return park_job(job, decision) end
-    if decision.most and #decision.steps > 0 and holds_too_much(job, decision) then return park_job(job, decision) end
+    if decision.most and #decision.steps > 0 and texts.too_many(job, decision) then return park_job(job, decision) end
     texts.keep(job, decision.texts)
     if decision.code then redis.call('HSET', k, 'ch', decision.code, 'cn', int(decision.first + #decision.steps)) end
     if #decision.steps > 0 then
@@ -267,7 +253,10 @@ end_job = function(job, state, result, silent)
   redis.call('ZREM', P .. 'deadlines', job)
   tell_end(job, state)
   redis.call('ZADD', P .. 'ended', int(at), job) -- behind that: so it was told (_mend)
-  if not left then texts.let_expire(job) end
+  if not left then
+    redis.call('PEXPIRE', k, A.retention_ms)
+    redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+  end
   if state == 'done' then remember(job) end
   if told then member_ended(facts[4], facts[5], state ~= 'done') end
   return true, left

@@ -127,7 +127,10 @@ do -- (a chunk of Lua has 200 locals at the most)
     end
     if redis.call('HDEL', k, 'sw') == 0 then return false end
     redis.call('ZREM', P .. 'sweeps', job)
-    if ENDED[state] then texts.let_expire(job) end
+    if ENDED[state] then
+      redis.call('PEXPIRE', k, A.retention_ms)
+      redis.call('PEXPIRE', key('ev', job), A.retention_ms)
+    end
     return false
   end
 

@@ -4,7 +4,7 @@
 --   incarnation, digest: of the job and of the request, as the claim gave them
 --   refusal: nil, or what a failed call says of its model: {hold_us, breaker}, see hold in _limits.lua
 --   decision: nil, or {basis: what the program had seen before this outcome, first: steps it knew of, steps, more, ends, result}
---   texts: what the outcome and the decision refer to: address, text, address, …; needs: see advance
+--   texts: what the outcome refers to: address, text, address, … (the decision has its own); needs: see advance
 --   turn_here: 1 when the caller can run the turn itself after this
 -- returns: {status, version, tickets, basis}: "advanced" (the decision holds), "turn" (the outcome is written, a
 --   turn is due), "ended" (written, but the job has ended), "paused" (written; the turn waits for the end of the pause),

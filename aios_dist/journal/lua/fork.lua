@@ -11,15 +11,15 @@
 local MOST_BYTES = 256 * 1024
 
 -- What a document refers to, and what that does, is copied where it is not there yet. Gives the bytes of it.
-local REFERENCE = '%z(' .. string.rep('.', 16) .. ')'
-local function copy_texts(document)
-  if string.sub(document, 1, 1) ~= 'r' then return 0 end
-  local bytes = 0
+local REFERENCE, DEEPEST = '%z(' .. string.rep('.', 16) .. ')', 8 -- aios_dist.model.texts has the same
+local function copy_texts(document, depth)
+  if string.sub(document, 1, 1) ~= 'r' or depth == 0 then return 0 end
+  local bytes, from, to = 0, key('job', A.job), key('job', A.new)
   for address in string.gmatch(document, REFERENCE) do
-    local text = redis.call('HEXISTS', key('text', A.new), address) == 0 and redis.call('HGET', key('text', A.job), address)
+    local text = redis.call('HEXISTS', to, 'x' .. address) == 0 and redis.call('HGET', from, 'x' .. address)
     if text then
-      bytes = bytes + copy_texts(text) + #text
-      redis.call('HSET', key('text', A.new), address, text)
+      bytes = bytes + copy_texts(text, depth - 1) + #text
+      redis.call('HSET', to, 'x' .. address, text)
     end
   end
   return bytes
@@ -86,7 +86,7 @@ for step = so_far[2], upto - 1 do
   redis.call('HSET', to, 'q' .. step, request, unpack(outcome and { 'o' .. step, outcome } or {}))
   local list = outcome and answered or open
   list[#list + 1] = { step, h }
-  bytes = bytes + #request + (outcome and #outcome or 0) + copy_texts(request) + copy_texts(outcome or '')
+  bytes = bytes + #request + (outcome and #outcome or 0) + copy_texts(request, DEEPEST) + copy_texts(outcome or '', DEEPEST)
 end
 if facts[14] then redis.call('HINCRBY', to, 'tb', int(bytes)) end
 table.sort(answered, function(a, b) return a[2][H.order] < b[2][H.order] end)

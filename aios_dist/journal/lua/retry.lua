@@ -19,7 +19,6 @@ if A.undone and A.basis ~= facts[2] then return { 'stale', {}, 0 } end
 mark(A.job)
 redis.call('PERSIST', k)
 redis.call('PERSIST', key('ev', A.job))
-redis.call('PERSIST', key('text', A.job))
 local at = stamp()
 redis.call('ZADD', P .. 'open', int(at), A.job)
 -- It is no member of its plan from here on: first, or its end would be told once more. `of` is for who sends the same again.

@@ -5,7 +5,7 @@
 --   corrupt_outcome: the encoded error of a job whose record cannot be read
 -- returns: {what was wrong: flat list of job (or model), what; next cursor; open jobs; how many of them were looked at}
 -- flags: allow-oom
--- include: waiting, order, limits, texts, plan, sweep, members, mend, new
+-- include: waiting, order, limits, plan, sweep, members, mend, new
 local found = {}
 
 local function note(what_of, what)
@@ -51,7 +51,8 @@ local function set_aside_whole(job, why)
     stands_at(job, 0, count, state)
     return
   end
-  texts.let_expire(job)
+  redis.call('PEXPIRE', k, A.retention_ms)
+  redis.call('PEXPIRE', key('ev', job), A.retention_ms)
 end
 
 -- Plans of the jobs that were looked at, each once. One whose tree cannot be read ends, and its members that wait.
