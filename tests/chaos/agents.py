@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from aios_dist import ToolError, agent, gather, llm, signal, tool
 
@@ -39,12 +38,11 @@ async def branching(name: str, model: str, branches: int, trace: str) -> str:
 
 @agent
 async def following(name: str, calls: int, model: str) -> str:
-    """Calls one after another, each with all that was said before."""
-    messages: list[dict[str, Any]] = []
+    """Calls one after another, each made of the answer before it."""
+    text = ""
     for number in range(calls):
-        messages.append({"role": "user", "content": f"{name}: call {number}{LONG}"})
-        messages.append((await llm(messages=messages, model=model)).message)
-    return str(messages[-1]["content"])
+        text = (await llm(f"{name}: call {number} after {text}{LONG}{LONG}", model=model)).text
+    return text
 
 
 @agent

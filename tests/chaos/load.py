@@ -207,7 +207,10 @@ class Load:
         )
 
     def _following(self, name: str, id: str, calls: int, model: str, tenant: str, kind: str) -> JobSpec:
-        asked = [f"{name}: call {n}{LONG}" for n in range(calls)]
+        asked: list[str] = []
+        for n in range(calls):
+            said = self._say(asked[-1]) if asked else ""
+            asked.append(f"{name}: call {n} after {said}{LONG}{LONG}")
         self._promise(name, id, model, tenant, asked, self._say(asked[-1]), kind=kind)
         return following.job(name=name, calls=calls, model=model, id=id, tenant=tenant)
 

@@ -92,7 +92,7 @@ def name_of(record: bytes) -> str:
     return str(given)
 
 
-def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes], texts: dict[bytes, bytes]) -> JobStory:
+def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
     if b"st" not in facts:
         return JobStory(id, "lost")
     events: defaultdict[str, list[tuple[float, str, str]]] = defaultdict(list)
