@@ -163,23 +163,31 @@ class JobParked(JobError):
     reason: str = ""
 
     @classmethod
-    def of(cls, job_id: str, reason: str, code: str = "", waited: str = "") -> Self:
+    def of(
+        cls, job_id: str, reason: str, code: str = "", waited: str = "", *, over_limit: bool = False
+    ) -> Self:
         """The error of a job that is parked for this reason.
 
         Args:
             code: with which it goes on by itself; "": with none.
             waited: the job that was waited for, where that waits for this one in its plan.
+            over_limit: it would hold more than ``job_limit``; its agent's code is as it was.
         """
         what = f"{reason}\n" if "\n" in reason else f"{reason.rstrip('.')}. "
         first = (
             f"job {waited!r} waits in its plan for one that is parked: " if waited not in ("", job_id) else ""
         )
         itself = f"It goes on by itself when a worker has code {code}; or try" if code else "Try"
-        error = cls(
-            f"{first}job {job_id!r} is parked, with nothing lost: {what}{itself} the code of now: "
-            f"`aios-dist job resume {job_id}`, with `--from-step K` where that asks for something else from "
-            "step K on."
+        todo = (
+            f"{itself} the code of now: `aios-dist job resume {job_id}`, with `--from-step K` where that "
+            "asks for something else from step K on."
         )
+        if over_limit:
+            todo = (
+                "Give job_limit in [fleet] a larger number, start the workers with it, and: "
+                f"`aios-dist job resume {job_id}`."
+            )
+        error = cls(f"{first}job {job_id!r} is parked, with nothing lost: {what}{todo}")
         error.job_id, error.reason = job_id, reason
         return error
 

@@ -20,6 +20,7 @@ import redis
 from aios_dist import Fleet, prompts
 from aios_dist.config import Config, FleetConfig
 from aios_dist.local.machine import LocalFleet
+from benchmarks.conversation import conversations
 from benchmarks.growth import growth
 from benchmarks.limits import limits
 from benchmarks.measures import Load, best_and_median, machine, next_call_ms, run
@@ -130,6 +131,7 @@ PARTS = {
     "verbs": verbs,
     "walk": walk,
     "growth": growth,
+    "conversation": conversations,
     "memory": memory,
 }
 SIZED = {"plans": plans, "verbs": verbs, "wide": wide}

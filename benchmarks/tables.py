@@ -58,6 +58,13 @@ BOUNDS: Mapping[str, Sequence[Bound]] = {
     ),
     "walk": (Bound("of_a_core_%", most=2),),
     "growth": (Bound("ratio", most=1.5),),
+    "conversation": (
+        Bound("redis_mb", most=1.5),
+        Bound("load_ms", most=30),
+        Bound("step_ms_ratio", most=1.3),
+        Bound("redis_kb_ratio", most=1.3),
+        Bound("redis_cpu_ms_ratio", most=1.3),
+    ),
     "memory": (Bound("more_mb", most="bound_mb"),),
 }
 """By part; what is not here has none and is for comparing."""

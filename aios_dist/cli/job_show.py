@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from aios_dist.model.jobs import Outcome, Step
 
 
+TOLD_BYTES = 100_000
+"""From where on it is told how much a job holds."""
 COLUMNS = (">STEP", "KIND", "MODEL", "STATE", ">TRIES", ">IN", ">OUT", ">WAITED", ">RAN", "LANE", "WORKER")
 
 
@@ -153,6 +155,8 @@ def _print_head(history: History, outcome: Outcome | None) -> None:
         + (f" (≈ {view.estimated} of them estimated: no usage came)" if view.estimated else "")
         + (f", {amount(view.money)} in money" if view.money else "")
     )
+    if view.held_bytes >= TOLD_BYTES:
+        out.print(f"Holds {view.held_bytes / 1e6:.1f} MB of requests and answers")
     if view.state == "paused":
         out.print(plain(f"{state.capitalize()}: {view.why}. Go on: {resume_command(view)}"))
     if outcome is not None and outcome.error is not None:

@@ -129,6 +129,9 @@ def amount(money: float) -> str:
 
 def resume_command(view: JobView) -> str:
     """What lets a paused job go on; a budget that is used up has to be raised."""
+    if view.over_limit:
+        more = "a larger job_limit in [fleet], workers that were started with it, and"
+        return f"{more}: aios-dist job resume {view.id}"
     if view.parked:
         itself = f"by itself with code {view.parked_for}, or: " if view.parked_for else ""
         return f"{itself}aios-dist job resume {view.id} --from-step K"
@@ -154,6 +157,7 @@ def job_record(view: JobView) -> dict[str, Any]:
         "why": view.why if view.state == "paused" else None,
         "parked": view.parked,
         "code": view.code or None,
+        "held_bytes": view.held_bytes,
         "submitted_at": iso(view.submitted_at),
         "ended_at": iso(view.ended_at),
         "took_s": took(view.submitted_at, view.ended_at),

@@ -117,7 +117,7 @@ async def _raise_unless_done(fleet: AsyncFleet, records: Sequence[dict[str, Any]
         return
     first = bad[0]
     if len(records) == 1 and (at := await fleet.journal.standing(first["id"])).parked:
-        raise JobParked.of(at.who, at.parked, at.code, first["id"])
+        raise JobParked.of(at.who, at.parked, at.code, first["id"], over_limit=at.over_limit)
     if len(records) > 1:
         states = ", ".join(f"{r['id']} {_stands(r)}" for r in bad[:5]) + (" …" if len(bad) > 5 else "")
         parked = next((f" {r['id']} is parked: {r['why']}" for r in bad if r["parked"]), "")

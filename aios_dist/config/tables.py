@@ -30,6 +30,7 @@ From0 = Annotated[float, Meta(ge=0, lt=FOREVER)]
 Bytes = Annotated[
     int, Meta(gt=0, le=64 * 1024 * 1024)
 ]  # what a record may have: MOST_RECORD of model/jobs.py
+JobBytes = Annotated[int, Meta(gt=0, le=1024**4)]
 AnswerBytes = Annotated[int, Meta(gt=0, le=1024**3)]
 Limit = Annotated[int, Meta(ge=0, le=MOST)]
 AtLeast1 = Annotated[int, Meta(ge=1, le=10**9)]
@@ -184,10 +185,15 @@ class FleetConfig(_Masked, frozen=True, forbid_unknown_fields=True):
         "Python modules that define agents, imported by workers and the command line, also from the current "
         "folder")] = []
     prompt_limit: Annotated[Bytes, says(
-        "the largest request of a step, and the largest input of a job", unit="bytes")] = 1024 * 1024
+        "the largest request of a step, as JSON", unit="bytes")] = 16 * 1024 * 1024
+    input_limit: Annotated[Bytes, says(
+        "the largest input of a job, and the largest value of a signal, as JSON", unit="bytes")] = 1024 * 1024
     result_limit: Annotated[Bytes, says(
         "the largest result of a job or a tool, as JSON before it is compressed; a larger one fails the job, "
         "or is a `ToolError`", unit="bytes")] = 8 * 1024 * 1024
+    job_limit: Annotated[JobBytes, says(
+        "what a job may hold of requests and answers, each message once, as Redis keeps them; one that asks "
+        "for more is parked", unit="bytes")] = 64 * 1024 * 1024
     retention: Annotated[Above0, says(
         "how long a finished job is kept (7 days)", unit="seconds")] = 7 * 24 * 3600.0
     lease: Annotated[Above0, says(

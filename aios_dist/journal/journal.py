@@ -3,60 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from aios_dist.config import FleetConfig
 from aios_dist.errors import (
-    BudgetReached,
     DeadlineExceeded,
     FleetUnavailable,
     JournalDamaged,
     JournalError,
     WorkerLost,
 )
-from aios_dist.journal.connection import Full
 from aios_dist.journal.depths import Depths
 from aios_dist.journal.finding import Finding
 from aios_dist.journal.libraries import Libraries
 from aios_dist.journal.news import Following
 from aios_dist.journal.office import Office
 from aios_dist.journal.ordering import Ordering
-from aios_dist.journal.reading import HUGE
 from aios_dist.journal.records import (
-    Advance,
-    Asks,
     Claim,
-    Decision,
     Lost,
-    Nothing,
-    Onward,
     Reaped,
     Refusal,
     Ticket,
     Walked,
-    bounded,
     budget_facts,
-    micros,
     random_name,
     tickets_of,
-    unpack_record,
 )
 from aios_dist.journal.standing import Standings
+from aios_dist.journal.stepping import Stepping
 from aios_dist.journal.submitting import Submitting
 from aios_dist.journal.telling import Telling
 from aios_dist.journal.views import DeadLetter, WorkerInfo
-from aios_dist.model.calls import Usage
-from aios_dist.model.jobs import Kind, Outcome, encode
+from aios_dist.model.jobs import Outcome, encode
 from aios_dist.model.specs import Budget
 
 SLEPT = encode(Outcome())
 LATE = encode(Outcome.failed(DeadlineExceeded("The job had not ended within its deadline.")))
-SPENT = encode(
-    Outcome.failed(BudgetReached("The budget of the job, or of its tenant for the day, is used up."))
-)
 GIVEN_UP = encode(
     Outcome.failed(WorkerLost("Every worker that tried this step was lost before it answered."))
 )
@@ -68,7 +53,6 @@ CORRUPT = encode(
         JournalDamaged("What Redis holds of this job cannot be read; `aios-dist doctor` says what of it.")
     )
 )
-NO_USAGE = Usage()
 UNDONE_AT_ONCE = 20  # failed steps that one script runs again
 MOST_BACK = 20
 """How often in a row a step may be given back with nothing to show for it."""
@@ -79,215 +63,12 @@ MOST_LARGE_SIGNALS = 16
 """As many that are each as large as may be: the bytes of all of them together, as they are kept."""
 
 
-class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings, Submitting, Telling):
+class Journal(
+    Depths, Finding, Following, Libraries, Ordering, Office, Standings, Stepping, Submitting, Telling
+):
     """All that is known of a fleet's jobs. One per event loop."""
 
-    def __init__(self, config: FleetConfig) -> None:
-        super().__init__(config)
-        self._sought: dict[str, bytes] = {}  # by lane: what claims have looked at last of what others lack
-
     # Writing ---------------------------------------------------------------------------------------
-
-    async def take(
-        self,
-        lane: str,
-        worker: str,
-        token: str,
-        *,
-        again: int = 0,
-        models: Sequence[str] | None = None,
-        agents: Sequence[str] | None = None,
-        codes: Mapping[str, str] | None = None,
-        unsought: int | None = None,
-    ) -> Claim | Nothing:
-        """The best step of the lane that may run and that the worker can serve, leased to it.
-
-        Args:
-            lane: its name.
-            worker, token, again, models, agents, codes: who claims, see :class:`Asks`.
-            unsought: as the answer said that this one follows.
-
-        Returns:
-            The claim. Its ``tickets`` are to be published: one whose budget is used up may have made way for
-            another.
-        """
-        asks = Asks(worker, token, again, models, agents, codes)
-        got = await self._run(
-            "claim", lane=lane, sought=self._sought.get(lane, b""), **self._asks(asks, unsought)
-        )
-        return await self._claimed(lane, asks, got)
-
-    def _asks(self, asks: Asks, unsought: int | None = None) -> dict[str, Any]:
-        """What ``claim`` is told but for the lane."""
-        return {
-            "worker": asks.worker,
-            "token": asks.token,
-            "again": int(asks.again),
-            "models": asks.models,
-            "agents": asks.agents,
-            "codes": None if asks.codes is None else dict(asks.codes),
-            "unsought": unsought,
-            "lease_us": int(self.config.lease * 1e6),
-            "budget_outcome": SPENT,
-        }
-
-    async def _claimed(self, lane: str, asks: Asks, got: list[Any]) -> Claim | Nothing:
-        """What ``claim`` has answered."""
-        flat, why, *rest = got
-        if len(rest) == 2:
-            self._sought[lane], left = rest
-            return Nothing(tickets_of(flat), elsewhere=why == b"others", again=why == b"more", unsought=left)
-        (
-            job,
-            (
-                step,
-                attempt,
-                kind,
-                label,
-                record,
-                request,
-                version,
-                ready,
-                started,
-                tries,
-                served,
-                basis,
-                dig,
-                first,
-                estimate,
-                cost,
-                over,
-                code,
-                fits,
-                self._sought[lane],
-            ),
-        ) = (
-            why,
-            rest,
-        )
-        try:
-            what = unpack_record(record)
-        except HUGE as exc:
-            await self.set_aside(job.decode(), str(exc))
-            return Nothing(tickets_of(flat), again=True)
-        return Claim(
-            job=job.decode(),
-            step=step.decode(),
-            attempt=attempt,
-            kind=Kind(kind.decode()),
-            label=label.decode(),
-            record=what,
-            request=request,
-            version=int(version),
-            ready_us=int(ready),
-            started_us=int(started),
-            tries=tries,
-            served=int(served) / 1e6,
-            tickets=tickets_of(flat),
-            token=asks.token,
-            basis=basis.decode(),
-            digest=dig.decode(),
-            worker=asks.worker,
-            first_us=int(first),
-            estimate=int(estimate),
-            cost=int(cost),
-            over=int(over),
-            code=code.decode(),
-            fits=bool(fits),
-        )
-
-    async def set_aside(self, job: str, why: str) -> None:
-        """A job that no worker may read: it fails, and holds nobody up; the reconciler sees to it."""
-        await self._run("aside", job=job, why=f"what it holds cannot be read: {why}")
-
-    async def claim(self, lane: str, worker: str) -> Claim | None:
-        """The best step of the lane, whatever it needs; None when there is none."""
-        got = await self.take(lane, worker, random_name())
-        return got if isinstance(got, Claim) else None
-
-    async def commit(
-        self,
-        claim: Claim,
-        outcome: bytes,
-        *,
-        ok: bool,
-        usage: Usage = NO_USAGE,
-        money: float = 0.0,
-        refusal: Refusal | None = None,
-        decision: Decision | None = None,
-        turn_here: bool = True,
-        then: Sequence[tuple[Any, ...]] = (),
-        onward: Onward | None = None,
-    ) -> Advance:
-        """Write a step's outcome, and with it what the turn decided. See ``commit.lua`` for the answers.
-
-        Args:
-            claim: the step.
-            outcome, ok: what came of it, encoded; whether it is an answer.
-            usage: what the provider counted. Of an answer without any, the claim's estimate stands.
-            money: what it cost.
-            refusal: what a failure says of its model.
-            decision: what the program asks for now.
-            turn_here: the caller can run the turn itself after this.
-            then: commands sent along.
-            onward: the tickets that it calls for are pushed by the same write, and the slot that becomes
-                free claims its next step. Not where Redis is full: then they are the answer's.
-        """
-        fields = {
-            "job": claim.job,
-            "step": claim.step,
-            "token": claim.token,
-            "incarnation": claim.incarnation,
-            "digest": claim.digest,
-            "ok": int(ok),
-            "outcome": outcome,
-            "prompt_tokens": bounded(usage.prompt_tokens),
-            "output_tokens": bounded(usage.output_tokens),
-            "calls": bounded(usage.calls),
-            "micros": micros(money),
-            "refusal": refusal.plain() if refusal else None,
-            "decision": decision.plain(self.config.reconcile) if decision else None,
-            "turn_here": int(turn_here),
-            "grace_us": int(self.config.reconcile * 1e6),
-        }
-        if onward is None:
-            return _advanced(await self._run("commit", *then, **fields))
-        whole = {"retention_ms": self._retention_ms}
-        claims = whole | self._asks(onward.asks) if onward.asks is not None else None
-        try:
-            done, lane, got, ticket = await self._run(
-                "onward",
-                commit={**whole, **fields},
-                claim=claims,
-                lanes=[(lane, self._sought.get(lane, b"")) for lane in onward.lanes],
-                shy=onward.shy,
-                lists=onward.form.lists,
-                form=onward.form.ticket,
-            )
-        except Full:
-            # Redis has refused all of it. What is paid for is written all the same, and nothing is begun.
-            return _advanced(await self._run("commit", **fields))
-        advance = _advanced(done)
-        if not lane or onward.asks is None:
-            return advance
-        next = await self._claimed(lane.decode(), onward.asks, got)
-        if not isinstance(next, Claim):
-            return advance
-        return msgspec.structs.replace(advance, lane=lane.decode(), next=next, ticket=ticket)
-
-    async def advance(
-        self, job: str, decision: Decision, *, token: str = "", then: Sequence[tuple[Any, ...]] = ()
-    ) -> Advance:
-        """Write what a turn decided, where it ran apart from a commit; ``token`` of the turn's own claim, if
-        it has one. See ``advance.lua`` for the answers."""
-        got = await self._run(
-            "advance",
-            *then,
-            job=job,
-            decision=decision.plain(self.config.reconcile),
-            token=token,
-        )
-        return _advanced(got)
 
     async def release(
         self,
@@ -404,7 +185,7 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
                 id=sent,
                 outcome=blob,
                 most=MOST_SIGNALS,
-                most_bytes=MOST_LARGE_SIGNALS * self.config.prompt_limit,
+                most_bytes=MOST_LARGE_SIGNALS * self.config.input_limit,
                 at=at,
                 life=life,
             )
@@ -527,7 +308,7 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
     ) -> None:
         """Say what a worker is and serves, and for steps of which lanes it has room: until the next time but
         one, saturated workers of its kin leave it theirs."""
-        info = msgspec.structs.replace(info, tells_who_waits=True)  # the verbs of this release do
+        info = msgspec.structs.replace(info, tells_who_waits=True, reads_texts=True)  # this release does
         fields: list[Any] = [f"worker/{info.id}", msgspec.json.encode(info)]
         for model, lane in models.items():
             fields += [f"model/{model}", f"{info.seen_at:.0f} {lane}"]
@@ -575,10 +356,6 @@ class Journal(Depths, Finding, Following, Libraries, Ordering, Office, Standings
         """
         went_on, tickets, more, after = await self._run("unpark", after=after)
         return went_on, tickets_of(tickets), bool(more), after
-
-
-def _advanced(got: list[Any]) -> Advance:
-    return Advance(got[0].decode(), got[1], tickets_of(got[2]), got[3].decode())
 
 
 def _lost(said: list[bytes | int]) -> Lost:

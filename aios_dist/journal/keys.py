@@ -25,13 +25,14 @@ PERMANENT = (
         "parked",
         "parkedin",
         "libraries",
+        "older",
     ),
     *("ready:*", "readyby:*", "readyold:*", "stray:*", "astray:*", "holds:*", "lane:*", "share:*"),
     *("held:*", "heldby:*", "heldold:*", "in:*", "model:*", "inflight:*", "tenant:*", "wanted:*"),
 )
 """Keys without a time to live (patterns below the prefix); all else expires (invariant 9).
-The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it ends:
-an agent that waits for a human for a month must not expire under him."""
+The keys of a job or plan that has not ended (``job:*``, ``ev:*``, ``plan:*``) get theirs when it
+ends: an agent that waits for a human for a month must not expire under him."""
 
 
 FORMAT = 2
@@ -83,6 +84,7 @@ class Keys:
         self.parked_in = self.prefix + "parkedin"
         self.waits = self.prefix + "waits"
         self.libraries = libraries(self.prefix)
+        self.older = self.prefix + "older"
 
     def job(self, id: str) -> str:
         """All of a job but its events: one hash."""

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aios_dist.journal.access import Access
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.reading import UNREADABLE
+from aios_dist.journal.records import birth_in
+from aios_dist.journal.texts import Texts
 from aios_dist.journal.views import head_to_step
 from aios_dist.model.jobs import Step
+from aios_dist.model.texts import Reader
 
 OUTCOMES = frozenset({"done", "failed"})
 BEGINNINGS = frozenset({"ready", "timed", "waiting"})
@@ -47,7 +49,7 @@ def chained(basis: str, what: str) -> str:
     return f"{basis.partition('.')[0]}.{hashlib.sha1(f'{basis} {what}'.encode()).hexdigest()[:16]}"
 
 
-class Following(Access):
+class Following(Texts):
     """The part of the journal that live programs follow."""
 
     async def news(self, job: str, basis: str, version: int, steps: int, events: int) -> News | None:
@@ -79,6 +81,9 @@ class Following(Access):
             found = _named([msgspec.msgpack.decode(event) for event in said], steps)
             fields = [name for seen in found for name in (f"h{seen.step}", f"o{seen.step}")]
             values = await self.connection.command("HMGET", self.keys.job(job), *fields) if fields else []
+            reader = Reader(
+                await self._fetched(job, filter(None, values[1::2]), self._kept.of(birth_in(basis)))
+            )
             written: list[Step] = []
             last = version + _number(facts[8])  # the order of the last outcome that it has seen, at the most
             place = -1
@@ -86,7 +91,7 @@ class Following(Access):
                 if basis == proof:
                     break
                 head = unpack_head(packed)
-                step = head_to_step(job, seen.step, head, None, None if seen.asked else outcome)
+                step = head_to_step(job, seen.step, head, None, None if seen.asked else outcome, reader)
                 if seen.asked:
                     basis = chained(basis, f"{step.number} {step.digest} {seen.label}")
                     written.append(step)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aios_dist.errors import JournalError, RedisUnfit, UnknownName
-from aios_dist.journal.access import Access, entries_of
+from aios_dist.journal.access import entries_of
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.records import unpack_record
+from aios_dist.journal.texts import Texts, texts_in
 from aios_dist.journal.views import (
     Event,
     History,
@@ -29,17 +30,21 @@ from aios_dist.journal.views import (
 from aios_dist.model.calls import Usage
 from aios_dist.model.given import span
 from aios_dist.model.jobs import JobState, Outcome, RecordTooLarge, Step, decode
+from aios_dist.model.texts import Reader
 
 if TYPE_CHECKING:
     from aios_dist.journal.hearing import Hearing
 
 VIEWED = (
     *("st", "rec", "n", "v", "up", "uo", "uc", "ue", "um", "us", "pl", "t0", "t1", "why", "pr", "pp", "hp"),
-    *("pk", "ch"),
+    *("pk", "ch", "tb"),
     "half",
 )
 SILENT_S = 3600.0
 """How long a worker is told of that says nothing any more: one that was killed, or is stopped."""
+OLDER_S = 3600.0
+"""For so long after a worker of a release before was seen, all is written as that can read it."""
+
 MOST_PAGES = 50
 """Pages that a list looks through where what it meets is not there yet."""
 
@@ -49,6 +54,9 @@ FIELDS_AT_ONCE = 2_000
 
 LOOK_AGAIN_S = 0.2
 """Between two tries to read the stream of ends while Redis is away."""
+
+OVER_LIMIT = b"limit"
+"""What a job is parked for that would hold too much; ``_plan.lua`` has the same."""
 
 MOST_EVENTS = 5_000
 """Of a job, read by one script."""
@@ -60,7 +68,7 @@ class Ends(list[str]):
     behind = False
 
 
-class Reading(Access):
+class Reading(Texts):
     """The reading half of the journal."""
 
     async def now(self) -> float:
@@ -70,8 +78,10 @@ class Reading(Access):
 
     async def registry(self) -> Registry:
         """What workers said of themselves; those long gone are forgotten on the way."""
-        entries = _mapping(await self.connection.command("HGETALL", self.keys.registry))
-        now = await self.now()
+        found, older, time = await self._gather(
+            [("HGETALL", self.keys.registry), ("GET", self.keys.older), ("TIME",)]
+        )
+        entries, now = _mapping(found), int(time[0]) + int(time[1]) / 1e6
         workers: list[WorkerInfo] = []
         silent: list[WorkerInfo] = []
         models: dict[str, str] = {}
@@ -104,8 +114,21 @@ class Reading(Access):
                 continue
             if seen < oldest:
                 await self.connection.command("HDEL", self.keys.registry, field)
+        await self._look_for_older(workers, silent, float(older or 0), now)
         workers, silent = (sorted(some, key=lambda w: (w.pool, w.id)) for some in (workers, silent))
         return Registry(workers, models, sorted(agents), sorted(odd), silent, now)
+
+    async def _look_for_older(
+        self, workers: list[WorkerInfo], silent: list[WorkerInfo], seen: float, now: float
+    ) -> None:
+        """Whether documents are written apart: where a worker that could not read them was there of late, it
+        may come again, from a restart or a rollback."""
+        if not all(worker.reads_texts for worker in (*workers, *silent)):
+            self.apart = False
+            if not 0 <= now - seen < OLDER_S / 60:
+                await self.connection.command("SET", self.keys.older, int(now))
+            return
+        self.apart = bool(workers) and not 0 <= now - seen < OLDER_S
 
     async def views(self, jobs: Sequence[str]) -> list[JobView | None]:
         """Jobs as they stand, in one round trip; None for an id that is unknown or expired."""
@@ -186,6 +209,7 @@ class Reading(Access):
             facts = {} if state is None else facts
         if b"st" not in facts:
             raise self.no_job(job)
+        reader = Reader(texts_in(facts) if requests else await self._fetched(job, _documents(facts), {}))
         try:
             view = view_of(job, [facts.get(f.encode()) for f in VIEWED])
             assert view is not None
@@ -196,12 +220,15 @@ class Reading(Access):
                     unpack_head(facts[b"h%d" % number]),
                     facts.get(b"q%d" % number),
                     facts.get(b"o%d" % number),
+                    reader,
                 )
                 for number in range(view.steps)
             ]
             record = unpack_record(facts[b"rec"])
-            forgotten = _forgotten(job, facts)
+            forgotten = _forgotten(job, facts, reader)
         except UNREADABLE as exc:
+            if isinstance(exc, KeyError) and not await self.connection.command("EXISTS", self.keys.job(job)):
+                raise self.no_job(job) from None  # it has expired meanwhile
             raise damaged(job, exc) from None
         return History(
             view,
@@ -415,6 +442,7 @@ def _mapping(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+_DOCUMENT = re.compile(rb"[qo]\d+")
 _FORGOTTEN = re.compile(rb"z(\d+)\|h(\d+)")
 
 
@@ -425,7 +453,12 @@ UNREADABLE = (KeyError, IndexError, TypeError, ValueError, zlib.error, msgspec.M
 """What a damaged record raises."""
 
 
-def _forgotten(job: str, facts: dict[bytes, bytes]) -> list[Step]:
+def _documents(facts: dict[bytes, bytes]) -> Iterator[bytes]:
+    """The requests and outcomes of a job."""
+    return (value for name, value in facts.items() if _DOCUMENT.fullmatch(name))
+
+
+def _forgotten(job: str, facts: dict[bytes, bytes], reader: Reader) -> list[Step]:
     """What ``rewind.lua`` has put aside, in the order of its resumings and of the steps' numbers."""
     names = (_FORGOTTEN.fullmatch(name) for name in facts) if b"zn" in facts else ()
     heads = sorted((int(found[1]), int(found[2])) for found in names if found)
@@ -436,6 +469,7 @@ def _forgotten(job: str, facts: dict[bytes, bytes]) -> list[Step]:
             unpack_head(facts[b"z%d|h%d" % (era, number)]),
             facts.get(b"z%d|q%d" % (era, number)),
             facts.get(b"z%d|o%d" % (era, number)),
+            reader,
         )
         for era, number in heads
     ]
@@ -511,6 +545,8 @@ def _read_view(job: str, facts: Sequence[bytes | None]) -> JobView | None:
         parked=known["pk"] is not None and state == b"paused",
         parked_for=code_in(known["pk"]),
         code=text("ch"),
+        over_limit=known["pk"] == OVER_LIMIT and state == b"paused",
+        held_bytes=number("tb"),
     )
 
 

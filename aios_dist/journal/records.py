@@ -11,8 +11,20 @@ import msgspec
 from aios_dist.config import Config
 from aios_dist.journal.views import LaneRules, Limits
 from aios_dist.model.calls import INPUT_COST, MOST_TOKENS, OUTPUT_COST, Usage
-from aios_dist.model.jobs import DIGEST, TURN, JobRecord, JobState, Kind, NewStep, decode, digest, encode
+from aios_dist.model.jobs import (
+    DIGEST,
+    TURN,
+    JobRecord,
+    JobState,
+    Kind,
+    NewStep,
+    decode,
+    digest,
+    encode,
+    packed,
+)
 from aios_dist.model.specs import Budget
+from aios_dist.model.texts import Apart
 from aios_dist.policies import Rank, Waiting
 
 
@@ -47,6 +59,15 @@ class Refusal(NamedTuple):
         return {"hold_us": bounded(self.hold * 1e6), "breaker": self.breaker}
 
 
+def kept_record(record: bytes, apart: Apart | None, *, of_model: bool = False) -> bytes:
+    """A record as Redis holds it. What is packed already stays so."""
+    if record[:1] != b"j":
+        return record
+    if apart is None:
+        return packed(record[1:])
+    return (apart.request if of_model else apart.document)(record[1:])
+
+
 class RankedStep(msgspec.Struct, frozen=True):
     """A new step with what its policy said. ``policy`` is empty where the lane's does not apply (tools)."""
 
@@ -54,13 +75,13 @@ class RankedStep(msgspec.Struct, frozen=True):
     rank: Rank = Rank()
     policy: str = ""
 
-    def plain(self) -> dict[str, Any]:
-        """As the verbs take it."""
+    def plain(self, apart: Apart | None = None) -> dict[str, Any]:
+        """As the verbs take it, its request whole or taken apart."""
         step = self.step
         return {
             "kind": step.kind.value,
             "lane": step.lane,
-            "request": step.request,
+            "request": kept_record(step.request, apart, of_model=step.kind is Kind.LLM),
             "digest": step.digest,
             "label": step.label,
             "est": bounded(step.estimate),
@@ -114,13 +135,22 @@ class Decision(msgspec.Struct, frozen=True):
     code: str = ""
     parks: Parking | None = None
 
-    def plain(self, patience: float = 0.0) -> dict[str, Any]:
-        """As the verbs take it. ``patience``: seconds until somebody else goes on with what is left of it."""
+    def plain(
+        self, patience: float = 0.0, apart: Apart | None = None, most: int | None = None
+    ) -> dict[str, Any]:
+        """As the verbs take it.
+
+        Args:
+            patience: seconds until somebody else goes on with what is left of it.
+            apart: takes its requests apart; None: they are written whole.
+            most: bytes that its job may hold.
+        """
         return {
             "basis": self.basis,
             "more": max(1, int(patience * 1e6)) if self.more else 0,
             "first": self.first,
-            "steps": [s.plain() for s in self.steps],
+            "steps": [s.plain(apart) for s in self.steps],
+            **({"most": most} if most is not None else {}),
             "ends": self.ends.value if self.ends else "",
             "result": self.result,
             **({"code": self.code} if self.code else {}),
@@ -218,17 +248,27 @@ class Claim(msgspec.Struct, frozen=True):
     @property
     def incarnation(self) -> str:
         """Which life of the job this is: another one after a retry, or under an id that is used again."""
-        return self.basis.partition(".")[0]
+        return incarnation_in(self.basis)
 
     @property
     def birth(self) -> str:
         """Which submission (or fork) of the job this is."""
-        return self.incarnation.partition("~")[0]
+        return birth_in(self.basis)
 
     @property
     def is_turn(self) -> bool:
         """No step of the program, but the running of it."""
         return self.step == TURN
+
+
+def incarnation_in(basis: str) -> str:
+    """Which life of a job it is that a program has seen."""
+    return basis.partition(".")[0]
+
+
+def birth_in(basis: str) -> str:
+    """… and which submission of it."""
+    return incarnation_in(basis).partition("~")[0]
 
 
 class Nothing(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ import msgpack
 
 from aios_dist.journal import heads
 
-_ARGV = re.compile(r"^-- ARGV 1: (.+)$", re.MULTILINE)
+_ARGV = re.compile(r"^-- ARGV 1: (.+(?:\n-- {9}.+)*)$", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include: (.+)$", re.MULTILINE)
 _VERBS = re.compile(r"^-- verbs: (.+)$", re.MULTILINE)
 _FLAGS = re.compile(r"^-- flags: (.+)$", re.MULTILINE)
@@ -34,7 +34,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "order": ("waiting", "limits"),
     "limits": ("waiting", "order"),
     "budgets": (),
-    "plan": ("waiting", "order", "limits", "sweep", "members"),
+    "texts": (),
+    "plan": ("waiting", "order", "limits", "texts", "sweep", "members"),
     "sweep": ("order", "limits", "plan", "mend"),
     "members": ("order", "plan", "sweep"),
     "mend": ("order", "limits", "plan", "sweep", "members"),
@@ -183,7 +184,7 @@ class Script:
         # What writes more than one thing undoes it where it breaks.
         self._run = "guarded(verb)" if "mend" in self.parts else "verb()"
         self._before = [prelude, heads.lua(), *(part(f"_{name}") for name in self.parts), *self._used]
-        self.fields = frozenset(field.strip() for field in found[1].split(","))
+        self.fields = frozenset(field.strip() for field in found[1].replace("\n--", " ").split(","))
 
     @functools.cached_property
     def source(self) -> str:

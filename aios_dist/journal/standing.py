@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from aios_dist.journal.reading import Reading, code_in, damaged
+from aios_dist.journal.reading import OVER_LIMIT, Reading, code_in, damaged
 from aios_dist.journal.views import Standing
 from aios_dist.model.jobs import JobState
 
@@ -34,7 +34,7 @@ class Standings(Reading):
         except ValueError as exc:
             raise damaged(job, exc) from None
         if now is JobState.PAUSED and parked is not None:
-            return Standing(now, b"", _text(why), job, code_in(parked))
+            return Standing(now, b"", _text(why), job, code_in(parked), over_limit=parked == OVER_LIMIT)
         if now is JobState.WAITING and plan and (found := await self._behind(_text(plan), [_text(node)])):
             other = found[_text(node)]
             before = await self.standing(other)

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from aios_dist.journal.access import Access
 from aios_dist.journal.records import (
     NewJob,
     Submitted,
@@ -17,8 +16,10 @@ from aios_dist.journal.records import (
     pack_record,
     tickets_of,
 )
+from aios_dist.journal.texts import Texts
 from aios_dist.model.jobs import digest
 from aios_dist.model.plans import Shape
+from aios_dist.model.texts import Apart
 
 MOST_STEPS = 30
 """Jobs and steps of one slice, which takes Redis some milliseconds."""
@@ -30,7 +31,7 @@ MOST_FIELDS = 300
 Told = Callable[[list[Ticket]], Awaitable[None]]
 
 
-class Submitting(Access):
+class Submitting(Texts):
     """The part of the journal that producers write with."""
 
     async def submit(
@@ -55,7 +56,7 @@ class Submitting(Access):
                 away.
         """
         if plan is None:
-            plain = [_plain(job) for job in jobs]
+            plain = [self._new(job) for job in jobs]
             status, tickets, detail, _ = await self._run("submit", *then, jobs=plain, plan=None)
             state = status.decode()
             if state == "conflict":
@@ -63,11 +64,14 @@ class Submitting(Access):
             return Submitted(state, tickets_of(tickets), new=[d == b"new" for d in detail])
         return await self._submit_plan(jobs, plan, told)
 
+    def _new(self, job: NewJob) -> dict[str, Any]:
+        return _plain(job, self._apart(""))
+
     async def _submit_plan(self, jobs: Sequence[NewJob], plan: Shape, told: Told | None) -> Submitted:
         if twice := _first_twice(jobs):
             return Submitted("conflict", [], conflict=twice)
         whole = digest(msgspec.json.encode([plan, [job.record.digest() for job in jobs]]))
-        items = _Items(jobs, plan)
+        items = _Items(jobs, plan, self._new)
         head = {
             "id": plan.id,
             "dig": whole,
@@ -96,7 +100,7 @@ class Submitting(Access):
         ``told``: see :meth:`submit`."""
         if twice := _first_twice(jobs):
             return Submitted("conflict", [], conflict=twice)
-        items = _Items(jobs, None)
+        items = _Items(jobs, None, self._new)
         part, new = items.slice(0)
         name = digest(msgspec.json.encode([[job.id, job.record.digest()] for job in jobs]))
         at, so_far = 0, ""
@@ -154,8 +158,11 @@ class Submitting(Access):
 class _Items:
     """What a plan, or an extension of one, consists of, in the order in which it is written."""
 
-    def __init__(self, jobs: Sequence[NewJob], plan: Shape | None) -> None:
+    def __init__(
+        self, jobs: Sequence[NewJob], plan: Shape | None, plain: Callable[[NewJob], dict[str, Any]]
+    ) -> None:
         self._jobs = jobs
+        self._plain = plain
         self._nodes = [] if plan is None else plan.plain_nodes()
         links = [] if plan is None else plan.plain_links()
         self._inner = [link for link in links if link["child"][0] == "n"]
@@ -179,10 +186,11 @@ class _Items:
     def _of_jobs(self, first: int) -> Iterator[dict[str, Any]]:
         steps = size = 0
         for place in range(first, len(self._jobs)):
-            job = _plain(self._jobs[place])
+            job = self._plain(self._jobs[place])
             asked = job["decision"]["steps"] if job["decision"] else []
             steps += 1 + len(asked)
-            size += len(job["rec"]) + sum(len(step["request"]) for step in asked)
+            texts = job["decision"].get("texts", ()) if job["decision"] else ()
+            size += len(job["rec"]) + sum(len(step["request"]) for step in asked) + sum(map(len, texts))
             if place > first and (steps > MOST_STEPS or size > MOST_BYTES):
                 return
             yield job
@@ -198,7 +206,7 @@ def _first_twice(jobs: Sequence[NewJob]) -> str:
     return ""
 
 
-def _plain(job: NewJob) -> dict[str, Any]:
+def _plain(job: NewJob, apart: Apart | None) -> dict[str, Any]:
     record = job.record
     facts = ["who", f"{record.tenant}|{record.agent}", *budget_facts(job.budget)]
     if job.priority:
@@ -209,12 +217,15 @@ def _plain(job: NewJob) -> dict[str, Any]:
         facts += ["xs", record.expected_steps]
     if job.place is not None:
         facts += ["pp", "|".join(map(str, job.place))]
+    decision = job.decision.plain(apart=apart) if job.decision else None
+    if decision is not None and apart is not None and (texts := apart.texts()):
+        decision["texts"] = texts
     return {
         "id": job.id,
         "birth": birth_of(record),
         "rec": pack_record(record),
         "dig": record.digest(),
-        "decision": job.decision.plain() if job.decision else None,
+        "decision": decision,
         "parent": job.node,
         "facts": facts,
         "deadline_us": int(record.deadline * 1e6) if record.deadline else 0,

@@ -21,8 +21,8 @@ from aios_dist.model.jobs import (
     Rejection,
     Step,
     StepState,
-    decode,
 )
+from aios_dist.model.texts import Reader
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -47,6 +47,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         code: of its agent, that it ran with last; "" where that is not known, or the agent is data.
         served: seconds in calls.
         placed: its order is that of an agent-first plan, whatever its priority.
+        over_limit: it is parked because it would hold more than ``job_limit``.
+        held_bytes: of its requests and answers, as Redis keeps them; 0 of one that has only short ones.
         in_code: its agent is code, which the workers that run its turns must have.
     """
 
@@ -69,6 +71,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float = 0.0
     parked: bool = False
     parked_for: str = ""
+    over_limit: bool = False
+    held_bytes: int = 0
     code: str = ""
 
     @property
@@ -126,6 +130,7 @@ class Standing(NamedTuple):
         who: the one that is parked.
         code: with which that goes on by itself; "": with none.
         plan: the one that has not admitted it.
+        over_limit: that is parked because it would hold more than ``job_limit``.
     """
 
     state: JobState
@@ -134,6 +139,7 @@ class Standing(NamedTuple):
     who: str = ""
     code: str = ""
     plan: str = ""
+    over_limit: bool = False
 
     @property
     def over(self) -> bool:
@@ -195,6 +201,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         cancelled: lanes of its pool that it takes nothing from, because Celery was told so.
         codes: what it has of the code of each agent, see :mod:`aios_dist.program.codes`.
         tells_who_waits: it announces each end on the job's own channel; releases before did not.
+        reads_texts: it reads documents that are stored apart; releases before did not.
     """
 
     id: str
@@ -216,6 +223,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: list[str] = []
     codes: dict[str, str] = {}
     tells_who_waits: bool = False
+    reads_texts: bool = False
 
     @property
     def node(self) -> str:
@@ -490,12 +498,18 @@ def model_view(
     )
 
 
-def head_to_step(job: str, number: int, head: Head, request: bytes | None, outcome: bytes | None) -> Step:
+WHOLE = Reader({})
+"""Reads what refers to nothing."""
+
+
+def head_to_step(
+    job: str, number: int, head: Head, request: bytes | None, outcome: bytes | None, reader: Reader = WHOLE
+) -> Step:
     """A step from the head that the Lua verbs keep of it, its request and its outcome."""
     kind = Kind(head.kind)
     record: Request | None = None
     if request:
-        record = decode(request, REQUESTS[kind])
+        record = reader.read(request, REQUESTS[kind])
     return Step(
         job=job,
         number=number,
@@ -512,7 +526,7 @@ def head_to_step(job: str, number: int, head: Head, request: bytes | None, outco
         digest=head.digest,
         label=head.label,
         request=record,
-        outcome=decode(outcome, Outcome) if outcome else None,
+        outcome=reader.read(outcome, Outcome) if outcome else None,
         rejected=_REJECTED.decode(head.rejected) if head.rejected else (),
         once=_ONCE.decode(head.once) if head.once else (),
     )

@@ -285,6 +285,21 @@ def encode(value: Any) -> bytes:
     return packed(msgspec.json.encode(value))
 
 
+def plain_record(value: Any) -> bytes:
+    """A record that the journal packs, or takes apart, as it writes it.
+
+    Raises:
+        RecordTooLarge: it would not be read again.
+    """
+    return as_record(msgspec.json.encode(value))
+
+
+def as_record(data: bytes) -> bytes:
+    """The same of what is JSON already."""
+    _check_size(data)
+    return b"j" + data
+
+
 def packed(data: bytes) -> bytes:
     """JSON as the journal keeps it.
 
@@ -317,13 +332,14 @@ for _kind in (Outcome, JobRecord, tuple[Rejection, ...], tuple[Outcome, ...], *t
     msgspec.json.Decoder(_kind)
 
 
-def decode(data: bytes, kind: type[T]) -> T:
-    """The record that :func:`encode` made.
+def unpacked(data: bytes) -> bytes | memoryview:
+    """The JSON that :func:`packed` made a record of.
 
     Raises:
-        RecordTooLarge: it is larger than any that was made.
-        msgspec.MsgspecError, zlib.error, ValueError: it is none.
+        RecordTooLarge, zlib.error, ValueError: it is none that was made.
     """
+    if data[:1] not in (b"j", b"z"):
+        raise ValueError(f"a record begins with j or z, not {data[:1]!r}")
     raw: bytes | memoryview = memoryview(data)[1:]
     if data[:1] == b"z":
         unpacking = zlib.decompressobj()
@@ -331,4 +347,14 @@ def decode(data: bytes, kind: type[T]) -> T:
         if not unpacking.eof and len(raw) <= MOST_RECORD:
             raise zlib.error("incomplete or truncated stream")
     _check_size(raw)
-    return msgspec.json.decode(raw, type=kind)
+    return raw
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The record that :func:`encode` made.
+
+    Raises:
+        RecordTooLarge: it is larger than any that was made.
+        msgspec.MsgspecError, zlib.error, ValueError: it is none.
+    """
+    return msgspec.json.decode(unpacked(data), type=kind)

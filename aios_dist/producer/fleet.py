@@ -404,13 +404,13 @@ class AsyncFleet(forks.OfThisProcess, Steering):
             defaults=spec.defaults,
         )
         try:
-            size, limit = len(msgspec.json.encode(record)), self.config.fleet.prompt_limit
+            size, limit = len(msgspec.json.encode(record)), self.config.fleet.input_limit
         except Exception as exc:  # of a JobSpec that was not made by an agent
             raise InvalidInput(f"The input of job {id!r} is not JSON: {text_of(exc)}.") from None
         if size > limit:
             raise InvalidInput(
-                f"The input of job {id!r} has {size:,} bytes, more than prompt_limit ({limit:,}); "
-                "shorten it, or raise prompt_limit in [fleet]."
+                f"The input of job {id!r} has {size:,} bytes, more than input_limit ({limit:,}); "
+                "shorten it, or raise input_limit in [fleet]."
             )
         known = Known(secrets.token_hex(16), round(time.time(), 6))
         record = msgspec.structs.replace(record, seed=known.origin[0], submitted_at=known.now)

@@ -155,7 +155,7 @@ class AsyncJob(OfThisProcess):
             await endings.wait(self.id, deadline)
             job = await endings.by(deadline, look)
         if job.parked:
-            raise JobParked.of(job.who, job.parked, job.code, self.id)
+            raise JobParked.of(job.who, job.parked, job.code, self.id, over_limit=job.over_limit)
         if job.state is JobState.CANCELLED:
             raise JobCancelled(f"Job {self.id!r} was cancelled.")
         outcome = outcome_of(self.id, job.result)
@@ -251,7 +251,7 @@ class AsyncJob(OfThisProcess):
 
         Args:
             name: of the signal.
-            value: a JSON value, of ``prompt_limit`` bytes at the most.
+            value: a JSON value, of ``input_limit`` bytes at the most.
             id: of this sending; sent again under the same one it is the same signal, not an answer more. One
                 that is made up stands in the message of FleetUnavailable.
 
@@ -267,10 +267,10 @@ class AsyncJob(OfThisProcess):
         sending = random_name() if id is None else named("Signal id", id)
         journal = self._lines.journal
         outcome = Outcome(value=given_json(value, f"value of signal {name!r}"))
-        size, limit = len(msgspec.json.encode(outcome.value)), journal.config.prompt_limit
+        size, limit = len(msgspec.json.encode(outcome.value)), journal.config.input_limit
         if size > limit:
             raise InvalidInput(
-                f"The value of signal {name!r} has {size:,} bytes, more than prompt_limit ({limit:,}); "
+                f"The value of signal {name!r} has {size:,} bytes, more than input_limit ({limit:,}); "
                 "send a reference to it."
             )
         sent = functools.partial(journal.signal, self.id, name, outcome, sending)
@@ -282,7 +282,7 @@ class AsyncJob(OfThisProcess):
         if status == "full":
             raise InvalidInput(
                 f"Job {self.id!r} has as many signals unwaited for as it may ({MOST_SIGNALS:,}, "
-                f"or {MOST_LARGE_SIGNALS} times prompt_limit): it takes {name!r} when it has waited for some."
+                f"or {MOST_LARGE_SIGNALS} times input_limit): it takes {name!r} when it has waited for some."
             )
         return status != "ended"
 

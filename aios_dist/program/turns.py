@@ -32,8 +32,10 @@ from aios_dist.model.jobs import (
     Kind,
     NewStep,
     Outcome,
+    as_record,
     encode,
     packed,
+    plain_record,
 )
 from aios_dist.model.specs import Program
 from aios_dist.program.agents import PromptsProgram, program_of
@@ -129,7 +131,7 @@ class Catalog(msgspec.Struct, frozen=True):
     def _step(self, asked: Asked, request: bytes | None) -> NewStep:
         command = asked.command
         assert command is not None, "it is written already"
-        data = encode(command.request) if request is None else packed(request)
+        data = plain_record(command.request) if request is None else as_record(request)
         if isinstance(command, LLM):
             model = self.model_of(command)
             lane = self.models.get(model, "llm")

@@ -34,7 +34,7 @@ from aios_dist.errors import (
 from aios_dist.journal import Claim, Refusal
 from aios_dist.journal.records import bounded
 from aios_dist.model.calls import LLMRequest, LLMResponse, Timings, ToolCall, Usage
-from aios_dist.model.jobs import Outcome, decode, encode
+from aios_dist.model.jobs import Outcome, decode, plain_record
 from aios_dist.program.commands import Tool
 from aios_dist.worker import retries
 from aios_dist.worker.faults import point
@@ -321,27 +321,27 @@ def idempotency_key(fleet: str, incarnation: str, step: str, model: str, digest:
 
 
 def kept(outcome: Outcome) -> tuple[Outcome, bytes]:
-    """The outcome as the journal keeps it, encoded.
+    """The outcome as the journal keeps it, and as JSON that it packs.
 
     An odd answer is put right where that can be done. One that cannot be kept at all becomes a failure, with
     its first characters: it is paid for, and not asked for again.
     """
     try:
         if outcome.response is None or _sound(outcome.response):
-            return outcome, encode(outcome)
+            return outcome, plain_record(outcome)
         why = "fields of other types"
     except Exception as exc:
         why = describe(exc)
     if outcome.response is not None:
         try:
             plain = Outcome(response=_lenient(outcome.response), at=outcome.at)
-            return plain, encode(plain)
+            return plain, plain_record(plain)
         except Exception as exc:
             why = describe(exc)
     raw = repr(outcome.response if outcome.response is not None else outcome.value)[:RAW]
     error = to_record(BadReply(f"The answer cannot be kept: {why}.", raw=raw))
     failed = Outcome(error=error, at=outcome.at)
-    return failed, encode(failed)
+    return failed, plain_record(failed)
 
 
 def billed(outcome: Outcome) -> Usage:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from aios_dist import ToolError, agent, gather, llm, signal, tool
 
+LONG = " and so on" * 60
+"""What makes a prompt a text of its own in the journal."""
+
 
 def leave_trace(path: str, name: str) -> str:
     """A tool that cannot be undone: one line for each time it runs."""
@@ -26,7 +29,9 @@ def leave_trace(path: str, name: str) -> str:
 async def branching(name: str, model: str, branches: int, trace: str) -> str:
     """A call, some at once, a tool, a last call: ``branches`` + 3 steps. All is made of what came before."""
     first = await llm(f"{name}: what is to be done?", model=model)
-    parts = await gather(*(llm(f"{name}: do part {n} of {first.text}", model=model) for n in range(branches)))
+    parts = await gather(
+        *(llm(f"{name}: do part {n} of {first.text}{LONG}{LONG}", model=model) for n in range(branches))
+    )
     await tool(leave_trace, trace, name)
     return (await llm(f"{name}: sum up {' / '.join(part.text for part in parts)}", model=model)).text
 
@@ -36,7 +41,7 @@ async def following(name: str, calls: int, model: str) -> str:
     """Calls one after another, each made of the answer before it."""
     text = ""
     for number in range(calls):
-        text = (await llm(f"{name}: call {number} after {text}", model=model)).text
+        text = (await llm(f"{name}: call {number} after {text}{LONG}{LONG}", model=model)).text
     return text
 
 

@@ -17,7 +17,7 @@ from aios_dist import Fleet, Plan, agent_first, fifo, fixed, prompts
 from aios_dist.model.specs import JobSpec
 from aios_dist.testing.latency import Uniform
 from aios_dist.testing.replies import fingerprint, seeded
-from tests.chaos.agents import RAISED, branching, following, raising, refusing, reviewing
+from tests.chaos.agents import LONG, RAISED, branching, following, raising, refusing, reviewing
 from tests.chaos.changing import deployed
 
 MODELS = ("m0", "m1", "m2", "m3")
@@ -130,7 +130,7 @@ class Load:
         """What such a job is given."""
         branches = self._dice.randint(1, 5)
         first = f"{id}: what is to be done?"
-        parts = [f"{id}: do part {n} of {self._say(first)}" for n in range(branches)]
+        parts = [f"{id}: do part {n} of {self._say(first)}{LONG}{LONG}" for n in range(branches)]
         last = f"{id}: sum up {' / '.join(map(self._say, parts))}"
         self._promise(id, id, model, tenant, [first, *parts, last], self._say(last))
         return {"name": id, "model": model, "branches": branches, "trace": self._trace}
@@ -209,7 +209,8 @@ class Load:
     def _following(self, name: str, id: str, calls: int, model: str, tenant: str, kind: str) -> JobSpec:
         asked: list[str] = []
         for n in range(calls):
-            asked.append(f"{name}: call {n} after {self._say(asked[-1]) if asked else ''}")
+            said = self._say(asked[-1]) if asked else ""
+            asked.append(f"{name}: call {n} after {said}{LONG}{LONG}")
         self._promise(name, id, model, tenant, asked, self._say(asked[-1]), kind=kind)
         return following.job(name=name, calls=calls, model=model, id=id, tenant=tenant)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ import redis
 
 from aios_dist.journal.heads import unpack_head
 from aios_dist.journal.keys import Keys
+from aios_dist.journal.texts import texts_in
 from aios_dist.model.jobs import Kind, Outcome, decode
+from aios_dist.model.texts import Reader
 
 ENDS = ("started", "released", "retry", "done", "failed")
 """Events of a step that end the attempt before them."""
@@ -77,7 +80,7 @@ def read_jobs(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> list[JobSt
             pipe.hgetall(keys.job(id))
             pipe.lrange(keys.events(id), 0, -1)
         answers = pipe.execute()
-        found += [_job(id, answers[2 * n], answers[2 * n + 1]) for n, id in enumerate(part)]
+        found += [_job(id, *answers[2 * n : 2 * n + 2]) for n, id in enumerate(part)]
     return found
 
 
@@ -96,20 +99,21 @@ def _job(id: str, facts: dict[bytes, bytes], packed: list[bytes]) -> JobStory:
     for item in packed:
         at, what, step, extra = msgspec.msgpack.decode(item)
         events[step].append((int(at) / 1e6, what, extra))
+    step = functools.partial(_step, id, facts, Reader(texts_in(facts)))
     return JobStory(
         id=id,
         state=facts[b"st"].decode(),
         name=name_of(facts[b"rec"]),
         outcomes=int(facts.get(b"v", 0)),
-        steps=[_step(id, str(n), facts, events[str(n)]) for n in range(int(facts[b"n"]))],
-        turn=_step(id, "t", facts, events["t"]) if b"ht" in facts else None,
+        steps=[step(str(n), events[str(n)]) for n in range(int(facts[b"n"]))],
+        turn=step("t", events["t"]) if b"ht" in facts else None,
         end=decode(facts[b"res"], Outcome) if facts.get(b"res") else None,
         retried_at=[at for at, what, _ in events[""] if what == "retried"],
     )
 
 
 def _step(
-    job: str, number: str, facts: dict[bytes, bytes], events: list[tuple[float, str, str]]
+    job: str, facts: dict[bytes, bytes], reader: Reader, number: str, events: list[tuple[float, str, str]]
 ) -> StepStory:
     head = unpack_head(facts[f"h{number}".encode()])
     claims = [(n, at, extra) for n, (at, what, extra) in enumerate(events) if what == "started"]
@@ -117,7 +121,7 @@ def _step(
     raw = facts.get(f"o{number}".encode())
     asked = ("", "")
     if head.kind == Kind.LLM:
-        request = decode(facts[f"q{number}".encode()], dict)
+        request: dict[str, Any] = reader.read(facts[f"q{number}".encode()], dict)
         asked = (request["model"], request["messages"][-1]["content"])
     return StepStory(
         key=f"{job}/{number}",
@@ -126,6 +130,6 @@ def _step(
         lost_at=[at for at, what, extra in events if what == "released" and extra == "lease ended"],
         written=[(at, what) for at, what, _ in events if what in ("done", "failed")],
         order=head.order,
-        outcome=decode(raw, Outcome) if raw else None,
+        outcome=reader.read(raw, Outcome) if raw else None,
         asked=asked,
     )

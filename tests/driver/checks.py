@@ -39,6 +39,7 @@ def wrong(seen: Seen, gone: Collection[str] = ()) -> list[str]:
     seen = seen.without(gone) if gone else seen
     return [
         *seen.odd,
+        *seen.odd_texts(),
         *counted,
         *(line for id, job in seen.jobs.items() for line in of_a_job(seen, id, job)),
         *of_places(seen),

@@ -15,6 +15,7 @@ from typing import Any
 from aios_dist.journal import Decision, NewJob
 from aios_dist.model.jobs import JobState, Kind
 from aios_dist.model.plans import Shape
+from aios_dist.model.texts import whole
 from tests.driver.seen import ENDED, OPEN, TURN
 
 DAY = 86_400_000_000
@@ -702,7 +703,7 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
             got, want = got[:6], want[:6]
         if got != want:
             wrong.append(f"{id}/{n} is {got}, by the model {want}")
-        if found.fields.get(f"q{n}") != step.request:
+        if _whole(found, found.fields.get(f"q{n}")) != step.request:
             wrong.append(f"{id}/{n}: its request is another one")
     turn = found.heads.get(TURN)
     state = turn.state if turn else "idle"
@@ -715,6 +716,13 @@ def _of_a_job(id: str, job: JobOf, seen: Any) -> list[str]:
     if job.state == "paused" and job.wake and "wake" not in found.fields:
         wrong.append(f"{id} is paused, and nothing says that a turn waits for its end")
     return wrong
+
+
+def _whole(found: Any, stored: bytes | None) -> bytes | None:
+    try:
+        return stored and b"j" + whole(stored, found.texts)
+    except KeyError:
+        return None
 
 
 __all__ = ["ENDED", "JobState", "Model", "differences"]

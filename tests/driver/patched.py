@@ -10,6 +10,7 @@ from aios_dist.config import FleetConfig
 from aios_dist.journal import Journal, scripts
 from aios_dist.journal.calling import Way
 from aios_dist.journal.scripts import Script
+from aios_dist.model.texts import Sizes
 from tests.driver.seen import CLOCK, FAIL
 
 # In front of the verbs. Redis' clock is a key that the driver sets, so that a run repeats exactly and an hour
@@ -105,9 +106,14 @@ def verbs(changes: Iterable[Change] = ()) -> dict[str, Script]:
     return scripts.assemble(scripts.load(), lambda name: texts.get(name) or text_of(name), PRELUDE)
 
 
+TINY = Sizes(whole=0, long=9, short=24, listed=3, least=1, most=3)
+"""Documents of some words are taken apart as long ones are."""
+
+
 def journal(config: FleetConfig, changes: Iterable[Change] = (), *, functions: bool = True) -> Journal:
     """A journal of that fleet, its verbs functions or scripts. Call it in the event loop that uses it."""
     made = Journal(config)
     made._scripts = verbs(changes)
+    made.apart, made.sizes = True, TINY
     made.connection.way = Way(functions)
     return made

@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from aios_dist.journal import Decision, NewJob, RankedStep
 from aios_dist.journal.records import Parking
-from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep
+from aios_dist.model.jobs import JobRecord, JobState, Kind, NewStep, as_record
 from aios_dist.model.plans import Plan, agent_first, fifo, fixed, shape
 from aios_dist.model.specs import Budget, JobSpec
 from tests.driver.core import TENANTS, Core
@@ -36,8 +37,7 @@ class Producers(Core):
         return [self._step() for _ in range(count)]
 
     def _step(self) -> RankedStep:
-        self.texts += 1
-        request, R = b"j%d" % self.texts, self.random
+        request, R = self._asks(), self.random
         kind = R.choices([Kind.LLM, Kind.TOOL, Kind.SLEEP, Kind.SIGNAL], [16, 2, 2, 2])[0]
         if kind == Kind.LLM:
             model = R.choice([*MODELS])
@@ -58,9 +58,18 @@ class Producers(Core):
             )
         return self._signal(R.choice(SIGNALS))
 
-    def _signal(self, name: str) -> RankedStep:
+    def _asks(self) -> bytes:
+        """A request with some of what was said before, and something new."""
         self.texts += 1
-        request = b"j%d" % self.texts
+        last = range(max(0, self.texts - 12), self.texts)
+        told = sorted(self.random.sample(last, min(len(last), self.texts % 8)))
+        messages = [
+            {"role": "user", "content": f"text {number}" * (number % 4)} for number in (*told, self.texts)
+        ]
+        return as_record(msgspec.json.encode({"messages": messages}))
+
+    def _signal(self, name: str) -> RankedStep:
+        request = self._asks()
         return RankedStep(NewStep(Kind.SIGNAL, "turns", request, _digest(request), name))
 
     def newborn(self, plan: str = "") -> NewJob:

@@ -55,7 +55,7 @@ class Scheduling(Driver):
     def _one(self, tenant: str, model: str) -> NewJob:
         self.numbers += 1
         self.texts += 1
-        R, lane, request = self.random, MODELS[model], b"j%d" % self.texts
+        R, lane, request = self.random, MODELS[model], b'j{"messages":[{"n":%d}]}' % self.texts
         policy = self.policy[lane]
         step = NewStep(
             Kind.LLM,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aios_dist.journal import heads
+from aios_dist.journal.texts import texts_in
+from aios_dist.model.texts import referred
 
 OPEN = frozenset({"waiting", "running", "paused"})
 ENDED = frozenset({"done", "failed", "cancelled"})
@@ -68,7 +71,9 @@ class JobSeen:
 
     def __init__(self, flat: list[bytes]) -> None:
         self.flat = flat
-        self.fields = fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
+        raw = dict(zip(flat[::2], flat[1::2], strict=True))
+        self.texts = texts_in(raw)
+        self.fields = fields = {k.decode(): v for k, v in raw.items() if k[1:] not in self.texts}
         self.heads: dict[str, Head] = {}
         self.unreadable: list[str] = []
         for f, v in fields.items():
@@ -178,6 +183,22 @@ class Seen:
                 self.texts[key] = value
             elif kind != b"list":
                 self.odd.append(f"{key} is a {kind.decode()}")
+
+    def odd_texts(self) -> list[str]:
+        """What is wrong with what jobs refer to: that must be there."""
+        wrong: list[str] = []
+        for id, job in self.jobs.items():
+            documents = [v for f, v in job.fields.items() if re.fullmatch(r"(z\d+\|)?[qo]\d+", f)]
+            lacking = [
+                a for d in (*documents, *job.texts.values()) for a in referred(d) if a not in job.texts
+            ]
+            if lacking:
+                wrong.append(f"{id}: {len(lacking)} texts are not there that it refers to")
+            held = sum(len(v) for f, v in job.fields.items() if re.fullmatch(r"[qo]\d+", f))
+            held += sum(map(len, job.texts.values()))
+            if "zn" not in job.fields and "tb" in job.fields and not held <= job.number("tb") <= held + 4000:
+                wrong.append(f"{id}: holds {held}, and it says {job.text('tb')}")
+        return wrong
 
     @property
     def now(self) -> int:

@@ -198,6 +198,7 @@ def test_a_background_task_that_breaks_is_said_begun_anew_and_stops_no_renewal(
 ) -> None:
     registry = Keys(old.fleet.name).registry
     member = versions.local.worker("old")
+    llm.script(latency=0.5)  # … and waits: it hears of ends, and need not look who is there
     fleet_of_new.submit(says, text="once, so that the producer knows the models").result(timeout=20)
     with redis.Redis.from_url(old.fleet.redis_url) as client:
         client.rename(registry, f"{registry}-aside")

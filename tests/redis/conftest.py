@@ -296,7 +296,8 @@ class Hand:
     async def expire(self, claim: Claim) -> None:
         """The job is cancelled and its time to live is over; then the reconciler sees the lease end."""
         await self.journal.cancel(claim.job)
-        await self.redis("DEL", self.keys.job(claim.job), self.keys.events(claim.job))
+        keys = (self.keys.job(claim.job), self.keys.events(claim.job))
+        await self.redis("DEL", *keys)
         await self.redis("ZREM", self.keys.ended, claim.job)
         await self.lose(claim)
 
@@ -368,7 +369,7 @@ class Hand:
         """A hash as it is."""
         flat = await self.redis("HGETALL", key)
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-        return {field.decode(): value for field, value in pairs}
+        return {field.decode("utf-8", "backslashreplace"): value for field, value in pairs}
 
     async def members(self, key: str) -> set[str]:
         """What is in a sorted set."""
@@ -421,7 +422,7 @@ class Hand:
             for shelf, names in shelves[kind].items()
             for m in names
         }
-        wrong = [*seen.odd, *_look_at_shelves(seen, shelves)]
+        wrong = [*seen.odd, *seen.odd_texts(), *_look_at_shelves(seen, shelves)]
         timers, leases, due, open_ = (set(seen.one[name]) for name in ("timers", "leases", "due", "open"))
         expect_ready: dict[str, str] = {}
         expect_leases: set[str] = set()

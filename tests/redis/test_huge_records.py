@@ -62,7 +62,7 @@ def test_what_is_written_is_what_can_be_read_again(monkeypatch: pytest.MonkeyPat
 
 def test_a_limit_of_the_fleet_is_within_what_a_record_may_have() -> None:
     within = 64 * MB
-    for name in ("prompt_limit", "result_limit"):
+    for name in ("prompt_limit", "input_limit", "result_limit"):
         msgspec.convert({name: within}, FleetConfig)
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({name: within + 1}, FleetConfig)
@@ -121,7 +121,7 @@ async def test_signals_that_nobody_asked_for_are_counted_whatever_they_are_calle
 
 async def test_signals_that_nobody_asked_for_are_weighed(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aios_dist.journal.journal.MOST_LARGE_SIGNALS", 2)
-    limit = hand.journal.config.prompt_limit
+    limit = hand.journal.config.input_limit
     await hand.submit(starts("j", "x"))
     assert [await sent(hand, f"s{n}", limit * 3 // 4) for n in range(4)] == ["kept", "kept", "full", "full"]
     assert await sent(hand, "small") == "kept"

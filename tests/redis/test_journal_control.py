@@ -277,8 +277,8 @@ async def test_a_signal_that_is_sent_again_is_not_the_next_answer(hand: Hand, wa
 async def test_a_signal_over_the_limit_is_refused_before_it_is_sent(hand: Hand) -> None:
     await hand.submit(starts("j", "signal:go"))
     fleet = AsyncFleet(Config(fleet=hand.config))
-    with pytest.raises(InvalidInput, match="more than prompt_limit"):
-        await fleet.job("j").signal("go", "x" * (hand.config.prompt_limit + 1))
+    with pytest.raises(InvalidInput, match="more than input_limit"):
+        await fleet.job("j").signal("go", "x" * (hand.config.input_limit + 1))
     await fleet.close()
     assert (await hand.journal.load("j")).view.outcomes == 0
 

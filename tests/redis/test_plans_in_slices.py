@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -424,7 +425,8 @@ async def test_a_plan_runs_the_same_however_it_is_cut(config: FleetConfig, seed:
 
 def test_a_job_that_alone_is_more_than_a_slice_goes_alone() -> None:
     big = starts("big", *(f"prompt {n}" for n in range(50)))
-    items = submitting._Items([starts("a", "x"), big, starts("b", "x")], None)
+    plain = functools.partial(submitting._plain, apart=None)
+    items = submitting._Items([starts("a", "x"), big, starts("b", "x")], None, plain)
     sizes = []
     at = 0
     while at < 3:

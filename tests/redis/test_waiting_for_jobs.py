@@ -487,9 +487,9 @@ async def test_a_signals_value_may_have_as_many_bytes_as_a_prompt(
     fleet: AsyncFleet, config: FleetConfig
 ) -> None:
     (job,) = await submitted(fleet, "x")
-    most = config.prompt_limit
+    most = config.input_limit
     assert await job.signal("go", "v" * (most - 2))
-    with pytest.raises(InvalidInput, match=f"{most + 1:,} bytes, more than prompt_limit"):
+    with pytest.raises(InvalidInput, match=f"{most + 1:,} bytes, more than input_limit"):
         await job.signal("go", "v" * (most - 1))
 
 

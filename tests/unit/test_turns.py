@@ -205,7 +205,7 @@ def test_models_that_workers_have_registered_are_known_and_the_file_goes_before_
     known = Catalog.of(config, {"a": "theirs", "w": "gpu"})
     assert known.models == {"a": "mine", "w": "gpu"}
     assert known.lane_policies == {"mine": "fifo"}
-    assert (known.prompt_limit, known.result_limit) == (1024 * 1024, 8 * 1024 * 1024)
+    assert (known.prompt_limit, known.result_limit) == (16 * 1024 * 1024, 8 * 1024 * 1024)
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
@@ -571,12 +571,12 @@ def test_outcomes_are_delivered_in_the_order_of_writing_not_of_numbers() -> None
 
 
 def test_steps_are_written_so_many_bytes_at_a_time_and_one_alone_whatever_its_size() -> None:
-    sizes, chance = [180_000, 110_000, 110_000, 450_000, 100], Random(1)  # as they are written: packed
+    sizes, chance = [180_000, 110_000, 110_000, 450_000, 100], Random(1)
 
     async def large() -> None:
         await gather(*(llm(texts[size]) for size in sizes))
 
-    texts = {size: chance.randbytes(size).hex() for size in sizes}
+    texts = {size: chance.randbytes(size // 2).hex() for size in sizes}
     whole = catalog(prompt_limit=3_000_000)
     replay, first, parts = turns.start(large, whole), 0, []
     while first < len(sizes):

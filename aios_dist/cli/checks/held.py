@@ -72,7 +72,16 @@ def jobs(views: Sequence[JobView]) -> Iterator[Finding]:
 def parked(views: Sequence[JobView]) -> Iterator[Finding]:
     """Jobs whose agent's code has changed wait for code that fits, and plans behind them wait with them."""
     by_agent: dict[str, list[JobView]] = {}
+    large = [view for view in views if view.over_limit]
+    if large:
+        yield warning(
+            "parked",
+            f"Job {large[0].id!r}{_more([view.id for view in large])} parked: {large[0].why}.",
+            f"See aios-dist job show {large[0].id} --prompts. It goes on with {resume_command(large[0])}.",
+        )
     for view in views:
+        if view.over_limit:
+            continue
         by_agent.setdefault(view.agent, []).append(view)
     for agent, some in by_agent.items():
         one, count = some[0], "1 job" if len(some) == 1 else f"{len(some)} jobs"

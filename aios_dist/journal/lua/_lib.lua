@@ -22,8 +22,9 @@
 --          why a pause's reason, ends the end of turn 0 of a job not admitted, from what it is a fork of,
 --          ch the code of its agent that its last turn ran with, cn how many steps there were then (a release that knows no codes adds some
 --          and leaves both), cw the code before it was resumed from an earlier step and nobody has run it since,
---          pk while its program does not fit that: the need of the code that does, or "-",
+--          pk while its program does not fit that: the need of the code that does, or "-" ("limit": while it would hold too much),
 --          z<E>|h<N>, z<E>|q<N>, z<E>|o<N> what it has forgotten, zn how often, zs while that goes on, zd who asked last, see rewind,
+--          x and 16 bytes, an address: a text that requests and outcomes refer to, see _texts; tb bytes of all of these, where it is counted
 --          sw the first step that has still to follow the job's state, see _sweep, og orders of outcomes that nothing has any more
 -- head     one array, see heads.py, which declares it and writes what stands before this: H, unpacked and new_head
 -- ev:ID    list of the job's events; none while it only waits, see first_events

@@ -8,7 +8,7 @@ local ENDED = { done = true, failed = true, cancelled = true }
 -- fields). The caller has checked that there is none.
 local function write_outcome(job, step, h, ok, blob, at, more)
   local k = key('job', job)
-  local facts = redis.call('HMGET', k, 'v', 'dg', 'og')
+  local facts = redis.call('HMGET', k, 'v', 'dg', 'og', 'tb')
   local version = number(facts[1]) + 1
   local order = version + number(facts[3])
   mark(job)
@@ -17,7 +17,12 @@ local function write_outcome(job, step, h, ok, blob, at, more)
   h[H.ended] = at
   h[H.order] = order
   local came = step .. ' ' .. (h[H.token] ~= '' and h[H.token] or int(at)) -- a claim's token is random
-  redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came), unpack(more or {}))
+  more = more or {}
+  local held = texts.held(job, facts[4], #blob)
+  if held then
+    more[#more + 1], more[#more + 2] = 'tb', held
+  end
+  redis.call('HSET', k, 'v', version, 'o' .. step, blob, 'h' .. step, cmsgpack.pack(h), 'dg', chain(facts[2] or '', came), unpack(more))
   event(job, at, h[H.state], step)
   return version
 end
@@ -74,9 +79,13 @@ do -- (a chunk of Lua has 200 locals at the most)
   -- what is still to begin.
   local function add_steps(job, steps)
     local k = key('job', job)
-    local facts = redis.call('HMGET', k, 'n', 'dg')
+    local facts = redis.call('HMGET', k, 'n', 'dg', 'tb')
     local first, proof = tonumber(facts[1]), facts[2] or ''
-    local heads, fields = {}, {}
+    local heads, fields, bytes = {}, {}, 0
+    for _, s in ipairs(steps) do
+      bytes = bytes + #s.request
+    end
+    local held = texts.held(job, facts[3], bytes, wide(first + #steps))
     mark(job)
     if wide(first + #steps) and not wide(first) and redis.call('EXISTS', key('ev', job)) == 0 then -- its list begins before it is so wide
       for _, before in ipairs(first_events(job)) do
@@ -89,6 +98,9 @@ do -- (a chunk of Lua has 200 locals at the most)
       fields[#fields + 1], fields[#fields + 2] = 'q' .. step, s.request
       fields[#fields + 1], fields[#fields + 2] = 'h' .. step, cmsgpack.pack(h)
       if i % MOST_AT_ONCE == 0 or i == #steps then
+        if held then
+          fields[#fields + 1], fields[#fields + 2] = 'tb', held
+        end
         redis.call('HSET', k, 'n', int(first + i), 'dg', proof, unpack(fields))
         fields = {}
       end
@@ -100,6 +112,8 @@ do -- (a chunk of Lua has 200 locals at the most)
   apply_turn = function(job, decision, state)
     local k = key('job', job)
     if decision.parks then return park_job(job, decision) end
+    if decision.most and #decision.steps > 0 and texts.too_many(job, decision) then return park_job(job, decision) end
+    texts.keep(job, decision.texts)
     if decision.code then redis.call('HSET', k, 'ch', decision.code, 'cn', int(decision.first + #decision.steps)) end
     if #decision.steps > 0 then
       local first, heads = add_steps(job, decision.steps)
@@ -202,7 +216,7 @@ end
 park_job = function(job, decision)
   local k = key('job', job)
   local f = redis.call('HMGET', k, 'ch', 'pl')
-  local need = f[1] and f[1] ~= decision.code and need_of(job, nil, f[1]) or '-'
+  local need = decision.parks.need or f[1] and f[1] ~= decision.code and need_of(job, nil, f[1]) or '-'
   mark(job)
   if somebody_has(need) then return need_turn(job) end -- its turn is another worker's
   redis.call('HSET', k, 'wake', 1)

@@ -1,12 +1,15 @@
 -- advance: what a turn decided, where it ran apart from a commit.
--- ARGV 1: job, decision, token, retention_ms
+-- ARGV 1: job, decision, token, needs, retention_ms
 --   decision: {basis: what the program had seen, first: steps it knew of, steps, more, ends, result}
+--     texts: what the steps refer to: address, text, address, … (nil: nothing); most: bytes that the job may hold
 --     more: 0, or it is not all that the program asks for, and the caller goes on: µs until somebody else does
 --   token: of the turn's own lease, '' when it runs without one
+--   needs: addresses of texts that are taken to be there, one behind the other
 -- returns: {status, version, tickets, basis}: "advanced", "stale" (the job is not where the program was: replay
---   and ask again), "ended" (the job has ended, or is paused: its end runs the turn), "gone"
+--   and ask again), "lacking" (some of what it needs is not there, nothing is written: send all of it),
+--   "ended" (the job has ended, or is paused: its end runs the turn), "gone"
 -- flags: allow-oom
--- include: plan, mend
+-- include: texts, plan, mend
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'dg', 'rt')
 if not facts[1] then return { 'gone', 0, {}, '' } end
@@ -33,6 +36,7 @@ if facts[1] ~= 'running' then
 end
 local retried = facts[5] and not A.decision.parks -- which failures are run again, code that fits will say
 if A.decision.basis ~= (facts[4] or '') or A.decision.first ~= tonumber(facts[3]) or retried then return { 'stale', version, {}, '' } end
+if texts.lack(A.job, A.needs) then return { 'lacking', version, {}, '' } end
 if A.decision.more == 0 then turn_over() end
 apply_turn(A.job, A.decision, 'running')
 -- A signal that had come is an outcome of this very write, which the program has not seen.

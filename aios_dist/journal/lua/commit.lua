@@ -1,15 +1,17 @@
 -- commit: the outcome of a step, once for ever, fenced by the claim's token; with it what the turn decided.
--- ARGV 1: job, step, token, incarnation, digest, ok, outcome, prompt_tokens, output_tokens, calls, micros, refusal, decision, turn_here, grace_us, retention_ms
+-- ARGV 1: job, step, token, incarnation, digest, ok, outcome, prompt_tokens, output_tokens, calls, micros, refusal, decision, turn_here, grace_us,
+--         texts, needs, retention_ms
 --   incarnation, digest: of the job and of the request, as the claim gave them
 --   refusal: nil, or what a failed call says of its model: {hold_us, breaker}, see hold in _limits.lua
 --   decision: nil, or {basis: what the program had seen before this outcome, first: steps it knew of, steps, more, ends, result}
+--   texts: what the outcome refers to: address, text, address, … (the decision has its own); needs: see advance
 --   turn_here: 1 when the caller can run the turn itself after this
 -- returns: {status, version, tickets, basis}: "advanced" (the decision holds), "turn" (the outcome is written, a
 --   turn is due), "ended" (written, but the job has ended), "paused" (written; the turn waits for the end of the pause),
 --   "mine" (this claim had written it already), "written" (another had), "fenced" (somebody else has the step, or it
---   is another step now), "gone"
+--   is another step now), "lacking" (see advance), "gone"
 -- flags: allow-oom
--- include: order, limits, budgets, plan, sweep, mend
+-- include: order, limits, budgets, texts, plan, sweep, mend
 local k = key('job', A.job)
 local facts = redis.call('HMGET', k, 'st', 'v', 'n', 'who', 'dg', 'up', 'uo', 'uc', 'um', 'us', 'half', 'rt', 'ue', 'hp', 'sw', 'zn')
 local there = facts[1] and not ((facts[11] or facts[14]) and hidden(A.job))
@@ -81,6 +83,7 @@ if not mine then
   if not free or not known or A.digest ~= h[H.digest] then return too_late('fenced') end
   h[H.token] = A.token -- this claim's from here on: sent once more, the outcome is "mine"
 end
+if texts.lack(A.job, A.needs) then return { 'lacking', version, {}, '' } end
 mark(A.job)
 whos[A.job] = facts[4] or nil
 local at, began, label = stamp(), h[H.counted], h[H.state] == 'leased' and h[H.label] -- (else it may be at another model by now)
@@ -96,6 +99,7 @@ on_error = function() -- where the outcome stands, its tenant pays: sent again, 
   local now = head(A.job, A.step)
   if now and now[H.order] > 0 then pay() end
 end
+texts.keep(A.job, A.texts)
 version = write_outcome(A.job, A.step, h, A.ok == 1, A.outcome, at, used)
 pay()
 if facts[1] == 'paused' then

@@ -9,9 +9,25 @@
 -- All steps that are copied were there at the first slice, and what a program had seen when it asked for them too: what comes
 -- to the other job meanwhile is copied as far as it happens to be met, and is the same history.
 local MOST_BYTES = 256 * 1024
+
+-- What a document refers to, and what that does, is copied where it is not there yet. Gives the bytes of it.
+local REFERENCE, DEEPEST = '%z(' .. string.rep('.', 16) .. ')', 8 -- aios_dist.model.texts has the same
+local function copy_texts(document, depth)
+  if string.sub(document, 1, 1) ~= 'r' or depth == 0 then return 0 end
+  local bytes, from, to = 0, key('job', A.job), key('job', A.new)
+  for address in string.gmatch(document, REFERENCE) do
+    local text = redis.call('HEXISTS', to, 'x' .. address) == 0 and redis.call('HGET', from, 'x' .. address)
+    if text then
+      bytes = bytes + copy_texts(text, depth - 1) + #text
+      redis.call('HSET', to, 'x' .. address, text)
+    end
+  end
+  return bytes
+end
 by_caller = true
 local from, to = key('job', A.job), key('job', A.new)
-local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'who', 'pr', 'bt', 'bm', 'ob', 'dl', 'xs', 'dg', 'ch', 'cn')
+local facts = redis.call('HMGET', from, 'st', 'n', 'rec', 'who', 'pr', 'bt', 'bm', 'ob', 'dl', 'xs', 'dg', 'ch', 'cn', 'tb')
+local sliced = wide(A.step) or number(facts[14]) > MOST_BYTES
 if not facts[1] or hidden(A.job) then return { 'unknown', {}, 0 } end
 local whence, was = A.job .. '/' .. int(A.step), redis.call('HMGET', to, 'half', 'from')
 local so_far = was[1] and was[2] == whence and numbers(was[1]) or {}
@@ -58,9 +74,9 @@ if not goes_on then
   if facts[9] then redis.call('ZADD', P .. 'deadlines', int(clock() + facts[9] * 1e6), A.new) end
 end
 local answered, open, bytes = {}, {}, 0
-local upto = wide(A.step) and math.min(A.step, so_far[2] + STEPS_AT_ONCE) or A.step
+local upto = sliced and math.min(A.step, so_far[2] + STEPS_AT_ONCE) or A.step
 for step = so_far[2], upto - 1 do
-  if bytes > MOST_BYTES and wide(A.step) then
+  if bytes > MOST_BYTES and sliced then
     upto = step
     break
   end
@@ -70,11 +86,12 @@ for step = so_far[2], upto - 1 do
   redis.call('HSET', to, 'q' .. step, request, unpack(outcome and { 'o' .. step, outcome } or {}))
   local list = outcome and answered or open
   list[#list + 1] = { step, h }
-  bytes = bytes + #request + (outcome and #outcome or 0)
+  bytes = bytes + #request + (outcome and #outcome or 0) + copy_texts(request, DEEPEST) + copy_texts(outcome or '', DEEPEST)
 end
+if facts[14] then redis.call('HINCRBY', to, 'tb', int(bytes)) end
 table.sort(answered, function(a, b) return a[2][H.order] < b[2][H.order] end)
 for order, pair in ipairs(answered) do
-  if not wide(A.step) then pair[2][H.order] = order end
+  if not sliced then pair[2][H.order] = order end
   put(A.new, pair[1], pair[2])
 end
 local count, last = so_far[3] + #answered, math.max(so_far[4], #answered > 0 and answered[#answered][2][H.order] or 0)
@@ -94,7 +111,7 @@ if upto < A.step then
   return { 'more', {}, 0 }
 end
 redis.call('HSET', to, 'v', int(count), unpack(last > count and { 'og', int(last - count) } or {}))
-if not wide(A.step) then
+if not sliced then
   for _, pair in ipairs(open) do
     begin(A.new, pair[1], pair[2])
   end

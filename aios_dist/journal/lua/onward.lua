@@ -32,7 +32,7 @@ end
 -- call has written the outcome, so that there was none before it (when Redis is back, hundreds ask again, and a look costs all leases).
 local WRITTEN = { advanced = true, ended = true, paused = true }
 local from, got, spent = '', nil, true
-if asked.claim and done[1] ~= 'turn' then
+if asked.claim and done[1] ~= 'turn' and done[1] ~= 'lacking' then
   local again = asked.claim.again == 1 and not WRITTEN[done[1]]
   asked.claim.again = again and 2 or 0
   for _, one in ipairs(asked.lanes) do

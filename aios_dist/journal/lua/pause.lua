@@ -8,7 +8,7 @@ by_caller = true
 local function stay_parked(job)
   local k = key('job', job)
   local f = redis.call('HMGET', k, 'pk', 'pl')
-  if not f[1] or f[1] == '-' then return end
+  if not f[1] or f[1] == '-' or f[1] == 'limit' then return end
   mark(job)
   redis.call('ZREM', P .. 'parked', f[1] .. '|' .. job)
   redis.call('HSET', k, 'pk', '-')
