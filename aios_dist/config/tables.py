@@ -30,7 +30,7 @@ From0 = Annotated[float, Meta(ge=0, lt=FOREVER)]
 Bytes = Annotated[
     int, Meta(gt=0, le=64 * 1024 * 1024)
 ]  # what a record may have: MOST_RECORD of model/jobs.py
-JobBytes = Annotated[int, Meta(gt=0, le=1024**4)]
+JobBytes = Annotated[int, Meta(ge=1024**2, le=1024**4)]
 AnswerBytes = Annotated[int, Meta(gt=0, le=1024**3)]
 Limit = Annotated[int, Meta(ge=0, le=MOST)]
 AtLeast1 = Annotated[int, Meta(ge=1, le=10**9)]
