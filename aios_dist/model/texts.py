@@ -270,7 +270,7 @@ class Reader:
         self._visits = 0
         try:
             return self._read(stored, kind)
-        except RecursionError:  # nested deeper than Python goes
+        except (RecursionError, RecordTooLarge):  # nested deeper than Python goes, or a list of very many
             return decode(b"j" + whole(stored, self._texts), kind)
 
     def _read(self, stored: bytes, kind: type[T]) -> T:

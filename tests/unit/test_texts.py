@@ -243,6 +243,18 @@ def test_what_is_nested_deeper_than_python_goes_is_read_as_ever() -> None:
     assert msgspec.json.encode(Reader(table.texts).read(kept, LLMRequest)) == data
 
 
+def test_a_value_of_very_many_things_is_read_as_ever() -> None:
+    many = [*range(texts.MOST_VISITED + 10), words(1, 900)]
+    table = Table()
+    for data, kind in (
+        (msgspec.json.encode(Outcome(value=many)), Outcome),
+        (asks([{"role": "user", "content": many}, said(2)]), LLMRequest),
+    ):
+        kept, _ = table.put(data, request=kind is LLMRequest)
+        assert kept[:1] == ROPE
+        assert msgspec.json.encode(Reader(table.texts).read(kept, kind)) == data
+
+
 def test_of_very_many_strings_or_messages_only_what_pays_is_a_text() -> None:
     table = Table()
     data = msgspec.json.encode([words(n % 7, 600) + f"{n}" for n in range(1100)] + [words(9, 9000)])
