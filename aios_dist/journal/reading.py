@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,10 +79,10 @@ class Reading(Texts):
 
     async def registry(self) -> Registry:
         """What workers said of themselves; those long gone are forgotten on the way."""
-        found, older, time = await self._gather(
+        found, older, clock = await self._gather(
             [("HGETALL", self.keys.registry), ("GET", self.keys.older), ("TIME",)]
         )
-        entries, now = _mapping(found), int(time[0]) + int(time[1]) / 1e6
+        entries, now = _mapping(found), int(clock[0]) + int(clock[1]) / 1e6
         workers: list[WorkerInfo] = []
         silent: list[WorkerInfo] = []
         models: dict[str, str] = {}
@@ -115,8 +116,12 @@ class Reading(Texts):
             if seen < oldest:
                 await self.connection.command("HDEL", self.keys.registry, field)
         await self._look_for_older(workers, silent, float(older or 0), now)
+        self._looked_at = time.monotonic()
         workers, silent = (sorted(some, key=lambda w: (w.pool, w.id)) for some in (workers, silent))
         return Registry(workers, models, sorted(agents), sorted(odd), silent, now)
+
+    async def _look(self) -> None:
+        await self.registry()
 
     async def _look_for_older(
         self, workers: list[WorkerInfo], silent: list[WorkerInfo], seen: float, now: float

@@ -128,7 +128,9 @@ class Stepping(Texts):
             what = unpack_record(record)
             request = await self.document(job.decode(), birth_in(basis.decode()), request)
         except (*UNREADABLE, JournalDamaged) as exc:
-            await self.set_aside(job.decode(), str(exc))
+            # Of a job that stands elsewhere by now (Redis was put back behind the claim) this says nothing.
+            if await self.connection.command("HGET", self.keys.job(job.decode()), "dg") == basis:
+                await self.set_aside(job.decode(), str(exc))
             return Nothing(tickets_of(flat), again=True)
         return Claim(
             job=job.decode(),

@@ -55,6 +55,7 @@ class Submitting(Texts):
                 again, with the same ids, and it goes on. What nobody goes on with for a minute is thrown
                 away.
         """
+        await self._look_again()
         if plan is None:
             plain = [self._new(job) for job in jobs]
             status, tickets, detail, _ = await self._run("submit", *then, jobs=plain, plan=None)
@@ -100,6 +101,7 @@ class Submitting(Texts):
         ``told``: see :meth:`submit`."""
         if twice := _first_twice(jobs):
             return Submitted("conflict", [], conflict=twice)
+        await self._look_again()
         items = _Items(jobs, None, self._new)
         part, new = items.slice(0)
         name = digest(msgspec.json.encode([[job.id, job.record.digest()] for job in jobs]))

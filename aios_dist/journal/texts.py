@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ for each message of theirs there are two."""
 
 MOST_KEPT = 32 * 1024 * 1024
 """Bytes of texts that are kept here, as they are stored."""
+
+LOOK_AGAIN_S = 30.0
+"""After so long a producer looks again which workers there are before it writes apart."""
 
 AT_ONCE = 200
 """Texts in one answer of Redis."""
@@ -97,8 +101,17 @@ class Texts(Access):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._looked_at: float | None = None
         self._known = Known()
         self._kept = Kept()
+
+    async def _look_again(self) -> None:
+        """Whether documents may still be written apart: who writes seldom has not looked for long."""
+        if self._looked_at is not None and time.monotonic() - self._looked_at > LOOK_AGAIN_S:
+            await self._look()
+
+    async def _look(self) -> None:
+        """What workers there are: sets ``apart``."""
 
     def _apart(self, birth: str) -> Apart | None:
         """What takes apart the documents of a job; None: they are written whole."""

@@ -55,6 +55,9 @@ FORMAT = Sizes()
 MOST_MESSAGES = 20_000
 """Of a request whose messages are texts of their own: one verb writes them."""
 
+MOST_QUOTES = 300_000
+"""Of such a request: it might have more texts than one reads, see below."""
+
 MOST_STRINGS, LONGER = 1_000, 8192
 """Of a document with more long strings than that only those of so many bytes are texts."""
 
@@ -117,6 +120,8 @@ class Apart:
         """The same of a request to a model: its messages apart as well."""
         if len(data) <= self._sizes.whole:
             return packed(data)
+        if data.count(b'"') > MOST_QUOTES:
+            return self.document(data)
         parts = _PARTS.decode(data)
         messages = [bytes(message) for message in parts.messages]
         said = b",".join(messages)

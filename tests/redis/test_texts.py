@@ -10,10 +10,10 @@ import pytest
 
 from aios_dist import AsyncFleet
 from aios_dist.config import Config
-from aios_dist.errors import JobParked, JournalError, UnknownName
-from aios_dist.journal import Claim, Decision, Journal, Onward, RankedStep, WorkerInfo
+from aios_dist.errors import JobParked, JournalDamaged, JournalError, UnknownName
+from aios_dist.journal import Claim, Decision, Journal, Nothing, Onward, RankedStep, WorkerInfo
 from aios_dist.journal.records import Asks, Form
-from aios_dist.journal.texts import Kept, Known, texts_in
+from aios_dist.journal.texts import LOOK_AGAIN_S, Kept, Known, texts_in
 from aios_dist.model import texts
 from aios_dist.model.calls import LLMRequest, LLMResponse
 from aios_dist.model.jobs import JobState, Kind, NewStep, Outcome, as_record, plain_record, unpacked
@@ -535,3 +535,38 @@ async def test_a_slot_whose_write_lacks_a_text_claims_once(talk: Talk) -> None:
     leases = [name.decode() for name in await hand.redis("ZRANGE", hand.keys.leases, 0, -1)]
     assert leases == ([done.next.lease] if done.next is not None else [])
     await hand.redis("DEL", "tickets:llm")
+
+
+async def test_a_claim_of_a_history_that_is_gone_says_nothing_of_the_job_that_is_there(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was put back between the claim and the look at its texts."""
+    hand = talk.hand
+    await talk.step(1)
+
+    async def put_back(*_: Any) -> bytes:
+        await hand.redis("HSET", hand.keys.job(JOB), "dg", "c0.elsewhere")
+        raise JournalDamaged("A text that it refers to is not in Redis.")
+
+    proof = await hand.redis("HGET", hand.keys.job(JOB), "dg")
+    monkeypatch.setattr(hand.journal, "document", put_back)
+    assert isinstance(await hand.journal.take("llm", "w1", "t1"), Nothing)
+    assert await hand.redis("HGET", hand.keys.job(JOB), "bad") is None
+    monkeypatch.undo()
+    await hand.redis("HSET", hand.keys.job(JOB), "dg", proof)
+
+
+async def test_a_producer_that_writes_seldom_looks_who_is_to_read_it(hand: Hand) -> None:
+    journal = hand.journal
+    info = WorkerInfo(id="w", host="h", pid=1, pool="p", lanes=["llm"], slots=1, seen_at=await journal.now())
+    await journal.announce(info, {})
+    await journal.registry()
+    assert journal.apart
+    older = msgspec.json.encode(msgspec.structs.replace(info, id="w0"))
+    await hand.redis("HSET", hand.keys.registry, "worker/w0", older)
+    await Talk(hand, "soon").begin()
+    assert await Talk(hand).table("soon") != {}
+    assert journal._looked_at is not None
+    journal._looked_at -= LOOK_AGAIN_S + 1
+    await Talk(hand, "later").begin()
+    assert await Talk(hand).table("later") == {}

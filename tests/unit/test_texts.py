@@ -270,3 +270,13 @@ def test_of_very_many_strings_or_messages_only_what_pays_is_a_text() -> None:
     kept, _ = table.put(many)
     assert len(table.texts) == 1
     assert whole(kept, table.texts) == many
+
+
+def test_a_request_with_more_strings_than_one_document_may_have_is_read() -> None:
+    parts = [{"type": "text", "text": f"{n} " + "x" * 600} for n in range(5)]
+    talk = [{"role": "user", "content": parts, "n": n} for n in range(9_000)]
+    data = asks(talk)
+    table = Table()
+    kept, _ = table.put(data)
+    assert len(table.texts) == 0
+    assert whole(kept, table.texts) == data
