@@ -283,7 +283,7 @@ class Connection:
         error = unavailable(exc, self.url, self.timeout)
         if isinstance(error, FleetUnavailable) or not isinstance(exc, ResponseError):
             return error
-        if str(error).lower().startswith("unknown command"):
+        if calling.switched_off(exc):
             return RedisUnfit.with_fix(
                 f"Redis at {masked(self.url)} has a command switched off ({error})",
                 "take its rename-command away",

@@ -19,6 +19,7 @@ from aios_dist.cli.checks import Finding, ok, problem, warning
 from aios_dist.config import Config
 from aios_dist.config.redis_urls import address
 from aios_dist.journal import Journal
+from aios_dist.journal.calling import switched_off
 from aios_dist.journal.connection import unavailable
 
 Command = tuple[Any, ...]
@@ -237,7 +238,7 @@ async def _refused(journal: Journal, commands: Sequence[Command]) -> list[str]:
             except NoPermissionError as exc:
                 said.append(_words(command, exc))
             except RedisError as exc:
-                if "unknown command" in str(exc).lower():
+                if switched_off(exc):
                     said.append(f"this Redis has no {command[0]} (rename-command?)")
                     continue
                 # These may, or must, be refused for another reason here: no such script, transaction, key.

@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from aios_dist.cli.checks import Finding, ok, problem, warning
 from aios_dist.errors import RedisUnfit
 from aios_dist.journal import Journal
+from aios_dist.journal.calling import switched_off
 from aios_dist.journal.connection import cluster, unavailable
 from aios_dist.journal.reading import too_old
 
@@ -33,7 +34,7 @@ async def server(journal: Journal) -> AsyncIterator[Finding]:
         )
         return
     except RedisError as exc:
-        if "unknown command" in str(exc).lower():
+        if switched_off(exc):
             yield warning(
                 "redis", "This Redis has no INFO: settings were not looked at.", "Take away what renames it."
             )
